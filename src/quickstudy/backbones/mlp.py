@@ -1,0 +1,35 @@
+"""A perceptron with ReLU between its layers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Vectors (n, in_features) -> features (n, hidden[-1]), or (n, outputs) with a linear head.
+
+    Inputs of more dimensions are flattened. The default, with ``outputs=1``, is the network of
+    MAML's sinusoid regression (Finn et al., 2017, section 5.1).
+    """
+
+    def __init__(
+        self, in_features: int = 1, hidden: tuple[int, ...] = (40, 40), outputs: int | None = None
+    ) -> None:
+        super().__init__()
+        hidden = tuple(hidden)
+        if not hidden:
+            raise ValueError("MLP: needs at least one hidden layer; found hidden=().")
+        self.in_features, self.hidden, self.outputs = in_features, hidden, outputs
+        self.features = hidden[-1]
+        layers: list[nn.Module] = []
+        for a, b in pairwise((in_features, *hidden)):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(self.features, outputs) if outputs else nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features (n, hidden[-1]), or predictions (n, outputs)."""
+        result: Tensor = self.head(self.layers(inputs.flatten(1)))
+        return result

@@ -1,0 +1,248 @@
+"""Normalisation as an explicit choice, because batch statistics decide what a query may see.
+
+    group     statistics of each row alone                                   inductive
+    batch     statistics of the rows at hand, as MAML's paper                transductive
+    support   statistics of the support set, reused for its queries          inductive
+    running   statistics of the rows at hand while training; of the whole
+              training population, estimated afterwards and frozen, in use   inductive
+
+``adapt`` must stay pure and batchable, so no layer here updates itself in ``forward``. What a pass
+needs to know beside its input (which rows count, which statistics to reuse) arrives through
+:func:`embed_support` and :func:`embed_query`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.core import Examples
+
+EPSILON = 1e-5
+
+Statistics = list[tuple[Tensor, Tensor]]
+"""Mean and variance (channels,) of each support-normalised layer, in the order of execution."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What the norms of one forward pass know beside their input."""
+
+    weights: Tensor | None = None  # how often each row counts
+    rows_count_alike: bool = False  # all weights of the batch are one: native kernels will do
+    record: Statistics | None = None  # where support statistics are written
+    reuse: Iterator[tuple[Tensor, Tensor]] | None = None  # support statistics to use
+    moments: dict[RunningNorm, Moments] | None = None  # where the population is estimated
+
+
+_current: ContextVar[_Pass] = ContextVar("quickstudy_norm_pass", default=_Pass())
+
+
+@contextmanager
+def _set(new: _Pass) -> Iterator[None]:
+    token = _current.set(new)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def counting(weights: Tensor) -> Iterator[None]:
+    """Batch statistics inside count each row as often as its weight says."""
+    now = _current.get()
+    with _set(now if now.rows_count_alike else replace(now, weights=weights)):
+        yield
+
+
+@contextmanager
+def rows_count_alike() -> Iterator[None]:
+    """A promise that all weights are one, so that batch statistics may use the native kernels."""
+    with _set(replace(_current.get(), rows_count_alike=True, weights=None)):
+        yield
+
+
+def embed_support(
+    net: Callable[[Any], Tensor], support: Examples
+) -> tuple[Tensor, Statistics]:
+    """``net(support.inputs)`` (n, d), and the statistics its queries are to reuse."""
+    statistics: Statistics = []
+    with counting(support.weights), _set(replace(_current.get(), record=statistics, reuse=None)):
+        return net(support.inputs), statistics
+
+
+def embed_query(net: Callable[[Any], Tensor], inputs: Any, statistics: Statistics) -> Tensor:
+    """``net(inputs)`` (n, d) under the statistics of the support set."""
+    with _set(replace(_current.get(), record=None, reuse=iter(statistics))):
+        return net(inputs)
+
+
+def needs_support_statistics(net: nn.Module) -> bool:
+    """Whether ``net`` has layers that reuse support statistics."""
+    return any(isinstance(module, SupportNorm) for module in net.modules())
+
+
+class _ChannelNorm(nn.Module):
+    """An affine map per channel after statistics that subclasses choose."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def _by_rows(self, x: Tensor) -> Tensor:
+        """Normalise by the statistics of the rows at hand."""
+        if _current.get().weights is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=EPSILON)
+        return self._by(x, *row_statistics(x))
+
+    def _by(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        # Folded into one multiply-add over x, which is far larger than the channel vectors.
+        scale = self.weight * torch.rsqrt(variance + EPSILON)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        return x * scale.reshape(shape) + (self.bias - mean * scale).reshape(shape)
+
+
+def row_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance (channels,) of x (rows, channels, ...), rows as weighted."""
+    weights = _current.get().weights
+    positions = [d for d in range(x.ndim) if d != 1]
+    if weights is None:
+        variance, mean = torch.var_mean(x, dim=positions, correction=0)
+        return mean, variance
+    share = (weights / weights.sum().clamp_min(torch.finfo(x.dtype).tiny)).to(x.dtype)
+    share = share.reshape(-1, *[1] * (x.ndim - 1)) / (x[0, 0].numel() or 1)
+    mean = (share * x).sum(positions)
+    centred = x - mean.reshape(1, -1, *[1] * (x.ndim - 2))
+    return mean, (share * centred.square()).sum(positions)
+
+
+class BatchNorm(_ChannelNorm):
+    """Statistics of the rows at hand: queries see one another, so the learner is transductive."""
+
+    sees_other_rows = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, ...) -> the same shape."""
+        return self._by_rows(x)
+
+
+class SupportNorm(_ChannelNorm):
+    """Statistics of the support set for support and queries alike (TaskNorm's inductive form).
+
+    Reference: Bronskill et al. (2020), TaskNorm: Rethinking Batch Normalization for Meta-Learning,
+    section 4.1 (there called MetaBN).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, ...) -> the same shape."""
+        now = _current.get()
+        if now.reuse is not None:
+            return self._by(x, *next(now.reuse))
+        if now.record is None:
+            raise RuntimeError(
+                "norm='support': this layer must know whether rows are support or query. "
+                "Call the backbone through backbones.norms.embed_support and embed_query."
+            )
+        statistics = row_statistics(x)
+        now.record.append(statistics)
+        return self._by(x, *statistics)
+
+
+class RunningNorm(_ChannelNorm):
+    """Batch statistics while training; frozen population statistics in use.
+
+    Unlike ``nn.BatchNorm2d`` no forward pass moves the population statistics: training estimates
+    them from its tasks (:func:`quickstudy.training.population.estimate_population`), so ``adapt``
+    stays pure. For learners that do not adapt the backbone.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+
+    @property
+    def sees_other_rows(self) -> bool:
+        """True while training."""
+        return self.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, ...) -> the same shape."""
+        moments = _current.get().moments
+        if moments is not None:
+            moments.setdefault(self, Moments()).add(x)
+        return self._by_rows(x) if self.training else self._by(x, self.mean, self.variance)
+
+
+@dataclass
+class Moments:
+    """Sums over every row and position a layer has seen, in float64."""
+
+    count: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    squares: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, x: Tensor) -> None:
+        """Count the rows of x (n, channels, ...)."""
+        values = x.detach().double().transpose(0, 1).flatten(1)
+        self.count += values.shape[1]
+        self.total = self.total.to(x.device) + values.sum(1)
+        self.squares = self.squares.to(x.device) + values.square().sum(1)
+
+
+@contextmanager
+def estimating() -> Iterator[None]:
+    """On leaving, every :class:`RunningNorm` that ran inside has its population statistics."""
+    moments: dict[RunningNorm, Moments] = {}
+    with _set(replace(_current.get(), moments=moments)):
+        yield
+    for layer, seen in moments.items():
+        mean = seen.total / seen.count
+        layer.mean.copy_(mean)
+        layer.variance.copy_((seen.squares / seen.count - mean.square()).clamp_min(0))
+
+
+class GroupNorm(nn.GroupNorm):
+    """Statistics of each row alone, over groups of eight channels (or of all, if not divisible)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(max(1, channels // 8) if channels % 8 == 0 else 1, channels, EPSILON)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "group": GroupNorm,
+    "batch": BatchNorm,
+    "support": SupportNorm,
+    "running": RunningNorm,
+}
+
+
+def make_norm(norm: str, channels: int) -> nn.Module:
+    """The layer of one policy: "group", "batch", "support" or "running"."""
+    if norm not in NORMS:
+        raise ValueError(f"norm: must be one of {', '.join(NORMS)}; found {norm!r}.")
+    return NORMS[norm](channels)
+
+
+def norm_policy(module: nn.Module) -> str:
+    """The policies in use inside ``module``, for reports: "group", "batch", …, or "none"."""
+    found = {name for m in module.modules() for name, cls in NORMS.items() if type(m) is cls}
+    found |= {
+        f"torch {type(m).__name__}"
+        for m in module.modules()
+        if isinstance(m, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm))
+        and not isinstance(m, GroupNorm)
+    }
+    return " + ".join(sorted(found)) or "none"

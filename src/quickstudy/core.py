@@ -1,0 +1,132 @@
+"""The four types that everything else is made of.
+
+A *learner* maps a *support set* to a *predictor*. What is learnt over many tasks lives in the
+learner's parameters; what is learnt from one support set is data, the predictor's *state*.
+
+    Examples    a mapping known at n points
+    TaskSpec    what a predictor must answer
+    Task        support and query examples under one spec
+    Learner     adapt(support) -> state,  predict(state, inputs) -> predictions
+    Predictor   a learner together with one state: a function of inputs
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+State = Any
+"""What one support set taught: nested dicts, tuples and lists of tensors."""
+
+
+class Examples(NamedTuple):
+    """A mapping known at n points; tensors only, so ``torch.vmap`` takes it as it is.
+
+    ``inputs``   (n, ...): a tensor, or a tree of tensors.
+    ``targets``  (n,) class ids or (n, d) reals; -1 or NaN where unknown (unlabelled rows).
+    ``weights``  (n,): how often a row counts; 0 is "not there" (padding), 2 is "twice".
+    """
+
+    inputs: Any
+    targets: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a predictor must answer; holds no tensors, so the tasks of one batch share it.
+
+    ``outputs``  number of classes, regression targets or actions.
+    ``loss``     (predictions (n, outputs), targets) -> one loss per row, (n,).
+    ``name``     which task this is, for learners that keep a part per task.
+    """
+
+    outputs: int
+    loss: Callable[[Tensor, Tensor], Tensor]
+    name: str = ""
+
+
+class Task(NamedTuple):
+    """One task: adapt on ``support``, be judged on ``query``.
+
+    Either is given rows, or a function that makes rows by acting with a predictor
+    (reinforcement learning).
+    """
+
+    support: Any  # Examples | Callable[[Predictor], Examples]
+    query: Any  # Examples | Callable[[Predictor], Examples]
+    spec: TaskSpec
+
+
+TaskSource = Callable[[torch.Generator], Task]
+"""Where tasks come from: the same generator seed gives the same task."""
+
+
+class Learner(nn.Module, ABC):
+    """Maps a support set to a predictor; its parameters are what training over many tasks learns.
+
+    Write ``adapt`` and ``predict`` for ONE task, in the paper's own equations; the engine maps
+    them over batches of tasks. ``adapt`` changes nothing in the module and never sees a query.
+    """
+
+    exceptions: ClassVar[Mapping[str, str]] = {}
+    """Laws of :mod:`quickstudy.testing` that this learner cannot keep, each with the reason."""
+
+    differentiates: ClassVar[bool] = False
+    """Whether ``adapt`` takes gradients itself, so that training differentiates twice."""
+
+    @abstractmethod
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """What ``support`` teaches, as a tree of tensors."""
+
+    @abstractmethod
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Predictions (n, outputs) for ``inputs`` (n, ...)."""
+
+    def embed(self, state: State, inputs: Any) -> Tensor | None:
+        """Features (n, d) in which the predictor sees ``inputs``, for plots; None if there are none."""
+        return None
+
+    def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
+        """The predictor that ``support`` teaches."""
+        return Predictor(self, self.adapt(support, spec), spec)
+
+    @property
+    def transductive(self) -> bool:
+        """Whether one query's prediction depends on the other queries (batch statistics)."""
+        return any(_sees_other_rows(module) for module in self.modules())
+
+
+def _sees_other_rows(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.training or module.running_mean is None
+    return bool(getattr(module, "sees_other_rows", False))
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A learner with what one support set taught it: a function of inputs, and plain data.
+
+    ``info`` travels with the predictor when it is saved: class names, image size, anything JSON.
+    """
+
+    learner: Learner
+    state: State
+    spec: TaskSpec
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, inputs: Any) -> Tensor:
+        """Predictions (n, outputs) for ``inputs`` (n, ...): logits, or regression values."""
+        return self.learner.predict(self.state, inputs, self.spec)
+
+    def save(self, path: str | Path) -> Path:
+        """Write learner, state and spec to one safetensors file (see :func:`load_predictor`)."""
+        from quickstudy.storage import save_predictor
+
+        return save_predictor(self, Path(path))

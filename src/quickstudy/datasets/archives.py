@@ -1,0 +1,156 @@
+"""Reading zip and tar archives that come from outside, without unpacking them to disk.
+
+Members are yielded as bytes, so nothing is ever written under a name that an archive chose. Still,
+a name that would leave the folder, a link or a device means that the archive was made to do harm:
+it is refused as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+Entry = tuple[str, bytes]
+"""A member's name (its path inside the archive) and its bytes."""
+
+
+class ArchiveError(ValueError):
+    """An archive that is damaged, altered or made to do harm."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold: against decompression bombs."""
+
+    members: int = 200_000
+    file_bytes: int = 256 * 2**20
+    total_bytes: int = 8 * 2**30
+    ratio: int = 1_000  # of unpacked to packed bytes; deflate itself cannot exceed 1,032
+
+    def check(self, archive: str, name: str, size: int, members: int, total: int) -> None:
+        """Raise ArchiveError where member ``name`` of ``size`` bytes goes over a limit."""
+        over = (
+            f"it is {size:,} bytes; the limit is {self.file_bytes:,}"
+            if size > self.file_bytes
+            else f"the members add up to over {self.total_bytes:,} bytes"
+            if total > self.total_bytes
+            else f"there are over {self.members:,} members"
+            if members > self.members
+            else None
+        )
+        if over:
+            raise ArchiveError(
+                f"{archive}: refused at {name!r}: {over}. This looks like a decompression bomb; "
+                "if you trust it, unpack it yourself and give the folder."
+            )
+
+
+def read_archive(
+    archive: Path, wanted: Callable[[str], bool], limits: Limits = Limits()
+) -> Iterator[Entry]:
+    """The wanted regular files of a zip or tar archive, in the archive's order.
+
+    Raises ArchiveError where the archive is truncated, damaged, over a limit, or holds a member
+    with an absolute path, a path through ``..``, or a link.
+    """
+    try:
+        with archive.open("rb") as stream:
+            yield from read_stream(stream, str(archive), wanted, limits)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise type(error)(f"{archive}: cannot be read: {error.strerror}.") from error
+
+
+def read_stream(
+    stream: IO[bytes], archive: str, wanted: Callable[[str], bool], limits: Limits = Limits()
+) -> Iterator[Entry]:
+    """:func:`read_archive` of an open file (also for an archive inside an archive)."""
+    try:
+        if zipfile.is_zipfile(stream):
+            stream.seek(0)
+            yield from _read_zip(stream, archive, wanted, limits)
+        else:
+            stream.seek(0)
+            yield from _read_tar(stream, archive, wanted, limits)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as e:
+        raise ArchiveError(
+            f"{archive}: damaged or cut short ({e or type(e).__name__}). Delete it and download it "
+            "again."
+        ) from e
+
+
+def _read_zip(
+    stream: IO[bytes], archive: str, wanted: Callable[[str], bool], limits: Limits
+) -> Iterator[Entry]:
+    total = 0
+    with zipfile.ZipFile(stream) as opened:
+        for number, info in enumerate(opened.infolist(), 1):
+            _refuse_unsafe_name(archive, info.filename)
+            if (info.external_attr >> 16) & 0o170000 == 0o120000:
+                raise _link(archive, info.filename)
+            total += info.file_size
+            limits.check(archive, info.filename, info.file_size, number, total)
+            if info.file_size > limits.ratio * max(info.compress_size, 64):
+                raise ArchiveError(
+                    f"{archive}: refused at {info.filename!r}: {info.compress_size} bytes claim to "
+                    f"unpack to {info.file_size:,}. This looks like a decompression bomb."
+                )
+            if info.flag_bits & 1:
+                raise ArchiveError(f"{archive}: {info.filename!r} is encrypted. Unpack it first.")
+            if not info.is_dir() and wanted(info.filename):
+                # reads no more than the size declared, and checks the CRC
+                yield info.filename, opened.read(info)
+
+
+def _read_tar(
+    stream: IO[bytes], archive: str, wanted: Callable[[str], bool], limits: Limits
+) -> Iterator[Entry]:
+    total = 0
+    with tarfile.open(fileobj=stream, mode="r|*") as opened:  # one pass, nothing held back
+        for number, info in enumerate(opened, 1):
+            _refuse_unsafe_name(archive, info.name)
+            if info.issym() or info.islnk():
+                raise _link(archive, info.name)
+            if not (info.isfile() or info.isdir()):
+                raise ArchiveError(f"{archive}: refused: {info.name!r} is neither file nor folder.")
+            total += info.size
+            limits.check(archive, info.name, info.size, number, total)
+            if info.isfile() and wanted(info.name):
+                content = opened.extractfile(info)
+                data = content.read() if content else b""
+                if len(data) != info.size:
+                    raise EOFError(f"{info.name} ends early")
+                yield info.name, data
+
+
+def _refuse_unsafe_name(archive: str, name: str) -> None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    drive = len(name) > 1 and name[1] == ":"
+    if path.is_absolute() or drive or ".." in path.parts or "\0" in name:
+        raise ArchiveError(
+            f"{archive}: refused: member {name!r} would be unpacked outside its folder. "
+            "Do not use this archive."
+        )
+
+
+def _link(archive: str, name: str) -> ArchiveError:
+    return ArchiveError(
+        f"{archive}: refused: {name!r} is a link. No data set here holds links; "
+        "do not use this archive."
+    )
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raise ArchiveError where the SHA-256 of ``path`` is not ``expected``."""
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise ArchiveError(
+            f"{path}: wrong checksum: SHA-256 {found[:16]}…, expected {expected[:16]}…. The "
+            "download was cut short or the file was altered. Delete it and download it again."
+        )

@@ -1,0 +1,37 @@
+"""A data set: three splits of classes that share none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quickstudy.datasets.registry import Card
+from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.splits import refuse_overlap
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Train, validation and test classes, none in two splits (ValueError otherwise)."""
+
+    card: Card
+    train: Classes
+    val: Classes
+    test: Classes
+
+    def __post_init__(self) -> None:
+        refuse_overlap(train=self.train, val=self.val, test=self.test)
+
+    @property
+    def name(self) -> str:
+        """The name under which the data set is registered."""
+        return self.card.name
+
+    @property
+    def splits(self) -> dict[str, Classes]:
+        """The three splits by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{k} {len(v)}" for k, v in self.splits.items())
+        shape = tuple(self.train.inputs.shape[1:])
+        return f"Dataset({self.name}: classes {sizes}; inputs {shape})"

@@ -1,0 +1,102 @@
+"""Decoding one image that comes from outside: any size, any mode, or an error that names the file.
+
+Only the formats in :data:`FORMATS` are tried, so that no byte of a text file reaches a decoder that
+runs programs (as those of PostScript do).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MAX_PIXELS = 100_000_000  # 300 MB once decoded: photographs of today's cameras fit well
+MIN_SIDE = 4  # a smaller picture shows nothing that could be learnt
+
+
+class ImageError(ValueError):
+    """A file that cannot be used as an image."""
+
+
+def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.ndarray:
+    """(channels, size, size) uint8: the middle square of the picture, resized (bicubic).
+
+    ``source``    a file, or its bytes; ``name`` is how errors call it.
+    ``channels``  3 for RGB or 1 for grey; a picture of the other kind is converted.
+
+    Turned upright by its EXIF orientation; transparency lies on white; 16 bits become 8. Of
+    several frames the first one counts. Raises ImageError naming the file where it is no image, is
+    cut short, is smaller than 4 pixels or larger than 100 million pixels.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"images: channels must be 1 (grey) or 3 (RGB); found {channels}.")
+    if size < 1:
+        raise ValueError(f"images: size must be at least 1 pixel; found {size}.")
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            stream = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(stream, formats=FORMATS) as image:
+                _refuse_size(image.width, image.height)
+                image = _eight_bits(ImageOps.exif_transpose(image))
+                image = image.convert("RGB" if channels == 3 else "L")
+                square = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: not an image. Known formats: {', '.join(FORMATS)}. Remove the file."
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{name}: {_too_large(str(error))}") from error
+    except Exception as error:  # a decoder may raise anything on damaged bytes
+        raise ImageError(
+            f"{name}: cannot be read ({type(error).__name__}: {error}). The file may be cut short "
+            "or not readable for you; restore or remove it."
+        ) from error
+    return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1)
+
+
+def _refuse_size(width: int, height: int) -> None:
+    """Judge by the header, before a pixel is decoded."""
+    if width * height > MAX_PIXELS:
+        raise ImageError(_too_large(f"{width} x {height} pixels"))
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(
+            f"{width} x {height} pixels is too small; the shorter side needs {MIN_SIDE}. "
+            "Remove the file."
+        )
+
+
+def _too_large(found: str) -> str:
+    return (
+        f"too large ({found}); the limit is {MAX_PIXELS:,} pixels, against decompression bombs. "
+        "Make the picture smaller."
+    )
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Any mode -> L, RGB or CMYK and the like, without transparency and with 8 bits a channel."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed range. Save it with 8 or 16 bits.")
+    if image.mode.startswith("I"):  # 16 bits; some decoders hand them out as 32
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65_535:
+            raise ImageError("32-bit pixels have no agreed range. Save it with 8 or 16 bits.")
+        return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image

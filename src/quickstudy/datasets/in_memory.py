@@ -1,0 +1,81 @@
+"""Your own X and y, in memory or in one ``.npz`` file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.registry import card
+from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.splits import split_classes
+
+Labels = Sequence[object] | np.ndarray | Tensor
+
+
+def load(root: str | Path | None = None) -> Dataset:
+    """:func:`arrays` of the entries ``X`` and ``y`` of the ``.npz`` file ``root``."""
+    if root is None:
+        raise ValueError(
+            "arrays: give a .npz file with X and y as root, or call datasets.arrays(X, y)."
+        )
+    path = Path(root).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file. Check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return arrays(stored["X"], stored["y"])
+    except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: must be a .npz file with arrays named X and y, without pickled objects "
+            f"({type(error).__name__}: {error}). Write it with numpy.savez(path, X=X, y=y)."
+        ) from error
+
+
+def arrays(
+    X: np.ndarray | Tensor,  # noqa: N803 (the names that every user of scikit-learn knows)
+    y: Labels,
+    *,
+    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
+    seed: int = 0,
+) -> Dataset:
+    """Rows ``X`` (n, ...) of classes ``y`` (n,), of whatever values, as a data set.
+
+    Whole classes are split at random by ``fractions`` and ``seed``. uint8 stays as it is and is
+    scaled to [0, 1] when tasks are made; floats stay floats (64 bits become 32); other integers
+    become floats. Images need their channels first: (n, channels, height, width).
+
+    Raises ValueError for other shapes, rows that are not finite, or under 6 classes. To give the
+    splits by hand, make three ``Classes`` and a ``Dataset`` of them: one that shares a class
+    between splits is refused.
+    """
+    inputs = _inputs(X)
+    classes = Classes.from_labels(inputs, y if isinstance(y, Tensor) else np.asarray(y))
+    return Dataset(card("arrays"), *split_classes(classes, fractions, seed))
+
+
+def _inputs(rows: np.ndarray | Tensor) -> Tensor:
+    found = rows if isinstance(rows, Tensor) else np.ascontiguousarray(rows)
+    if isinstance(found, np.ndarray):
+        if found.dtype.kind not in "biuf":
+            raise ValueError(
+                f"arrays: X must hold numbers; found dtype {found.dtype}. "
+                "Turn texts and objects into numbers first."
+            )
+        kept = found if found.dtype in (np.uint8, np.float32) else found.astype(np.float32)
+        found = torch.from_numpy(kept.copy() if not kept.flags.writeable else kept)
+    elif found.dtype not in (torch.uint8, torch.float32):
+        found = found.to(torch.float32)
+    if found.ndim < 2 or found.numel() == 0:
+        raise ValueError(
+            f"arrays: X must have shape (rows, ...), with features or pixels; found "
+            f"{tuple(found.shape)}."
+        )
+    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+        raise ValueError("arrays: X holds NaN or infinity. Fill or remove those rows.")
+    return found

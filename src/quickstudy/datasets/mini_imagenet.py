@@ -1,0 +1,139 @@
+"""mini-ImageNet: 100 classes of ImageNet, 600 photographs each, as 64, 16 and 20 classes.
+
+ImageNet's terms forbid redistribution, so the images must be brought by the user. The split of
+Ravi and Larochelle (2017) is a split of classes, and its lists name each image by the class's
+synset, so two forms can be read, in a folder or in a zip or tar archive:
+
+* ``images/n0153282900000005.jpg``: the name begins with the synset, as in the published lists;
+* ``n01532829/anything.jpg``: one folder per synset, at any depth.
+
+Each class must hold exactly 600 images. Several resized copies circulate and none has a published
+checksum, so which 600 they are cannot be verified here. Copies stored as Python pickles are
+refused, for opening a pickle can run code.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from quickstudy.datasets.archives import Limits
+from quickstudy.datasets.cache import Splits, cached, data_root
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.images import SUFFIXES, ImageError, decode
+from quickstudy.datasets.progress import track
+from quickstudy.datasets.registry import card
+from quickstudy.datasets.sources import entries, find, published_split
+from quickstudy.tasks.classes import Classes
+
+VERSION = 1  # raise it whenever other bytes come out
+SIZE = 84
+PER_CLASS = 600
+NAMES = [
+    f"{stem}{suffix}"
+    for stem in ("images", "mini-imagenet", "mini_imagenet", "miniImageNet", "miniimagenet")
+    for suffix in ("", ".zip", ".tar", ".tar.gz", ".tgz")
+]
+
+
+def load(
+    root: str | Path | None = None, *, size: int | None = None, strict: bool = False
+) -> Dataset:
+    """mini-ImageNet: (3, size, size) uint8, classes named by synset.
+
+    ``root``    holds ``mini_imagenet/images``, or an archive of it, in one of the forms above.
+    ``size``    side in pixels, default 84; the middle square of each photograph.
+    ``strict``  makes an unreadable image an error; otherwise it is left out with a warning.
+    """
+    place, side = data_root(root), size or SIZE
+    recipe = {"version": VERSION, "size": side}
+    splits = cached(place, "mini_imagenet", recipe, lambda: build(place, side, strict))
+    return Dataset(card("mini_imagenet"), **splits)
+
+
+def build(root: Path, size: int, strict: bool) -> Splits:
+    """Decode all 60,000 photographs."""
+    source = _source(root)
+    lists = published_split("mini_imagenet")
+    synsets = [synset for split in ("train", "val", "test") for synset in lists[split]]
+    rows = np.empty((len(synsets), PER_CLASS, 3, size, size), np.uint8)
+    names = _decode(source, synsets, rows, strict)
+    splits = {}
+    for split in ("train", "val", "test"):
+        indices = [synsets.index(synset) for synset in lists[split]]
+        # archives list their members in any order: rows of a class stand in order of name
+        ordered = [rows[i, np.argsort(names[i], kind="stable")] for i in indices]
+        splits[split] = Classes(
+            torch.from_numpy(np.concatenate(ordered)),
+            torch.tensor([len(names[i]) for i in indices]),
+            tuple(lists[split]),
+        )
+    return splits
+
+
+def _source(root: Path) -> Path:
+    folders = [root / "mini_imagenet", root]
+    source = find(folders, NAMES)
+    if source is not None:
+        return source
+    pickled = next((p for f in folders if f.is_dir() for p in f.glob("*.pkl")), None)
+    if pickled is not None:
+        raise ValueError(
+            f"{pickled}: a Python pickle can run code when it is opened, so it is not read. "
+            f"Bring the images themselves, in {folders[0] / 'images'}."
+        )
+    raise FileNotFoundError(
+        f"mini_imagenet: no images in {folders[0]}. ImageNet's terms forbid redistribution: "
+        f"get them with an account at {card('mini_imagenet').url} and put them in "
+        f"{folders[0] / 'images'} (or images.zip), as n0153282900000005.jpg or "
+        "n01532829/anything.jpg, 600 for each of the 100 classes."
+    )
+
+
+def synset_of(name: str, synsets: set[str]) -> str | None:
+    """The class of an image by its path: the folder that is a synset, or how its name begins."""
+    path = PurePosixPath(name)
+    if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        return None
+    if path.name[:9] in synsets:
+        return path.name[:9]
+    return next((folder for folder in reversed(path.parts[:-1]) if folder in synsets), None)
+
+
+def _decode(source: Path, synsets: list[str], rows: np.ndarray, strict: bool) -> list[list[str]]:
+    """Fill ``rows`` (classes, 600, ...) and return the name of each row filled, per class."""
+    place = {synset: i for i, synset in enumerate(synsets)}
+    known = set(synsets)
+    names: list[list[str]] = [[] for _ in synsets]
+    seen, bad = dict.fromkeys(synsets, 0), []
+    pictures = entries(
+        source, lambda name: synset_of(name, known) is not None, Limits(file_bytes=2**26)
+    )
+    for name, data in track(pictures, "Decoding mini-ImageNet", PER_CLASS * len(synsets)):
+        synset = synset_of(name, known) or ""
+        seen[synset] += 1
+        if seen[synset] > PER_CLASS:
+            continue  # counted, and refused below
+        index = place[synset]
+        try:
+            image = decode(data, f"{source}: {name}", size=rows.shape[-1], channels=3)
+        except ImageError as error:
+            if strict:
+                raise
+            bad.append(str(error))
+            continue
+        rows[index, len(names[index])] = image
+        names[index].append(PurePosixPath(name).name)
+    wrong = [f"{synset} {count}" for synset, count in seen.items() if count != PER_CLASS]
+    if wrong:
+        raise ValueError(
+            f"{source}: each of the {len(synsets)} classes must hold {PER_CLASS} images; "
+            f"{len(wrong)} do not: {', '.join(wrong[:3])}. (1,300 a class is ImageNet itself: "
+            "keep the 600 that the published lists name.)"
+        )
+    if bad:
+        warnings.warn(f"{source}: {len(bad)} images were left out: {bad[0]}", stacklevel=2)
+    return names

@@ -1,0 +1,223 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn by 20 people.
+
+The drawings are 105 x 105 pixels of one bit. Here they are white ink on black, and each pixel of
+the smaller image is the share of ink in the area it stands for (box filter), as uint8.
+
+The two archives are the official ones, recognised by their MD5 when downloaded (no SHA-256 was
+published with them). What counts in any case is the content: a SHA-256 over the names and decoded
+pixels of all drawings, so a re-packed archive or an unpacked folder serves as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from quickstudy.datasets.archives import ArchiveError, Limits
+from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.progress import track
+from quickstudy.datasets.registry import card
+from quickstudy.datasets.sources import entries, fetch, find, published_split
+from quickstudy.tasks.classes import Classes
+
+VERSION = 1  # raise it whenever other bytes come out
+SIDE = 105
+DRAWERS = 20
+LAKE_VALIDATION_ALPHABETS = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the two archives: where it is, and what is in it."""
+
+    name: str
+    url: str
+    md5: str
+    characters: int
+    content: str  # see digest
+
+
+PARTS = (
+    Part(
+        name="images_background",
+        url="https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+        "images_background.zip",
+        md5="68d2efa1b9178cc56df9314c21c6e718",
+        characters=964,
+        content="8604df40adc8e4ff79e99980d28e709a2dff63a0001562373c000dc08f25f9fa",
+    ),
+    Part(
+        name="images_evaluation",
+        url="https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+        "images_evaluation.zip",
+        md5="6b91aef0f799c5bb55b94e3f2daec811",
+        characters=659,
+        content="59c96741ae5daf300ee45bfe15fe0496fe9ed562f1b3b7fbb2b83a311188bdc4",
+    ),
+)
+
+Drawings = dict[str, np.ndarray]
+"""``alphabet/characterNN`` -> (20, 105, 105) bool, True where there is ink."""
+
+
+def load(
+    root: str | Path | None = None,
+    *,
+    split: str | None = None,
+    size: int | None = None,
+    rotations: bool = False,
+    download: bool = True,
+) -> Dataset:
+    """Omniglot: (1, size, size) uint8, 20 drawings per class, classes ``alphabet/characterNN``.
+
+    ``root``       holds ``omniglot/images_background`` and ``omniglot/images_evaluation``, as
+                   ``.zip`` or unpacked; otherwise they are downloaded to there.
+    ``split``      ``vinyals`` (default): 1028, 172 and 423 characters. ``lake``: train and
+                   validation from the background alphabets, test the evaluation alphabets;
+                   validation is the five background alphabets whose names have the least SHA-256.
+    ``size``       side in pixels, default 28.
+    ``rotations``  every class of every split also turned by 90, 180 and 270 degrees, as a class
+                   of its own: 4112, 688 and 1692 (Vinyals et al., 2016; Snell et al., 2017).
+    """
+    chosen, side = split or "vinyals", size or 28
+    if chosen not in card("omniglot").splits:
+        raise ValueError(f"omniglot: there is no split {chosen!r}. Choose vinyals or lake.")
+    if not 1 <= side <= SIDE:
+        raise ValueError(
+            f"omniglot: the drawings are {SIDE} pixels wide; size {side} was asked. "
+            f"Choose 1 to {SIDE}."
+        )
+    place = data_root(root)
+    recipe = {"version": VERSION, "split": chosen, "size": side}
+    splits = cached(place, "omniglot", recipe, lambda: build(place, chosen, side, download))
+    if rotations:
+        splits = {name: part.with_rotations() for name, part in splits.items()}
+    return Dataset(card("omniglot"), **splits)
+
+
+def build(root: Path, split: str, side: int, download: bool) -> Splits:
+    """Decode, verify and reduce everything anew."""
+    background, evaluation = (read_part(root, part, download) for part in PARTS)
+    drawings = background | evaluation
+    members = (
+        vinyals_members()
+        if split == "vinyals"
+        else lake_members(sorted(background), sorted(evaluation))
+    )
+    return {
+        name: Classes(
+            torch.from_numpy(np.concatenate([reduce(drawings[c], side) for c in characters])),
+            torch.full((len(characters),), DRAWERS),
+            tuple(characters),
+        )
+        for name, characters in members.items()
+    }
+
+
+def vinyals_members() -> dict[str, list[str]]:
+    """The characters of each split, as Vinyals et al. drew them."""
+    lists = published_split("omniglot_vinyals")
+    return {
+        split: [
+            f"{alphabet}/character{number:02d}"
+            for alphabet, (first, last) in lists[split].items()
+            for number in range(first, last + 1)
+        ]
+        for split in ("train", "val", "test")
+    }
+
+
+def lake_members(background: list[str], evaluation: list[str]) -> dict[str, list[str]]:
+    """Lake's background and evaluation alphabets, five background ones kept for validation."""
+    alphabets = {name.split("/")[0] for name in background}
+    ranked = sorted(alphabets, key=lambda a: hashlib.sha256(a.encode()).hexdigest())
+    held_out = set(ranked[:LAKE_VALIDATION_ALPHABETS])
+    return {
+        "train": [n for n in background if n.split("/")[0] not in held_out],
+        "val": [n for n in background if n.split("/")[0] in held_out],
+        "test": evaluation,
+    }
+
+
+def read_part(root: Path, part: Part, download: bool) -> Drawings:
+    """The drawings of one archive or unpacked folder, complete and unaltered."""
+    source = find([root / "omniglot", root], [part.name, f"{part.name}.zip"])
+    if source is None:
+        if not download:
+            raise FileNotFoundError(
+                f"omniglot: neither {part.name} nor {part.name}.zip lies in {root / 'omniglot'}. "
+                f"Allow the download, or get it from {part.url} and put it there."
+            )
+        source = fetch(part.url, writable_folder(root, "omniglot"), f"md5:{part.md5}")
+    drawings = decode(source, part.characters * DRAWERS)
+    short = [name for name, images in drawings.items() if len(images) != DRAWERS]
+    if len(drawings) != part.characters or short:
+        raise ArchiveError(
+            f"{source}: must hold {part.characters} characters of {DRAWERS} drawings; found "
+            f"{len(drawings)} characters{f', not {DRAWERS} of {short[0]}' if short else ''}. "
+            "Delete it and download it again."
+        )
+    if digest(drawings) != part.content:
+        raise ArchiveError(
+            f"{source}: the drawings differ from the published ones (digest "
+            f"{digest(drawings)[:16]}…, expected {part.content[:16]}…). Delete it and download it "
+            "again."
+        )
+    return drawings
+
+
+def decode(source: Path, total: int) -> Drawings:
+    """Every drawing in ``source``, in order of name."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    pictures = entries(source, lambda name: name.endswith(".png"), Limits(file_bytes=2**16))
+    for name, data in track(pictures, f"Decoding {source.name}", total):
+        path = PurePosixPath(name)
+        character = "/".join(path.parts[-3:-1])
+        found.setdefault(character, {})[path.name] = _ink(data, f"{source}: {name}")
+    return {
+        character: np.stack([images[n] for n in sorted(images)])
+        for character, images in sorted(found.items())
+    }
+
+
+def _ink(data: bytes, name: str) -> np.ndarray:
+    """(105, 105) bool: True where the PNG is black."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            if image.size != (SIDE, SIDE):
+                raise ValueError(f"it is {image.width} x {image.height}, not {SIDE} x {SIDE}")
+            return ~np.asarray(image.convert("1"))
+    except Exception as error:  # a decoder may raise anything on damaged bytes
+        raise ArchiveError(f"{name}: not a drawing of Omniglot ({error}).") from error
+
+
+def digest(drawings: Drawings) -> str:
+    """SHA-256 over the names and the ink of all drawings, however they were packed."""
+    total = hashlib.sha256()
+    for character, images in sorted(drawings.items()):
+        total.update(character.encode() + b"\0")
+        total.update(np.packbits(images).tobytes())
+    return total.hexdigest()
+
+
+def reduce(drawings: np.ndarray, side: int) -> np.ndarray:
+    """(n, 105, 105) bool -> (n, 1, side, side) uint8: the share of ink in each pixel's area."""
+    overlap = _overlaps(side).astype(np.float64)
+    # whole numbers below 2^53: the same bytes whatever the order of the sums
+    ink = overlap @ drawings.astype(np.float64) @ overlap.T
+    return np.floor(255 * ink / SIDE**2 + 0.5).astype(np.uint8)[:, None]
+
+
+def _overlaps(side: int) -> np.ndarray:
+    """(side, 105) int: how much of each source pixel lies in each target pixel, in 1 / side."""
+    edges, pixels = np.arange(side + 1) * SIDE, np.arange(SIDE) * side
+    overlap = np.minimum(edges[1:, None], pixels + side) - np.maximum(edges[:-1, None], pixels)
+    return overlap.clip(min=0)

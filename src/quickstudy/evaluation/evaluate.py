@@ -1,0 +1,185 @@
+"""Scoring a learner on a fixed set of tasks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quickstudy.backbones.norms import counting, norm_policy
+from quickstudy.core import Learner, Task, TaskSource
+from quickstudy.evaluation.intervals import half_width
+from quickstudy.tasks.batches import device_of, stack, to_device
+from quickstudy.tasks.examples import labelled
+from quickstudy.tasks.metrics import calibration_error, score
+from quickstudy.tasks.sampling import Fingerprint, draw
+from quickstudy.training.engine import Mapping, Plan, map_tasks
+from quickstudy.trees import map_tree
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one learner on one set of tasks, with all that is needed to compare them.
+
+    ``metric``                  "accuracy" (in [0, 1]) or "mse".
+    ``scores``                  (tasks,): one score per task.
+    ``mean``, ``half_width``    the mean over tasks and half its 95% interval (Student's t).
+    ``calibration_error``       ECE with 15 bins over all queries; None for regression.
+    ``seconds_per_adaptation``  median time of one ``adapt``, measured one task at a time.
+    ``transductive``            whether queries of a task see one another.
+    ``norm``                    the normalisation policy of the backbone.
+    ``seed``, ``fingerprint``   the tasks' stream, and a hash of their tensors.
+    """
+
+    metric: str
+    scores: Tensor
+    mean: float
+    half_width: float
+    calibration_error: float | None
+    seconds_per_adaptation: float
+    transductive: bool
+    norm: str
+    seed: int
+    fingerprint: str
+
+    @property
+    def protocol(self) -> str:
+        """ "inductive" or "transductive"."""
+        return "transductive" if self.transductive else "inductive"
+
+    def __str__(self) -> str:
+        about = f"(95% CI, {len(self.scores)} tasks, {self.protocol})"
+        if self.metric == "accuracy":
+            return f"{100 * self.mean:.1f}% ± {100 * self.half_width:.1f} {about}"
+        return f"MSE {self.mean:.3g} ± {self.half_width:.2g} {about}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, scores included, as JSON."""
+        return {
+            "metric": self.metric, "mean": self.mean, "half_width": self.half_width,
+            "tasks": len(self.scores), "protocol": self.protocol, "norm": self.norm,
+            "calibration_error": self.calibration_error,
+            "seconds_per_adaptation": self.seconds_per_adaptation,
+            "seed": self.seed, "fingerprint": self.fingerprint,
+            "scores": [round(s, 6) for s in self.scores.tolist()],
+        }  # fmt: skip
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Evaluation:
+        """What :meth:`to_json` gave."""
+        names = ("metric", "mean", "half_width", "calibration_error", "seconds_per_adaptation",
+                 "norm", "seed", "fingerprint")  # fmt: skip
+        return Evaluation(
+            **{name: values[name] for name in names},
+            scores=torch.tensor(values["scores"]),
+            transductive=values["protocol"] == "transductive",
+        )
+
+
+def evaluate(
+    learner: Learner,
+    source: TaskSource,
+    tasks: int = 600,
+    *,
+    seed: int = 0,
+    tasks_per_batch: int = 16,
+    plan: Plan | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Adapt ``learner`` to each of ``tasks`` tasks and score its predictor on the queries.
+
+    The same ``seed`` and source give the same tasks, which the fingerprint proves. The learner is
+    used in evaluation mode and left as it was. ``on_batch`` is told the number of tasks done.
+
+    Raises ValueError for fewer than 2 tasks, of which no interval can be given.
+    """
+    if tasks < 2:
+        raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
+    was_training = learner.training
+    learner.eval()
+    try:
+        return _evaluate(learner, source, tasks, seed, tasks_per_batch, plan, on_batch)
+    finally:
+        learner.train(was_training)
+
+
+def _evaluate(
+    learner: Learner,
+    source: TaskSource,
+    tasks: int,
+    seed: int,
+    tasks_per_batch: int,
+    plan: Plan | None,
+    on_batch: Callable[[int], None] | None,
+) -> Evaluation:
+    seen, device = Fingerprint(), device_of(learner)
+    scores: list[Tensor] = []
+    confidences: list[Tensor] = []
+    seconds = _seconds_per_adaptation(learner, [draw(source, seed, i) for i in range(min(tasks, 8))])
+    plan = plan or _plan(learner, source, seed, tasks_per_batch)
+    for start in range(0, tasks, tasks_per_batch):
+        drawn = [draw(source, seed, i) for i in range(start, min(start + tasks_per_batch, tasks))]
+        for task in drawn:
+            seen.add(task)
+        batch = stack([to_device(task, device) for task in drawn])
+        predictions = map_tasks(lambda task: _answer(learner, task), batch, learner, plan)
+        for i, answered in enumerate(predictions):
+            query = labelled(map_tree(lambda leaf, i=i: leaf[i], batch.query))
+            scores.append(score(answered, query).cpu())
+            if not query.targets.is_floating_point():
+                confidence, chosen = answered.softmax(-1).max(-1)
+                right = (chosen == query.targets).to(confidence.dtype)
+                confidences.append(torch.stack([confidence, right, query.weights]).cpu())
+        if on_batch is not None:
+            on_batch(start + len(drawn))
+    values = torch.stack(scores)
+    return Evaluation(
+        metric="accuracy" if confidences else "mse",
+        scores=values,
+        mean=float(values.double().mean()),
+        half_width=half_width(values),
+        calibration_error=calibration_error(*torch.cat(confidences, 1)) if confidences else None,
+        seconds_per_adaptation=seconds,
+        transductive=learner.transductive,
+        norm=norm_policy(learner),
+        seed=seed,
+        fingerprint=seen.value,
+    )
+
+
+def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int) -> Plan:
+    if learner.differentiates:
+        return Plan(Mapping.LOOP, "weights of their own per task", 1)
+    plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks_per_batch)
+    try:
+        batch = stack([to_device(draw(source, seed, 0), device_of(learner))])
+        map_tasks(lambda task: _answer(learner, task), batch, learner, plan)
+    except RuntimeError as error:  # a module that vmap cannot map
+        return Plan(Mapping.LOOP, str(error).strip().splitlines()[0], 1)
+    return plan
+
+
+def _answer(learner: Learner, task: Task) -> Tensor:
+    predictor = learner(task.support, task.spec)
+    with counting(task.query.weights):
+        return predictor(task.query.inputs)
+
+
+def _seconds_per_adaptation(learner: Learner, tasks: list[Task]) -> float:
+    def timed() -> Iterator[float]:
+        for task in tasks:
+            support = to_device(task, device_of(learner)).support
+            start = time.perf_counter()
+            with torch.no_grad():
+                learner.adapt(support, task.spec)
+            if support.weights.is_cuda:
+                torch.cuda.synchronize()
+            yield time.perf_counter() - start
+
+    times = sorted(timed())
+    return times[len(times) // 2] if times else math.nan

@@ -1,0 +1,1 @@
+"""Learners that compare queries with the support set in a feature space."""

@@ -1,0 +1,1 @@
+"""Learners that reuse features learnt elsewhere."""

@@ -1,0 +1,9 @@
+"""Results -> text, figure, one self-contained HTML page: pure functions.
+
+views        one task as a learner answers it, in numbers
+plots        figures (matplotlib) of a training log, of scores, of views
+page         the HTML report of a run
+tables       tables for the terminal and for Markdown
+log          reading metrics.jsonl
+tensorboard  metrics.jsonl -> files that TensorBoard shows
+"""

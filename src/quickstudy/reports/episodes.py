@@ -1,0 +1,202 @@
+"""Pieces of a page about single tasks: pictures of episodes, their confusion, what was mistaken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from quickstudy.reports.markup import Markup, breakable, join, tag
+from quickstudy.reports.pictures import LARGEST_SIDE, PIXELS_SEEN, data_uri
+from quickstudy.reports.views import Array, EpisodeView
+from quickstudy.reports.words import letter
+
+TASKS_DRAWN = 3
+WAYS_DRAWN = 20
+SHOTS_DRAWN = 6
+PICTURES_PER_TASK = 140
+MARKUP_LENGTH = 900_000
+"""Bounds that keep a page small; what they leave out of a task is said there."""
+
+
+def drawn_tasks(views: Sequence[EpisodeView]) -> Markup | None:
+    """The first tasks as pictures; None where the inputs are no images."""
+    if not views or views[0].query_images is None:
+        return None
+    drawn = [_episode(index, view) for index, view in enumerate(views[:TASKS_DRAWN])]
+    while len(drawn) > 1 and sum(map(len, drawn)) > MARKUP_LENGTH:
+        drawn.pop()
+    key = tag(
+        "p",
+        tag("span", tag("i", class_="k-support"), "support: the labelled examples"),
+        tag("span", tag("i"), "query, right; below it the probability of the answer"),
+        tag("span", tag("i", class_="k-wrong"), "✗ B: query, wrongly called B"),
+        class_="note key",
+    )
+    return join(key, *drawn)
+
+
+def _episode(index: int, view: EpisodeView) -> Markup:
+    assert view.query_images is not None
+    ways = range(min(len(view.names), WAYS_DRAWN))
+    queries = min(15, max(4, PICTURES_PER_TASK // len(ways) - SHOTS_DRAWN))
+    left_out = [
+        f"{len(view.names) - len(ways)} more classes" if len(view.names) > len(ways) else "",
+        f"queries beyond the first {queries} of a class"
+        if np.bincount(view.query_targets).max() > queries
+        else "",
+        f"support rows beyond the first {SHOTS_DRAWN} of a class"
+        if np.bincount(view.support_targets).max() > SHOTS_DRAWN
+        else "",
+    ]
+    said = " and ".join(text for text in left_out if text)
+    return tag(
+        "section",
+        tag("h3", f"Task {index + 1}"),
+        tag(
+            "p",
+            f"{int(view.correct.sum())} of {len(view.correct)} queries right.",
+            f" Not drawn: {said}." if said else None,
+            class_="note",
+        ),
+        tag("ul", *(_way(view, way, queries) for way in ways), class_="ways"),
+        class_=f"episode {picture_class(view.query_images)}",
+        style=f"--tile: {tile_side(view.query_images)}px",
+    )
+
+
+def _way(view: EpisodeView, way: int, queries: int) -> Markup:
+    asked = view.query_targets == way
+    right = int(view.correct[asked].sum())
+    heading = tag(
+        "div",
+        tag("b", letter(way)),
+        tag("span", breakable(view.names[way])),
+        tag("span", f"{right} of {int(asked.sum())} right"),
+        class_="way",
+    )
+    return tag(
+        "li",
+        heading,
+        tag("div", *_support_tiles(view, way), class_="tiles support"),
+        tag("div", *_query_tiles(view, way, queries), class_="tiles"),
+    )
+
+
+def _support_tiles(view: EpisodeView, way: int) -> Iterator[Markup]:
+    assert view.support_images is not None
+    for image in view.support_images[view.support_targets == way][:SHOTS_DRAWN]:
+        picture = tag("img", src=data_uri(image), alt=f"Support example of {letter(way)}")
+        yield tag("div", picture, class_="tile")
+
+
+def _query_tiles(view: EpisodeView, way: int, limit: int) -> Iterator[Markup]:
+    assert view.query_images is not None
+    for row in np.flatnonzero(view.query_targets == way)[:limit]:
+        called, right = letter(int(view.predicted[row])), bool(view.correct[row])
+        percent = f"{100 * view.probability[row]:.0f}%"
+        said = f"Query of {letter(way)}, called {called} with probability {percent}"
+        picture = tag(
+            "img",
+            src=data_uri(view.query_images[row]),
+            alt=f"{said}: {'right' if right else 'wrong'}",
+            title=f"called {called}: {view.names[view.predicted[row]]} ({percent})",
+        )
+        caption = tag("span", percent if right else f"✗ {called} {percent}")
+        yield tag("div", picture, caption, class_="tile" if right else "tile wrong")
+
+
+def confusion_table(view: EpisodeView) -> Markup:
+    """Which way (row) was called which (column) in one task, with a support picture of each.
+
+    An HTML table and no figure, so that it can be read aloud, copied, and scrolled on a phone.
+    """
+    counts = view.confusion
+    ways = range(len(view.names))
+    corner = tag("td", class_="none", style="background: none")
+    head = tag("tr", corner, *(_axis_label(view, way, "col") for way in ways))
+    body = (
+        tag("tr", _axis_label(view, row, "row"), *(_cell(counts, row, column) for column in ways))
+        for row in ways
+    )
+    table = tag("table", tag("thead", head), tag("tbody", *body), class_="confusion")
+    side = SMALL_SIDE if len(ways) <= 8 else 28
+    return tag("div", table, class_=f"scroll {_class_of(view)}", style=f"--tile: {side}px")
+
+
+def _axis_label(view: EpisodeView, way: int, scope: str) -> Markup:
+    inner = tag("span", letter(way), _class_picture(view, way))
+    return tag("th", inner, scope=scope, title=view.names[way])
+
+
+def _cell(counts: Array, row: int, column: int) -> Markup:
+    count = int(counts[row, column])
+    if count == 0:
+        return tag("td", "·", class_="none")
+    # At most 38%: over this the ink on it would lose its contrast.
+    share = 6 + 32 * count / counts[row].sum()
+    kind = "right" if row == column else "wrong"
+    return tag("td", str(count), class_=kind, style=f"--share: {share:.0f}%")
+
+
+def mistaken_pairs(views: Sequence[EpisodeView], shown: int = 6) -> Markup | None:
+    """The classes most often taken for another within one task; None where all is right.
+
+    Ways are other classes in every task, so counts are never added up over tasks.
+    """
+    pairs = [
+        (int(count), view, true, called)
+        for view in views
+        for (true, called), count in np.ndenumerate(view.confusion)
+        if true != called and count > 0
+    ]
+    if not pairs:
+        return None
+    pairs.sort(key=lambda pair: -pair[0])
+    return tag("ul", *(_pair(*pair) for pair in pairs[:shown]), class_="pairs")
+
+
+def _pair(count: int, view: EpisodeView, true: int, called: int) -> Markup:
+    total = int((view.query_targets == true).sum())
+    return tag(
+        "li",
+        _class_picture(view, true),
+        tag("span", "→", class_="arrow"),
+        _class_picture(view, called),
+        tag(
+            "span",
+            tag("b", f"{count} of {total}"),
+            " queries of ",
+            breakable(view.names[true]),
+            " were called ",
+            breakable(view.names[called]),
+        ),
+        class_=f"pair {_class_of(view)}",
+    )
+
+
+SMALL_SIDE = 46
+"""CSS pixels of a picture that stands for its class."""
+
+
+def _class_picture(view: EpisodeView, way: int) -> Markup | None:
+    """The first support picture of a way, where there is one."""
+    rows = np.flatnonzero(view.support_targets == way)
+    if view.support_images is None or not len(rows):
+        return None
+    return tag("img", src=data_uri(view.support_images[rows[0]], SMALL_SIDE), alt="")
+
+
+def _class_of(view: EpisodeView) -> str | None:
+    return None if view.query_images is None else picture_class(view.query_images)
+
+
+def picture_class(images: Array) -> str:
+    """Small pictures are enlarged with sharp pixels, larger ones smoothly."""
+    return "pixels" if max(images.shape[-2:]) <= PIXELS_SEEN else "smooth"
+
+
+def tile_side(images: Array) -> int:
+    """CSS pixels of a picture: a whole multiple of its own where it is small, so pixels are even."""
+    side = max(images.shape[-2:])
+    return side * max(1, 64 // side) if side <= LARGEST_SIDE else LARGEST_SIDE

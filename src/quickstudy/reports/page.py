@@ -1,0 +1,306 @@
+"""The report of a run: one self-contained HTML page.
+
+It needs no network and no script, follows the reader's light or dark theme, and prints. Every
+text from outside (class names are folder names) is escaped, and a content policy inside the page
+forbids scripts and requests altogether.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from quickstudy.reports import episodes, plots, words
+from quickstudy.reports.markup import Markup, join, tag
+from quickstudy.reports.style import to_svg
+from quickstudy.reports.views import EpisodeView, RegressionView, View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from quickstudy.evaluation.evaluate import Evaluation
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """All that the report of a run says.
+
+    ``title``       such as "Prototypical on glyphs".
+    ``subtitle``    such as "5-way 1-shot, 15 queries per class; scripts never seen in training".
+    ``evaluation``  the result on test tasks.
+    ``metrics``     rows of the training log, see :func:`quickstudy.reports.log.read_metrics`.
+    ``views``       test tasks in the order in which they were drawn, not picked; about 20 give a
+                    fair picture of calibration. The first few are shown as pictures.
+    ``config``      the whole configuration, nested as it is: anything JSON.
+    ``versions``    program -> version.
+    ``command``     the command that made the run.
+    ``commit``      the commit of the code, "" where unknown.
+    ``created``     date and time as text, "" to leave it out (the page is then a pure function
+                    of the results).
+    """
+
+    title: str
+    evaluation: Evaluation
+    metrics: Sequence[Mapping[str, float]] = ()
+    views: Sequence[View] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    commit: str = ""
+    subtitle: str = ""
+    created: str = ""
+
+
+def page(facts: RunFacts) -> str:
+    """The report as one HTML document; the same facts give the same bytes."""
+    classified = [v for v in facts.views if isinstance(v, EpisodeView)]
+    fitted = [v for v in facts.views if isinstance(v, RegressionView)]
+    body = tag(
+        "main",
+        _header(facts),
+        _training(facts),
+        _tasks(classified) if classified else None,
+        _mistakes(classified) if classified else None,
+        _regressions(fitted) if fitted else None,
+        _reproduction(facts),
+        tag("footer", tag("p", "Made by quickstudy. This page is complete in itself.")),
+    )
+    css = resources.files("quickstudy.reports").joinpath("page.css").read_text(encoding="utf-8")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+        ),
+        tag("title", facts.title),
+        tag("style", Markup(css)),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', body), lang='en')}\n"
+
+
+def _header(facts: RunFacts) -> Markup:
+    e = facts.evaluation
+    low, high = e.mean - e.half_width, e.mean + e.half_width
+    if e.metric == "accuracy":
+        low, high = max(low, 0.0), min(high, 1.0)
+    protocol = words.TRANSDUCTIVE if e.transductive else words.INDUCTIVE
+    score = tag(
+        "p",
+        words.score(e.mean, e.metric),
+        tag("small", f"± {words.half_width(e.half_width, e.metric)}"),
+        class_="score",
+    )
+    said = tag(
+        "p",
+        f"mean {words.metric(e.metric)} over {len(e.scores):,} test tasks",
+        tag("br"),
+        f"95% interval {words.score(low, e.metric)} to {words.score(high, e.metric)} · ",
+        tag("abbr", words.protocol(e), title=protocol),
+    )
+    made = " · ".join(t for t in (facts.created, facts.commit and f"commit {facts.commit}") if t)
+    return tag(
+        "header",
+        tag("p", "quickstudy · report of a run", class_="eyebrow"),
+        tag("h1", facts.title),
+        tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
+        tag("p", made, class_="note") if made else None,
+        tag("div", score, tag("div", said), class_="result"),
+        tag("p", protocol, class_="note"),
+        _key_facts(e),
+    )
+
+
+def _key_facts(e: Evaluation) -> Markup:
+    pairs = {
+        "Test tasks": f"{len(e.scores):,}",
+        "Normalisation": e.norm,
+        "Time per adaptation": words.duration(e.seconds_per_adaptation),
+        "Calibration error": (
+            None if e.calibration_error is None else f"{100 * e.calibration_error:.1f}%"
+        ),
+        "Seed of the tasks": str(e.seed),
+        "Fingerprint of the tasks": e.fingerprint,
+    }
+    cells = (
+        tag("div", tag("dt", name), tag("dd", value))
+        for name, value in pairs.items()
+        if value is not None
+    )
+    return tag("dl", *cells, class_="facts")
+
+
+def _figure(drawing: Figure, prefix: str, title: str, note: str) -> Markup:
+    caption = tag("figcaption", tag("h3", title), tag("p", note, class_="note"))
+    return tag("figure", caption, Markup(to_svg(drawing, prefix, f"{title}. {note}")))
+
+
+def _training(facts: RunFacts) -> Markup:
+    e = facts.evaluation
+    scores = _figure(
+        plots.score_distribution(e),
+        "scores",
+        "Scores of the test tasks",
+        "Single tasks differ much more than the interval of their mean, which says how well the "
+        "mean is known.",
+    )
+    if not any("loss" in row for row in facts.metrics):
+        note = tag("p", "There is no training log: this learner was not trained.", class_="note")
+        return tag("section", tag("h2", "Scores"), note, tag("div", scores, class_="figures"))
+    curves = _figure(
+        plots.learning_curves(facts.metrics, e.metric),
+        "curves",
+        "Learning curves",
+        "Training tasks, and validation tasks of classes that training never saw."
+        if e.metric == "accuracy"
+        else "Training tasks, and validation tasks that training never saw.",
+    )
+    return tag(
+        "section",
+        tag("h2", "Training and test scores"),
+        tag("div", curves, scores, class_="figures"),
+    )
+
+
+def _tasks(views: Sequence[EpisodeView]) -> Markup | None:
+    drawn = episodes.drawn_tasks(views)
+    if drawn is None:
+        return None
+    note = "The first test tasks as they were drawn, not picked. Letters name the classes of a task"
+    return tag(
+        "section",
+        tag("h2", "Test tasks"),
+        tag("p", f"{note}: each task has its own.", class_="note"),
+        drawn,
+    )
+
+
+def _mistakes(views: Sequence[EpisodeView]) -> Markup:
+    return tag(
+        "section",
+        tag("h2", "Where it is right and wrong"),
+        tag("div", *_mistake_figures(views), class_="figures"),
+    )
+
+
+def _mistake_figures(views: Sequence[EpisodeView]) -> Iterator[Markup]:
+    first = views[0]
+    if first.support_embeddings is not None and first.query_embeddings is not None:
+        yield _figure(
+            plots.projection(first),
+            "projection",
+            "Embeddings of task 1",
+            "◆ support, ● query in the colour of its true class, × in a ring where wrong. "
+            "The plane of largest variance, a shadow of the space in which the learner decides.",
+        )
+    if len(first.names) <= episodes.WAYS_DRAWN:
+        yield tag(
+            "figure",
+            tag(
+                "figcaption",
+                tag("h3", "Confusion among the ways of task 1"),
+                tag(
+                    "p",
+                    "Rows are true classes, columns answers; cells count queries.",
+                    class_="note",
+                ),
+            ),
+            episodes.confusion_table(first),
+        )
+    queries = sum(len(v.correct) for v in views)
+    yield _figure(
+        plots.reliability(views),
+        "reliability",
+        "Calibration",
+        f"How often answers of each probability are right: {queries:,} queries of {len(views)} "
+        "tasks; a dot's area is its share of them. On the dashed line, probabilities are honest.",
+    )
+    pairs = episodes.mistaken_pairs(views)
+    note = f"Within one task, among the first {len(views)}. Ways differ between tasks, so nothing "
+    note += "is added up over tasks."
+    yield tag(
+        "figure",
+        tag("figcaption", tag("h3", "Most often mistaken"), tag("p", note, class_="note")),
+        pairs or tag("p", "No query was answered wrongly."),
+    )
+
+
+def _regressions(views: Sequence[RegressionView]) -> Markup:
+    curves = [(i, v) for i, v in enumerate(views, 1) if v.is_curve][:4]
+    figures = [
+        _figure(
+            plots.fitted_curve(view),
+            f"curve-{index}",
+            f"Task {index}",
+            f"Mean squared error {((view.after - view.query_targets) ** 2).mean():.3g} after "
+            f"adapting to {len(view.support_targets)} points.",
+        )
+        for index, view in curves
+    ] or [
+        _figure(
+            plots.predicted_against_true(views),
+            "predicted",
+            "Answers against true values",
+            f"All queries of {len(views)} tasks. On the dashed line, answers are exact.",
+        )
+    ]
+    note = "The first test tasks as they were drawn, not picked."
+    return tag(
+        "section",
+        tag("h2", "Test tasks"),
+        tag("p", note, class_="note"),
+        tag("div", *figures, class_="figures"),
+    )
+
+
+def _reproduction(facts: RunFacts) -> Markup:
+    command = (
+        join(
+            tag("p", "The same command at the same commit gives the same tasks.", class_="note"),
+            tag("pre", tag("code", facts.command)),
+        )
+        if facts.command
+        else None
+    )
+    versions = {**facts.versions, **({"commit": facts.commit} if facts.commit else {})}
+    plain = json.dumps(facts.config, indent=2, ensure_ascii=False, default=str)
+    return tag(
+        "section",
+        tag("h2", "How to reproduce this"),
+        command,
+        tag(
+            "div",
+            tag("div", tag("h3", "Configuration"), _listing(dict(_flat(facts.config)))),
+            tag("div", tag("h3", "Versions"), _listing(versions)),
+            class_="two",
+        ),
+        tag("details", tag("summary", "Configuration as JSON"), tag("pre", tag("code", plain)))
+        if facts.config
+        else None,
+    )
+
+
+def _listing(values: Mapping[str, object]) -> Markup:
+    if not values:
+        return tag("p", "Not recorded.", class_="note")
+    lines = (
+        tag("tr", tag("th", name, scope="row"), tag("td", str(value)))
+        for name, value in values.items()
+    )
+    return tag("table", tag("tbody", *lines), class_="listing")
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested values under dotted names."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{key}", ", ".join(map(str, value))
+        else:
+            yield f"{prefix}{key}", "–" if value is None else value

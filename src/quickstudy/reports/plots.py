@@ -1,0 +1,271 @@
+"""Figures of a run: training log, scores, calibration, embeddings, fitted curves.
+
+Each function returns a matplotlib figure that belongs to nobody else: save it with ``savefig`` in
+any format, or put it into a page with :func:`quickstudy.reports.style.to_svg`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quickstudy.reports import style
+from quickstudy.reports.views import Array, EpisodeView, RegressionView
+from quickstudy.reports.words import half_width, letter, score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from quickstudy.evaluation.evaluate import Evaluation
+
+
+def learning_curves(metrics: Sequence[Mapping[str, float]], metric: str) -> Figure:
+    """Score (above) and loss (below) against training steps.
+
+    ``metrics``  rows of a training log, see :func:`quickstudy.reports.log.read_metrics`.
+    ``metric``   "accuracy", shown in percent, or the name of an error such as "mse".
+
+    Thin lines are logged values, thick ones their running mean; dots are validation with its 95%
+    interval. Raises ValueError where the log has no row with a loss.
+    """
+    training = [row for row in metrics if "loss" in row]
+    if not training:
+        raise ValueError(
+            "learning_curves: the training log has no row with a loss. Give the log of a run "
+            "that has trained."
+        )
+    with style.figure_style():
+        figure = style.new_figure(3.7)
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        scale = 100.0 if metric == "accuracy" else 1.0
+        _noisy_line(above, training, "score", scale, style.MUTED, "training")
+        _noisy_line(below, training, "loss", 1.0, style.MUTED, None)
+        validation = [row for row in metrics if "validation" in row]
+        if validation:
+            above.errorbar(
+                [row["step"] for row in validation],
+                [scale * row["validation"] for row in validation],
+                [scale * row.get("half_width", 0.0) for row in validation],
+                color=style.ACCENT,
+                marker="o",
+                markersize=3.5,
+                elinewidth=1.0,
+                label="validation, with 95% interval",
+            )
+        if above.get_legend_handles_labels()[0]:
+            style.legend_above(above, columns=2)
+        above.set_ylabel("accuracy (%)" if metric == "accuracy" else metric)
+        below.set_ylabel("loss")
+        below.set_xlabel("training step")
+        losses = [row["loss"] for row in training if math.isfinite(row["loss"])]
+        if losses and min(losses) > 0 and max(losses) > 30 * min(losses):
+            below.set_yscale("log")
+    return figure
+
+
+def _noisy_line(
+    axes: Axes,
+    rows: Sequence[Mapping[str, float]],
+    key: str,
+    scale: float,
+    colour: str,
+    label: str | None,
+) -> None:
+    """What was logged, thin, and a running mean over about a twentieth of it, thick."""
+    rows = [row for row in rows if key in row]
+    if not rows:
+        return
+    steps = np.array([row["step"] for row in rows])
+    values = scale * np.array([row[key] for row in rows])
+    span = max(1, len(values) // 20)
+    if span > 1:
+        # A window cut at both ends, so that the mean is never shifted or padded.
+        totals = np.concatenate([[0.0], np.cumsum(values)])
+        first = np.maximum(np.arange(len(values)) - span // 2, 0)
+        last = np.minimum(np.arange(len(values)) + span // 2 + 1, len(values))
+        axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)
+        values = (totals[last] - totals[first]) / (last - first)
+    axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
+
+
+def score_distribution(evaluation: Evaluation) -> Figure:
+    """How the scores spread over tasks, with their mean and its 95% interval."""
+    percent = evaluation.metric == "accuracy"
+    scale = 100.0 if percent else 1.0
+    scores = evaluation.scores.detach().cpu().double().numpy()
+    with style.figure_style():
+        figure = style.new_figure(3.7)
+        axes = figure.subplots()
+        edges = scale * _bin_edges(scores)
+        axes.hist(scale * scores, edges, color=style.MUTED, alpha=0.45, rwidth=0.9)
+        mean, width = scale * evaluation.mean, scale * evaluation.half_width
+        axes.axvspan(mean - width, mean + width, color=style.ACCENT, alpha=0.25, linewidth=0)
+        text = score(evaluation.mean, evaluation.metric)
+        text += f" ± {half_width(evaluation.half_width, evaluation.metric)}"
+        label = f"mean {text}, with 95% interval"
+        axes.axvline(mean, color=style.ACCENT, label=label)
+        style.legend_above(axes)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("accuracy of one task (%)" if percent else f"{evaluation.metric}, one task")
+        axes.set_ylabel("tasks")
+    return figure
+
+
+def _bin_edges(scores: Array) -> Array:
+    """Up to about 30 bins that fit the lattice on which accuracies lie.
+
+    With 75 queries accuracies are multiples of 1/75; bins of any other width would hold now one,
+    now two of these values, and the histogram would show teeth that are not in the data.
+    """
+    values = np.unique(scores.round(6))
+    if len(values) == 1:
+        return np.array([values[0] - 0.005, values[0] + 0.005])
+    gap = float(np.diff(values).min())
+    steps = max(1, math.ceil((values[-1] - values[0]) / gap / 30))
+    width = gap * steps
+    bins = math.floor((values[-1] - values[0]) / width + 1e-6) + 1
+    return np.asarray(values[0] - gap / 2 + width * np.arange(bins + 1))
+
+
+def reliability(views: Sequence[EpisodeView], bins: int = 10) -> Figure:
+    """Whether answers given with probability p are right in p of the cases.
+
+    All queries of ``views`` are pooled and sorted into ``bins`` equal ranges of probability; a
+    dot's area is the share of queries in it. Raises ValueError where there is no view.
+    """
+    if not views:
+        raise ValueError("reliability: there are no views. Give at least one.")
+    probability = np.concatenate([v.probability for v in views])
+    correct = np.concatenate([v.correct for v in views]).astype(float)
+    index = np.minimum((probability * bins).astype(int), bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    filled = counts > 0
+    means = np.bincount(index, probability, bins)[filled] / counts[filled]
+    rights = np.bincount(index, correct, bins)[filled] / counts[filled]
+    with style.figure_style():
+        figure = style.new_figure(3.7)
+        axes = figure.subplots()
+        axes.plot([0, 100], [0, 100], color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.vlines(100 * means, 100 * means, 100 * rights, color=style.ACCENT, linewidth=1.2)
+        areas = 14 + 260 * counts[filled] / counts.sum()
+        axes.scatter(100 * means, 100 * rights, areas, color=style.ACCENT, linewidths=0)
+        for name, (x, y), side in (("too careful", (0.04, 0.94), "left"),
+                                   ("too sure", (0.97, 0.06), "right")):  # fmt: skip
+            axes.text(x, y, name, transform=axes.transAxes, ha=side, va="center", fontsize=8.5,
+                      color=style.MUTED)  # fmt: skip
+        axes.set(xlim=(0, 103), ylim=(0, 106), xlabel="probability given to the answer (%)")
+        axes.set_ylabel("right (%)")
+    return figure
+
+
+def projection(view: EpisodeView) -> Figure:
+    """Embeddings of one task in two dimensions: the plane of largest variance (PCA).
+
+    ◆ with a letter is a support row, ● a query in the colour of its true class, tied to the mean
+    of that class's support rows; one answered wrongly is a cross in a ring. The plane is only a
+    shadow of the space in which the learner decides.
+
+    Raises ValueError where the learner has no embeddings.
+    """
+    if view.support_embeddings is None or view.query_embeddings is None:
+        raise ValueError(
+            "projection: this view has no embeddings. Give Learner.embed a definition, or leave "
+            "the projection out."
+        )
+    support, query, shares = _principal_plane(view.support_embeddings, view.query_embeddings)
+    with style.figure_style():
+        figure = style.new_figure(4.2)
+        axes = figure.subplots()
+        for way in range(len(view.names)):
+            colour = style.CLASS_COLOURS[way % len(style.CLASS_COLOURS)]
+            shown, asked = support[view.support_targets == way], query[view.query_targets == way]
+            if len(shown):
+                centre = np.broadcast_to(shown.mean(0), asked.shape)
+                ties = np.stack([centre, asked], axis=1)
+                axes.add_collection(_lines(ties, colour))
+            right = view.correct[view.query_targets == way]
+            axes.scatter(*asked[right].T, 20, color=colour, linewidths=0, zorder=2)
+            axes.scatter(*asked[~right].T, 20, color=colour, marker="x", zorder=3)
+            axes.scatter(*shown.T, 105, color=colour, marker="D", edgecolors=style.PAPER, zorder=4)
+            for x, y in shown:
+                axes.text(x, y, letter(way), color=style.PAPER, ha="center", va="center_baseline",
+                          fontsize=7.5, fontweight="bold", zorder=5)  # fmt: skip
+        wrong = query[~view.correct]
+        axes.scatter(*wrong.T, 75, facecolors="none", edgecolors=style.WRONG, zorder=3)
+        axes.margins(0.06)
+        for label, share in zip((axes.set_xlabel, axes.set_ylabel), shares, strict=True):
+            label(f"{100 * share:.0f}% of the variance")
+        axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def _lines(ties: Array, colour: str) -> Any:
+    from matplotlib.collections import LineCollection
+
+    return LineCollection(list(ties), colors=colour, linewidths=0.7, alpha=0.35, zorder=1)
+
+
+def _principal_plane(support: Array, query: Array) -> tuple[Array, Array, Array]:
+    """Support (s, 2), query (q, 2), and the share of variance (2,) along each axis."""
+    from sklearn.decomposition import PCA
+
+    points = np.concatenate([support, query]).astype(np.float64)
+    points = points.reshape(len(points), -1)
+    plane, shares = np.zeros((len(points), 2)), np.zeros(2)
+    rank = min(2, *points.shape)
+    if points.std() > 0:
+        # The full solver needs no random numbers, and scikit-learn fixes the signs.
+        pca = PCA(rank, svd_solver="full")
+        plane[:, :rank] = pca.fit_transform(points)
+        shares[:rank] = pca.explained_variance_ratio_
+    return plane[: len(support)], plane[len(support) :], shares
+
+
+def fitted_curve(view: RegressionView) -> Figure:
+    """One regression task from a number to a number: truth, support points, answers.
+
+    Raises ValueError where inputs or outputs are more than one number.
+    """
+    if not view.is_curve or view.query_inputs is None or view.support_inputs is None:
+        raise ValueError(
+            "fitted_curve: inputs and targets must be single numbers. "
+            "Use predicted_against_true for other regression tasks."
+        )
+    order = np.argsort(view.query_inputs, kind="stable")
+    x = view.query_inputs[order]
+    with style.figure_style():
+        figure = style.new_figure(3.0)
+        axes = figure.subplots()
+        axes.plot(x, view.query_targets[order, 0], color=style.MUTED, label="truth")
+        if view.before is not None:
+            axes.plot(x, view.before[order, 0], color=style.MUTED, linewidth=1.0,
+                      linestyle=(0, (3, 3)), label="before")  # fmt: skip
+        axes.plot(x, view.after[order, 0], color=style.ACCENT, label="adapted")
+        axes.plot(view.support_inputs, view.support_targets[:, 0], "D", color=style.INK,
+                  markersize=5, label="support")  # fmt: skip
+        style.legend_above(axes, columns=4)
+        axes.set(xlabel="input", ylabel="output")
+    return figure
+
+
+def predicted_against_true(views: Sequence[RegressionView]) -> Figure:
+    """Adapted answers against true values, all queries and outputs of ``views`` pooled.
+
+    Raises ValueError where there is no view.
+    """
+    if not views:
+        raise ValueError("predicted_against_true: there are no views. Give at least one.")
+    true = np.concatenate([v.query_targets.ravel() for v in views])
+    predicted = np.concatenate([v.after.ravel() for v in views])
+    with style.figure_style():
+        figure = style.new_figure(3.7)
+        axes = figure.subplots()
+        ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+        axes.plot(ends, ends, color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.scatter(true, predicted, 12, color=style.ACCENT, alpha=0.5, linewidths=0)
+        axes.set(xlabel="true value", ylabel="answer after adaptation")
+    return figure

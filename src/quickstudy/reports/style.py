@@ -1,0 +1,137 @@
+"""The one look of all figures, and how a figure becomes a piece of a page.
+
+A figure by itself is drawn in the light palette below and can be saved in any format. Put into a
+page, each of these colours becomes a CSS variable, so that the page's dark theme reaches into it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1b1e23"
+MUTED = "#5e6670"
+LINE = "#dcdfe4"
+PAPER = "#ffffff"
+ACCENT = "#2b5fb8"
+WRONG = "#bd3d0e"
+
+CLASS_COLOURS = (
+    "#3f7fd1", "#d9902b", "#2f9e85", "#c4619f", "#8a7be0", "#9a9a2e", "#4fb0d6", "#b5735a",
+)  # fmt: skip
+"""Told apart with any colour vision, and legible on both papers; classes also carry letters."""
+
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    PAPER: "var(--paper)",
+    ACCENT: "var(--accent)",
+    WRONG: "var(--wrong)",
+}
+
+_SETTINGS = {
+    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's own font
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same layout everywhere
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.facecolor": "none",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 9.0,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 1.4,
+    "figure.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "path.simplify": True,
+}
+
+WIDTH = 5.0
+"""Inches of every figure: half a page on a desk, a whole one on a phone, legible on both."""
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Figures made inside have this look; matplotlib's own settings come back afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS):
+        yield
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure, ``height`` inches high; no pyplot, so nothing global keeps it alive."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height))
+
+
+def legend_above(axes: Axes, columns: int = 3) -> None:
+    """A legend over the plot, where it covers no data."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, labelcolor=INK
+    )
+
+
+def to_svg(figure: Figure, prefix: str, label: str) -> str:
+    """``figure`` as an ``<svg>`` element for a page: the same bytes from the same figure.
+
+    ``prefix``  goes before every id, so that several figures can stand in one page: letters,
+                digits and hyphens.
+    ``label``   what a screen reader says.
+
+    Raises ValueError for any other prefix.
+    """
+    import matplotlib
+
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", prefix):
+        raise ValueError(
+            f"to_svg: prefix must be letters, digits and hyphens; found {prefix!r}. "
+            "Name the figure, for example 'learning-curves'."
+        )
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": prefix}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return re.sub(r"<svg[^>]*>", lambda tag: _open_tag(tag[0], label), svg, count=1).strip()
+
+
+def _open_tag(tag: str, label: str) -> str:
+    """The same view box, but sized by the page, and named."""
+    from html import escape
+
+    box = re.search(r'viewBox="[^"]*"', tag)
+    assert box is not None, "matplotlib writes a viewBox"
+    return (
+        f'<svg {box[0]} role="img" aria-label="{escape(label)}" '
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )

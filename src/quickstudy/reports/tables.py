@@ -1,0 +1,123 @@
+"""Tables for the terminal (rich) and for Markdown files; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from quickstudy.reports.words import duration, half_width, protocol, score, visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from quickstudy.evaluation.evaluate import Evaluation
+
+
+def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
+    """A result with all that it must be reported with, one fact per line."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    e = evaluation
+    result = f"{score(e.mean, e.metric)} ± {half_width(e.half_width, e.metric)}"
+    facts = [
+        (e.metric, f"{result} (95% interval)"),
+        ("protocol", protocol(e)),
+        ("tasks", f"{len(e.scores):,}"),
+        ("calibration error", "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"),
+        ("time per adaptation", duration(e.seconds_per_adaptation)),
+        ("normalisation", e.norm),
+        ("seed", str(e.seed)),
+        ("fingerprint of tasks", e.fingerprint),
+    ]
+    table = Table(
+        title=Text(visible(title)) if title else None,
+        box=box.SIMPLE_HEAD,
+        show_header=False,
+        title_justify="left",
+    )
+    table.add_column(style="dim")
+    table.add_column()
+    for index, (name, value) in enumerate(facts):
+        table.add_row(name, Text(visible(value), style="bold" if index == 0 else ""))
+    return table
+
+
+def predictions_table(
+    inputs: Sequence[str],
+    names: Sequence[str],
+    probabilities: Sequence[Sequence[float]],
+    shown: int = 3,
+) -> Table:
+    """What a predictor says of each input: the ``shown`` most probable classes.
+
+    ``inputs``         n file names, or anything that tells the inputs apart.
+    ``names``          one name per class.
+    ``probabilities``  (n, classes), each row adding up to one.
+
+    Raises ValueError where these do not fit together.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if len(inputs) != len(probabilities) or any(len(p) != len(names) for p in probabilities):
+        raise ValueError(
+            f"predictions_table: {len(inputs)} inputs and {len(names)} classes need probabilities "
+            f"({len(inputs)}, {len(names)}); found {len(probabilities)} rows of "
+            f"{sorted({len(p) for p in probabilities})} numbers. Give one row per input."
+        )
+    shown = min(shown, len(names))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("input", overflow="fold")
+    table.add_column("prediction", overflow="fold")
+    table.add_column("probability", justify="right")
+    if shown > 1:
+        table.add_column("then", style="dim", overflow="fold")
+    for name, row in zip(inputs, probabilities, strict=True):
+        best = sorted(range(len(names)), key=lambda way: -row[way])[:shown]
+        others = ", ".join(f"{visible(names[way])} {100 * row[way]:.0f}%" for way in best[1:])
+        cells = [
+            Text(visible(name)),
+            Text(visible(names[best[0]]), style="bold"),
+            Text(f"{100 * row[best[0]]:.1f}%"),
+            Text(others),
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """A Markdown table: a column per key in order of first appearance, a line per row.
+
+    Columns that hold numbers only are right-aligned; a missing or None cell is shown as "–".
+    Values are written with ``str``: round them first.
+    """
+    if not rows:
+        raise ValueError("markdown_table: there are no rows. Give at least one.")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    heads = [_cell(column) for column in columns]
+    numeric = [
+        all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns
+    ]
+    widths = [max(3, *(len(c) for c in column)) for column in zip(heads, *cells, strict=True)]
+
+    def line(texts: Sequence[str]) -> str:
+        padded = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(texts, widths, numeric, strict=True)
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        "-" * (w - 1) + ":" if right else "-" * w for w, right in zip(widths, numeric, strict=True)
+    ]
+    return "\n".join([line(heads), line(rule), *(line(row) for row in cells)]) + "\n"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return visible(value).replace("\\", "\\\\").replace("|", "\\|")

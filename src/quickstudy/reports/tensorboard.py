@@ -1,0 +1,56 @@
+"""A training log as TensorBoard files; needs ``pip install 'quickstudy[tensorboard]'``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from quickstudy.reports.log import read_metrics
+
+
+def to_tensorboard(run: str | Path, target: str | Path | None = None) -> Path:
+    """Write ``run/metrics.jsonl`` as TensorBoard event files, and return their folder.
+
+    ``target``  a folder that does not exist yet; ``run/tensorboard`` by default.
+
+    Training values stand under ``train/``, validation under ``validation/``; the time axis is
+    the run's own seconds. Show them with ``tensorboard --logdir FOLDER``.
+
+    Raises ImportError without the extra, FileNotFoundError without a log, FileExistsError where
+    the target exists: TensorBoard would draw old and new values as one zigzag line.
+    """
+    run = Path(run)
+    target = run / "tensorboard" if target is None else Path(target)
+    rows = read_metrics(run / "metrics.jsonl")
+    if target.exists():
+        raise FileExistsError(
+            f"to_tensorboard: {target} exists already. Remove it, or name another target."
+        )
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "to_tensorboard: the tensorboard package is not installed. "
+            "Install it with: pip install 'quickstudy[tensorboard]'"
+        ) from error
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".tensorboard-", dir=target.parent))
+    try:
+        writer = SummaryWriter(str(unfinished))  # type: ignore[no-untyped-call]
+        for row in rows:
+            group = "validation" if "validation" in row else "train"
+            for key, value in row.items():
+                if key not in ("step", "seconds"):
+                    name = "score" if key == "validation" else key
+                    writer.add_scalar(  # type: ignore[no-untyped-call]
+                        f"{group}/{name}", value, int(row["step"]), walltime=row.get("seconds")
+                    )
+        writer.close()  # type: ignore[no-untyped-call]
+        unfinished.chmod(0o755)  # mkdtemp's folder is for one user only; a run folder is not
+        unfinished.replace(target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return target

@@ -1,0 +1,67 @@
+"""Numbers and names as people read them; shared by tables, figures and pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quickstudy.evaluation.evaluate import Evaluation
+
+INDUCTIVE = (
+    "Inductive: every query was answered from the support set alone. The other queries of the task "
+    "had no influence on the answer, so it would be the same for a query that comes by itself."
+)
+TRANSDUCTIVE = (
+    "Transductive: the queries of a task were answered together and influenced one another, here "
+    "through the normalisation statistics of the rows at hand. That is an easier problem, so this "
+    "result must not be compared with inductive ones."
+)
+
+
+def protocol(evaluation: Evaluation) -> str:
+    """ "inductive" or "transductive"."""
+    return "transductive" if evaluation.transductive else "inductive"
+
+
+def score(value: float, metric: str) -> str:
+    """A score in its usual unit: accuracy 0.9712 -> "97.1%", anything else 0.03512 -> "0.0351"."""
+    return f"{100 * value:.1f}%" if metric == "accuracy" else f"{value:.3g}"
+
+
+def half_width(value: float, metric: str) -> str:
+    """The half-width of an interval, to follow a score and "±": 0.0021 -> "0.2"."""
+    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """0.00321 -> "3.2 ms", 75 -> "1 min 15 s", 0.00002 -> "20 µs"."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+    if seconds >= 60:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+def letter(way: int) -> str:
+    """A short name for a way: 0 -> "A", 25 -> "Z", 26 -> "AA"."""
+    letters = ""
+    way += 1
+    while way:
+        way, rest = divmod(way - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def visible(text: object) -> str:
+    """``text`` on one line, control characters (terminal commands, newlines) shown as escapes."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
+
+
+def metric(name: str) -> str:
+    """A metric in words, to follow "mean": "mse" -> "squared error"."""
+    return {"mse": "squared error"}.get(name, name)

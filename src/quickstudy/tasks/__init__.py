@@ -1,0 +1,1 @@
+"""Where tasks come from: classes, functions, and how tasks are numbered, split and batched."""

@@ -1,0 +1,142 @@
+"""Few-shot episodes: classes -> tasks of some ways, shots and queries.
+
+Sampling is index arithmetic and one gather of rows; no Python per image, on any device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from quickstudy.core import Examples, Task
+from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.examples import classification, to_unit
+
+Count = int | tuple[int, int]
+"""A fixed number, or an inclusive range from which each task draws its own."""
+
+
+def episodes(
+    split: Classes, ways: Count, shots: Count, queries: Count = 15, *, imbalanced: bool = False
+) -> Episodes:
+    """A source of few-shot classification tasks drawn from ``split``.
+
+    ``ways``     classes of a task; way ``k`` is a new class in every task.
+    ``shots``    support rows of each class.
+    ``queries``  query rows of each class, none of them in the support set.
+    A pair such as ``ways=(5, 20)`` is an inclusive range from which each task draws evenly; with
+    ``imbalanced=True`` each *class* draws its own shots. Such tasks still batch: the smaller ones
+    are padded with rows of weight 0.
+
+    Raises ValueError where a class has fewer than ``shots + queries`` rows, or the split fewer
+    than ``ways`` classes.
+    """
+    bounds = {name: _bounds(name, c) for name, c in
+              (("ways", ways), ("shots", shots), ("queries", queries))}  # fmt: skip
+    if bounds["ways"][0] < 2:
+        raise ValueError(f"episodes: a task needs at least 2 ways; found ways={ways}.")
+    if bounds["ways"][1] > len(split):
+        raise ValueError(
+            f"episodes: {bounds['ways'][1]} ways asked, but the split has {len(split)} classes. "
+            "Lower ways, or use another split."
+        )
+    needed = bounds["shots"][1] + bounds["queries"][1]
+    smallest = int(split.counts.argmin())
+    if needed > int(split.counts[smallest]):
+        raise ValueError(
+            f"episodes: {bounds['shots'][1]} shots + {bounds['queries'][1]} queries need {needed} "
+            f"rows per class, but class {split.names[smallest]!r} has "
+            f"{int(split.counts[smallest])}. Lower shots or queries, or leave small classes out."
+        )
+    if imbalanced and bounds["shots"][0] == bounds["shots"][1]:
+        raise ValueError(
+            f"episodes: imbalanced=True needs a range of shots; found shots={shots}. "
+            "Write for example shots=(1, 10)."
+        )
+    return Episodes(split, bounds["ways"], bounds["shots"], bounds["queries"], imbalanced)
+
+
+def _bounds(name: str, count: Count) -> tuple[int, int]:
+    low, high = (count, count) if isinstance(count, int) else count
+    if not 1 <= low <= high:
+        raise ValueError(
+            f"episodes: {name} must be a positive number or a range (low, high); found {count}."
+        )
+    return low, high
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The task source that :func:`episodes` makes; counts are inclusive (low, high) ranges."""
+
+    classes: Classes
+    ways: tuple[int, int]
+    shots: tuple[int, int]
+    queries: tuple[int, int]
+    imbalanced: bool = False
+
+    def __call__(self, generator: torch.Generator) -> Task:
+        """One task; the same generator state gives the same task."""
+        chosen, rows, shots = self._draw(generator)
+        ways, per_class = rows.shape
+        if self.imbalanced:
+            kept = _draw_counts(self.shots, ways, generator)
+            position = torch.arange(per_class).expand(ways, -1)
+            in_support = position < kept[:, None]
+            in_query = position >= shots
+            index = torch.cat([rows[in_support], rows[in_query]])
+            way = torch.arange(ways)[:, None].expand(-1, per_class)
+            support_targets, query_targets = way[in_support], way[in_query]
+        else:
+            index = torch.cat([rows[:, :shots].flatten(), rows[:, shots:].flatten()])
+            support_targets, query_targets = _targets(ways, shots, per_class - shots)
+        inputs = self.classes.inputs.index_select(0, index.to(self.classes.inputs.device))
+        if inputs.dtype == torch.uint8:
+            inputs = to_unit(inputs)
+        n, device = len(support_targets), inputs.device
+        weights = torch.ones(len(inputs), device=device)
+        return Task(
+            Examples(inputs[:n], support_targets.to(device), weights[:n]),
+            Examples(inputs[n:], query_targets.to(device), weights[n:]),
+            classification(ways),
+        )
+
+    def names(self, generator: torch.Generator) -> list[str]:
+        """The class names of the task that this generator state gives, in order of its ways."""
+        return [self.classes.names[i] for i in self._draw(generator)[0].tolist()]
+
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
+        """Class ids (ways,), row ids (ways, shots + queries), and the number of shots."""
+        # Imbalanced tasks set the most shots aside for every class, then keep some of them.
+        shot_range = (self.shots[1], self.shots[1]) if self.imbalanced else self.shots
+        ways, shots, queries = (
+            _draw_count(bounds, generator) for bounds in (self.ways, shot_range, self.queries)
+        )
+        chosen = torch.randperm(len(self.classes), generator=generator)[:ways]
+        counts = self.classes.counts[chosen]
+        largest = int(counts.max())
+        # The smallest keys of a row of random keys are a sample without replacement.
+        keys = torch.rand(ways, largest, generator=generator)
+        if int(counts.min()) < largest:
+            keys.masked_fill_(torch.arange(largest) >= counts[:, None], 2.0)
+        picked = keys.topk(shots + queries, dim=1, largest=False).indices
+        return chosen, self.classes.starts[chosen][:, None] + picked, shots
+
+
+def _draw_count(bounds: tuple[int, int], generator: torch.Generator) -> int:
+    low, high = bounds
+    return low if low == high else int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _draw_counts(bounds: tuple[int, int], n: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(bounds[0], bounds[1] + 1, (n,), generator=generator)
+
+
+@lru_cache(maxsize=64)
+def _targets(ways: int, shots: int, queries: int) -> tuple[Tensor, Tensor]:
+    """Targets of a balanced task; shared between tasks, so nobody may write into them."""
+    way = torch.arange(ways)
+    return way.repeat_interleave(shots), way.repeat_interleave(queries)

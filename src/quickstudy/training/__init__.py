@@ -1,0 +1,1 @@
+"""Learning from many tasks: the engine, the trainer, objectives and checkpoints."""

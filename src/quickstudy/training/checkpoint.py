@@ -1,0 +1,113 @@
+"""Checkpoints: everything a run needs to continue to the bit, in one file replaced atomically."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quickstudy.core import Learner
+from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.storage import load_tree, save_tree
+
+_FORMAT = "quickstudy checkpoint 1"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. Tasks are numbered, so the step says which tasks come next."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_score: float | None = None
+    best_step: int = 0
+    fruitless: int = 0  # validations since the best one
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    stopped_early: bool = False
+
+    def judge(self, result: Evaluation, learner: Learner, patience: int | None) -> None:
+        """Keep the weights if ``result`` is the best so far; stop after ``patience`` without."""
+        higher_is_better = result.metric == "accuracy"
+        best = self.best_score
+        if best is None or (result.mean > best if higher_is_better else result.mean < best):
+            self.best_score, self.best_step, self.fruitless = result.mean, self.step, 0
+            self.best_weights = {n: v.clone() for n, v in learner.state_dict().items()}
+        else:
+            self.fruitless += 1
+            self.stopped_early = patience is not None and self.fruitless >= patience
+
+
+class RunFolder:
+    """The folder of one run: ``checkpoint.safetensors`` and ``metrics.jsonl``; or none at all.
+
+    Raises FileExistsError where another run lives there and ``resume`` was not asked.
+    """
+
+    def __init__(self, path: str | Path | None, resume: bool) -> None:
+        self._path = None if path is None else Path(path)
+        self._resume = resume
+        if self._path is None:
+            if resume:
+                raise ValueError("fit: resume=True needs the run's folder. Give run=...")
+            return
+        if not resume and (self._checkpoint.exists() or (self._path / "metrics.jsonl").exists()):
+            raise FileExistsError(
+                f"{self._path}: holds another run. Give resume=True to go on with it, "
+                "or another folder."
+            )
+
+    @property
+    def _checkpoint(self) -> Path:
+        assert self._path is not None
+        return self._path / "checkpoint.safetensors"
+
+    @property
+    def log(self) -> Path | None:
+        """Where the training log goes."""
+        return None if self._path is None else self._path / "metrics.jsonl"
+
+    def save(
+        self,
+        learner: Learner,
+        optimiser: torch.optim.Optimizer,
+        progress: Progress,
+        settings: dict[str, Any],
+    ) -> None:
+        """Write the run's state; a crash leaves the previous checkpoint whole."""
+        if self._path is None:
+            return
+        facts = {k: v for k, v in vars(progress).items() if k != "best_weights"}
+        tree = {
+            "learner": dict(learner.state_dict()),
+            "optimiser": optimiser.state_dict(),
+            "best": progress.best_weights,
+        }
+        about = {"format": _FORMAT, "progress": facts, "settings": settings}
+        save_tree(self._checkpoint, tree, about)
+
+    def restore(
+        self, learner: Learner, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
+    ) -> Progress:
+        """Put ``learner`` and ``optimiser`` where the checkpoint left them, if there is one.
+
+        Raises ValueError where the run was started with other settings, naming each.
+        """
+        if not self._resume or not self._checkpoint.exists():
+            return Progress()
+        tree, about = load_tree(self._checkpoint)
+        if about.get("format") != _FORMAT:
+            raise ValueError(f"{self._checkpoint}: is no checkpoint. Start the run in a new folder.")
+        then = about["settings"]
+        changed = [k for k in settings if then.get(k) != settings[k]]
+        if changed:
+            listed = ", ".join(f"{k}={then.get(k)!r} (now {settings[k]!r})" for k in changed)
+            raise ValueError(
+                f"resume: {self._checkpoint} was started with {listed}. "
+                "Give the same settings, or a new folder."
+            )
+        learner.load_state_dict(tree["learner"])
+        optimiser.load_state_dict(tree["optimiser"])
+        return Progress(**about["progress"], best_weights=tree["best"])

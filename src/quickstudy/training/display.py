@@ -1,0 +1,61 @@
+"""The progress bar of training."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from quickstudy.evaluation.evaluate import Evaluation
+
+_MEMORY = 0.95  # of the running means, per step
+
+
+class Display:
+    """Shows step, loss, score, validation, tasks per second and time left; keeps running means."""
+
+    def __init__(self, steps: int, done: int, visible: bool) -> None:
+        self._loss = self._score = math.nan
+        self._tasks, self._began = 0, time.perf_counter()
+        self._bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
+            TimeRemainingColumn(),
+            disable=not visible,
+        )
+        self._task = self._bar.add_task("", total=steps, completed=done)
+        self._validation = ""
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int, tasks: int, loss: float, score: float) -> dict[str, float]:
+        """Count one step; returns the row for the log."""
+        self._loss = self._mean(self._loss, loss)
+        self._score = self._mean(self._score, score)
+        self._tasks += tasks
+        speed = self._tasks / (time.perf_counter() - self._began)
+        text = f"loss {self._loss:.3f}  score {self._score:.3f}  {speed:.0f} tasks/s"
+        self._bar.update(self._task, completed=step, description=text + self._validation)
+        row = {"loss": self._loss, "score": self._score, "tasks_per_second": speed}
+        return {name: round(value, 6) for name, value in row.items()}
+
+    def validated(self, result: Evaluation) -> None:
+        """Show the newest validation."""
+        self._validation = f"  validation {result.mean:.3f}"
+
+    @staticmethod
+    def _mean(before: float, now: float) -> float:
+        return now if math.isnan(before) else _MEMORY * before + (1 - _MEMORY) * now

@@ -1,0 +1,171 @@
+"""From a batch of tasks to the losses and the meta-gradient: right for every module, and batched.
+
+Learners are written for one task. The engine maps ``(support, query) -> loss`` over the tasks of a
+batch in one of three ways, all of which give the loop's gradient:
+
+    vmap        one batched graph, differentiated from outside; for learners whose ``adapt`` takes
+                no gradient itself
+    vmap_grad   vmap over whole per-task gradients, then their mean; for those whose ``adapt`` does
+                (differentiating *through* vmap(grad) is silently wrong in torch for some norms)
+    loop        one task after the other; right for everything that autograd can differentiate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from quickstudy.backbones.norms import rows_count_alike
+from quickstudy.core import Examples, Learner, Task
+from quickstudy.tasks.batches import unstack
+from quickstudy.training.objectives import Objective, Outcome
+from quickstudy.trees import map_tree
+
+
+class Mapping(Enum):
+    """How tasks are mapped; see the module's docstring."""
+
+    VMAP = "vmap"
+    VMAP_GRAD = "vmap_grad"
+    LOOP = "loop"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch is computed: the mapping, why it was chosen, and how many tasks at a time."""
+
+    mapping: Mapping
+    why: str
+    chunk: int
+
+    def __str__(self) -> str:
+        return f"{self.mapping.value}, {self.chunk} tasks at a time ({self.why})"
+
+
+def accumulate(learner: Learner, batch: Task, objective: Objective, plan: Plan) -> Outcome:
+    """Add the gradient of the batch's mean loss to ``.grad``; returns losses and scores (tasks,).
+
+    The batch is computed in chunks of ``plan.chunk`` tasks, whose graphs are freed one by one.
+    """
+    total = len(batch.support.weights)
+    step = {
+        Mapping.VMAP: _vmap,
+        Mapping.VMAP_GRAD: _vmap_grad,
+        Mapping.LOOP: _loop,
+    }[plan.mapping]
+    with _right_attention(learner), _uniform_rows(batch):
+        parts = [step(learner, chunk, objective, total) for chunk in _chunks(batch, plan.chunk)]
+    return Outcome(torch.cat([p.loss for p in parts]), torch.cat([p.score for p in parts]))
+
+
+def _vmap(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
+    outcome = vmap(_composite(learner, objective, batch))(batch.support, batch.query)
+    (outcome.loss.sum() / total).backward()
+    return Outcome(outcome.loss.detach(), outcome.score.detach())
+
+
+def _vmap_grad(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
+    trained = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    module = _Module(learner, objective)
+
+    def loss(
+        parameters: dict[str, Tensor], support: Examples, query: Examples
+    ) -> tuple[Tensor, Tensor]:
+        named = {f"learner.{name}": p for name, p in parameters.items()}
+        outcome: Outcome = functional_call(module, named, (Task(support, query, batch.spec),))
+        return outcome.loss, outcome.score
+
+    over_tasks = vmap(grad_and_value(loss, has_aux=True), in_dims=(None, 0, 0))
+    gradients, (losses, scores) = over_tasks(trained, batch.support, batch.query)
+    for name, parameter in trained.items():
+        gradient = gradients[name].sum(0) / total
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    return Outcome(losses.detach(), scores.detach())
+
+
+def _loop(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
+    outcomes = []
+    for task in unstack(batch):
+        outcome = as_outcome(objective(learner, task))
+        (outcome.loss / total).backward()
+        outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
+    return Outcome(
+        torch.stack([o.loss for o in outcomes]), torch.stack([o.score for o in outcomes])
+    )
+
+
+def map_tasks(
+    function: Callable[[Task], Tensor], batch: Task, learner: Learner, plan: Plan
+) -> Tensor:
+    """``function`` of every task, stacked (tasks, ...), without gradients: for evaluation."""
+    with torch.no_grad(), _right_attention(learner), _uniform_rows(batch):
+        if plan.mapping is Mapping.LOOP:
+            return torch.stack([function(task) for task in unstack(batch)])
+        return torch.cat([
+            vmap(lambda support, query: function(Task(support, query, batch.spec)))(
+                chunk.support, chunk.query
+            )
+            for chunk in _chunks(batch, plan.chunk)
+        ])  # fmt: skip
+
+
+class _Module(nn.Module):
+    """The objective as a module, so that ``functional_call`` reaches the learner's parameters."""
+
+    def __init__(self, learner: Learner, objective: Objective) -> None:
+        super().__init__()
+        self.learner, self.objective = learner, objective
+
+    def forward(self, task: Task) -> Outcome:
+        return as_outcome(self.objective(self.learner, task))
+
+
+def _composite(
+    learner: Learner, objective: Objective, batch: Task
+) -> Callable[[Examples, Examples], Outcome]:
+    return lambda support, query: as_outcome(
+        objective(learner, Task(support, query, batch.spec))
+    )
+
+
+def as_outcome(value: Tensor | Outcome) -> Outcome:
+    """An objective may give the loss alone; its score is then unknown (NaN)."""
+    if isinstance(value, Outcome):
+        return value
+    return Outcome(value, torch.full_like(value.detach(), torch.nan))
+
+
+def _chunks(batch: Task, size: int) -> Iterator[Task]:
+    for start in range(0, len(batch.support.weights), size):
+        part = slice(start, start + size)
+        yield Task(
+            map_tree(lambda leaf, part=part: leaf[part], batch.support),
+            map_tree(lambda leaf, part=part: leaf[part], batch.query),
+            batch.spec,
+        )
+
+
+@contextmanager
+def _uniform_rows(batch: Task) -> Iterator[None]:
+    """One look at the batch's weights, outside vmap, spares every norm a weighted mean."""
+    support, query = batch.support, batch.query
+    targets = (support.targets, query.targets)
+    alike = all(bool((e.weights == 1).all()) for e in (support, query)) and not any(
+        bool(t.isnan().any() if t.is_floating_point() else (t < 0).any()) for t in targets
+    )
+    with rows_count_alike() if alike else nullcontext():
+        yield
+
+
+def _right_attention(learner: Learner) -> contextmanager[None]:  # type: ignore[valid-type]
+    """Second derivatives of attention exist only in its plain mathematical form."""
+    if learner.differentiates:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()

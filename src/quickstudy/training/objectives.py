@@ -1,0 +1,33 @@
+"""Objectives: (learner, task) -> the scalar whose gradient is the meta-gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from quickstudy.backbones.norms import counting
+from quickstudy.core import Learner, Task
+from quickstudy.tasks.examples import labelled, weighted_mean
+from quickstudy.tasks.metrics import score
+
+
+class Outcome(NamedTuple):
+    """What one task gave: the loss to differentiate, and the score to show beside it."""
+
+    loss: Tensor
+    score: Tensor
+
+
+Objective = Callable[[Learner, Task], Tensor | Outcome]
+
+
+def query_loss(learner: Learner, task: Task) -> Outcome:
+    """The mean loss of the adapted predictor on the queries: the default objective."""
+    predictor = learner(task.support, task.spec)
+    query = labelled(task.query)
+    with counting(query.weights):
+        predictions = predictor(query.inputs)
+    loss = weighted_mean(task.spec.loss(predictions, query.targets), query.weights)
+    return Outcome(loss, score(predictions.detach(), query))

@@ -1,0 +1,157 @@
+"""Before training: is the learner lawful, which way of mapping tasks is right and fast, and how
+many tasks fit in memory at a time?"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from quickstudy.core import Learner, Task
+from quickstudy.testing import check_laws, doubled, meta_gradient
+from quickstudy.training.engine import Mapping, Plan
+from quickstudy.training.objectives import Objective
+from quickstudy.trees import leaves, map_tree
+
+Engine = Literal["auto", "vmap", "loop"]
+
+TOLERANCE = 1e-8
+"""Relative difference in float64 up to which two ways of mapping count as the same gradient."""
+
+
+def check_lawful(learner: Learner, task: Task) -> None:
+    """Refuse, before any training, a learner whose results would be silently wrong.
+
+    Raises :class:`quickstudy.testing.BrokenLaw` for running statistics updated in ``forward``,
+    randomness in ``adapt``, and queries that see one another undeclared.
+    """
+    for name, module in learner.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.training and module.running_mean is not None
+        ):
+            from quickstudy.testing import BrokenLaw
+
+            raise BrokenLaw(
+                f"{name} is a {type(module).__name__} that updates running statistics in forward, "
+                "so adapting would change the learner. Use a norm of quickstudy.backbones.norms "
+                "(norm='group', 'support', 'batch' or 'running'), or build it with "
+                "track_running_stats=False, or keep it in eval mode by overriding train()."
+            )
+    small = _few_queries(task, 2 * task.spec.outputs)
+    laws = ["adapt_is_pure"] if learner.transductive else ["adapt_is_pure", "queries_are_independent"]
+    check_laws(_in_double(learner), doubled(small), laws)
+
+
+def make_plan(
+    learner: Learner,
+    batch: Task,
+    objective: Objective,
+    tasks: int,
+    engine: Engine = "auto",
+    memory: int | None = None,
+) -> Plan:
+    """How to compute steps of ``tasks`` tasks such as the two or more of ``batch``.
+
+    ``engine``  "auto" takes the faster mapping that is proven to give the loop's gradient for this
+                learner; "vmap" insists and raises where it does not; "loop" is always right.
+    ``memory``  bytes that the graphs of a chunk of tasks may hold; half of what is free by default.
+    """
+    if engine not in ("auto", "vmap", "loop"):
+        raise ValueError(f"engine: must be 'auto', 'vmap' or 'loop'; found {engine!r}.")
+    mapping, why = _choose(learner, batch, objective, engine)
+    each = max(1, graph_bytes(learner, batch, objective))
+    fits = int((memory or _free_memory(next(leaves(batch.support.inputs)).device) // 2) // each)
+    return Plan(mapping, why, max(1, min(fits, tasks)))
+
+
+def _choose(
+    learner: Learner, batch: Task, objective: Objective, engine: Engine
+) -> tuple[Mapping, str]:
+    if engine == "loop":
+        return Mapping.LOOP, "asked for"
+    device = next(leaves(batch.support.inputs)).device
+    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in learner.modules())
+    if engine == "auto" and learner.differentiates and convolves and device.type == "cpu":
+        return Mapping.LOOP, "on a CPU, convolutions with weights of their own per task are slower"
+    mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
+    problem = _difference_from_loop(learner, batch, mapping, objective)
+    if problem is None:
+        return mapping, "asked for" if engine == "vmap" else "equals the loop in float64"
+    if engine == "vmap":
+        raise RuntimeError(f"engine='vmap' is not right for this learner: {problem}. Use 'auto'.")
+    return Mapping.LOOP, problem
+
+
+def _difference_from_loop(
+    learner: Learner, batch: Task, mapping: Mapping, objective: Objective
+) -> str | None:
+    """Why ``mapping`` cannot be trusted with this learner, or None where it can."""
+    judged = _in_double(learner)
+    task = doubled(_few_queries(batch, 4))
+    two = Task(
+        map_tree(lambda leaf: leaf[:2], task.support),
+        map_tree(lambda leaf: leaf[:2], task.query),
+        task.spec,
+    )
+    expected = meta_gradient(judged, two, Mapping.LOOP, objective)
+    try:
+        found = meta_gradient(judged, two, mapping, objective)
+    except Exception as error:  # whatever vmap cannot map, the loop can
+        return f"vmap cannot map it: {str(error).strip().splitlines()[0][:120]}"
+    difference = float((expected - found).norm() / expected.norm().clamp_min(1e-30))
+    if difference <= TOLERANCE:
+        return None
+    return f"vmap's meta-gradient differs from the loop's by {difference:.1g}"
+
+
+def _in_double(learner: Learner) -> Learner:
+    return copy.deepcopy(learner).double()
+
+
+def _few_queries(task: Task, n: int) -> Task:
+    """The first ``n`` query rows: enough to compare two computations, and cheap."""
+    batched = task.query.weights.ndim == 2
+
+    def cut(leaf: Tensor) -> Tensor:
+        return leaf[:, :n] if batched else leaf[:n]
+
+    return task._replace(query=map_tree(cut, task.query))
+
+
+class _CountBytes(TorchDispatchMode):
+    """Adds up the memory that operators allocate for their results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            outputs = result if isinstance(result, (list, tuple)) else [result]
+            self.total += sum(t.nbytes for t in outputs if isinstance(t, Tensor))
+        return result
+
+
+def graph_bytes(learner: Learner, batch: Task, objective: Objective) -> int:
+    """An upper bound on what the graph of one task holds: every result of its forward pass."""
+    one: Task = Task(
+        map_tree(lambda leaf: leaf[0], batch.support),
+        map_tree(lambda leaf: leaf[0], batch.query),
+        batch.spec,
+    )
+    with _CountBytes() as counted:
+        objective(learner, one)
+    return counted.total
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 4 << 30  # a cautious guess where the system does not say

@@ -1,0 +1,27 @@
+"""Population statistics of ``norm="running"``, estimated over training tasks."""
+
+from __future__ import annotations
+
+import torch
+
+from quickstudy.backbones.norms import RunningNorm, estimating
+from quickstudy.core import Learner, TaskSource
+from quickstudy.tasks.sampling import draw
+
+TASKS = 100
+
+
+def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None:
+    """Set the statistics that every :class:`RunningNorm` uses outside training.
+
+    Means over all rows of ``TASKS`` tasks, with the weights as they are now: exact moments rather
+    than a moving average, so nothing depends on the order of past steps (Wu and Johnson, 2021,
+    Rethinking "Batch" in BatchNorm, section 3). Nothing happens without such layers.
+    """
+    if not any(isinstance(module, RunningNorm) for module in learner.modules()):
+        return
+    learner.train()
+    with torch.no_grad(), estimating():
+        for index in range(TASKS):
+            task = draw(source, seed, index)
+            learner(task.support, task.spec)(task.query.inputs)

@@ -1,0 +1,205 @@
+"""Training a learner over many tasks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+
+from quickstudy.core import Learner, Task, TaskSource
+from quickstudy.evaluation.evaluate import Evaluation, evaluate
+from quickstudy.tasks.batches import device_of, stack, to_device
+from quickstudy.tasks.sampling import draw, task_seed
+from quickstudy.training.checkpoint import RunFolder
+from quickstudy.training.display import Display
+from quickstudy.training.engine import Plan, accumulate
+from quickstudy.training.interrupts import Interrupts
+from quickstudy.training.log import Log
+from quickstudy.training.objectives import Objective, query_loss
+from quickstudy.training.planning import Engine, check_lawful, make_plan
+from quickstudy.training.population import estimate_population
+
+Schedule = Callable[[float], float]
+"""Progress of training in [0, 1] -> factor on the learning rate."""
+
+_VALIDATION, _POPULATION = 1 << 20, 1 << 21  # added to the seed: streams of tasks of their own
+
+
+def adam(rate: float = 1e-3) -> Callable[[Iterable[Tensor]], Optimizer]:
+    """The default optimiser: parameters -> Adam at ``rate``."""
+    return lambda parameters: Adam(parameters, lr=rate)
+
+
+def constant(progress: float) -> float:
+    """No change of the learning rate."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """From 1 down to 0 along half a cosine (Loshchilov and Hutter, 2017, without restarts)."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A task's loss became NaN or infinite; the message names the step and the task's seed."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training did: the log's rows, the best validation, and how batches were computed."""
+
+    rows: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    best_step: int
+    best_score: float | None
+    finished: bool
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How training is judged on the way: every ``every`` steps on the same ``tasks`` tasks.
+
+    ``patience``  validations without a new best after which training stops; None for never.
+    """
+
+    source: TaskSource
+    every: int = 500
+    tasks: int = 200
+    patience: int | None = None
+
+
+def fit(
+    learner: Learner,
+    source: TaskSource,
+    steps: int,
+    tasks_per_step: int = 16,
+    *,
+    optimiser: Callable[[Iterable[Tensor]], Optimizer] | None = None,
+    schedule: Schedule = constant,
+    objective: Objective = query_loss,
+    validation: Validation | None = None,
+    seed: int = 0,
+    engine: Engine = "auto",
+    memory: int | None = None,
+    run: str | Path | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 200,
+    log_every: int = 20,
+    progress: bool = True,
+) -> Training:
+    """Minimise the mean objective over tasks of ``source``; ``learner`` is changed in place.
+
+    ``steps``, ``tasks_per_step``  optimiser steps, and tasks whose gradients each step averages.
+    ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default (:func:`adam`).
+    ``schedule``    :func:`constant`, :func:`cosine`, or your own.
+    ``objective``   (learner, task) -> scalar; the query loss by default.
+    ``validation``  where given, the weights of the best validation are the ones kept.
+    ``engine``, ``memory``  see :func:`quickstudy.training.planning.make_plan`.
+    ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
+                    the run there goes on, and its end is bit-equal to that of an unbroken run
+                    (same machine, same number of threads).
+    ``progress``    show a progress bar.
+
+    Ctrl-C ends training after the current step, with a checkpoint; ``finished`` is then False.
+
+    Raises :class:`quickstudy.testing.BrokenLaw` before the first step for a learner whose results
+    would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite, ValueError where a
+    resumed run had other settings, FileExistsError where ``run`` holds another run.
+    """
+    if steps < 1 or tasks_per_step < 1:
+        raise ValueError(
+            "fit: steps and tasks_per_step must be positive; "
+            f"found {steps} and {tasks_per_step}."
+        )
+    folder = RunFolder(run, resume)
+    trainer = _Trainer(learner, source, objective, seed, tasks_per_step)
+    learner.train()
+    check_lawful(learner, trainer.task(0))
+    two = stack([trainer.task(0), trainer.task(1)])
+    trainer.plan = make_plan(learner, two, objective, tasks_per_step, engine, memory)
+    opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
+    base_rates = [group["lr"] for group in opt.param_groups]
+    settings = {"steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
+                "parameters": sum(p.numel() for p in learner.parameters())}  # fmt: skip
+    state = folder.restore(learner, opt, settings)
+    log = Log(folder.log, state.step)
+    began = time.perf_counter() - state.seconds
+    interrupted = False
+    with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
+        while state.step < steps and not (state.stopped_early or interrupted):
+            for group, rate in zip(opt.param_groups, base_rates, strict=True):
+                group["lr"] = rate * schedule(state.step / steps)
+            loss, score = trainer.step(opt, state.step)
+            state.step += 1
+            state.seconds = time.perf_counter() - began
+            row = display.advance(state.step, tasks_per_step, loss, score)
+            if state.step % log_every == 0 or state.step == steps:
+                log.add({"step": state.step, **row, "seconds": round(state.seconds, 3)})
+            if validation and (state.step % validation.every == 0 or state.step == steps):
+                result = trainer.validate(validation)
+                state.judge(result, learner, validation.patience)
+                log.add({"step": state.step, "validation": result.mean,
+                         "half_width": result.half_width,
+                         "seconds": round(time.perf_counter() - began, 3)})  # fmt: skip
+                display.validated(result)
+            interrupted = interrupts.requested and state.step < steps
+            if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
+                folder.save(learner, opt, state, settings)
+    if not interrupted:
+        trainer.finish(state.best_weights)
+    return Training(log.rows, state.step, state.seconds, state.best_step, state.best_score,
+                    not interrupted, trainer.plan)  # fmt: skip
+
+
+@dataclass
+class _Trainer:
+    """One step, one validation: what training repeats."""
+
+    learner: Learner
+    source: TaskSource
+    objective: Objective
+    seed: int
+    tasks_per_step: int
+    plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
+
+    def task(self, index: int) -> Task:
+        return to_device(draw(self.source, self.seed, index), device_of(self.learner))
+
+    def step(self, optimiser: Optimizer, step: int) -> tuple[float, float]:
+        first = step * self.tasks_per_step
+        batch = stack([self.task(first + i) for i in range(self.tasks_per_step)])
+        optimiser.zero_grad(set_to_none=True)
+        outcome = accumulate(self.learner, batch, self.objective, self.plan)
+        if not outcome.loss.isfinite().all():
+            worst = int(outcome.loss.isfinite().logical_not().nonzero()[0])
+            raise NonFiniteLoss(
+                f"fit: the loss of a task became {float(outcome.loss[worst])} at step {step}; the "
+                "task is source(torch.Generator().manual_seed("
+                f"{task_seed(self.seed, first + worst)})). Lower the learning rate (of the "
+                "optimiser, or of the learner's inner steps), or look at that task's data."
+            )
+        optimiser.step()
+        return float(outcome.loss.mean()), float(outcome.score.mean())
+
+    def validate(self, validation: Validation) -> Evaluation:
+        estimate_population(self.learner, self.source, self.seed + _POPULATION)
+        seed = self.seed + _VALIDATION
+        result = evaluate(self.learner, validation.source, validation.tasks, seed=seed)
+        self.learner.train()
+        return result
+
+    def finish(self, best_weights: dict[str, Tensor]) -> None:
+        """Leave the learner ready for use: the best weights, or the last ones."""
+        if best_weights:
+            self.learner.load_state_dict(best_weights)
+        else:
+            estimate_population(self.learner, self.source, self.seed + _POPULATION)
+        self.learner.eval()
