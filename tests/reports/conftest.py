@@ -40,7 +40,9 @@ class NearestMeanPixels(Learner):
         return inputs.flatten(1)
 
 
-def evaluation_of(scores: Tensor, metric: str = "accuracy", transductive: bool = False) -> Evaluation:
+def evaluation_of(
+    scores: Tensor, metric: str = "accuracy", transductive: bool = False
+) -> Evaluation:
     return Evaluation(
         metric=metric,
         scores=scores,
@@ -100,7 +102,9 @@ def squares() -> Classes:
     for way in range(12):
         top, left = 7 * (way // 4) + 2, 6 * (way % 4) + 2
         images[way, :, :, top : top + 8, left : left + 8] += 110
-    return Classes(images.flatten(0, 1), torch.full((12,), 20), tuple(f"square {k}" for k in range(12)))
+    return Classes(
+        images.flatten(0, 1), torch.full((12,), 20), tuple(f"square {k}" for k in range(12))
+    )
 
 
 @pytest.fixture

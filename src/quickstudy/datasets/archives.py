@@ -7,7 +7,6 @@ it is refused as a whole.
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zipfile
 import zlib
@@ -143,14 +142,3 @@ def _link(archive: str, name: str) -> ArchiveError:
         f"{archive}: refused: {name!r} is a link. No data set here holds links; "
         "do not use this archive."
     )
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Raise ArchiveError where the SHA-256 of ``path`` is not ``expected``."""
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
-        raise ArchiveError(
-            f"{path}: wrong checksum: SHA-256 {found[:16]}…, expected {expected[:16]}…. The "
-            "download was cut short or the file was altered. Delete it and download it again."
-        )

@@ -13,8 +13,9 @@ from quickstudy.reports.words import letter
 
 TASKS_DRAWN = 3
 WAYS_DRAWN = 20
+WAYS_SIDE_BY_SIDE = 8
+ROWS_ENOUGH = 15
 SHOTS_DRAWN = 6
-PICTURES_PER_TASK = 140
 MARKUP_LENGTH = 900_000
 """Bounds that keep a page small; what they leave out of a task is said there."""
 
@@ -23,9 +24,16 @@ def drawn_tasks(views: Sequence[EpisodeView]) -> Markup | None:
     """The first tasks as pictures; None where the inputs are no images."""
     if not views or views[0].query_images is None:
         return None
-    drawn = [_episode(index, view) for index, view in enumerate(views[:TASKS_DRAWN])]
-    while len(drawn) > 1 and sum(map(len, drawn)) > MARKUP_LENGTH:
-        drawn.pop()
+    drawn: list[Markup] = []
+    rows = 0
+    for index, view in enumerate(views[:TASKS_DRAWN]):
+        episode = _episode(index, view)
+        if drawn and sum(map(len, drawn)) + len(episode) > MARKUP_LENGTH:
+            break
+        drawn.append(episode)
+        rows += len(view.names)
+        if rows >= ROWS_ENOUGH:
+            break
     key = tag(
         "p",
         tag("span", tag("i", class_="k-support"), "support: the labelled examples"),
@@ -39,7 +47,10 @@ def drawn_tasks(views: Sequence[EpisodeView]) -> Markup | None:
 def _episode(index: int, view: EpisodeView) -> Markup:
     assert view.query_images is not None
     ways = range(min(len(view.names), WAYS_DRAWN))
-    queries = min(15, max(4, PICTURES_PER_TASK // len(ways) - SHOTS_DRAWN))
+    queries = 15 if len(ways) <= 10 else 9
+    shots = min(SHOTS_DRAWN, int(np.bincount(view.support_targets).max()))
+    # Side by side where a page is wide enough for both, else two support pictures a line.
+    columns = shots if shots + queries <= 16 else min(shots, 2)
     left_out = [
         f"{len(view.names) - len(ways)} more classes" if len(view.names) > len(ways) else "",
         f"queries beyond the first {queries} of a class"
@@ -61,7 +72,7 @@ def _episode(index: int, view: EpisodeView) -> Markup:
         ),
         tag("ul", *(_way(view, way, queries) for way in ways), class_="ways"),
         class_=f"episode {picture_class(view.query_images)}",
-        style=f"--tile: {tile_side(view.query_images)}px",
+        style=f"--tile: {tile_side(view.query_images)}px; --columns: {columns}",
     )
 
 
@@ -120,7 +131,7 @@ def confusion_table(view: EpisodeView) -> Markup:
         for row in ways
     )
     table = tag("table", tag("thead", head), tag("tbody", *body), class_="confusion")
-    side = SMALL_SIDE if len(ways) <= 8 else 28
+    side = SMALL_SIDE if len(ways) <= WAYS_SIDE_BY_SIDE else 28
     return tag("div", table, class_=f"scroll {_class_of(view)}", style=f"--tile: {side}px")
 
 
@@ -197,6 +208,6 @@ def picture_class(images: Array) -> str:
 
 
 def tile_side(images: Array) -> int:
-    """CSS pixels of a picture: a whole multiple of its own where it is small, so pixels are even."""
+    """CSS pixels of a picture: a multiple of its own where that is small, for even edges."""
     side = max(images.shape[-2:])
     return side * max(1, 64 // side) if side <= LARGEST_SIDE else LARGEST_SIDE

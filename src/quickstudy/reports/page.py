@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from quickstudy.reports import episodes, plots, words
+from quickstudy.reports import sections, words
 from quickstudy.reports.markup import Markup, join, tag
-from quickstudy.reports.style import to_svg
 from quickstudy.reports.views import EpisodeView, RegressionView, View
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from quickstudy.evaluation.evaluate import Evaluation
 
 
@@ -61,12 +58,15 @@ def page(facts: RunFacts) -> str:
     body = tag(
         "main",
         _header(facts),
-        _training(facts),
-        _tasks(classified) if classified else None,
-        _mistakes(classified) if classified else None,
-        _regressions(fitted) if fitted else None,
+        sections.training(facts.evaluation, facts.metrics),
+        sections.tasks(classified) if classified else None,
+        sections.mistakes(classified) if classified else None,
+        sections.regressions(fitted) if fitted else None,
         _reproduction(facts),
-        tag("footer", tag("p", "Made by quickstudy. This page is complete in itself.")),
+        tag(
+            "footer",
+            tag("p", "Made by quickstudy. This page is complete in itself.", class_="note"),
+        ),
     )
     css = resources.files("quickstudy.reports").joinpath("page.css").read_text(encoding="utf-8")
     head = tag(
@@ -101,7 +101,7 @@ def _header(facts: RunFacts) -> Markup:
         f"mean {words.metric(e.metric)} over {len(e.scores):,} test tasks",
         tag("br"),
         f"95% interval {words.score(low, e.metric)} to {words.score(high, e.metric)} · ",
-        tag("abbr", words.protocol(e), title=protocol),
+        tag("abbr", e.protocol, title=protocol),
     )
     made = " · ".join(t for t in (facts.created, facts.commit and f"commit {facts.commit}") if t)
     return tag(
@@ -133,129 +133,6 @@ def _key_facts(e: Evaluation) -> Markup:
         if value is not None
     )
     return tag("dl", *cells, class_="facts")
-
-
-def _figure(drawing: Figure, prefix: str, title: str, note: str) -> Markup:
-    caption = tag("figcaption", tag("h3", title), tag("p", note, class_="note"))
-    return tag("figure", caption, Markup(to_svg(drawing, prefix, f"{title}. {note}")))
-
-
-def _training(facts: RunFacts) -> Markup:
-    e = facts.evaluation
-    scores = _figure(
-        plots.score_distribution(e),
-        "scores",
-        "Scores of the test tasks",
-        "Single tasks differ much more than the interval of their mean, which says how well the "
-        "mean is known.",
-    )
-    if not any("loss" in row for row in facts.metrics):
-        note = tag("p", "There is no training log: this learner was not trained.", class_="note")
-        return tag("section", tag("h2", "Scores"), note, tag("div", scores, class_="figures"))
-    curves = _figure(
-        plots.learning_curves(facts.metrics, e.metric),
-        "curves",
-        "Learning curves",
-        "Training tasks, and validation tasks of classes that training never saw."
-        if e.metric == "accuracy"
-        else "Training tasks, and validation tasks that training never saw.",
-    )
-    return tag(
-        "section",
-        tag("h2", "Training and test scores"),
-        tag("div", curves, scores, class_="figures"),
-    )
-
-
-def _tasks(views: Sequence[EpisodeView]) -> Markup | None:
-    drawn = episodes.drawn_tasks(views)
-    if drawn is None:
-        return None
-    note = "The first test tasks as they were drawn, not picked. Letters name the classes of a task"
-    return tag(
-        "section",
-        tag("h2", "Test tasks"),
-        tag("p", f"{note}: each task has its own.", class_="note"),
-        drawn,
-    )
-
-
-def _mistakes(views: Sequence[EpisodeView]) -> Markup:
-    return tag(
-        "section",
-        tag("h2", "Where it is right and wrong"),
-        tag("div", *_mistake_figures(views), class_="figures"),
-    )
-
-
-def _mistake_figures(views: Sequence[EpisodeView]) -> Iterator[Markup]:
-    first = views[0]
-    if first.support_embeddings is not None and first.query_embeddings is not None:
-        yield _figure(
-            plots.projection(first),
-            "projection",
-            "Embeddings of task 1",
-            "◆ support, ● query in the colour of its true class, × in a ring where wrong. "
-            "The plane of largest variance, a shadow of the space in which the learner decides.",
-        )
-    if len(first.names) <= episodes.WAYS_DRAWN:
-        yield tag(
-            "figure",
-            tag(
-                "figcaption",
-                tag("h3", "Confusion among the ways of task 1"),
-                tag(
-                    "p",
-                    "Rows are true classes, columns answers; cells count queries.",
-                    class_="note",
-                ),
-            ),
-            episodes.confusion_table(first),
-        )
-    queries = sum(len(v.correct) for v in views)
-    yield _figure(
-        plots.reliability(views),
-        "reliability",
-        "Calibration",
-        f"How often answers of each probability are right: {queries:,} queries of {len(views)} "
-        "tasks; a dot's area is its share of them. On the dashed line, probabilities are honest.",
-    )
-    pairs = episodes.mistaken_pairs(views)
-    note = f"Within one task, among the first {len(views)}. Ways differ between tasks, so nothing "
-    note += "is added up over tasks."
-    yield tag(
-        "figure",
-        tag("figcaption", tag("h3", "Most often mistaken"), tag("p", note, class_="note")),
-        pairs or tag("p", "No query was answered wrongly."),
-    )
-
-
-def _regressions(views: Sequence[RegressionView]) -> Markup:
-    curves = [(i, v) for i, v in enumerate(views, 1) if v.is_curve][:4]
-    figures = [
-        _figure(
-            plots.fitted_curve(view),
-            f"curve-{index}",
-            f"Task {index}",
-            f"Mean squared error {((view.after - view.query_targets) ** 2).mean():.3g} after "
-            f"adapting to {len(view.support_targets)} points.",
-        )
-        for index, view in curves
-    ] or [
-        _figure(
-            plots.predicted_against_true(views),
-            "predicted",
-            "Answers against true values",
-            f"All queries of {len(views)} tasks. On the dashed line, answers are exact.",
-        )
-    ]
-    note = "The first test tasks as they were drawn, not picked."
-    return tag(
-        "section",
-        tag("h2", "Test tasks"),
-        tag("p", note, class_="note"),
-        tag("div", *figures, class_="figures"),
-    )
 
 
 def _reproduction(facts: RunFacts) -> Markup:

@@ -94,13 +94,15 @@ def _noisy_line(
 
 def score_distribution(evaluation: Evaluation) -> Figure:
     """How the scores spread over tasks, with their mean and its 95% interval."""
+    from matplotlib.ticker import MaxNLocator
+
     percent = evaluation.metric == "accuracy"
     scale = 100.0 if percent else 1.0
     scores = evaluation.scores.detach().cpu().double().numpy()
     with style.figure_style():
         figure = style.new_figure(3.7)
         axes = figure.subplots()
-        edges = scale * _bin_edges(scores)
+        edges = (scale * _bin_edges(scores)).tolist()
         axes.hist(scale * scores, edges, color=style.MUTED, alpha=0.45, rwidth=0.9)
         mean, width = scale * evaluation.mean, scale * evaluation.half_width
         axes.axvspan(mean - width, mean + width, color=style.ACCENT, alpha=0.25, linewidth=0)
@@ -112,6 +114,7 @@ def score_distribution(evaluation: Evaluation) -> Figure:
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("accuracy of one task (%)" if percent else f"{evaluation.metric}, one task")
         axes.set_ylabel("tasks")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -177,6 +180,7 @@ def projection(view: EpisodeView) -> Figure:
             "the projection out."
         )
     support, query, shares = _principal_plane(view.support_embeddings, view.query_embeddings)
+    size = min(1.0, 150 / len(view.query_targets)) ** 0.5  # many points need small marks
     with style.figure_style():
         figure = style.new_figure(4.2)
         axes = figure.subplots()
@@ -188,17 +192,20 @@ def projection(view: EpisodeView) -> Figure:
                 ties = np.stack([centre, asked], axis=1)
                 axes.add_collection(_lines(ties, colour))
             right = view.correct[view.query_targets == way]
-            axes.scatter(*asked[right].T, 20, color=colour, linewidths=0, zorder=2)
-            axes.scatter(*asked[~right].T, 20, color=colour, marker="x", zorder=3)
-            axes.scatter(*shown.T, 105, color=colour, marker="D", edgecolors=style.PAPER, zorder=4)
+            (x, y), s = asked[right].T, 20 * size
+            axes.scatter(x, y, s, color=colour, linewidths=0, zorder=2)
+            (x, y), s = asked[~right].T, 20 * size
+            axes.scatter(x, y, s, color=colour, marker="x", zorder=3)
+            (x, y), s = shown.T, 105 * size
+            axes.scatter(x, y, s, color=colour, marker="D", edgecolors=style.PAPER, zorder=4)
             for x, y in shown:
                 axes.text(x, y, letter(way), color=style.PAPER, ha="center", va="center_baseline",
-                          fontsize=7.5, fontweight="bold", zorder=5)  # fmt: skip
-        wrong = query[~view.correct]
-        axes.scatter(*wrong.T, 75, facecolors="none", edgecolors=style.WRONG, zorder=3)
+                          fontsize=7.5 * size**0.5, fontweight="bold", zorder=5)  # fmt: skip
+        (x, y), s = query[~view.correct].T, 75 * size
+        axes.scatter(x, y, s, facecolors="none", edgecolors=style.WRONG, zorder=3)
         axes.margins(0.06)
-        for label, share in zip((axes.set_xlabel, axes.set_ylabel), shares, strict=True):
-            label(f"{100 * share:.0f}% of the variance")
+        axes.set_xlabel(f"{100 * shares[0]:.0f}% of the variance")
+        axes.set_ylabel(f"{100 * shares[1]:.0f}% of the variance")
         axes.set(xticks=[], yticks=[])
     return figure
 

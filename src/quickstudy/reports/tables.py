@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from quickstudy.reports.words import duration, half_width, protocol, score, visible
+from quickstudy.reports.words import duration, half_width, score, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +23,7 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     result = f"{score(e.mean, e.metric)} ± {half_width(e.half_width, e.metric)}"
     facts = [
         (e.metric, f"{result} (95% interval)"),
-        ("protocol", protocol(e)),
+        ("protocol", e.protocol),
         ("tasks", f"{len(e.scores):,}"),
         ("calibration error", "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"),
         ("time per adaptation", duration(e.seconds_per_adaptation)),

@@ -38,16 +38,16 @@ def to_tensorboard(run: str | Path, target: str | Path | None = None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".tensorboard-", dir=target.parent))
     try:
-        writer = SummaryWriter(str(unfinished))  # type: ignore[no-untyped-call]
+        writer = SummaryWriter(str(unfinished))
         for row in rows:
             group = "validation" if "validation" in row else "train"
             for key, value in row.items():
                 if key not in ("step", "seconds"):
                     name = "score" if key == "validation" else key
-                    writer.add_scalar(  # type: ignore[no-untyped-call]
+                    writer.add_scalar(
                         f"{group}/{name}", value, int(row["step"]), walltime=row.get("seconds")
                     )
-        writer.close()  # type: ignore[no-untyped-call]
+        writer.close()
         unfinished.chmod(0o755)  # mkdtemp's folder is for one user only; a run folder is not
         unfinished.replace(target)
     except BaseException:

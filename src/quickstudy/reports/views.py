@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quickstudy.backbones.norms import counting
 from quickstudy.core import Examples, Learner, Task, TaskSpec
 
 Array = NDArray[Any]
@@ -134,7 +135,11 @@ def _view_episode(
     state = learner.adapt(support, spec)
     kept_support, kept_query = _judgeable(support), _judgeable(query)
     # All rows are asked at once, kept or not: a transductive learner must see what it is scored on.
-    probability, predicted = learner.predict(state, query.inputs, spec).softmax(-1).max(-1)
+    with counting(query.weights):
+        probability, predicted = learner.predict(state, query.inputs, spec).softmax(-1).max(-1)
+        query_embeddings = learner.embed(state, query.inputs)
+    with counting(support.weights):
+        support_embeddings = learner.embed(state, support.inputs)
     support_images, query_images = _as_images(support.inputs, query.inputs)
     return EpisodeView(
         _pick(support_images, kept_support),
@@ -143,8 +148,8 @@ def _view_episode(
         _numpy(query.targets)[kept_query],
         _numpy(predicted)[kept_query],
         _numpy(probability)[kept_query],
-        _pick(learner.embed(state, support.inputs), kept_support),
-        _pick(learner.embed(state, query.inputs), kept_query),
+        _pick(support_embeddings, kept_support),
+        _pick(query_embeddings, kept_query),
         tuple(str(name) for name in names),
     )
 
@@ -153,9 +158,11 @@ def _view_regression(
     learner: Learner, support: Examples, query: Examples, spec: TaskSpec
 ) -> RegressionView:
     kept_support, kept_query = _judgeable(support), _judgeable(query)
-    after = learner.predict(learner.adapt(support, spec), query.inputs, spec)
     nothing = support._replace(weights=torch.zeros_like(support.weights))
-    before = learner.predict(learner.adapt(nothing, spec), query.inputs, spec)
+    untaught, taught = learner.adapt(nothing, spec), learner.adapt(support, spec)
+    with counting(query.weights):
+        before = learner.predict(untaught, query.inputs, spec)
+        after = learner.predict(taught, query.inputs, spec)
     return RegressionView(
         _numpy(support.targets)[kept_support],
         _numpy(query.targets)[kept_query],

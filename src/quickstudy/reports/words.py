@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from quickstudy.evaluation.evaluate import Evaluation
-
 INDUCTIVE = (
     "Inductive: every query was answered from the support set alone. The other queries of the task "
     "had no influence on the answer, so it would be the same for a query that comes by itself."
 )
 TRANSDUCTIVE = (
-    "Transductive: the queries of a task were answered together and influenced one another, here "
-    "through the normalisation statistics of the rows at hand. That is an easier problem, so this "
-    "result must not be compared with inductive ones."
+    "Transductive: the queries of a task were answered together and influenced one another, for "
+    "example through the normalisation statistics of the rows at hand. That is an easier problem, "
+    "so this result must not be compared with inductive ones."
 )
-
-
-def protocol(evaluation: Evaluation) -> str:
-    """ "inductive" or "transductive"."""
-    return "transductive" if evaluation.transductive else "inductive"
 
 
 def score(value: float, metric: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quickstudy.core import Learner, Task
+from quickstudy.tasks.batches import device_of
 from quickstudy.testing import check_laws, doubled, meta_gradient
 from quickstudy.training.engine import Mapping, Plan
 from quickstudy.training.objectives import Objective
@@ -73,10 +74,8 @@ def _choose(
 ) -> tuple[Mapping, str]:
     if engine == "loop":
         return Mapping.LOOP, "asked for"
-    device = next(leaves(batch.support.inputs)).device
-    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in learner.modules())
-    if engine == "auto" and learner.differentiates and convolves and device.type == "cpu":
-        return Mapping.LOOP, "on a CPU, convolutions with weights of their own per task are slower"
+    if engine == "auto" and convolves_on_cpu(learner):
+        return Mapping.LOOP, "on a CPU, one task's feature maps at a time stay in the cache"
     mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
     problem = _difference_from_loop(learner, batch, mapping, objective)
     if problem is None:
@@ -84,6 +83,12 @@ def _choose(
     if engine == "vmap":
         raise RuntimeError(f"engine='vmap' is not right for this learner: {problem}. Use 'auto'.")
     return Mapping.LOOP, problem
+
+
+def convolves_on_cpu(learner: Learner) -> bool:
+    """Whether time goes into convolutions on a CPU, which memory bandwidth then bounds."""
+    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in learner.modules())
+    return convolves and device_of(learner).type == "cpu"
 
 
 def _difference_from_loop(

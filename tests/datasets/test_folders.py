@@ -1,0 +1,147 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quickstudy import datasets
+from quickstudy.datasets.folders import read_classes
+from quickstudy.datasets.images import ImageError
+
+
+def fill(folder, shade, count=3, size=(12, 9)):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", size, (shade, i, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for i in range(8):
+        fill(tmp_path / "pets" / f"class {i}", 10 * i, count=2 + i)
+    return tmp_path / "pets"
+
+
+def test_one_class_per_folder_in_order_of_name(pets):
+    classes = read_classes(pets, size=6)
+    assert classes.names == tuple(f"class {i}" for i in range(8))
+    assert classes.counts.tolist() == list(range(2, 10))
+    assert classes.inputs.shape == (sum(range(2, 10)), 3, 6, 6)
+    for i in range(8):
+        rows = classes.rows(i)
+        assert (rows[:, 0] == 10 * i).all()
+        assert rows[:, 1, 0, 0].tolist() == list(range(2 + i))  # files in order of name
+
+
+def test_images_deeper_in_a_class_folder_count(pets):
+    fill(pets / "class 0" / "more" / "still more", 0, count=4)
+    assert read_classes(pets, size=6).counts[0] == 6
+
+
+def test_classes_are_split_by_seed(pets):
+    first, same = datasets.folder(pets, size=6), datasets.folder(pets, size=6)
+    assert first.test.names == same.test.names
+    assert any(datasets.folder(pets, size=6, seed=s).test.names != first.test.names for s in (1, 2))
+    names = [n for part in first.splits.values() for n in part.names]
+    assert sorted(names) == [f"class {i}" for i in range(8)]
+
+
+def test_split_folders_are_the_splits(tmp_path):
+    for split, count in (("train", 3), ("val", 1), ("test", 2)):
+        for i in range(count):
+            fill(tmp_path / split / f"{split} {i}", i)
+    dataset = datasets.load("folder", tmp_path, size=6)
+    assert [len(c) for c in dataset.splits.values()] == [3, 1, 2]
+    fill(tmp_path / "test" / "train 0", 0)
+    with pytest.raises(ValueError, match="train and test must not share classes.*train 0"):
+        datasets.load("folder", tmp_path, size=6)
+
+
+def test_bad_images_are_named_counted_and_left_out(pets):
+    (pets / "class 2" / "notes.txt").write_text("a text file among images")
+    photo = pets / "class 3" / "cut.jpg"
+    Image.effect_noise((90, 90), 50).save(photo)
+    photo.write_bytes(photo.read_bytes()[:-300])
+    Image.new("L", (1, 1)).save(pets / "class 3" / "dot.png")
+    with pytest.warns(UserWarning, match=r"3 of 47 files were left out") as caught:
+        classes = read_classes(pets, size=6)
+    assert classes.counts.tolist() == list(range(2, 10))
+    assert all(name in str(caught[0].message) for name in ("notes.txt", "cut.jpg", "dot.png"))
+    with pytest.raises(ImageError, match=r"notes\.txt: not an image"):
+        datasets.load("folder", pets, size=6, strict=True)
+
+
+def test_the_warning_stays_short(pets):
+    for i in range(40):
+        (pets / "class 0" / f"{i}.txt").write_text("x")
+    with pytest.warns(UserWarning, match=r"40 of 84 files.*and 35 more"):
+        read_classes(pets, size=6)
+
+
+def test_hidden_files_are_no_images(pets):
+    (pets / "class 2" / ".DS_Store").write_bytes(b"x")
+    (pets / "class 2" / "Thumbs.db").write_bytes(b"x")
+    (pets / ".git").mkdir()
+    assert len(read_classes(pets, size=6, strict=True)) == 8
+
+
+def test_a_class_without_a_readable_image_is_refused(pets):
+    (pets / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"at least one readable image, but \['empty'\]"):
+        read_classes(pets, size=6)
+    (pets / "empty" / "x.jpg").write_text("x")
+    with pytest.raises(ValueError, match=r"First problem: .*x\.jpg: not an image"):
+        read_classes(pets, size=6)
+
+
+def test_folders_that_are_none(tmp_path, pets):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        read_classes(tmp_path / "gone")
+    with pytest.raises(NotADirectoryError, match="it is a file"):
+        read_classes(pets / "class 0" / "0.png")
+    with pytest.raises(ValueError, match="it holds no folder"):
+        read_classes(pets / "class 0")
+    with pytest.raises(ValueError, match="give the folder"):
+        datasets.load("folder")
+
+
+def test_a_folder_that_cannot_be_opened_is_named(pets, monkeypatch):
+    # the superuser may open anything, so the refusal is played
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("class 4"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="class 4: the folder cannot be opened"):
+        read_classes(pets, size=6)
+
+
+def test_too_few_classes_to_split(tmp_path):
+    for i in range(3):
+        fill(tmp_path / f"{i}", i)
+    with pytest.raises(ValueError, match="found 3"):
+        datasets.folder(tmp_path, size=6)
+    assert len(read_classes(tmp_path, size=6)) == 3  # as a support set they serve
+
+
+def test_real_photographs_of_any_size(shared_data, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(shared_data / "caltech101" / "caltech101_30_val.zip") as archive:
+        archive.extractall(tmp_path)
+    classes = read_classes(tmp_path / "101_ObjectCategories", size=32, strict=True)
+    assert len(classes) == 15
+    assert set(classes.counts.tolist()) == {30}
+    spread = classes.inputs.float().std(dim=(1, 2, 3))
+    assert spread.min() > 5  # no blank picture
+    assert classes.inputs.dtype == torch.uint8
+
+
+def test_grey(pets):
+    assert read_classes(pets, 6, 1).inputs.shape[1:] == (1, 6, 6)
+    assert np.prod(datasets.folder(pets, size=6, channels=1).train.inputs.shape[1:]) == 36

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+
+from quickstudy import datasets
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.registry import card
+from quickstudy.tasks.classes import Classes
+
+LABELS = np.repeat(np.array(["cat", "dog", "emu", "fox", "gnu", "hen", "ibis"]), 5)
+X = np.arange(35 * 2 * 3, dtype=np.uint8).reshape(35, 2, 3)
+
+
+def rows_by_name(dataset):
+    return {
+        name: part.rows(i) for part in dataset.splits.values() for i, name in enumerate(part.names)
+    }
+
+
+@pytest.mark.parametrize("y", [LABELS, list(LABELS)])
+def test_every_row_keeps_its_label(y):
+    order = np.random.default_rng(0).permutation(35)
+    dataset = datasets.arrays(X[order], np.asarray(y)[order])
+    found = rows_by_name(dataset)
+    assert set(found) == set(LABELS)
+    for name, rows in found.items():
+        expected = {r.tobytes() for r in X[LABELS == name]}
+        assert {r.numpy().tobytes() for r in rows} == expected
+
+
+@pytest.mark.parametrize("values", [[3, -1, 7, 100, 5, 6], [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]])
+def test_labels_of_any_value(values):
+    y = np.repeat(values, 4)
+    dataset = datasets.arrays(torch.rand(24, 3), torch.tensor(y))
+    assert set(rows_by_name(dataset)) == {str(v) for v in np.asarray(values)}
+
+
+def test_kinds_of_numbers():
+    y = LABELS
+    assert datasets.arrays(X, y).train.inputs.dtype == torch.uint8
+    assert datasets.arrays(X.astype(np.float64), y).train.inputs.dtype == torch.float32
+    assert datasets.arrays(X.astype(np.int64), y).train.inputs.dtype == torch.float32
+    assert datasets.arrays(torch.from_numpy(X).double(), y).train.inputs.dtype == torch.float32
+    read_only = X.copy()
+    read_only.flags.writeable = False
+    assert datasets.arrays(read_only, y).train.inputs.dtype == torch.uint8
+
+
+def test_the_seed_decides_the_split():
+    tests = {datasets.arrays(X, LABELS, seed=s).test.names for s in range(6)}
+    assert len(tests) > 1
+    assert datasets.arrays(X, LABELS, seed=3).test.names == datasets.arrays(
+        X, LABELS, seed=3
+    ).test.names
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X, LABELS[:-1], "one per row"),
+        (np.zeros(35), LABELS, r"shape \(rows, ...\)"),
+        (np.array([["a"]] * 35), LABELS, "must hold numbers"),
+        (np.full((35, 2), np.nan), LABELS, "NaN or infinity"),
+        (X[:10], LABELS[:10], "need 6 classes"),
+        (np.zeros((0, 2)), np.zeros(0), r"shape \(rows, ...\)"),
+    ],
+)
+def test_what_cannot_be_a_data_set_is_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.arrays(x, y)
+
+
+def test_splits_that_share_a_class_are_refused():
+    part = Classes.from_labels(torch.rand(4, 2), ["a", "a", "b", "b"])
+    other = Classes.from_labels(torch.rand(4, 2), ["b", "b", "c", "c"])
+    third = Classes.from_labels(torch.rand(2, 2), ["d", "d"])
+    with pytest.raises(ValueError, match="train and test must not share classes.*: b"):
+        Dataset(card("arrays"), part, third, other)
+
+
+def test_from_a_file(tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez(path, X=X, y=LABELS)
+    dataset = datasets.load("arrays", path)
+    assert set(rows_by_name(dataset)) == set(LABELS)
+    assert repr(dataset).startswith("Dataset(arrays: classes train")
+
+
+def test_files_that_do_not_serve(tmp_path):
+    with pytest.raises(ValueError, match="call datasets.arrays"):
+        datasets.load("arrays")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        datasets.load("arrays", tmp_path / "gone.npz")
+    np.savez(tmp_path / "other.npz", images=X)
+    np.savez(tmp_path / "pickled.npz", X=X, y=np.array([{1: 2}] * 35, dtype=object))
+    np.save(tmp_path / "single.npy", X)
+    (tmp_path / "text.npz").write_text("no arrays")
+    for name in ("other.npz", "pickled.npz", "single.npy", "text.npz"):
+        with pytest.raises(ValueError, match=f"{name}: must be a .npz file with arrays named X"):
+            datasets.load("arrays", tmp_path / name)

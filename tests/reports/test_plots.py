@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.reports import plots, style
+from quickstudy.reports.views import EpisodeView, RegressionView
+
+
+def curve(inputs: np.ndarray | None) -> RegressionView:
+    y = np.linspace(0, 1, 5)[:, None]
+    return RegressionView(y[:2], y, None, y + 0.1, None if inputs is None else inputs[:2], inputs)
+
+
+def test_svg_is_well_formed_themed_and_the_same_each_time(
+    metrics: list[dict[str, float]], square_views: list[EpisodeView]
+) -> None:
+    first, again = (
+        style.to_svg(plots.projection(square_views[0]), "one", "A & <b>") for _ in range(2)
+    )
+    assert first == again
+    root = ElementTree.fromstring(first)
+    assert root.attrib["aria-label"] == "A & <b>"
+    assert "width" not in root.attrib
+    assert "var(--ink)" in style.to_svg(plots.learning_curves(metrics, "accuracy"), "two", "")
+    assert not re.search("|".join([style.INK, style.ACCENT, style.WRONG, style.LINE]), first)
+    assert "<metadata" not in first
+    assert "<text" in first, "text must stay text"
+
+
+def test_ids_of_two_figures_never_meet(square_views: list[EpisodeView]) -> None:
+    one, two = (style.to_svg(plots.reliability(square_views), p, "") for p in ("one", "two"))
+    ids = [set(re.findall(r'\bid="([^"]*)"', svg)) for svg in (one, two)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]*)', one))
+    assert used <= ids[0], "every reference must find its target"
+    with pytest.raises(ValueError, match="prefix must be letters"):
+        style.to_svg(plots.reliability(square_views), 'x" onload="', "")
+
+
+def test_figures_leave_matplotlib_as_it_was(square_views: list[EpisodeView]) -> None:
+    before = dict(matplotlib.rcParams)
+    style.to_svg(plots.projection(square_views[0]), "one", "")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_histogram_bins_hold_each_accuracy_in_its_middle() -> None:
+    for queries, tasks in ((75, 600), (5, 40), (300, 1000)):
+        noise = np.random.default_rng(queries)
+        scores = np.float32(noise.binomial(queries, 0.8, tasks) / np.float32(queries))
+        edges = plots._bin_edges(scores.astype(np.float64))
+        assert len(edges) <= 33
+        counts, _ = np.histogram(scores, edges)
+        assert counts.sum() == tasks, "no score may fall outside"
+        held = np.diff(edges) * queries
+        np.testing.assert_allclose(held, held.round(), atol=1e-2)
+        nearest = np.abs(np.unique(scores)[:, None] - edges).min()
+        assert nearest > 0.4 / queries, "no score may lie on an edge"
+
+
+def test_equal_scores_are_drawn(make_evaluation: Callable[..., Evaluation]) -> None:
+    plots.score_distribution(make_evaluation(torch.ones(10)))
+    plots.score_distribution(make_evaluation(torch.zeros(10)))
+
+
+def test_running_mean_is_neither_shifted_nor_padded() -> None:
+    rows = [{"step": s, "loss": 1.0 + 0.01 * s, "score": 0.01 * s} for s in range(1, 101)]
+    figure = plots.learning_curves(rows, "accuracy")
+    smooth = figure.axes[1].lines[-1].get_ydata()
+    inner: Any = np.asarray(smooth)[5:-5]
+    np.testing.assert_allclose(inner, [row["loss"] for row in rows][5:-5], atol=1e-9)
+
+
+def test_reliability_dots_are_means_of_their_bin(square_views: list[EpisodeView]) -> None:
+    view = replace(
+        square_views[0],
+        query_targets=np.array([0, 0, 0, 0]),
+        predicted=np.array([0, 1, 0, 0]),
+        probability=np.array([0.61, 0.69, 1.0, 0.98]),
+    )
+    dots = plots.reliability([view]).axes[0].collections[-1].get_offsets()
+    np.testing.assert_allclose(np.asarray(dots), [[65, 50], [99, 100]], atol=1e-6)
+
+
+def test_principal_plane_keeps_distances_of_flat_data() -> None:
+    flat = np.random.default_rng(0).normal(size=(12, 2)) @ np.eye(2, 6)
+    support, query, shares = plots._principal_plane(flat[:4], flat[4:])
+    assert shares.sum() == pytest.approx(1)
+    both = np.concatenate([support, query])
+    distance = [np.linalg.norm(p[:, None] - p[None], axis=-1) for p in (flat, both)]
+    np.testing.assert_allclose(distance[0], distance[1], atol=1e-9)
+
+
+def test_embeddings_of_one_number_or_all_alike_are_drawn(square_views: list[EpisodeView]) -> None:
+    view = square_views[0]
+    s, q = len(view.support_targets), len(view.query_targets)
+    for width, value in ((1, 1.0), (5, 0.0)):
+        plots.projection(
+            replace(
+                view,
+                support_embeddings=value * np.arange(s * width, dtype=float).reshape(s, width),
+                query_embeddings=value * np.arange(q * width, dtype=float).reshape(q, width),
+            )
+        )
+
+
+def test_curves_and_scatter() -> None:
+    inputs = np.array([3.0, 1.0, 2.0, 5.0, 4.0])
+    drawn = plots.fitted_curve(curve(inputs)).axes[0].lines[0]
+    assert np.asarray(drawn.get_xdata()).tolist() == [1, 2, 3, 4, 5], "curves run along the input"
+    plots.predicted_against_true([curve(None)])
+    with pytest.raises(ValueError, match="predicted_against_true"):
+        plots.fitted_curve(curve(None))
+
+
+def test_missing_data_is_an_error(square_views: list[EpisodeView]) -> None:
+    with pytest.raises(ValueError, match="no row with a loss"):
+        plots.learning_curves([{"step": 1, "validation": 0.5}], "accuracy")
+    with pytest.raises(ValueError, match="no views"):
+        plots.reliability([])
+    with pytest.raises(ValueError, match="no views"):
+        plots.predicted_against_true([])
+    with pytest.raises(ValueError, match="no embeddings"):
+        plots.projection(replace(square_views[0], query_embeddings=None))

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from rich.console import Console
+
+from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.reports.tables import evaluation_table, markdown_table, predictions_table
+from quickstudy.reports.words import duration, half_width, letter, score, visible
+
+
+def printed(table: object) -> str:
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_an_evaluation_carries_all_that_it_must(make_evaluation: Callable[..., Evaluation]) -> None:
+    text = printed(evaluation_table(make_evaluation(torch.linspace(0.8, 1.0, 50)), "Squares"))
+    for said in ("Squares", "90.0% ± 1.6", "95% interval", "inductive", "50", "0.081", "1.32 ms",
+                 "group", "seed", "3f9ac1d27b60"):  # fmt: skip
+        assert said in text, said
+    assert "–" in printed(evaluation_table(make_evaluation(torch.rand(5), "mse")))
+
+
+def test_predictions_are_ordered_by_probability() -> None:
+    text = printed(
+        predictions_table(
+            ["a.png", "b.png"], ["cat", "dog", "emu"], [[0.1, 0.7, 0.2], [1, 0, 0]], 2
+        )
+    )
+    line = next(line for line in text.splitlines() if "a.png" in line)
+    assert line.split() == ["a.png", "dog", "70.0%", "emu", "20%"]
+
+
+def test_names_from_outside_cannot_command_the_terminal() -> None:
+    text = printed(predictions_table(["\x1b[2Jx.png"], ["[bold]b[/bold]", "c"], [[0.9, 0.1]]))
+    assert "\x1b" not in text
+    assert "\\x1b[2Jx.png" in text
+    assert "[bold]b[/bold]" in text
+
+
+def test_predictions_must_fit() -> None:
+    with pytest.raises(ValueError, match=r"2 inputs and 2 classes .* found 1 rows of \[3\]"):
+        predictions_table(["a", "b"], ["x", "y"], [[0.1, 0.2, 0.7]])
+
+
+def test_markdown_table() -> None:
+    rows = [{"learner": "A|B", "tasks": 600}, {"learner": "C", "tasks": 20, "note": "x\ny"}]
+    assert markdown_table(rows) == (
+        "| learner | tasks | note |\n"
+        "| ------- | ----: | ---- |\n"
+        "| A\\|B    |   600 | –    |\n"
+        "| C       |    20 | x\\ny |\n"
+    ).replace("x\\ny", "x\\\\ny").replace("| note |", "| note  |").replace(
+        "| ---- |", "| ----- |"
+    ).replace("| –    |", "| –     |")
+    with pytest.raises(ValueError, match="no rows"):
+        markdown_table([])
+
+
+def test_words() -> None:
+    assert [score(0.97123, "accuracy"), score(0.03512, "mse")] == ["97.1%", "0.0351"]
+    assert [half_width(0.0021, "accuracy"), half_width(0.00123, "mse")] == ["0.2", "0.0012"]
+    assert [duration(s) for s in (2e-5, 0.00321, 2.5, 75, 3700)] == [
+        "20 µs", "3.21 ms", "2.5 s", "1 min 15 s", "1 h 1 min",
+    ]  # fmt: skip
+    assert [letter(k) for k in (0, 25, 26, 27, 701, 702)] == ["A", "Z", "AA", "AB", "ZZ", "AAA"]
+    assert visible("a\tb\u202ec é 字") == "a\\tb\\u202ec é 字"
+
+
+def test_tables_need_no_torch() -> None:
+    code = "import sys, quickstudy.reports.tables; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
