@@ -130,3 +130,12 @@ class Predictor:
         from quickstudy.storage import save_predictor
 
         return save_predictor(self, Path(path))
+
+    def export(self, path: str | Path, inputs: Tensor) -> Path:
+        """Write an ONNX model that maps any number of rows such as ``inputs`` to predictions.
+
+        Needs the extra ``quickstudy[onnx]``.
+        """
+        from quickstudy.export import export_onnx
+
+        return export_onnx(self, Path(path), inputs)

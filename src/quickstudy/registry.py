@@ -57,8 +57,8 @@ BACKBONES = {
 FUNCTIONS = {
     "squared_euclidean": "quickstudy.learners.metric.distances:squared_euclidean",
     "cosine": "quickstudy.learners.metric.distances:cosine",
-    "ridge": "quickstudy.learners.transfer.linear_probe:ridge",
-    "logistic": "quickstudy.learners.transfer.linear_probe:logistic",
+    "ridge": "quickstudy.learners.transfer.heads:ridge",
+    "logistic": "quickstudy.learners.transfer.heads:logistic",
     "cross_entropy": "quickstudy.tasks.examples:cross_entropy",
     "squared_error": "quickstudy.tasks.examples:squared_error",
 }

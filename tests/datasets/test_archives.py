@@ -56,7 +56,7 @@ def test_paths_out_of_the_folder_are_refused(tmp_path, make, name, evil):
 def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
     info = tarfile.TarInfo("a/link")
     info.type, info.linkname = kind, "/etc/passwd"
-    with pytest.raises(ArchiveError, match=r"is a link|neither file nor folder"):
+    with pytest.raises(ArchiveError, match="is a link or a device"):
         list(read_archive(make_tar(tmp_path / "x.tar", extra=[info]), everything))
 
 
@@ -66,7 +66,7 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         info = zipfile.ZipInfo("a/link")
         info.external_attr = 0o120777 << 16
         archive.writestr(info, "/etc/passwd")
-    with pytest.raises(ArchiveError, match="is a link"):
+    with pytest.raises(ArchiveError, match="is a link or a device"):
         list(read_archive(path, everything))
 
 

@@ -55,7 +55,7 @@ def test_split_folders_are_the_splits(tmp_path):
     dataset = datasets.load("folder", tmp_path, size=6)
     assert [len(c) for c in dataset.splits.values()] == [3, 1, 2]
     fill(tmp_path / "test" / "train 0", 0)
-    with pytest.raises(ValueError, match="train and test must not share classes.*train 0"):
+    with pytest.raises(ValueError, match=r"train and test must not share classes.*train 0"):
         datasets.load("folder", tmp_path, size=6)
 
 

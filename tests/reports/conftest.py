@@ -1,97 +1,15 @@
-"""A learner that needs no training, and what it does on real pictures."""
-
 from __future__ import annotations
 
-import gzip
-import json
-import math
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from report_samples import NearestMeanPixels, evaluation_of, training_log, views_of
 
-from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.evaluation.evaluate import Evaluation
-from quickstudy.reports.views import EpisodeView, view
+from quickstudy.reports.views import EpisodeView
 from quickstudy.tasks.classes import Classes
-from quickstudy.tasks.episodes import Episodes, episodes
-from quickstudy.tasks.examples import one_hot
-
-
-class NearestMeanPixels(Learner):
-    """Class means of raw pixels; a query belongs to the nearest."""
-
-    def __init__(self, sharpness: float = 1.0) -> None:
-        super().__init__()
-        self.sharpness = sharpness
-
-    def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        belongs = one_hot(support.targets, spec.outputs, torch.float32) * support.weights[:, None]
-        return (belongs.T @ support.inputs.flatten(1)) / belongs.sum(0)[:, None].clamp_min(1)
-
-    def predict(self, state: State, inputs: Tensor, spec: TaskSpec) -> Tensor:
-        differences = inputs.flatten(1)[:, None] - state
-        return -self.sharpness * differences.square().mean(-1)
-
-    def embed(self, state: State, inputs: Tensor) -> Tensor:
-        return inputs.flatten(1)
-
-
-def evaluation_of(
-    scores: Tensor, metric: str = "accuracy", transductive: bool = False
-) -> Evaluation:
-    return Evaluation(
-        metric=metric,
-        scores=scores,
-        mean=float(scores.mean()),
-        half_width=float(1.96 * scores.std() / math.sqrt(len(scores))),
-        calibration_error=0.081 if metric == "accuracy" else None,
-        seconds_per_adaptation=0.00132,
-        transductive=transductive,
-        norm="batch" if transductive else "group",
-        seed=0,
-        fingerprint="3f9ac1d27b60",
-    )
-
-
-def training_log(steps: int = 2000) -> list[dict[str, float]]:
-    """A log of the trainer's shape: a noisy climb, with validation every 250 steps."""
-    noise = np.random.default_rng(0)
-    rows: list[dict[str, float]] = []
-    for step in range(20, steps + 1, 20):
-        loss = 0.25 + 1.3 * math.exp(-step / 300) + 0.05 * noise.normal()
-        score = 0.92 - 0.6 * math.exp(-step / 300) + 0.015 * noise.normal()
-        rows.append({"step": step, "loss": loss, "score": score, "seconds": step / 40})
-        if step % 240 == 0:
-            valid = 0.86 - 0.5 * math.exp(-step / 350) + 0.004 * noise.normal()
-            rows.append({"step": step, "validation": valid, "half_width": 0.008})
-    return rows
-
-
-def emoji(folder: Path) -> Classes:
-    """The emoji of the test split: each in four designs, RGBA, 32 x 32."""
-    described = json.loads(gzip.decompress((folder / "classes.json.gz").read_bytes()))["classes"]
-    chosen = [i for i, c in enumerate(described) if c["split"] == "test"]
-    designs = [
-        np.load(folder / f"{design}_32.npz")["images"][chosen]
-        for design in ("noto", "twemoji", "fluent3d", "openmoji")
-    ]
-    images = torch.from_numpy(np.stack(designs, 1)).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
-    names = [described[i]["name"] for i in chosen]
-    return Classes.from_labels(images, np.repeat(names, 4))
-
-
-def views_of(source: Episodes, learner: Learner, tasks: int) -> list[EpisodeView]:
-    views = []
-    for seed in range(tasks):
-        drawn = source.names(torch.Generator().manual_seed(seed))
-        shown = view(learner, source(torch.Generator().manual_seed(seed)), drawn)
-        assert isinstance(shown, EpisodeView)
-        views.append(shown)
-    return views
+from quickstudy.tasks.episodes import episodes
 
 
 @pytest.fixture
@@ -101,7 +19,7 @@ def squares() -> Classes:
     images = torch.randint(0, 90, (12, 20, 1, 28, 28), generator=noise, dtype=torch.uint8)
     for way in range(12):
         top, left = 7 * (way // 4) + 2, 6 * (way % 4) + 2
-        images[way, :, :, top : top + 8, left : left + 8] += 110
+        images[way, :, :, top : top + 8, left : left + 8] += 14
     return Classes(
         images.flatten(0, 1), torch.full((12,), 20), tuple(f"square {k}" for k in range(12))
     )

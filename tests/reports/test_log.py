@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quickstudy.reports.log import read_metrics
+from quickstudy.training.log import read_metrics
 from quickstudy.reports.tensorboard import to_tensorboard
 
 ROWS = [
@@ -41,10 +41,10 @@ def test_anything_else_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no training log at .*nowhere"):
         read_metrics(tmp_path / "nowhere")
     write(tmp_path, '{"step": 1}\nnot json\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 2 of .* is not JSON"):
+    with pytest.raises(ValueError, match=r"line 2 of .* is not JSON"):
         read_metrics(tmp_path / "metrics.jsonl")
     write(tmp_path, '{"loss": 1}\n')
-    with pytest.raises(ValueError, match="line 1 of .* integer step"):
+    with pytest.raises(ValueError, match=r"line 1 of .* integer step"):
         read_metrics(tmp_path / "metrics.jsonl")
 
 

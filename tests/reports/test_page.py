@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NearestMeanPixels, emoji, training_log, views_of
 from PIL import Image
+from report_samples import NearestMeanPixels, emoji, training_log, views_of
 
 from quickstudy.evaluation.evaluate import Evaluation
 from quickstudy.reports.markup import Markup, breakable, join, tag

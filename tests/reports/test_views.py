@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import NearestMeanPixels
+from report_samples import NearestMeanPixels
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec

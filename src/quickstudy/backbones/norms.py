@@ -118,7 +118,8 @@ def row_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     if weights is None:
         variance, mean = torch.var_mean(x, dim=positions, correction=0)
         return mean, variance
-    share = (weights / weights.sum().clamp_min(torch.finfo(x.dtype).tiny)).to(x.dtype)
+    weights = weights.to(x.dtype)
+    share = weights / weights.sum().clamp_min(torch.finfo(x.dtype).tiny)
     share = share.reshape(-1, *[1] * (x.ndim - 1)) / (x[0, 0].numel() or 1)
     mean = (share * x).sum(positions)
     centred = x - mean.reshape(1, -1, *[1] * (x.ndim - 2))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, max_pool2d
+from torch.nn.functional import grid_sample
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
 
 FACES = tuple(
     [f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")]
@@ -83,7 +86,7 @@ def render(faces_of: Mapping[int, Sequence[int]]) -> Glyphs:
     )
 
 
-def _raster(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray | None:
+def _raster(font: FreeTypeFont, character: str) -> np.ndarray | None:
     """One glyph, cut to its ink, scaled and centred; None where it has no ink."""
     from PIL import Image
 
@@ -137,9 +140,15 @@ class Jitter(NamedTuple):
     stroke: float = 0.8  # raster pixels by which outlines grow; half of it by which they shrink
 
 
+JITTER = Jitter()
+
+
 def samples(
-    rasters: Tensor, per_class: int, faces: Sequence[Tensor], generator: torch.Generator,
-    jitter: Jitter = Jitter(),
+    rasters: Tensor,
+    per_class: int,
+    faces: Sequence[Tensor],
+    generator: torch.Generator,
+    jitter: Jitter = JITTER,
 ) -> Tensor:
     """(classes * per_class, 1, 28, 28) uint8: each class's faces in turn, each time jittered.
 
@@ -153,8 +162,7 @@ def samples(
                 for offset, rows in enumerate(faces[start : start + 64])
             ]
         )
-        ink = rasters[chosen].unsqueeze(1).to(torch.float32)
-        ink = _thicken(ink, jitter.stroke, generator)
+        ink = _thicken(rasters[chosen].unsqueeze(1), jitter.stroke, generator)
         blocks.append(_warp(ink, jitter, generator))
     return torch.cat(blocks)
 
@@ -167,7 +175,13 @@ def _even(n: int, terms: int, generator: torch.Generator) -> Tensor:
 def _thicken(ink: Tensor, stroke: float, generator: torch.Generator) -> Tensor:
     """Move every outline outwards by up to ``stroke`` pixels, or inwards by up to half of it."""
     amount = _even(len(ink), 1, generator)[0].mul(0.75 * stroke).add(0.25 * stroke).unsqueeze(-1)
-    grown, shrunk = max_pool2d(ink, 3, 1, 1), -max_pool2d(-ink, 3, 1, 1)
+    grown, shrunk = ink, ink
+    for axis in (-1, -2):  # the brightest and the darkest of 3 x 3; the border is always black
+        before, after = grown.roll(1, axis), grown.roll(-1, axis)
+        grown = torch.maximum(grown, torch.maximum(before, after))
+        before, after = shrunk.roll(1, axis), shrunk.roll(-1, axis)
+        shrunk = torch.minimum(shrunk, torch.minimum(before, after))
+    ink = ink.to(torch.float32)
     return ink + amount.clamp(min=0) * (grown - ink) + amount.clamp(max=0) * (ink - shrunk)
 
 

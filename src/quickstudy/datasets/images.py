@@ -40,20 +40,20 @@ def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.n
         raise ValueError(f"images: channels must be 1 (grey) or 3 (RGB); found {channels}.")
     if size < 1:
         raise ValueError(f"images: size must be at least 1 pixel; found {size}.")
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(stream, formats=FORMATS) as image:
-                _refuse_size(image.width, image.height)
-                image = _eight_bits(ImageOps.exif_transpose(image))
+            with Image.open(stream, formats=FORMATS) as opened:
+                _refuse_size(opened.width, opened.height)
+                image = _eight_bits(ImageOps.exif_transpose(opened))
                 image = image.convert("RGB" if channels == 3 else "L")
                 square = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(
             f"{name}: not an image. Known formats: {', '.join(FORMATS)}. Remove the file."
         ) from error

@@ -29,16 +29,17 @@ def load(root: str | Path | None = None) -> Dataset:
         raise FileNotFoundError(f"{path}: there is no such file. Check the path.")
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return arrays(stored["X"], stored["y"])
-    except (zipfile.BadZipFile, EOFError, KeyError, TypeError, AttributeError) as error:
+            rows, labels = stored["X"], stored["y"]
+    except (zipfile.BadZipFile, EOFError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: must be a .npz file with arrays named X and y, without pickled objects "
             f"({type(error).__name__}: {error}). Write it with numpy.savez(path, X=X, y=y)."
         ) from error
+    return arrays(rows, labels)
 
 
 def arrays(
-    X: np.ndarray | Tensor,  # noqa: N803 (the names that every user of scikit-learn knows)
+    X: np.ndarray | Tensor,
     y: Labels,
     *,
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),

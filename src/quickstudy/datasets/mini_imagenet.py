@@ -32,10 +32,10 @@ from quickstudy.tasks.classes import Classes
 VERSION = 1  # raise it whenever other bytes come out
 SIZE = 84
 PER_CLASS = 600
-NAMES = [
+NAMES = ["images"] + [
     f"{stem}{suffix}"
-    for stem in ("images", "mini-imagenet", "mini_imagenet", "miniImageNet", "miniimagenet")
-    for suffix in ("", ".zip", ".tar", ".tar.gz", ".tgz")
+    for stem in ("images", "mini-imagenet", "miniImageNet")
+    for suffix in (".zip", ".tar", ".tar.gz", ".tgz")
 ]
 
 
@@ -44,7 +44,8 @@ def load(
 ) -> Dataset:
     """mini-ImageNet: (3, size, size) uint8, classes named by synset.
 
-    ``root``    holds ``mini_imagenet/images``, or an archive of it, in one of the forms above.
+    ``root``    holds ``mini_imagenet/images``, or an archive of it (``images.zip``), in one of
+                the forms above.
     ``size``    side in pixels, default 84; the middle square of each photograph.
     ``strict``  makes an unreadable image an error; otherwise it is left out with a warning.
     """
@@ -75,20 +76,22 @@ def build(root: Path, size: int, strict: bool) -> Splits:
 
 
 def _source(root: Path) -> Path:
-    folders = [root / "mini_imagenet", root]
-    source = find(folders, NAMES)
+    folder = root / "mini_imagenet"
+    source = find([folder], NAMES)
     if source is not None:
         return source
-    pickled = next((p for f in folders if f.is_dir() for p in f.glob("*.pkl")), None)
+    if any(folder.rglob("n[0-9]*")):  # synsets right in the folder
+        return folder
+    pickled = next(folder.glob("*.pkl"), None)
     if pickled is not None:
         raise ValueError(
             f"{pickled}: a Python pickle can run code when it is opened, so it is not read. "
-            f"Bring the images themselves, in {folders[0] / 'images'}."
+            f"Bring the images themselves, in {folder / 'images'}."
         )
     raise FileNotFoundError(
-        f"mini_imagenet: no images in {folders[0]}. ImageNet's terms forbid redistribution: "
+        f"mini_imagenet: no images in {folder}. ImageNet's terms forbid redistribution: "
         f"get them with an account at {card('mini_imagenet').url} and put them in "
-        f"{folders[0] / 'images'} (or images.zip), as n0153282900000005.jpg or "
+        f"{folder / 'images'} (or images.zip), as n0153282900000005.jpg or "
         "n01532829/anything.jpg, 600 for each of the 100 classes."
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from quickstudy.datasets.archives import ArchiveError, Limits
-from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
+from quickstudy.datasets.cache import Recipe, Splits, cached, data_root, writable_folder
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
@@ -94,7 +94,7 @@ def load(
             f"Choose 1 to {SIDE}."
         )
     place = data_root(root)
-    recipe = {"version": VERSION, "split": chosen, "size": side}
+    recipe: Recipe = {"version": VERSION, "split": chosen, "size": side}
     splits = cached(place, "omniglot", recipe, lambda: build(place, chosen, side, download))
     if rotations:
         splits = {name: part.with_rotations() for name, part in splits.items()}

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from quickstudy.datasets.archives import ArchiveError, Entry, Limits, read_archive
+from quickstudy.datasets.archives import LIMITS, ArchiveError, Entry, Limits, read_archive
 from quickstudy.datasets.progress import Bar
 
 
@@ -25,7 +25,9 @@ def find(folders: list[Path], names: list[str]) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
-def entries(source: Path, wanted: Callable[[str], bool], limits: Limits = Limits()) -> Iterator[Entry]:
+def entries(
+    source: Path, wanted: Callable[[str], bool], limits: Limits = LIMITS
+) -> Iterator[Entry]:
     """Name and bytes of every wanted file of an archive or of an unpacked folder.
 
     Names in a folder begin with the folder's own name, as they do in the archive it came from.

@@ -14,7 +14,8 @@ from torch import Tensor
 from quickstudy.backbones.norms import counting, norm_policy
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.tasks.batches import device_of, stack, to_device
+from quickstudy.modules import device_of, evaluation_mode
+from quickstudy.tasks.batches import stack, to_device
 from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.metrics import calibration_error, score
 from quickstudy.tasks.sampling import Fingerprint, draw
@@ -100,12 +101,8 @@ def evaluate(
     """
     if tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
-    was_training = learner.training
-    learner.eval()
-    try:
+    with evaluation_mode(learner):
         return _evaluate(learner, source, tasks, seed, tasks_per_batch, plan, on_batch)
-    finally:
-        learner.train(was_training)
 
 
 def _evaluate(

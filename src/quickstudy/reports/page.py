@@ -28,7 +28,7 @@ class RunFacts:
     ``title``       such as "Prototypical on glyphs".
     ``subtitle``    such as "5-way 1-shot, 15 queries per class; scripts never seen in training".
     ``evaluation``  the result on test tasks.
-    ``metrics``     rows of the training log, see :func:`quickstudy.reports.log.read_metrics`.
+    ``metrics``     rows of the training log, see :func:`quickstudy.training.log.read_metrics`.
     ``views``       test tasks in the order in which they were drawn, not picked; about 20 give a
                     fair picture of calibration. The first few are shown as pictures.
     ``config``      the whole configuration, nested as it is: anything JSON.

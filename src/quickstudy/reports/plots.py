@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def learning_curves(metrics: Sequence[Mapping[str, float]], metric: str) -> Figure:
     """Score (above) and loss (below) against training steps.
 
-    ``metrics``  rows of a training log, see :func:`quickstudy.reports.log.read_metrics`.
+    ``metrics``  rows of a training log, see :func:`quickstudy.training.log.read_metrics`.
     ``metric``   "accuracy", shown in percent, or the name of an error such as "mse".
 
     Thin lines are logged values, thick ones their running mean; dots are validation with its 95%
@@ -114,7 +114,7 @@ def score_distribution(evaluation: Evaluation) -> Figure:
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("accuracy of one task (%)" if percent else f"{evaluation.metric}, one task")
         axes.set_ylabel("tasks")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
 
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from quickstudy.reports.log import read_metrics
+from quickstudy.training.log import read_metrics
 
 
 def to_tensorboard(run: str | Path, target: str | Path | None = None) -> Path:

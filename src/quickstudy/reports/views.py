@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from quickstudy.backbones.norms import counting
 from quickstudy.core import Examples, Learner, Task, TaskSpec
+from quickstudy.modules import evaluation_mode
 
 Array = NDArray[Any]
 
@@ -100,22 +100,10 @@ def view(learner: Learner, task: Task, names: Sequence[str] | None = None) -> Vi
             "view: support and query must be given rows, but this task makes them by acting. "
             "Call its support and query functions first, and view a task of their rows."
         )
-    with _evaluating(learner):
+    with evaluation_mode(learner):
         if task.query.targets.is_floating_point():
             return _view_regression(learner, task.support, task.query, task.spec)
         return _view_episode(learner, task.support, task.query, task.spec, names)
-
-
-@contextmanager
-def _evaluating(learner: Learner) -> Iterator[None]:
-    """Evaluation mode, and afterwards each module's own mode again: some may be frozen in it."""
-    modes = [(module, module.training) for module in learner.modules()]
-    learner.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _view_episode(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.examples import pad_rows
@@ -62,8 +61,3 @@ def to_device(task: Task, device: torch.device) -> Task:
         map_tree(lambda leaf: leaf.to(device), task.query),
         task.spec,
     )
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """The device of a module's parameters; the CPU for one without."""
-    return next((p.device for p in module.parameters()), torch.device("cpu"))

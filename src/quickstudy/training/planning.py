@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quickstudy.core import Learner, Task
-from quickstudy.tasks.batches import device_of
+from quickstudy.modules import device_of
 from quickstudy.testing import check_laws, doubled, meta_gradient
 from quickstudy.training.engine import Mapping, Plan
 from quickstudy.training.objectives import Objective

@@ -15,7 +15,8 @@ from torch.optim import Adam, Optimizer
 
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
-from quickstudy.tasks.batches import device_of, stack, to_device
+from quickstudy.modules import device_of
+from quickstudy.tasks.batches import stack, to_device
 from quickstudy.tasks.sampling import draw, task_seed
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.display import Display

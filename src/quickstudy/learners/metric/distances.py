@@ -6,15 +6,24 @@ Written from products and sums: the batched backward of ``torch.cdist`` is silen
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 
 def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
     """|a_i - b_j|^2."""
-    return a.square().sum(-1, keepdim=True) + b.square().sum(-1) - 2 * (a @ b.mT)
+    # Far from the origin the three terms below would cancel, so measure from the middle of b.
+    centre = b.mean(-2, keepdim=True)
+    a, b = a - centre, b - centre
+    return a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2) - 2 * (a @ b.mT)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cos(a_i, b_j), in [0, 2]."""
-    return 1 - normalize(a, dim=-1) @ normalize(b, dim=-1).mT
+    """1 - cos(a_i, b_j), in [0, 2]; 1 to a row of zeros, which has no direction."""
+    return 1 - _unit(a) @ _unit(b).mT
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Each row divided by its length; a row of zeros stays, and so does its gradient's size."""
+    squares = rows.square().sum(-1, keepdim=True)
+    return rows * torch.where(squares > 0, squares, 1.0).rsqrt()

@@ -5,86 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.transfer.heads import logistic, ridge
 from quickstudy.tasks.examples import class_weights, labelled, one_hot, without_absent
 
 Head = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """(features (n, d), targets (n, outputs), weights (n,), l2) -> slope (d, outputs), offset (outputs,)."""
-
-
-def ridge(features: Tensor, targets: Tensor, weights: Tensor, l2: float) -> tuple[Tensor, Tensor]:
-    """The exact minimiser of sum_i w_i |f_i W + b - y_i|^2 + l2 |W|^2.
-
-    Solved in the smaller of the two equivalent forms, d x d or n x n (push-through identity).
-    """
-    share = (weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)).unsqueeze(0)
-    feature_mean, target_mean = share @ features, share @ targets
-    x, y = features - feature_mean, targets - target_mean
-    slope = _regularised_solve(x, weights, l2, weights.unsqueeze(-1) * y)
-    return slope, (target_mean - feature_mean @ slope).squeeze(0)
-
-
-def logistic(
-    features: Tensor, targets: Tensor, weights: Tensor, l2: float
-) -> tuple[Tensor, Tensor]:
-    """The minimiser of sum_i w_i CE(softmax(f_i W + b), y_i) + l2 / 2 |W|^2, |b|^2 not penalised.
-
-    ``ITERATIONS`` accelerated steps, each the exact minimum of a quadratic upper bound: the Hessian
-    of the softmax never exceeds one half (Böhning, 1992, Multinomial logistic regression algorithm).
-    """
-    total = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
-    feature_mean = (weights / total).unsqueeze(0) @ features
-    x, w = features - feature_mean, weights.unsqueeze(-1)
-    present = weights @ targets > 0
-    # The bound's Hessian is half that of a ridge problem, the same in every step; centred features
-    # make slope and offset independent in it.
-    inverse_hessian = _inverse_hessian(x, weights, 2 * l2)
-    slope = features.new_zeros(features.shape[1], targets.shape[1])
-    offset = features.new_zeros(targets.shape[1])
-    last_slope, last_offset = slope, offset
-    for step in range(ITERATIONS):
-        momentum = step / (step + 3)
-        a = slope + momentum * (slope - last_slope)
-        b = offset + momentum * (offset - last_offset)
-        error = w * (without_absent(x @ a + b, present).softmax(-1) - targets)
-        last_slope, last_offset = slope, offset
-        slope = a - 2 * inverse_hessian(x.mT @ error + l2 * a)
-        offset = b - 2 * error.sum(0) / total
-    return slope, offset - (feature_mean @ slope).squeeze(0)
-
-
-ITERATIONS = 200
-"""Steps of the logistic head; the distance to the minimum is then below float32's resolution for
-the regularisation in use (tests compare with scikit-learn)."""
-
-
-def _regularised_solve(x: Tensor, weights: Tensor, l2: float, y: Tensor) -> Tensor:
-    """(X' D X + l2)^-1 X' y, with D = diag(weights)."""
-    n, d = x.shape
-    if d <= n:
-        gram = x.mT @ (weights.unsqueeze(-1) * x)
-        return torch.linalg.solve(gram + l2 * _eye(d, x), x.mT @ y)
-    kernel = weights.unsqueeze(-1) * (x @ x.mT)
-    return x.mT @ torch.linalg.solve(kernel + l2 * _eye(n, x), y)
-
-
-def _inverse_hessian(x: Tensor, weights: Tensor, l2: float) -> Callable[[Tensor], Tensor]:
-    """v -> (X' D X + l2)^-1 v, inverted once; by the Woodbury identity where d > n."""
-    n, d = x.shape
-    if d <= n:
-        inverse = torch.linalg.inv(x.mT @ (weights.unsqueeze(-1) * x) + l2 * _eye(d, x))
-        return lambda v: inverse @ v
-    kernel = weights.unsqueeze(-1) * (x @ x.mT)
-    inner = torch.linalg.inv(kernel + l2 * _eye(n, x)) * weights
-    return lambda v: (v - x.mT @ (inner @ (x @ v))) / l2
-
-
-def _eye(n: int, like: Tensor) -> Tensor:
-    return torch.eye(n, dtype=like.dtype, device=like.device)
 
 
 class LinearProbe(Learner):

@@ -1,0 +1,171 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import quickstudy as qs
+from quickstudy.tasks.batches import stack, unstack
+from quickstudy.tasks.sampling import Fingerprint, draw, generator, task_seed
+from quickstudy.tasks.splits import refuse_overlap, split_classes
+
+
+def numbered(counts):
+    """Rows that know their class and their place: row = 1000 * class + place."""
+    rows = [1000 * c + i for c, n in enumerate(counts) for i in range(n)]
+    names = tuple(f"c{i}" for i in range(len(counts)))
+    return qs.Classes(torch.tensor(rows).float()[:, None], torch.tensor(counts), names)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), ways=st.integers(2, 5), shots=st.integers(1, 3),
+    queries=st.integers(1, 4),
+)  # fmt: skip
+def test_an_episode_is_what_was_asked(seed, ways, shots, queries):
+    task = qs.episodes(numbered([7, 9, 8, 12, 7]), ways, shots, queries)(generator(seed))
+    support, query = task.support, task.query
+    rows = torch.cat([support.inputs, query.inputs]).flatten()
+    assert len(set(rows.tolist())) == ways * (shots + queries), "a row stands in twice"
+    assert support.targets.bincount().tolist() == [shots] * ways
+    assert query.targets.bincount().tolist() == [queries] * ways
+    for way in range(ways):
+        of_way = [e.inputs[e.targets == way].flatten() // 1000 for e in (support, query)]
+        assert len(set(torch.cat(of_way).tolist())) == 1, "a way mixes classes"
+    classes = support.inputs.flatten() // 1000
+    assert len(set(classes.tolist())) == ways, "two ways share a class"
+
+
+def test_every_row_and_class_is_drawn_equally_often():
+    source = qs.episodes(numbered([6] * 5), ways=2, shots=1, queries=2)
+    drawn = torch.cat([draw(source, 0, i).support.inputs.flatten() for i in range(6000)])
+    _, counts = drawn.unique(return_counts=True)
+    # 12,000 draws over 30 rows: 400 each, standard deviation about 20
+    assert len(counts) == 30
+    assert int(counts.min()) > 320
+    assert int(counts.max()) < 480
+
+
+def test_same_seed_same_task_and_names_agree():
+    source = qs.episodes(numbered([9] * 6), ways=(2, 5), shots=(1, 3), queries=2)
+    for seed in range(20):
+        first, second = source(generator(seed)), source(generator(seed))
+        assert all(a.equal(b) for a, b in zip(first.support, second.support, strict=True))
+        names = source.names(generator(seed))
+        order = [f"c{int(first.support.inputs[first.support.targets == w][0]) // 1000}"
+                 for w in range(first.spec.outputs)]  # fmt: skip
+        assert names == order
+
+
+def test_ranges_cover_their_ends_and_stack():
+    source = qs.episodes(numbered([12] * 6), ways=(2, 5), shots=(1, 4), queries=3)
+    tasks = [draw(source, 0, i) for i in range(200)]
+    assert {t.spec.outputs for t in tasks} == {2, 3, 4, 5}
+    shots = {len(t.support.targets) // t.spec.outputs for t in tasks}
+    assert shots == {1, 2, 3, 4}
+    batch = stack(tasks)
+    assert batch.spec.outputs == 5
+    assert batch.support.weights.sum(1).tolist() == [len(t.support.targets) for t in tasks]
+    alone = unstack(batch)[7]
+    kept = alone.support.weights > 0
+    assert alone.support.inputs[kept].equal(tasks[7].support.inputs)
+
+
+def test_imbalanced_classes_draw_their_own_shots_apart_from_queries():
+    source = qs.episodes(numbered([12] * 6), 5, shots=(1, 6), queries=3, imbalanced=True)
+    seen = set()
+    for i in range(100):
+        task = draw(source, 0, i)
+        counts = task.support.targets.bincount(minlength=5)
+        assert task.query.targets.bincount().tolist() == [3] * 5
+        support, query = (set(e.inputs.flatten().tolist()) for e in task[:2])
+        assert not support & query
+        seen |= set(counts.tolist())
+    assert seen == {1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"ways": 20, "shots": 1}, "20 ways asked, but the split has 5 classes"),
+        ({"ways": 1, "shots": 1}, "at least 2 ways"),
+        ({"ways": 2, "shots": 5, "queries": 5}, "need 10 rows per class, but class 'c0' has 6"),
+        ({"ways": (4, 2), "shots": 1}, "range"),
+        ({"ways": 2, "shots": 0}, "positive"),
+        ({"ways": 2, "shots": 2, "queries": 1, "imbalanced": True}, "needs a range of shots"),
+    ],
+)
+def test_impossible_episodes_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        qs.episodes(numbered([6, 7, 8, 9, 10]), **kwargs)
+
+
+def test_classes_refuse_what_does_not_fit():
+    rows = torch.zeros(4, 1)
+    with pytest.raises(ValueError, match="empty"):
+        qs.Classes(rows, torch.tensor([4, 0]), ("a", "b"))
+    with pytest.raises(ValueError, match="unique"):
+        qs.Classes(rows, torch.tensor([2, 2]), ("a", "a"))
+    with pytest.raises(ValueError, match="add up to 3"):
+        qs.Classes(rows, torch.tensor([2, 1]), ("a", "b"))
+    with pytest.raises(ValueError, match="one name per class"):
+        qs.Classes(rows, torch.tensor([4]), ("a", "b"))
+    with pytest.raises(ValueError, match="one per row"):
+        qs.Classes.from_labels(rows, [1, 2])
+
+
+def test_from_labels_groups_rows():
+    rows = torch.arange(5).float()[:, None]
+    made = qs.Classes.from_labels(rows, ["b", "a", "b", "c", "a"])
+    assert made.names == ("a", "b", "c")
+    assert made.inputs.flatten().tolist() == [1, 4, 0, 2, 3]
+    assert made.rows(1).flatten().tolist() == [0, 2]
+
+
+def test_rotations_are_classes_of_their_own():
+    made = qs.Classes(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([1]), ("a",))
+    turned = made.with_rotations()
+    assert turned.names == ("a/rot000", "a/rot090", "a/rot180", "a/rot270")
+    assert turned.rows(1).flatten().tolist() == [2, 4, 1, 3]  # counter-clockwise
+
+
+def test_splits_are_disjoint_seeded_and_refused_where_they_overlap():
+    classes = numbered([2] * 50)
+    parts = split_classes(classes, seed=1)
+    assert [len(p) for p in parts] == [32, 8, 10]
+    assert sorted(n for p in parts for n in p.names) == sorted(classes.names)
+    assert parts[0].names == split_classes(classes, seed=1)[0].names
+    assert parts[0].names != split_classes(classes, seed=2)[0].names
+    with pytest.raises(ValueError, match="train and test must not share classes, but 32"):
+        refuse_overlap(train=parts[0], val=parts[1], test=parts[0])
+
+
+def test_fingerprint_tells_tasks_apart():
+    def of(source, seed):
+        print_ = Fingerprint()
+        for i in range(5):
+            print_.add(draw(source, seed, i))
+        return print_.value
+
+    source = qs.episodes(numbered([6] * 5), 3, 1, 2)
+    assert of(source, 0) == of(source, 0)
+    assert len({of(source, 0), of(source, 1), of(qs.episodes(numbered([6] * 5), 3, 1, 3), 0)}) == 3
+
+
+def test_task_seeds_are_spread_and_stable():
+    seeds = {task_seed(s, i) for s in range(4) for i in range(5000)}
+    assert len(seeds) >= 19_990  # 20,000 draws of 2^32 collide about 0.05 times
+    assert all(0 <= s < 2**32 for s in seeds)
+
+
+def test_sinusoids_follow_their_formula():
+    source = qs.Sinusoids(shots=5, queries=20)
+    for seed in range(50):
+        amplitude, phase = source.parameters(generator(seed))
+        task = source(generator(seed))
+        assert 0.1 <= float(amplitude) <= 5
+        assert 0 <= float(phase) <= torch.pi
+        for part in task[:2]:
+            assert part.inputs.abs().max() <= 5
+            torch.testing.assert_close(part.targets, amplitude * torch.sin(part.inputs - phase))
+    with pytest.raises(ValueError, match="at least 1 shot"):
+        qs.Sinusoids(shots=0)

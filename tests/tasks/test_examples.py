@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import quickstudy as qs
+from quickstudy.tasks.examples import (
+    cross_entropy,
+    labelled,
+    pad_rows,
+    squared_error,
+    weighted_mean,
+    without_absent,
+)
+
+
+def test_losses_equal_torchs():
+    logits, ids = torch.randn(7, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    expected = F.cross_entropy(logits, ids, reduction="none")
+    torch.testing.assert_close(cross_entropy(logits, ids), expected)
+    truth = torch.randn(7, 4, dtype=torch.float64)
+    torch.testing.assert_close(squared_error(logits, truth), ((logits - truth) ** 2).mean(1))
+
+
+def test_examples_scales_pixels_and_checks_shapes():
+    pixels = np.array([[[0, 255]], [[51, 102]]], dtype=np.uint8)
+    made = qs.examples(pixels, [3, 1])
+    torch.testing.assert_close(made.inputs.flatten(), torch.tensor([0.0, 1.0, 0.2, 0.4]))
+    assert made.targets.dtype == torch.int64
+    assert made.weights.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("targets", "weights", "message"),
+    [
+        ([0], None, "one target per row"),
+        ([0.5, 0.5], None, r"targets\[:, None\]"),
+        ([[0, 1], [1, 0]], None, "argmax"),
+        ([0, 1], [1.0, -1.0], "non-negative"),
+        ([0, 1], [1.0], "2 non-negative"),
+    ],
+)
+def test_examples_refuses(targets, weights, message):
+    with pytest.raises(ValueError, match=message):
+        qs.examples(torch.zeros(2, 3), targets, weights)
+
+
+def test_specs_refuse_too_little():
+    with pytest.raises(ValueError, match="at least 2 ways"):
+        qs.classification(1)
+    with pytest.raises(ValueError, match="at least 1 output"):
+        qs.regression(0)
+
+
+def test_unlabelled_rows_get_no_weight():
+    ids = labelled(qs.examples(torch.zeros(3, 1), [1, -1, 0]))
+    assert ids.targets.tolist() == [1, 0, 0]
+    assert ids.weights.tolist() == [1, 0, 1]
+    reals = labelled(qs.examples(torch.zeros(2, 1), [[1.0, float("nan")], [2.0, 3.0]]))
+    assert reals.weights.tolist() == [0, 1]
+    assert reals.targets.isfinite().all()
+
+
+def test_weighted_mean_ignores_what_is_absent():
+    values = torch.tensor([1.0, 3.0, float("nan")])
+    assert float(weighted_mean(values, torch.tensor([1.0, 3.0, 0.0]))) == pytest.approx(2.5)
+    assert float(weighted_mean(values, torch.zeros(3))) == 0
+
+
+def test_absent_classes_get_no_probability_and_no_gradient():
+    logits = torch.randn(3, 4, requires_grad=True)
+    masked = without_absent(logits, torch.tensor([True, False, True, True]))
+    assert masked.isfinite().all()
+    assert masked.softmax(-1)[:, 1].tolist() == [0, 0, 0]
+    cross_entropy(masked, torch.tensor([0, 2, 3])).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[:, 1].tolist() == [0, 0, 0]
+
+
+def test_padding_has_no_weight():
+    padded = pad_rows(qs.examples(torch.ones(2, 3), [0, 1]), 5)
+    assert padded.weights.tolist() == [1, 1, 0, 0, 0]
+    assert padded.inputs.shape == (5, 3)

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import quickstudy as qs
+
+
+@parametrize_with_checks([qs.FewShotClassifier()])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+def test_the_baseline_is_logistic_regression():
+    X, y = load_iris(return_X_y=True)
+    ours = qs.FewShotClassifier().fit(X, y)
+    theirs = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(X, y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)
+    assert cross_val_score(qs.FewShotClassifier(), X, y).mean() > 0.95
+
+
+def test_labels_of_any_kind_and_images():
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 16, 16), dtype=np.uint8)
+    labels = np.array(["owl", "jay", "owl", "jay", "wren", "wren"])
+    learner = qs.Prototypical(qs.backbones.Conv4(channels=8, image_size=16))
+    model = qs.FewShotClassifier(learner).fit(images, labels)
+    assert list(model.classes_) == ["jay", "owl", "wren"]
+    assert set(model.predict(images)) <= set(labels)
+    direct = learner(qs.examples(images, [1, 0, 1, 0, 2, 2]), qs.classification(3))
+    expected = direct(torch.from_numpy(images) / 255).softmax(-1).detach()
+    np.testing.assert_allclose(model.predict_proba(images), expected, rtol=1e-4)
+
+
+def test_the_learner_is_left_alone():
+    learner = qs.MAML(qs.backbones.MLP(4, outputs=3), rate=0.1)
+    before = {k: v.clone() for k, v in learner.state_dict().items()}
+    X, y = load_iris(return_X_y=True)
+    qs.FewShotClassifier(learner).fit(X, y)
+    assert all(v.equal(before[k]) for k, v in learner.state_dict().items())
+    assert learner.training
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ValueError, match="found 1 class"):
+        qs.FewShotClassifier().fit(np.zeros((3, 2)), [1, 1, 1])

@@ -1,0 +1,131 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import quickstudy as qs
+from quickstudy.learners.metric.distances import cosine
+from quickstudy.learners.transfer.linear_probe import logistic
+from quickstudy.registry import build, describe
+from quickstudy.storage import load_tree, save_tree, write_atomically
+from quickstudy.tasks.sampling import draw
+
+LEARNERS = [
+    qs.Prototypical(qs.backbones.Conv4(8, "running", image_size=16), distance=cosine, scale=7.0),
+    qs.Prototypical(qs.backbones.ResNet12((4, 4, 8, 8), in_channels=1)),
+    qs.LinearProbe(qs.backbones.Conv4(8, "support", image_size=16), head=logistic, l2=0.5),
+    qs.MAML(qs.backbones.Conv4(8, image_size=16, outputs=3), steps=2, adapts=("head.*",)),
+    qs.MAML(qs.backbones.MLP(256, (8,), outputs=3), rate=0.1, first_order=True),
+]
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda m: type(m).__name__)
+def test_a_predictor_comes_back_without_its_code_or_learner(learner, classes, tmp_path):
+    task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
+    predictor = learner.eval()(task.support, task.spec)
+    path = predictor.save(tmp_path / "predictor.safetensors")
+    loaded = qs.load_predictor(path)
+    assert loaded(task.query.inputs).equal(predictor(task.query.inputs))
+    assert loaded.spec == predictor.spec
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda m: type(m).__name__)
+def test_a_description_is_json_and_builds_the_same(learner):
+    description = json.loads(json.dumps(describe(learner)))
+    rebuilt = build(description)
+    assert describe(rebuilt) == describe(learner)
+    shapes = {k: v.shape for k, v in learner.state_dict().items()}
+    assert {k: v.shape for k, v in rebuilt.state_dict().items()} == shapes
+
+
+def test_a_learner_comes_back_with_its_info(tmp_path):
+    learner = LEARNERS[0]
+    qs.save_learner(learner, tmp_path / "learner.safetensors", {"shape": [1, 16, 16]})
+    loaded, info = qs.load_learner(tmp_path / "learner.safetensors")
+    assert info == {"shape": [1, 16, 16]}
+    assert all(v.equal(learner.state_dict()[k]) for k, v in loaded.state_dict().items())
+
+
+def test_a_users_own_backbone_needs_the_learner_to_load(tmp_path, classes):
+    learner = qs.Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
+    task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
+    path = learner(task.support, task.spec).save(tmp_path / "p.safetensors")
+    with pytest.raises(ValueError, match="your own class"):
+        qs.load_predictor(path)
+    again = qs.Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
+    loaded = qs.load_predictor(path, learner=again)
+    expected = learner(task.support, task.spec)(task.query.inputs)
+    assert loaded(task.query.inputs).equal(expected)
+    with pytest.raises(ValueError, match="not one of quickstudy's own"):
+        qs.save_learner(learner, tmp_path / "learner.safetensors")
+
+
+def test_a_file_cannot_name_foreign_code():
+    with pytest.raises(ValueError, match="unknown"):
+        build({"name": "os:system"})
+    with pytest.raises(ValueError, match="unknown"):
+        build({"function": "eval"})
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 4096, b"\x08" + b"\0" * 7 + b"{}      "])
+def test_files_that_are_no_predictor_are_refused(content, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.safetensors: not a file that quickstudy wrote"):
+        qs.load_predictor(path)
+
+
+def test_other_safetensors_and_truncated_files_are_refused(tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(3)}, other)
+    with pytest.raises(ValueError, match="not a file that quickstudy wrote"):
+        qs.load_predictor(other)
+    tree = save_tree(tmp_path / "tree.safetensors", {"a": torch.arange(100)}, {"format": "x"})
+    with pytest.raises(ValueError, match="holds no predictor"):
+        qs.load_predictor(tree)
+    tree.write_bytes(tree.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="damaged"):
+        load_tree(tree)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        qs.load_predictor(tmp_path / "nothing")
+
+
+def test_trees_come_back_as_they_were(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    tree = {"a": [shared, shared.T], "b": (torch.tensor(True), {"c": 1.5, "d": None}), "e": {}}
+    loaded, about = load_tree(save_tree(tmp_path / "t", tree, {"x": [1, 2]}))
+    assert about == {"x": [1, 2]}
+    assert loaded["a"][1].equal(shared.T)
+    assert isinstance(loaded["b"], tuple)
+    assert loaded["b"][1] == {"c": 1.5, "d": None}
+    assert loaded["e"] == {}
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = write_atomically(tmp_path / "f", b"old")
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_predictor_exports_to_onnx(tmp_path, classes):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
+    for learner in LEARNERS[::3]:
+        predictor = learner.eval()(task.support, task.spec)
+        path = predictor.export(tmp_path / "p.onnx", task.query.inputs)
+        session = onnxruntime.InferenceSession(path)
+        for rows in (task.query.inputs, task.query.inputs[:1], task.query.inputs.repeat(3, 1, 1, 1)):
+            (found,) = session.run(None, {"inputs": rows.numpy()})
+            expected = predictor(rows).detach().numpy()
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
