@@ -24,7 +24,8 @@ from quickstudy.training.trainer import adam, cosine
 from quickstudy.version import __version__
 
 RESULTS = Path(__file__).parent / "results"
-PUBLISHED = {  # 5-way 1-shot, 20-way 1-shot; Snell et al. (2017) table 1, Finn et al. (2017) table 1
+# 5-way 1-shot and 20-way 1-shot: table 1 of Snell et al. (2017) and of Finn et al. (2017).
+PUBLISHED = {
     "prototypical": (98.8, 96.0),
     "maml": (98.7, 95.8),
 }
@@ -55,9 +56,7 @@ def main() -> None:
     print(f"{wall / 60:.1f} minutes ({cpu / 60:.1f} of CPU time); written to {target}")
 
 
-def _setting(
-    args: argparse.Namespace, data: Any
-) -> tuple[qs.Learner, Episodes, tuple[int, ...]]:
+def _setting(args: argparse.Namespace, data: Any) -> tuple[qs.Learner, Episodes, tuple[int, ...]]:
     if args.learner == "prototypical":
         learner: qs.Learner = qs.Prototypical(qs.backbones.Conv4(norm=args.norm))
         return learner, qs.episodes(data.train, ways=20, shots=1, queries=5), (5, 20)

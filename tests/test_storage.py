@@ -71,7 +71,9 @@ def test_a_file_cannot_name_foreign_code():
         build({"function": "eval"})
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 4096, b"\x08" + b"\0" * 7 + b"{}      "])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\xff" * 4096, b"\x08" + b"\0" * 7 + b"{}      "]
+)
 def test_files_that_are_no_predictor_are_refused(content, tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
@@ -125,7 +127,11 @@ def test_a_predictor_exports_to_onnx(tmp_path, classes):
         predictor = learner.eval()(task.support, task.spec)
         path = predictor.export(tmp_path / "p.onnx", task.query.inputs)
         session = onnxruntime.InferenceSession(path)
-        for rows in (task.query.inputs, task.query.inputs[:1], task.query.inputs.repeat(3, 1, 1, 1)):
+        for rows in (
+            task.query.inputs,
+            task.query.inputs[:1],
+            task.query.inputs.repeat(3, 1, 1, 1),
+        ):
             (found,) = session.run(None, {"inputs": rows.numpy()})
             expected = predictor(rows).detach().numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

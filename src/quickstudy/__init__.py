@@ -51,12 +51,34 @@ _HOME = {
 }
 _MODULES = ("backbones", "datasets", "testing", "training")
 
-__all__ = [  # noqa: PLE0604
-    "__version__", "backbones", "datasets", "testing", "training",
-    "Classes", "Evaluation", "Examples", "FewShotClassifier", "Learner", "LinearProbe", "MAML",
-    "Predictor", "Prototypical", "Sinusoids", "Task", "TaskSpec", "Validation", "classification",
-    "episodes", "evaluate", "examples", "fit", "load_learner", "load_predictor", "regression",
+__all__ = [
+    "MAML",
+    "Classes",
+    "Evaluation",
+    "Examples",
+    "FewShotClassifier",
+    "Learner",
+    "LinearProbe",
+    "Predictor",
+    "Prototypical",
+    "Sinusoids",
+    "Task",
+    "TaskSpec",
+    "Validation",
+    "__version__",
+    "backbones",
+    "classification",
+    "datasets",
+    "episodes",
+    "evaluate",
+    "examples",
+    "fit",
+    "load_learner",
+    "load_predictor",
+    "regression",
     "save_learner",
+    "testing",
+    "training",
 ]  # fmt: skip
 
 

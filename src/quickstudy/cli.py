@@ -37,6 +37,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.exceptions.Exit:  # how click leaves early; a RuntimeError by descent
+            raise
         except MISTAKES as error:
             if ctx.params.get("debug"):
                 raise
@@ -89,7 +91,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
 @click.pass_context
 def run(
-    ctx: click.Context, options: tuple[str, ...], config: Path | None, out: Path | None,
+    ctx: click.Context, /, options: tuple[str, ...], config: Path | None, out: Path | None,
     resume: Path | None, **choices: Any,
 ) -> None:  # fmt: skip
     """Train a learner, evaluate it on classes it has never seen, and write a report."""
@@ -100,7 +102,9 @@ def run(
         given["options"] = _parse_options(options)
     if resume is not None and (given or config or out):
         raise ValueError("run: --resume goes on with the run's own recipe; give no other options.")
-    recipe = None if resume else read_recipe({**(read_recipe_file(config) if config else {}), **given})
+    recipe = (
+        None if resume else read_recipe({**(read_recipe_file(config) if config else {}), **given})
+    )
 
     from quickstudy.reports.tables import evaluation_table
     from quickstudy.runs.execute import Run, execute
@@ -114,7 +118,9 @@ def run(
     command = shlex.join(["quickstudy", *sys.argv[1:]])
     evaluation = execute(this, resume=resume is not None, command=command)
     if evaluation is None:
-        click.echo(f"Interrupted. Go on with: quickstudy run --resume {shlex.quote(str(this.path))}")
+        click.echo(
+            f"Interrupted. Go on with: quickstudy run --resume {shlex.quote(str(this.path))}"
+        )
         ctx.exit(130)
     _print(evaluation_table(evaluation, f"{this.recipe.learner} on {this.recipe.data}"))
     _print(f"[dim]report[/] {this.path / 'report.html'}")
@@ -175,8 +181,8 @@ def evaluate(
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("predictor.safetensors"),
-              show_default=True, help="Where the predictor goes.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the predictor goes.",
+              default=Path("predictor.safetensors"), show_default=True)  # fmt: skip
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
     """Adapt the learner of a RUN to the classes of FOLDER (one folder of images per class)."""
@@ -241,7 +247,9 @@ def learners() -> None:
     for column in ("name", "title", "family", "paper", "learns"):
         table.add_column(column, overflow="fold")
     for card in LEARNERS.values():
-        table.add_row(card.name, card.title, card.family, f"{card.paper} ({card.year})", card.learns)
+        table.add_row(
+            card.name, card.title, card.family, f"{card.paper} ({card.year})", card.learns
+        )
     _print(table)
 
 

@@ -90,7 +90,7 @@ class Learner(nn.Module, ABC):
         """Predictions (n, outputs) for ``inputs`` (n, ...)."""
 
     def embed(self, state: State, inputs: Any) -> Tensor | None:
-        """Features (n, d) in which the predictor sees ``inputs``, for plots; None if there are none."""
+        """Features (n, d) in which the predictor sees ``inputs``, for plots; None without such."""
         return None
 
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:

@@ -14,7 +14,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from quickstudy.core import Learner
-from quickstudy.learners.transfer.linear_probe import LinearProbe, logistic
+from quickstudy.learners.transfer.heads import logistic
+from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.tasks.examples import classification, examples
 
 
@@ -34,9 +35,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, learner: Learner | None = None) -> None:
         self.learner = learner
 
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:  # noqa: N803
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Adapt to rows ``X`` with labels ``y`` (n,). ValueError for fewer than two classes."""
-        X, y = validate_data(self, X, y, allow_nd=True, dtype=_DTYPES)  # noqa: N806
+        rows, y = validate_data(self, X, y, allow_nd=True, dtype=_DTYPES)
         check_classification_targets(y)
         self.classes_, ids = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -44,10 +45,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "FewShotClassifier: needs examples of at least 2 classes; found 1 class "
                 f"({self.classes_[0]!r})."
             )
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        weights = _check_sample_weight(
+            sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+        )
         learner = copy.deepcopy(self.learner) if self.learner is not None else _baseline()
         self._dtype = next((p.dtype for p in learner.parameters()), torch.float64)
-        support = examples(self._inputs(X), torch.from_numpy(ids), torch.from_numpy(weights))
+        support = examples(self._inputs(rows), torch.from_numpy(ids), torch.from_numpy(weights))
         support = support._replace(
             inputs=support.inputs.to(self._dtype), weights=support.weights.to(self._dtype)
         )
@@ -55,15 +58,15 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.predictor_ = learner.eval()(support, classification(len(self.classes_)))
         return self
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """Probabilities (n, classes), columns in the order of ``classes_``."""
         check_is_fitted(self)
-        X = validate_data(self, X, allow_nd=True, dtype=_DTYPES, reset=False)  # noqa: N806
+        rows = validate_data(self, X, allow_nd=True, dtype=_DTYPES, reset=False)
         with torch.no_grad():
-            logits: Tensor = self.predictor_(self._inputs(X))
+            logits: Tensor = self.predictor_(self._inputs(rows))
         return np.asarray(logits.softmax(-1).double().numpy())
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable label of each row (n,)."""
         probabilities = self.predict_proba(X)
         return np.asarray(self.classes_[probabilities.argmax(1)])

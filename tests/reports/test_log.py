@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from quickstudy.training.log import read_metrics
 from quickstudy.reports.tensorboard import to_tensorboard
+from quickstudy.training.log import read_metrics
 
 ROWS = [
     {"step": 100, "loss": 0.5, "score": 0.8, "tasks_per_second": 90.0, "seconds": 2.0},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -15,8 +16,9 @@ class Conv4(nn.Module):
     Four blocks of 3x3 convolution, norm, ReLU and 2x2 max-pooling, then flattened: 64 features for
     28x28 images, 1600 for 84x84. With ``outputs`` a linear head follows, as gradient learners need.
 
-    ``channels``    filters per block: 64 in Matching and Prototypical Networks, 32 in MAML at 84x84.
-    ``norm``        "group" | "batch" | "support" | "running": see :mod:`quickstudy.backbones.norms`.
+    ``channels``    filters per block: 64 in most papers, 32 in MAML's at 84x84.
+    ``norm``        "group" | "batch" | "support" | "running": see
+                    :mod:`quickstudy.backbones.norms`.
     ``outputs``     size of the linear head; None for features.
 
     Reference: Vinyals et al. (2016), Matching Networks for One Shot Learning, section 4.1.
@@ -42,9 +44,7 @@ class Conv4(nn.Module):
         self.in_channels, self.image_size = in_channels, image_size
         self.features = channels * side * side
         widths = [in_channels] + [channels] * 4
-        self.blocks = nn.Sequential(
-            *(self._block(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(self._block(a, b) for a, b in pairwise(widths)))
         self.head = nn.Linear(self.features, outputs) if outputs else nn.Identity()
 
     def _block(self, inputs: int, outputs: int) -> nn.Module:

@@ -42,7 +42,7 @@ class _Pass:
     moments: dict[RunningNorm, Moments] | None = None  # where the population is estimated
 
 
-_current: ContextVar[_Pass] = ContextVar("quickstudy_norm_pass", default=_Pass())
+_current: ContextVar[_Pass] = ContextVar("quickstudy_norm_pass", default=_Pass())  # noqa: B039
 
 
 @contextmanager
@@ -63,15 +63,24 @@ def counting(weights: Tensor) -> Iterator[None]:
 
 
 @contextmanager
+def counting_exactly(weights: Tensor) -> Iterator[None]:
+    """Like :func:`counting`, for weights that a learner makes itself.
+
+    The engine's promise (:func:`rows_count_alike`) is about the weights that the batch came with,
+    and knows nothing of these.
+    """
+    with _set(replace(_current.get(), weights=weights, rows_count_alike=False)):
+        yield
+
+
+@contextmanager
 def rows_count_alike() -> Iterator[None]:
     """A promise that all weights are one, so that batch statistics may use the native kernels."""
     with _set(replace(_current.get(), rows_count_alike=True, weights=None)):
         yield
 
 
-def embed_support(
-    net: Callable[[Any], Tensor], support: Examples
-) -> tuple[Tensor, Statistics]:
+def embed_support(net: Callable[[Any], Tensor], support: Examples) -> tuple[Tensor, Statistics]:
     """``net(support.inputs)`` (n, d), and the statistics its queries are to reuse."""
     statistics: Statistics = []
     with counting(support.weights), _set(replace(_current.get(), record=statistics, reuse=None)):
@@ -84,6 +93,21 @@ def embed_query(net: Callable[[Any], Tensor], inputs: Any, statistics: Statistic
         return net(inputs)
 
 
+def blind_to_weights(net: nn.Module) -> list[str]:
+    """Names of the modules whose batch statistics count rows of weight 0 as whole ones.
+
+    Those of torch do; a layer of your own says ``counts_weights = True`` if it does not.
+    """
+
+    def blind(module: nn.Module) -> bool:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return module.training or module.running_mean is None
+        sees = getattr(module, "sees_other_rows", False)
+        return bool(sees and not getattr(module, "counts_weights", False))
+
+    return [name for name, module in net.named_modules() if blind(module)]
+
+
 def needs_support_statistics(net: nn.Module) -> bool:
     """Whether ``net`` has layers that reuse support statistics."""
     return any(isinstance(module, SupportNorm) for module in net.modules())
@@ -91,6 +115,8 @@ def needs_support_statistics(net: nn.Module) -> bool:
 
 class _ChannelNorm(nn.Module):
     """An affine map per channel after statistics that subclasses choose."""
+
+    counts_weights = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
@@ -18,7 +20,8 @@ class ResNet12(nn.Module):
     ``channels``  width of the four blocks.
     ``norm``      "group" | "batch" | "support" | "running": see :mod:`quickstudy.backbones.norms`.
 
-    Reference: Oreshkin, Rodríguez and Lacoste (2018), TADAM; widths of Lee et al. (2019), MetaOptNet.
+    Reference: Oreshkin, Rodríguez and Lacoste (2018), TADAM; the widths are those of Lee et al.
+    (2019), MetaOptNet.
     Differs from MetaOptNet in having no DropBlock, whose randomness would make ``adapt`` impure,
     and in the norm: group by default.
     """
@@ -39,9 +42,7 @@ class ResNet12(nn.Module):
         self.in_channels = in_channels
         self.features = channels[-1]
         widths = (in_channels, *channels)
-        self.blocks = nn.Sequential(
-            *(_Block(a, b, norm) for a, b in zip(widths, widths[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(_Block(a, b, norm) for a, b in pairwise(widths)))
         self.head = nn.Linear(self.features, outputs) if outputs else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -55,8 +56,7 @@ class _Block(nn.Module):
         super().__init__()
         widths = (inputs, outputs, outputs, outputs)
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1, bias=False)
-            for a, b in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths)
         )
         self.norms = nn.ModuleList(make_norm(norm, outputs) for _ in range(3))
         self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)

@@ -117,7 +117,9 @@ def _evaluate(
     seen, device = Fingerprint(), device_of(learner)
     scores: list[Tensor] = []
     confidences: list[Tensor] = []
-    seconds = _seconds_per_adaptation(learner, [draw(source, seed, i) for i in range(min(tasks, 8))])
+    seconds = _seconds_per_adaptation(
+        learner, [draw(source, seed, i) for i in range(min(tasks, 8))]
+    )
     plan = plan or _plan(learner, source, seed, tasks_per_batch)
     for start in range(0, tasks, tasks_per_batch):
         drawn = [draw(source, seed, i) for i in range(start, min(start + tasks_per_batch, tasks))]
@@ -164,7 +166,8 @@ def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int)
 def _answer(learner: Learner, task: Task) -> Tensor:
     predictor = learner(task.support, task.spec)
     with counting(task.query.weights):
-        return predictor(task.query.inputs)
+        predictions: Tensor = predictor(task.query.inputs)
+    return predictions
 
 
 def _seconds_per_adaptation(learner: Learner, tasks: list[Task]) -> float:

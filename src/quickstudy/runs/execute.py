@@ -65,7 +65,7 @@ class Run:
         file = Path(path) / "recipe.json"
         if not file.is_file():
             raise FileNotFoundError(
-                f"{path}: holds no run (no recipe.json). Give the folder that `quickstudy run` made."
+                f"{path}: holds no run (no recipe.json). Give one that `quickstudy run` made."
             )
         try:
             return Run(Path(path), read_recipe(json.loads(file.read_text())))
@@ -83,7 +83,9 @@ class Run:
         return load_learner(file)
 
 
-def execute(run: Run, *, resume: bool = False, command: str = "", progress: bool = True) -> Evaluation | None:
+def execute(
+    run: Run, *, resume: bool = False, command: str = "", progress: bool = True
+) -> Evaluation | None:
     """Train, evaluate and report; None where Ctrl-C ended training early (it can be resumed)."""
     recipe = run.recipe
     if recipe.threads:
@@ -104,7 +106,10 @@ def execute(run: Run, *, resume: bool = False, command: str = "", progress: bool
 
 def _train(run: Run, learner: Learner, sources: Sources, resume: bool, progress: bool) -> bool:
     recipe = run.recipe
-    assert recipe.steps and recipe.tasks_per_step and recipe.validate_every  # completed
+    # A run's recipe is complete.
+    assert recipe.steps is not None
+    assert recipe.tasks_per_step is not None
+    assert recipe.validate_every is not None
     validation = Validation(
         sources.val, every=recipe.validate_every, tasks=100, patience=recipe.patience
     )

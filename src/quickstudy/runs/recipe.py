@@ -126,5 +126,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({error}).") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}.")
+        raise ValueError(
+            f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}."
+        )
     return values

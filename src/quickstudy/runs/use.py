@@ -30,7 +30,7 @@ def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predi
     ids = torch.arange(len(classes)).repeat_interleave(classes.counts)
     support = examples(classes.inputs, ids)
     with torch.no_grad():
-        predictor = learner(support, classification(len(classes)))
+        predictor: Predictor = learner(support, classification(len(classes)))
     return replace(predictor, info={"shape": info["shape"], "names": list(classes.names)})
 
 

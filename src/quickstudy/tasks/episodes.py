@@ -80,7 +80,7 @@ class Episodes:
 
     def __call__(self, generator: torch.Generator) -> Task:
         """One task; the same generator state gives the same task."""
-        chosen, rows, shots = self._draw(generator)
+        _, rows, shots = self._draw(generator)
         ways, per_class = rows.shape
         if self.imbalanced:
             kept = _draw_counts(self.shots, ways, generator)

@@ -10,7 +10,7 @@ from quickstudy.tasks.examples import squared_error, weighted_mean
 
 
 def score(predictions: Tensor, query: Examples) -> Tensor:
-    """Accuracy for class ids, mean squared error for reals; rows as weighted, () in [0, 1] or >= 0."""
+    """Accuracy for class ids, mean squared error for reals, rows as weighted: a scalar ()."""
     if query.targets.is_floating_point():
         return weighted_mean(squared_error(predictions, query.targets), query.weights)
     right = (predictions.argmax(-1) == query.targets).to(predictions.dtype)

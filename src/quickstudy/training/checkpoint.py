@@ -99,7 +99,9 @@ class RunFolder:
             return Progress()
         tree, about = load_tree(self._checkpoint)
         if about.get("format") != _FORMAT:
-            raise ValueError(f"{self._checkpoint}: is no checkpoint. Start the run in a new folder.")
+            raise ValueError(
+                f"{self._checkpoint}: is no checkpoint. Start the run in a new folder."
+            )
         then = about["settings"]
         changed = [k for k in settings if then.get(k) != settings[k]]
         if changed:

@@ -13,7 +13,7 @@ batch in one of three ways, all of which give the loop's gradient:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quickstudy.backbones.norms import rows_count_alike
+from quickstudy.backbones.norms import blind_to_weights, rows_count_alike
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.tasks.batches import unstack
 from quickstudy.training.objectives import Objective, Outcome
@@ -60,7 +60,7 @@ def accumulate(learner: Learner, batch: Task, objective: Objective, plan: Plan) 
         Mapping.VMAP_GRAD: _vmap_grad,
         Mapping.LOOP: _loop,
     }[plan.mapping]
-    with _right_attention(learner), _uniform_rows(batch):
+    with _right_attention(learner), _uniform_rows(learner, batch):
         parts = [step(learner, chunk, objective, total) for chunk in _chunks(batch, plan.chunk)]
     return Outcome(torch.cat([p.loss for p in parts]), torch.cat([p.score for p in parts]))
 
@@ -72,7 +72,9 @@ def _vmap(learner: Learner, batch: Task, objective: Objective, total: int) -> Ou
 
 
 def _vmap_grad(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    trained = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    trained: dict[str, Tensor] = {
+        name: p for name, p in learner.named_parameters() if p.requires_grad
+    }
     module = _Module(learner, objective)
 
     def loss(
@@ -105,7 +107,7 @@ def map_tasks(
     function: Callable[[Task], Tensor], batch: Task, learner: Learner, plan: Plan
 ) -> Tensor:
     """``function`` of every task, stacked (tasks, ...), without gradients: for evaluation."""
-    with torch.no_grad(), _right_attention(learner), _uniform_rows(batch):
+    with torch.no_grad(), _right_attention(learner), _uniform_rows(learner, batch):
         if plan.mapping is Mapping.LOOP:
             return torch.stack([function(task) for task in unstack(batch)])
         return torch.cat([
@@ -130,9 +132,7 @@ class _Module(nn.Module):
 def _composite(
     learner: Learner, objective: Objective, batch: Task
 ) -> Callable[[Examples, Examples], Outcome]:
-    return lambda support, query: as_outcome(
-        objective(learner, Task(support, query, batch.spec))
-    )
+    return lambda support, query: as_outcome(objective(learner, Task(support, query, batch.spec)))
 
 
 def as_outcome(value: Tensor | Outcome) -> Outcome:
@@ -153,18 +153,37 @@ def _chunks(batch: Task, size: int) -> Iterator[Task]:
 
 
 @contextmanager
-def _uniform_rows(batch: Task) -> Iterator[None]:
-    """One look at the batch's weights, outside vmap, spares every norm a weighted mean."""
+def _uniform_rows(learner: Learner, batch: Task) -> Iterator[None]:
+    """One look at the batch's weights, outside vmap, spares every norm a weighted mean.
+
+    Raises ValueError where they are not all one and ``learner`` would take them for one.
+    """
     support, query = batch.support, batch.query
     targets = (support.targets, query.targets)
     alike = all(bool((e.weights == 1).all()) for e in (support, query)) and not any(
         bool(t.isnan().any() if t.is_floating_point() else (t < 0).any()) for t in targets
     )
+    reason = None if alike else miscounts_rows(learner)
+    if reason:
+        raise ValueError(
+            "tasks of different sizes, and unlabelled rows, need a learner to which a row of "
+            f"weight 0 is absent, but in {type(learner).__name__} {reason}. Use a norm of "
+            "quickstudy.backbones.norms, or tasks of one size, fully labelled."
+        )
     with rows_count_alike() if alike else nullcontext():
         yield
 
 
-def _right_attention(learner: Learner) -> contextmanager[None]:  # type: ignore[valid-type]
+def miscounts_rows(learner: Learner) -> str | None:
+    """Why rows of weight 0 are not absent to ``learner``; None where they are."""
+    declared = learner.exceptions.get("weight_zero_is_absent")
+    if declared:
+        return declared
+    blind = blind_to_weights(learner)
+    return f"the statistics of {', '.join(blind[:3])} know no weights" if blind else None
+
+
+def _right_attention(learner: Learner) -> AbstractContextManager[None]:
     """Second derivatives of attention exist only in its plain mathematical form."""
     if learner.differentiates:
         return sdpa_kernel(SDPBackend.MATH)

@@ -13,8 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from quickstudy.core import Learner, Task
 from quickstudy.modules import device_of
-from quickstudy.testing import check_laws, doubled, meta_gradient
+from quickstudy.tasks.sampling import generator
+from quickstudy.testing import BrokenLaw, applicable, check_laws, doubled
 from quickstudy.training.engine import Mapping, Plan
+from quickstudy.training.laws import meta_gradient
 from quickstudy.training.objectives import Objective
 from quickstudy.trees import leaves, map_tree
 
@@ -27,15 +29,20 @@ TOLERANCE = 1e-8
 def check_lawful(learner: Learner, task: Task) -> None:
     """Refuse, before any training, a learner whose results would be silently wrong.
 
-    Raises :class:`quickstudy.testing.BrokenLaw` for running statistics updated in ``forward``,
-    randomness in ``adapt``, and queries that see one another undeclared.
+    Raises ValueError for one without trainable parameters, and
+    :class:`quickstudy.testing.BrokenLaw` for running statistics updated in ``forward``, randomness
+    in ``adapt``, predictions of a wrong shape, and, where undeclared, queries that see one another
+    and rows of weight 0 that count.
     """
+    if not any(parameter.requires_grad for parameter in learner.parameters()):
+        raise ValueError(
+            f"fit: {type(learner).__name__} has no trainable parameters, so there is nothing to "
+            "learn. Use it as it is, or set requires_grad=True on some."
+        )
     for name, module in learner.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
             module.training and module.running_mean is not None
         ):
-            from quickstudy.testing import BrokenLaw
-
             raise BrokenLaw(
                 f"{name} is a {type(module).__name__} that updates running statistics in forward, "
                 "so adapting would change the learner. Use a norm of quickstudy.backbones.norms "
@@ -43,8 +50,17 @@ def check_lawful(learner: Learner, task: Task) -> None:
                 "track_running_stats=False, or keep it in eval mode by overriding train()."
             )
     small = _few_queries(task, 2 * task.spec.outputs)
-    laws = ["adapt_is_pure"] if learner.transductive else ["adapt_is_pure", "queries_are_independent"]
+    laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
     check_laws(_in_double(learner), doubled(small), laws)
+
+
+_BEFORE_TRAINING = (
+    "shape_is_right_and_finite",
+    "adapt_is_pure",
+    "queries_are_independent",
+    "weight_zero_is_absent",
+)
+"""Laws without which results are silently wrong, and which take but a few adaptations to see."""
 
 
 def make_plan(
@@ -95,7 +111,7 @@ def _difference_from_loop(
     learner: Learner, batch: Task, mapping: Mapping, objective: Objective
 ) -> str | None:
     """Why ``mapping`` cannot be trusted with this learner, or None where it can."""
-    judged = _in_double(learner)
+    judged = _in_general_position(_in_double(learner))
     task = doubled(_few_queries(batch, 4))
     two = Task(
         map_tree(lambda leaf: leaf[:2], task.support),
@@ -117,6 +133,16 @@ def _in_double(learner: Learner) -> Learner:
     return copy.deepcopy(learner).double()
 
 
+def _in_general_position(learner: Learner) -> Learner:
+    """Every parameter moved a little: ones and zeros of an initialisation can hide a wrong term."""
+    noise = generator(0)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            shift = torch.randn(parameter.shape, generator=noise, dtype=torch.float64)
+            parameter.add_(0.05 * shift.to(parameter.device))
+    return learner
+
+
 def _few_queries(task: Task, n: int) -> Task:
     """The first ``n`` query rows: enough to compare two computations, and cheap."""
     batched = task.query.weights.ndim == 2
@@ -131,7 +157,7 @@ class _CountBytes(TorchDispatchMode):
     """Adds up the memory that operators allocate for their results."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
@@ -151,12 +177,12 @@ def graph_bytes(learner: Learner, batch: Task, objective: Objective) -> int:
     )
     with _CountBytes() as counted:
         objective(learner, one)
-    return counted.total
+    return int(counted.total)
 
 
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return 4 << 30  # a cautious guess where the system does not say

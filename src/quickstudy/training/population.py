@@ -8,7 +8,7 @@ from quickstudy.backbones.norms import RunningNorm, estimating
 from quickstudy.core import Learner, TaskSource
 from quickstudy.tasks.sampling import draw
 
-TASKS = 100
+TASKS = 32
 
 
 def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None:

@@ -58,7 +58,7 @@ class MAML(Learner):
 
     differentiates = True
     exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "relabelling_permutes_outputs": "the initial head is learnt, so every way starts from its own weights"
+        "relabelling_permutes_outputs": "the initial head is learnt: every way starts from its own"
     }
 
     def __init__(

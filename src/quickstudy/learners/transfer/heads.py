@@ -95,7 +95,7 @@ class _Problem(NamedTuple):
         return self.w @ self.y > 0
 
     def without_shift(self, offset: Tensor) -> Tensor:
-        """``offset`` with sum 0 over the classes present: the loss has no curvature along a shift."""
+        """``offset`` with sum 0 over the classes present: a shift of all moves no loss."""
         present = self.present.to(offset.dtype)
         return present * (offset - present @ offset / present.sum().clamp_min(1))
 
@@ -114,7 +114,9 @@ class _Problem(NamedTuple):
 
     def hessian(self, p: Tensor, direction: _Head) -> _Head:
         """The second derivative times ``direction``, where the probabilities are ``p``."""
-        change = self.w.unsqueeze(-1) * through_softmax(p, self.x @ direction.slope + direction.offset)
+        change = self.w.unsqueeze(-1) * through_softmax(
+            p, self.x @ direction.slope + direction.offset
+        )
         return _Head(self.x.mT @ change + self.l2 * direction.slope, change.sum(0))
 
 
@@ -132,9 +134,12 @@ class _Minimiser(torch.autograd.Function):
     def forward(x: Tensor, y: Tensor, w: Tensor, l2: float) -> tuple[Tensor, Tensor]:
         problem = _Problem(x, y, w, l2)
         head = _Head(x.new_zeros(x.shape[1], y.shape[1]), x.new_zeros(y.shape[1]))
+        uniform = problem.logits(head).softmax(-1)
+        at_first = problem.gradient(head, uniform)
         for _ in range(NEWTON_STEPS):
             p = problem.logits(head).softmax(-1)
-            direction = _solve(problem, p, problem.gradient(head, p), CONJUGATE_STEPS)
+            gradient = problem.gradient(head, p)
+            direction = _solve(problem, p, gradient, CONJUGATE_STEPS, at_first)
             head = _line_search(problem, head, direction)
         return head.slope, head.offset
 
@@ -152,30 +157,35 @@ class _Minimiser(torch.autograd.Function):
         p = problem.logits(head).softmax(-1)
         d_slope, d_offset = upstream
         right = _Head(d_slope, problem.without_shift(d_offset))
-        adjoint = _solve(problem, p, right, ADJOINT_STEPS)
+        adjoint = _solve(problem, p, right, ADJOINT_STEPS, right)
         along = x @ adjoint.slope + adjoint.offset
         weighted = w.unsqueeze(-1)
         d_x = -weighted * (through_softmax(p, along) @ slope.mT + (p - y) @ adjoint.slope.mT)
         return d_x, weighted * along, -(along * (p - y)).sum(-1), None
 
 
-def _solve(problem: _Problem, p: Tensor, right: _Head, steps: int) -> _Head:
-    """H^-1 right by ``steps`` conjugate gradients, preconditioned by one matrix for all classes."""
+def _solve(problem: _Problem, p: Tensor, right: _Head, steps: int, size: _Head) -> _Head:
+    """H^-1 right by ``steps`` conjugate gradients, preconditioned by one matrix for all classes.
+
+    Stays where what remains of ``right`` is rounding, next to numbers of the size of ``size``.
+    """
     precondition = _preconditioner(problem, p)
     solution = _Head(torch.zeros_like(right.slope), torch.zeros_like(right.offset))
+    # Below this the remainder is noise, and the ratios of noise would blow up.
+    resolution = size.dot(precondition(size)) * torch.finfo(p.dtype).eps ** 2
     residual = right
     direction = precondition(residual)
     energy = residual.dot(direction)
-    # Below this the residual is rounding, and its ratios are noise that would blow up.
-    resolution = energy * torch.finfo(p.dtype).eps ** 2
+    unsolved = energy > resolution
     for _ in range(steps):
         moved = problem.hessian(p, direction)
-        step = _ratio(energy, direction.dot(moved), energy > resolution)
+        step = _ratio(energy, direction.dot(moved), unsolved)
         solution = solution.plus(step, direction)
         residual = residual.plus(-step, moved)
         towards = precondition(residual)
         before, energy = energy, residual.dot(towards)
-        direction = towards.plus(_ratio(energy, before, energy > resolution), direction)
+        unsolved = unsolved & (energy > resolution)
+        direction = towards.plus(_ratio(energy, before, unsolved), direction)
     return solution
 
 

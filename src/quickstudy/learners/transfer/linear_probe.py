@@ -13,7 +13,7 @@ from quickstudy.learners.transfer.heads import logistic, ridge
 from quickstudy.tasks.examples import class_weights, labelled, one_hot, without_absent
 
 Head = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""(features (n, d), targets (n, outputs), weights (n,), l2) -> slope (d, outputs), offset (outputs,)."""
+"""(features (n, d), targets (n, outputs), weights (n,), l2) -> slope (d, outputs) and offset."""
 
 
 class LinearProbe(Learner):
@@ -67,12 +67,14 @@ class LinearProbe(Learner):
             state["present"] = class_weights(support, spec.outputs) > 0
             targets = one_hot(targets, spec.outputs, features.dtype)
         weights = support.weights.to(features.dtype)
-        state["slope"], state["offset"] = self.head(features, targets, weights, self.l2)
+        slope, offset = self.head(features, targets, weights, self.l2)
+        # Solvers answer in column order, a file in row order, and a product rounds by its layout.
+        state["slope"], state["offset"] = slope.contiguous(), offset
         return state
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits or regression values (n, outputs)."""
-        answers = self.embed(state, inputs) @ state["slope"] + state["offset"]
+        answers: Tensor = self.embed(state, inputs) @ state["slope"] + state["offset"]
         if "present" not in state:
             return answers
         scale = self.scale if self.head is ridge else 1.0

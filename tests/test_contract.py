@@ -1,0 +1,383 @@
+"""Every learner keeps every law it does not except, and every law has been seen to fail."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import quickstudy as qs
+from quickstudy.backbones import MLP, Conv4
+from quickstudy.backbones.norms import counting_exactly, embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
+from quickstudy.learners.metric.distances import cosine
+from quickstudy.learners.transfer.heads import logistic, ridge
+from quickstudy.tasks.batches import stack
+from quickstudy.tasks.examples import one_hot
+from quickstudy.tasks.sampling import draw
+from quickstudy.testing import LAWS, BrokenLaw, applicable, check_learner, doubled
+from quickstudy.training.engine import Mapping, Plan, accumulate
+from quickstudy.training.objectives import query_loss
+
+Net = Callable[..., nn.Module]
+
+CLASSIFIERS: dict[str, Callable[[Net], Learner]] = {
+    "prototypical": lambda net: qs.Prototypical(net()),
+    "prototypical, cosine": lambda net: qs.Prototypical(net(), cosine, scale=10),
+    "probe, ridge": lambda net: qs.LinearProbe(net(), ridge),
+    "probe, logistic": lambda net: qs.LinearProbe(net(), logistic),
+    "maml": lambda net: qs.MAML(net(outputs=5), rate=0.1),
+    "maml, 2 steps, first order": lambda net: qs.MAML(net(outputs=5), 2, 0.1, first_order=True),
+    "maml, head only": lambda net: qs.MAML(net(outputs=5), 2, 0.1, adapts=("head.*",)),
+}
+NORMS = ("group", "batch", "support", "running")
+REGRESSORS: dict[str, Callable[[], Learner]] = {
+    "probe, ridge": lambda: qs.LinearProbe(MLP(hidden=(8, 8)), ridge),
+    "maml": lambda: qs.MAML(MLP(hidden=(8, 8), outputs=1), steps=2, rate=0.01),
+    "maml, first order": lambda: qs.MAML(MLP(hidden=(8, 8), outputs=1), 2, 0.01, first_order=True),
+}
+CLASSIFIER_CASES = [
+    (name, norm)
+    for name in CLASSIFIERS
+    for norm in NORMS
+    if not (name.startswith("maml") and norm == "running")  # refused: tests/learners
+]
+
+
+def classifier(name: str, norm: str) -> Learner:
+    torch.manual_seed(0)
+
+    def net(**options: Any) -> Conv4:
+        return Conv4(channels=8, norm=norm, image_size=16, **options)
+
+    return CLASSIFIERS[name](net).double().eval()
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(("name", "norm"), CLASSIFIER_CASES)
+def test_classifier_keeps_exactly_what_it_does_not_except(
+    name: str, norm: str, law: str, classes: qs.Classes
+) -> None:
+    source = qs.episodes(classes, ways=5, shots=2, queries=2)
+    judge(classifier(name, norm), source, law)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_regressor_keeps_every_law(name: str, law: str) -> None:
+    torch.manual_seed(0)
+    learner = REGRESSORS[name]().double().eval()
+    LAWS[law](learner, doubled(draw(qs.Sinusoids(shots=5, queries=4), 0, 0)))
+
+
+def judge(learner: Learner, source: TaskSource, law: str) -> None:
+    task = doubled(draw(source, 0, 0))
+    if law in applicable(learner):
+        LAWS[law](learner, task)
+    else:  # an exception that is no longer needed must go
+        with pytest.raises(BrokenLaw):
+            LAWS[law](learner, task)
+
+
+@pytest.mark.parametrize(("name", "norm"), CLASSIFIER_CASES)
+def test_tasks_of_different_sizes_batch_as_if_alone(
+    name: str, norm: str, classes: qs.Classes
+) -> None:
+    source = qs.episodes(classes, ways=(3, 5), shots=(1, 3), queries=2)
+    learner = classifier(name, norm)
+    tasks = [doubled(draw(source, 0, i)) for i in range(4)]
+    assert len({len(t.support.weights) for t in tasks}) > 1
+    assert len({t.spec.outputs for t in tasks}) > 1
+    losses, gradients = [], []
+    for task in tasks:  # unpadded, under its own spec, without the engine
+        learner.zero_grad()
+        loss = query_loss(learner, task).loss
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(flat_gradient(learner))
+    for mapping in [Mapping.LOOP, Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP]:
+        learner.zero_grad()
+        outcome = accumulate(learner, stack(tasks), query_loss, Plan(mapping, "", 3))
+        torch.testing.assert_close(outcome.loss, torch.stack(losses), rtol=1e-9, atol=1e-9)
+        mean = torch.stack(gradients).mean(0)
+        assert (flat_gradient(learner) - mean).norm() <= 1e-9 * mean.norm()
+
+
+def flat_gradient(learner: Learner) -> Tensor:
+    gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters())
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+class Smoother(Learner):
+    """A lawful learner in a few lines: the mean target of the support, near rows counting more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(4, 3)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        targets = support.targets
+        if not targets.is_floating_point():
+            targets = one_hot(targets, spec.outputs, support.inputs.dtype)
+        return {"keys": self.net(support.inputs), "values": targets, "weights": support.weights}
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        nearness = self.net(inputs) @ state["keys"].mT + state["weights"].log()
+        return nearness.softmax(-1) @ state["values"]
+
+
+class Flat(Smoother):
+    """Gives (n,) for (n, 1), which squared error would silently broadcast to (n, n)."""
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        answered = super().predict(state, inputs, spec)
+        return answered.squeeze(-1) if spec.outputs == 1 else answered
+
+
+class Counting(Smoother):
+    """Counts its adaptations in a buffer, as running statistics do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        self.calls += 1
+        return super().adapt(support, spec)
+
+
+class Sequence(Smoother):
+    """Takes queries for a sequence: each also sees the one before it."""
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        before = torch.cat([torch.zeros_like(inputs[:1]), inputs[:-1]])
+        return super().predict(state, inputs + 0.1 * before, spec)
+
+
+class Reweighing(Smoother):
+    """Changes the weights before it uses them."""
+
+    def weigh(self, weights: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        return super().adapt(support._replace(weights=self.weigh(support.weights)), spec)
+
+
+class SeeingPadding(Reweighing):
+    def weigh(self, weights: Tensor) -> Tensor:
+        return weights.clamp_min(0.01)
+
+
+class CountingOnce(Reweighing):
+    def weigh(self, weights: Tensor) -> Tensor:
+        return weights.sign()
+
+
+class Ageing(Reweighing):
+    """Later rows count more, whether a row stands once with weight 2 or twice."""
+
+    def weigh(self, weights: Tensor) -> Tensor:
+        return weights * (1 + 0.1 * (2 * weights.cumsum(0) - weights))
+
+
+class Peeking(Smoother):
+    """Looks at a value from Python, which vmap cannot map."""
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        assert float(support.weights.sum()) > 0
+        return super().adapt(support, spec)
+
+
+class LearntHead(Smoother):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(3))
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return super().predict(state, inputs, spec) + self.bias[: spec.outputs]
+
+
+class Idle(Smoother):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(2))
+
+
+class Widening(Smoother):
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return super().predict(state, inputs, spec).double()
+
+
+class Remembering(Smoother):
+    """Hides in the module what the state should hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: list[State] = []
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        self.memory.append(super().adapt(support, spec))
+        return {"place": len(self.memory) - 1}
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        if state["place"] >= len(self.memory):
+            return torch.zeros(len(inputs), spec.outputs, dtype=inputs.dtype)
+        return super().predict(self.memory[state["place"]], inputs, spec)
+
+
+BROKEN: dict[str, type[Learner]] = {
+    "shape_is_right_and_finite": Flat,
+    "adapt_is_pure": Counting,
+    "queries_are_independent": Sequence,
+    "weight_zero_is_absent": SeeingPadding,
+    "weight_two_is_twice": CountingOnce,
+    "support_order_is_irrelevant": Ageing,
+    "vmap_equals_loop": Peeking,
+    "relabelling_permutes_outputs": LearntHead,
+    "every_parameter_gets_a_gradient": Idle,
+    "dtype_and_device_are_kept": Widening,
+    "saved_predictor_is_the_same": Remembering,
+}
+
+
+def vectors(ways: int = 3, shots: int = 1) -> TaskSource:
+    """Classes of vectors (4,) around random centres; one shot hides the most from the laws."""
+
+    def source(generator: torch.Generator) -> Task:
+        centres = torch.randn(ways, 4, generator=generator)
+
+        def drawn(n: int) -> Examples:
+            noise = torch.randn(n * ways, 4, generator=generator)
+            return qs.examples(centres.repeat(n, 1) + 0.5 * noise, torch.arange(ways).repeat(n))
+
+        return Task(drawn(shots), drawn(2), qs.classification(ways))
+
+    return source
+
+
+def planes(generator: torch.Generator) -> Task:
+    """A linear function of vectors (4,)."""
+    x, slope = torch.randn(9, 4, generator=generator), torch.randn(4, 1, generator=generator)
+    rows = qs.examples(x, x @ slope)
+    parts = (Examples(*(leaf[s] for leaf in rows)) for s in (slice(5), slice(5, 9)))
+    return Task(*parts, qs.regression())
+
+
+def broken_laws(kind: type[Learner], source: TaskSource) -> set[str]:
+    task = doubled(draw(source, 0, 0))
+    broken = set()
+    for name, law in LAWS.items():
+        try:
+            law(kind().double(), copy.deepcopy(task))
+        except BrokenLaw:
+            broken.add(name)
+    return broken
+
+
+@pytest.mark.parametrize("source", [vectors(2), vectors(3), vectors(3, shots=2), planes])
+def test_the_lawful_example_is_lawful(source: TaskSource) -> None:
+    assert broken_laws(Smoother, source) == set()
+
+
+def test_every_law_has_a_learner_that_breaks_it() -> None:
+    assert set(BROKEN) == set(LAWS)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_a_learner_broken_on_purpose_fails_exactly_that_law(law: str) -> None:
+    source = planes if law == "shape_is_right_and_finite" else vectors()
+    assert broken_laws(BROKEN[law], source) == {law}
+
+
+@pytest.mark.parametrize("law", ["support_order_is_irrelevant", "relabelling_permutes_outputs"])
+def test_two_classes_of_one_row_suffice_to_see_an_order(law: str) -> None:
+    assert law in broken_laws(BROKEN[law], vectors(ways=2))
+
+
+class StateOnModule(Smoother):
+    """Keeps its one state as an attribute, so the second adapt overwrites the first."""
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        self.kept = super().adapt(support, spec)
+        return {}
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return super().predict(self.kept, inputs, spec)
+
+
+def test_state_on_the_module_is_impure() -> None:
+    with pytest.raises(BrokenLaw, match="two predictors of one learner"):
+        LAWS["adapt_is_pure"](StateOnModule().double(), doubled(draw(vectors(), 0, 0)))
+
+
+class Unknown(Smoother):
+    """Gives no finite number."""
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return super().predict(state, inputs, spec) / 0
+
+
+def test_predictions_must_be_finite() -> None:
+    with pytest.raises(BrokenLaw, match="finite"):
+        check_learner(Unknown(), vectors())
+
+
+class SelfWeighing(Learner):
+    """Makes weights of its own (near rows count more), so the batch's say nothing of them."""
+
+    def __init__(self, exactly: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.exactly = exactly
+        self.backbone = Conv4(4, "support", image_size=16)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        own = support._replace(weights=support.weights * support.inputs.mean((1, 2, 3)))
+        if not self.exactly:
+            return embed_support(self.backbone, own)[1]
+        with counting_exactly(own.weights):
+            return embed_support(self.backbone, support)[1]
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return embed_query(self.backbone, inputs, state)[:, : spec.outputs]
+
+
+def test_weights_made_by_a_learner_reach_the_norms(classes: qs.Classes) -> None:
+    task = doubled(draw(qs.episodes(classes, ways=3, shots=2, queries=2), 0, 0))
+    with pytest.raises(BrokenLaw, match="counting_exactly"):
+        LAWS["vmap_equals_loop"](SelfWeighing(exactly=False).double(), task)
+    LAWS["vmap_equals_loop"](SelfWeighing(exactly=True).double(), task)
+
+
+class Misdeclared(Smoother):
+    exceptions = {"adapt_is_quick": "there is no such law"}  # noqa: RUF012
+
+
+def test_an_exception_must_name_a_law() -> None:
+    with pytest.raises(ValueError, match=r"adapt_is_quick.*The laws are: shape_is_right"):
+        check_learner(Misdeclared(), vectors())
+
+
+def test_check_learner_names_the_laws_it_tested() -> None:
+    assert check_learner(Smoother(), vectors()) == list(LAWS)
+    maml = qs.MAML(MLP(4, (8,), outputs=3), rate=0.1)
+    assert set(LAWS) - set(check_learner(maml, vectors())) == set(maml.exceptions)
+
+
+class Declared(SeeingPadding):
+    exceptions = {"weight_zero_is_absent": "every row keeps a little weight"}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("mapping", [Mapping.LOOP, Mapping.VMAP])
+def test_a_learner_that_counts_padding_gets_none(mapping: Mapping) -> None:
+    sizes = stack([draw(vectors(shots=1), 0, 0), draw(vectors(shots=2), 0, 0)])
+    with pytest.raises(ValueError, match="every row keeps a little weight"):
+        accumulate(Declared(), sizes, query_loss, Plan(mapping, "", 2))
+    alike = stack([draw(vectors(), 0, i) for i in range(2)])
+    accumulate(Declared(), alike, query_loss, Plan(mapping, "", 2))

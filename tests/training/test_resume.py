@@ -1,0 +1,170 @@
+"""A run killed at any moment and resumed ends bit-equal to one that was never touched."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import quickstudy as qs
+from conftest import random_classes
+from quickstudy.storage import load_tree
+from quickstudy.training.log import read_metrics
+from quickstudy.training.trainer import NonFiniteLoss, adam, cosine
+
+KILLS = 20
+
+
+def train(folder: Path | None, resume: bool) -> tuple[qs.Learner, object]:
+    """A small run with everything that has state: Adam, a schedule, validation, running norm."""
+    torch.manual_seed(0)
+    learner = qs.Prototypical(qs.backbones.Conv4(4, "running", image_size=16))
+    classes = random_classes()
+    result = qs.fit(
+        learner, qs.episodes(classes, 5, 1, 2), steps=120, tasks_per_step=2,
+        optimiser=adam(1e-2), schedule=cosine, run=folder, resume=resume, checkpoint_every=7,
+        log_every=5, validation=qs.Validation(qs.episodes(classes, 5, 1, 3), every=25, tasks=10),
+        progress=False,
+    )  # fmt: skip
+    return learner, result
+
+
+def child(folder: Path) -> None:
+    train(folder, resume=True)
+
+
+def test_twenty_kills_give_the_unbroken_result(tmp_path):
+    began = time.perf_counter()
+    expected, unbroken = train(tmp_path / "unbroken", resume=False)
+    seconds = time.perf_counter() - began
+    context = multiprocessing.get_context("fork")
+    moments = random.Random(0)
+    folder, killed = tmp_path / "killed", 0
+    for _ in range(200):
+        if killed == KILLS:
+            break
+        process = context.Process(target=child, args=(folder,))
+        process.start()
+        process.join(moments.uniform(0.02, 0.35 * seconds))
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            killed += 1
+        if (folder / "checkpoint.safetensors").exists():
+            load_tree(folder / "checkpoint.safetensors")  # raises on a torn file
+        if (folder / "metrics.jsonl").exists():
+            assert (folder / "metrics.jsonl").read_text().endswith("\n") or not killed
+        if process.exitcode == 0:
+            # Finished before the kill: begin another broken run.
+            compare(folder, expected, unbroken)
+            folder = tmp_path / f"killed{killed}"
+    assert killed == KILLS
+    compare(folder, expected, unbroken)
+
+
+def compare(folder: Path, expected: qs.Learner, unbroken: object) -> None:
+    learner, result = train(folder, resume=True)
+    for name, value in expected.state_dict().items():
+        assert learner.state_dict()[name].equal(value), name
+    timeless = [
+        [{k: v for k, v in row.items() if k not in ("seconds", "tasks_per_second")} for row in rows]
+        for rows in (result.rows, unbroken.rows)
+    ]
+    losses = [[r for r in rows if "validation" in r] for rows in timeless]
+    assert losses[0] == losses[1]
+    assert [r["step"] for r in timeless[0]] == [r["step"] for r in timeless[1]]
+
+
+def test_ctrl_c_leaves_a_resumable_run(tmp_path):
+    expected, unbroken = train(None, resume=False)
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=child, args=(tmp_path,))
+    process.start()
+    for _ in range(600):
+        if (tmp_path / "checkpoint.safetensors").exists():
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 0, "an interrupted fit returns, it does not raise"
+    _, about = load_tree(tmp_path / "checkpoint.safetensors")
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
+    assert about["progress"]["step"] > 0
+    assert last <= about["progress"]["step"]
+    compare(tmp_path, expected, unbroken)
+
+
+def test_other_settings_and_taken_folders_are_refused(tmp_path):
+    learner = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
+    source = qs.Sinusoids(5, 5)
+
+    def fit(**changes):
+        settings = {"steps": 4, "tasks_per_step": 2, "run": tmp_path / "run", "progress": False}
+        return qs.fit(learner, source, **{**settings, **changes})
+
+    fit()
+    with pytest.raises(FileExistsError, match="resume=True"):
+        fit()
+    with pytest.raises(ValueError, match=r"seed=0 \(now 1\)"):
+        fit(resume=True, seed=1)
+    with pytest.raises(ValueError, match="needs the run's folder"):
+        fit(resume=True, run=None)
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="not a file that quickstudy wrote"):
+        fit(resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_task(tmp_path):
+    clean = qs.Sinusoids(5, 5)
+
+    def source(generator):
+        seed = generator.initial_seed()
+        task = clean(generator)
+        if seed == bad:
+            task.query.targets[0] = float("inf")
+        return task
+
+    from quickstudy.tasks.sampling import task_seed
+
+    bad = task_seed(0, 7)
+    learner = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
+    with pytest.raises(NonFiniteLoss, match=rf"at step 3; .*manual_seed\({bad}\)"):
+        qs.fit(learner, source, steps=10, tasks_per_step=2, progress=False)
+    assert all(p.isfinite().all() for p in learner.parameters())
+
+
+def test_early_stopping_keeps_the_best_weights():
+    learner = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
+    kept = {}
+
+    def rate(progress):  # a schedule that wrecks the weights half way
+        if progress == 0.5:
+            kept.update({k: v.clone() for k, v in learner.state_dict().items()})
+        return 1.0 if progress < 0.5 else 1e3
+
+    validation = qs.Validation(qs.Sinusoids(5, 20), every=20, tasks=50, patience=2)
+    result = qs.fit(
+        learner, qs.Sinusoids(5, 20), steps=400, tasks_per_step=4, schedule=rate,
+        validation=validation, progress=False,
+    )  # fmt: skip
+    assert result.best_step <= 200
+    assert result.steps == max(200 // 20 * 20, result.best_step) + 40 or result.steps < 400
+    scores = [r["validation"] for r in result.rows if "validation" in r]
+    assert result.best_score == min(scores)
+    if result.best_step == 200:
+        assert all(v.equal(kept[k]) for k, v in learner.state_dict().items())
+    assert not learner.training
+
+
+def test_the_log_is_json_lines(tmp_path):
+    train(tmp_path, resume=False)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "loss" in r] == list(range(5, 121, 5))
+    assert [r["step"] for r in rows if "validation" in r] == [25, 50, 75, 100, 120]
