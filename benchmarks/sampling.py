@@ -175,12 +175,13 @@ def main() -> None:
     missing: dict[str, str] = {}
     for name, (_, make) in CONTENDERS.items():
         try:
-            samplers[name] = make(data)
-        except ImportError as error:
+            sample = make(data)
+            check(name, sample())
+        except (ImportError, NotImplementedError) as error:  # not installed, or for another torch
             missing[name] = str(error)
-            print(f"{name}: not measured, it cannot be imported here ({error})")
-    for name, sample in samplers.items():
-        check(name, sample())
+            print(f"{name}: not measured, it does not run here ({error})")
+        else:
+            samplers[name] = sample
     rates = measured(samplers, args.rounds, args.seconds)
     rows = [_row(name, rates) for name in samplers]
     about = {

@@ -98,7 +98,9 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
     for kind in ("kind 0", "kind 1", "kind 2"):
         (support / kind).mkdir(parents=True)
         for i in range(5):
-            (support / kind / f"{i}.png").write_bytes((photographs / kind / f"{i}.png").read_bytes())
+            (support / kind / f"{i}.png").write_bytes(
+                (photographs / kind / f"{i}.png").read_bytes()
+            )
     out = tmp_path / "three.safetensors"
     done = call("adapt", finished, support, "-o", out)
     assert done.exit_code == 0, done.output

@@ -51,7 +51,17 @@ def check_lawful(learner: Learner, task: Task) -> None:
             )
     small = _few_queries(task, 2 * task.spec.outputs)
     laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
-    check_laws(_in_double(learner), doubled(small), laws)
+    try:
+        check_laws(_in_double(learner), doubled(small), laws)
+    except RuntimeError as error:
+        if "mutate a captured Tensor" not in str(error):
+            raise
+        buffers = [name for name, _ in learner.named_buffers()]
+        raise BrokenLaw(
+            "adapt must change nothing in the module, but forward changes something in place "
+            f"(its buffers are {', '.join(buffers) or 'none'}). Statistics that move by themselves "
+            "do this: compute them anew in every pass, or freeze them."
+        ) from error
 
 
 _BEFORE_TRAINING = (

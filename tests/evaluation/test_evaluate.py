@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_classes
+from scipy import stats
+from torch import nn
+
+import quickstudy as qs
+from quickstudy.evaluation.intervals import half_width
+from quickstudy.tasks.metrics import calibration_error
+from quickstudy.tasks.sampling import draw
+
+
+def test_the_interval_is_students():
+    scores = torch.rand(37, dtype=torch.float64)
+    low, high = stats.t.interval(0.95, 36, scores.mean(), stats.sem(scores))
+    assert half_width(scores) == pytest.approx((high - low) / 2)
+    assert half_width(scores[:1]) == math.inf
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(4000, 12, generator=generator)
+    covered = [abs(float(row.mean()) - 0.5) <= half_width(row) for row in draws]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
+
+
+def test_calibration_error_by_hand():
+    # Bins of width 1/15: 0.61 and 0.65 share one (two rows, one right), 0.95 is alone (right).
+    confidence = torch.tensor([0.61, 0.65, 0.95])
+    right = torch.tensor([1.0, 0.0, 1.0])
+    expected = (abs(0.61 + 0.65 - 1) + abs(0.95 - 1)) / 3
+    assert calibration_error(confidence, right) == pytest.approx(expected, abs=1e-6)
+    twice = torch.tensor([1.0, 1.0, 2.0])
+    expected = (abs(0.61 + 0.65 - 1) + 2 * abs(0.95 - 1)) / 4
+    assert calibration_error(confidence, right, twice) == pytest.approx(expected, abs=1e-6)
+    assert calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])) == 0
+
+
+def by_hand(learner, source, tasks, seed):
+    accuracies = []
+    for i in range(tasks):
+        task = draw(source, seed, i)
+        with torch.no_grad():
+            answers = learner(task.support, task.spec)(task.query.inputs).argmax(1)
+        accuracies.append(float((answers == task.query.targets).float().mean()))
+    return accuracies
+
+
+@pytest.mark.parametrize("ways", [5, (3, 6)])
+@pytest.mark.parametrize("head", [None, 6])
+def test_scores_are_those_of_the_tasks_one_by_one(classes, ways, head):
+    net = qs.backbones.Conv4(4, image_size=16, outputs=head)
+    learner = qs.MAML(net, rate=0.1) if head else qs.Prototypical(net)
+    source = qs.episodes(classes, ways, shots=(1, 3), queries=4)
+    result = qs.evaluate(learner, source, 21, seed=3, tasks_per_batch=8)
+    expected = by_hand(learner, source, 21, 3)
+    np.testing.assert_allclose(result.scores, expected, atol=1e-6)
+    assert result.mean == pytest.approx(np.mean(expected), abs=1e-6)
+    assert result.metric == "accuracy"
+    assert 0 < result.seconds_per_adaptation < 10
+
+
+def test_same_seed_same_tasks_and_the_learner_is_left_alone(classes):
+    learner = qs.Prototypical(qs.backbones.Conv4(4, "running", image_size=16)).train()
+    learner.backbone.blocks[0].eval()  # frozen by its owner
+    source = qs.episodes(classes, 5, 1, 3)
+    first, second = (qs.evaluate(learner, source, 10) for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert first.scores.equal(second.scores)
+    assert qs.evaluate(learner, source, 10, seed=1).fingerprint != first.fingerprint
+    assert learner.training
+    assert not learner.backbone.blocks[0].training
+
+
+@pytest.mark.parametrize(
+    ("norm", "transductive"), [("group", False), ("batch", True), ("support", False)]
+)
+def test_the_protocol_is_told(classes, norm, transductive):
+    learner = qs.Prototypical(qs.backbones.Conv4(4, norm, image_size=16))
+    result = qs.evaluate(learner, qs.episodes(classes, 5, 1, 3), 5)
+    assert result.transductive is transductive
+    assert result.norm == norm
+    assert result.protocol in str(result)
+
+
+def test_native_batch_norm_is_called_transductive():
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(256, 8), nn.BatchNorm1d(8, track_running_stats=False)
+    )
+    result = qs.evaluate(qs.Prototypical(net), qs.episodes(random_classes(), 5, 1, 3), 5)
+    assert result.transductive
+    assert result.norm == "torch BatchNorm1d"
+
+
+def test_what_vmap_cannot_map_is_looped(classes):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(16, 8, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(x.squeeze(1))[0][:, -1]
+
+    learner = qs.Prototypical(Reader())
+    source = qs.episodes(classes, 5, 1, 3)
+    expected = by_hand(learner, source, 6, 0)
+    np.testing.assert_allclose(qs.evaluate(learner, source, 6).scores, expected, atol=1e-6)
+
+
+def test_regression_is_scored_by_squared_error():
+    learner = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
+    result = qs.evaluate(learner, qs.Sinusoids(5, 30), 8)
+    assert result.metric == "mse"
+    assert result.calibration_error is None
+    assert str(result).startswith("MSE ")
+    task = draw(qs.Sinusoids(5, 30), 0, 0)
+    answers = learner(task.support, task.spec)(task.query.inputs)
+    expected = float((answers - task.query.targets).square().mean().detach())
+    assert float(result.scores[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_results_survive_json(classes):
+    learner = qs.Prototypical(qs.backbones.Conv4(4, image_size=16))
+    result = qs.evaluate(learner, qs.episodes(classes, 5, 1, 3), 10)
+    again = qs.Evaluation.from_json(json.loads(json.dumps(result.to_json())))
+    assert str(again) == str(result)
+    np.testing.assert_allclose(again.scores, result.scores, atol=1e-6)
+
+
+def test_one_task_is_refused(classes):
+    learner = qs.Prototypical(qs.backbones.Conv4(4, image_size=16))
+    with pytest.raises(ValueError, match="at least 2 tasks"):
+        qs.evaluate(learner, qs.episodes(classes, 5, 1, 3), 1)
