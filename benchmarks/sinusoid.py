@@ -90,7 +90,8 @@ def main() -> None:
     }
     results = [_tested(net, joint, oracle, shots, args) for shots in SHOTS]
     about = {
-        "settings": vars(args) | {"out": None}, "threads": 1, "training": training, "results": results,
+        "settings": vars(args) | {"out": None}, "threads": 1,
+        "training": training, "results": results,
         "test": {"tasks": args.test_tasks, "queries": QUERIES, "seed": TEST_SEED,
                  "protocol": "inductive", "interval": "95%, Student's t over tasks"},
         "baseline_rates": {"candidates": RATES, "validation_tasks": args.validation_tasks,
@@ -131,7 +132,9 @@ def _tested(
 ) -> dict[str, Any]:
     family = qs.Sinusoids(shots, QUERIES)
 
-    def mse(learner: Learner, source: TaskSource = family, validation: bool = False) -> qs.Evaluation:
+    def mse(
+        learner: Learner, source: TaskSource = family, validation: bool = False
+    ) -> qs.Evaluation:
         tasks = args.validation_tasks if validation else args.test_tasks
         seed = VALIDATION_SEED if validation else TEST_SEED
         return qs.evaluate(learner, source, tasks, seed=seed, tasks_per_batch=100, plan=ENGINE)

@@ -128,7 +128,8 @@ class Smoother(Learner):
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         nearness = self.net(inputs) @ state["keys"].mT + state["weights"].log()
-        return nearness.softmax(-1) @ state["values"]
+        predictions: Tensor = nearness.softmax(-1) @ state["values"]
+        return predictions
 
 
 class Flat(Smoother):
@@ -141,6 +142,8 @@ class Flat(Smoother):
 
 class Counting(Smoother):
     """Counts its adaptations in a buffer, as running statistics do."""
+
+    calls: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,8 +268,8 @@ def planes(generator: torch.Generator) -> Task:
     """A linear function of vectors (4,)."""
     x, slope = torch.randn(9, 4, generator=generator), torch.randn(4, 1, generator=generator)
     rows = qs.examples(x, x @ slope)
-    parts = (Examples(*(leaf[s] for leaf in rows)) for s in (slice(5), slice(5, 9)))
-    return Task(*parts, qs.regression())
+    support, query = (Examples(*(leaf[s] for leaf in rows)) for s in (slice(5), slice(5, 9)))
+    return Task(support, query, qs.regression())
 
 
 def broken_laws(kind: type[Learner], source: TaskSource) -> set[str]:

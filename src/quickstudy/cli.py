@@ -75,7 +75,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
 @click.option("--backbone", help="conv4, resnet12 or mlp.  [conv4]")
 @click.option("--channels", type=int, help="Width of conv4.  [64]")
-@click.option("--norm", help="group, batch, support or running.")
+@click.option("--norm", help="group, batch, support or running.  [group]")
 @click.option("--steps", type=int, help="Optimiser steps.")
 @click.option("--tasks-per-step", type=int, help="Tasks whose gradients a step averages.")
 @click.option("--rate", type=float, help="Learning rate.  [0.001]")

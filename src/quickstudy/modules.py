@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -24,3 +26,19 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def call_with(module: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
+    """``module(*inputs)`` with ``weights`` in the place of the parameters of these names.
+
+    A parameter that several parts share is replaced in all of them, whichever of its names is
+    given. ``functional_call`` does this too, but a part that stands in two places it swaps twice
+    and restores wrongly: the module is left without its parameter, and later gradients go astray.
+    """
+    places: dict[int, list[str]] = {}
+    for prefix, part in module.named_modules():  # each part once, wherever it stands
+        for leaf, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            places.setdefault(id(parameter), []).append(f"{prefix}.{leaf}" if prefix else leaf)
+    named = dict(module.named_parameters(remove_duplicate=False))
+    everywhere = {place: w for name, w in weights.items() for place in places[id(named[name])]}
+    return functional_call(module, everywhere, inputs, tie_weights=False)

@@ -61,7 +61,7 @@ def test_a_run_leaves_all_it_promises(finished):
     assert evaluation["fingerprint"] in page
     assert "kind " in page
     recipe = Run.open(finished).recipe
-    assert recipe.norm == "running", "defaults are recorded"
+    assert recipe.validate_every == 3, "defaults are recorded"
 
 
 def test_a_second_run_overwrites_nothing(finished, photographs):

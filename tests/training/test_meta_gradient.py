@@ -67,7 +67,8 @@ def conv4_by_hand(norm: str) -> Forward:
                 s = by_statistics(s, s, support.weights, gain, shift)
             x = F.max_pool2d(x.clamp_min(0), 2)
             s = None if s is None else F.max_pool2d(s.clamp_min(0), 2)
-        return x.flatten(1) @ weights["head.weight"].T + weights["head.bias"]
+        predictions: Tensor = x.flatten(1) @ weights["head.weight"].T + weights["head.bias"]
+        return predictions
 
     return forward
 
@@ -182,7 +183,8 @@ def test_small_network_by_finite_differences(steps: int) -> None:
 
     def forward(weights: Weights, rows: Examples, support: Examples | None) -> Tensor:
         hidden = (rows.inputs @ weights["0.weight"].T + weights["0.bias"]).tanh()
-        return hidden @ weights["2.weight"].T + weights["2.bias"]
+        predictions: Tensor = hidden @ weights["2.weight"].T + weights["2.bias"]
+        return predictions
 
     def loss(vector: Tensor) -> float:
         sizes = [shape.numel() for shape in shapes.values()]

@@ -75,9 +75,8 @@ def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int | None) -> t
             f"backbone: {recipe.backbone} takes images (channels, height, width), but inputs have "
             f"shape {inputs}. Use --backbone mlp."
         )
-    norm = recipe.norm or "group"
     if recipe.backbone == "resnet12":
-        return cls(norm=norm, in_channels=inputs[0], outputs=outputs)  # type: ignore[no-any-return]
+        return cls(norm=recipe.norm, in_channels=inputs[0], outputs=outputs)  # type: ignore[no-any-return]
     return cls(  # type: ignore[no-any-return]
-        recipe.channels, norm, in_channels=inputs[0], image_size=inputs[-1], outputs=outputs
+        recipe.channels, recipe.norm, in_channels=inputs[0], image_size=inputs[-1], outputs=outputs
     )

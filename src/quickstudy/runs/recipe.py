@@ -22,14 +22,13 @@ class Budget(NamedTuple):
     steps: int
     tasks_per_step: int
     train_ways: int | None  # None: as many as in testing
-    norm: str
 
 
 # Metric learners learn faster from more ways than they are tested on (Snell et al., 2017).
 BUDGETS = {
-    "prototypical": Budget(600, 1, 20, "running"),
-    "linear_probe": Budget(500, 1, 20, "running"),
-    "maml": Budget(300, 8, None, "group"),
+    "prototypical": Budget(800, 1, 20),
+    "linear_probe": Budget(600, 1, 20),
+    "maml": Budget(400, 4, None),
 }
 
 
@@ -56,7 +55,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     backbone: str = "conv4"
     channels: int = 64
-    norm: str | None = None
+    norm: str = "group"
     ways: int = 5
     shots: int = 1
     queries: int = 15
@@ -90,7 +89,6 @@ class Recipe:
             steps=steps,
             tasks_per_step=self.tasks_per_step or budget.tasks_per_step,
             train_ways=self.train_ways or budget.train_ways or self.ways,
-            norm=self.norm or budget.norm,
             validate_every=self.validate_every or max(1, -(-steps // 4)),
         )
 

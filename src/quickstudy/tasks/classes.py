@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class Classes:
         """The number of classes."""
         return len(self.names)
 
-    @property
+    @cached_property
     def starts(self) -> Tensor:
         """(classes,): the first row of each class."""
         return torch.cumsum(self.counts, 0) - self.counts

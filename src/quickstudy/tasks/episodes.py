@@ -115,7 +115,7 @@ class Episodes:
         ways, shots, queries = (
             _draw_count(bounds, generator) for bounds in (self.ways, shot_range, self.queries)
         )
-        chosen = torch.randperm(len(self.classes), generator=generator)[:ways]
+        chosen = _distinct(len(self.classes), ways, generator)
         counts = self.classes.counts[chosen]
         largest = int(counts.max())
         # The smallest keys of a row of random keys are a sample without replacement.
@@ -140,3 +140,13 @@ def _targets(ways: int, shots: int, queries: int) -> tuple[Tensor, Tensor]:
     """Targets of a balanced task; shared between tasks, so nobody may write into them."""
     way = torch.arange(ways)
     return way.repeat_interleave(shots), way.repeat_interleave(queries)
+
+
+def _distinct(n: int, k: int, generator: torch.Generator) -> Tensor:
+    """``k`` of ``n`` numbers, evenly among all ordered choices without repetition."""
+    # Where a repetition is rare, redrawing is exact and much cheaper than shuffling all n.
+    while k * k <= n:
+        drawn = torch.randint(n, (k,), generator=generator)
+        if len(set(drawn.tolist())) == k:
+            return drawn
+    return torch.randperm(n, generator=generator)[:k]

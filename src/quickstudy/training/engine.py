@@ -19,11 +19,12 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.backbones.norms import blind_to_weights, rows_count_alike
 from quickstudy.core import Examples, Learner, Task
+from quickstudy.modules import call_with
 from quickstudy.tasks.batches import unstack
 from quickstudy.training.objectives import Objective, Outcome
 from quickstudy.trees import map_tree
@@ -72,20 +73,20 @@ def _vmap(learner: Learner, batch: Task, objective: Objective, total: int) -> Ou
 
 
 def _vmap_grad(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    trained: dict[str, Tensor] = {
-        name: p for name, p in learner.named_parameters() if p.requires_grad
-    }
+    trained = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     module = _Module(learner, objective)
 
     def loss(
         parameters: dict[str, Tensor], support: Examples, query: Examples
     ) -> tuple[Tensor, Tensor]:
         named = {f"learner.{name}": p for name, p in parameters.items()}
-        outcome: Outcome = functional_call(module, named, (Task(support, query, batch.spec),))
+        outcome: Outcome = call_with(module, named, Task(support, query, batch.spec))
         return outcome.loss, outcome.score
 
     over_tasks = vmap(grad_and_value(loss, has_aux=True), in_dims=(None, 0, 0))
-    gradients, (losses, scores) = over_tasks(trained, batch.support, batch.query)
+    # Detached, because `grad` keeps its own record and autograd's would be a second one.
+    detached = {name: p.detach() for name, p in trained.items()}
+    gradients, (losses, scores) = over_tasks(detached, batch.support, batch.query)
     for name, parameter in trained.items():
         gradient = gradients[name].sum(0) / total
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
@@ -119,7 +120,7 @@ def map_tasks(
 
 
 class _Module(nn.Module):
-    """The objective as a module, so that ``functional_call`` reaches the learner's parameters."""
+    """The objective as a module, so that ``call_with`` reaches the learner's parameters."""
 
     def __init__(self, learner: Learner, objective: Objective) -> None:
         super().__init__()

@@ -7,7 +7,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from quickstudy.backbones.norms import (
     RunningNorm,
@@ -18,6 +17,7 @@ from quickstudy.backbones.norms import (
 )
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient.descend import Weights, descend
+from quickstudy.modules import call_with
 from quickstudy.tasks.examples import class_weights, labelled, weighted_mean, without_absent
 
 
@@ -126,7 +126,7 @@ class MAML(Learner):
         }
 
     def _run(self, weights: Weights, inputs: Any) -> Tensor:
-        predictions: Tensor = functional_call(self.backbone, weights, (inputs,))
+        predictions: Tensor = call_with(self.backbone, weights, inputs)
         return predictions
 
     def _on_support(self, weights: Weights, support: Examples) -> tuple[Tensor, Statistics]:

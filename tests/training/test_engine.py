@@ -1,0 +1,293 @@
+"""Mapping, chunking and planning change how a batch is computed, never what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from witness import (
+    TOLERANCE,
+    Weights,
+    error,
+    flat,
+    in_general_position,
+    independent_gradient,
+    vectors_task,
+)
+
+import quickstudy as qs
+from quickstudy.backbones import MLP
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.learners.transfer.heads import logistic
+from quickstudy.tasks.batches import stack, unstack
+from quickstudy.tasks.sampling import draw
+from quickstudy.training.engine import Mapping, Plan, accumulate, map_tasks
+from quickstudy.training.laws import BrokenLaw
+from quickstudy.training.objectives import Objective, Outcome, query_loss
+from quickstudy.training.planning import check_lawful, graph_bytes, make_plan
+
+LEARNERS: dict[str, Callable[[], Learner]] = {
+    "prototypical": lambda: qs.Prototypical(MLP(24, (8,))),
+    "ridge": lambda: qs.LinearProbe(MLP(24, (8,))),
+    "logistic": lambda: qs.LinearProbe(MLP(24, (8,)), logistic),
+    "maml": lambda: qs.MAML(MLP(24, (8,), outputs=3), steps=2, rate=0.1),
+}
+
+
+def made(name: str) -> Learner:
+    torch.manual_seed(0)
+    learner = LEARNERS[name]()
+    in_general_position(learner)
+    return learner
+
+
+def five_tasks() -> list[Task]:
+    """Of different sizes, so that some are padded."""
+    tasks = [vectors_task(seed) for seed in range(5)]
+    tasks[1] = tasks[1]._replace(support=Examples(*(leaf[:4] for leaf in tasks[1].support)))
+    return tasks
+
+
+def batched_mapping(learner: Learner) -> Mapping:
+    return Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
+
+
+def gradient_of(
+    learner: Learner, batch: Task, plan: Plan, objective: Objective = query_loss
+) -> tuple[Tensor, Outcome]:
+    learner.zero_grad()
+    outcome = accumulate(learner, batch, objective, plan)
+    slopes = (torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters())
+    return flat(slopes), outcome
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 9])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_mapping_and_chunk_gives_the_plain_loop(name: str, chunk: int) -> None:
+    learner, tasks = made(name), five_tasks()
+    outcomes = [query_loss(learner, task) for task in tasks]
+    losses = torch.stack([outcome.loss for outcome in outcomes])
+    expected = flat(torch.autograd.grad(losses.mean(), list(learner.parameters())))
+    for mapping in (Mapping.LOOP, batched_mapping(learner)):
+        gradient, outcome = gradient_of(learner, stack(tasks), Plan(mapping, "", chunk))
+        assert error(gradient, expected) <= 1e-10
+        torch.testing.assert_close(outcome.loss, losses.detach(), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(outcome.score, torch.stack([o.score for o in outcomes]))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_gradients_add_up_and_hold_no_graph(name: str) -> None:
+    learner, batch = made(name), stack(five_tasks())
+    for mapping in (Mapping.LOOP, batched_mapping(learner)):
+        once, outcome = gradient_of(learner, batch, Plan(mapping, "", 5))
+        accumulate(learner, batch, query_loss, Plan(mapping, "", 5))
+        twice = flat([p.grad for p in learner.parameters() if p.grad is not None])
+        torch.testing.assert_close(twice, 2 * once)
+        kept = [p.grad for p in learner.parameters()] + [outcome.loss, outcome.score]
+        assert not any(tensor.requires_grad for tensor in kept if tensor is not None)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_frozen_parameters_stay_without_gradient(name: str) -> None:
+    learner, batch = made(name), stack(five_tasks())
+    frozen = next(learner.parameters()).requires_grad_(False)
+    for mapping in (Mapping.LOOP, batched_mapping(learner)):
+        accumulate(learner, batch, query_loss, Plan(mapping, "", 5))
+        assert frozen.grad is None
+        assert all(p.grad is not None for p in learner.parameters() if p.requires_grad)
+        learner.zero_grad()
+
+
+def one_module_twice() -> nn.Module:
+    shared = nn.Linear(24, 24)
+    return nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(24, 3))
+
+
+def one_parameter_in_two_modules() -> nn.Module:
+    net = nn.Sequential(nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 24), nn.Linear(24, 3))
+    net[2].weight, net[2].bias = net[0].weight, net[0].bias
+    return net
+
+
+@pytest.mark.parametrize("make", [one_module_twice, one_parameter_in_two_modules])
+def test_shared_parameters_adapt_as_one(make: Callable[[], nn.Module]) -> None:
+    """functional_call loses the parameters of a module that stands in two places."""
+    torch.manual_seed(0)
+    net, task = make().double(), vectors_task(0)
+    parameters = list(net.parameters())
+
+    def forward(weights: Weights, rows: Examples, support: Examples | None) -> Tensor:
+        w, b = weights["0.weight"], weights["0.bias"]
+        hidden = (rows.inputs @ w.T + b).tanh() @ w.T + b
+        predictions: Tensor = hidden @ weights["3.weight"].T + weights["3.bias"]
+        return predictions
+
+    expected = independent_gradient(forward, net, task, 2, 0.1)
+    for mapping in (Mapping.LOOP, Mapping.VMAP_GRAD):
+        found, _ = gradient_of(qs.MAML(net, 2, 0.1), stack([task]), Plan(mapping, "", 2))
+        assert error(found, expected) <= TOLERANCE
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+
+
+def test_values_without_gradients_are_those_of_the_tasks_alone() -> None:
+    learner, batch = made("maml"), stack(five_tasks())
+
+    def answer(task: Task) -> Tensor:
+        answered: Tensor = learner(task.support, task.spec)(task.query.inputs)
+        return answered
+
+    expected = torch.stack([answer(task) for task in unstack(batch)]).detach()
+    for mapping in (Mapping.LOOP, Mapping.VMAP):
+        found = map_tasks(answer, batch, learner, Plan(mapping, "", 2))
+        torch.testing.assert_close(found, expected)
+        assert not found.requires_grad
+
+
+def test_evaluation_mode_of_attention_takes_no_shortcut() -> None:
+    """torch's fused encoder runs in evaluation without gradients; adapting must not meet it."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(6, 2, 12, dropout=0.0, batch_first=True)
+    net = nn.Sequential(nn.Unflatten(1, (4, 6)), encoder, nn.Flatten(), nn.Linear(24, 3))
+    learner, task = qs.MAML(net, 2, 0.1).double(), vectors_task(0)
+    training = learner.train()(task.support, task.spec)(task.query.inputs).detach()
+    with torch.no_grad():
+        evaluating = learner.eval()(task.support, task.spec)(task.query.inputs)
+    torch.testing.assert_close(evaluating, training)
+
+
+# Planning.
+
+
+def test_memory_decides_the_chunk() -> None:
+    learner, batch = made("maml"), stack(five_tasks())
+    each = graph_bytes(learner, batch, query_loss)
+    for memory, chunk in ((1, 1), (3 * each, 3), (each * 1000, 16)):
+        assert make_plan(learner, batch, query_loss, 16, memory=memory).chunk == chunk
+
+
+def test_graph_bytes_bounds_what_autograd_keeps() -> None:
+    learner, batch = made("prototypical"), stack(five_tasks())
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    parameters = {p.untyped_storage().data_ptr() for p in learner.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outcome = query_loss(learner, unstack(batch)[0])
+    inputs = {leaf.untyped_storage().data_ptr() for part in batch[:2] for leaf in part}
+    graph = sum(size for place, size in kept.items() if place not in parameters | inputs)
+    assert outcome.loss.requires_grad
+    assert 0 < graph <= graph_bytes(learner, batch, query_loss)
+
+
+def test_plans_say_why() -> None:
+    batch = stack([vectors_task(seed) for seed in range(2)])
+    maml = made("maml")
+    assert make_plan(maml, batch, query_loss, 4).mapping is Mapping.VMAP_GRAD
+    assert make_plan(made("ridge"), batch, query_loss, 4).mapping is Mapping.VMAP
+    asked = make_plan(maml, batch, query_loss, 4, "loop")
+    assert asked == Plan(Mapping.LOOP, "asked for", 4)
+    assert "equals the loop" in str(make_plan(maml, batch, query_loss, 4))
+    pictures = nn.Sequential(nn.Unflatten(1, (1, 4, 6)), nn.Conv2d(1, 4, 3), nn.Flatten())
+    convolving = qs.Prototypical(pictures)
+    assert make_plan(convolving.double(), batch, query_loss, 4).mapping is Mapping.LOOP
+    with pytest.raises(ValueError, match="engine: must be 'auto', 'vmap' or 'loop'; found 'fast'"):
+        make_plan(maml, batch, query_loss, 4, "fast")  # type: ignore[arg-type]
+
+
+class FlatRegressor(Learner):
+    """Gives (n,) where (n, 1) is due: squared error would broadcast the two to (n, n)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        return (support.weights @ support.targets) / support.weights.sum()
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return (self.scale * inputs * state).squeeze(-1)
+
+
+def test_wrong_shapes_are_refused_before_they_broadcast() -> None:
+    with pytest.raises(BrokenLaw, match=r"must give shape \(2, 1\); found \(2,\)"):
+        check_lawful(FlatRegressor(), qs.Sinusoids(5, 5)(torch.Generator().manual_seed(0)))
+
+
+def test_nothing_to_learn_is_refused() -> None:
+    learner = made("ridge")
+    learner.requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        check_lawful(learner, vectors_task(0))
+
+
+# Objectives.
+
+
+def test_a_plain_scalar_has_an_unknown_score() -> None:
+    learner, batch = made("prototypical"), stack(five_tasks())
+
+    def loss_alone(learner: Learner, task: Task) -> Tensor:
+        return query_loss(learner, task).loss
+
+    expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
+    for mapping in (Mapping.LOOP, Mapping.VMAP):
+        gradient, outcome = gradient_of(learner, batch, Plan(mapping, "", 2), loss_alone)
+        assert outcome.score.shape == (5,)
+        assert outcome.score.isnan().all()
+        assert error(gradient, expected) <= 1e-10
+
+
+def half_squared_distance(learner: Learner, task: Task) -> Tensor:
+    """To the adapted weights, held still: its gradient is theta - phi, Reptile's direction."""
+    assert isinstance(learner, qs.MAML)
+    adapted = learner.adapt(task.support, task.spec)["weights"]
+    pairs = ((p, adapted[name]) for name, p in learner.backbone.named_parameters())
+    return torch.stack([(p - phi.detach()).square().sum() / 2 for p, phi in pairs]).sum()
+
+
+def test_the_distance_to_the_adapted_weights_has_reptiles_gradient() -> None:
+    learner, tasks = made("maml"), five_tasks()
+    assert isinstance(learner, qs.MAML)
+    moves = []
+    for task in tasks:
+        adapted = learner.adapt(task.support, task.spec)["weights"]
+        pairs = learner.backbone.named_parameters()
+        moves.append(flat([(p - adapted[name]).detach() for name, p in pairs]))
+    expected = torch.stack(moves).mean(0)
+    for mapping in (Mapping.LOOP, Mapping.VMAP_GRAD):
+        plan = Plan(mapping, "", 2)
+        found, _ = gradient_of(learner, stack(tasks), plan, half_squared_distance)
+        assert error(found, expected) <= 1e-12
+
+
+def test_fit_follows_a_custom_objective() -> None:
+    """One plain step of rate 1 on half the squared distance lands on the mean adapted weights."""
+    learner = made("maml").float()
+    assert isinstance(learner, qs.MAML)
+    source = qs.episodes(four_clouds(), ways=3, shots=2, queries=2)
+    before = flat([p.detach().clone() for p in learner.parameters()])
+    adapted = []
+    for index in range(3):
+        task = draw(source, 0, index)
+        weights = learner.adapt(task.support, task.spec)["weights"]
+        adapted.append(flat(weights.values()).detach())
+    training = qs.fit(
+        learner, source, steps=1, tasks_per_step=3, objective=half_squared_distance, progress=False,
+        optimiser=lambda parameters: torch.optim.SGD(parameters, lr=1.0), log_every=1,
+    )  # fmt: skip
+    after = flat([p.detach() for p in learner.parameters()])
+    assert training.plan.mapping is Mapping.VMAP_GRAD
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, torch.stack(adapted).mean(0))
+
+
+def four_clouds() -> qs.Classes:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 6, 24, generator=generator) + torch.randn(4, 1, 24, generator=generator)
+    return qs.Classes(rows.flatten(0, 1), torch.full((4,), 6), ("a", "b", "c", "d"))
