@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import random_classes
 from scipy import stats
 from torch import nn
 
 import quickstudy as qs
+from conftest import random_classes
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.tasks.metrics import calibration_error
 from quickstudy.tasks.sampling import draw

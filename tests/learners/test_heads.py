@@ -121,7 +121,8 @@ def test_derivatives_alone_and_vmapped(head: object, shape: str) -> None:
 
     def probabilities(x: Tensor, weights: Tensor) -> Tensor:
         slope, offset = head(x, y, weights, 0.5)  # type: ignore[operator]
-        return (x @ slope[:, :3] + offset[:3]).softmax(-1)
+        predicted: Tensor = (x @ slope[:, :3] + offset[:3]).softmax(-1)
+        return predicted
 
     assert torch.autograd.gradcheck(lambda x, w: probabilities(x[0], w[0]), (x, weights))
     squares = vmap(probabilities)(x, weights).square().sum()

@@ -173,8 +173,8 @@ def test_a_recipe_file_is_read_and_options_win(tmp_path, photographs):
         "queries: 3\ntrain_queries: 2\noptions: {steps: 2, rate: 0.1, adapts: ['head.*']}\n"
     )
     out = tmp_path / "run"
-    done = call("run", "--config", recipe, "--shots", "2", "--out", out, "-o", "steps=1",
-                "-o", "rate=0.05", *FAST[:-4], "--test-tasks", "5", "--train-ways", "2")  # fmt: skip
+    done = call("run", "--config", recipe, "--shots", 2, "--out", out, "-o", "steps=1",
+                "-o", "rate=0.05", *FAST[:-4], "--test-tasks", 5, "--train-ways", 2)  # fmt: skip
     assert done.exit_code == 0, done.output
     made = Run.open(out)
     assert made.recipe.shots == 2

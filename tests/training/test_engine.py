@@ -211,7 +211,8 @@ class FlatRegressor(Learner):
         return (support.weights @ support.targets) / support.weights.sum()
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        return (self.scale * inputs * state).squeeze(-1)
+        predictions: Tensor = (self.scale * inputs * state).squeeze(-1)
+        return predictions
 
 
 def test_wrong_shapes_are_refused_before_they_broadcast() -> None:

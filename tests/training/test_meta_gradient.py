@@ -163,7 +163,7 @@ def test_linear_regression_in_closed_form(steps: int, mapping: Mapping) -> None:
 
     (a, b), (c, d) = quadratic(support), quadratic(query)
     contraction = torch.eye(3, dtype=torch.float64) - 0.1 * a
-    theta = net.weight.detach().T
+    theta = next(net.parameters()).detach().T
     for _ in range(steps):
         theta = contraction @ theta + 0.1 * b
     expected = torch.linalg.matrix_power(contraction, steps) @ (c @ theta - d)

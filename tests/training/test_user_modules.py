@@ -248,3 +248,17 @@ def test_the_engine_sees_wrong_gradients_before_training() -> None:
     assert "differs from the loop" in plan.why
     with pytest.raises(RuntimeError, match="differs from the loop"):
         make_plan(learner, stack(tasks), query_loss, 2, "vmap")
+
+
+def test_a_head_of_zeros_does_not_hide_a_wrong_gradient() -> None:
+    """At the initial weights the wrong term is multiplied by zero; after one step it is not."""
+    torch.manual_seed(0)
+    net = on_vectors(nn.LayerNorm(8)).double()
+    head = net.get_submodule("3")
+    assert isinstance(head, nn.Linear)
+    nn.init.zeros_(head.weight)
+    learner = Undeclared(net, steps=1, rate=0.1)
+    tasks = [vectors_task(seed) for seed in range(2)]
+    right = engine_gradient(learner, tasks, Plan(Mapping.LOOP, "", 2))
+    assert error(engine_gradient(learner, tasks, Plan(Mapping.VMAP, "", 2)), right) <= TOLERANCE
+    assert make_plan(learner, stack(tasks), query_loss, 2, "auto").mapping is Mapping.LOOP
