@@ -218,21 +218,33 @@ def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bo
 
 
 @main.command()
-def datasets() -> None:
-    """List the data sets."""
+@click.argument("name", required=False)
+def datasets(name: str | None) -> None:
+    """List the data sets, or tell all of NAME: licence, citation, source, size."""
     from rich import box
     from rich.table import Table
 
-    from quickstudy.datasets.registry import CARDS
+    from quickstudy.datasets.registry import CARDS, card
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("name", "what", "classes", "image", "licence"):
+    table = Table(box=box.SIMPLE_HEAD, show_header=name is None)
+    if name is not None:
+        for field, value in vars(card(name)).items():
+            if field != "loader":
+                table.add_row(field, ", ".join(map(str, value)) if _several(value) else str(value))
+        _print(table)
+        return
+    for column in ("name", "what", "classes", "image", "to fetch", "licence"):
         table.add_column(column, overflow="fold")
-    for card in CARDS.values():
-        counts = "/".join(map(str, card.classes)) if card.classes else "–"
-        shape = "×".join(map(str, card.shape)) if card.shape else "–"
-        table.add_row(card.name, card.summary, counts, shape, card.licence)
+    for entry in CARDS.values():
+        counts = "/".join(map(str, entry.classes)) if entry.classes else "–"
+        shape = "×".join(map(str, entry.shape)) if entry.shape else "–"
+        size = f"{entry.size_bytes / 1e6:.0f} MB" if entry.size_bytes else "–"
+        table.add_row(entry.name, entry.summary, counts, shape, size, entry.licence)
     _print(table)
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, (tuple, frozenset))
 
 
 @main.command()

@@ -18,9 +18,9 @@ def test_listing_imports_neither_torch_nor_numpy():
 
 
 def test_unknown_name_gets_the_nearest():
-    with pytest.raises(ValueError, match="Nearest: omniglot"):
+    with pytest.raises(ValueError, match="Did you mean 'omniglot'"):
         card("omnigloth")
-    with pytest.raises(ValueError, match="Nearest: mini_imagenet"):
+    with pytest.raises(ValueError, match="Did you mean 'mini_imagenet'"):
         datasets.load("mini-imagnet")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
+
+from quickstudy.registry import nearest
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Card:
     ``options``     which options of :func:`~quickstudy.datasets.load` it takes.
     ``splits``      its splits by name, the default first.
     ``downloads``   whether the library fetches it; otherwise the user brings the files.
+    ``checked``     what is verified before the data is used, and how.
     ``size_bytes``  of the archives to bring or to download; 0 where nothing is needed.
     """
 
@@ -36,6 +38,7 @@ class Card:
     options: frozenset[str] = frozenset()
     splits: tuple[str, ...] = ()
     downloads: bool = False
+    checked: str = ""
     size_bytes: int = 0
 
 
@@ -49,6 +52,7 @@ _CARDS = (
         url="https://matplotlib.org",
         shape=(1, 28, 28),
         classes=(1411, 158, 434),
+        checked="the rendered images, SHA-256 of the cache",
         loader="quickstudy.datasets.glyphs:load",
     ),
     Card(
@@ -61,6 +65,7 @@ _CARDS = (
         url="https://github.com/brendenlake/omniglot",
         shape=(1, 28, 28),
         classes=(1028, 172, 423),
+        checked="all decoded drawings, SHA-256",
         loader="quickstudy.datasets.omniglot:load",
         options=frozenset({"rotations", "size", "split", "download"}),
         splits=("vinyals", "lake"),
@@ -78,6 +83,7 @@ _CARDS = (
         url="https://www.cs.toronto.edu/~kriz/cifar.html",
         shape=(3, 32, 32),
         classes=(64, 16, 20),
+        checked="archive and both record files, SHA-256",
         loader="quickstudy.datasets.cifar_fs:load",
         options=frozenset({"download"}),
         downloads=True,
@@ -94,6 +100,7 @@ _CARDS = (
         url="https://www.image-net.org",
         shape=(3, 84, 84),
         classes=(64, 16, 20),
+        checked="names and counts; there is no published checksum",
         loader="quickstudy.datasets.mini_imagenet:load",
         options=frozenset({"size", "strict"}),
     ),
@@ -107,6 +114,7 @@ _CARDS = (
         url="https://data.caltech.edu/records/mzrjq-6wc02",
         shape=(3, 84, 84),
         classes=(64, 15, 20),
+        checked="archive and photographs, SHA-256",
         loader="quickstudy.datasets.caltech101:load",
         options=frozenset({"size", "download"}),
         downloads=True,
@@ -143,11 +151,6 @@ CARDS: dict[str, Card] = {card.name: card for card in _CARDS}
 
 def card(name: str) -> Card:
     """The card of data set ``name``; ValueError names the nearest ones where there is none."""
-    if name in CARDS:
-        return CARDS[name]
-    near = get_close_matches(name.lower().replace("-", "_"), CARDS, n=3, cutoff=0.4)
-    raise ValueError(
-        f"datasets: there is no data set named {name!r}. "
-        + (f"Nearest: {', '.join(near)}. " if near else "")
-        + f"All: {', '.join(CARDS)}."
-    )
+    if name not in CARDS:
+        raise nearest("datasets", name, CARDS)
+    return CARDS[name]

@@ -4,7 +4,7 @@ many tasks fit in memory at a time?"""
 from __future__ import annotations
 
 import copy
-import os
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -193,6 +193,8 @@ def graph_bytes(learner: Learner, batch: Task, objective: Objective) -> int:
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return 4 << 30  # a cautious guess where the system does not say
+    try:  # what the kernel would give out without swapping, its file cache included
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        return 4 << 30  # a cautious guess where the system does not say

@@ -56,7 +56,7 @@ def logistic(
     """
     # Centring makes slope and offset nearly independent, so that few iterations suffice.
     feature_mean = _mean(features, weights)
-    slope, offset = _Minimiser.apply(features - feature_mean, targets, weights, l2)
+    slope, offset = _Minimiser.apply(features - feature_mean, targets, weights, l2)  # type: ignore[no-untyped-call]
     return slope, offset - feature_mean @ slope
 
 
