@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 import quickstudy as qs
+from quickstudy.runs.execute import commit
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.training.trainer import adam, cosine
-from quickstudy.version import __version__
 
 RESULTS = Path(__file__).parent / "results"
 # 5-way 1-shot and 20-way 1-shot: table 1 of Snell et al. (2017) and of Finn et al. (2017).
@@ -47,7 +47,7 @@ def main() -> None:
     result = {
         "learner": args.learner, "norm": args.norm, "settings": vars(args) | {"root": None},
         "train_wall_minutes": round(wall / 60, 1), "train_cpu_minutes": round(cpu / 60, 1),
-        "engine": str(training.plan), "version": __version__, "torch": torch.__version__,
+        "engine": str(training.plan), "commit": commit(), "torch": torch.__version__,
         "published": PUBLISHED[args.learner], "evaluations": evaluations,
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)

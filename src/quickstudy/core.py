@@ -94,13 +94,32 @@ class Learner(nn.Module, ABC):
         return None
 
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
-        """The predictor that ``support`` teaches."""
+        """The predictor that ``support`` teaches.
+
+        Raises ValueError for class ids that the spec has no output for.
+        """
+        _check_class_ids(support, spec)
         return Predictor(self, self.adapt(support, spec), spec)
 
     @property
     def transductive(self) -> bool:
         """Whether one query's prediction depends on the other queries (batch statistics)."""
         return any(_sees_other_rows(module) for module in self.modules())
+
+
+def _check_class_ids(support: Examples, spec: TaskSpec) -> None:
+    targets = support.targets
+    if targets.is_floating_point() or targets.is_cuda:  # a look at a GPU's tensor would stall it
+        return
+    try:
+        largest = int(targets.max())
+    except RuntimeError:  # no rows, or inside vmap, where no single value can be looked at
+        return
+    if largest >= spec.outputs:
+        raise ValueError(
+            f"support: class ids must lie in 0 … {spec.outputs - 1} for a task of {spec.outputs} "
+            f"outputs; found {largest}. Renumber the classes, or raise the spec's ways."
+        )
 
 
 def _sees_other_rows(module: nn.Module) -> bool:

@@ -81,3 +81,10 @@ def test_padding_has_no_weight():
     padded = pad_rows(qs.examples(torch.ones(2, 3), [0, 1]), 5)
     assert padded.weights.tolist() == [1, 1, 0, 0, 0]
     assert padded.inputs.shape == (5, 3)
+
+
+def test_class_ids_beyond_the_spec_are_refused():
+    learner = qs.Prototypical(qs.backbones.MLP(2))
+    support = qs.examples(torch.zeros(3, 2), [0, 1, 5])
+    with pytest.raises(ValueError, match="must lie in 0 … 1 for a task of 2 outputs; found 5"):
+        learner(support, qs.classification(2))

@@ -141,9 +141,9 @@ def class_weights(support: Examples, outputs: int) -> Tensor:
 def without_absent(logits: Tensor, present: Tensor) -> Tensor:
     """Logits (n, outputs) in which classes that are not ``present`` (outputs,) get probability 0.
 
-    Finite, so that losses and gradients stay finite too.
+    Finite, and far enough from the largest number that sums of such losses stay finite too.
     """
-    return torch.where(present, logits, torch.finfo(logits.dtype).min / 2)
+    return torch.where(present, logits, max(torch.finfo(logits.dtype).min / 2, -1e30))
 
 
 def pad_rows(examples: Examples, n: int) -> Examples:

@@ -17,10 +17,10 @@ def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None
     Means over all rows of ``TASKS`` tasks, with the weights as they are now: exact moments rather
     than a moving average, so nothing depends on the order of past steps (Wu and Johnson, 2021,
     Rethinking "Batch" in BatchNorm, section 3). Nothing happens without such layers.
+    The learner must be in training mode.
     """
     if not any(isinstance(module, RunningNorm) for module in learner.modules()):
         return
-    learner.train()
     with torch.no_grad(), estimating():
         for index in range(TASKS):
             task = draw(source, seed, index)

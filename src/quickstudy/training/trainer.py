@@ -196,9 +196,7 @@ class _Trainer:
     def validate(self, validation: Validation) -> Evaluation:
         estimate_population(self.learner, self.source, self.seed + _POPULATION)
         seed = self.seed + _VALIDATION
-        result = evaluate(self.learner, validation.source, validation.tasks, seed=seed)
-        self.learner.train()
-        return result
+        return evaluate(self.learner, validation.source, validation.tasks, seed=seed)
 
     def finish(self, best_weights: dict[str, Tensor]) -> None:
         """Leave the learner ready for use: the best weights, or the last ones."""
