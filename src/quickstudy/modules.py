@@ -42,3 +42,9 @@ def call_with(module: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) ->
     named = dict(module.named_parameters(remove_duplicate=False))
     everywhere = {place: w for name, w in weights.items() for place in places[id(named[name])]}
     return functional_call(module, everywhere, inputs, tie_weights=False)
+
+
+def convolves_on_cpu(module: nn.Module) -> bool:
+    """Whether time goes into convolutions on a CPU, which memory bandwidth then bounds."""
+    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
+    return convolves and device_of(module).type == "cpu"

@@ -72,6 +72,16 @@ def test_running_norm_never_moves_by_itself_and_estimates_the_population():
     assert not layer.sees_other_rows
 
 
+def test_rows_of_no_weight_are_not_in_the_population():
+    layer, x = RunningNorm(8).double(), rows()
+    weights = torch.tensor([2.0, 1, 1, 0, 1, 0], dtype=torch.float64)
+    with torch.no_grad(), estimating(), counting(weights):
+        layer(x)
+    expected = torch.cat([x[:1], x[[0, 1, 2, 4]]])
+    torch.testing.assert_close(layer.mean, expected.mean((0, 2, 3)))
+    torch.testing.assert_close(layer.variance, expected.var((0, 2, 3), correction=0))
+
+
 def test_unknown_policies_are_refused_and_known_ones_named():
     with pytest.raises(ValueError, match="'layer'"):
         make_norm("layer", 8)

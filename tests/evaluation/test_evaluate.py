@@ -137,3 +137,34 @@ def test_one_task_is_refused(classes):
     learner = qs.Prototypical(qs.backbones.Conv4(4, image_size=16))
     with pytest.raises(ValueError, match="at least 2 tasks"):
         qs.evaluate(learner, qs.episodes(classes, 5, 1, 3), 1)
+
+
+@pytest.mark.parametrize("part", ["support", "query"])
+def test_class_ids_beyond_the_ways_are_refused_inside_batches_too(classes, part):
+    source = qs.episodes(classes, 3, 1, 2)
+
+    def shifted(generator):
+        task = source(generator)
+        examples = getattr(task, part)
+        return task._replace(**{part: examples._replace(targets=examples.targets + 1)})
+
+    learner = qs.Prototypical(qs.backbones.MLP(256, (4,)))
+    with pytest.raises(ValueError, match="must lie in 0 … 2"):
+        qs.evaluate(learner, shifted, 4)
+
+
+def test_what_cannot_be_scored_is_refused(classes):
+    source = qs.episodes(classes, 3, 1, 2)
+
+    def unlabelled(generator):
+        task = source(generator)
+        hidden = task.query._replace(targets=torch.full_like(task.query.targets, -1))
+        return task._replace(query=hidden)
+
+    learner = qs.Prototypical(qs.backbones.MLP(256, (4,)))
+    with pytest.raises(ValueError, match="no labelled query"):
+        qs.evaluate(learner, unlabelled, 4)
+    with torch.no_grad():
+        learner.backbone.layers[0].weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        qs.evaluate(learner, source, 4)

@@ -217,16 +217,19 @@ class RunningNorm(_ChannelNorm):
 class Moments:
     """Sums over every row and position a layer has seen, in float64."""
 
-    count: int = 0
+    count: float = 0.0
     total: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     squares: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def add(self, x: Tensor) -> None:
-        """Count the rows of x (n, channels, ...)."""
-        values = x.detach().double().transpose(0, 1).flatten(1)
-        self.count += values.shape[1]
-        self.total = self.total.to(x.device) + values.sum(1)
-        self.squares = self.squares.to(x.device) + values.square().sum(1)
+        """Count the rows of x (n, channels, ...), each as often as its weight says."""
+        weights = _current.get().weights
+        weights = x.new_ones(len(x)) if weights is None else weights
+        weights = weights.double()
+        values = x.detach().double().flatten(2) if x.ndim > 2 else x.detach().double()[..., None]
+        self.count += float(weights.sum()) * values.shape[2]
+        self.total = self.total.to(x.device) + weights @ values.sum(2)
+        self.squares = self.squares.to(x.device) + weights @ values.square().sum(2)
 
 
 @contextmanager

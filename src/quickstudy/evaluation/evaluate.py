@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from quickstudy.backbones.norms import counting, norm_policy
-from quickstudy.core import Learner, Task, TaskSource
+from quickstudy.core import Examples, Learner, Task, TaskSource
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.modules import device_of, evaluation_mode
+from quickstudy.modules import convolves_on_cpu, device_of, evaluation_mode
 from quickstudy.tasks.batches import stack, to_device
 from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.metrics import calibration_error, score
-from quickstudy.tasks.sampling import Fingerprint, draw
+from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
 from quickstudy.training.engine import Mapping, Plan, map_tasks
 from quickstudy.trees import map_tree
 
@@ -67,7 +67,7 @@ class Evaluation:
             "calibration_error": self.calibration_error,
             "seconds_per_adaptation": self.seconds_per_adaptation,
             "seed": self.seed, "fingerprint": self.fingerprint,
-            "scores": [round(s, 6) for s in self.scores.tolist()],
+            "scores": [float(f"{s:.8g}") for s in self.scores.tolist()],
         }  # fmt: skip
 
     @staticmethod
@@ -129,6 +129,7 @@ def _evaluate(
         predictions = map_tasks(lambda task: _answer(learner, task), batch, learner, plan)
         for i, answered in enumerate(predictions):
             query = labelled(map_tree(lambda leaf, i=i: leaf[i], batch.query))
+            _refuse_unscorable(answered, query, task_seed(seed, start + i))
             scores.append(score(answered, query).cpu())
             if not query.targets.is_floating_point():
                 confidence, chosen = answered.softmax(-1).max(-1)
@@ -151,9 +152,23 @@ def _evaluate(
     )
 
 
+def _refuse_unscorable(predictions: Tensor, query: Examples, seed: int) -> None:
+    task = f"the task of source(torch.Generator().manual_seed({seed}))"
+    if not bool(predictions.isfinite().all()):
+        raise ValueError(
+            f"evaluate: a prediction for {task} is NaN or infinite. Look at the learner's weights "
+            "(was training stopped by a loss that was not finite?) and at that task's data."
+        )
+    if not bool((query.weights > 0).any()):
+        raise ValueError(
+            f"evaluate: {task} has no labelled query, so there is nothing to score. "
+            "Give queries whose targets are known."
+        )
+
+
 def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int) -> Plan:
-    if learner.differentiates:
-        return Plan(Mapping.LOOP, "weights of their own per task", 1)
+    if learner.differentiates or convolves_on_cpu(learner):
+        return Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
     plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks_per_batch)
     try:
         batch = stack([to_device(draw(source, seed, 0), device_of(learner))])

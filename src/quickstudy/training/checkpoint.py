@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from quickstudy.core import Learner
 from quickstudy.evaluation.evaluate import Evaluation
 from quickstudy.storage import load_tree, save_tree
+from quickstudy.training.engine import Plan
 
 _FORMAT = "quickstudy checkpoint 1"
 
@@ -27,12 +29,35 @@ class Progress:
     fruitless: int = 0  # validations since the best one
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stopped_early: bool = False
+    loss_sum: float = 0.0  # over the steps since the last row of the log
+    score_sum: float = 0.0
+    summed: int = 0
+    plan: Plan | None = None  # kept, because another chunk size adds up in another order
+
+    def count(self, loss: float, score: float) -> None:
+        """Take in one step's mean loss and score."""
+        self.step += 1
+        self.loss_sum, self.score_sum = self.loss_sum + loss, self.score_sum + score
+        self.summed += 1
+
+    def means(self) -> dict[str, float]:
+        """Mean loss and score since the last call; what is not known (NaN) is left out."""
+        means = {"loss": self.loss_sum / self.summed, "score": self.score_sum / self.summed}
+        self.loss_sum = self.score_sum = 0.0
+        self.summed = 0
+        return {name: round(mean, 6) for name, mean in means.items() if math.isfinite(mean)}
 
     def judge(self, result: Evaluation, learner: Learner, patience: int | None) -> None:
         """Keep the weights if ``result`` is the best so far; stop after ``patience`` without."""
         higher_is_better = result.metric == "accuracy"
         best = self.best_score
-        if best is None or (result.mean > best if higher_is_better else result.mean < best):
+        if not math.isfinite(result.mean):
+            better = False
+        elif best is None:
+            better = True
+        else:
+            better = result.mean > best if higher_is_better else result.mean < best
+        if better:
             self.best_score, self.best_step, self.fruitless = result.mean, self.step, 0
             self.best_weights = {n: v.clone() for n, v in learner.state_dict().items()}
         else:
@@ -79,7 +104,8 @@ class RunFolder:
         """Write the run's state; a crash leaves the previous checkpoint whole."""
         if self._path is None:
             return
-        facts = {k: v for k, v in vars(progress).items() if k != "best_weights"}
+        facts = {k: v for k, v in vars(progress).items() if k not in ("best_weights", "plan")}
+        facts["plan"] = progress.plan.to_json() if progress.plan else None
         tree = {
             "learner": dict(learner.state_dict()),
             "optimiser": optimiser.state_dict(),
@@ -112,4 +138,6 @@ class RunFolder:
             )
         learner.load_state_dict(tree["learner"])
         optimiser.load_state_dict(tree["optimiser"])
-        return Progress(**about["progress"], best_weights=tree["best"])
+        facts = about["progress"]
+        plan = facts.pop("plan")
+        return Progress(**facts, plan=Plan.from_json(plan), best_weights=tree["best"])

@@ -41,16 +41,15 @@ class Display:
     ) -> None:
         self._bar.stop()
 
-    def advance(self, step: int, tasks: int, loss: float, score: float) -> dict[str, float]:
-        """Count one step; returns the row for the log."""
+    def advance(self, step: int, tasks: int, loss: float, score: float) -> float:
+        """Count one step; returns tasks per second since training began or resumed."""
         self._loss = self._mean(self._loss, loss)
         self._score = self._mean(self._score, score)
         self._tasks += tasks
         speed = self._tasks / (time.perf_counter() - self._began)
         text = f"loss {self._loss:.3f}  score {self._score:.3f}  {speed:.0f} tasks/s"
         self._bar.update(self._task, completed=step, description=text + self._validation)
-        row = {"loss": self._loss, "score": self._score, "tasks_per_second": speed}
-        return {name: round(value, 6) for name, value in row.items()}
+        return speed
 
     def validated(self, result: Evaluation) -> None:
         """Show the newest validation."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,15 @@ class Plan:
     mapping: Mapping
     why: str
     chunk: int
+
+    def to_json(self) -> dict[str, str | int]:
+        """As JSON, for a checkpoint."""
+        return {"mapping": self.mapping.value, "why": self.why, "chunk": self.chunk}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Plan:
+        """What :meth:`to_json` gave."""
+        return Plan(Mapping(values["mapping"]), values["why"], values["chunk"])
 
     def __str__(self) -> str:
         return f"{self.mapping.value}, {self.chunk} tasks at a time ({self.why})"
@@ -164,6 +174,13 @@ def _uniform_rows(learner: Learner, batch: Task) -> Iterator[None]:
     alike = all(bool((e.weights == 1).all()) for e in (support, query)) and not any(
         bool(t.isnan().any() if t.is_floating_point() else (t < 0).any()) for t in targets
     )
+    for ids in targets:
+        if not ids.is_floating_point() and int(ids.max()) >= batch.spec.outputs:
+            raise ValueError(
+                f"tasks: class ids must lie in 0 … {batch.spec.outputs - 1} for "
+                f"{batch.spec.outputs} outputs; found {int(ids.max())}. Renumber the classes of "
+                "support and query alike, or raise the spec's ways."
+            )
     reason = None if alike else miscounts_rows(learner)
     if reason:
         raise ValueError(

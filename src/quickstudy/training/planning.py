@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quickstudy.core import Learner, Task
-from quickstudy.modules import device_of
+from quickstudy.modules import convolves_on_cpu
 from quickstudy.tasks.sampling import generator
 from quickstudy.testing import BrokenLaw, applicable, check_laws, doubled
 from quickstudy.training.engine import Mapping, Plan
@@ -109,12 +109,6 @@ def _choose(
     if engine == "vmap":
         raise RuntimeError(f"engine='vmap' is not right for this learner: {problem}. Use 'auto'.")
     return Mapping.LOOP, problem
-
-
-def convolves_on_cpu(learner: Learner) -> bool:
-    """Whether time goes into convolutions on a CPU, which memory bandwidth then bounds."""
-    convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in learner.modules())
-    return convolves and device_of(learner).type == "cpu"
 
 
 def _difference_from_loop(

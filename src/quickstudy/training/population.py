@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from quickstudy.backbones.norms import RunningNorm, estimating
+from quickstudy.backbones.norms import RunningNorm, counting, estimating
 from quickstudy.core import Learner, TaskSource
+from quickstudy.modules import device_of
+from quickstudy.tasks.batches import to_device
 from quickstudy.tasks.sampling import draw
 
 TASKS = 32
@@ -23,5 +25,6 @@ def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None
         return
     with torch.no_grad(), estimating():
         for index in range(TASKS):
-            task = draw(source, seed, index)
-            learner(task.support, task.spec)(task.query.inputs)
+            task = to_device(draw(source, seed, index), device_of(learner))
+            with counting(task.query.weights):
+                learner(task.support, task.spec)(task.query.inputs)

@@ -15,16 +15,17 @@ from torch.optim import Adam, Optimizer
 
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
-from quickstudy.modules import device_of
+from quickstudy.modules import convolves_on_cpu, device_of
+from quickstudy.registry import describe
 from quickstudy.tasks.batches import stack, to_device
-from quickstudy.tasks.sampling import draw, task_seed
+from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.display import Display
 from quickstudy.training.engine import Plan, accumulate
 from quickstudy.training.interrupts import Interrupts
 from quickstudy.training.log import Log
 from quickstudy.training.objectives import Objective, query_loss
-from quickstudy.training.planning import Engine, check_lawful, convolves_on_cpu, make_plan
+from quickstudy.training.planning import Engine, check_lawful, make_plan
 from quickstudy.training.population import estimate_population
 
 Schedule = Callable[[float], float]
@@ -49,7 +50,7 @@ def cosine(progress: float) -> float:
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A task's loss became NaN or infinite; the message names the step and the task's seed."""
+    """A loss or gradient became NaN or infinite; the message names step and task seeds."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class Validation:
     every: int = 500
     tasks: int = 200
     patience: int | None = None
+
+    def identity(self) -> str:
+        """What a resumed run must have in common with the one it continues."""
+        first = _fingerprint(draw(self.source, 0, 0))
+        return f"every {self.every}, {self.tasks} tasks, patience {self.patience}, {first}"
 
 
 def fit(
@@ -110,7 +116,8 @@ def fit(
                     (same machine, same number of threads).
     ``progress``    show a progress bar.
 
-    Ctrl-C ends training after the current step, with a checkpoint; ``finished`` is then False.
+    Ctrl-C ends training after the current step. With ``run`` there is then a checkpoint, and
+    ``finished`` is False; without, KeyboardInterrupt is raised.
 
     Raises :class:`quickstudy.testing.BrokenLaw` before the first step for a learner whose results
     would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite, ValueError where a
@@ -128,12 +135,17 @@ def fit(
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_lawful(learner, trainer.task(0))
     two = stack([trainer.task(0), trainer.task(1)])
-    trainer.plan = make_plan(learner, two, objective, tasks_per_step, engine, memory)
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
     base_rates = [group["lr"] for group in opt.param_groups]
-    settings = {"steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
-                "parameters": sum(p.numel() for p in learner.parameters())}  # fmt: skip
+    settings = {
+        "steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
+        "learner": _identity(learner), "first task": _fingerprint(trainer.task(0)),
+        "optimiser": f"{type(opt).__name__} {opt.defaults}", "schedule": _name(schedule),
+        "objective": _name(objective), "validation": validation and validation.identity(),
+    }  # fmt: skip
     state = folder.restore(learner, opt, settings)
+    state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, engine, memory)
+    trainer.plan = state.plan
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
     interrupted = False
@@ -142,11 +154,12 @@ def fit(
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
                 group["lr"] = rate * schedule(state.step / steps)
             loss, score = trainer.step(opt, state.step)
-            state.step += 1
+            state.count(loss, score)
             state.seconds = time.perf_counter() - began
-            row = display.advance(state.step, tasks_per_step, loss, score)
+            speed = display.advance(state.step, tasks_per_step, loss, score)
             if state.step % log_every == 0 or state.step == steps:
-                log.add({"step": state.step, **row, "seconds": round(state.seconds, 3)})
+                log.add({"step": state.step, **state.means(), "tasks_per_second": round(speed, 3),
+                         "seconds": round(state.seconds, 3)})  # fmt: skip
             if validation and (state.step % validation.every == 0 or state.step == steps):
                 result = trainer.validate(validation)
                 state.judge(result, learner, validation.patience)
@@ -157,10 +170,28 @@ def fit(
             interrupted = interrupts.requested and state.step < steps
             if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
                 folder.save(learner, opt, state, settings)
-    if not interrupted:
-        trainer.finish(state.best_weights)
+    trainer.finish(state.best_weights)
+    if interrupted and run is None:
+        raise KeyboardInterrupt  # there is no folder to go on from
     return Training(log.rows, state.step, state.seconds, state.best_step, state.best_score,
                     not interrupted, trainer.plan)  # fmt: skip
+
+
+def _fingerprint(task: Task) -> str:
+    digest = Fingerprint()
+    digest.add(task)
+    return digest.value
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def _identity(learner: Learner) -> Any:
+    try:
+        return describe(learner)
+    except ValueError:  # of a class that is not ours: what it says of itself
+        return repr(learner)
 
 
 @dataclass
@@ -182,16 +213,23 @@ class _Trainer:
         batch = stack([self.task(first + i) for i in range(self.tasks_per_step)])
         optimiser.zero_grad(set_to_none=True)
         outcome = accumulate(self.learner, batch, self.objective, self.plan)
-        if not outcome.loss.isfinite().all():
-            worst = int(outcome.loss.isfinite().logical_not().nonzero()[0])
-            raise NonFiniteLoss(
-                f"fit: the loss of a task became {float(outcome.loss[worst])} at step {step}; the "
-                "task is source(torch.Generator().manual_seed("
-                f"{task_seed(self.seed, first + worst)})). Lower the learning rate (of the "
-                "optimiser, or of the learner's inner steps), or look at that task's data."
-            )
+        self._refuse_non_finite(outcome.loss, step)
         optimiser.step()
         return float(outcome.loss.mean()), float(outcome.score.mean())
+
+    def _refuse_non_finite(self, losses: Tensor, step: int) -> None:
+        gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
+        bad = losses.isfinite().logical_not().nonzero().flatten().tolist()
+        if not bad and bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            return
+        what = f"loss of a task became {float(losses[bad[0]])}" if bad else "gradient is not finite"
+        first = step * self.tasks_per_step
+        seeds = [task_seed(self.seed, first + i) for i in bad or range(len(losses))]
+        raise NonFiniteLoss(
+            f"fit: the {what} at step {step}; its tasks: source(torch.Generator().manual_seed(s)) "
+            f"for s in {seeds}. Lower the learning rate (of the optimiser, or of the learner's "
+            "inner steps), or look at the data of these tasks."
+        )
 
     def validate(self, validation: Validation) -> Evaluation:
         estimate_population(self.learner, self.source, self.seed + _POPULATION)
