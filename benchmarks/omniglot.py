@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import quickstudy as qs
-from quickstudy.runs.execute import commit
+from quickstudy.runs.provenance import commit
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.training.trainer import adam, cosine
 

@@ -21,7 +21,9 @@ from pathlib import Path
 import torch
 
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.runs.execute import Run, commit, execute
+from quickstudy.runs.execute import execute
+from quickstudy.runs.folder import Run
+from quickstudy.runs.provenance import commit
 from quickstudy.runs.recipe import Recipe
 from quickstudy.runs.use import adapt_folder, predict_files
 from quickstudy.storage import load_predictor

@@ -46,3 +46,20 @@ def test_the_learner_is_left_alone():
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="found 1 class"):
         qs.FewShotClassifier().fit(np.zeros((3, 2)), [1, 1, 1])
+
+
+def test_pixels_and_numbers_are_not_mixed():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 5), dtype=np.uint8)
+    y = [0, 1] * 4
+    fitted = qs.FewShotClassifier().fit(pixels, y)
+    with pytest.raises(ValueError, match=r"fitted to uint8 pixels, asked about int64.*same type"):
+        fitted.predict(pixels.astype(np.int64))
+    with pytest.raises(ValueError, match="asked about uint8"):
+        qs.FewShotClassifier().fit(pixels.astype(np.int64), y).predict(pixels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_learner_on_a_gpu():
+    X, y = load_iris(return_X_y=True)
+    learner = qs.Prototypical(qs.backbones.MLP(4)).cuda()
+    assert qs.FewShotClassifier(learner).fit(X, y).predict_proba(X).shape == (150, 3)

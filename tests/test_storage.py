@@ -107,6 +107,102 @@ def test_trees_come_back_as_they_were(tmp_path):
     assert loaded["e"] == {}
 
 
+def test_files_have_the_modes_that_others_have(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    written = write_atomically(tmp_path / "f", b"")
+    assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_number_types_come_back(tmp_path):
+    support = qs.examples(torch.randn(6, 4), [0, 1, 2] * 2)
+    support = support._replace(inputs=support.inputs.double(), weights=support.weights.double())
+    learner = qs.Prototypical(qs.backbones.MLP(4)).double()
+    predictor = learner(support, qs.classification(3))
+    path = predictor.save(tmp_path / "p")
+    for given in (None, qs.Prototypical(qs.backbones.MLP(4))):
+        found = qs.load_predictor(path, given)(support.inputs)
+        torch.testing.assert_close(found, predictor(support.inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_saving_and_loading_take_no_random_numbers(tmp_path):
+    before = torch.get_rng_state()
+    qs.load_learner(qs.save_learner(LEARNERS[0], tmp_path / "learner"))
+    assert torch.get_rng_state().equal(before)
+
+
+def test_an_edited_backbone_is_no_description_of_it(tmp_path):
+    learner = qs.Prototypical(qs.backbones.MLP(4))
+    learner.backbone.layers[1] = nn.GELU()
+    with pytest.raises(ValueError, match=r"was changed after it was made.*GELU"):
+        describe(learner)
+    support = qs.examples(torch.randn(4, 4), [0, 1, 0, 1])
+    path = learner(support, qs.classification(2)).save(tmp_path / "p")
+    with pytest.raises(ValueError, match="changed after it was made"):
+        qs.load_predictor(path)
+
+
+MLP_OF = {"name": "mlp", "in_features": 4, "hidden": [5], "outputs": None}
+WRONG_LEARNERS = [
+    5,
+    "prototypical",
+    {"name": "prototypical"},
+    {"name": ["prototypical"]},
+    {"name": "conv5"},
+    MLP_OF,
+    {"name": "prototypical", "backbone": 5},
+    {"name": "prototypical", "backbone": MLP_OF, "distance": "cosine"},
+    {"name": "prototypical", "backbone": MLP_OF, "scale": "abc"},
+    {"name": "prototypical", "backbone": MLP_OF, "more": 1},
+    {"name": "prototypical", "backbone": MLP_OF | {"hidden": [6]}},
+    {"name": "prototypical", "backbone": MLP_OF | {"hidden": [10**12]}},
+    {"name": "prototypical", "backbone": MLP_OF | {"hidden": [10**40]}},
+    {"name": "prototypical", "backbone": MLP_OF | {"hidden": [-1]}},
+]
+RIGHT_SPEC = {"outputs": 2, "loss": "cross_entropy", "name": ""}
+
+
+def hostile(path, learner, spec=RIGHT_SPEC, info=None):
+    weights = dict(qs.Prototypical(qs.backbones.MLP(4, (5,))).state_dict())
+    about = {"format": "quickstudy predictor 1", "learner": learner, "spec": spec, "info": info}
+    return save_tree(path, {"learner": weights, "state": {}}, about)
+
+
+@pytest.mark.parametrize("learner", WRONG_LEARNERS)
+def test_a_header_with_a_wrong_learner_is_refused(learner, tmp_path):
+    with pytest.raises(ValueError, match="damaged"):
+        qs.load_predictor(hostile(tmp_path / "p", learner, info={}))
+
+
+@pytest.mark.parametrize(
+    "spec", [None, {}, RIGHT_SPEC | {"outputs": "2"}, RIGHT_SPEC | {"loss": 1}]
+)
+def test_a_header_with_a_wrong_spec_is_refused(spec, tmp_path):
+    learner = {"name": "prototypical", "backbone": MLP_OF}
+    assert qs.load_predictor(hostile(tmp_path / "good", learner, info={})).spec.outputs == 2
+    with pytest.raises(ValueError, match="damaged"):
+        qs.load_predictor(hostile(tmp_path / "p", learner, spec, {}))
+    with pytest.raises(ValueError, match="damaged"):
+        qs.load_predictor(hostile(tmp_path / "p", learner))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]",
+        "{}",
+        '{"tree": 1, "about": {}}',
+        '{"tree": {"tensor": "00009"}, "about": {}}',
+        '{"tree": {"dict": [[[], {"value": 1}]]}, "about": {}}',
+        '{"tree": {"value": 1}, "about": 3}',
+        '{"tree": ' + '{"list": [' * 5000 + "]}" * 5000 + ', "about": {}}',
+    ],
+)
+def test_a_malformed_header_is_refused(header, tmp_path):
+    save_file({"00000": torch.zeros(3)}, tmp_path / "p", metadata={"quickstudy": header})
+    with pytest.raises(ValueError, match="damaged"):
+        load_tree(tmp_path / "p")
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = write_atomically(tmp_path / "f", b"old")
 

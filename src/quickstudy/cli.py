@@ -17,8 +17,15 @@ from click.core import ParameterSource
 
 from quickstudy.version import __version__
 
-MISTAKES = (ValueError, OSError, ArithmeticError, RuntimeError, AssertionError)
-"""What a user can put right: shown as a message. Anything else is a bug, and shows its trace."""
+
+def _told_plainly(error: Exception) -> bool:
+    """Whether a user can put it right: a message then. Anything else is a bug: a trace."""
+    if isinstance(error, (ValueError, OSError)):
+        return True
+    from quickstudy.training.laws import BrokenLaw
+    from quickstudy.training.trainer import NonFiniteLoss
+
+    return isinstance(error, (BrokenLaw, NonFiniteLoss))
 
 
 class _Group(click.Group):
@@ -37,10 +44,10 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except click.exceptions.Exit:  # how click leaves early; a RuntimeError by descent
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except MISTAKES as error:
-            if ctx.params.get("debug"):
+        except Exception as error:
+            if ctx.params.get("debug") or not _told_plainly(error):
                 raise
             raise click.ClickException(str(error)) from error
 
@@ -67,7 +74,8 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--root", help="Where the data lies; for --data folder, the folder itself.")
 @click.option("--split", help="Which of the data set's published splits.")
 @click.option("--size", type=int, help="Side of the images in pixels.")
-@click.option("--rotations", is_flag=True, help="Turned images as classes of their own.")
+@click.option("--rotations/--no-rotations", help="Turned images as classes of their own.  [no]")
+@click.option("--strict/--no-strict", help="Fail on the first unreadable image.  [no]")
 @click.option("--ways", type=int, help="Classes of a test task.  [5]")
 @click.option("--shots", type=int, help="Examples of each class.  [1]")
 @click.option("--queries", type=int, help="Test images of each class.  [15]")
@@ -84,6 +92,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--test-tasks", type=int, help="Tasks of the evaluation.  [600]")
 @click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")
 @click.option("--threads", type=int, help="CPU threads.")
+@click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE",
               help="An argument of the learner, such as steps=5; may be repeated.")  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe (YAML); options win.")
@@ -95,51 +104,37 @@ def run(
     resume: Path | None, **choices: Any,
 ) -> None:  # fmt: skip
     """Train a learner, evaluate it on classes it has never seen, and write a report."""
-    from quickstudy.runs.recipe import read_recipe, read_recipe_file
-
     given = {n: v for n, v in choices.items() if _given(ctx, n)}
-    if options:
-        given["options"] = _parse_options(options)
-    if resume is not None and (given or config or out):
+    if resume is not None and (given or options or config or out):
         raise ValueError("run: --resume goes on with the run's own recipe; give no other options.")
-    recipe = (
-        None if resume else read_recipe({**(read_recipe_file(config) if config else {}), **given})
-    )
+    if resume is not None:
+        from quickstudy.runs.folder import Run
 
-    from quickstudy.reports.tables import evaluation_table
-    from quickstudy.runs.execute import Run, execute
-
-    if recipe is None:
-        assert resume is not None
-        this = Run.open(resume)
+        this, parts = Run.open(resume), None
     else:
-        this = Run.create(recipe, out)
-    _print(f"[dim]run folder[/] {this.path}")
-    command = shlex.join(["quickstudy", *sys.argv[1:]])
-    evaluation = execute(this, resume=resume is not None, command=command)
+        from quickstudy.runs.recipe import merge, read_options, read_recipe, read_recipe_file
+
+        values = read_recipe_file(config) if config else {}
+        recipe = read_recipe(merge(values, given, read_options(options)))
+        from quickstudy.runs.execute import begin  # brings torch: only for a recipe in order
+
+        this, parts = begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
+    from quickstudy.reports.tables import evaluation_table
+    from quickstudy.runs.execute import execute
+
+    _point_to("run folder", this.path)
+    evaluation = execute(this, parts, resume=resume is not None)
     if evaluation is None:
         click.echo(
             f"Interrupted. Go on with: quickstudy run --resume {shlex.quote(str(this.path))}"
         )
         ctx.exit(130)
     _print(evaluation_table(evaluation, f"{this.recipe.learner} on {this.recipe.data}"))
-    _print(f"[dim]report[/] {this.path / 'report.html'}")
+    _point_to("report", this.path / "report.html")
 
 
 def _given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def _parse_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    import yaml
-
-    parsed = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--option: must be NAME=VALUE; found {pair!r}.")
-        parsed[name.strip()] = yaml.safe_load(value)
-    return parsed
 
 
 def _print(thing: Any) -> None:
@@ -148,28 +143,39 @@ def _print(thing: Any) -> None:
     Console(soft_wrap=True).print(thing)
 
 
+def _point_to(what: str, path: Path) -> None:
+    click.echo(f"{click.style(what, dim=True)} {path}")  # a path is no markup
+
+
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--ways", type=int, help="Classes of a task; the run's own by default.")
 @click.option("--shots", type=int, help="Examples of each class.")
 @click.option("--tasks", type=int, default=600, show_default=True)
 @click.option("--seed", type=int, help="Which tasks; by default those of the run's own test.")
+@click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
-    run: Path, ways: int | None, shots: int | None, tasks: int, seed: int | None, as_json: bool
-) -> None:
+    run: Path, ways: int | None, shots: int | None, tasks: int, seed: int | None,
+    device: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Evaluate the learner of a RUN again, perhaps with other ways, shots or tasks."""
     from dataclasses import replace
 
     from quickstudy.evaluation.evaluate import evaluate as score
     from quickstudy.reports.tables import evaluation_table
-    from quickstudy.runs.assemble import load_data, make_sources
-    from quickstudy.runs.execute import TEST_SEED, Run
+    from quickstudy.runs.assemble import load_data, make_test_source
+    from quickstudy.runs.execute import TEST_SEED
+    from quickstudy.runs.folder import Run
+    from quickstudy.runs.provenance import choose_device
 
     this = Run.open(run)
-    recipe = replace(this.recipe, ways=ways or this.recipe.ways, shots=shots or this.recipe.shots)
+    asked: dict[str, Any] = {"ways": ways, "shots": shots}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    recipe = replace(this.recipe, test_tasks=tasks, device=device, **asked)
     learner, _ = this.learner()
-    source = make_sources(recipe, load_data(recipe)).test
+    learner.to(choose_device(recipe.device))
+    source = make_test_source(recipe, load_data(recipe))
     result = score(learner, source, tasks, seed=TEST_SEED + recipe.seed if seed is None else seed)
     if as_json:
         click.echo(json.dumps(result.to_json()))
@@ -186,7 +192,7 @@ def evaluate(
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
     """Adapt the learner of a RUN to the classes of FOLDER (one folder of images per class)."""
-    from quickstudy.runs.execute import Run
+    from quickstudy.runs.folder import Run
     from quickstudy.runs.use import adapt_folder
 
     if output.exists():
@@ -213,6 +219,7 @@ def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bo
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
         return
     _print(predictions_table(result.files, result.names, result.probabilities.tolist()))
+    click.echo(f"{click.style('protocol', dim=True)} {result.protocol}")
     if result.unreadable:
         click.echo(f"{len(result.unreadable)} files were left out.", err=True)
 
@@ -222,15 +229,18 @@ def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bo
 def datasets(name: str | None) -> None:
     """List the data sets, or tell all of NAME: licence, citation, source, size."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     from quickstudy.datasets.registry import CARDS, card
 
     table = Table(box=box.SIMPLE_HEAD, show_header=name is None)
     if name is not None:
+        for _ in range(2):
+            table.add_column(overflow="fold")
         for field, value in vars(card(name)).items():
             if field != "loader":
-                table.add_row(field, ", ".join(map(str, value)) if _several(value) else str(value))
+                table.add_row(field, escape(_in_words(value)))
         _print(table)
         return
     for column in ("name", "what", "classes", "image", "to fetch", "licence"):
@@ -243,8 +253,10 @@ def datasets(name: str | None) -> None:
     _print(table)
 
 
-def _several(value: Any) -> bool:
-    return isinstance(value, (tuple, frozenset))
+def _in_words(value: Any) -> str:
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(value))
+    return "\n".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @main.command()

@@ -7,11 +7,12 @@ stands here is ever built from a file or a command line: a loaded name cannot ru
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,27 @@ def describe(thing: Any) -> Any:
     """A learner, backbone or function as JSON from which :func:`build` makes it again.
 
     Constructors keep their arguments as attributes of the same names, as scikit-learn's do.
-    Raises ValueError for anything that is not in this registry.
+    Raises ValueError for anything that is not in this registry, and for a module whose parts were
+    changed after it was made, which no arguments tell of.
     """
+    description = _describe(thing)
+    if isinstance(description, dict) and "name" in description:
+        rebuilt, found = repr(build_empty(description)).splitlines(), repr(thing).splitlines()
+        if rebuilt != found:
+            changed = next((line.strip() for line in found if line not in rebuilt), "its parts")
+            raise ValueError(
+                f"describe: this {type(thing).__name__} was changed after it was made ({changed}), "
+                "so it cannot be rebuilt from a file. Keep the code that changes it, and give the "
+                "learner when loading."
+            )
+    return description
+
+
+def _describe(thing: Any) -> Any:
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
     if isinstance(thing, (list, tuple)):
-        return [describe(item) for item in thing]
+        return [_describe(item) for item in thing]
     of = thing if inspect.isfunction(thing) else type(thing)
     name = _NAMES.get(f"{of.__module__}:{of.__qualname__}")
     if name is None:
@@ -103,11 +119,15 @@ def describe(thing: Any) -> Any:
     if inspect.isfunction(thing):
         return {"function": name}
     arguments = list(inspect.signature(of).parameters)
-    return {"name": name, **{a: describe(getattr(thing, a)) for a in arguments}}
+    return {"name": name, **{a: _describe(getattr(thing, a)) for a in arguments}}
 
 
 def build(description: Any) -> Any:
-    """What :func:`describe` described; parameters are freshly initialised."""
+    """What :func:`describe` described; parameters are freshly initialised.
+
+    Raises ValueError for names that are not in this registry, and for arguments of another kind
+    than the constructor says.
+    """
     if isinstance(description, list):
         return tuple(build(item) for item in description)
     if not isinstance(description, dict):
@@ -115,5 +135,35 @@ def build(description: Any) -> Any:
     if "function" in description:
         return resolve("function", str(description["function"]), FUNCTIONS)
     arguments = {k: build(v) for k, v in description.items() if k != "name"}
-    valid = {**LEARNERS, **BACKBONES}
-    return resolve("build", str(description.get("name")), valid)(**arguments)
+    name = str(description.get("name"))
+    of = resolve("build", name, {**LEARNERS, **BACKBONES})
+    kinds = get_type_hints(of.__init__)
+    for argument, value in arguments.items():
+        if argument not in kinds or not _is_a(value, kinds[argument]):
+            raise ValueError(f"build: {name} takes no {argument}={value!r}.")
+    return of(**arguments)
+
+
+def build_empty(description: Any) -> Any:
+    """Like :func:`build`, with parameters of shape and type alone.
+
+    Takes no memory, however large a file says that they are, and no random numbers.
+    """
+    import torch
+
+    with torch.device("meta"):
+        return build(description)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether ``value`` is of the annotated ``kind``, for those that constructors here use."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, part) for part in parts)
+    if origin is Callable:
+        return callable(value)
+    if origin in (tuple, Sequence):
+        return isinstance(value, tuple) and all(_is_a(item, parts[0]) for item in value)
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return isinstance(value, kind)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from quickstudy.core import Learner, Predictor, TaskSpec
-from quickstudy.registry import FUNCTIONS, build, describe, resolve
+from quickstudy.registry import FUNCTIONS, build_empty, describe, resolve
 
 _HEADER = "quickstudy"
 _FORMAT = "quickstudy predictor 1"
@@ -23,17 +25,21 @@ _LEARNER = "quickstudy learner 1"
 
 def write_atomically(path: Path, content: bytes) -> Path:
     """Write ``content`` so that a reader, or a crash, sees the old file or the new one, whole."""
+    return replace_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Have ``write`` make a file beside ``path``, then put it in place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # Not tempfile's: those files are their owner's alone, and a report is there to be shared.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        write(temporary)
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -64,33 +70,52 @@ def load_tree(path: Path) -> tuple[Any, dict[str, Any]]:
     """What :func:`save_tree` wrote: the tree and ``about``. ValueError for any other file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
-    try:
+    with _reading(path):
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[_HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
+        return _grown(header["tree"], tensors), dict(header["about"])
+
+
+def _grown(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    match node:
+        case {"tensor": name}:
+            return tensors[name]
+        case {"dict": [*pairs]}:
+            return {key: _grown(child, tensors) for key, child in pairs}
+        case {"list": [*children]}:
+            return [_grown(child, tensors) for child in children]
+        case {"tuple": [*children]}:
+            return tuple(_grown(child, tensors) for child in children)
+        case {"value": None | bool() | int() | float() | str() as value}:
+            return value
+    raise ValueError("its tree is malformed")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What a wrong file makes reading raise, as one error that names the file."""
+    try:
+        yield
+    except (
+        SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+    ) as e:
         raise ValueError(
-            f"{path}: not a file that quickstudy wrote, or a damaged one ({error}). "
+            f"{path}: not a file that quickstudy wrote, or a damaged one ({e}). "
             "Write it again, or use another copy."
-        ) from error
-
-    def grown(node: dict[str, Any]) -> Any:
-        ((kind, value),) = node.items()
-        if kind == "tensor":
-            return tensors[value]
-        if kind == "dict":
-            return {key: grown(child) for key, child in value}
-        if kind in ("list", "tuple"):
-            return (list if kind == "list" else tuple)(grown(child) for child in value)
-        return value
-
-    return grown(header["tree"]), header["about"]
+        ) from e
 
 
 def save_learner(learner: Learner, path: str | Path, info: dict[str, Any] | None = None) -> Path:
     """A learner's description and weights in one file; ``info`` is any JSON to keep with them.
 
-    Raises ValueError for a learner, or a backbone, of your own class: keep its ``state_dict``.
+    Raises ValueError for a learner, or a backbone, of your own class, or changed after it was
+    made: keep its ``state_dict``.
     """
     about = {"format": _LEARNER, "learner": describe(learner), "info": info or {}}
     return save_tree(Path(path), dict(learner.state_dict()), about)
@@ -101,9 +126,29 @@ def load_learner(path: str | Path) -> tuple[Learner, dict[str, Any]]:
     weights, about = load_tree(Path(path))
     if about.get("format") != _LEARNER:
         raise ValueError(f"{path}: holds no learner (format {about.get('format')!r}).")
-    learner: Learner = build(about["learner"])
-    learner.load_state_dict(weights)
-    return learner.eval(), about["info"]
+    with _reading(Path(path)):
+        return _rebuilt(about["learner"], weights), dict(about["info"])
+
+
+def _rebuilt(description: Any, weights: Mapping[str, Tensor]) -> Learner:
+    """The described learner with ``weights``, in the number types that they were saved in."""
+    learner = build_empty(description)
+    if not isinstance(learner, Learner):
+        raise TypeError(f"it holds a {type(learner).__name__} in the place of a learner")
+    learner.load_state_dict(weights, assign=True)
+    return learner.eval()
+
+
+def _take_weights(learner: Learner, weights: Mapping[str, Tensor]) -> Learner:
+    """A user's own learner, on its device, with ``weights`` in the types they were saved in."""
+    for name, own in learner.state_dict(keep_vars=True).items():
+        if name in weights and own.is_floating_point():
+            own.data = own.data.to(weights[name].dtype)
+    try:
+        learner.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"learner: it is not the one that was saved ({error}).") from error
+    return learner.eval()
 
 
 def save_predictor(predictor: Predictor, path: Path) -> Path:
@@ -111,7 +156,7 @@ def save_predictor(predictor: Predictor, path: Path) -> Path:
     try:
         description = describe(predictor.learner)
     except ValueError:
-        description = None  # a user's own class: its code is not ours to name in a file
+        description = None  # a user's own code is not ours to name in a file
     losses = {resolve("loss", name, FUNCTIONS): name for name in FUNCTIONS}
     if predictor.spec.loss not in losses:
         raise ValueError(
@@ -136,8 +181,9 @@ def save_predictor(predictor: Predictor, path: Path) -> Path:
 def load_predictor(path: str | Path, learner: Learner | None = None) -> Predictor:
     """The predictor in a file that ``predictor.save`` wrote.
 
-    ``learner`` is needed only where the saved one is of your own class; it then takes the saved
-    weights. Nothing in the file can run code. Raises ValueError for files that are no predictor.
+    ``learner`` is needed only where the saved one is of your own class, or was changed after it was
+    made; it then takes the saved weights. Nothing in the file can run code. Raises ValueError for
+    files that are no predictor.
     """
     tree, about = load_tree(Path(path))
     if about.get("format") != _FORMAT:
@@ -145,15 +191,23 @@ def load_predictor(path: str | Path, learner: Learner | None = None) -> Predicto
             f"{path}: holds no predictor (format {about.get('format')!r}). "
             "Give a file that predictor.save or `quickstudy adapt` wrote."
         )
-    if learner is None:
-        if about["learner"] is None:
-            raise ValueError(
-                f"{path}: its learner is your own class {about['learner_class']!r}. "
-                "Build it and load with load_predictor(path, learner=...)."
-            )
-        learner = build(about["learner"])
-    learner.load_state_dict(tree["learner"])
-    spec = about["spec"]
-    loss = resolve("loss", spec["loss"], FUNCTIONS)
-    task_spec = TaskSpec(spec["outputs"], loss, spec["name"])
-    return Predictor(learner.eval(), tree["state"], task_spec, about["info"])
+    with _reading(Path(path)):
+        weights, state = tree["learner"], tree["state"]
+        spec, info, description = _spec(about["spec"]), dict(about["info"]), about["learner"]
+    if learner is not None:
+        return Predictor(_take_weights(learner, weights), state, spec, info)
+    if description is None:
+        raise ValueError(
+            f"{path}: its learner {about.get('learner_class')!r} is your own class, has a part "
+            "that is, or was changed after it was made. Build it and load with "
+            "load_predictor(path, learner=...)."
+        )
+    with _reading(Path(path)):
+        return Predictor(_rebuilt(description, weights), state, spec, info)
+
+
+def _spec(about: Any) -> TaskSpec:
+    outputs, loss, name = about["outputs"], about["loss"], about["name"]
+    if type(outputs) is not int or outputs < 1 or not isinstance(loss, str):
+        raise ValueError(f"its spec is {about!r}")
+    return TaskSpec(outputs, resolve("loss", loss, FUNCTIONS), str(name))

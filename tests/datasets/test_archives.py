@@ -1,4 +1,6 @@
 import io
+import os
+import random
 import tarfile
 import zipfile
 
@@ -105,6 +107,31 @@ def test_an_altered_byte_is_found(tmp_path, make, name):
     archive.write_bytes(data)
     with pytest.raises(ArchiveError, match="damaged"):
         list(read_archive(archive, everything))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_whatever_is_altered_the_archive_is_named(tmp_path, method):
+    """The codecs and zipfile itself raise errors of many types on damaged bytes."""
+    intact = make_zip(tmp_path / "x.zip", method=method).read_bytes()
+    altered, rng, refused = tmp_path / "altered.zip", random.Random(0), []
+    for _ in range(500):
+        data = bytearray(intact)
+        for _ in range(rng.randint(1, 8)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        altered.write_bytes(data)
+        try:
+            list(read_archive(altered, everything))
+        except ArchiveError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all("altered.zip: " in message for message in refused)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_an_archive_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "x.zip")
+    with pytest.raises(ArchiveError, match=r"x\.zip: must be a zip or tar archive; it is .* pipe"):
+        list(read_archive(tmp_path / "x.zip", everything))
 
 
 def test_text_is_no_archive(tmp_path):

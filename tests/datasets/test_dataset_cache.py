@@ -65,13 +65,52 @@ def damage_no_index(rows, index):
     index.unlink()
 
 
+def damage_name(rows, index):
+    index.write_text(index.read_text(encoding="utf-8").replace("train b", "train c"))
+
+
+def edit_index(index, edit):
+    meta = json.loads(index.read_text(encoding="utf-8"))
+    edit(meta)
+    index.write_text(json.dumps(meta), encoding="utf-8")
+
+
+def damage_counts(rows, index):
+    edit_index(index, lambda meta: meta["splits"]["train"].update(counts=[4, 2]))
+
+
+def damage_left_out(rows, index):
+    edit_index(index, lambda meta: meta.update(left_out=["an image"]))
+
+
+def damage_no_splits(rows, index):
+    edit_index(index, lambda meta: meta.pop("splits"))
+
+
+def damage_no_digest(rows, index):
+    edit_index(index, lambda meta: meta.pop("sha256"))
+
+
+def damage_list(rows, index):
+    index.write_text("[1, 2]")
+
+
+def damage_deep(rows, index):
+    index.write_text("[" * 100_000)
+
+
+def damage_zip(rows, index):
+    with rows.open("wb") as stream:
+        np.savez(stream, rows=np.zeros(3, np.uint8))
+
+
 def damage_pickle(rows, index):
     np.save(rows, np.array([{"a": 1}], dtype=object), allow_pickle=True)
 
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_bytes, damage_length, damage_empty, damage_index, damage_no_index, damage_pickle],
+    [function for name, function in sorted(globals().items()) if name.startswith("damage_")],
 )
 def test_a_damaged_copy_is_built_again(tmp_path, damage):
     cache.cached(tmp_path, "toy", RECIPE, splits)
@@ -81,6 +120,30 @@ def test_a_damaged_copy_is_built_again(tmp_path, damage):
         cache.cached(tmp_path, "toy", RECIPE, never)
     again = cache.cached(tmp_path, "toy", RECIPE, splits)
     assert torch.equal(again["test"].inputs, splits()["test"].inputs)
+
+
+def test_a_copy_under_the_name_of_another_recipe_does_not_count(tmp_path):
+    cache.cached(tmp_path, "toy", RECIPE, splits)
+    mine = {path.suffix: path for path in tmp_path.glob("toy/*")}
+    other = {"version": 2}
+    cache.cached(tmp_path, "toy", other, lambda: splits(1))
+    for path in tmp_path.glob("toy/*"):
+        if path not in mine.values():
+            path.write_bytes(mine[path.suffix].read_bytes())
+    again = cache.cached(tmp_path, "toy", other, lambda: splits(1))
+    assert torch.equal(again["test"].inputs, splits(1)["test"].inputs)
+
+
+def test_a_copy_with_gaps_serves_unless_a_complete_one_is_asked(tmp_path):
+    def load(build, complete=False):
+        return cache.cached_with_gaps(tmp_path, "toy", RECIPE, build, complete=complete)
+
+    load(lambda: cache.Decoded(splits(), ("7.png: cut short",)))
+    assert load(never).left_out == ("7.png: cut short",)
+    with pytest.raises(AssertionError):
+        load(never, complete=True)
+    assert load(lambda: cache.Decoded(splits(1)), complete=True).left_out == ()
+    assert torch.equal(load(never, complete=True).splits["val"].inputs, splits(1)["val"].inputs)
 
 
 def test_writing_into_the_rows_does_not_reach_the_disk(tmp_path):

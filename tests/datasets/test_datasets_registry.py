@@ -1,3 +1,5 @@
+import importlib
+import re
 import subprocess
 import sys
 
@@ -32,6 +34,40 @@ def test_every_card_is_complete(name):
     assert found.summary
     module, function = found.loader.split(":")
     assert callable(getattr(__import__(module, fromlist=[function]), function))
+
+
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.downloads])
+def test_what_is_downloaded_has_checksums_that_the_card_states(name):
+    lengths = {"md5": 32, "sha256": 64}
+    for stated in CARDS[name].checksum:
+        assert re.fullmatch(f"[0-9a-f]{{{lengths[stated.algorithm]}}}", stated.digest)
+        assert str(stated) == f"{stated.what} {stated.algorithm}:{stated.digest}"
+    assert any(stated.algorithm == "sha256" for stated in CARDS[name].checksum)
+    assert any(stated.what.endswith((".zip", ".tar.gz")) for stated in CARDS[name].checksum)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("omniglot", "images_background.zip"),
+        ("cifar_fs", "cifar-100-binary.tar.gz"),
+        ("caltech101", "caltech-101.zip"),
+    ],
+)
+def test_downloads_are_checked_against_the_card(name, first, tmp_path, monkeypatch):
+    """The stand-in for the download notes what it was asked, and fails as a network does."""
+    asked = {}
+
+    def fetch(url, folder, known_hash):
+        asked[url.rsplit("/", 1)[-1]] = known_hash
+        raise OSError("no network")
+
+    module = importlib.import_module(CARDS[name].loader.split(":")[0])
+    monkeypatch.setattr(module, "fetch", fetch)
+    with pytest.raises(OSError, match="no network"):
+        datasets.load(name, tmp_path)
+    stated = {s.what: f"{s.algorithm}:{s.digest}" for s in CARDS[name].checksum}
+    assert asked == {first: stated[first]}
 
 
 @pytest.mark.parametrize("name", CARDS)

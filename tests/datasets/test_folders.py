@@ -73,6 +73,15 @@ def test_bad_images_are_named_counted_and_left_out(pets):
         datasets.load("folder", pets, size=6, strict=True)
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_among_images_is_a_bad_image(pets):
+    os.mkfifo(pets / "class 2" / "pipe.png")  # to open it would wait for a writer for ever
+    with pytest.warns(UserWarning, match=r"1 of 45 files were left out: .*pipe\.png: .*pipe"):
+        assert read_classes(pets, size=6).counts.tolist() == list(range(2, 10))
+    with pytest.raises(ImageError, match=r"pipe\.png: .* not a regular file"):
+        read_classes(pets, size=6, strict=True)
+
+
 def test_the_warning_stays_short(pets):
     for i in range(40):
         (pets / "class 0" / f"{i}.txt").write_text("x")

@@ -111,6 +111,20 @@ def test_a_bad_image_is_left_out_or_refused(root):
     assert part.rows(place)[:, 1, 0, 0].tolist() == [1]
 
 
+def test_strict_holds_after_a_load_that_left_images_out(root):
+    bad = next((root / "mini_imagenet" / "images").glob(f"{SYNSETS[0]}*1.png"))
+    good = bad.read_bytes()
+    bad.write_bytes(b"no picture")
+    for _ in range(2):  # decoded, then read back: the gap is told both times
+        with pytest.warns(UserWarning, match=f"1 images were left out: .*{bad.name}"):
+            load(root)
+    with pytest.raises(ImageError, match=bad.name):
+        load(root, strict=True)
+    bad.write_bytes(good)
+    check(load(root, strict=True))
+    check(load(root))
+
+
 def test_pickles_are_refused(tmp_path):
     (tmp_path / "mini_imagenet").mkdir()
     (tmp_path / "mini_imagenet" / "mini-imagenet-cache-train.pkl").write_bytes(b"\x80")

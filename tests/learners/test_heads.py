@@ -96,6 +96,22 @@ def test_logistic_stays_finite_and_close_in_every_scale(dtype: torch.dtype, scal
     assert (found - exact).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [30.0, 1000.0])
+@pytest.mark.parametrize("shape", ["d > n", "1 shot"])
+def test_large_features_of_many_dimensions_are_fitted(
+    shape: str, scale: float, dtype: torch.dtype
+) -> None:
+    x, ids, weights = problem(*SHAPES[shape])
+    y = one_hot(ids, SHAPES[shape][2])
+    slope, offset = logistic((scale * x).to(dtype), y.to(dtype), weights.to(dtype), 1.0)
+    error = weights[:, None] * ((scale * x @ slope.double() + offset.double()).softmax(-1) - y)
+    assert error.abs().max() < 1e-2
+    if dtype == torch.float64:
+        gradient = (scale * x.T @ error + slope).norm()
+        assert gradient <= 1e-4 * slope.norm()
+
+
 @pytest.mark.parametrize("head", [ridge, logistic])
 def test_absent_classes_and_absent_rows_change_nothing(head: object) -> None:
     x, ids, weights = problem(30, 4, 3)

@@ -73,3 +73,28 @@ def test_wrong_settings_are_refused() -> None:
         made(rate=-1)
     with pytest.raises(ValueError, match="norm='running' keeps one population's statistics"):
         qs.MAML(Conv4(4, "running", outputs=5))
+
+
+def test_one_pattern_needs_no_tuple() -> None:
+    assert made(adapts="head.*").adapts == ("head.*",)
+
+
+@pytest.mark.parametrize("norm", ["group", "support"])
+def test_features_are_what_the_adapted_head_is_given(norm: str) -> None:
+    torch.manual_seed(0)
+    learner = qs.MAML(Conv4(4, norm, image_size=16, outputs=3), steps=2, rate=0.1)
+    rows = qs.examples(torch.rand(6, 1, 16, 16), torch.arange(3).repeat(2))
+    spec = qs.classification(3)
+    state = learner.adapt(rows, spec)
+    features = learner.embed(state, rows.inputs)
+    assert features is not None
+    assert features.shape == (6, 4)
+    head = state["weights"]
+    answers = features @ head["head.weight"].T + head["head.bias"]
+    torch.testing.assert_close(answers, learner.predict(state, rows.inputs, spec))
+
+
+def test_a_backbone_without_a_head_gives_no_features() -> None:
+    learner = qs.MAML(torch.nn.Sequential(torch.nn.Linear(4, 5)))
+    state = learner.adapt(support(), qs.classification(5))
+    assert learner.embed(state, support().inputs) is None

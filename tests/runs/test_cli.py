@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from quickstudy.cli import main
-from quickstudy.runs.execute import Run
-from quickstudy.runs.recipe import Recipe, read_recipe
+from quickstudy.runs.folder import Run
+from quickstudy.training.laws import BrokenLaw
+from quickstudy.training.trainer import NonFiniteLoss
 
 FAST = ["--channels", "8", "--steps", "12", "--tasks-per-step", "1", "--train-ways", "5",
         "--test-tasks", "20", "--threads", "1"]  # fmt: skip
@@ -41,7 +41,7 @@ def photographs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(photographs, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "first"
+    out = tmp_path_factory.mktemp("runs") / "exp[/x]first"  # no markup, just a name
     done = call("run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
                 "--queries", "5", "--train-queries", "3", "--out", out, *FAST,
                 "--train-ways", "4")  # fmt: skip
@@ -58,6 +58,7 @@ def test_a_run_leaves_all_it_promises(finished):
     assert evaluation["mean"] == pytest.approx(np.mean(evaluation["scores"]), abs=1e-5)
     page = (finished / "report.html").read_text()
     assert "inductive" in page
+    assert (finished / "origin.json").is_file()
     assert evaluation["fingerprint"] in page
     assert "kind " in page
     recipe = Run.open(finished).recipe
@@ -89,7 +90,15 @@ def test_evaluate_again(finished):
     assert json.loads(own.output)["scores"] == stored["scores"]
     other = call("evaluate", finished, "--tasks", "10", "--shots", "3")
     assert "accuracy" in other.output
-    assert "too many" not in call("evaluate", finished, "--ways", "40").output
+    for words, said in (
+        (["--ways", "40"], "test classes: episodes: 40 ways asked, but the split has"),
+        (["--ways", "0"], "ways: must be at least 2; found 0"),
+        (["--shots", "0"], "shots: must be at least 1; found 0"),
+        (["--tasks", "1"], "test_tasks: must be at least 2"),
+    ):
+        refused = call("evaluate", finished, *words)
+        assert refused.exit_code == 1
+        assert said in refused.output
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
@@ -117,6 +126,7 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
     assert right >= 7, f"{right} of 9: these classes differ by colour alone and are easy"
     table = call("predict", out, photographs / "kind 0")
     assert "kind 0" in table.output
+    assert "protocol inductive" in table.output
 
     (tmp_path / "note.txt").write_text("no picture")
     mixed = call("predict", out, queries[0], tmp_path / "note.txt")
@@ -135,7 +145,15 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
         (["run", "--data", "omnigloot"], "omniglot"),
         (["run", "--backbone", "conv5"], "Did you mean 'conv4'"),
         (["run", "--config", "nowhere.yaml"], "there is no such recipe"),
-        (["run", "--ways", "0"], "ways: must be positive"),
+        (["run", "--ways", "0"], "ways: must be at least 2"),
+        (["run", "--norm", "grop"], "Did you mean 'group'"),
+        (["run", "--steps", "0"], "steps: must be at least 1"),
+        (["run", "--rate", "nan"], "rate must be finite"),
+        (["run", "--test-tasks", "1"], "test_tasks: must be at least 2"),
+        (["run", "-o", "distance=cosin"], "Did you mean 'cosine'"),
+        (["run", "-o", "scale=abc"], "must be float"),
+        (["run", "-o", "scale=["], "is not a YAML value"),
+        (["run", "--device", "cuda:63"], "CUDA GPUs here"),
         (["run", "-o", "steps"], "must be NAME=VALUE"),
         (["run", "--resume", "nowhere"], "holds no run"),
         (["evaluate", "nowhere"], "holds no run"),
@@ -178,42 +196,54 @@ def test_a_recipe_file_is_read_and_options_win(tmp_path, photographs):
     assert done.exit_code == 0, done.output
     made = Run.open(out)
     assert made.recipe.shots == 2
-    assert made.recipe.options == {"steps": 1, "rate": 0.05}
+    assert made.recipe.options == {"steps": 1, "rate": 0.05, "adapts": ["head.*"]}
     learner, info = made.learner()
-    assert learner.steps == 1
+    assert (learner.steps, learner.adapts) == (1, ("head.*",))
     assert info["shape"] == [3, 32, 32]
     wrong = call("run", "--learner", "maml", "-o", "stps=1", "--data", "folder", "--root",
                  photographs, "--ways", "2", "--queries", "3", "--out", tmp_path / "x")  # fmt: skip
     assert "Did you mean 'steps'" in wrong.output
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"shotss": 1}, "Did you mean 'shots'"),
-        ({"ways": "five"}, "ways must be int"),
-        ({"rate": "fast"}, "rate must be float"),
-        ({"rotations": 3}, "rotations must be bool"),
-        ({"ways": True}, "ways must be int"),
-        ({"options": [1]}, "options must be dict"),
-    ],
-)
-def test_wrong_recipes_are_refused(values, said):
-    with pytest.raises(ValueError, match=said):
-        read_recipe(values)
+def test_rotations_of_a_recipe_file_can_be_switched_off(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: glyphs\nrotations: true\n")
+    assert "does not take rotations" in call("run", "--config", recipe).output
+    off = call("run", "--config", recipe, "--no-rotations", "--ways", "9999", "--out", "x")
+    assert "9999 ways asked" in off.output
 
 
-def test_a_recipe_survives_json():
-    recipe = Recipe(learner="maml", options={"steps": 5}, size=32).complete()
-    assert read_recipe(json.loads(json.dumps(recipe.to_json()))) == recipe
+def test_a_bug_shows_its_trace_and_a_mistake_does_not(monkeypatch):
+    def raising(error):
+        monkeypatch.setattr("quickstudy.runs.folder.Run.open", lambda path: _raise(error))
+        return call("evaluate", "run")
+
+    for error in (RuntimeError("bug"), AssertionError("bug"), ZeroDivisionError("bug")):
+        assert raising(error).exception is error
+    for error in (ValueError("told"), NonFiniteLoss("told"), BrokenLaw("told")):
+        assert "Error: told" in raising(error).output
 
 
-def test_first_weights_depend_on_the_seed_alone():
-    from quickstudy.runs.assemble import make_learner
+def _raise(error):
+    raise error
 
-    def weights(seed: int) -> torch.Tensor:
-        torch.rand(3)  # the global state moves, and must not matter
-        return make_learner(Recipe(seed=seed), (1, 28, 28)).backbone.blocks[0].conv.weight
 
-    assert weights(0).equal(weights(0))
-    assert not weights(0).equal(weights(1))
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_transductive_predictions_stand_together(photographs, tmp_path):
+    out, predictor = tmp_path / "run", tmp_path / "p.safetensors"
+    done = call("run", "--data", "folder", "--root", photographs, "--size", "16", "--ways", "2",
+                "--norm", "batch", "--queries", "5", "--out", out, *FAST)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "is transductive (norm='batch')" in call("adapt", out, photographs, "-o",
+                                                    predictor).output  # fmt: skip
+    told = json.loads(call("predict", predictor, photographs, "--json").output)
+    assert told["protocol"] == "transductive"
+    backwards = sorted(photographs.rglob("*.png"), reverse=True)
+    assert len(backwards) > 64, "more than are asked at once where they do not see one another"
+    other = json.loads(call("predict", predictor, *backwards, "--json").output)
+
+    def of(answers):
+        rows = sorted(answers["predictions"], key=lambda row: row["file"])
+        return [list(row["probabilities"].values()) for row in rows]
+
+    np.testing.assert_allclose(of(told), of(other), atol=1e-4)

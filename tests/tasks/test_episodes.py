@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,17 +87,28 @@ def test_imbalanced_classes_draw_their_own_shots_apart_from_queries():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"ways": 20, "shots": 1}, "20 ways asked, but the split has 5 classes"),
+        ({"ways": 20, "shots": 1}, "20 ways asked, but the split has 5 classes. Ask for at most 5"),
         ({"ways": 1, "shots": 1}, "at least 2 ways"),
         ({"ways": 2, "shots": 5, "queries": 5}, "need 10 rows per class, but class 'c0' has 6"),
         ({"ways": (4, 2), "shots": 1}, "range"),
         ({"ways": 2, "shots": 0}, "positive"),
+        ({"ways": 3.0, "shots": 1}, "whole number .*found 3.0"),
+        ({"ways": "3", "shots": 1}, "whole number .*found '3'"),
+        ({"ways": (2, 3, 4), "shots": 1}, "range"),
+        ({"ways": (2, 3.5), "shots": 1}, "range"),
+        ({"ways": 2, "shots": True}, "whole number .*found True"),
         ({"ways": 2, "shots": 2, "queries": 1, "imbalanced": True}, "needs a range of shots"),
     ],
 )
 def test_impossible_episodes_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         qs.episodes(numbered([6, 7, 8, 9, 10]), **kwargs)
+
+
+def test_counts_may_come_from_numpy():
+    source = qs.episodes(numbered([6] * 5), np.int64(3), (np.int32(1), np.int32(2)), np.int64(2))
+    assert source == qs.episodes(source.classes, 3, (1, 2), 2)
+    assert draw(source, 0, 0).spec.outputs == 3
 
 
 def test_classes_refuse_what_does_not_fit():

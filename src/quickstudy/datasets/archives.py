@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -59,13 +58,18 @@ def read_archive(
 ) -> Iterator[Entry]:
     """The wanted regular files of a zip or tar archive, in the archive's order.
 
-    Raises ArchiveError where the archive is truncated, damaged, over a limit, or holds a member
-    with an absolute path, a path through ``..``, or a link.
+    Raises ArchiveError where the archive is no regular file, truncated, damaged, over a limit, or
+    holds a member with an absolute path, a path through ``..``, or a link.
     """
     try:
+        if archive.exists() and not archive.is_file():  # opening a pipe waits for a writer
+            raise ArchiveError(
+                f"{archive}: must be a zip or tar archive; it is a folder, a pipe or a device. "
+                "Remove it."
+            )
         with archive.open("rb") as stream:
             yield from read_stream(stream, str(archive), wanted, limits)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    except (FileNotFoundError, PermissionError) as error:
         raise type(error)(f"{archive}: cannot be read: {error.strerror}.") from error
 
 
@@ -80,7 +84,9 @@ def read_stream(
         else:
             stream.seek(0)
             yield from _read_tar(stream, archive, wanted, limits)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as e:
+    except ArchiveError:
+        raise
+    except Exception as e:  # zipfile, tarfile and their codecs raise anything on damaged bytes
         raise ArchiveError(
             f"{archive}: damaged or cut short ({e or type(e).__name__}). Delete it and download it "
             "again."

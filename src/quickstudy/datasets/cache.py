@@ -1,8 +1,9 @@
 """Decoded images on disk: written once, atomically; memory-mapped and verified at each load.
 
 Two files per recipe: ``<recipe>.npy`` (all rows of all splits, uint8) and ``<recipe>.json`` (class
-names, counts, and the SHA-256 of the rows). The recipe is part of the file name, so files of
-different versions or options never mix; the JSON is written last, so rows without it do not count.
+names, counts, images left out, and a SHA-256 over all that and the rows). The recipe is part of the
+file name, so files of different versions or options never mix; the JSON is written last, so rows
+without it do not count.
 """
 
 from __future__ import annotations
@@ -11,19 +12,30 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from quickstudy.storage import replace_atomically
 from quickstudy.tasks.classes import Classes
 
 Splits = dict[str, Classes]
 Recipe = Mapping[str, str | int | bool]
 """All that decides the decoded bytes: version of the code, options, size."""
+
+
+class Decoded(NamedTuple):
+    """What a build gives where it may leave out unreadable images.
+
+    ``left_out``  what was wrong with each image that is missing from ``splits``.
+    """
+
+    splits: Splits
+    left_out: tuple[str, ...] = ()
 
 
 def data_root(root: str | Path | None) -> Path:
@@ -60,13 +72,23 @@ def cached(root: Path, name: str, recipe: Recipe, build: Callable[[], Splits]) -
     Rows come back memory-mapped copy-on-write: shared between processes, never written back.
     Processes that build at once write the same bytes under the same name, each in one step.
     """
+    return cached_with_gaps(root, name, recipe, lambda: Decoded(build())).splits
+
+
+def cached_with_gaps(
+    root: Path, name: str, recipe: Recipe, build: Callable[[], Decoded], *, complete: bool = False
+) -> Decoded:
+    """:func:`cached` of a ``build`` that may leave out images, with the list of them.
+
+    ``complete``  a copy on disk that lacks images does not count: ``build`` is called anew.
+    """
     key = hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()[:12]
     folder = writable_folder(root, name)
     rows, index = folder / f"decoded-{key}.npy", folder / f"decoded-{key}.json"
-    found = _read(rows, index)
-    if found is None:
+    found = _read(rows, index, recipe)
+    if found is None or (complete and found.left_out):
         _write(rows, index, recipe, build())
-        found = _read(rows, index)
+        found = _read(rows, index, recipe)
     if found is None:
         raise OSError(
             f"{rows}: the decoded copy of {name} was written but cannot be read back. "
@@ -75,35 +97,44 @@ def cached(root: Path, name: str, recipe: Recipe, build: Callable[[], Splits]) -
     return found
 
 
-def _read(rows: Path, index: Path) -> Splits | None:
-    """The splits on disk, or None where they are absent, torn or altered."""
+def _read(rows: Path, index: Path, recipe: Recipe) -> Decoded | None:
+    """What lies on disk, or None where it is absent, torn, altered or of another recipe."""
     try:
         meta = json.loads(index.read_text(encoding="utf-8"))
         array = np.load(rows, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # JSONDecodeError is a ValueError
+        digest = meta.pop("sha256")
+        if array.dtype != np.uint8 or meta["recipe"] != dict(recipe):
+            return None
+        if _digest(meta, array.shape, array) != digest:
+            return None
+        return Decoded(_cut(torch.from_numpy(array), meta["splits"]), tuple(meta["left_out"]))
+    except Exception:  # readers may raise anything on damaged bytes; the copy is then built again
         return None
-    if array.dtype != np.uint8 or _digest(array.shape, array) != meta.get("sha256"):
-        return None
-    data, splits, start = torch.from_numpy(array), {}, 0
-    for name, part in meta["splits"].items():
-        counts = torch.tensor(part["counts"], dtype=torch.int64)
-        stop = start + int(counts.sum())
-        splits[name] = Classes(data[start:stop], counts, tuple(part["names"]))
-        start = stop
-    return splits
 
 
-def _write(rows: Path, index: Path, recipe: Recipe, splits: Splits) -> None:
+def _cut(rows: Tensor, index: dict[str, Any]) -> Splits:
+    """The rows of each split, as views."""
+    counts = {name: torch.tensor(part["counts"]) for name, part in index.items()}
+    parts = rows.split([int(count.sum()) for count in counts.values()])
+    return {
+        name: Classes(part, counts[name], tuple(index[name]["names"]))
+        for name, part in zip(index, parts, strict=True)
+    }
+
+
+def _write(rows: Path, index: Path, recipe: Recipe, decoded: Decoded) -> None:
+    splits, left_out = decoded
     parts = [np.ascontiguousarray(part.inputs.numpy()) for part in splits.values()]
     shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
     meta: dict[str, Any] = {
         "recipe": dict(recipe),
-        "sha256": _digest(shape, *parts),
+        "left_out": list(left_out),
         "splits": {
             name: {"names": list(part.names), "counts": part.counts.tolist()}
             for name, part in splits.items()
         },
     }
+    meta["sha256"] = _digest(meta, shape, *parts)
     replace_atomically(rows, lambda temporary: _save(temporary, shape, parts))
     text = json.dumps(meta, ensure_ascii=False, indent=1)
     replace_atomically(index, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -118,22 +149,9 @@ def _save(path: Path, shape: tuple[int, ...], parts: list[np.ndarray]) -> None:
             part.tofile(stream)
 
 
-def _digest(shape: tuple[int, ...], *parts: np.ndarray) -> str:
-    """SHA-256 over shape and bytes."""
-    digest = hashlib.sha256(str(shape).encode())
+def _digest(meta: dict[str, Any], shape: tuple[int, ...], *parts: np.ndarray) -> str:
+    """SHA-256 over the index (all but its digest), and the shape and bytes of the rows."""
+    digest = hashlib.sha256(json.dumps([meta, shape], sort_keys=True).encode())
     for part in parts:
         digest.update(part.data)
     return digest.hexdigest()
-
-
-def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` make a temporary file beside ``path``, then put it in place in one step."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.n
 
     Turned upright by its EXIF orientation; transparency lies on white; 16 bits become 8. Of
     several frames the first one counts. Raises ImageError naming the file where it is no image, is
-    cut short, is smaller than 4 pixels or larger than 100 million pixels.
+    cut short, is no regular file, is smaller than 4 pixels or larger than 100 million pixels.
     """
     if channels not in (1, 3):
         raise ValueError(f"images: channels must be 1 (grey) or 3 (RGB); found {channels}.")
@@ -43,6 +43,8 @@ def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.n
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
+        if isinstance(source, Path):
+            _refuse_special(source)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -65,6 +67,12 @@ def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.n
             "or not readable for you; restore or remove it."
         ) from error
     return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1)
+
+
+def _refuse_special(path: Path) -> None:
+    """Opening a named pipe waits for a writer, and a device may never end."""
+    if path.exists() and not path.is_file():
+        raise ImageError("a folder, a pipe or a device, not a regular file. Remove it.")
 
 
 def _refuse_size(width: int, height: int) -> None:

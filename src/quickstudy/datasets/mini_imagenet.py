@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from quickstudy.datasets.archives import Limits
-from quickstudy.datasets.cache import Splits, cached, data_root
+from quickstudy.datasets.cache import Decoded, cached_with_gaps, data_root
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.progress import track
@@ -47,21 +47,30 @@ def load(
     ``root``    holds ``mini_imagenet/images``, or an archive of it (``images.zip``), in one of
                 the forms above.
     ``size``    side in pixels, default 84; the middle square of each photograph.
-    ``strict``  makes an unreadable image an error; otherwise it is left out with a warning.
+    ``strict``  makes an unreadable image an error; otherwise it is left out, with a warning at
+                every load.
     """
     place, side = data_root(root), size or SIZE
     recipe = {"version": VERSION, "size": side}
-    splits = cached(place, "mini_imagenet", recipe, lambda: build(place, side, strict))
+    splits, left_out = cached_with_gaps(
+        place, "mini_imagenet", recipe, lambda: build(place, side, strict), complete=strict
+    )
+    if left_out:
+        warnings.warn(
+            f"mini_imagenet: {len(left_out)} images were left out: {left_out[0]} Once they are "
+            "restored, load with strict=True: that decodes all of them anew.",
+            stacklevel=3,  # the caller of datasets.load
+        )
     return Dataset(card("mini_imagenet"), **splits)
 
 
-def build(root: Path, size: int, strict: bool) -> Splits:
+def build(root: Path, size: int, strict: bool) -> Decoded:
     """Decode all 60,000 photographs."""
     source = _source(root)
     lists = published_split("mini_imagenet")
     synsets = [synset for split in ("train", "val", "test") for synset in lists[split]]
     rows = np.empty((len(synsets), PER_CLASS, 3, size, size), np.uint8)
-    names = _decode(source, synsets, rows, strict)
+    names, left_out = _decode(source, synsets, rows, strict)
     splits = {}
     for split in ("train", "val", "test"):
         indices = [synsets.index(synset) for synset in lists[split]]
@@ -72,7 +81,7 @@ def build(root: Path, size: int, strict: bool) -> Splits:
             torch.tensor([len(names[i]) for i in indices]),
             tuple(lists[split]),
         )
-    return splits
+    return Decoded(splits, tuple(left_out))
 
 
 def _source(root: Path) -> Path:
@@ -106,8 +115,13 @@ def synset_of(name: str, synsets: set[str]) -> str | None:
     return next((folder for folder in reversed(path.parts[:-1]) if folder in synsets), None)
 
 
-def _decode(source: Path, synsets: list[str], rows: np.ndarray, strict: bool) -> list[list[str]]:
-    """Fill ``rows`` (classes, 600, ...) and return the name of each row filled, per class."""
+def _decode(
+    source: Path, synsets: list[str], rows: np.ndarray, strict: bool
+) -> tuple[list[list[str]], list[str]]:
+    """Fill ``rows`` (classes, 600, ...).
+
+    Returns the name of each row filled, per class, and what was wrong with each image left out.
+    """
     place = {synset: i for i, synset in enumerate(synsets)}
     known = set(synsets)
     names: list[list[str]] = [[] for _ in synsets]
@@ -137,6 +151,4 @@ def _decode(source: Path, synsets: list[str], rows: np.ndarray, strict: bool) ->
             f"{len(wrong)} do not: {', '.join(wrong[:3])}. (1,300 a class is ImageNet itself: "
             "keep the 600 that the published lists name.)"
         )
-    if bad:
-        warnings.warn(f"{source}: {len(bad)} images were left out: {bad[0]}", stacklevel=2)
-    return names
+    return names, bad

@@ -48,17 +48,17 @@ PARTS = (
         name="images_background",
         url="https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
         "images_background.zip",
-        md5="68d2efa1b9178cc56df9314c21c6e718",
+        md5=card("omniglot").digest("images_background.zip"),
         characters=964,
-        content="8604df40adc8e4ff79e99980d28e709a2dff63a0001562373c000dc08f25f9fa",
+        content=card("omniglot").digest("drawings of images_background"),
     ),
     Part(
         name="images_evaluation",
         url="https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
         "images_evaluation.zip",
-        md5="6b91aef0f799c5bb55b94e3f2daec811",
+        md5=card("omniglot").digest("images_evaluation.zip"),
         characters=659,
-        content="59c96741ae5daf300ee45bfe15fe0496fe9ed562f1b3b7fbb2b83a311188bdc4",
+        content=card("omniglot").digest("drawings of images_evaluation"),
     ),
 )
 

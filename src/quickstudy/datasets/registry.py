@@ -8,6 +8,18 @@ from quickstudy.registry import nearest
 
 
 @dataclass(frozen=True)
+class Checksum:
+    """What ``digest`` (hexadecimal) is expected of ``what``: a file, or content however packed."""
+
+    what: str
+    algorithm: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.algorithm}:{self.digest}"
+
+
+@dataclass(frozen=True)
 class Card:
     """What a user should know of a data set before loading it.
 
@@ -23,6 +35,7 @@ class Card:
     ``splits``      its splits by name, the default first.
     ``downloads``   whether the library fetches it; otherwise the user brings the files.
     ``checked``     what is verified before the data is used, and how.
+    ``checksum``    the values it is verified by; none where each copy differs.
     ``size_bytes``  of the archives to bring or to download; 0 where nothing is needed.
     """
 
@@ -39,7 +52,12 @@ class Card:
     splits: tuple[str, ...] = ()
     downloads: bool = False
     checked: str = ""
+    checksum: tuple[Checksum, ...] = ()
     size_bytes: int = 0
+
+    def digest(self, what: str) -> str:
+        """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
+        return {stated.what: stated.digest for stated in self.checksum}[what]
 
 
 _CARDS = (
@@ -65,7 +83,21 @@ _CARDS = (
         url="https://github.com/brendenlake/omniglot",
         shape=(1, 28, 28),
         classes=(1028, 172, 423),
-        checked="all decoded drawings, SHA-256",
+        checked="downloads, MD5 (none better is published); all decoded drawings, SHA-256",
+        checksum=(
+            Checksum("images_background.zip", "md5", "68d2efa1b9178cc56df9314c21c6e718"),
+            Checksum("images_evaluation.zip", "md5", "6b91aef0f799c5bb55b94e3f2daec811"),
+            Checksum(
+                "drawings of images_background",
+                "sha256",
+                "8604df40adc8e4ff79e99980d28e709a2dff63a0001562373c000dc08f25f9fa",
+            ),
+            Checksum(
+                "drawings of images_evaluation",
+                "sha256",
+                "59c96741ae5daf300ee45bfe15fe0496fe9ed562f1b3b7fbb2b83a311188bdc4",
+            ),
+        ),
         loader="quickstudy.datasets.omniglot:load",
         options=frozenset({"rotations", "size", "split", "download"}),
         splits=("vinyals", "lake"),
@@ -84,6 +116,23 @@ _CARDS = (
         shape=(3, 32, 32),
         classes=(64, 16, 20),
         checked="archive and both record files, SHA-256",
+        checksum=(
+            Checksum(
+                "cifar-100-binary.tar.gz",
+                "sha256",
+                "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+            ),
+            Checksum(
+                "train.bin",
+                "sha256",
+                "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29",
+            ),
+            Checksum(
+                "test.bin",
+                "sha256",
+                "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a",
+            ),
+        ),
         loader="quickstudy.datasets.cifar_fs:load",
         options=frozenset({"download"}),
         downloads=True,
@@ -115,6 +164,18 @@ _CARDS = (
         shape=(3, 84, 84),
         classes=(64, 15, 20),
         checked="archive and photographs, SHA-256",
+        checksum=(
+            Checksum(
+                "caltech-101.zip",
+                "sha256",
+                "331234750fc7f77520e50d9565e8b6907b03565e30320da1401130db08c61f91",
+            ),
+            Checksum(
+                "photographs",
+                "sha256",
+                "40f11ad670e8700b380cb8b9fa83bdc9e20a2b9ecdea1da77aa6a0ec77ec80b8",
+            ),
+        ),
         loader="quickstudy.datasets.caltech101:load",
         options=frozenset({"size", "download"}),
         downloads=True,

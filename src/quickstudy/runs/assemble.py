@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -12,8 +12,12 @@ from quickstudy import datasets
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.registry import BACKBONES, FUNCTIONS, LEARNERS, nearest, resolve
-from quickstudy.runs.recipe import Recipe
+from quickstudy.runs.provenance import choose_device
+from quickstudy.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes
+
+CHOICES = {"distance": ("squared_euclidean", "cosine"), "head": ("ridge", "logistic")}
+"""Arguments of learners that are functions, and the names by which a recipe may give them."""
 
 
 @dataclass(frozen=True)
@@ -25,44 +29,88 @@ class Sources:
     test: Episodes
 
 
+@dataclass(frozen=True)
+class Parts:
+    """All that a run needs, made from its complete recipe; the learner is on its device."""
+
+    recipe: Recipe
+    data: Dataset
+    sources: Sources
+    learner: Learner
+
+
+def prepare(recipe: Recipe) -> Parts:
+    """Everything that ``recipe`` asks for; ValueError or OSError where that cannot be had."""
+    device = choose_device(recipe.device)
+    learner_options(recipe)  # a mistake in these should not have to wait for the data
+    data = load_data(recipe)
+    recipe = recipe.complete(train_classes=len(data.train))
+    sources = make_sources(recipe, data)
+    learner = make_learner(recipe, tuple(data.train.inputs.shape[1:]))
+    return Parts(recipe, data, sources, learner.to(device))
+
+
 def load_data(recipe: Recipe) -> Dataset:
     """The recipe's data set."""
     return datasets.load(
-        recipe.data, recipe.root, split=recipe.split, size=recipe.size, rotations=recipe.rotations
-    )
+        recipe.data, recipe.root, split=recipe.split, size=recipe.size,
+        rotations=recipe.rotations, strict=recipe.strict,
+    )  # fmt: skip
 
 
 def make_sources(recipe: Recipe, data: Dataset) -> Sources:
-    """Training tasks as the recipe trains, validation and test tasks as it tests."""
-    train_ways = min(recipe.train_ways or recipe.ways, len(data.train))
-    train = episodes(data.train, train_ways, recipe.shots, recipe.train_queries)
-    val, test = (
-        episodes(split, recipe.ways, recipe.shots, recipe.queries)
-        for split in (data.val, data.test)
+    """Training tasks as the recipe trains, validation and test tasks as it tests.
+
+    Raises ValueError, naming the split, that has too few classes or rows.
+    """
+    train_ways = recipe.budget(len(data.train)).train_ways
+    return Sources(
+        train=_source(recipe, data, "train", train_ways, recipe.train_queries),
+        val=_source(recipe, data, "val", recipe.ways, recipe.queries),
+        test=make_test_source(recipe, data),
     )
-    return Sources(train, val, test)
+
+
+def make_test_source(recipe: Recipe, data: Dataset) -> Episodes:
+    """Tasks of the recipe's ways, shots and queries from the test classes."""
+    return _source(recipe, data, "test", recipe.ways, recipe.queries)
+
+
+def _source(recipe: Recipe, data: Dataset, split: str, ways: int, queries: int) -> Episodes:
+    try:
+        return episodes(data.splits[split], ways, recipe.shots, queries)
+    except ValueError as error:
+        raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
 
 
 def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
     """The recipe's learner for inputs of one shape; its first weights depend on the seed alone."""
     cls = resolve("learner", recipe.learner, LEARNERS)
-    options = {name: _option(value) for name, value in recipe.options.items()}
-    valid = {n: None for n in inspect.signature(cls).parameters if n != "backbone"}
-    for name in options:
-        if name not in valid:
-            raise nearest(f"option of {recipe.learner}", name, valid)
+    options = learner_options(recipe)
+    # A network that is itself adapted answers directly, in training and in testing.
+    outputs = max(recipe.ways, recipe.budget().train_ways) if cls.differentiates else None
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        backbone = _backbone(recipe, inputs, recipe.ways if cls.differentiates else None)
-        learner: Learner = cls(backbone, **options)
+        learner: Learner = cls(_backbone(recipe, inputs, outputs), **options)
     return learner
 
 
-def _option(value: Any) -> Any:
-    """Functions are given by name: ``distance=cosine``."""
-    if isinstance(value, str) and value in FUNCTIONS:
-        return resolve("function", value, FUNCTIONS)
-    return tuple(value) if isinstance(value, list) else value
+def learner_options(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's options as arguments of the learner; ValueError for a name or type it lacks."""
+    cls = resolve("learner", recipe.learner, LEARNERS)
+    hints = get_type_hints(cls.__init__)
+    valid = {name: hints[name] for name in inspect.signature(cls).parameters if name != "backbone"}
+    arguments = {}
+    for name, value in recipe.options.items():
+        if name not in valid:
+            raise nearest(f"option of {recipe.learner}", str(name), valid)
+        where = f"option {name} of {recipe.learner}"
+        if name in CHOICES:
+            choices = {choice: FUNCTIONS[choice] for choice in CHOICES[name]}
+            arguments[name] = resolve(where, str(value), choices)
+        else:
+            arguments[name] = checked(where, value, valid[name])
+    return arguments
 
 
 def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int | None) -> torch.nn.Module:

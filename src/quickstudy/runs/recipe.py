@@ -5,45 +5,69 @@ Importing this module imports no torch, so that a wrong recipe is refused at onc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
 from quickstudy.datasets.registry import card
 from quickstudy.registry import BACKBONES, LEARNERS, nearest
 
+NORMS = ("group", "batch", "support", "running")
+"""The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
+
+LEAST = {
+    "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
+    "train_queries": 1, "steps": 1, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
+    "test_tasks": 2, "seed": 0, "threads": 1,
+}  # fmt: skip
+"""The least that a number may be; of fewer than 2 test tasks no interval can be given."""
+
 
 class Budget(NamedTuple):
-    """How a learner trains unless told otherwise: about a minute for Conv4 on two CPU cores."""
+    """How long, and on what tasks, a learner trains."""
 
+    steps: int
+    tasks_per_step: int
+    train_ways: int
+    validate_every: int
+
+
+class _Default(NamedTuple):
     steps: int
     tasks_per_step: int
     train_ways: int | None  # None: as many as in testing
 
 
-# Metric learners learn faster from more ways than they are tested on (Snell et al., 2017).
-BUDGETS = {
-    "prototypical": Budget(800, 1, 20),
-    "linear_probe": Budget(600, 1, 20),
-    "maml": Budget(400, 4, None),
+# About a minute for Conv4 on two CPU cores. Metric learners learn faster from more ways than they
+# are tested on (Snell et al., 2017).
+_DEFAULTS = {
+    "prototypical": _Default(800, 1, 20),
+    "linear_probe": _Default(600, 1, 20),
+    "maml": _Default(400, 4, None),
 }
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run. None means the default of the learner or of the data set.
+    """One run. None means the default of the learner, of the data set or of the machine.
 
-    ``data``, ``root``, ``split``, ``size``, ``rotations``  what :func:`datasets.load` takes.
+    ``data``, ``root``, ``split``, ``size``, ``rotations``, ``strict``  see :func:`datasets.load`.
     ``learner``, ``options``       its name, and arguments of its constructor.
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
     ``ways``, ``shots``, ``queries``       of the test tasks.
     ``train_ways``, ``train_queries``      of the training tasks.
     ``steps``, ``tasks_per_step``, ``rate``  of training: Adam, along a cosine.
     ``validate_every``, ``patience``   validation on the way; the best weights are kept.
-    ``test_tasks``, ``seed``, ``threads``  evaluation, randomness, CPU threads.
+    ``test_tasks``, ``seed``       evaluation and randomness.
+    ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
+
+    Raises ValueError for unknown names and for numbers that no run could have.
     """
 
     data: str = "glyphs"
@@ -51,6 +75,7 @@ class Recipe:
     split: str | None = None
     size: int | None = None
     rotations: bool = False
+    strict: bool = False
     learner: str = "prototypical"
     options: dict[str, Any] = field(default_factory=dict)
     backbone: str = "conv4"
@@ -69,28 +94,48 @@ class Recipe:
     test_tasks: int = 600
     seed: int = 0
     threads: int | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
-        card(self.data)
-        if self.learner not in LEARNERS:
-            raise nearest("learner", self.learner, LEARNERS)
-        if self.backbone not in BACKBONES:
-            raise nearest("backbone", self.backbone, BACKBONES)
-        for name in ("ways", "shots", "queries", "train_queries", "test_tasks", "channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be positive; found {getattr(self, name)}.")
+        splits = card(self.data).splits
+        for kind, name, valid in (
+            ("learner", self.learner, LEARNERS), ("backbone", self.backbone, BACKBONES),
+            ("norm", self.norm, NORMS), (f"split of {self.data}", self.split, splits),
+        ):  # fmt: skip
+            if name is not None and valid and name not in valid:
+                raise nearest(kind, name, dict.fromkeys(valid))
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: must be at least {least}; found {value}.")
+        if self.seed >= 1 << 63:
+            raise ValueError(f"seed: must be less than 2**63; found {self.seed}.")
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"rate: must be a positive number; found {self.rate}.")
+        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device: must be cpu, cuda or cuda:NUMBER; found {self.device!r}.")
 
-    def complete(self) -> Recipe:
-        """The recipe with every default of the learner filled in, as a run records it."""
-        budget = BUDGETS[self.learner]
-        steps = budget.steps if self.steps is None else self.steps
-        return replace(
-            self,
+    def budget(self, train_classes: int | None = None) -> Budget:
+        """How the learner trains, defaults filled in.
+
+        ``train_classes``  of the data, where known: the *default* of train_ways gives way to it.
+        """
+        default = _DEFAULTS[self.learner]
+        steps = self.steps or default.steps
+        usual_ways = default.train_ways or self.ways
+        if default.train_ways and train_classes:
+            usual_ways = min(usual_ways, train_classes)
+        return Budget(
             steps=steps,
-            tasks_per_step=self.tasks_per_step or budget.tasks_per_step,
-            train_ways=self.train_ways or budget.train_ways or self.ways,
-            validate_every=self.validate_every or max(1, -(-steps // 4)),
+            tasks_per_step=self.tasks_per_step or default.tasks_per_step,
+            train_ways=self.train_ways or usual_ways,
+            validate_every=self.validate_every or -(-steps // 4),
         )
+
+    def complete(self, train_classes: int | None = None) -> Recipe:
+        """The recipe as a run records it: defaults filled in (:meth:`budget`), root absolute."""
+        root = self.root and str(Path(self.root).expanduser().absolute())
+        return replace(self, root=root, **self.budget(train_classes)._asdict())
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON (and YAML) values."""
@@ -101,18 +146,66 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; ValueError for an unknown name or a value of the wrong type."""
     hints = get_type_hints(Recipe)
     known = {f.name: hints[f.name] for f in fields(Recipe)}
-    for name, value in values.items():
+    for name in values:
         if name not in known:
-            raise nearest("recipe", name, known)
-        kinds = getattr(known[name], "__args__", (known[name],)) if known[name] is not dict else ()
-        if name == "options":
-            kinds = (dict,)
-        if float in kinds:
-            kinds = (*kinds, int)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            expected = " or ".join(k.__name__ for k in kinds if k is not type(None))
-            raise ValueError(f"recipe: {name} must be {expected}; found {value!r}.")
-    return Recipe(**values)
+            raise nearest("recipe", str(name), known)
+    return Recipe(**{
+        name: checked(f"recipe: {name}", value, known[name]) for name, value in values.items()
+    })  # fmt: skip
+
+
+def merge(
+    values: Mapping[str, Any], given: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The ``values`` of a file, over which those ``given`` and single ``options`` win."""
+    merged = {**values, **given}
+    of_file = merged.get("options", {})
+    if options and isinstance(of_file, dict):  # anything else read_recipe will refuse
+        merged["options"] = {**of_file, **options}
+    return merged
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` texts as values of YAML by name; ValueError for any other text."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--option: must be NAME=VALUE; found {pair!r}.")
+        try:
+            options[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--option: {value!r} is not a YAML value ({error}).") from error
+    return options
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint`` says; ValueError, calling it ``name``, for any other.
+
+    ``hint`` is a plain type, ``dict[str, Any]``, ``Sequence[str]``, or a union of such. Whole
+    numbers do for a float, and so does the text that YAML 1.1 reads in ``1e-3``.
+    """
+    hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = tuple(get_origin(one) or one for one in hints)
+    if Sequence in kinds and not isinstance(value, str):
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise ValueError(f"{name} must be a list of texts; found {value!r}.")
+    if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):
+        value = _number(value)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
+        raise ValueError(f"{name} must be {expected}; found {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite; found {value}.")
+    return value
+
+
+def _number(value: int | str) -> Any:
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return value
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:

@@ -15,17 +15,25 @@ from torch import Tensor
 from quickstudy.core import Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
-from quickstudy.runs.execute import Run
+from quickstudy.runs.folder import Run
 from quickstudy.tasks.examples import classification, examples, to_unit
 
 
 def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predictor:
     """A predictor for the classes of ``folder``: one folder of example pictures per class.
 
-    Raises ValueError for fewer than two classes, or more than the learner can tell apart.
+    Warns where the learner is transductive, for then files answered together change each other's
+    answers. Raises ValueError for fewer than two classes, or more than the learner can tell apart.
     """
     learner, info = run.learner()
     channels, size, _ = _image_shape(info["shape"])
+    if learner.transductive:
+        warnings.warn(
+            f"adapt: the learner of {run.path} is transductive (norm={run.recipe.norm!r}): what it "
+            "says of a file depends on the other files predicted with it. For answers that stand "
+            "alone, train with another norm, such as group.",
+            stacklevel=2,
+        )
     classes = read_classes(folder, size, channels, strict=strict)
     ids = torch.arange(len(classes)).repeat_interleave(classes.counts)
     support = examples(classes.inputs, ids)
@@ -36,12 +44,21 @@ def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predi
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities (n, classes) of ``files``, and the files that could not be read."""
+    """Probabilities (n, classes) of ``files``, and the files that could not be read.
+
+    ``transductive``  whether each answer depends on the other files.
+    """
 
     files: list[str]
     names: list[str]
     probabilities: Tensor
     unreadable: dict[str, str]
+    transductive: bool
+
+    @property
+    def protocol(self) -> str:
+        """ "inductive" or "transductive"."""
+        return "transductive" if self.transductive else "inductive"
 
     def to_json(self) -> dict[str, Any]:
         """Per file: the class, its probability, and those of all classes."""
@@ -54,7 +71,7 @@ class Predictions:
                 "probability": round(row[best], 6),
                 "probabilities": {n: round(p, 6) for n, p in zip(self.names, row, strict=True)},
             })  # fmt: skip
-        return {"predictions": rows, "unreadable": self.unreadable}
+        return {"protocol": self.protocol, "predictions": rows, "unreadable": self.unreadable}
 
 
 def predict_files(
@@ -88,8 +105,12 @@ def predict_files(
         )
     inputs = to_unit(torch.from_numpy(np.stack(rows)))
     with torch.no_grad():
-        probabilities = torch.cat([predictor(part).softmax(-1) for part in inputs.split(64)])
-    return Predictions(files, list(predictor.info["names"]), probabilities, unreadable)
+        # Where rows see one another, the size of the parts would change what is said of them.
+        transductive = predictor.learner.transductive
+        parts = [inputs] if transductive else inputs.split(64)
+        probabilities = torch.cat([predictor(part).softmax(-1) for part in parts])
+    names = list(predictor.info["names"])
+    return Predictions(files, names, probabilities, unreadable, transductive)
 
 
 def _pictures(paths: Sequence[str | Path]) -> list[Path]:

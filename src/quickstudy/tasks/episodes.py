@@ -5,8 +5,10 @@ Sampling is index arithmetic and one gather of rows; no Python per image, on any
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -39,9 +41,10 @@ def episodes(
     if bounds["ways"][0] < 2:
         raise ValueError(f"episodes: a task needs at least 2 ways; found ways={ways}.")
     if bounds["ways"][1] > len(split):
+        most = f"Ask for at most {len(split)}" if len(split) > 1 else "A task needs 2"
         raise ValueError(
             f"episodes: {bounds['ways'][1]} ways asked, but the split has {len(split)} classes. "
-            "Lower ways, or use another split."
+            f"{most}, or use another split."
         )
     needed = bounds["shots"][1] + bounds["queries"][1]
     smallest = int(split.counts.argmin())
@@ -60,12 +63,14 @@ def episodes(
 
 
 def _bounds(name: str, count: Count) -> tuple[int, int]:
-    low, high = (count, count) if isinstance(count, int) else count
-    if not 1 <= low <= high:
+    ends = tuple(count) if isinstance(count, Sequence) else (count, count)
+    whole = all(isinstance(end, Integral) and not isinstance(end, bool) for end in ends)
+    if not whole or len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
         raise ValueError(
-            f"episodes: {name} must be a positive number or a range (low, high); found {count}."
+            f"episodes: {name} must be a positive whole number or a range (low, high) of such; "
+            f"found {count!r}."
         )
-    return low, high
+    return int(ends[0]), int(ends[1])
 
 
 @dataclass(frozen=True)

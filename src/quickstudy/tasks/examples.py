@@ -37,11 +37,6 @@ def regression(outputs: int = 1) -> TaskSpec:
     return TaskSpec(outputs, squared_error)
 
 
-def is_classification(spec: TaskSpec) -> bool:
-    """Whether the spec's loss is the cross entropy of class ids."""
-    return spec.loss is cross_entropy
-
-
 def examples(inputs: Any, targets: Any, weights: Any = None) -> Examples:
     """Examples from tensors or arrays, with shapes checked.
 

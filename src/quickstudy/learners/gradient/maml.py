@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import (
@@ -36,7 +37,7 @@ class MAML(Learner):
     ``rate``         inner learning rate; 0.4 for Omniglot, 0.01 for sinusoids in the paper.
     ``first_order``  leave the second derivatives out.
     ``adapts``       name patterns of the parameters that the steps change, for example
-                     ``("head.*",)`` or ``("blocks.3.*", "head.*")``; all by default.
+                     ``"head.*"`` or ``("blocks.3.*", "head.*")``; all by default.
 
     State: the adapted ``weights`` by name; ``present`` (ways,) for classification;
     ``statistics`` for norm="support".
@@ -67,9 +68,10 @@ class MAML(Learner):
         steps: int = 1,
         rate: float = 0.4,
         first_order: bool = False,
-        adapts: Sequence[str] = ("*",),
+        adapts: str | Sequence[str] = ("*",),
     ) -> None:
         super().__init__()
+        adapts = (adapts,) if isinstance(adapts, str) else tuple(adapts)
         if steps < 1 or rate <= 0:
             raise ValueError(
                 f"MAML: needs steps >= 1 and rate > 0; found steps={steps}, rate={rate}."
@@ -87,7 +89,7 @@ class MAML(Learner):
                     f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}."
                 )
         self.backbone, self.steps, self.rate = backbone, steps, rate
-        self.first_order, self.adapts = first_order, tuple(adapts)
+        self.first_order, self.adapts = first_order, adapts
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The backbone's weights after ``steps`` steps on ``support``."""
@@ -111,12 +113,22 @@ class MAML(Learner):
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Predictions (n, outputs) of the adapted backbone."""
-
-        def net(inputs: Any) -> Tensor:
-            return self._run(state["weights"], inputs)
-
-        predictions = embed_query(net, inputs, state["statistics"])
+        predictions = self._on_query(state["weights"], inputs, state["statistics"])
         return self._answers(predictions, state.get("present"), spec)
+
+    def embed(self, state: State, inputs: Any) -> Tensor | None:
+        """What the adapted backbone gives its head: (n, d).
+
+        None for a backbone that does not end in a linear layer called ``head``.
+        """
+        name, head = next(reversed(list(self.backbone.named_children())), ("", None))
+        if name != "head" or not isinstance(head, nn.Linear):
+            return None
+        # A head of the identity answers what it is given.
+        identity = {"head.weight": torch.eye(head.in_features).to(head.weight)}
+        if head.bias is not None:
+            identity["head.bias"] = head.bias.new_zeros(head.in_features)
+        return self._on_query(state["weights"] | identity, inputs, state["statistics"])
 
     def _initial(self) -> Weights:
         return {
@@ -131,6 +143,9 @@ class MAML(Learner):
 
     def _on_support(self, weights: Weights, support: Examples) -> tuple[Tensor, Statistics]:
         return embed_support(lambda inputs: self._run(weights, inputs), support)
+
+    def _on_query(self, weights: Weights, inputs: Any, statistics: Statistics) -> Tensor:
+        return embed_query(lambda inputs: self._run(weights, inputs), inputs, statistics)
 
     @staticmethod
     def _answers(predictions: Tensor, present: Tensor | None, spec: TaskSpec) -> Tensor:

@@ -34,7 +34,8 @@ class LinearProbe(Learner):
 
     Reference: Alain and Bengio (2016), Understanding intermediate layers using linear classifier
     probes; as a few-shot baseline: Tian et al. (2020), Rethinking Few-Shot Image Classification.
-    Differs from these in fitting the head to its exact optimum for weighted rows.
+    Differs from these in fitting the head to its optimum, for weighted rows; how near the logistic
+    one comes is said at :func:`logistic`.
 
     >>> import quickstudy as qs
     >>> learner = qs.LinearProbe(qs.backbones.MLP(in_features=2))

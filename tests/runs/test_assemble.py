@@ -1,0 +1,98 @@
+"""From recipes to parts: options of learners, ways, and where the learner lies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import quickstudy as qs
+from quickstudy.datasets.images import ImageError
+from quickstudy.runs.assemble import learner_options, make_learner, make_sources, prepare
+from quickstudy.runs.recipe import Recipe
+from quickstudy.tasks.sampling import draw
+
+
+def test_first_weights_depend_on_the_seed_alone():
+    def weights(seed: int) -> torch.Tensor:
+        torch.rand(3)  # the global state moves, and must not matter
+        return make_learner(Recipe(seed=seed), (1, 28, 28)).backbone.blocks[0].conv.weight
+
+    assert weights(0).equal(weights(0))
+    assert not weights(0).equal(weights(1))
+
+
+@pytest.mark.parametrize(
+    ("learner", "options", "said"),
+    [
+        ("prototypical", {"distance": "cosin"}, "Did you mean 'cosine'"),
+        ("prototypical", {"distance": "ridge"}, "Valid names: squared_euclidean, cosine"),
+        ("prototypical", {"distance": ["cosine"]}, "option distance"),
+        ("prototypical", {"scale": "abc"}, "option scale of prototypical must be float"),
+        ("prototypical", {"scale": float("inf")}, "must be finite"),
+        ("prototypical", {"backbone": "conv4"}, "'backbone' is unknown"),
+        ("linear_probe", {"head": "cosine"}, "Valid names: ridge, logistic"),
+        ("maml", {"steps": 1.5}, "option steps of maml must be int"),
+        ("maml", {"first_order": 1}, "first_order of maml must be bool"),
+        ("maml", {"adapts": [1]}, "adapts of maml must be a list of texts"),
+        ("maml", {"stps": 1}, "Did you mean 'steps'"),
+        ("maml", {3: 1}, "'3' is unknown"),
+    ],
+)
+def test_wrong_options_are_refused(learner, options, said):
+    with pytest.raises(ValueError, match=said):
+        learner_options(Recipe(learner=learner, options=options))
+
+
+def test_options_become_arguments():
+    asked = {"distance": "cosine", "scale": 10}
+    got = learner_options(Recipe(options=asked))
+    assert got == {"distance": qs.learners.metric.distances.cosine, "scale": 10.0}
+    maml = learner_options(Recipe(learner="maml", options={"adapts": ["head.*"], "rate": "1e-2"}))
+    assert maml == {"adapts": ("head.*",), "rate": 0.01}
+
+
+def test_the_number_of_train_ways_is_what_the_recipe_says(short):
+    parts = prepare(short)
+    assert parts.recipe.train_ways == 8, "20 by default, but there are 8 classes"
+    assert draw(parts.sources.train, 0, 0).spec.outputs == 8
+    with pytest.raises(ValueError, match=r"train classes: .* 9 ways asked, .* at most 8"):
+        prepare(replace(short, train_ways=9))
+    with pytest.raises(ValueError, match=r"val classes: .* 3 ways asked, .* at most 2"):
+        prepare(replace(short, ways=3))
+
+
+def test_an_adapted_network_answers_for_the_larger_ways(short):
+    parts = prepare(replace(short, learner="maml", train_ways=6))
+    for source in (parts.sources.train, parts.sources.test):
+        task = draw(source, 0, 0)
+        answer = parts.learner(task.support, task.spec)(task.query.inputs)
+        assert answer.shape[1] == task.spec.outputs
+
+
+def test_strict_reaches_the_data(short, tmp_path):
+    with pytest.raises(ValueError, match="arrays does not take strict"):
+        prepare(replace(short, strict=True))
+    recipe = Recipe(data="folder", root=str(tmp_path), strict=True, size=16)
+    for kind in "abcdef":
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="broken"):
+        prepare(recipe)
+
+
+def test_the_learner_lies_on_the_device(short, monkeypatch):
+    # "meta" stands for a GPU that this machine need not have.
+    monkeypatch.setattr("quickstudy.runs.assemble.choose_device", lambda name: torch.device("meta"))
+    assert {p.device.type for p in prepare(short).learner.parameters()} == {"meta"}
+
+
+def test_a_device_that_is_not_there_is_refused(short):
+    with pytest.raises(ValueError, match="CUDA GPUs here"):
+        prepare(replace(short, device="cuda:63"))
+
+
+def test_sources_follow_an_incomplete_recipe_too(short):
+    data = prepare(short).data
+    assert make_sources(short, data).train.ways == (8, 8)
