@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import quickstudy as qs
+from made_up import random_classes
 
 torch.set_num_threads(1)  # the tests run in two processes already
 
@@ -21,16 +22,6 @@ def shared_data() -> Path:
     if not (root / "omniglot").is_dir():
         pytest.skip(f"real data is not here: {root} has no omniglot folder; set QUICKSTUDY_DATA")
     return root
-
-
-def random_classes(classes: int = 8, rows: int = 10, side: int = 16) -> qs.Classes:
-    """Noisy pictures around one random picture per class: learnable, and made in no time."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.rand(classes, 1, 1, side, side, generator=generator)
-    noise = torch.rand(classes, rows, 1, side, side, generator=generator)
-    pixels = ((0.6 * centres + 0.4 * noise) * 255).to(torch.uint8).flatten(0, 1)
-    names = tuple(f"class {i}" for i in range(classes))
-    return qs.Classes(pixels, torch.full((classes,), rows), names)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 import quickstudy as qs
-from conftest import random_classes
+from made_up import random_classes
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.tasks.metrics import calibration_error
 from quickstudy.tasks.sampling import draw
