@@ -44,12 +44,12 @@ class _Default(NamedTuple):
     train_ways: int | None  # None: as many as in testing
 
 
-# About a minute for Conv4 on two CPU cores. Metric learners learn faster from more ways than they
-# are tested on (Snell et al., 2017).
+# About a minute for Conv4 on two CPU cores; several for MAML, which needs many more tasks. Metric
+# learners learn faster from more ways than they are tested on (Snell et al., 2017).
 _DEFAULTS = {
     "prototypical": _Default(800, 1, 20),
     "linear_probe": _Default(600, 1, 20),
-    "maml": _Default(400, 4, None),
+    "maml": _Default(2000, 4, None),
 }
 
 
