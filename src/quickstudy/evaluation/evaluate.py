@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quickstudy.backbones.norms import counting, norm_policy
+from quickstudy.backbones.norms import norm_policy
 from quickstudy.core import Examples, Learner, Task, TaskSource
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.modules import convolves_on_cpu, device_of, evaluation_mode
@@ -20,6 +21,7 @@ from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.metrics import calibration_error, score
 from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
 from quickstudy.training.engine import Mapping, Plan, map_tasks
+from quickstudy.training.objectives import answers
 from quickstudy.trees import map_tree
 
 
@@ -126,7 +128,7 @@ def _evaluate(
         for task in drawn:
             seen.add(task)
         batch = stack([to_device(task, device) for task in drawn])
-        predictions = map_tasks(lambda task: _answer(learner, task), batch, learner, plan)
+        predictions = map_tasks(partial(answers, learner), batch, learner, plan)
         for i, answered in enumerate(predictions):
             query = labelled(map_tree(lambda leaf, i=i: leaf[i], batch.query))
             _refuse_unscorable(answered, query, task_seed(seed, start + i))
@@ -172,17 +174,10 @@ def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int)
     plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks_per_batch)
     try:
         batch = stack([to_device(draw(source, seed, 0), device_of(learner))])
-        map_tasks(lambda task: _answer(learner, task), batch, learner, plan)
+        map_tasks(partial(answers, learner), batch, learner, plan)
     except RuntimeError as error:  # a module that vmap cannot map
         return Plan(Mapping.LOOP, str(error).strip().splitlines()[0], 1)
     return plan
-
-
-def _answer(learner: Learner, task: Task) -> Tensor:
-    predictor = learner(task.support, task.spec)
-    with counting(task.query.weights):
-        predictions: Tensor = predictor(task.query.inputs)
-    return predictions
 
 
 def _seconds_per_adaptation(learner: Learner, tasks: list[Task]) -> float:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from quickstudy.backbones.norms import counting
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.tasks.batches import stack, unstack
 from quickstudy.training.engine import Mapping, Plan, accumulate, map_tasks, miscounts_rows
-from quickstudy.training.objectives import Objective, query_loss
+from quickstudy.training.objectives import Objective, answers, query_loss
 from quickstudy.trees import leaves, map_tree
 
 Law = Callable[[Learner, Task], None]
@@ -158,7 +158,7 @@ def vmap_equals_loop(learner: Learner, task: Task) -> None:
 def _mapped_is_looped(learner: Learner, batch: Task) -> None:
     mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
     try:
-        values = map_tasks(_predictions(learner), batch, learner, Plan(Mapping.VMAP, "", 2))
+        values = map_tasks(partial(answers, learner), batch, learner, Plan(Mapping.VMAP, "", 2))
         gradient = meta_gradient(learner, batch, mapping)
     except Exception as error:  # whatever vmap cannot map, under any name
         raise BrokenLaw(
@@ -167,7 +167,7 @@ def _mapped_is_looped(learner: Learner, batch: Task) -> None:
             "`exceptions`: the learner is then looped."
         ) from error
     with torch.no_grad():  # called as a user would, without the engine
-        expected = torch.stack([_predictions(learner)(task) for task in unstack(batch)])
+        expected = torch.stack([answers(learner, task) for task in unstack(batch)])
     _compare(
         expected, values, "vmapped predictions must equal a loop's",
         "Give weights that adapt makes itself to the norms with norms.counting_exactly.",
@@ -177,16 +177,6 @@ def _mapped_is_looped(learner: Learner, batch: Task) -> None:
         "vmapped meta-gradients must equal a loop's",
         "Set `differentiates = True` on a learner whose adapt takes gradients.",
     )  # fmt: skip
-
-
-def _predictions(learner: Learner) -> Callable[[Task], Tensor]:
-    def predictions(task: Task) -> Tensor:
-        predictor = learner(task.support, task.spec)
-        with counting(task.query.weights):
-            answered: Tensor = predictor(task.query.inputs)
-        return answered
-
-    return predictions
 
 
 def meta_gradient(

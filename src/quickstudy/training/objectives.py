@@ -23,11 +23,17 @@ class Outcome(NamedTuple):
 Objective = Callable[[Learner, Task], Tensor | Outcome]
 
 
+def answers(learner: Learner, task: Task) -> Tensor:
+    """Predictions (queries, outputs) after adapting; norms count query rows as weighted."""
+    predictor = learner(task.support, task.spec)
+    with counting(task.query.weights):
+        predictions: Tensor = predictor(task.query.inputs)
+    return predictions
+
+
 def query_loss(learner: Learner, task: Task) -> Outcome:
     """The mean loss of the adapted predictor on the queries: the default objective."""
-    predictor = learner(task.support, task.spec)
     query = labelled(task.query)
-    with counting(query.weights):
-        predictions = predictor(query.inputs)
+    predictions = answers(learner, task._replace(query=query))
     loss = weighted_mean(task.spec.loss(predictions, query.targets), query.weights)
     return Outcome(loss, score(predictions.detach(), query))

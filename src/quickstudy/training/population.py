@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from quickstudy.backbones.norms import RunningNorm, counting, estimating
+from quickstudy.backbones.norms import RunningNorm, estimating
 from quickstudy.core import Learner, TaskSource
 from quickstudy.modules import device_of
 from quickstudy.tasks.batches import to_device
 from quickstudy.tasks.sampling import draw
+from quickstudy.training.objectives import answers
 
 TASKS = 32
 
@@ -26,5 +27,4 @@ def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None
     with torch.no_grad(), estimating():
         for index in range(TASKS):
             task = to_device(draw(source, seed, index), device_of(learner))
-            with counting(task.query.weights):
-                learner(task.support, task.spec)(task.query.inputs)
+            answers(learner, task)
