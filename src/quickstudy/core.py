@@ -81,6 +81,9 @@ class Learner(nn.Module, ABC):
     differentiates: ClassVar[bool] = False
     """Whether ``adapt`` takes gradients itself, so that training differentiates twice."""
 
+    objective: Callable[[Learner, Task], Any] | None = None
+    """What training minimises, where the learner's paper does not minimise the query loss."""
+
     @abstractmethod
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """What ``support`` teaches, as a tree of tensors."""
@@ -92,6 +95,21 @@ class Learner(nn.Module, ABC):
     def embed(self, state: State, inputs: Any) -> Tensor | None:
         """Features (n, d) in which the predictor sees ``inputs``, for plots; None without such."""
         return None
+
+    def attention(self, state: State, inputs: Any) -> Tensor | None:
+        """Share (n, support rows) of each support row in each prediction; None without such.
+
+        Rows sum to one; rows of weight 0 have share 0.
+        """
+        return None
+
+    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State] | None:
+        """States from before the first to after the last inner step; None without such steps."""
+        return None
+
+    def learnt_rates(self) -> Mapping[str, Tensor]:
+        """Learnt learning rates by the name of what they move; empty where none are learnt."""
+        return {}
 
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
         """The predictor that ``support`` teaches.

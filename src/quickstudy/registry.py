@@ -26,6 +26,8 @@ class LearnerCard:
     paper: str
     learns: str
     target: str
+    answers: bool = False
+    """Whether its backbone ends in a head of the task's outputs, instead of giving features."""
 
 
 LEARNERS = {
@@ -39,7 +41,7 @@ LEARNERS = {
         LearnerCard(
             "maml", "MAML", "gradient", 2017, "Finn, Abbeel and Levine",
             "an initialisation that a few gradient steps adapt",
-            "quickstudy.learners.gradient.maml:MAML",
+            "quickstudy.learners.gradient.maml:MAML", answers=True,
         ),
         LearnerCard(
             "linear_probe", "Linear probe", "transfer", 2016, "Alain and Bengio",
@@ -58,13 +60,20 @@ BACKBONES = {
 FUNCTIONS = {
     "squared_euclidean": "quickstudy.learners.metric.distances:squared_euclidean",
     "cosine": "quickstudy.learners.metric.distances:cosine",
+    "sgd": "quickstudy.learners.gradient.descend:sgd",
     "ridge": "quickstudy.learners.transfer.heads:ridge",
     "logistic": "quickstudy.learners.transfer.heads:logistic",
     "cross_entropy": "quickstudy.tasks.examples:cross_entropy",
     "squared_error": "quickstudy.tasks.examples:squared_error",
 }
 
-_TARGETS = {name: card.target for name, card in LEARNERS.items()} | BACKBONES | FUNCTIONS
+PARTS = {
+    "momentum": "quickstudy.learners.gradient.descend:Momentum",
+    "adam": "quickstudy.learners.gradient.descend:Adam",
+}
+"""Small classes that learners are given, such as inner optimisers."""
+
+_TARGETS = {name: card.target for name, card in LEARNERS.items()} | BACKBONES | FUNCTIONS | PARTS
 _NAMES = {target: name for name, target in _TARGETS.items()}
 
 
@@ -136,7 +145,7 @@ def build(description: Any) -> Any:
         return resolve("function", str(description["function"]), FUNCTIONS)
     arguments = {k: build(v) for k, v in description.items() if k != "name"}
     name = str(description.get("name"))
-    of = resolve("build", name, {**LEARNERS, **BACKBONES})
+    of = resolve("build", name, {**LEARNERS, **BACKBONES, **PARTS})
     kinds = get_type_hints(of.__init__)
     for argument, value in arguments.items():
         if argument not in kinds or not _is_a(value, kinds[argument]):

@@ -71,6 +71,19 @@ def test_ranges_cover_their_ends_and_stack():
     assert alone.support.inputs[kept].equal(tasks[7].support.inputs)
 
 
+def test_shuffled_rows_are_the_same_rows_in_another_order():
+    split = numbered([12] * 6)
+    plain = qs.episodes(split, 5, 3, queries=4)
+    mixed = qs.episodes(split, 5, 3, queries=4, shuffled=True)
+    for seed in range(5):
+        for a, b in zip(plain(generator(seed))[:2], mixed(generator(seed))[:2], strict=True):
+            assert (a.targets.diff() >= 0).all()
+            assert not (b.targets.diff() >= 0).all()
+            rows = [dict(zip(e.inputs.flatten().tolist(), e.targets.tolist(), strict=True))
+                    for e in (a, b)]  # fmt: skip
+            assert rows[0] == rows[1]
+
+
 def test_imbalanced_classes_draw_their_own_shots_apart_from_queries():
     source = qs.episodes(numbered([12] * 6), 5, shots=(1, 6), queries=3, imbalanced=True)
     seen = set()

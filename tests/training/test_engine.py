@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -286,6 +287,37 @@ def test_fit_follows_a_custom_objective() -> None:
     assert training.plan.mapping is Mapping.VMAP_GRAD
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, torch.stack(adapted).mean(0))
+
+
+class Reptilian(qs.MAML):
+    objective = staticmethod(half_squared_distance)
+
+
+def test_fit_follows_the_learners_own_objective() -> None:
+    torch.manual_seed(0)
+    net = MLP(24, (8,), outputs=3)
+    source = qs.episodes(four_clouds(), ways=3, shots=2, queries=2)
+    weights = []
+    for learner, objective in (
+        (Reptilian(copy.deepcopy(net), rate=0.1), None),
+        (qs.MAML(copy.deepcopy(net), rate=0.1), half_squared_distance),
+        (Reptilian(copy.deepcopy(net), rate=0.1), query_loss),
+    ):
+        qs.fit(learner, source, 2, 2, objective=objective, progress=False)
+        weights.append(flat([p.detach() for p in learner.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+class Sequential(qs.Prototypical):
+    exceptions = {"support_order_is_irrelevant": "it reads a sequence"}  # noqa: RUF012
+
+
+def test_sequences_in_the_order_of_their_classes_are_refused() -> None:
+    learner = Sequential(MLP(24, (8,)))
+    with pytest.raises(ValueError, match="class by class"):
+        qs.fit(learner, qs.episodes(four_clouds(), 3, 2, 2), 1, 1, progress=False)
+    qs.fit(learner, qs.episodes(four_clouds(), 3, 2, 2, shuffled=True), 1, 1, progress=False)
 
 
 def four_clouds() -> qs.Classes:

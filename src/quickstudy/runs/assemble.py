@@ -77,8 +77,11 @@ def make_test_source(recipe: Recipe, data: Dataset) -> Episodes:
 
 
 def _source(recipe: Recipe, data: Dataset, split: str, ways: int, queries: int) -> Episodes:
+    # What reads its support as a sequence must not find the classes in a fixed order.
+    learner = resolve("learner", recipe.learner, LEARNERS)
+    sequential = "support_order_is_irrelevant" in learner.exceptions
     try:
-        return episodes(data.splits[split], ways, recipe.shots, queries)
+        return episodes(data.splits[split], ways, recipe.shots, queries, shuffled=sequential)
     except ValueError as error:
         raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
 
@@ -87,11 +90,13 @@ def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
     """The recipe's learner for inputs of one shape; its first weights depend on the seed alone."""
     cls = resolve("learner", recipe.learner, LEARNERS)
     options = learner_options(recipe)
-    # A network that is itself adapted answers directly, in training and in testing.
-    outputs = max(recipe.ways, recipe.budget().train_ways) if cls.differentiates else None
+    outputs = max(recipe.ways, recipe.budget().train_ways)
+    if "outputs" in inspect.signature(cls).parameters:  # it reads labels, or has a head of its own
+        options = {"outputs": outputs} | options
+    answers = LEARNERS[recipe.learner].answers
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        learner: Learner = cls(_backbone(recipe, inputs, outputs), **options)
+        learner: Learner = cls(_backbone(recipe, inputs, outputs if answers else None), **options)
     return learner
 
 

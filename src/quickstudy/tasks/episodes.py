@@ -22,7 +22,13 @@ Count = int | tuple[int, int]
 
 
 def episodes(
-    split: Classes, ways: Count, shots: Count, queries: Count = 15, *, imbalanced: bool = False
+    split: Classes,
+    ways: Count,
+    shots: Count,
+    queries: Count = 15,
+    *,
+    imbalanced: bool = False,
+    shuffled: bool = False,
 ) -> Episodes:
     """A source of few-shot classification tasks drawn from ``split``.
 
@@ -31,7 +37,8 @@ def episodes(
     ``queries``  query rows of each class, none of them in the support set.
     A pair such as ``ways=(5, 20)`` is an inclusive range from which each task draws evenly; with
     ``imbalanced=True`` each *class* draws its own shots. Such tasks still batch: the smaller ones
-    are padded with rows of weight 0.
+    are padded with rows of weight 0. Rows come class by class; with ``shuffled=True`` in random
+    order, as learners that read them as a sequence need.
 
     Raises ValueError where a class has fewer than ``shots + queries`` rows, or the split fewer
     than ``ways`` classes.
@@ -59,7 +66,7 @@ def episodes(
             f"episodes: imbalanced=True needs a range of shots; found shots={shots}. "
             "Write for example shots=(1, 10)."
         )
-    return Episodes(split, bounds["ways"], bounds["shots"], bounds["queries"], imbalanced)
+    return Episodes(split, bounds["ways"], bounds["shots"], bounds["queries"], imbalanced, shuffled)
 
 
 def _bounds(name: str, count: Count) -> tuple[int, int]:
@@ -82,6 +89,7 @@ class Episodes:
     shots: tuple[int, int]
     queries: tuple[int, int]
     imbalanced: bool = False
+    shuffled: bool = False
 
     def __call__(self, generator: torch.Generator) -> Task:
         """One task; the same generator state gives the same task."""
@@ -98,6 +106,12 @@ class Episodes:
         else:
             index = torch.cat([rows[:, :shots].flatten(), rows[:, shots:].flatten()])
             support_targets, query_targets = _targets(ways, shots, per_class - shots)
+        if self.shuffled:
+            n = len(support_targets)
+            order = torch.randperm(n, generator=generator)
+            later = torch.randperm(len(index) - n, generator=generator)
+            index = torch.cat([index[:n][order], index[n:][later]])
+            support_targets, query_targets = support_targets[order], query_targets[later]
         inputs = self.classes.inputs.index_select(0, index.to(self.classes.inputs.device))
         if inputs.dtype == torch.uint8:
             inputs = to_unit(inputs)

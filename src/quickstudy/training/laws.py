@@ -17,7 +17,7 @@ from torch import Tensor
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.tasks.batches import stack, unstack
 from quickstudy.training.engine import Mapping, Plan, accumulate, map_tasks, miscounts_rows
-from quickstudy.training.objectives import Objective, answers, query_loss
+from quickstudy.training.objectives import Objective, answers, objective_of, query_loss
 from quickstudy.trees import leaves, map_tree
 
 Law = Callable[[Learner, Task], None]
@@ -211,7 +211,7 @@ def relabelling_permutes_outputs(learner: Learner, task: Task) -> None:
 def every_parameter_gets_a_gradient(learner: Learner, task: Task) -> None:
     """The meta-gradient reaches every trainable parameter."""
     learner.zero_grad()
-    accumulate(learner, stack([task]), query_loss, Plan(Mapping.LOOP, "asked for", 1))
+    accumulate(learner, stack([task]), objective_of(learner), Plan(Mapping.LOOP, "asked for", 1))
     missing = [
         name
         for name, p in learner.named_parameters()

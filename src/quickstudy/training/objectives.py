@@ -37,3 +37,8 @@ def query_loss(learner: Learner, task: Task) -> Outcome:
     predictions = answers(learner, task._replace(query=query))
     loss = weighted_mean(task.spec.loss(predictions, query.targets), query.weights)
     return Outcome(loss, score(predictions.detach(), query))
+
+
+def objective_of(learner: Learner) -> Objective:
+    """What training minimises: the learner's own objective, or the query loss."""
+    return learner.objective or query_loss

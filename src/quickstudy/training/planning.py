@@ -39,6 +39,7 @@ def check_lawful(learner: Learner, task: Task) -> None:
             f"fit: {type(learner).__name__} has no trainable parameters, so there is nothing to "
             "learn. Use it as it is, or set requires_grad=True on some."
         )
+    _refuse_sorted(learner, task)
     for name, module in learner.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
             module.training and module.running_mean is not None
@@ -62,6 +63,19 @@ def check_lawful(learner: Learner, task: Task) -> None:
             f"(its buffers are {', '.join(buffers) or 'none'}). Statistics that move by themselves "
             "do this: compute them anew in every pass, or freeze them."
         ) from error
+
+
+def _refuse_sorted(learner: Learner, task: Task) -> None:
+    """A sequence whose classes always come in one order teaches the order, not the classes."""
+    targets = task.support.targets
+    if "support_order_is_irrelevant" not in learner.exceptions or targets.is_floating_point():
+        return
+    if len(targets) > 2 and bool((targets.diff() >= 0).all()):
+        raise ValueError(
+            f"fit: {type(learner).__name__} reads its support rows as a sequence, but they come "
+            "class by class, so it would learn their places. Draw tasks with "
+            "episodes(..., shuffled=True)."
+        )
 
 
 _BEFORE_TRAINING = (

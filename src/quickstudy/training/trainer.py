@@ -24,7 +24,7 @@ from quickstudy.training.display import Display
 from quickstudy.training.engine import Plan, accumulate
 from quickstudy.training.interrupts import Interrupts
 from quickstudy.training.log import Log
-from quickstudy.training.objectives import Objective, query_loss
+from quickstudy.training.objectives import Objective, objective_of
 from quickstudy.training.planning import Engine, check_lawful, make_plan
 from quickstudy.training.population import estimate_population
 
@@ -92,7 +92,7 @@ def fit(
     *,
     optimiser: Callable[[Iterable[Tensor]], Optimizer] | None = None,
     schedule: Schedule = constant,
-    objective: Objective = query_loss,
+    objective: Objective | None = None,
     validation: Validation | None = None,
     seed: int = 0,
     engine: Engine = "auto",
@@ -108,7 +108,7 @@ def fit(
     ``steps``, ``tasks_per_step``  optimiser steps, and tasks whose gradients each step averages.
     ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default (:func:`adam`).
     ``schedule``    :func:`constant`, :func:`cosine`, or your own.
-    ``objective``   (learner, task) -> scalar; the query loss by default.
+    ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``validation``  where given, the weights of the best validation are the ones kept.
     ``engine``, ``memory``  see :func:`quickstudy.training.planning.make_plan`.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
@@ -127,6 +127,7 @@ def fit(
         raise ValueError(
             f"fit: steps and tasks_per_step must be positive; found {steps} and {tasks_per_step}."
         )
+    objective = objective or objective_of(learner)
     folder = RunFolder(run, resume)
     trainer = _Trainer(learner, source, objective, seed, tasks_per_step)
     learner.train()

@@ -3,28 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+Loss = Callable[[Weights], Tensor]
+Rate = float | Weights
+"""A learning rate for all, or one (a scalar, or one per entry) for each of the weights."""
+
+Update = Callable[[Weights, Weights, Rate, Any], tuple[Weights, Any]]
+"""(weights, gradients, rate, memory) -> weights and memory; memory is None before the first step.
+
+A user's own may be any such function of differentiable operations.
+"""
+
+
+def sgd(
+    weights: Weights, gradients: Weights, rate: Rate, memory: Any = None
+) -> tuple[Weights, Any]:
+    """weights - rate * gradients."""
+    return {n: w - _of(rate, n) * gradients[n] for n, w in weights.items()}, None
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """v <- decay * v + gradients;  weights - rate * v  (Polyak, 1964, as torch.optim.SGD)."""
+
+    decay: float = 0.9
+
+    def __call__(
+        self, weights: Weights, gradients: Weights, rate: Rate, memory: Any
+    ) -> tuple[Weights, Any]:
+        """One step; the memory is v."""
+        if memory is not None:
+            gradients = {n: self.decay * memory[n] + g for n, g in gradients.items()}
+        return sgd(weights, gradients, rate)[0], gradients
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Steps of about ``rate`` along gradients divided by their recent size (Kingma and Ba, 2015).
+
+    ``epsilon`` stands inside the root, where the original adds it outside: the derivative of
+    sqrt(v) at v = 0, where a ReLU was never active, would be infinite.
+    """
+
+    decay: float = 0.9
+    decay_of_squares: float = 0.999
+    epsilon: float = 1e-8
+
+    def __call__(
+        self, weights: Weights, gradients: Weights, rate: Rate, memory: Any
+    ) -> tuple[Weights, Any]:
+        """One step; the memory is the number of steps, the mean and the mean square."""
+        zeros = {n: torch.zeros_like(g) for n, g in gradients.items()}
+        count, mean, square = (0, zeros, zeros) if memory is None else memory
+        a, b = self.decay, self.decay_of_squares
+        mean = {n: a * mean[n] + (1 - a) * g for n, g in gradients.items()}
+        square = {n: b * square[n] + (1 - b) * g * g for n, g in gradients.items()}
+        count += 1
+        steps = {
+            n: (m / (1 - a**count)) * (square[n] / (1 - b**count) + self.epsilon**2).rsqrt()
+            for n, m in mean.items()
+        }
+        return sgd(weights, steps, rate)[0], (count, mean, square)
 
 
 def descend(
-    loss: Callable[[Weights], Tensor],
+    loss: Loss,
     weights: Weights,
     steps: int,
-    rate: float,
+    rate: Rate,
+    *,
+    update: Update = sgd,
+    clip: float | None = None,
     first_order: bool = False,
-) -> Weights:
-    """``steps`` times: weights - rate * grad loss(weights).
+) -> list[Weights]:
+    """The weights before the first step, after it, … after the last: ``steps`` + 1 of them.
 
-    With ``first_order`` the gradients count as constants, so that the derivative of the result
-    with respect to where it started is the identity.
+    ``clip``         the greatest length that the gradient of all weights together may have.
+    ``first_order``  take the gradients as constants, so that the derivative of the result with
+                     respect to where it started is the identity (for ``sgd``).
     """
+    memory, path = None, [weights]
     for _ in range(steps):
         gradients = torch.func.grad(loss)(weights)
         if first_order:
             gradients = {name: gradient.detach() for name, gradient in gradients.items()}
-        weights = {name: w - rate * gradients[name] for name, w in weights.items()}
-    return weights
+        if clip is not None:
+            gradients = clipped(gradients, clip)
+        weights, memory = update(weights, gradients, rate, memory)
+        path.append(weights)
+    return path
+
+
+def clipped(gradients: Weights, length: float) -> Weights:
+    """Gradients as they are, or shortened together to ``length``; differentiable also at zero."""
+    squares = torch.stack([g.square().sum() for g in gradients.values()]).sum()
+    long = squares > length**2
+    factor = torch.where(long, length * torch.where(long, squares, 1.0).rsqrt(), 1.0)
+    return {name: factor * gradient for name, gradient in gradients.items()}
+
+
+def _of(rate: Rate, name: str) -> float | Tensor:
+    return rate[name] if isinstance(rate, dict) else rate

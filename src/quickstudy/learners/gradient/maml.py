@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from quickstudy.backbones.norms import (
-    RunningNorm,
-    Statistics,
-    embed_query,
-    embed_support,
-    needs_support_statistics,
-)
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.gradient.descend import Weights, descend
-from quickstudy.modules import call_with
-from quickstudy.tasks.examples import class_weights, labelled, weighted_mean, without_absent
+from quickstudy.learners.gradient.descend import Update, Weights, descend, sgd
+from quickstudy.learners.gradient.network import (
+    SupportLoss,
+    answer,
+    features,
+    parameters_matching,
+    refuse_running,
+)
 
 
 class MAML(Learner):
@@ -69,6 +65,9 @@ class MAML(Learner):
         rate: float = 0.4,
         first_order: bool = False,
         adapts: str | Sequence[str] = ("*",),
+        update: Update = sgd,
+        clip: float | None = None,
+        test_steps: int | None = None,
     ) -> None:
         super().__init__()
         adapts = (adapts,) if isinstance(adapts, str) else tuple(adapts)
@@ -76,83 +75,35 @@ class MAML(Learner):
             raise ValueError(
                 f"MAML: needs steps >= 1 and rate > 0; found steps={steps}, rate={rate}."
             )
-        if any(isinstance(module, RunningNorm) for module in backbone.modules()):
-            raise ValueError(
-                "MAML: norm='running' keeps one population's statistics, but adapted weights have "
-                "their own. Use norm='group', 'support' or 'batch'."
-            )
-        names = [name for name, _ in backbone.named_parameters()]
-        for pattern in adapts:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(
-                    f"MAML: adapts={pattern!r} matches no parameter. The backbone has: "
-                    f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}."
-                )
+        refuse_running(backbone, "MAML")
+        self._adapted = parameters_matching(backbone, adapts, "MAML")
         self.backbone, self.steps, self.rate = backbone, steps, rate
         self.first_order, self.adapts = first_order, adapts
+        self.update, self.clip, self.test_steps = update, clip, test_steps
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The backbone's weights after ``steps`` steps on ``support``."""
-        support = labelled(support)
-        present = None
-        if not support.targets.is_floating_point():
-            present = class_weights(support, spec.outputs) > 0
-
-        def loss(weights: Weights) -> Tensor:
-            predictions, _ = self._on_support(weights, support)
-            predictions = self._answers(predictions, present, spec)
-            return weighted_mean(spec.loss(predictions, support.targets), support.weights)
-
-        weights = descend(loss, self._initial(), self.steps, self.rate, self.first_order)
-        state: dict[str, Any] = {"weights": weights, "statistics": []}
-        if present is not None:
-            state["present"] = present
-        if needs_support_statistics(self.backbone):
-            state["statistics"] = self._on_support(weights, support)[1]
-        return state
+        """The backbone's weights after the inner steps on ``support``."""
+        loss = SupportLoss(self.backbone, support, spec)
+        return loss.state(self._descend(loss)[-1])
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Predictions (n, outputs) of the adapted backbone."""
-        predictions = self._on_query(state["weights"], inputs, state["statistics"])
-        return self._answers(predictions, state.get("present"), spec)
+        return answer(self.backbone, state, inputs, spec)
 
     def embed(self, state: State, inputs: Any) -> Tensor | None:
-        """What the adapted backbone gives its head: (n, d).
+        """What the adapted backbone gives its head: (n, d); None for one without a ``head``."""
+        return features(self.backbone, state, inputs)
 
-        None for a backbone that does not end in a linear layer called ``head``.
-        """
-        name, head = next(reversed(list(self.backbone.named_children())), ("", None))
-        if name != "head" or not isinstance(head, nn.Linear):
-            return None
-        # A head of the identity answers what it is given.
-        identity = {"head.weight": torch.eye(head.in_features).to(head.weight)}
-        if head.bias is not None:
-            identity["head.bias"] = head.bias.new_zeros(head.in_features)
-        return self._on_query(state["weights"] | identity, inputs, state["statistics"])
+    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
+        """The state after 0, 1, … inner steps."""
+        loss = SupportLoss(self.backbone, support, spec)
+        return [loss.state(weights) for weights in self._descend(loss)]
 
-    def _initial(self) -> Weights:
-        return {
-            name: parameter
-            for name, parameter in self.backbone.named_parameters()
-            if any(fnmatchcase(name, pattern) for pattern in self.adapts)
-        }
-
-    def _run(self, weights: Weights, inputs: Any) -> Tensor:
-        predictions: Tensor = call_with(self.backbone, weights, inputs)
-        return predictions
-
-    def _on_support(self, weights: Weights, support: Examples) -> tuple[Tensor, Statistics]:
-        return embed_support(lambda inputs: self._run(weights, inputs), support)
-
-    def _on_query(self, weights: Weights, inputs: Any, statistics: Statistics) -> Tensor:
-        return embed_query(lambda inputs: self._run(weights, inputs), inputs, statistics)
-
-    @staticmethod
-    def _answers(predictions: Tensor, present: Tensor | None, spec: TaskSpec) -> Tensor:
-        if predictions.ndim != 2 or predictions.shape[-1] < spec.outputs:
-            raise ValueError(
-                f"MAML: the task asks {spec.outputs} outputs, but the backbone gives predictions "
-                f"of shape {tuple(predictions.shape)}. Build it with outputs={spec.outputs}."
-            )
-        predictions = predictions[:, : spec.outputs]
-        return predictions if present is None else without_absent(predictions, present)
+    def _descend(self, loss: SupportLoss) -> list[Weights]:
+        own = dict(self.backbone.named_parameters())
+        start: Weights = {name: own[name] for name in self._adapted}
+        steps = self.steps if self.training else self.test_steps or self.steps
+        return descend(
+            loss, start, steps, self.rate,
+            update=self.update, clip=self.clip, first_order=self.first_order,
+        )  # fmt: skip

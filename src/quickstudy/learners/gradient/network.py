@@ -1,0 +1,111 @@
+"""What gradient learners share: a network under other weights than its own, on one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import (
+    RunningNorm,
+    Statistics,
+    embed_query,
+    embed_support,
+    needs_support_statistics,
+)
+from quickstudy.core import Examples, State, TaskSpec
+from quickstudy.learners.gradient.descend import Weights
+from quickstudy.modules import call_with
+from quickstudy.tasks.examples import class_weights, labelled, weighted_mean, without_absent
+
+
+class SupportLoss:
+    """The mean loss of one support set as a function of the network's weights.
+
+    ``weights`` given by name replace the network's own; the others stay what they are. Raises
+    ValueError for a network of fewer outputs than the task asks.
+    """
+
+    def __init__(self, network: nn.Module, support: Examples, spec: TaskSpec) -> None:
+        self.network, self.support, self.spec = network, labelled(support), spec
+        self.present: Tensor | None = None
+        if not support.targets.is_floating_point():
+            self.present = class_weights(self.support, spec.outputs) > 0
+
+    def __call__(self, weights: Weights) -> Tensor:
+        """The weighted mean over the support rows."""
+        predictions, _ = self._run(weights)
+        predictions = _answers(predictions, self.present, self.spec)
+        losses = self.spec.loss(predictions, self.support.targets)
+        return weighted_mean(losses, self.support.weights)
+
+    def state(self, weights: Weights) -> State:
+        """What a predictor needs to know: these weights, the classes present, the statistics."""
+        state: dict[str, Any] = {"weights": weights, "statistics": []}
+        if self.present is not None:
+            state["present"] = self.present
+        if needs_support_statistics(self.network):
+            state["statistics"] = self._run(weights)[1]
+        return state
+
+    def _run(self, weights: Weights) -> tuple[Tensor, Statistics]:
+        return embed_support(lambda inputs: call_with(self.network, weights, inputs), self.support)
+
+
+def answer(network: nn.Module, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+    """Predictions (n, outputs) of ``network`` under the weights of ``state``."""
+    predictions = _run(network, state["weights"], inputs, state)
+    return _answers(predictions, state.get("present"), spec)
+
+
+def features(network: nn.Module, state: State, inputs: Any) -> Tensor | None:
+    """What ``network`` gives its head, (n, d); None where it does not end in a linear ``head``."""
+    name, head = next(reversed(list(network.named_children())), ("", None))
+    if name != "head" or not isinstance(head, nn.Linear):
+        return None
+    # A head of the identity answers what it is given.
+    identity = {"head.weight": torch.eye(head.in_features).to(head.weight)}
+    if head.bias is not None:
+        identity["head.bias"] = head.bias.new_zeros(head.in_features)
+    return _run(network, state["weights"] | identity, inputs, state)
+
+
+def parameters_matching(network: nn.Module, patterns: Sequence[str], who: str) -> list[str]:
+    """Names of the parameters that one of ``patterns`` matches, in the network's order.
+
+    Raises ValueError, in the name of the learner ``who``, for a pattern that matches none.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"{who}: adapts={pattern!r} matches no parameter. The backbone has: "
+                f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}."
+            )
+    return [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
+
+
+def refuse_running(network: nn.Module, who: str) -> None:
+    """ValueError, in the name of the learner ``who``, for norm="running"."""
+    if any(isinstance(module, RunningNorm) for module in network.modules()):
+        raise ValueError(
+            f"{who}: norm='running' keeps one population's statistics, but adapted weights have "
+            "their own. Use norm='group', 'support' or 'batch'."
+        )
+
+
+def _run(network: nn.Module, weights: Weights, inputs: Any, state: State) -> Tensor:
+    return embed_query(lambda i: call_with(network, weights, i), inputs, state["statistics"])
+
+
+def _answers(predictions: Tensor, present: Tensor | None, spec: TaskSpec) -> Tensor:
+    if predictions.ndim != 2 or predictions.shape[-1] < spec.outputs:
+        raise ValueError(
+            f"the task asks {spec.outputs} outputs, but the backbone gives predictions of shape "
+            f"{tuple(predictions.shape)}. Build it with outputs={spec.outputs}."
+        )
+    predictions = predictions[:, : spec.outputs]
+    return predictions if present is None else without_absent(predictions, present)
