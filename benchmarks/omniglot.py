@@ -1,95 +1,152 @@
-"""Few-shot classification of Omniglot, trained on CPU: one learner, one results file.
+"""Few-shot classification of Omniglot: every learner, the same tasks, network and CPU budget.
 
-    python benchmarks/omniglot.py prototypical --steps 12000
-    python benchmarks/omniglot.py maml --norm batch --steps 14000 --tasks-per-step 4
+    python benchmarks/omniglot.py prototypical      # trains 10 CPU minutes, tests, writes JSON
+    python benchmarks/omniglot.py maml --ways 20    # the column 20-way 1-shot
+    python benchmarks/omniglot.py --table           # all results as one table
 
 Protocol: the split of Vinyals et al. (1028/172/423 characters), rotations as new classes, 28x28,
 Conv4-64, 1000 test tasks with 15 queries per class (5 at 20 ways). No augmentation beyond the
-rotations, no early stopping: the weights after the last step are tested.
+rotations, no early stopping: the weights after the last step are tested. The number of steps is
+what fits into the budget of CPU time on one thread, measured on the first steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from omniglot_learners import ENTRIES, Entry
 
 import quickstudy as qs
+from quickstudy.reports.tables import markdown_table
 from quickstudy.runs.provenance import commit
+from quickstudy.storage import write_atomically
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.training.trainer import adam, cosine
+from quickstudy.training.trainer import Training, adam, cosine
 
-RESULTS = Path(__file__).parent / "results"
-# 5-way 1-shot and 20-way 1-shot: table 1 of Snell et al. (2017) and of Finn et al. (2017).
-PUBLISHED = {
-    "prototypical": (98.8, 96.0),
-    "maml": (98.7, 95.8),
-}
+RESULTS = Path(__file__).parent / "results" / "omniglot"
+COLUMNS = {(5, 1): "5-way 1-shot", (5, 5): "5-way 5-shot", (20, 1): "20-way 1-shot"}
 
 
 def main() -> None:
     args = _arguments()
+    if args.table:
+        print(markdown_table(_table()))
+    else:
+        _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
+    entry: Entry = ENTRIES[args.learner]
     data = qs.datasets.load("omniglot", root=args.root, rotations=True)
-    learner, train, tested_ways = _setting(args, data)
+    ways = entry.train_ways or args.ways
+    learner = entry.make(qs.backbones.Conv4(norm=entry.norm, outputs=entry.outputs(ways)), ways)
+    sequential = "support_order_is_irrelevant" in learner.exceptions
+    train = qs.episodes(data.train, ways, entry.shots, entry.queries, shuffled=sequential)
+    steps = args.steps or _steps_within(args.minutes, learner, train, entry)
     wall, cpu = time.perf_counter(), time.process_time()
-    training = qs.fit(
-        learner, train, steps=args.steps, tasks_per_step=args.tasks_per_step,
-        optimiser=adam(args.rate), schedule=cosine, seed=args.seed, log_every=100,
-    )  # fmt: skip
+    training = _fit(learner, train, steps, entry, args.seed)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    evaluations = [_evaluated(learner, data.test, ways, args) for ways in tested_ways]
+    evaluations = [
+        _evaluated(args.learner, learner, data.test, w, s, args.test_tasks)
+        for w, s in COLUMNS
+        if (entry.train_ways or w == args.ways) and (w, s) not in entry.untested
+    ]
     result = {
-        "learner": args.learner, "norm": args.norm, "settings": vars(args) | {"root": None},
-        "train_wall_minutes": round(wall / 60, 1), "train_cpu_minutes": round(cpu / 60, 1),
-        "engine": str(training.plan), "commit": commit(), "torch": torch.__version__,
-        "published": PUBLISHED[args.learner], "evaluations": evaluations,
+        "learner": args.learner, "trained": {"ways": ways, "shots": entry.shots,
+        "queries": entry.queries, "tasks_per_step": entry.tasks_per_step, "steps": steps,
+        "rate": entry.rate, "seed": args.seed, "threads": args.threads,
+        "wall_minutes": round(wall / 60, 1), "cpu_minutes": round(cpu / 60, 1),
+        "engine": str(training.plan)},
+        "network": "Conv4-64", "norm": entry.norm, "note": entry.note, "commit": commit(),
+        "torch": torch.__version__, "evaluations": evaluations,
     }  # fmt: skip
-    RESULTS.mkdir(exist_ok=True)
-    target = RESULTS / f"omniglot_{args.learner}_{args.norm}.json"
-    target.write_text(json.dumps(result, indent=1) + "\n")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    suffix = "" if entry.train_ways else f"_{args.ways}way"
+    target = RESULTS / f"{args.learner}{suffix}.json"
+    write_atomically(target, (json.dumps(result, indent=1) + "\n").encode())
     print(f"{wall / 60:.1f} minutes ({cpu / 60:.1f} of CPU time); written to {target}")
 
 
-def _setting(args: argparse.Namespace, data: Any) -> tuple[qs.Learner, Episodes, tuple[int, ...]]:
-    if args.learner == "prototypical":
-        learner: qs.Learner = qs.Prototypical(qs.backbones.Conv4(norm=args.norm))
-        return learner, qs.episodes(data.train, ways=20, shots=1, queries=5), (5, 20)
-    net = qs.backbones.Conv4(norm=args.norm, outputs=5)
-    learner = qs.MAML(net, steps=args.inner_steps, rate=args.inner_rate)
-    return learner, qs.episodes(data.train, ways=5, shots=1, queries=3), (5,)
+def _fit(
+    learner: qs.Learner, train: Episodes, steps: int, entry: Entry, seed: int, trial: bool = False
+) -> Training:
+    return qs.fit(
+        learner, train, steps=steps, tasks_per_step=entry.tasks_per_step,
+        optimiser=entry.optimiser or adam(entry.rate), schedule=cosine, seed=seed, log_every=100,
+        progress=not trial,
+    )  # fmt: skip
+
+
+def _steps_within(minutes: float, learner: qs.Learner, train: Episodes, entry: Entry) -> int:
+    """How many steps take so many minutes of CPU time, from trials on a copy."""
+    copied, steps, times = copy.deepcopy(learner), 4, [0.0, 0.0]
+    while times[-1] < 8 and steps < 2000:
+        steps *= 2
+        began = time.process_time()
+        _fit(copied, train, steps, entry, 0, trial=True)
+        times.append(time.process_time() - began)
+    each = (times[-1] - times[-2]) / (steps - steps // 2)  # what comes before the first step is out
+    return max(1, int(minutes * 60 / each))
 
 
 def _evaluated(
-    learner: qs.Learner, split: qs.Classes, ways: int, args: argparse.Namespace
+    name: str, learner: qs.Learner, split: qs.Classes, ways: int, shots: int, tasks: int
 ) -> dict[str, Any]:
-    source = qs.episodes(split, ways=ways, shots=1, queries=15 if ways == 5 else 5)
-    evaluation = qs.evaluate(learner, source, tasks=args.test_tasks)
-    print(f"{args.learner}, norm={args.norm}, {ways}-way 1-shot: {evaluation}", flush=True)
+    sequential = "support_order_is_irrelevant" in learner.exceptions
+    queries = 15 if ways == 5 else 5
+    source = qs.episodes(split, ways, shots, queries, shuffled=sequential)
+    evaluation = qs.evaluate(learner, source, tasks=tasks)
+    print(f"{name}, {ways}-way {shots}-shot: {evaluation}", flush=True)
     about = evaluation.to_json()
     del about["scores"]
-    return {"ways": ways, "shots": 1, **about}
+    return {"ways": ways, "shots": shots, **about}
+
+
+def _table() -> list[dict[str, object]]:
+    rows = []
+    for name, entry in ENTRIES.items():
+        found = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(f"{name}*.json"))]
+        results = [r for r in found if r["learner"] == name]
+        if not results:
+            continue
+        cells = {
+            (e["ways"], e["shots"]): f"{100 * e['mean']:.1f} ± {100 * e['half_width']:.1f}"
+            for r in results
+            for e in r["evaluations"]
+        }
+        rows.append(
+            {"learner": entry.title, "norm": entry.norm,
+             "protocol": results[0]["evaluations"][0]["protocol"]}
+            | {title: cells.get(column, "–") for column, title in COLUMNS.items()}
+            | {"published": " / ".join("–" if p is None else f"{p:g}" for p in entry.published),
+               "CPU minutes": " + ".join(f"{r['trained']['cpu_minutes']:.0f}" for r in results)}
+        )  # fmt: skip
+    return rows
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("learner", choices=sorted(PUBLISHED))
-    parser.add_argument("--norm", default="group")
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--tasks-per-step", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Adam")
-    parser.add_argument("--inner-steps", type=int, default=1)
-    parser.add_argument("--inner-rate", type=float, default=0.4)
+    parser.add_argument("learner", nargs="?", choices=list(ENTRIES))
+    parser.add_argument("--table", action="store_true", help="print what was measured so far")
+    parser.add_argument("--ways", type=int, default=5, choices=(5, 20), help="column to train for")
+    parser.add_argument("--minutes", type=float, default=10.0, help="CPU time of the training")
+    parser.add_argument("--steps", type=int, default=None, help="instead of --minutes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--test-tasks", type=int, default=1000)
     parser.add_argument("--root", default=None, help="data root; default QUICKSTUDY_DATA")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.table and args.learner is None:
+        parser.error(f"name a learner ({', '.join(ENTRIES)}), or ask for the --table")
+    return args
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import quickstudy as qs
+from quickstudy.learners.gradient.meta_gradients import Implicit
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.transfer.linear_probe import logistic
 from quickstudy.registry import build, describe
@@ -19,7 +20,8 @@ LEARNERS = [
     qs.Prototypical(qs.backbones.ResNet12((4, 4, 8, 8), in_channels=1)),
     qs.LinearProbe(qs.backbones.Conv4(8, "support", image_size=16), head=logistic, l2=0.5),
     qs.MAML(qs.backbones.Conv4(8, image_size=16, outputs=3), steps=2, adapts=("head.*",)),
-    qs.MAML(qs.backbones.MLP(256, (8,), outputs=3), rate=0.1, first_order=True),
+    qs.MAML(qs.backbones.MLP(256, (8,), outputs=3), rate=0.1, meta_gradient=Implicit(1.5)),
+    qs.MAMLPlusPlus(qs.backbones.MLP(256, (8,), outputs=3)),
 ]
 
 

@@ -15,8 +15,30 @@ if TYPE_CHECKING:
     from quickstudy.core import Examples, Learner, Predictor, Task, TaskSpec
     from quickstudy.estimator import FewShotClassifier
     from quickstudy.evaluation.evaluate import Evaluation, evaluate
+    from quickstudy.learners.gradient.anil import ANIL
+    from quickstudy.learners.gradient.boil import BOIL
+    from quickstudy.learners.gradient.cavia import CAVIA
+    from quickstudy.learners.gradient.lstm_meta_learner import LSTMMetaLearner
     from quickstudy.learners.gradient.maml import MAML
+    from quickstudy.learners.gradient.maml_plus_plus import MAMLPlusPlus
+    from quickstudy.learners.gradient.meta_sgd import MetaSGD
+    from quickstudy.learners.gradient.proto_maml import ProtoMAML
+    from quickstudy.learners.gradient.reptile import Reptile
+    from quickstudy.learners.memory.in_context import InContext
+    from quickstudy.learners.memory.mann import MANN
+    from quickstudy.learners.memory.memory_network import MemoryNetwork
+    from quickstudy.learners.memory.meta_networks import MetaNetworks
+    from quickstudy.learners.memory.neural_process import (
+        AttentiveNeuralProcess,
+        ConditionalNeuralProcess,
+    )
+    from quickstudy.learners.memory.snail import SNAIL
+    from quickstudy.learners.metric.matching import Matching
+    from quickstudy.learners.metric.meta_opt_net import MetaOptNet
     from quickstudy.learners.metric.prototypical import Prototypical
+    from quickstudy.learners.metric.r2d2 import R2D2
+    from quickstudy.learners.metric.relation import Relation
+    from quickstudy.learners.metric.siamese import Siamese
     from quickstudy.learners.transfer.linear_probe import LinearProbe
     from quickstudy.storage import load_learner, load_predictor, save_learner
     from quickstudy.tasks.classes import Classes
@@ -26,15 +48,35 @@ if TYPE_CHECKING:
     from quickstudy.training.trainer import Validation, fit
 
 _HOME = {
+    "ANIL": "learners.gradient.anil",
+    "AttentiveNeuralProcess": "learners.memory.neural_process",
+    "BOIL": "learners.gradient.boil",
+    "CAVIA": "learners.gradient.cavia",
     "Classes": "tasks.classes",
+    "ConditionalNeuralProcess": "learners.memory.neural_process",
     "Evaluation": "evaluation.evaluate",
     "Examples": "core",
     "FewShotClassifier": "estimator",
+    "InContext": "learners.memory.in_context",
+    "LSTMMetaLearner": "learners.gradient.lstm_meta_learner",
     "Learner": "core",
     "LinearProbe": "learners.transfer.linear_probe",
     "MAML": "learners.gradient.maml",
+    "MAMLPlusPlus": "learners.gradient.maml_plus_plus",
+    "MANN": "learners.memory.mann",
+    "Matching": "learners.metric.matching",
+    "MemoryNetwork": "learners.memory.memory_network",
+    "MetaNetworks": "learners.memory.meta_networks",
+    "MetaOptNet": "learners.metric.meta_opt_net",
+    "MetaSGD": "learners.gradient.meta_sgd",
     "Predictor": "core",
+    "ProtoMAML": "learners.gradient.proto_maml",
     "Prototypical": "learners.metric.prototypical",
+    "R2D2": "learners.metric.r2d2",
+    "Relation": "learners.metric.relation",
+    "Reptile": "learners.gradient.reptile",
+    "SNAIL": "learners.memory.snail",
+    "Siamese": "learners.metric.siamese",
     "Sinusoids": "tasks.functions",
     "Task": "core",
     "TaskSpec": "core",
@@ -52,15 +94,35 @@ _HOME = {
 _MODULES = ("backbones", "datasets", "testing", "training")
 
 __all__ = [
+    "ANIL",
+    "BOIL",
+    "CAVIA",
     "MAML",
+    "MANN",
+    "R2D2",
+    "SNAIL",
+    "AttentiveNeuralProcess",
     "Classes",
+    "ConditionalNeuralProcess",
     "Evaluation",
     "Examples",
     "FewShotClassifier",
+    "InContext",
+    "LSTMMetaLearner",
     "Learner",
     "LinearProbe",
+    "MAMLPlusPlus",
+    "Matching",
+    "MemoryNetwork",
+    "MetaNetworks",
+    "MetaOptNet",
+    "MetaSGD",
     "Predictor",
+    "ProtoMAML",
     "Prototypical",
+    "Relation",
+    "Reptile",
+    "Siamese",
     "Sinusoids",
     "Task",
     "TaskSpec",

@@ -175,7 +175,7 @@ def evaluate(
     recipe = replace(this.recipe, test_tasks=tasks, device=device, **asked)
     learner, _ = this.learner()
     learner.to(choose_device(recipe.device))
-    source = make_test_source(recipe, load_data(recipe))
+    source = make_test_source(recipe, load_data(recipe), learner)
     result = score(learner, source, tasks, seed=TEST_SEED + recipe.seed if seed is None else seed)
     if as_json:
         click.echo(json.dumps(result.to_json()))

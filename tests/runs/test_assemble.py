@@ -9,6 +9,8 @@ import torch
 
 import quickstudy as qs
 from quickstudy.datasets.images import ImageError
+from quickstudy.learners.gradient.descend import Adam
+from quickstudy.learners.gradient.meta_gradients import Implicit
 from quickstudy.runs.assemble import learner_options, make_learner, make_sources, prepare
 from quickstudy.runs.recipe import Recipe
 from quickstudy.tasks.sampling import draw
@@ -34,7 +36,12 @@ def test_first_weights_depend_on_the_seed_alone():
         ("prototypical", {"backbone": "conv4"}, "'backbone' is unknown"),
         ("linear_probe", {"head": "cosine"}, "Valid names: ridge, logistic"),
         ("maml", {"steps": 1.5}, "option steps of maml must be int"),
-        ("maml", {"first_order": 1}, "first_order of maml must be bool"),
+        ("maml", {"meta_gradient": "second"}, "Valid names: exact, first_order, finite_diff"),
+        ("maml", {"meta_gradient": {"name": "implicit", "strenth": 1}}, "Did you mean 'strength'"),
+        ("maml", {"meta_gradient": {"name": "implicit", "strength": -1}}, "strength > 0"),
+        ("maml", {"meta_gradient": {"strength": 1}}, "'None' is unknown"),
+        ("maml", {"update": {"name": "sgd", "decay": 0.9}}, "sgd has no settings"),
+        ("maml", {"update": {"name": "adam", "decay": "much"}}, "decay must be float"),
         ("maml", {"adapts": [1]}, "adapts of maml must be a list of texts"),
         ("maml", {"stps": 1}, "Did you mean 'steps'"),
         ("maml", {3: 1}, "'3' is unknown"),
@@ -51,6 +58,9 @@ def test_options_become_arguments():
     assert got == {"distance": qs.learners.metric.distances.cosine, "scale": 10.0}
     maml = learner_options(Recipe(learner="maml", options={"adapts": ["head.*"], "rate": "1e-2"}))
     assert maml == {"adapts": ("head.*",), "rate": 0.01}
+    parts = {"update": "adam", "meta_gradient": {"name": "implicit", "strength": "1e-1"}}
+    maml = learner_options(Recipe(learner="maml", options=parts))
+    assert maml == {"update": Adam(), "meta_gradient": Implicit(strength=0.1)}
 
 
 def test_the_number_of_train_ways_is_what_the_recipe_says(short):
@@ -94,5 +104,11 @@ def test_a_device_that_is_not_there_is_refused(short):
 
 
 def test_sources_follow_an_incomplete_recipe_too(short):
-    data = prepare(short).data
-    assert make_sources(short, data).train.ways == (8, 8)
+    parts = prepare(short)
+    assert make_sources(short, parts.data, parts.learner).train.ways == (8, 8)
+
+
+@pytest.mark.parametrize(("options", "shuffled"), [({}, False), ({"reads": 2}, True)])
+def test_sequences_get_their_rows_in_random_order(short, options, shuffled):
+    parts = prepare(replace(short, learner="matching", options=options))
+    assert {s.shuffled for s in vars(parts.sources).values()} == {shuffled}

@@ -83,8 +83,8 @@ def test_only_the_default_of_train_ways_gives_way_to_the_data():
 
 def test_single_options_win_over_those_of_a_file():
     file = {"ways": 2, "shots": 1, "options": {"steps": 2, "rate": 0.1}}
-    merged = merge(file, {"shots": 5}, read_options(["rate=0.05", "first_order=true"]))
-    options = {"steps": 2, "rate": 0.05, "first_order": True}
+    merged = merge(file, {"shots": 5}, read_options(["rate=0.05", "update=adam"]))
+    options = {"steps": 2, "rate": 0.05, "update": "adam"}
     assert merged == {"ways": 2, "shots": 5, "options": options}
     for wrong in ("steps", "steps=["):
         with pytest.raises(ValueError, match="--option"):

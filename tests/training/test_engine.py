@@ -22,12 +22,12 @@ from witness import (
 import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.learners.objectives import Objective, Outcome, query_loss
 from quickstudy.learners.transfer.heads import logistic
 from quickstudy.tasks.batches import stack, unstack
 from quickstudy.tasks.sampling import draw
 from quickstudy.training.engine import Mapping, Plan, accumulate, map_tasks
 from quickstudy.training.laws import BrokenLaw
-from quickstudy.training.objectives import Objective, Outcome, query_loss
 from quickstudy.training.planning import check_lawful, graph_bytes, make_plan
 
 LEARNERS: dict[str, Callable[[], Learner]] = {

@@ -28,6 +28,7 @@ from witness import (
 import quickstudy as qs
 from quickstudy.backbones import Conv4
 from quickstudy.core import Examples, Task
+from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
 from quickstudy.training.engine import Mapping, Plan
 
 
@@ -91,7 +92,7 @@ def by_statistics(x: Tensor, of: Tensor, weights: Tensor, gain: Tensor, shift: T
 
 def check(learner: qs.MAML, forward: Forward, tasks: list[Task], **options: Any) -> None:
     """Every task alone, and the mean of all, under every mapping."""
-    options |= {"first_order": learner.first_order}
+    options |= {"first_order": isinstance(learner.meta_gradient, FirstOrder)}
     expected = [
         independent_gradient(
             forward, learner.backbone, task, learner.steps, learner.rate, **options
@@ -113,7 +114,7 @@ def check(learner: qs.MAML, forward: Forward, tasks: list[Task], **options: Any)
 def test_conv4(norm: str, steps: int, first_order: bool, weighted: bool) -> None:
     torch.manual_seed(0)
     net = in_general_position(Conv4(16, norm, image_size=16, outputs=3))
-    learner = qs.MAML(net, steps, rate=0.1, first_order=first_order)
+    learner = qs.MAML(net, steps, 0.1, FirstOrder() if first_order else Exact())
     check(learner, conv4_by_hand(norm), [images_task(seed, weighted) for seed in range(2)])
 
 
@@ -132,8 +133,8 @@ def test_the_orders_differ() -> None:
     net = in_general_position(Conv4(16, image_size=16, outputs=3))
     task, plan = images_task(0, False), Plan(Mapping.LOOP, "", 1)
     second, first = (
-        engine_gradient(qs.MAML(net, 2, 0.1, first_order=order), [task], plan)
-        for order in (False, True)
+        engine_gradient(qs.MAML(net, 2, 0.1, order), [task], plan)
+        for order in (Exact(), FirstOrder())
     )
     assert error(first, second) > 1e-2
 

@@ -24,10 +24,10 @@ from witness import (
 
 import quickstudy as qs
 from quickstudy.core import Examples
+from quickstudy.learners.objectives import query_loss
 from quickstudy.tasks.batches import stack
 from quickstudy.training.engine import Mapping, Plan, accumulate
 from quickstudy.training.laws import BrokenLaw
-from quickstudy.training.objectives import query_loss
 from quickstudy.training.planning import Engine, check_lawful, make_plan
 
 

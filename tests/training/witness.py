@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.core import Examples, Learner, Task
+from quickstudy.learners.objectives import query_loss
 from quickstudy.tasks.batches import stack
 from quickstudy.training.engine import Plan, accumulate
-from quickstudy.training.objectives import query_loss
 
 TOLERANCE = 1e-9
 Weights = dict[str, Tensor]

@@ -20,6 +20,8 @@ class Conv4(nn.Module):
     ``norm``        "group" | "batch" | "support" | "running": see
                     :mod:`quickstudy.backbones.norms`.
     ``outputs``     size of the linear head; None for features.
+    ``pools``       how many of the first blocks pool; with 2, 28x28 images give 7x7 positions.
+    ``flat``        vectors; False for maps (n, channels, side, side), as Relation may compare.
 
     Reference: Vinyals et al. (2016), Matching Networks for One Shot Learning, section 4.1.
     Differs from the paper in the norm: group by default, so that queries do not see one another.
@@ -33,31 +35,43 @@ class Conv4(nn.Module):
         in_channels: int = 1,
         image_size: int = 28,
         outputs: int | None = None,
+        pools: int = 4,
+        flat: bool = True,
     ) -> None:
         super().__init__()
-        side = image_size // 16
+        if not 0 <= pools <= 4:
+            raise ValueError(f"Conv4: of its 4 blocks 0 to 4 can pool; found pools={pools}.")
+        side = image_size // 2**pools
         if side < 1:
             raise ValueError(
-                f"Conv4: four poolings by 2 need images of 16 pixels or more; found {image_size}."
+                f"Conv4: {pools} poolings by 2 need images of {2**pools} pixels or more; "
+                f"found {image_size}."
             )
+        if outputs and not flat:
+            raise ValueError("Conv4: a linear head (outputs) needs vectors: leave flat=True.")
         self.channels, self.norm, self.outputs = channels, norm, outputs
         self.in_channels, self.image_size = in_channels, image_size
+        self.pools, self.flat = pools, flat
         self.features = channels * side * side
+        self.feature_shape = (self.features,) if flat else (channels, side, side)
         widths = [in_channels] + [channels] * 4
-        self.blocks = nn.Sequential(*(self._block(a, b) for a, b in pairwise(widths)))
+        self.blocks = nn.Sequential(
+            *(self._block(a, b, i < pools) for i, (a, b) in enumerate(pairwise(widths)))
+        )
         self.head = nn.Linear(self.features, outputs) if outputs else nn.Identity()
 
-    def _block(self, inputs: int, outputs: int) -> nn.Module:
+    def _block(self, inputs: int, outputs: int, pool: bool) -> nn.Module:
         return nn.Sequential(
             OrderedDict(
                 conv=nn.Conv2d(inputs, outputs, 3, padding=1),
                 norm=make_norm(self.norm, outputs),
                 relu=nn.ReLU(),
-                pool=nn.MaxPool2d(2),
+                pool=nn.MaxPool2d(2) if pool else nn.Identity(),
             )
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (n, features), or predictions (n, outputs)."""
-        result: Tensor = self.head(self.blocks(images).flatten(1))
+        """Features (n, features), predictions (n, outputs), or maps."""
+        maps: Tensor = self.blocks(images)
+        result: Tensor = self.head(maps.flatten(1) if self.flat else maps)
         return result

@@ -15,13 +15,13 @@ from torch import Tensor
 from quickstudy.backbones.norms import norm_policy
 from quickstudy.core import Examples, Learner, Task, TaskSource
 from quickstudy.evaluation.intervals import half_width
+from quickstudy.learners.objectives import answers
 from quickstudy.modules import convolves_on_cpu, device_of, evaluation_mode
 from quickstudy.tasks.batches import stack, to_device
 from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.metrics import calibration_error, score
 from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
 from quickstudy.training.engine import Mapping, Plan, map_tasks
-from quickstudy.training.objectives import answers
 from quickstudy.trees import map_tree
 
 

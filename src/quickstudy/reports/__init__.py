@@ -1,6 +1,7 @@
 """Results -> text, figure, one self-contained HTML page: pure functions.
 
 views        one task as a learner answers it, in numbers
+insights     what the learner did with one task, in numbers: what moved, what it looked at
 plots        figures (matplotlib) of a training log, of scores, of views
 page         the HTML report of a run
 tables       tables for the terminal and for Markdown

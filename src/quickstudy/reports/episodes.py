@@ -132,11 +132,11 @@ def confusion_table(view: EpisodeView) -> Markup:
     )
     table = tag("table", tag("thead", head), tag("tbody", *body), class_="confusion")
     side = SMALL_SIDE if len(ways) <= WAYS_SIDE_BY_SIDE else 28
-    return tag("div", table, class_=f"scroll {_class_of(view)}", style=f"--tile: {side}px")
+    return tag("div", table, class_=f"scroll {class_of(view)}", style=f"--tile: {side}px")
 
 
 def _axis_label(view: EpisodeView, way: int, scope: str) -> Markup:
-    inner = tag("span", letter(way), _class_picture(view, way))
+    inner = tag("span", letter(way), class_picture(view, way))
     return tag("th", inner, scope=scope, title=view.names[way])
 
 
@@ -171,9 +171,9 @@ def _pair(count: int, view: EpisodeView, true: int, called: int) -> Markup:
     total = int((view.query_targets == true).sum())
     return tag(
         "li",
-        _class_picture(view, true),
+        class_picture(view, true),
         tag("span", "→", class_="arrow"),
-        _class_picture(view, called),
+        class_picture(view, called),
         tag(
             "span",
             tag("b", f"{count} of {total}"),
@@ -182,7 +182,7 @@ def _pair(count: int, view: EpisodeView, true: int, called: int) -> Markup:
             " were called ",
             breakable(view.names[called]),
         ),
-        class_=f"pair {_class_of(view)}",
+        class_=f"pair {class_of(view)}",
     )
 
 
@@ -190,7 +190,7 @@ SMALL_SIDE = 46
 """CSS pixels of a picture that stands for its class."""
 
 
-def _class_picture(view: EpisodeView, way: int) -> Markup | None:
+def class_picture(view: EpisodeView, way: int) -> Markup | None:
     """The first support picture of a way, where there is one."""
     rows = np.flatnonzero(view.support_targets == way)
     if view.support_images is None or not len(rows):
@@ -198,7 +198,8 @@ def _class_picture(view: EpisodeView, way: int) -> Markup | None:
     return tag("img", src=data_uri(view.support_images[rows[0]], SMALL_SIDE), alt="")
 
 
-def _class_of(view: EpisodeView) -> str | None:
+def class_of(view: EpisodeView) -> str | None:
+    """How the pictures of a task are enlarged; None where its inputs are no images."""
     return None if view.query_images is None else picture_class(view.query_images)
 
 

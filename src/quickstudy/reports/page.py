@@ -14,6 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from quickstudy.reports import sections, words
+from quickstudy.reports.insights import Insights
 from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.views import EpisodeView, RegressionView, View
 
@@ -31,6 +32,7 @@ class RunFacts:
     ``metrics``     rows of the training log, see :func:`quickstudy.training.log.read_metrics`.
     ``views``       test tasks in the order in which they were drawn, not picked; about 20 give a
                     fair picture of calibration. The first few are shown as pictures.
+    ``insights``    what the learner did with the first of these tasks, None to leave it out.
     ``config``      the whole configuration, nested as it is: anything JSON.
     ``versions``    program -> version.
     ``command``     the command that made the run.
@@ -49,6 +51,7 @@ class RunFacts:
     commit: str = ""
     subtitle: str = ""
     created: str = ""
+    insights: Insights | None = None
 
 
 def page(facts: RunFacts) -> str:
@@ -62,6 +65,7 @@ def page(facts: RunFacts) -> str:
         sections.tasks(classified) if classified else None,
         sections.mistakes(classified) if classified else None,
         sections.regressions(fitted) if fitted else None,
+        sections.insights(facts.insights) if facts.insights else None,
         _reproduction(facts),
         tag(
             "footer",

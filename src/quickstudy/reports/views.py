@@ -121,7 +121,7 @@ def _view_episode(
         )
     # Adapting may need gradients, so they are only cut, not switched off.
     state = learner.adapt(support, spec)
-    kept_support, kept_query = _judgeable(support), _judgeable(query)
+    kept_support, kept_query = judgeable(support), judgeable(query)
     # All rows are asked at once, kept or not: a transductive learner must see what it is scored on.
     with counting(query.weights):
         probability, predicted = learner.predict(state, query.inputs, spec).softmax(-1).max(-1)
@@ -132,10 +132,10 @@ def _view_episode(
     return EpisodeView(
         _pick(support_images, kept_support),
         _pick(query_images, kept_query),
-        _numpy(support.targets)[kept_support],
-        _numpy(query.targets)[kept_query],
-        _numpy(predicted)[kept_query],
-        _numpy(probability)[kept_query],
+        to_numpy(support.targets)[kept_support],
+        to_numpy(query.targets)[kept_query],
+        to_numpy(predicted)[kept_query],
+        to_numpy(probability)[kept_query],
         _pick(support_embeddings, kept_support),
         _pick(query_embeddings, kept_query),
         tuple(str(name) for name in names),
@@ -145,27 +145,27 @@ def _view_episode(
 def _view_regression(
     learner: Learner, support: Examples, query: Examples, spec: TaskSpec
 ) -> RegressionView:
-    kept_support, kept_query = _judgeable(support), _judgeable(query)
+    kept_support, kept_query = judgeable(support), judgeable(query)
     nothing = support._replace(weights=torch.zeros_like(support.weights))
     untaught, taught = learner.adapt(nothing, spec), learner.adapt(support, spec)
     with counting(query.weights):
         before = learner.predict(untaught, query.inputs, spec)
         after = learner.predict(taught, query.inputs, spec)
     return RegressionView(
-        _numpy(support.targets)[kept_support],
-        _numpy(query.targets)[kept_query],
-        _numpy(before)[kept_query] if bool(before.isfinite().all()) else None,
-        _numpy(after)[kept_query],
+        to_numpy(support.targets)[kept_support],
+        to_numpy(query.targets)[kept_query],
+        to_numpy(before)[kept_query] if bool(before.isfinite().all()) else None,
+        to_numpy(after)[kept_query],
         _pick(_as_numbers(support.inputs), kept_support),
         _pick(_as_numbers(query.inputs), kept_query),
     )
 
 
-def _judgeable(examples: Examples) -> Array:
+def judgeable(examples: Examples) -> Array:
     """(n,): rows that are there and whose target is known; at least one."""
     targets = examples.targets
     known = ~targets.isnan().flatten(1).any(1) if targets.is_floating_point() else targets >= 0
-    kept = _numpy(known & (examples.weights > 0))
+    kept = to_numpy(known & (examples.weights > 0))
     if not kept.any():
         raise ValueError(
             f"view: none of the {len(kept)} rows has both a weight and a known target, so there "
@@ -199,9 +199,10 @@ def _as_numbers(inputs: Any) -> Tensor | None:
 
 
 def _pick(values: Tensor | None, kept: Array) -> Array | None:
-    return None if values is None else _numpy(values)[kept]
+    return None if values is None else to_numpy(values)[kept]
 
 
-def _numpy(values: Tensor) -> Array:
+def to_numpy(values: Tensor) -> Array:
+    """A tensor on any device as an array, low-precision floats as float32 ones."""
     values = values.detach().cpu()
     return np.asarray(values.float().numpy() if values.is_floating_point() else values.numpy())

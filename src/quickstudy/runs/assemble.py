@@ -16,8 +16,17 @@ from quickstudy.runs.provenance import choose_device
 from quickstudy.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes
 
-CHOICES = {"distance": ("squared_euclidean", "cosine"), "head": ("ridge", "logistic")}
-"""Arguments of learners that are functions, and the names by which a recipe may give them."""
+CHOICES = {
+    "distance": ("squared_euclidean", "cosine"),
+    "head": ("ridge", "logistic"),
+    "objective": ("contrastive", "linear_contrastive", "verification"),
+    "update": ("sgd", "momentum", "adam"),
+    "meta_gradient": ("exact", "first_order", "finite_difference", "implicit"),
+}
+"""Arguments of learners that are functions, and the names by which a recipe may give them.
+
+Those with settings may also be given as a mapping, such as ``{name: implicit, strength: 2.0}``.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,8 @@ def prepare(recipe: Recipe) -> Parts:
     learner_options(recipe)  # a mistake in these should not have to wait for the data
     data = load_data(recipe)
     recipe = recipe.complete(train_classes=len(data.train))
-    sources = make_sources(recipe, data)
     learner = make_learner(recipe, tuple(data.train.inputs.shape[1:]))
+    sources = make_sources(recipe, data, learner)
     return Parts(recipe, data, sources, learner.to(device))
 
 
@@ -58,30 +67,37 @@ def load_data(recipe: Recipe) -> Dataset:
     )  # fmt: skip
 
 
-def make_sources(recipe: Recipe, data: Dataset) -> Sources:
+def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
     """Training tasks as the recipe trains, validation and test tasks as it tests.
+
+    Rows come in random order for a ``learner`` that reads its support as a sequence.
 
     Raises ValueError, naming the split, that has too few classes or rows.
     """
     train_ways = recipe.budget(len(data.train)).train_ways
+    mixed = _reads_a_sequence(learner)
     return Sources(
-        train=_source(recipe, data, "train", train_ways, recipe.train_queries),
-        val=_source(recipe, data, "val", recipe.ways, recipe.queries),
-        test=make_test_source(recipe, data),
+        train=_source(recipe, data, "train", train_ways, recipe.train_queries, mixed),
+        val=_source(recipe, data, "val", recipe.ways, recipe.queries, mixed),
+        test=make_test_source(recipe, data, learner),
     )
 
 
-def make_test_source(recipe: Recipe, data: Dataset) -> Episodes:
+def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episodes:
     """Tasks of the recipe's ways, shots and queries from the test classes."""
-    return _source(recipe, data, "test", recipe.ways, recipe.queries)
+    mixed = _reads_a_sequence(learner)
+    return _source(recipe, data, "test", recipe.ways, recipe.queries, mixed)
 
 
-def _source(recipe: Recipe, data: Dataset, split: str, ways: int, queries: int) -> Episodes:
-    # What reads its support as a sequence must not find the classes in a fixed order.
-    learner = resolve("learner", recipe.learner, LEARNERS)
-    sequential = "support_order_is_irrelevant" in learner.exceptions
+def _reads_a_sequence(learner: Learner) -> bool:
+    return "support_order_is_irrelevant" in learner.exceptions
+
+
+def _source(
+    recipe: Recipe, data: Dataset, split: str, ways: int, queries: int, shuffled: bool
+) -> Episodes:
     try:
-        return episodes(data.splits[split], ways, recipe.shots, queries, shuffled=sequential)
+        return episodes(data.splits[split], ways, recipe.shots, queries, shuffled=shuffled)
     except ValueError as error:
         raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
 
@@ -111,11 +127,27 @@ def learner_options(recipe: Recipe) -> dict[str, Any]:
             raise nearest(f"option of {recipe.learner}", str(name), valid)
         where = f"option {name} of {recipe.learner}"
         if name in CHOICES:
-            choices = {choice: FUNCTIONS[choice] for choice in CHOICES[name]}
-            arguments[name] = resolve(where, str(value), choices)
+            arguments[name] = _choice(where, value, CHOICES[name])
         else:
             arguments[name] = checked(where, value, valid[name])
     return arguments
+
+
+def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
+    """The function or part that a name, or a mapping of a name and settings, stands for."""
+    settings = dict(value) if isinstance(value, dict) else {"name": value}
+    name = str(settings.pop("name", None))
+    chosen = resolve(where, name, {n: n for n in names})
+    if name in FUNCTIONS:
+        if settings:
+            raise ValueError(f"{where}: {name} has no settings; found {settings}.")
+        return chosen
+    hints = get_type_hints(chosen.__init__)
+    valid = {setting: hints[setting] for setting in inspect.signature(chosen).parameters}
+    for setting in settings:
+        if setting not in valid:
+            raise nearest(f"setting of {name}", str(setting), valid)
+    return chosen(**{s: checked(f"{where}: {s}", v, valid[s]) for s, v in settings.items()})
 
 
 def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int | None) -> torch.nn.Module:

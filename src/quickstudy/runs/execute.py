@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from quickstudy.core import Learner, Task
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
 from quickstudy.registry import LEARNERS
+from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
 from quickstudy.runs.assemble import Parts, prepare
@@ -17,7 +20,7 @@ from quickstudy.runs.recipe import Recipe
 from quickstudy.storage import save_learner, write_atomically
 from quickstudy.tasks.sampling import draw, generator, task_seed
 from quickstudy.training.log import read_metrics
-from quickstudy.training.trainer import Validation, adam, cosine, fit
+from quickstudy.training.trainer import Validation, adam, cosine, fit, sgd
 
 TEST_SEED = 1 << 22  # test tasks: a stream that neither training nor validation draws from
 DRAWN_TASKS = 20
@@ -62,9 +65,10 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
     validation = Validation(
         parts.sources.val, every=budget.validate_every, tasks=100, patience=recipe.patience
     )
+    optimiser = {"adam": adam, "sgd": sgd}[recipe.optimiser]
     training = fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
-        optimiser=adam(recipe.rate), schedule=cosine, validation=validation, seed=recipe.seed,
+        optimiser=optimiser(recipe.rate), schedule=cosine, validation=validation, seed=recipe.seed,
         run=run.path, resume=resume, progress=progress,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
@@ -75,17 +79,21 @@ def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:
     """Write ``report.html`` from the run's log and the first of its test tasks."""
     recipe, source, origin = run.recipe, parts.sources.test, run.origin
     learner = parts.learner.cpu()  # where tasks are drawn; a few of them take no time
-    views = []
-    for index in range(min(DRAWN_TASKS, recipe.test_tasks)):
+
+    def test_task(index: int) -> tuple[Learner, Task, Sequence[str]]:
         names = source.names(generator(task_seed(evaluation.seed, index)))
-        views.append(view(learner, draw(source, evaluation.seed, index), names))
+        return learner, draw(source, evaluation.seed, index), names
+
+    first = insights(*test_task(0))
+    others = range(1, min(DRAWN_TASKS, recipe.test_tasks))
     facts = RunFacts(
         title=f"{LEARNERS[recipe.learner].title} on {parts.data.card.title}",
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} queries per class; "
         "test classes were never seen in training",
         evaluation=evaluation,
         metrics=read_metrics(run.path / "metrics.jsonl"),
-        views=views,
+        views=[first.view, *(view(*test_task(index)) for index in others)],
+        insights=first,
         config=recipe.to_json(),
         versions=origin.versions,
         command=origin.command,

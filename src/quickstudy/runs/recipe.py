@@ -21,6 +21,9 @@ from quickstudy.registry import BACKBONES, LEARNERS, nearest
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
+OPTIMISERS = ("adam", "sgd")
+"""What trains a learner over its tasks; both stand in :mod:`quickstudy.training.trainer`."""
+
 LEAST = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
     "train_queries": 1, "steps": 1, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
@@ -48,8 +51,28 @@ class _Default(NamedTuple):
 # learners learn faster from more ways than they are tested on (Snell et al., 2017).
 _DEFAULTS = {
     "prototypical": _Default(800, 1, 20),
+    "siamese": _Default(800, 1, 20),
+    "matching": _Default(800, 1, 20),
+    "relation": _Default(800, 1, 20),
+    "r2d2": _Default(800, 1, 20),
+    "meta_opt_net": _Default(800, 1, 20),
+    "mann": _Default(2000, 4, None),
+    "memory_network": _Default(800, 1, 20),
+    "meta_networks": _Default(1000, 4, None),
     "linear_probe": _Default(600, 1, 20),
     "maml": _Default(2000, 4, None),
+    "anil": _Default(2000, 4, None),
+    "boil": _Default(2000, 4, None),
+    "maml_plus_plus": _Default(1000, 4, None),
+    "reptile": _Default(1000, 5, None),
+    "meta_sgd": _Default(2000, 4, None),
+    "cavia": _Default(2000, 4, None),
+    "proto_maml": _Default(800, 4, None),
+    "lstm_meta_learner": _Default(1000, 4, None),
+    "snail": _Default(2000, 4, None),
+    "in_context": _Default(2000, 4, None),
+    "conditional_neural_process": _Default(2000, 4, None),
+    "attentive_neural_process": _Default(2000, 4, None),
 }
 
 
@@ -62,7 +85,8 @@ class Recipe:
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
     ``ways``, ``shots``, ``queries``       of the test tasks.
     ``train_ways``, ``train_queries``      of the training tasks.
-    ``steps``, ``tasks_per_step``, ``rate``  of training: Adam, along a cosine.
+    ``steps``, ``tasks_per_step``, ``rate``  of training; the rate falls along a cosine.
+    ``optimiser``                  "adam", or "sgd" (for Reptile, at rate 1, as in its paper).
     ``validate_every``, ``patience``   validation on the way; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
@@ -89,6 +113,7 @@ class Recipe:
     steps: int | None = None
     tasks_per_step: int | None = None
     rate: float = 1e-3
+    optimiser: str = "adam"
     validate_every: int | None = None
     patience: int | None = None
     test_tasks: int = 600
@@ -100,7 +125,8 @@ class Recipe:
         splits = card(self.data).splits
         for kind, name, valid in (
             ("learner", self.learner, LEARNERS), ("backbone", self.backbone, BACKBONES),
-            ("norm", self.norm, NORMS), (f"split of {self.data}", self.split, splits),
+            ("norm", self.norm, NORMS), ("optimiser", self.optimiser, OPTIMISERS),
+            (f"split of {self.data}", self.split, splits),
         ):  # fmt: skip
             if name is not None and valid and name not in valid:
                 raise nearest(kind, name, dict.fromkeys(valid))

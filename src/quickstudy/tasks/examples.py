@@ -40,11 +40,11 @@ def regression(outputs: int = 1) -> TaskSpec:
 def examples(inputs: Any, targets: Any, weights: Any = None) -> Examples:
     """Examples from tensors or arrays, with shapes checked.
 
-    ``inputs``   (n, ...), or a tree of such; uint8 images are scaled to [0, 1].
+    ``inputs``   (n, ...), or a tree (dict or tuple) of such; uint8 images are scaled to [0, 1].
     ``targets``  (n,) integer class ids (-1 where unknown), or (n, d) reals (NaN where unknown).
     ``weights``  (n,) non-negative; ones by default.
     """
-    inputs = map_tree(_tensor, inputs)
+    inputs = map_tree(_tensor, np.asarray(inputs) if isinstance(inputs, list) else inputs)
     targets = torch.as_tensor(np.asarray(targets) if isinstance(targets, list) else targets)
     n = rows(inputs)
     if targets.ndim == 0 or len(targets) != n:

@@ -1,1 +1,1 @@
-"""Learning from many tasks: the engine, the trainer, objectives and checkpoints."""
+"""Learning from many tasks: the engine, the trainer and checkpoints."""

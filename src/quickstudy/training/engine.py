@@ -25,9 +25,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.backbones.norms import blind_to_weights, rows_count_alike
 from quickstudy.core import Examples, Learner, Task
+from quickstudy.learners.objectives import Objective, Outcome
 from quickstudy.modules import call_with
 from quickstudy.tasks.batches import unstack
-from quickstudy.training.objectives import Objective, Outcome
 from quickstudy.trees import map_tree
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import Examples, Learner, Task
+from quickstudy.learners.objectives import Objective, answers, objective_of, query_loss
 from quickstudy.tasks.batches import stack, unstack
 from quickstudy.training.engine import Mapping, Plan, accumulate, map_tasks, miscounts_rows
-from quickstudy.training.objectives import Objective, answers, objective_of, query_loss
 from quickstudy.trees import leaves, map_tree
 
 Law = Callable[[Learner, Task], None]

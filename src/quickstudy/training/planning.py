@@ -4,6 +4,7 @@ many tasks fit in memory at a time?"""
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from quickstudy.core import Learner, Task
+from quickstudy.learners.objectives import Objective
 from quickstudy.modules import convolves_on_cpu
 from quickstudy.tasks.sampling import generator
 from quickstudy.testing import BrokenLaw, applicable, check_laws, doubled
 from quickstudy.training.engine import Mapping, Plan
 from quickstudy.training.laws import meta_gradient
-from quickstudy.training.objectives import Objective
 from quickstudy.trees import leaves, map_tree
 
 Engine = Literal["auto", "vmap", "loop"]
@@ -39,7 +40,6 @@ def check_lawful(learner: Learner, task: Task) -> None:
             f"fit: {type(learner).__name__} has no trainable parameters, so there is nothing to "
             "learn. Use it as it is, or set requires_grad=True on some."
         )
-    _refuse_sorted(learner, task)
     for name, module in learner.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
             module.training and module.running_mean is not None
@@ -65,12 +65,16 @@ def check_lawful(learner: Learner, task: Task) -> None:
         ) from error
 
 
-def _refuse_sorted(learner: Learner, task: Task) -> None:
-    """A sequence whose classes always come in one order teaches the order, not the classes."""
-    targets = task.support.targets
-    if "support_order_is_irrelevant" not in learner.exceptions or targets.is_floating_point():
+def refuse_sorted(learner: Learner, tasks: Sequence[Task]) -> None:
+    """A sequence whose classes always come in one order teaches the order, not the classes.
+
+    Raises ValueError for a learner of sequences where all of ``tasks`` come class by class.
+    """
+    sequential = "support_order_is_irrelevant" in learner.exceptions
+    targets = [task.support.targets for task in tasks]
+    if not sequential or any(t.is_floating_point() or len(t) < 3 for t in targets):
         return
-    if len(targets) > 2 and bool((targets.diff() >= 0).all()):
+    if all(bool((t.diff() >= 0).all()) for t in targets):
         raise ValueError(
             f"fit: {type(learner).__name__} reads its support rows as a sequence, but they come "
             "class by class, so it would learn their places. Draw tasks with "

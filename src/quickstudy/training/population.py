@@ -6,10 +6,10 @@ import torch
 
 from quickstudy.backbones.norms import RunningNorm, estimating
 from quickstudy.core import Learner, TaskSource
+from quickstudy.learners.objectives import answers
 from quickstudy.modules import device_of
 from quickstudy.tasks.batches import to_device
 from quickstudy.tasks.sampling import draw
-from quickstudy.training.objectives import answers
 
 TASKS = 32
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
+from quickstudy.learners.objectives import Objective, objective_of
 from quickstudy.modules import convolves_on_cpu, device_of
 from quickstudy.registry import describe
 from quickstudy.tasks.batches import stack, to_device
@@ -24,8 +25,7 @@ from quickstudy.training.display import Display
 from quickstudy.training.engine import Plan, accumulate
 from quickstudy.training.interrupts import Interrupts
 from quickstudy.training.log import Log
-from quickstudy.training.objectives import Objective, objective_of
-from quickstudy.training.planning import Engine, check_lawful, make_plan
+from quickstudy.training.planning import Engine, check_lawful, make_plan, refuse_sorted
 from quickstudy.training.population import estimate_population
 
 Schedule = Callable[[float], float]
@@ -39,9 +39,19 @@ def adam(rate: float = 1e-3) -> Callable[[Iterable[Tensor]], Optimizer]:
     return lambda parameters: Adam(parameters, lr=rate)
 
 
+def sgd(rate: float) -> Callable[[Iterable[Tensor]], Optimizer]:
+    """Plain gradient descent: parameters -> SGD at ``rate``."""
+    return lambda parameters: SGD(parameters, lr=rate)
+
+
 def constant(progress: float) -> float:
     """No change of the learning rate."""
     return 1.0
+
+
+def linear(progress: float) -> float:
+    """From 1 down to 0 along a line."""
+    return 1 - progress
 
 
 def cosine(progress: float) -> float:
@@ -106,8 +116,8 @@ def fit(
     """Minimise the mean objective over tasks of ``source``; ``learner`` is changed in place.
 
     ``steps``, ``tasks_per_step``  optimiser steps, and tasks whose gradients each step averages.
-    ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default (:func:`adam`).
-    ``schedule``    :func:`constant`, :func:`cosine`, or your own.
+    ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default (:func:`adam`, :func:`sgd`).
+    ``schedule``    :func:`constant`, :func:`linear`, :func:`cosine`, or your own.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``validation``  where given, the weights of the best validation are the ones kept.
     ``engine``, ``memory``  see :func:`quickstudy.training.planning.make_plan`.
@@ -131,9 +141,11 @@ def fit(
     folder = RunFolder(run, resume)
     trainer = _Trainer(learner, source, objective, seed, tasks_per_step)
     learner.train()
+    learner.progress = 1.0  # a plan is made for the whole of the learner
     if convolves_on_cpu(learner) and not learner.differentiates:
         # Convolution and pooling run 1.2 to 1.6 times as fast.
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    refuse_sorted(learner, [trainer.task(i) for i in range(8)])  # one may be so by chance
     check_lawful(learner, trainer.task(0))
     two = stack([trainer.task(0), trainer.task(1)])
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
@@ -154,6 +166,7 @@ def fit(
         while state.step < steps and not (state.stopped_early or interrupted):
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
                 group["lr"] = rate * schedule(state.step / steps)
+            learner.progress = state.step / steps
             loss, score = trainer.step(opt, state.step)
             state.count(loss, score)
             state.seconds = time.perf_counter() - began
@@ -243,4 +256,5 @@ class _Trainer:
             self.learner.load_state_dict(best_weights)
         else:
             estimate_population(self.learner, self.source, self.seed + _POPULATION)
+        self.learner.progress = 1.0
         self.learner.eval()

@@ -11,6 +11,9 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
+Slope = Callable[[Weights], Weights]
+"""The gradients of a loss, as a function of the weights."""
+
 Rate = float | Weights
 """A learning rate for all, or one (a scalar, or one per entry) for each of the weights."""
 
@@ -88,16 +91,32 @@ def descend(
     ``first_order``  take the gradients as constants, so that the derivative of the result with
                      respect to where it started is the identity (for ``sgd``).
     """
+    slope = torch.func.grad(loss)
+    return follow(constant(slope) if first_order else slope, weights, steps, rate, update, clip)
+
+
+def follow(
+    slope: Slope,
+    weights: Weights,
+    steps: int,
+    rate: Rate,
+    update: Update = sgd,
+    clip: float | None = None,
+) -> list[Weights]:
+    """Like :func:`descend`, for gradients that are any function of the weights."""
     memory, path = None, [weights]
     for _ in range(steps):
-        gradients = torch.func.grad(loss)(weights)
-        if first_order:
-            gradients = {name: gradient.detach() for name, gradient in gradients.items()}
+        gradients = slope(weights)
         if clip is not None:
             gradients = clipped(gradients, clip)
         weights, memory = update(weights, gradients, rate, memory)
         path.append(weights)
     return path
+
+
+def constant(slope: Slope) -> Slope:
+    """The same gradients, as numbers that depend on nothing."""
+    return lambda weights: {name: g.detach() for name, g in slope(weights).items()}
 
 
 def clipped(gradients: Weights, length: float) -> Weights:

@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.gradient.descend import Update, Weights, descend, sgd
+from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
     answer,
     features,
     parameters_matching,
+    refuse_numbers,
     refuse_running,
 )
 
@@ -25,26 +27,31 @@ class MAML(Learner):
         θ_{k+1} = θ_k - rate * ∇ L_support(θ_k),     k = 0 … steps - 1        (equation 1)
         predict = f_{θ_steps}
 
-    The meta-gradient differentiates through the steps (exact, second order); ``first_order`` takes
-    the inner gradients as constants (FOMAML, section 5.2).
-
-    ``backbone``     inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
-    ``steps``        inner steps; the paper takes 1 for sinusoids and Omniglot at 5 ways, 5 at 20.
-    ``rate``         inner learning rate; 0.4 for Omniglot, 0.01 for sinusoids in the paper.
-    ``first_order``  leave the second derivatives out.
-    ``adapts``       name patterns of the parameters that the steps change, for example
-                     ``"head.*"`` or ``("blocks.3.*", "head.*")``; all by default.
+    ``backbone``       inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
+    ``steps``          inner steps; the paper takes 1 for sinusoids and Omniglot at 5 ways, 5 at 20.
+    ``rate``           inner learning rate; 0.4 for Omniglot, 0.01 for sinusoids in the paper.
+    ``meta_gradient``  how the meta-gradient passes back through the steps: exactly, as here by
+                       default and in the paper, or as another of
+                       :mod:`quickstudy.learners.gradient.meta_gradients`. ``Implicit`` also adds a
+                       pull towards θ to the support loss.
+    ``adapts``         name patterns of the parameters that the steps change, for example
+                       ``"head.*"`` or ``("blocks.3.*", "head.*")``; all by default.
+    ``update``         what a step makes of a gradient: ``sgd``, ``Momentum()``, ``Adam()`` of
+                       :mod:`quickstudy.learners.gradient.descend`, or a function of your own.
+    ``clip``           greatest length of the gradient of all adapted weights together, before
+                       ``update``; None for any.
+    ``test_steps``     steps in evaluation mode; None for as many as in training.
 
     State: the adapted ``weights`` by name; ``present`` (ways,) for classification;
     ``statistics`` for norm="support".
 
-    Raises ValueError for a pattern that no parameter matches, and for norm="running", whose
-    population statistics belong to no adapted weights.
+    Raises ValueError for numbers that are not positive, for a pattern that no parameter matches,
+    and for norm="running", whose population statistics belong to no adapted weights.
 
     Reference: Finn, Abbeel and Levine (2017), Model-Agnostic Meta-Learning for Fast Adaptation of
     Deep Networks.
-    Differs from the paper in the norm, which is the backbone's choice (the paper's Omniglot figures
-    are transductive: norm="batch"), and in steps at test being those of training.
+    Differs from the paper in the norm, which is the backbone's choice: the paper's Omniglot figures
+    are transductive (norm="batch").
 
     >>> import quickstudy as qs
     >>> learner = qs.MAML(qs.backbones.MLP(outputs=1), steps=1, rate=0.01)
@@ -63,7 +70,7 @@ class MAML(Learner):
         backbone: nn.Module,
         steps: int = 1,
         rate: float = 0.4,
-        first_order: bool = False,
+        meta_gradient: MetaGradient = Exact(),  # noqa: B008  (frozen)
         adapts: str | Sequence[str] = ("*",),
         update: Update = sgd,
         clip: float | None = None,
@@ -71,14 +78,11 @@ class MAML(Learner):
     ) -> None:
         super().__init__()
         adapts = (adapts,) if isinstance(adapts, str) else tuple(adapts)
-        if steps < 1 or rate <= 0:
-            raise ValueError(
-                f"MAML: needs steps >= 1 and rate > 0; found steps={steps}, rate={rate}."
-            )
+        refuse_numbers("MAML", steps, rate, clip, test_steps)
         refuse_running(backbone, "MAML")
         self._adapted = parameters_matching(backbone, adapts, "MAML")
         self.backbone, self.steps, self.rate = backbone, steps, rate
-        self.first_order, self.adapts = first_order, adapts
+        self.meta_gradient, self.adapts = meta_gradient, adapts
         self.update, self.clip, self.test_steps = update, clip, test_steps
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
@@ -103,7 +107,4 @@ class MAML(Learner):
         own = dict(self.backbone.named_parameters())
         start: Weights = {name: own[name] for name in self._adapted}
         steps = self.steps if self.training else self.test_steps or self.steps
-        return descend(
-            loss, start, steps, self.rate,
-            update=self.update, clip=self.clip, first_order=self.first_order,
-        )  # fmt: skip
+        return self.meta_gradient.descend(loss, start, steps, self.rate, self.update, self.clip)

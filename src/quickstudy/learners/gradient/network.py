@@ -63,14 +63,24 @@ def answer(network: nn.Module, state: State, inputs: Any, spec: TaskSpec) -> Ten
 
 def features(network: nn.Module, state: State, inputs: Any) -> Tensor | None:
     """What ``network`` gives its head, (n, d); None where it does not end in a linear ``head``."""
-    name, head = next(reversed(list(network.named_children())), ("", None))
-    if name != "head" or not isinstance(head, nn.Linear):
+    head = head_of(network)
+    if head is None:
         return None
-    # A head of the identity answers what it is given.
+    return _run(network, state["weights"] | passing(head), inputs, state)
+
+
+def head_of(network: nn.Module) -> nn.Linear | None:
+    """The linear ``head`` in which ``network`` ends; None for one without."""
+    name, head = next(reversed(list(network.named_children())), ("", None))
+    return head if name == "head" and isinstance(head, nn.Linear) else None
+
+
+def passing(head: nn.Linear) -> Weights:
+    """Weights of the identity under the names of ``head``, which then answers what it is given."""
     identity = {"head.weight": torch.eye(head.in_features).to(head.weight)}
     if head.bias is not None:
         identity["head.bias"] = head.bias.new_zeros(head.in_features)
-    return _run(network, state["weights"] | identity, inputs, state)
+    return identity
 
 
 def parameters_matching(network: nn.Module, patterns: Sequence[str], who: str) -> list[str]:
@@ -86,6 +96,28 @@ def parameters_matching(network: nn.Module, patterns: Sequence[str], who: str) -
                 f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}."
             )
     return [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
+
+
+def refuse_headless(network: nn.Module, who: str) -> None:
+    """ValueError, in the name of the learner ``who``, for a network without a linear ``head``."""
+    if head_of(network) is None:
+        raise ValueError(
+            f"{who}: the backbone must end in a linear layer called `head`, but "
+            f"{type(network).__name__} does not. Build ours with outputs=, as Conv4(outputs=5)."
+        )
+
+
+def refuse_numbers(
+    who: str, steps: int, rate: float, clip: float | None, test_steps: int | None
+) -> None:
+    """ValueError, in the name of the learner ``who``, for numbers that are not positive."""
+    if steps < 1 or not rate > 0:
+        raise ValueError(f"{who}: needs steps >= 1 and rate > 0; found steps={steps}, rate={rate}.")
+    if (clip is not None and not clip > 0) or (test_steps is not None and test_steps < 1):
+        raise ValueError(
+            f"{who}: needs clip > 0 and test_steps >= 1, or None; found clip={clip}, "
+            f"test_steps={test_steps}."
+        )
 
 
 def refuse_running(network: nn.Module, who: str) -> None:

@@ -1,7 +1,8 @@
 """Linear heads: the best slope and offset for a weighted support set, in closed form or iterated.
 
-Both are functions (features (n, d), targets (n, outputs), weights (n,), l2) -> (slope (d, outputs),
-offset (outputs,)); both are differentiable in features, targets and weights, and batch under vmap.
+A head is a function (features (n, d), targets (n, outputs), weights (n,), l2) -> (slope
+(d, outputs), offset (outputs,)); both here are differentiable in features, targets and weights, and
+batch under vmap.
 """
 
 from __future__ import annotations
@@ -27,21 +28,26 @@ SHRINKAGES = 8
 
 
 def ridge(features: Tensor, targets: Tensor, weights: Tensor, l2: float) -> tuple[Tensor, Tensor]:
-    """The exact minimiser of sum_i w_i |f_i W + b - y_i|^2 + l2 |W|^2.
+    """The exact minimiser of sum_i w_i |f_i W + b - y_i|^2 + l2 |W|^2; b is not penalised."""
+    feature_mean, target_mean = _mean(features, weights), _mean(targets, weights)
+    slope = ridge_slope(features - feature_mean, targets - target_mean, weights, l2)
+    return slope, target_mean - feature_mean @ slope
+
+
+def ridge_slope(x: Tensor, y: Tensor, weights: Tensor, l2: float | Tensor) -> Tensor:
+    """The exact minimiser (d, outputs) of sum_i w_i |x_i W - y_i|^2 + l2 |W|^2, with no offset.
 
     Solved in the smaller of the two equivalent forms, d x d or n x n (push-through identity).
     """
-    feature_mean, target_mean = _mean(features, weights), _mean(targets, weights)
-    x, y = features - feature_mean, targets - target_mean
     n, d = x.shape
     weighted = weights.unsqueeze(-1) * y
     if d <= n:
         gram = x.mT @ (weights.unsqueeze(-1) * x)
-        slope = torch.linalg.solve(gram + l2 * _eye(d, x), x.mT @ weighted)
-    else:
-        kernel = weights.unsqueeze(-1) * (x @ x.mT)
-        slope = x.mT @ torch.linalg.solve(kernel + l2 * _eye(n, x), weighted)
-    return slope, target_mean - feature_mean @ slope
+        direct: Tensor = torch.linalg.solve(gram + l2 * _eye(d, x), x.mT @ weighted)
+        return direct
+    kernel = weights.unsqueeze(-1) * (x @ x.mT)
+    dual: Tensor = torch.linalg.solve(kernel + l2 * _eye(n, x), weighted)
+    return x.mT @ dual
 
 
 def logistic(

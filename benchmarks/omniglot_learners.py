@@ -1,0 +1,124 @@
+"""How each learner is trained for the Omniglot table, and what its paper reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import quickstudy as qs
+from quickstudy.learners.gradient.meta_gradients import FirstOrder, Implicit
+
+Figures = tuple[float | None, float | None, float | None]
+"""Published accuracy in percent: 5-way 1-shot, 5-way 5-shot, 20-way 1-shot."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One learner's line.
+
+    ``make``        (Conv4, most ways) -> learner.
+    ``published``   by its paper or, as the note says, by another.
+    ``answers``     whether the Conv4 ends in a head.
+    ``train_ways``  one training serves all columns; None: each number of ways is trained apart,
+                    and its 1-shot training serves the 5-shot column too.
+    ``untested``    columns (ways, shots) that this training cannot answer.
+    """
+
+    title: str
+    make: Callable[[nn.Module, int], qs.Learner]
+    published: Figures
+    answers: bool = False
+    train_ways: int | None = None
+    shots: int | tuple[int, int] = 1
+    queries: int = 5
+    tasks_per_step: int = 1
+    rate: float = 1e-3
+    norm: str = "group"
+    optimiser: Callable[[Iterable[Tensor]], Optimizer] | None = None
+    untested: tuple[tuple[int, int], ...] = ()
+    note: str = ""
+
+    def outputs(self, ways: int) -> int | None:
+        """Size of the Conv4's head."""
+        return ways if self.answers else None
+
+
+# How metric learners train: 20-way tasks, which serve all columns.
+_METRIC = {"train_ways": 20}
+_GRADIENT = {"answers": True, "queries": 3, "tasks_per_step": 4}
+_NONE: Figures = (None, None, None)
+
+# Without a note, the figure is of the learner's own paper and inductive.
+ENTRIES = {
+    "siamese": Entry(
+        "Siamese", lambda net, ways: qs.Siamese(net), (97.3, 98.4, 88.2), **_METRIC,
+        note="published: Koch et al. (2015) as re-run by Vinyals et al. (2016), table 1",
+    ),
+    "matching": Entry(
+        "Matching", lambda net, ways: qs.Matching(net), (98.1, 98.9, 93.8), **_METRIC
+    ),
+    "prototypical": Entry(
+        "Prototypical", lambda net, ways: qs.Prototypical(net), (98.8, 99.7, 96.0), **_METRIC,
+        note="published: trained at 60 ways",
+    ),
+    "relation": Entry(
+        "Relation", lambda net, ways: qs.Relation(net), (99.6, 99.8, 97.6), **_METRIC,
+        note="published: a network that pools twice, so that relations are of maps",
+    ),
+    "r2d2": Entry("R2D2", lambda net, ways: qs.R2D2(net), (98.6, 99.7, 94.7), **_METRIC),
+    "meta_opt_net": Entry("MetaOptNet-SVM", lambda net, ways: qs.MetaOptNet(net), _NONE, **_METRIC),
+    "maml": Entry(
+        "MAML", lambda net, ways: qs.MAML(net, 1, 0.4), (98.7, 99.9, 95.8), **_GRADIENT,
+        note="published: transductive",
+    ),
+    "fomaml": Entry(
+        "FOMAML", lambda net, ways: qs.MAML(net, 1, 0.4, FirstOrder()), (98.3, 99.2, 89.4),
+        **_GRADIENT, note="published: transductive, in Nichol et al. (2018), table 2",
+    ),
+    "imaml": Entry(
+        "iMAML", lambda net, ways: qs.MAML(net, 16, 0.4, Implicit()), (99.5, 99.74, 96.18),
+        **_GRADIENT, note="published: Rajeswaran et al. (2019), Hessian-free; transductive",
+    ),
+    "anil": Entry("ANIL", lambda net, ways: qs.ANIL(net, 1, 0.4), (None, None, 96.2), **_GRADIENT),
+    "boil": Entry("BOIL", lambda net, ways: qs.BOIL(net, 1, 0.4), _NONE, **_GRADIENT),
+    "reptile": Entry(
+        "Reptile", lambda net, ways: qs.Reptile(net), (95.4, 98.9, 88.1),
+        answers=True, queries=10, tasks_per_step=5,
+    ),
+    "meta_sgd": Entry(
+        "Meta-SGD", lambda net, ways: qs.MetaSGD(net), (99.5, 99.9, 95.9), **_GRADIENT,
+        note="published: transductive",
+    ),
+    "maml_plus_plus": Entry(
+        "MAML++", lambda net, ways: qs.MAMLPlusPlus(net), (99.47, 99.93, 97.65), **_GRADIENT,
+        note="published: transductive",
+    ),
+    "cavia": Entry("CAVIA", lambda net, ways: qs.CAVIA(net), _NONE, **_GRADIENT),
+    "proto_maml": Entry(
+        "ProtoMAML", lambda net, ways: qs.ProtoMAML(net), _NONE, queries=3, tasks_per_step=4
+    ),
+    "lstm_meta_learner": Entry(
+        "LSTM meta-learner", lambda net, ways: qs.LSTMMetaLearner(net), _NONE, **_GRADIENT
+    ),
+    "mann": Entry(
+        "MANN", lambda net, ways: qs.MANN(net, ways), (82.8, 94.9, None),
+        note="published: the second and the sixth instance of a class in one sequence",
+    ),
+    "memory_network": Entry(
+        "Memory network", lambda net, ways: qs.MemoryNetwork(net), _NONE, **_METRIC
+    ),
+    "meta_networks": Entry(
+        "Meta networks", lambda net, ways: qs.MetaNetworks(net, ways), (98.95, None, 97.0),
+    ),
+    "snail": Entry(
+        "SNAIL", lambda net, ways: qs.SNAIL(net, ways, ways + 1), (99.07, 99.78, 97.64),
+        untested=((5, 5),),
+    ),
+    "in_context": Entry("In-context transformer", lambda net, ways: qs.InContext(net), _NONE),
+    "linear_probe": Entry(
+        "Linear probe (ridge)", lambda net, ways: qs.LinearProbe(net), _NONE, **_METRIC
+    ),
+}  # fmt: skip

@@ -1,0 +1,71 @@
+"""What learners that attend to the support share: weights as biases, heads, labels as vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quickstudy.core import Examples, TaskSpec
+from quickstudy.tasks.examples import class_weights, one_hot
+
+_ABSENT = -1e30  # finite: where every row is absent, a softmax of minus infinities would be NaN
+
+
+def log_weights(weights: Tensor) -> Tensor:
+    """(n,) weights -> (n,) biases of a softmax: a row of weight 2 counts twice, of 0 not at all."""
+    present = weights > 0
+    return torch.where(present, weights.where(present, 1.0).log(), _ABSENT)
+
+
+def shares(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+    """softmax(queries keysᵀ / √d + bias): (..., m, d), (..., n, d), (n,) or (m, n) -> (..., m, n).
+
+    Reference: Vaswani et al. (2017), Attention Is All You Need, equation 1.
+    """
+    return _scores(queries, keys, bias).softmax(-1)
+
+
+def read_beside_self(
+    queries: Tensor, own: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], bias: Tensor
+) -> Tensor:
+    """What each row reads from a memory and from itself, but from no other row: (..., m, e).
+
+    ``queries``  (..., m, d).
+    ``own``      keys (..., m, d) and values (..., m, e) of the rows themselves.
+    ``memory``   keys (..., n, d) and values (..., n, e), with ``bias`` (n,).
+    """
+    (own_keys, own_values), (keys, values) = own, memory
+    of_self = (queries * own_keys).sum(-1, keepdim=True) * queries.shape[-1] ** -0.5
+    share = torch.cat([_scores(queries, keys, bias), of_self], -1).softmax(-1)
+    read: Tensor = share[..., :-1] @ values + share[..., -1:] * own_values
+    return read
+
+
+def _scores(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+    scores: Tensor = (queries @ keys.mT) * queries.shape[-1] ** -0.5 + bias
+    return scores
+
+
+def split_heads(rows: Tensor, heads: int) -> Tensor:
+    """(..., n, d) -> (..., heads, n, d / heads)."""
+    split: Tensor = rows.unflatten(-1, (heads, rows.shape[-1] // heads))
+    return split.transpose(-3, -2)
+
+
+def join_heads(rows: Tensor) -> Tensor:
+    """(..., heads, n, d) -> (..., n, heads * d)."""
+    return rows.transpose(-3, -2).flatten(-2)
+
+
+def label_vectors(support: Examples, outputs: int, dtype: torch.dtype) -> Tensor:
+    """Targets as vectors (n, outputs): one-hot class ids, or reals as they are."""
+    if support.targets.is_floating_point():
+        return support.targets.to(dtype)
+    return one_hot(support.targets, outputs, dtype)
+
+
+def present_outputs(support: Examples, spec: TaskSpec) -> Tensor:
+    """(outputs,): which outputs the labelled support tells of; all of them in regression."""
+    if support.targets.is_floating_point():
+        return support.weights.new_ones(spec.outputs, dtype=torch.bool)
+    return class_weights(support, spec.outputs) > 0

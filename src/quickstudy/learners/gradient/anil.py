@@ -1,0 +1,115 @@
+"""ANIL: almost no inner loop; gradient steps adapt the head alone."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import Statistics, embed_support
+from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
+from quickstudy.learners.gradient.network import (
+    SupportLoss,
+    answer,
+    features,
+    head_of,
+    passing,
+    refuse_headless,
+    refuse_numbers,
+)
+from quickstudy.modules import call_with
+
+
+class ANIL(Learner):
+    """Maps a support set to the backbone under a head that took a few gradient steps on it.
+
+        h_{k+1} = h_k - rate * ∇_h L_support(h_k ∘ f),     k = 0 … steps - 1
+        predict = h_steps ∘ f
+
+    Features f of the support rows are computed once, so steps cost next to nothing; the body learns
+    through them, over tasks.
+
+    ``backbone``       inputs (n, ...) -> predictions (n, outputs or more), ending in a linear
+                       ``head``: ``Conv4(outputs=5)``.
+    ``steps``, ``rate``, ``meta_gradient``, ``update``, ``clip``, ``test_steps``
+                       as for :class:`quickstudy.MAML`.
+
+    State: the head's adapted ``weights`` by name; ``present`` (ways,) for classification;
+    ``statistics`` for norm="support".
+
+    Raises ValueError for numbers that are not positive, and for a backbone without linear ``head``.
+
+    Reference: Raghu, Raghu, Bengio and Vinyals (2020), Rapid Learning or Feature Reuse? Towards
+    Understanding the Effectiveness of MAML, section 4.
+    Differs from the paper in the norm, as MAML does. Predictions and meta-gradients are those of
+    ``MAML(backbone, adapts="head.*")``.
+
+    >>> import quickstudy as qs
+    >>> learner = qs.ANIL(qs.backbones.MLP(outputs=1), steps=5, rate=0.01)
+    >>> support = qs.examples([[0.0], [1.0]], [[0.0], [1.0]])
+    >>> learner(support, qs.regression())(support.inputs).shape
+    torch.Size([2, 1])
+    """
+
+    differentiates = True
+    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
+        "relabelling_permutes_outputs": "the initial head is learnt: every way starts from its own"
+    }
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        steps: int = 1,
+        rate: float = 0.4,
+        meta_gradient: MetaGradient = Exact(),  # noqa: B008  (frozen)
+        update: Update = sgd,
+        clip: float | None = None,
+        test_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        refuse_numbers("ANIL", steps, rate, clip, test_steps)
+        refuse_headless(backbone, "ANIL")
+        self.backbone, self.steps, self.rate = backbone, steps, rate
+        self.meta_gradient, self.update, self.clip = meta_gradient, update, clip
+        self.test_steps = test_steps
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The head's weights after the inner steps on ``support``."""
+        return self.trajectory(support, spec)[-1]
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Predictions (n, outputs) under the adapted head."""
+        return answer(self.backbone, state, inputs, spec)
+
+    def embed(self, state: State, inputs: Any) -> Tensor | None:
+        """Features (n, d), which no support set changes."""
+        return features(self.backbone, state, inputs)
+
+    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
+        """The state after 0, 1, … inner steps."""
+        head = self._head
+        embedded, statistics = self._embedded(support)
+        loss = SupportLoss(head, embedded, spec)
+        steps = self.steps if self.training else self.test_steps or self.steps
+        path = self.meta_gradient.descend(
+            loss, dict(head.named_parameters()), steps, self.rate, self.update, self.clip
+        )
+        return [loss.state(_in_backbone(weights)) | {"statistics": statistics} for weights in path]
+
+    @property
+    def _head(self) -> nn.Linear:
+        return cast(nn.Linear, head_of(self.backbone))
+
+    def _embedded(self, support: Examples) -> tuple[Examples, Statistics]:
+        """Support rows as the head sees them, and what the norms keep of them."""
+        body = passing(self._head)
+        found, statistics = embed_support(
+            lambda inputs: call_with(self.backbone, body, inputs), support
+        )
+        return support._replace(inputs=found), statistics
+
+
+def _in_backbone(weights: Weights) -> Weights:
+    return {f"head.{name}": weight for name, weight in weights.items()}

@@ -1,0 +1,169 @@
+"""CAVIA: adapt a small context vector, and leave every weight as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.gradient.descend import Weights, descend
+from quickstudy.learners.gradient.network import SupportLoss, answer, refuse_running
+
+
+class CAVIA(Learner):
+    """Maps a support set to a context vector φ, an input of the network beside the others.
+
+        φ_0     = 0
+        φ_{k+1} = φ_k - rate * ∇_φ L_support(φ_k, θ)                       (equation 3)
+        predict = f_{φ_steps, θ}
+
+    φ enters at one layer, whose channels h it moves by learnt linear maps:
+
+        h <- h + B φ                     film=False: as if φ were concatenated to the layer's inputs
+        h <- (1 + Γ φ) ∘ h + B φ         film=True: feature-wise linear modulation
+
+    The meta-gradient differentiates through the steps (exact, second order); ``first_order`` takes
+    the inner gradients as constants.
+
+    ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
+    ``context``   entries of φ; 5 for sinusoids, 100 for images in the paper.
+    ``steps``     inner steps; 1 for sinusoids, 2 for images in the paper.
+    ``rate``      inner learning rate; 1 in the paper.
+    ``at``        name of the layer that φ moves, one with a ``weight`` whose first dimension is
+                  its channels (linear, convolution or norm); the first such one by default. The
+                  paper's for images is in the third block: "blocks.2.norm" of ``Conv4``.
+    ``film``      scale as well as shift, as the paper does for images.
+
+    State: ``weights`` holds φ (context,) alone; ``present`` (ways,) for classification;
+    ``statistics`` for norm="support".
+
+    Raises ValueError for settings that are not positive, a layer that the backbone lacks, and
+    norm="running", whose population statistics belong to no one context.
+
+    Reference: Zintgraf, Shiarlis, Kurin, Hofmann and Whiteson (2019), Fast Context Adaptation via
+    Meta-Learning; modulation: Perez et al. (2018), FiLM.
+    Differs from the paper in a modulation that is exactly the identity at φ = 0, where the paper's
+    linear map has a bias, and in the norm, which is the backbone's choice.
+
+    >>> import torch, quickstudy as qs
+    >>> learner = qs.CAVIA(qs.backbones.MLP(outputs=1))
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> support = qs.examples(x, x)
+    >>> learner.adapt(support, qs.regression())["weights"]["context"].shape
+    torch.Size([5])
+    """
+
+    differentiates = True
+    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
+        "relabelling_permutes_outputs": "the head is learnt and shared: every way has its own row"
+    }
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        context: int = 5,
+        steps: int = 1,
+        rate: float = 1.0,
+        at: str | None = None,
+        film: bool = False,
+        first_order: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(context, steps) < 1 or rate <= 0:
+            raise ValueError(
+                "CAVIA: context, steps and rate must be positive; found "
+                f"context={context}, steps={steps}, rate={rate}."
+            )
+        refuse_running(backbone, "CAVIA")
+        self.network = _Modulated(backbone, context, at or _first_layer(backbone), film)
+        self.context, self.steps, self.rate = context, steps, rate
+        self.at, self.film, self.first_order = at, film, first_order
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that the context moves."""
+        return self.network.backbone
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The context after the inner steps on ``support``."""
+        loss = SupportLoss(self.network, support, spec)
+        return loss.state(self._descend(loss)[-1])
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Predictions (n, outputs) of the network under the context."""
+        return answer(self.network, state, inputs, spec)
+
+    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
+        """The state after 0, 1, … inner steps."""
+        loss = SupportLoss(self.network, support, spec)
+        return [loss.state(weights) for weights in self._descend(loss)]
+
+    def _descend(self, loss: SupportLoss) -> list[Weights]:
+        start: Weights = {"context": self.network.context}
+        return descend(loss, start, self.steps, self.rate, first_order=self.first_order)
+
+
+class _Modulated(nn.Module):
+    """A network with a context vector that shifts, and scales, the channels of one layer."""
+
+    def __init__(self, backbone: nn.Module, context: int, at: str, film: bool) -> None:
+        super().__init__()
+        try:
+            layer = backbone.get_submodule(at)
+        except AttributeError:
+            raise ValueError(
+                f"CAVIA: at={at!r} is no layer. The backbone has: "
+                f"{', '.join(_layers(backbone)[:12])}, …"
+            ) from None
+        channels = _channels(layer, at)
+        self.backbone, self.at = backbone, at
+        # φ_0: a constant, to be replaced for each task, so training must leave it at zero.
+        self.context = nn.Parameter(torch.zeros(context), requires_grad=False)
+        self.shift = nn.Linear(context, channels, bias=False)
+        self.scale = nn.Linear(context, channels, bias=False) if film else None
+
+    def forward(self, inputs: Any) -> Tensor:
+        """What the backbone gives, with the layer's outputs modulated."""
+        # A hook for the length of one pass: the backbone need not know of contexts, and stays
+        # the module that its constructor made.
+        with self.backbone.get_submodule(self.at).register_forward_hook(self._modulate):
+            result: Tensor = self.backbone(inputs)
+        return result
+
+    def _modulate(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        shape = (-1, *[1] * (output.ndim - 2))  # channels stand second, rows first
+        if self.scale is not None:
+            output = output + self.scale(self.context).reshape(shape) * output
+        moved: Tensor = output + self.shift(self.context).reshape(shape)
+        return moved
+
+
+def _layers(backbone: nn.Module) -> list[str]:
+    """Names of the layers that a context can move, in the order of definition."""
+    return [
+        name
+        for name, module in backbone.named_modules()
+        if name and isinstance(getattr(module, "weight", None), Tensor)
+    ]
+
+
+def _first_layer(backbone: nn.Module) -> str:
+    layers = _layers(backbone)
+    if not layers:
+        raise ValueError(
+            f"CAVIA: {type(backbone).__name__} has no layer with a weight inside it that a "
+            "context could move. Wrap it in nn.Sequential, or use another backbone."
+        )
+    return layers[0]
+
+
+def _channels(layer: nn.Module, at: str) -> int:
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        raise ValueError(
+            f"CAVIA: at={at!r} is a {type(layer).__name__}, which has no weight to tell its "
+            "channels. Name a linear layer, a convolution or a norm."
+        )
+    return len(weight)

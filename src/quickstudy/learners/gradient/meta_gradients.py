@@ -1,0 +1,225 @@
+"""How the meta-gradient passes back through the inner steps: four choices.
+
+A step w' = update(w, g(w)) holds the support gradient g, whose own derivative is a matrix H of
+second derivatives. The choices differ in how H meets the vector v that arrives from later steps:
+
+    Exact             H v by autograd, through recorded steps, or through steps made again
+    FirstOrder        0
+    FiniteDifference  (g(w + r v) - g(w - r v)) / 2r
+    Implicit          (I + H / strength)^-1 v, once, at the end of the way
+
+All but the last leave the update rule itself to autograd, so they hold for every rule.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.func import grad, vjp
+
+from quickstudy.learners.gradient.descend import Rate, Update, Weights, descend, follow, sgd
+from quickstudy.learners.gradient.network import SupportLoss
+from quickstudy.learners.gradient.pullback import (
+    Problem,
+    Pulled,
+    Tensors,
+    conjugate_gradients,
+    dot,
+    recomputed_product,
+    replaced,
+    shifted,
+    slope_with,
+)
+
+
+class MetaGradient(ABC):
+    """How to descend on a support loss, and how the result depends on where it started."""
+
+    @abstractmethod
+    def descend(
+        self,
+        loss: SupportLoss,
+        weights: Weights,
+        steps: int,
+        rate: Rate,
+        update: Update = sgd,
+        clip: float | None = None,
+    ) -> list[Weights]:
+        """The weights before and after each step; arguments as in :func:`descend.descend`."""
+
+
+@dataclass(frozen=True)
+class Exact(MetaGradient):
+    """The derivative of what is computed, second derivatives included (MAML).
+
+    ``recompute``  keep no step's graph, but make it again in the backward pass: memory is that of
+                   one step instead of all, time about half as much again.
+    """
+
+    recompute: bool = False
+
+    def descend(
+        self,
+        loss: SupportLoss,
+        weights: Weights,
+        steps: int,
+        rate: Rate,
+        update: Update = sgd,
+        clip: float | None = None,
+    ) -> list[Weights]:
+        """Steps that autograd records, or that it can make again."""
+        if not self.recompute:
+            return descend(loss, weights, steps, rate, update=update, clip=clip)
+        return follow(
+            partial(slope_with, loss, recomputed_product), weights, steps, rate, update, clip
+        )
+
+
+@dataclass(frozen=True)
+class FirstOrder(MetaGradient):
+    """The support gradients as constants (FOMAML: Finn et al., 2017, section 5.2)."""
+
+    def descend(
+        self,
+        loss: SupportLoss,
+        weights: Weights,
+        steps: int,
+        rate: Rate,
+        update: Update = sgd,
+        clip: float | None = None,
+    ) -> list[Weights]:
+        """Steps whose derivative is that of ``update`` alone."""
+        return descend(loss, weights, steps, rate, update=update, clip=clip, first_order=True)
+
+
+@dataclass(frozen=True)
+class FiniteDifference(MetaGradient):
+    """Second order from gradients alone: H v = (g(w + r v) - g(w - r v)) / 2r + O(radius²).
+
+    Memory is that of one gradient; the backward pass takes two gradients more for each step. With
+    ReLU and max-pooling gradients jump, and a jump divided by a small radius is large: the default
+    is for such networks, and averages over jumps. Smooth networks are served far more exactly by
+    1e-2 (float32) or 1e-4 (float64).
+
+    ``radius``  length of r v, all weights together.
+
+    Raises ValueError for a radius that is not positive.
+    """
+
+    radius: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ValueError(f"FiniteDifference: needs radius > 0; found {self.radius}.")
+
+    def descend(
+        self,
+        loss: SupportLoss,
+        weights: Weights,
+        steps: int,
+        rate: Rate,
+        update: Update = sgd,
+        clip: float | None = None,
+    ) -> list[Weights]:
+        """Steps through whose gradients differences pass back."""
+        return follow(partial(slope_with, loss, self._product), weights, steps, rate, update, clip)
+
+    def _product(
+        self, problem: Problem, at: Tensors, _: Tensors, v: Tensors, needed: list[int]
+    ) -> Tensors:
+        length = dot(v, v).sqrt()
+        r = self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
+        slopes = grad(problem.loss, argnums=tuple(needed))
+        ahead, behind = (slopes(*shifted(at[: len(v)], side, v), *at[len(v) :]) for side in (r, -r))
+        return [(a - b) / (2 * r) for a, b in zip(ahead, behind, strict=True)]
+
+
+@dataclass(frozen=True)
+class Implicit(MetaGradient):
+    """The derivative of where the steps lead to, however they went (iMAML).
+
+        φ = argmin_w'  L_support(w') + strength / 2 |w' - w|²
+        dφ/dw v = (I + H(φ) / strength)^-1 v,  by conjugate gradients    (lemma 1)
+
+    Memory does not grow with the steps; there should be enough of them to come close to φ.
+
+    ``strength``      of the pull towards the start.
+    ``solver_steps``  of conjugate gradients, each one product with H. They start at v, so that
+                      with none it is first order, and end at a direction of negative curvature,
+                      where φ is no minimum.
+
+    Raises ValueError for strength <= 0, solver_steps < 0, and for learnt rates, on which φ does not
+    depend.
+
+    Reference: Rajeswaran, Finn, Kakade and Levine (2019), Meta-Learning with Implicit Gradients.
+    """
+
+    strength: float = 2.0
+    solver_steps: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.strength > 0 or self.solver_steps < 0:
+            raise ValueError(
+                f"Implicit: needs strength > 0 and solver_steps >= 0; found {self.strength} and "
+                f"{self.solver_steps}."
+            )
+
+    def descend(
+        self,
+        loss: SupportLoss,
+        weights: Weights,
+        steps: int,
+        rate: Rate,
+        update: Update = sgd,
+        clip: float | None = None,
+    ) -> list[Weights]:
+        """Steps on the proximal loss; only the last weights pass a gradient back."""
+        if isinstance(rate, dict):
+            raise ValueError(
+                "Implicit: where the steps lead to does not depend on their rate, so a learnt rate "
+                "would get no gradient. Give the rate as a number, or use Exact()."
+            )
+        problem, names, count = Problem(loss, weights), list(weights), len(weights)
+
+        def solve(*tensors: Tensor) -> tuple[Tensor, ...]:
+            start = dict(zip(names, tensors[:count], strict=True))
+
+            def slope(now: Weights) -> Weights:
+                gradients = problem.gradients(*now.values(), *tensors[count:])
+                return {
+                    name: g + self.strength * (now[name] - start[name])
+                    for name, g in zip(names, gradients, strict=True)
+                }
+
+            path = follow(slope, start, steps, rate, update, clip)[1:]
+            return tuple(w for now in path for w in now.values())
+
+        pull = partial(self._pull, problem)
+        flat = Pulled.apply(solve, pull, *problem.tensors(loss, weights))  # type: ignore[no-untyped-call]
+        ends = [flat[i : i + count] for i in range(0, len(flat), count)]
+        return [weights, *(dict(zip(names, end, strict=True)) for end in ends)]
+
+    def _pull(
+        self, problem: Problem, at: Tensors, path: Tensors, v: Tensors, needed: list[int]
+    ) -> Tensors:
+        count = problem.count
+        end, v = path[-count:], v[-count:]
+        others = [i for i in needed if i >= count]
+
+        def gradients(*chosen: Tensor) -> tuple[Tensor, ...]:
+            return problem.gradients(
+                *replaced([*end, *at[count:]], [*range(count), *others], chosen)
+            )
+
+        back = vjp(gradients, *end, *(at[i] for i in others))[1]
+
+        def product(x: Tensors) -> Tensors:
+            return shifted(x, 1 / self.strength, back(tuple(x))[:count])
+
+        x = conjugate_gradients(product, v, self.solver_steps)
+        mixed = [-m / self.strength for m in back(tuple(x))[count:]]
+        return [*(x[i] for i in needed if i < count), *mixed]

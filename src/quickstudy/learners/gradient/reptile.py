@@ -1,0 +1,162 @@
+"""Reptile: move the initialisation towards where each task's descent ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.learners.gradient.descend import Adam, Update, Weights, descend
+from quickstudy.learners.gradient.network import SupportLoss, answer, features, refuse_running
+from quickstudy.tasks.examples import labelled, one_hot
+from quickstudy.trees import map_tree, rows
+
+ADAM_WITHOUT_MOMENTUM = Adam(decay=0.0)
+"""The paper's inner optimiser (section 6.1)."""
+
+
+def displacement(learner: Learner, task: Task) -> Tensor:
+    """Half the squared distance between the weights and where the task's descent leads them.
+
+        φ = θ after ``steps`` inner steps, each on the next ``batch`` rows of the task
+        L = ½ |θ - φ|²,     φ taken as a constant:     ∇L = θ - φ
+
+    The gradient of the mean over tasks is the step of algorithm 2. Support and query rows are used
+    alike, because in training the paper splits nothing off. See :func:`minibatches`.
+
+    Raises TypeError for a learner other than :class:`Reptile`.
+    """
+    if not isinstance(learner, Reptile):
+        raise TypeError(f"displacement: needs a Reptile learner; found {type(learner).__name__}.")
+    start = dict(learner.backbone.named_parameters())
+    end: Weights = {name: weight.detach() for name, weight in start.items()}
+    everything: Examples = map_tree(lambda *part: torch.cat(part), task.support, task.query)
+    memory = None
+    for batch in minibatches(everything, learner.batch, learner.steps, task.spec.outputs):
+        gradients = torch.func.grad(SupportLoss(learner.backbone, batch, task.spec))(end)
+        end, memory = learner.update(end, gradients, learner.rate, memory)
+    squares = [(start[name] - end[name].detach()).square().sum() for name in start]
+    return torch.stack(squares).sum() / 2
+
+
+def minibatches(examples: Examples, size: int, count: int, outputs: int) -> list[Examples]:
+    """``count`` batches of ``size`` rows: one after the other, from the first again after the last.
+
+    Rows are dealt out class by class (the first of each, the second of each, …), so that every
+    batch sees the classes about equally often. Nothing is drawn, so a task always gives the same
+    batches. Rows of weight 0 and unlabelled ones take no place; a row of weight 2 takes one, with
+    weight 2. With fewer rows than ``size``, a batch is all of them.
+    """
+    examples = labelled(examples)
+    n, device = rows(examples.inputs), examples.weights.device
+    order, present = _dealt(examples, outputs).argsort(), (examples.weights > 0).sum().clamp_min(1)
+    # Only values depend on the data, never a shape, so tasks of different sizes still batch.
+    place = torch.arange(min(size, n), device=device)
+    batches = []
+    for k in range(count):
+        chosen = order[(k * size + place) % present]
+        batch: Examples = map_tree(lambda leaf, chosen=chosen: leaf[chosen], examples)
+        batches.append(batch._replace(weights=batch.weights * (place < present)))
+    return batches
+
+
+def _dealt(examples: Examples, outputs: int) -> Tensor:
+    """Distinct keys (n,) by which sorting deals the rows out class by class, absent ones last."""
+    targets, present = examples.targets, examples.weights > 0
+    n = len(present)
+    position = torch.arange(n, device=present.device)
+    if targets.is_floating_point():
+        return position + n * ~present
+    of_class = one_hot(targets, outputs, torch.long) * present.long().unsqueeze(-1)
+    round_ = (of_class.cumsum(0) * of_class).sum(-1)  # 1 for the first row of its class, 2, …
+    return torch.where(present, round_ * outputs + targets, (n + 1) * outputs + position)
+
+
+class Reptile(Learner):
+    """Maps a support set to the backbone after some steps of descent on it.
+
+        θ_{k+1} = update(θ_k, ∇ L_support(θ_k), rate)
+        predict = f_{θ_steps}
+        train:    θ <- θ + ε mean_tasks(φ - θ)                              (algorithm 2)
+
+    ``adapt`` descends on the whole support set at once. Training minimises :func:`displacement`,
+    whose gradient is θ - φ: no derivative of a gradient is ever taken.
+
+    ``backbone``    inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
+    ``steps``       inner steps in training; 5 for Omniglot in the paper.
+    ``rate``        inner learning rate; 1e-3 in the paper.
+    ``update``      inner optimiser: Adam without momentum by default, as in the paper; ``sgd``.
+    ``batch``       rows of an inner step in training; 10 in the paper.
+    ``test_steps``  steps of ``adapt`` in evaluation mode; 50 in the paper. None: ``steps``.
+
+    The paper's outer step is ``fit(..., optimiser=sgd(1.0), schedule=linear)`` with both names from
+    :mod:`quickstudy.training`.
+
+    State: the adapted ``weights`` by name; ``present`` (ways,) for classification; ``statistics``
+    for norm="support".
+
+    Raises ValueError for settings that are not positive, and for norm="running", whose population
+    statistics belong to no adapted weights.
+
+    Reference: Nichol, Achiam and Schulman (2018), On First-Order Meta-Learning Algorithms.
+    Differs from the paper in the norm, which is the backbone's choice, in inner batches that are
+    dealt out instead of drawn, in an inner Adam that starts anew with each task, and in adapting to
+    the whole support set at test (the paper's batches of 5 are that, at 5 ways and 1 shot).
+
+    >>> import torch, quickstudy as qs
+    >>> learner = qs.Reptile(qs.backbones.MLP(outputs=1), rate=0.02)
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> support = qs.examples(x, x)
+    >>> learner(support, qs.regression())(support.inputs).shape
+    torch.Size([2, 1])
+    """
+
+    differentiates = True
+    objective = staticmethod(displacement)
+    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
+        "relabelling_permutes_outputs": "the initial head is learnt: every way starts from its own"
+    }
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        steps: int = 5,
+        rate: float = 1e-3,
+        update: Update = ADAM_WITHOUT_MOMENTUM,
+        batch: int = 10,
+        test_steps: int | None = 50,
+    ) -> None:
+        super().__init__()
+        if min(steps, batch, 1 if test_steps is None else test_steps) < 1 or rate <= 0:
+            raise ValueError(
+                "Reptile: steps, rate, batch and test_steps must be positive; found "
+                f"steps={steps}, rate={rate}, batch={batch}, test_steps={test_steps}."
+            )
+        refuse_running(backbone, "Reptile")
+        self.backbone, self.steps, self.rate, self.update = backbone, steps, rate, update
+        self.batch, self.test_steps = batch, test_steps
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The backbone's weights after the inner steps on ``support``."""
+        loss = SupportLoss(self.backbone, support, spec)
+        return loss.state(self._descend(loss)[-1])
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Predictions (n, outputs) of the adapted backbone."""
+        return answer(self.backbone, state, inputs, spec)
+
+    def embed(self, state: State, inputs: Any) -> Tensor | None:
+        """What the adapted backbone gives its head: (n, d); None for one without a ``head``."""
+        return features(self.backbone, state, inputs)
+
+    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
+        """The state after 0, 1, … inner steps."""
+        loss = SupportLoss(self.backbone, support, spec)
+        return [loss.state(weights) for weights in self._descend(loss)]
+
+    def _descend(self, loss: SupportLoss) -> list[Weights]:
+        steps = self.steps if self.training else self.test_steps or self.steps
+        start: Weights = dict(self.backbone.named_parameters())
+        return descend(loss, start, steps, self.rate, update=self.update, first_order=True)

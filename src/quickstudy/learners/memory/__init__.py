@@ -1,0 +1,1 @@
+"""Learners that read their support set into a memory, a sequence or a set."""

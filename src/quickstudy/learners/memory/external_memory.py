@@ -1,0 +1,173 @@
+"""Addressing an external memory: pure functions on tensors, differentiable in all of them.
+
+A memory is a matrix (slots, width); an address is a distribution over its slots. Leading
+dimensions broadcast: heads, and sequences that share a memory. Nothing is changed in place and no
+shape depends on data, so everything maps under ``vmap``.
+
+    Neural Turing Machine     content -> interpolate -> shift -> sharpen; read; erase and add
+    least-recently-used       write where last read, or where usage is least; then read by content
+
+References: Graves, Wayne and Danihelka (2014), Neural Turing Machines, section 3; Santoro et al.
+(2016), Meta-Learning with Memory-Augmented Neural Networks, section 3.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-6
+
+
+def similarity(memory: Tensor, keys: Tensor) -> Tensor:
+    """Cosine of each key with each slot: (..., slots, width), (..., heads, width) -> (..., heads,
+    slots).
+
+    Vectors far shorter than 1e-6, such as an empty slot, have cosine 0 with everything.
+    """
+
+    def unit(vectors: Tensor) -> Tensor:  # epsilon inside the root: its derivative at 0 is finite
+        return vectors * (vectors.square().sum(-1, keepdim=True) + EPSILON**2).rsqrt()
+
+    return unit(keys) @ unit(memory).mT
+
+
+def content_address(memory: Tensor, keys: Tensor, strength: Tensor) -> Tensor:
+    """softmax(strength * cosine(key, slot)): (..., heads, slots); equations 5 and 6.
+
+    ``keys`` (..., heads, width); ``strength`` (..., heads), positive.
+    """
+    return (strength.unsqueeze(-1) * similarity(memory, keys)).softmax(-1)
+
+
+def interpolate(content: Tensor, previous: Tensor, gate: Tensor) -> Tensor:
+    """gate * content + (1 - gate) * previous, ``gate`` (..., heads) in [0, 1]; equation 7."""
+    gate = gate.unsqueeze(-1)
+    return gate * content + (1 - gate) * previous
+
+
+def shift(address: Tensor, by: Tensor) -> Tensor:
+    """The circular convolution of an address with a distribution over shifts; equation 8.
+
+    ``address`` (..., slots); ``by`` (..., 2 k + 1): shares of moving by -k, …, 0, …, k slots.
+    """
+    reach = by.shape[-1] // 2
+    moved = torch.stack([address.roll(step, -1) for step in range(-reach, reach + 1)], -1)
+    return (moved * by.unsqueeze(-2)).sum(-1)
+
+
+def sharpen(address: Tensor, power: Tensor) -> Tensor:
+    """address^power, made to sum to one again; ``power`` (...) >= 1; equation 9."""
+    # In logarithms, which keep shares that are small before the power.
+    return (power.unsqueeze(-1) * (address + EPSILON).log()).softmax(-1)
+
+
+class Addressing(NamedTuple):
+    """What a controller tells the heads of a Neural Turing Machine.
+
+    ``keys`` (..., heads, width); ``strength`` (..., heads) > 0; ``gate`` (..., heads) in [0, 1];
+    ``shift`` (..., heads, shifts), distributions; ``power`` (..., heads) >= 1.
+    """
+
+    keys: Tensor
+    strength: Tensor
+    gate: Tensor
+    shift: Tensor
+    power: Tensor
+
+    @staticmethod
+    def size(width: int, shifts: int = 3) -> int:
+        """How many numbers one head takes from its controller."""
+        return width + shifts + 3
+
+    @staticmethod
+    def of(numbers: Tensor, width: int, shifts: int = 3) -> Addressing:
+        """From a controller's output (..., heads, size), each number brought into its range."""
+        keys, strength, gate, by, power = numbers.split([width, 1, 1, shifts, 1], -1)
+        return Addressing(
+            keys.tanh(),
+            F.softplus(strength).squeeze(-1),
+            gate.sigmoid().squeeze(-1),
+            by.softmax(-1),
+            1 + F.softplus(power).squeeze(-1),
+        )
+
+
+def address(memory: Tensor, previous: Tensor, head: Addressing) -> Tensor:
+    """Where the heads look now: (..., heads, slots), from where they looked before."""
+    content = content_address(memory, head.keys, head.strength)
+    return sharpen(shift(interpolate(content, previous, head.gate), head.shift), head.power)
+
+
+def read(memory: Tensor, addresses: Tensor) -> Tensor:
+    """What stands at ``addresses`` (..., heads, slots): (..., heads, width); equation 2."""
+    return addresses @ memory
+
+
+def erase_and_add(memory: Tensor, addresses: Tensor, erase: Tensor, add: Tensor) -> Tensor:
+    """The memory after the write heads: (..., slots, width); equations 3 and 4.
+
+    ``addresses`` (..., heads, slots); ``erase`` (..., heads, width) in [0, 1] and ``add`` (...,
+    heads, width). All heads erase, in whatever order, before any adds.
+    """
+    kept = memory
+    for head in range(addresses.shape[-2]):  # torch's derivative of a product looks at values
+        at, gone = addresses[..., head, :, None], erase[..., head, None, :]
+        kept = kept * (1 - at * gone)
+    return kept + addresses.mT @ add
+
+
+class Used(NamedTuple):
+    """A memory with what least-recently-used access knows of it.
+
+    ``memory`` (..., slots, width); ``usage`` (..., slots), decaying sums of past addresses;
+    ``reads`` (..., heads, slots), where each head last read.
+    """
+
+    memory: Tensor
+    usage: Tensor
+    reads: Tensor
+
+
+def unused(slots: int, width: int, heads: int, like: Tensor) -> Used:
+    """An empty memory, of the type and on the device of ``like``."""
+    return Used(like.new_zeros(slots, width), like.new_zeros(slots), like.new_zeros(heads, slots))
+
+
+def least_used(usage: Tensor, n: int) -> Tensor:
+    """(..., slots) -> (..., n, slots): the n least used slots as one-hot rows, the least first.
+
+    Ties go to the first slot, so that equal memories are used alike on every device.
+    """
+    order = usage.detach().argsort(dim=-1, stable=True)[..., :n]
+    slots = torch.arange(usage.shape[-1], device=usage.device)
+    return (order.unsqueeze(-1) == slots).to(usage.dtype)
+
+
+def least_recently_used_access(
+    state: Used, keys: Tensor, late: Tensor, strength: Tensor, gate: Tensor, decay: float
+) -> tuple[Used, Tensor]:
+    """Write, then read by ``keys``: the state after it, and the reads (..., heads, width).
+
+        again, anew = gate * reads_before, (1 - gate) * least                        (equation 7)
+        memory = memory without its least used slot + again^T late + anew^T keys     (equation 8)
+        reads  = softmax(strength * cosine(keys, memory))                       (equations 2, 3)
+        usage  = decay * usage + sum over heads of reads, again and anew             (equation 5)
+
+    ``keys``      (..., heads, width): looked for, and written into a least used slot, one a head.
+    ``late``      (..., heads, width): added where each head read before; the paper's is ``keys``.
+    ``strength``, ``gate``  (..., heads), the gate in [0, 1].
+
+    Usage chooses slots and is no path for gradients, as a choice has none.
+    """
+    least = least_used(state.usage, keys.shape[-2])
+    gate = gate.unsqueeze(-1)
+    again, anew = gate * state.reads, (1 - gate) * least
+    emptied = state.memory * (1 - least[..., 0, :]).unsqueeze(-1)
+    memory = emptied + again.mT @ late + anew.mT @ keys
+    reads = content_address(memory, keys, strength)
+    usage = decay * state.usage + (reads + again + anew).sum(-2)
+    return Used(memory, usage.detach(), reads), read(memory, reads)

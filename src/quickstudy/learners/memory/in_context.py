@@ -1,0 +1,168 @@
+"""InContext: a transformer that reads the support set, without order and without label names."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.attention import (
+    join_heads,
+    label_vectors,
+    log_weights,
+    present_outputs,
+    read_beside_self,
+    shares,
+    split_heads,
+)
+from quickstudy.learners.features import feature_size
+from quickstudy.tasks.examples import labelled, without_absent
+
+Memory = tuple[Tensor, Tensor]
+"""Keys and values (outputs, heads, support rows, size / heads) of one layer."""
+
+
+class InContext(Learner):
+    """Maps a support set to what a transformer says of a query after reading it.
+
+    One transformer answers one question per output k: "is it class k?", or "what is target k?".
+
+        label_ki = [y_i = k]  or, in regression,  y_ik
+        token_ki = E norm(f(x_i)) + label_ki * u + v      for the support
+        token_k  = E norm(f(x)) + w                       for a query
+        t <- t + attend(norm(t));   t <- t + feed_forward(norm(t))       in every layer
+        logit_k  = h · norm(token_k)
+
+    Support tokens attend to the support; a query token to the support and itself. There are no
+    positions, so order is irrelevant; every output is asked alike, so renaming classes permutes
+    the outputs and a task may have any number of ways. A row of weight w counts as w rows, by
+    a bias of log w in every softmax.
+
+    ``backbone``  inputs (n, ...) -> features (n, d).
+    ``size``      of a token; ``heads`` must divide it.
+    ``layers``    of the transformer.
+    ``heads``     of each attention.
+
+    State: ``memory``, keys and values of the support in every layer, (outputs, heads, n,
+    size / heads) each; ``bias`` (n,); ``present`` (outputs,).
+
+    Reference: Kirsch, Harrison, Sohl-Dickstein and Metz (2022), General-Purpose In-Context Learning
+    by Meta-Learning Transformers; Fifty et al. (2024), Context-Aware Meta-Learning; the layers are
+    those of Vaswani et al. (2017), normalised first.
+    Differs from these in label names, which it never sees: Kirsch et al. and Fifty et al. embed
+    one-hot or equiangular labels, and so learn one head for each way.
+
+    >>> import torch, quickstudy as qs
+    >>> learner = qs.InContext(qs.backbones.MLP(in_features=2))
+    >>> support = qs.examples(torch.eye(2), [0, 1])
+    >>> learner(support, qs.classification(ways=2))(support.inputs).shape
+    torch.Size([2, 2])
+    """
+
+    def __init__(
+        self, backbone: nn.Module, size: int = 128, layers: int = 2, heads: int = 4
+    ) -> None:
+        super().__init__()
+        if layers < 1 or heads < 1 or size < 1 or size % heads:
+            raise ValueError(
+                "InContext: needs layers >= 1, and heads >= 1 that divide size; found "
+                f"layers={layers}, heads={heads} and size={size}."
+            )
+        self.backbone, self.size, self.layers, self.heads = backbone, size, layers, heads
+        self.embedding = nn.Linear(feature_size(backbone, "InContext"), size, bias=False)
+        self.label = nn.Linear(1, size)
+        self.unknown = nn.Parameter(torch.zeros(size))  # stands for a query's label
+        self.blocks = nn.ModuleList(_Block(size, heads) for _ in range(layers))
+        self.head = nn.Linear(size, 1, bias=False)  # a softmax over classes would not notice one
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The support's keys and values in every layer."""
+        support = labelled(support)
+        features, statistics = embed_support(self.backbone, support)
+        labels = label_vectors(support, spec.outputs, features.dtype)
+        tokens = self.embedding(_norm(features)) + self.label(labels.mT.unsqueeze(-1))
+        bias, memory = log_weights(support.weights.to(features.dtype)), []
+        for block in self._layers():
+            memory.append(block.remember(tokens))
+            tokens = block.read(tokens, memory[-1], bias)
+        return {
+            "memory": memory, "bias": bias,
+            "present": present_outputs(support, spec), "statistics": statistics,
+        }  # fmt: skip
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Logits, or regression values, (n, outputs)."""
+        tokens = self._query(state, inputs)
+        for block, memory in zip(self._layers(), state["memory"], strict=True):
+            tokens = block.step(tokens, memory, state["bias"])
+        return without_absent(self.head(_norm(tokens)).squeeze(-1).mT, state["present"])
+
+    def attention(self, state: State, inputs: Any) -> Tensor:
+        """The last layer's shares (n, support rows), mean over heads and outputs that are there."""
+        tokens = self._query(state, inputs)
+        *earlier, (last, memory) = zip(self._layers(), state["memory"], strict=True)
+        for block, earlier_memory in earlier:
+            tokens = block.step(tokens, earlier_memory, state["bias"])
+        share = shares(last.queries(tokens), memory[0], state["bias"]).mean(1)
+        present = state["present"].to(share.dtype)
+        return torch.einsum("k, knm -> nm", present / present.sum().clamp_min(1), share)
+
+    def _layers(self) -> list[_Block]:
+        return cast(list[_Block], list(self.blocks))
+
+    def _query(self, state: State, inputs: Any) -> Tensor:
+        features = embed_query(self.backbone, inputs, state["statistics"])
+        tokens: Tensor = self.embedding(_norm(features)) + self.unknown
+        return tokens.expand(len(state["present"]), *tokens.shape)
+
+
+class _Block(nn.Module):
+    """One layer: tokens (outputs, n, size) -> the same shape."""
+
+    def __init__(self, size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size, bias=False)  # a softmax would not notice a bias
+        self.value = nn.Linear(size, size)
+        self.mix = nn.Linear(size, size)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size)
+        )
+        with torch.no_grad():  # equal rows attend to each other from the first step on
+            self.key.weight.copy_(self.query.weight)
+
+    def remember(self, tokens: Tensor) -> Memory:
+        """Keys and values of ``tokens``."""
+        normal = _norm(tokens)
+        return split_heads(self.key(normal), self.heads), split_heads(
+            self.value(normal), self.heads
+        )
+
+    def queries(self, tokens: Tensor) -> Tensor:
+        """What ``tokens`` look for: (outputs, heads, n, size / heads)."""
+        return split_heads(self.query(_norm(tokens)), self.heads)
+
+    def read(self, tokens: Tensor, memory: Memory, bias: Tensor) -> Tensor:
+        """The tokens after this layer, each having read all of the memory."""
+        keys, values = memory
+        return self._after(tokens, shares(self.queries(tokens), keys, bias) @ values)
+
+    def step(self, tokens: Tensor, memory: Memory, bias: Tensor) -> Tensor:
+        """The tokens after this layer, each having read the memory and itself."""
+        own = self.remember(tokens)
+        return self._after(tokens, read_beside_self(self.queries(tokens), own, memory, bias))
+
+    def _after(self, tokens: Tensor, reads: Tensor) -> Tensor:
+        tokens = tokens + self.mix(join_heads(reads))
+        result: Tensor = tokens + self.feed_forward(_norm(tokens))
+        return result
+
+
+def _norm(rows: Tensor) -> Tensor:
+    # Without an affine map of its own: a linear layer follows wherever it is used.
+    return F.layer_norm(rows, rows.shape[-1:])

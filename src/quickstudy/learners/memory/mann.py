@@ -1,0 +1,219 @@
+"""MANN: a recurrent controller with an external memory reads examples as a sequence."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import counting, embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.learners.features import feature_size
+from quickstudy.learners.memory.centring import centre_of, centred
+from quickstudy.learners.memory.external_memory import (
+    Used,
+    least_recently_used_access,
+    unused,
+)
+from quickstudy.learners.objectives import Outcome
+from quickstudy.learners.recurrent import CellState, LSTMCell
+from quickstudy.tasks.examples import (
+    class_weights,
+    labelled,
+    one_hot,
+    weighted_mean,
+    without_absent,
+)
+from quickstudy.tasks.metrics import score
+from quickstudy.trees import map_tree
+
+
+class Carried(NamedTuple):
+    """What goes from row to row; leading dimensions (...) as those of the rows."""
+
+    cell: CellState
+    used: Used
+    reads: Tensor  # (..., heads * width): what was read last
+    label: Tensor  # (..., outputs): of the row before; zeros before the first
+
+
+def sequence_loss(learner: Any, task: Task) -> Outcome:
+    """A :class:`MANN`'s objective: the mean loss over all rows, read as one sequence.
+
+    Support rows come first, then query rows; each is predicted before its label is seen. Draw tasks
+    in random order (``episodes(..., shuffled=True)``); the score is that of the query rows.
+    """
+    support, query = labelled(task.support), labelled(task.query)
+    rows: Examples = map_tree(lambda a, b: torch.cat([a, b]), support, query)
+    # In two passes, so that norm="support" sees queries as predict does.
+    first, statistics = embed_support(learner.backbone, support)
+    with counting(query.weights):
+        later = embed_query(learner.backbone, query.inputs, statistics)
+    features = centred(torch.cat([first, later]), centre_of(first, support.weights))
+    _, predictions = learner.read_rows(learner.start(), features, rows)
+    predictions = _answers(predictions, _present(support, task.spec), task.spec)
+    loss = weighted_mean(task.spec.loss(predictions, rows.targets), rows.weights)
+    return Outcome(loss, score(predictions[len(first) :].detach(), query))
+
+
+class MANN(Learner):
+    """Maps a support set, read row by row, to a controller and a memory that answer the next row.
+
+        h_t     = LSTM([f(x_t), y_{t-1}, r_{t-1}], h_{t-1})
+        key_t   = W_k [h_t, f(x_t)],    late_t = W_l [h_t, y_{t-1}],    gate_t = sigmoid(W_g h_t)
+        M_t     = write key_t into the least used slots, late_t where x_{t-1} was read  (gate_t)
+        r_t     = M_t read by content at key_t
+        predict = W [h_t, r_t]                                    (section 3; see external_memory)
+
+    The label comes one row late: with x_t the controller sees y_{t-1}, so that no answer can copy
+    its label. Each query is asked as the row after the support, with the support's last label.
+    Trained by :func:`sequence_loss`.
+
+    ``backbone``  inputs (n, ...) -> features (n, backbone.features).
+    ``outputs``   most classes, or real targets, of any task.
+    ``hidden``    size of the LSTM; 200 in the paper.
+    ``slots``, ``width``, ``reads``  the memory's shape and its read heads; 128, 40 and 4 there.
+    ``decay``     of usage per row, between 0.95 and 0.99 in other works; not given in the paper.
+
+    State: ``carried``, the :class:`Carried` after the support; ``centre`` (features,);
+    ``present`` (ways,) for classification; ``statistics`` for norm="support".
+
+    Raises ValueError for a backbone without ``features`` and a task of more outputs.
+
+    Reference: Santoro, Bartunov, Botvinick, Wierstra and Lillicrap (2016), Meta-Learning with
+    Memory-Augmented Neural Networks.
+    Differs from the paper in what the heads write: there one vector goes to both places, here the
+    key into the new slot and what came late to the last read one, and keys also see f(x_t)
+    directly; in a learnt key strength (1 there); in one least used slot for each head (there all
+    heads write into all of them); in f, convolutions where the paper reads flat pixels, whose
+    features are centred at the support's mean, known once the support is given; in one-hot
+    labels, where its 15-way tasks have strings of letters.
+
+    >>> import quickstudy as qs
+    >>> learner = qs.MANN(qs.backbones.MLP(in_features=2), outputs=2, slots=8)
+    >>> support = qs.examples([[0.0, 0.0], [1.0, 1.0]], [0, 1])
+    >>> learner(support, qs.classification(ways=2))(support.inputs).shape
+    torch.Size([2, 2])
+    """
+
+    objective = staticmethod(sequence_loss)
+    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
+        "support_order_is_irrelevant": "the support set is read as a sequence",
+        "weight_two_is_twice": "a row is one step of the sequence, or none where its weight is 0",
+        "relabelling_permutes_outputs": "labels are inputs of learnt weights",
+    }
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        outputs: int = 5,
+        hidden: int = 200,
+        slots: int = 128,
+        width: int = 40,
+        reads: int = 4,
+        decay: float = 0.95,
+    ) -> None:
+        super().__init__()
+        features = feature_size(backbone, "MANN")
+        if reads > slots:
+            raise ValueError(f"MANN: {reads} heads need as many slots; found slots={slots}.")
+        self.backbone, self.outputs, self.hidden = backbone, outputs, hidden
+        self.slots, self.width, self.reads, self.decay = slots, width, reads, decay
+        self.controller = LSTMCell(features + outputs + reads * width, hidden)
+        self.key = nn.Linear(hidden + features, reads * width)
+        self.late = nn.Linear(hidden + outputs, reads * width)
+        self.gate = nn.Linear(hidden, reads)
+        # A cosine is at most 1: under a strength of 1 the best of 128 slots gets a share of 2%.
+        self.strength = nn.Parameter(torch.full((reads,), 10.0))
+        self.answer = nn.Linear(hidden + reads * width, outputs)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """Controller and memory after the rows of ``support``, in their order."""
+        support = labelled(support)
+        features, statistics = embed_support(self.backbone, support)
+        centre = centre_of(features, support.weights)
+        carried, _ = self.read_rows(self.start(), centred(features, centre), support)
+        return {
+            "carried": carried,
+            "centre": centre,
+            "statistics": statistics,
+            **_present(support, spec),
+        }
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Predictions (n, outputs), each for its row as if it came next."""
+        features = embed_query(self.backbone, inputs, state["statistics"])
+        cell, used, reads, label = state["carried"]  # plain tuples after loading
+        carried = Carried(CellState(*cell), Used(*used), reads, label)
+        _, predictions = self.step(carried, centred(features, state["centre"]))
+        return _answers(predictions, state, spec)
+
+    def start(self) -> Carried:
+        """Before the first row: nothing read, nothing stored."""
+        like = self.gate.bias
+        return Carried(
+            self.controller.empty(),
+            unused(self.slots, self.width, self.reads, like),
+            like.new_zeros(self.reads * self.width),
+            like.new_zeros(self.outputs),
+        )
+
+    def step(self, before: Carried, features: Tensor) -> tuple[Carried, Tensor]:
+        """Read rows (..., features), each as the next one: what is carried, and predictions.
+
+        The label carried on is still that of the row before: a row's own is not known yet.
+        """
+        rows = features.shape[:-1]
+        label, reads, *cell = (
+            part.expand(*rows, -1) for part in (before.label, before.reads, *before.cell)
+        )
+        now = self.controller(torch.cat([features, label, reads], -1), CellState(*cell))
+        heads = (self.reads, self.width)
+        used, found = least_recently_used_access(
+            before.used,
+            keys=self.key(torch.cat([now.hidden, features], -1)).unflatten(-1, heads),
+            late=self.late(torch.cat([now.hidden, label], -1)).unflatten(-1, heads),
+            strength=self.strength,
+            gate=self.gate(now.hidden).sigmoid(),
+            decay=self.decay,
+        )
+        found = found.flatten(-2)
+        predictions = self.answer(torch.cat([now.hidden, found], -1))
+        return Carried(now, used, found, label), predictions
+
+    def read_rows(
+        self, carried: Carried, features: Tensor, rows: Examples
+    ) -> tuple[Carried, Tensor]:
+        """One step for each of ``rows``, whose features (n, features) are given.
+
+        Returns what is carried after the last, and the predictions (n, outputs) made before each
+        row's label was seen. A row of weight 0 leaves no trace.
+        """
+        labels = rows.targets
+        if not labels.is_floating_point():
+            labels = one_hot(labels, self.outputs, features.dtype)
+        predictions = []
+        for row, label, weight in zip(features, labels, rows.weights, strict=True):
+            after, prediction = self.step(carried, row)
+            after = after._replace(label=label)
+            there = weight > 0
+            carried = map_tree(lambda new, old, t=there: torch.where(t, new, old), after, carried)
+            predictions.append(prediction)
+        return carried, torch.stack(predictions)
+
+
+def _present(support: Examples, spec: TaskSpec) -> dict[str, Tensor]:
+    if support.targets.is_floating_point():
+        return {}
+    return {"present": class_weights(support, spec.outputs) > 0}
+
+
+def _answers(predictions: Tensor, state: State, spec: TaskSpec) -> Tensor:
+    if spec.outputs > predictions.shape[-1]:
+        raise ValueError(
+            f"MANN: the task asks {spec.outputs} outputs, but the learner has "
+            f"{predictions.shape[-1]}. Build it with outputs={spec.outputs}."
+        )
+    predictions = predictions[:, : spec.outputs]
+    return without_absent(predictions, state["present"]) if "present" in state else predictions

@@ -1,0 +1,148 @@
+"""Memory Networks: ask the support set several times, refining the question between reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import feature_size
+from quickstudy.learners.memory.centring import centre_of, centred
+from quickstudy.tasks.examples import class_ids, labelled, one_hot, without_absent
+
+_NEVER = -1e30  # the logarithm of a share of zero, finite so that derivatives are
+
+
+class MemoryNetwork(Learner):
+    """Maps a support set to a memory that queries read in several hops.
+
+        m_i     = A f(x_i)            + D e(y_i)        where to look  (without D: ``key_value``)
+        c_i     = C f(x_i)            + E e(y_i)        what is read   (without C: ``key_value``)
+        u_1     = A f(x)
+        p_i     = softmax_i(strength_k * cosine(u_k, m_i) + log w_i)                (equation 1)
+        u_{k+1} = H u_k + sum_i p_i c_i,     k = 1 … hops - 1                (equation 2, and H)
+        predict = log of the last hop's share of each class
+
+    The embedding e(y_i) of a label is the mean feature vector of its class in the support set: what
+    a label means is decided by the task, so renaming the classes permutes the outputs. The label
+    itself is carried along as a second, one-hot part of the value, of which the last hop reads a
+    distribution over classes.
+
+    ``backbone``   inputs (n, ...) -> features (n, backbone.features).
+    ``hops``       reads of the memory; 3 in the paper.
+    ``width``      size of keys, values and questions.
+    ``key_value``  keys know the row alone and values the label alone (Miller et al., 2016).
+
+    State: ``keys``, ``values`` (rows, width), ``labels`` (rows, ways), ``shares`` (rows,), the
+    logarithm of the weights; ``centre`` (features,); ``present`` (ways,); ``statistics`` for
+    norm="support".
+
+    Raises ValueError for real-valued targets and a backbone that does not tell its ``features``.
+
+    Reference: Sukhbaatar, Szlam, Weston and Fergus (2015), End-To-End Memory Networks, with the
+    layer-wise (RNN-like) tying of section 2.2; Miller et al. (2016), Key-Value Memory Networks for
+    Directly Reading Documents.
+    Differs from the papers, which answer questions about text, in labels as above; in the cosine
+    with a learnt strength for each hop, where they take inner products; in answering with the
+    last read, where they classify o + u by a learnt head over all words of a vocabulary; in
+    features centred at the support's mean.
+
+    >>> import quickstudy as qs
+    >>> learner = qs.MemoryNetwork(qs.backbones.MLP(in_features=2))
+    >>> support = qs.examples([[0.0, 0.0], [1.0, 1.0]], [0, 1])
+    >>> learner(support, qs.classification(ways=2))(support.inputs).shape
+    torch.Size([2, 2])
+    """
+
+    def __init__(
+        self, backbone: nn.Module, hops: int = 3, width: int = 64, key_value: bool = False
+    ) -> None:
+        super().__init__()
+        if hops < 1:
+            raise ValueError(f"MemoryNetwork: needs hops >= 1; found {hops}.")
+        features = feature_size(backbone, "MemoryNetwork")
+        self.backbone, self.hops, self.width, self.key_value = backbone, hops, width, key_value
+        self.ask = nn.Linear(features, width, bias=False)  # A
+        nn.init.orthogonal_(self.ask.weight)  # features start as near as they are
+        self.strength = nn.Parameter(torch.full((hops,), 10.0))
+        if not key_value:
+            self.label_key = _starting_at_zero(features, width)  # D
+        if hops > 1:  # with one, nothing is asked after the answer
+            self.label_value = nn.Linear(features, width, bias=False)  # E
+            self.keep = nn.Linear(width, width, bias=False)  # H
+            nn.init.eye_(self.keep.weight)
+            if not key_value:
+                self.row_value = nn.Linear(features, width, bias=False)  # C
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The memory of ``support``: keys, values and labels."""
+        support = labelled(class_ids(support, "MemoryNetwork"))
+        features, statistics = embed_support(self.backbone, support)
+        centre = centre_of(features, support.weights)
+        features = centred(features, centre)
+        labels = one_hot(support.targets, spec.outputs, features.dtype)
+        weights = support.weights.to(features.dtype)
+        counted = labels * weights.unsqueeze(-1)
+        totals = counted.sum(0)
+        tiny = torch.finfo(totals.dtype).tiny
+        means = (counted.mT @ features) / totals.clamp_min(tiny).unsqueeze(-1)
+        meanings = labels @ means
+        return {
+            "keys": self._keys(features, meanings),
+            "values": self._values(features, meanings),
+            "labels": labels,
+            "shares": torch.where(weights > 0, weights.clamp_min(tiny).log(), _NEVER),
+            "centre": centre,
+            "present": totals > 0,
+            "statistics": statistics,
+        }
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Logits (n, ways): logarithms of the last hop's shares, summed for each class."""
+        shares = self._log_shares(state, inputs)
+        of_class = torch.where(state["labels"].mT > 0, shares.unsqueeze(-2), _NEVER)
+        return without_absent(of_class.logsumexp(-1), state["present"])
+
+    def attention(self, state: State, inputs: Any) -> Tensor:
+        """The last hop's shares (n, support rows)."""
+        return self._log_shares(state, inputs).exp()
+
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """The first question (n, width), which shares its space with the keys."""
+        features = embed_query(self.backbone, inputs, state["statistics"])
+        asked: Tensor = self.ask(centred(features, state["centre"]))
+        return asked
+
+    def _keys(self, features: Tensor, meanings: Tensor) -> Tensor:
+        keys: Tensor = self.ask(features)
+        return keys if self.key_value else keys + self.label_key(meanings)
+
+    def _values(self, features: Tensor, meanings: Tensor) -> Tensor:
+        if self.hops == 1:
+            return features.new_zeros(len(features), self.width)
+        values: Tensor = self.label_value(meanings)
+        return values if self.key_value else values + self.row_value(features)
+
+    def _log_shares(self, state: State, inputs: Any) -> Tensor:
+        question = self.embed(state, inputs)
+        keys = F.normalize(state["keys"], dim=-1)
+        shares = self._look(question, keys, state, 0)
+        for hop in range(1, self.hops):
+            question = self.keep(question) + shares.exp() @ state["values"]
+            shares = self._look(question, keys, state, hop)
+        return shares
+
+    def _look(self, question: Tensor, keys: Tensor, state: State, hop: int) -> Tensor:
+        nearness = F.normalize(question, dim=-1) @ keys.mT
+        shares: Tensor = self.strength[hop] * nearness + state["shares"]
+        return shares.log_softmax(-1)
+
+
+def _starting_at_zero(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer

@@ -1,0 +1,246 @@
+"""Meta Networks: fast weights, made from gradients on the support set, beside slow ones."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import feature_size
+from quickstudy.learners.memory.centring import centre_of, centred
+from quickstudy.tasks.examples import class_weights, labelled, without_absent
+
+Layers = list[tuple[Tensor, Tensor]]
+"""Weight (..., outputs, inputs) and bias (..., outputs) of each layer, the first one first."""
+
+
+class MetaNetworks(Learner):
+    """Maps a support set to a memory of fast weights, one entry for each support row.
+
+        Q*   = d(mean_i ∇_Q L(v(u(Q, x_i)), y_i))                         (algorithm 1, lines 1-6)
+        W*_i = m(∇_W L(b(W, x_i), y_i))                                            (lines 8-11)
+        r_i  = u(Q, Q*, x_i)                                                      (lines 12-13)
+        a_i  = softmax_i(strength * cosine(u(Q, Q*, x), r_i) + log w_i)           (lines 17-18)
+        predict = b(W, sum_i a_i W*_i, x)                                         (lines 19-20)
+
+    The base learner b and the representation u are perceptrons over shared features f(x). Slow
+    weights W, Q and fast ones W*, Q* are two nets side by side, added after the activation of every
+    layer: relu(slow) + relu(fast), and without it at the end (layer augmentation, section 3.3). The
+    maps m and d act on each number of a gradient alone, with few weights shared by all.
+
+    ``backbone``  inputs (n, ...) -> features (n, backbone.features).
+    ``outputs``   most classes, or real targets, of any task.
+    ``hidden``    size of the layers of b and u.
+
+    State: ``memory`` (fast weights of b, one for each support row), ``keys`` (rows, hidden),
+    ``shares`` (rows,), the logarithm of the weights, ``representation`` (fast weights of u);
+    ``centre`` (features,); ``present`` (outputs,); ``statistics`` for norm="support".
+
+    Raises ValueError for a task of more outputs, and a backbone that does not tell its
+    ``features``.
+
+    Reference: Munkhdalai and Yu (2017), Meta Networks.
+    Differs from the paper in which layers have fast weights: there all five convolutions of b and
+    of u, two nets; here two layers each, on convolutions that b and u share (a copy of the weights
+    for each support row would be far larger than the net, and slow). In d, which there is an LSTM
+    over a sample of gradients and here, so that the order of the support does not matter, a map of
+    their mean. In the loss of u, cross entropy as the paper's at one shot (over a learnt layer v),
+    also at more, where the paper contrasts pairs. In m and d, to each of which is added the
+    gradient times a learnt rate, so that training begins at a gradient step. In a learnt strength
+    of attention, 1 there. In features centred at the support's mean.
+
+    >>> import quickstudy as qs
+    >>> learner = qs.MetaNetworks(qs.backbones.MLP(in_features=2), outputs=2)
+    >>> support = qs.examples([[0.0, 0.0], [1.0, 1.0]], [0, 1])
+    >>> learner(support, qs.classification(ways=2))(support.inputs).shape
+    torch.Size([2, 2])
+    """
+
+    differentiates = True
+    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
+        "relabelling_permutes_outputs": "the slow weights of every way are its own"
+    }
+
+    def __init__(self, backbone: nn.Module, outputs: int = 5, hidden: int = 64) -> None:
+        super().__init__()
+        features = feature_size(backbone, "MetaNetworks")
+        self.backbone, self.outputs, self.hidden = backbone, outputs, hidden
+        self.base = _perceptron(features, hidden, outputs)  # W
+        self.representation = _perceptron(features, hidden, hidden)  # Q
+        self.guess = nn.Linear(hidden, outputs)  # v
+        self.base_mapper = GradientMapper(layers=2)  # m
+        self.representation_mapper = GradientMapper(layers=2)  # d
+        self.strength = nn.Parameter(torch.tensor(10.0))
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """Fast weights from the gradients of the losses of ``support``."""
+        support = labelled(support)
+        features, statistics = embed_support(self.backbone, support)
+        weights = support.weights.to(features.dtype)
+        centre = centre_of(features, weights)
+        features = centred(features, centre)
+        present = self._present(support, spec)
+
+        def base_loss(layers: Layers, row: Tensor, target: Tensor) -> Tensor:
+            return _loss(run(layers, row), target, present, spec)
+
+        def representation_loss(layers: Layers, row: Tensor, target: Tensor) -> Tensor:
+            return _loss(self.guess(run(layers, row)), target, present, spec)
+
+        def gradients(loss: Any, layers: Layers) -> Layers:
+            """Of each row alone: leading dimension (rows,)."""
+            each = vmap(grad(loss), in_dims=(None, 0, 0))
+            result: Layers = each(layers, features, support.targets)
+            return result
+
+        slow = _layers(self.representation)
+        mean = [
+            (_row_mean(weight, weights), _row_mean(bias, weights))
+            for weight, bias in gradients(representation_loss, slow)
+        ]
+        fast = self.representation_mapper(mean)
+        tiny = torch.finfo(weights.dtype).tiny
+        return {
+            "memory": self.base_mapper(gradients(base_loss, _layers(self.base))),
+            "keys": run(slow, features, fast),
+            "shares": torch.where(weights > 0, weights.clamp_min(tiny).log(), -1e30),
+            "representation": fast,
+            "centre": centre,
+            "present": present,
+            "statistics": statistics,
+        }
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Predictions (n, outputs), each under the fast weights that its row attends to."""
+        features = self._query_features(state, inputs)
+        shares = self._shares(state, features)
+        fast = [
+            (torch.einsum("nr,roi->noi", shares, weight), shares @ bias)
+            for weight, bias in state["memory"]
+        ]
+        predictions = run(_layers(self.base), features, fast)
+        return without_absent(predictions, state["present"])[:, : spec.outputs]
+
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """u(Q, Q*, x): (n, hidden), the space in which queries attend to support rows."""
+        return self._represent(state, self._query_features(state, inputs))
+
+    def attention(self, state: State, inputs: Any) -> Tensor:
+        """Share (n, support rows) of each support row's fast weights."""
+        return self._shares(state, self._query_features(state, inputs))
+
+    def _query_features(self, state: State, inputs: Any) -> Tensor:
+        features = embed_query(self.backbone, inputs, state["statistics"])
+        return centred(features, state["centre"])
+
+    def _represent(self, state: State, features: Tensor) -> Tensor:
+        return run(_layers(self.representation), features, state["representation"])
+
+    def _shares(self, state: State, features: Tensor) -> Tensor:
+        asked = F.normalize(self._represent(state, features), dim=-1)
+        nearness = asked @ F.normalize(state["keys"], dim=-1).mT
+        shares: Tensor = self.strength * nearness + state["shares"]
+        return shares.softmax(-1)
+
+    def _present(self, support: Examples, spec: TaskSpec) -> Tensor:
+        if spec.outputs > self.outputs:
+            raise ValueError(
+                f"MetaNetworks: the task asks {spec.outputs} outputs, but the learner has "
+                f"{self.outputs}. Build it with outputs={spec.outputs}."
+            )
+        if support.targets.is_floating_point():
+            return torch.arange(self.outputs, device=support.weights.device) < spec.outputs
+        return class_weights(support, self.outputs) > 0
+
+
+class GradientMapper(nn.Module):
+    """Gradients -> fast weights, number by number: rate * g + net(scaled g).
+
+    ``net`` is a perceptron of 20 hidden units, shared by all numbers; ``rate`` is one for each of
+    the ``layers``. Gradients differ in size by orders of magnitude, so ``net`` sees size and sign
+    apart (Andrychowicz et al., 2016, appendix A, p = 7):
+
+        scaled g = (log|g| / p, sign(g))   where |g| >= exp(-p),   else   (-1, exp(p) g)
+    """
+
+    def __init__(self, layers: int, hidden: int = 20, rate: float = -1.0) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.full((layers,), rate))
+        self.net = _perceptron(2, hidden, 1)
+        last_weight, last_bias = _layers(self.net)[-1]
+        with torch.no_grad():  # at first the gradient step alone
+            last_weight.mul_(0.01)
+            last_bias.zero_()
+
+    def forward(self, gradients: Layers) -> Layers:
+        """Fast weights in the shapes of ``gradients``."""
+        return [
+            (rate * weight + self._by_size(weight), rate * bias + self._by_size(bias))
+            for rate, (weight, bias) in zip(self.rate, gradients, strict=True)
+        ]
+
+    def _by_size(self, gradient: Tensor) -> Tensor:
+        mapped: Tensor = self.net(size_and_sign(gradient))
+        return mapped.squeeze(-1)
+
+
+def size_and_sign(gradient: Tensor, p: float = 7.0) -> Tensor:
+    """(...) -> (..., 2): see :class:`GradientMapper`."""
+    size = gradient.abs()
+    large = size >= torch.e**-p
+    log_size = torch.where(large, size, 1.0).log() / p  # of one where small: log(0) has no slope
+    return torch.stack(
+        [
+            torch.where(large, log_size, -1.0),
+            torch.where(large, gradient.sign(), gradient * torch.e**p),
+        ],
+        -1,
+    )
+
+
+def run(slow: Layers, rows: Tensor, fast: Layers | None = None) -> Tensor:
+    """Layer augmentation: rows (..., inputs) -> (..., outputs).
+
+    Slow and fast weights each make a layer's outputs, which are added after the activation, relu
+    in all layers but the last. Fast weights may differ from row to row: (n, outputs, inputs).
+    """
+    hidden = rows
+    for i, (weight, bias) in enumerate(slow):
+        last = i == len(slow) - 1
+        parts = [F.linear(hidden, weight, bias)]
+        if fast is not None:
+            weight, bias = fast[i]
+            parts.append((weight @ hidden.unsqueeze(-1)).squeeze(-1) + bias)
+        hidden = torch.stack([part if last else part.relu() for part in parts]).sum(0)
+    return hidden
+
+
+def _perceptron(*sizes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _layers(net: nn.Sequential) -> Layers:
+    return [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
+
+
+def _row_mean(rows: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean over the first dimension: (rows, ...), (rows,) -> (...)."""
+    tiny = torch.finfo(weights.dtype).tiny
+    mean: Tensor = torch.tensordot(weights / weights.sum().clamp_min(tiny), rows, 1)
+    return mean
+
+
+def _loss(prediction: Tensor, target: Tensor, present: Tensor, spec: TaskSpec) -> Tensor:
+    """The task's loss of one row."""
+    allowed = without_absent(prediction, present)[: spec.outputs]
+    loss: Tensor = spec.loss(allowed[None], target[None])
+    return loss.squeeze(0)

@@ -1,0 +1,244 @@
+"""Neural processes: a support set becomes a representation, from which a network predicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import counting, embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.learners.attention import (
+    join_heads,
+    log_weights,
+    present_outputs,
+    shares,
+    split_heads,
+)
+from quickstudy.learners.features import feature_size
+from quickstudy.learners.objectives import Outcome
+from quickstudy.tasks.examples import labelled, one_hot, weighted_mean, without_absent
+from quickstudy.tasks.metrics import score
+
+
+def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
+    """-log N(y; mean(x), deviation(x)²), the mean over queries and outputs.
+
+    Class ids are judged by the task's own loss instead: classes have no deviation.
+    """
+    query = labelled(task.query)
+    predictor = learner(task.support, task.spec)
+    with counting(query.weights):
+        if not query.targets.is_floating_point():
+            mean = predictor(query.inputs)
+            losses = task.spec.loss(mean, query.targets)
+        else:
+            assert isinstance(learner, ConditionalNeuralProcess | AttentiveNeuralProcess)
+            mean, deviation = learner.distribution(predictor.state, query.inputs)
+            surprise = F.gaussian_nll_loss(
+                mean, query.targets, deviation.square(), full=True, eps=0.0, reduction="none"
+            )
+            losses = surprise.mean(-1)
+    return Outcome(weighted_mean(losses, query.weights), score(mean.detach(), query))
+
+
+class ConditionalNeuralProcess(Learner):
+    """Maps a support set to one mean representation, and that to predictions with a deviation.
+
+        r_k                = sum_i w_i e(f(x_i), y_ik) / sum_i w_i              (equations 1, 2)
+        mean_k, deviation_k = g(f(x), r_k),   deviation = floor + (1 - floor) softplus(·)    (3)
+
+    Each output k of a regression is a function of its own under the same prior. In classification,
+    r_k is the mean over the rows of class k alone (the paper's section 4.3), y_ik is 1, and mean_k
+    is the logit of class k. Without any row, r_k is 0, and the prediction that of the prior.
+
+    ``backbone``  inputs (n, ...) -> features (n, d), for support and queries alike.
+    ``size``      of the representation and the hidden layers, 128 in the paper.
+    ``floor``     least standard deviation, in the unit of the targets; 0.1 in the paper's code.
+
+    State: ``representation`` (outputs, size); ``present`` (outputs,).
+
+    :meth:`uncertainty` gives the standard deviation, which :func:`gaussian_likelihood` trains.
+
+    Reference: Garnelo et al. (2018), Conditional Neural Processes.
+    Differs from the paper in classification, where every class is decoded by itself, so that
+    renaming classes permutes the outputs; the paper concatenates the classes' representations.
+
+    >>> import torch, quickstudy as qs
+    >>> learner = qs.ConditionalNeuralProcess(qs.backbones.MLP(in_features=1))
+    >>> support = qs.examples(torch.eye(2)[:, :1], torch.eye(2)[:, :1])
+    >>> predictor = learner(support, qs.regression())
+    >>> predictor(support.inputs).shape, learner.uncertainty(predictor.state, support.inputs).shape
+    (torch.Size([2, 1]), torch.Size([2, 1]))
+    """
+
+    objective = staticmethod(gaussian_likelihood)
+
+    def __init__(self, backbone: nn.Module, size: int = 128, floor: float = 0.1) -> None:
+        super().__init__()
+        _check("ConditionalNeuralProcess", floor)
+        self.backbone, self.size, self.floor = backbone, size, floor
+        features = feature_size(backbone, "ConditionalNeuralProcess")
+        self.encoder = _perceptron(features + 1, size, size)
+        self.decoder = _perceptron(features + size, size, 2)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The mean representation of ``support``, for every output."""
+        support = labelled(support)
+        features, statistics = embed_support(self.backbone, support)
+        encoded, weights = _encode(self.encoder, features, support, spec)
+        tiny = torch.finfo(weights.dtype).tiny
+        share = weights / weights.sum(-1, keepdim=True).clamp_min(tiny)
+        return {
+            "representation": torch.einsum("kn, knd -> kd", share, encoded),
+            "present": present_outputs(support, spec), "statistics": statistics,
+        }  # fmt: skip
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """The mean, or logits, (n, outputs)."""
+        return without_absent(self.distribution(state, inputs)[0], state["present"])
+
+    def uncertainty(self, state: State, inputs: Any) -> Tensor:
+        """The standard deviation (n, outputs) of a regression's targets."""
+        return self.distribution(state, inputs)[1]
+
+    def distribution(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (n, outputs)."""
+        features = embed_query(self.backbone, inputs, state["statistics"])
+        read = state["representation"].unsqueeze(1).expand(-1, len(features), -1)
+        return _decode(self.decoder, features, read, self.floor)
+
+
+class AttentiveNeuralProcess(Learner):
+    """Maps a support set to representations that each query weighs by attention.
+
+        r_i           = e(f(x_i), y_ik)
+        r_k(x)        = heads of sum_i softmax_i(q(f(x))·q(f(x_i)) / √d + log w_i) r_i, mixed
+        mean_k, deviation_k = g(f(x), r_k(x))
+
+    Near rows then count more, where the mean of a :class:`ConditionalNeuralProcess` underfits.
+    Outputs, classification and the prediction without any row are as there.
+
+    ``backbone``  inputs (n, ...) -> features (n, d), for support and queries alike.
+    ``size``      of the representation and the hidden layers, 128 in the paper.
+    ``heads``     of the attention, 8 in the paper; must divide ``size``.
+    ``floor``     least standard deviation, in the unit of the targets; 0.1 in the paper's code.
+
+    State: ``keys`` (heads, n, size / heads); ``values`` (outputs, heads, n, size / heads);
+    ``weights`` (outputs, n); ``present`` (outputs,).
+
+    :meth:`uncertainty` gives the standard deviation, which :func:`gaussian_likelihood` trains.
+
+    Reference: Kim et al. (2019), Attentive Neural Processes.
+    Differs from the paper in having its deterministic path alone, without the latent variable and
+    without self-attention in the encoder.
+
+    >>> import torch, quickstudy as qs
+    >>> learner = qs.AttentiveNeuralProcess(qs.backbones.MLP(in_features=1))
+    >>> support = qs.examples(torch.eye(2)[:, :1], torch.eye(2)[:, :1])
+    >>> learner(support, qs.regression())(support.inputs).shape
+    torch.Size([2, 1])
+    """
+
+    objective = staticmethod(gaussian_likelihood)
+
+    def __init__(
+        self, backbone: nn.Module, size: int = 128, heads: int = 8, floor: float = 0.1
+    ) -> None:
+        super().__init__()
+        _check("AttentiveNeuralProcess", floor)
+        if heads < 1 or size % heads:
+            raise ValueError(
+                "AttentiveNeuralProcess: heads must divide size; found "
+                f"heads={heads} and size={size}."
+            )
+        self.backbone, self.size, self.heads, self.floor = backbone, size, heads, floor
+        features = feature_size(backbone, "AttentiveNeuralProcess")
+        self.encoder = _perceptron(features + 1, size, size)
+        self.place = nn.Sequential(nn.Linear(features, size), nn.ReLU(), nn.Linear(size, size))
+        self.mix = nn.Linear(size, size)
+        self.decoder = _perceptron(features + size, size, 2)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """Keys and values of ``support``."""
+        support = labelled(support)
+        features, statistics = embed_support(self.backbone, support)
+        encoded, weights = _encode(self.encoder, features, support, spec)
+        return {
+            "keys": split_heads(self.place(features), self.heads),
+            "values": split_heads(encoded, self.heads), "weights": weights,
+            "present": present_outputs(support, spec), "statistics": statistics,
+        }  # fmt: skip
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """The mean, or logits, (n, outputs)."""
+        return without_absent(self.distribution(state, inputs)[0], state["present"])
+
+    def uncertainty(self, state: State, inputs: Any) -> Tensor:
+        """The standard deviation (n, outputs) of a regression's targets."""
+        return self.distribution(state, inputs)[1]
+
+    def attention(self, state: State, inputs: Any) -> Tensor:
+        """Shares (n, support rows), mean over heads and outputs that are there."""
+        features = embed_query(self.backbone, inputs, state["statistics"])
+        present = state["present"].to(features.dtype)
+        share = self._shares(state, features).mean(1)
+        return torch.einsum("k, knm -> nm", present / present.sum().clamp_min(1), share)
+
+    def distribution(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (n, outputs)."""
+        features = embed_query(self.backbone, inputs, state["statistics"])
+        read = self.mix(join_heads(self._shares(state, features) @ state["values"]))
+        taught = (state["weights"].sum(-1) > 0).to(read.dtype)
+        return _decode(self.decoder, features, read * taught[:, None, None], self.floor)
+
+    def _shares(self, state: State, features: Tensor) -> Tensor:
+        """(outputs, heads, n, support rows)."""
+        bias = log_weights(state["weights"])[:, None, None]
+        return shares(split_heads(self.place(features), self.heads), state["keys"], bias)
+
+
+def _check(learner: str, floor: float) -> None:
+    if not 0 < floor < 1:
+        raise ValueError(f"{learner}: floor must lie between 0 and 1; found {floor}.")
+
+
+def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    layers = nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(),
+        nn.Linear(hidden, hidden), nn.ReLU(),
+        nn.Linear(hidden, outputs, bias=False),  # classes would not notice one that they share
+    )  # fmt: skip
+    for layer in layers:
+        if isinstance(layer, nn.Linear):  # He et al. (2015): differences of rows keep their size
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return layers
+
+
+def _encode(
+    encoder: nn.Module, features: Tensor, support: Examples, spec: TaskSpec
+) -> tuple[Tensor, Tensor]:
+    """Encoded rows (outputs, n, size), and how often each counts for each output (outputs, n)."""
+    weights = support.weights.to(features.dtype)
+    if support.targets.is_floating_point():
+        labels = support.targets.mT
+        weights = weights.expand(spec.outputs, -1)
+    else:
+        weights = weights * one_hot(support.targets, spec.outputs, weights.dtype).mT
+        labels = torch.ones_like(weights)
+    return encoder(_beside(features, labels.unsqueeze(-1))), weights
+
+
+def _decode(
+    decoder: nn.Module, features: Tensor, read: Tensor, floor: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (n, outputs) from features (n, d) and reads (outputs, n, size)."""
+    mean, spread = decoder(_beside(features, read)).unbind(-1)
+    return mean.mT, floor + (1 - floor) * F.softplus(spread.mT)
+
+
+def _beside(features: Tensor, others: Tensor) -> Tensor:
+    """(n, d) and (outputs, n, e) -> (outputs, n, d + e)."""
+    return torch.cat([features.expand(len(others), *features.shape), others], -1)

@@ -1,0 +1,201 @@
+"""SNAIL: temporal convolutions and causal attention over the support set as a sequence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.attention import (
+    label_vectors,
+    log_weights,
+    present_outputs,
+    read_beside_self,
+    shares,
+)
+from quickstudy.learners.features import feature_size
+from quickstudy.tasks.examples import labelled, without_absent
+
+
+class SNAIL(Learner):
+    """Maps a support set, read as a sequence, to what comes next: the label of a query.
+
+        s_t     = [norm(f(x_t)), √d onehot(y_t)] for the support
+        s_last  = [norm(f(x)), 0]                for the query
+        dense_d(s)_t = [s_t, tanh(a_t) * sigmoid(b_t)],   [a_t, b_t] = U s_t + V s_{t-d} + c
+        attend(s)_t  = [s_t, sum_{u <= t} softmax_u(q_t·k_u / √d_k) v_u]
+        logits  = W convolve(attend(... attend(s)))_last
+
+    in the order of the paper's few-shot network (section 5.1): attention of (key, value) sizes
+    (64, 32); dense blocks of dilation 1, 2, 4, ... of 128 filters; attention (256, 128); dense
+    blocks; attention (512, 256). The support's activations do not depend on the query, so they are
+    computed once, in ``adapt``; each query is one further step.
+
+    ``backbone``  inputs (n, ...) -> features (n, d).
+    ``outputs``   most ways, or regression targets, of any task.
+    ``length``    support rows and the query, 6 at 5 ways and 1 shot: as far as convolutions reach.
+                  Longer sequences run; their early rows are then seen through attention alone.
+    ``filters``   of each dense block, 128 in the paper.
+
+    State: ``steps``, for every block what its next step needs: one earlier row, or keys and values;
+    ``order`` (n,), rows of weight 0 first; ``bias`` (n,); ``present`` (outputs,).
+
+    Raises ValueError for a task of more outputs than ``outputs``.
+
+    Reference: Mishra, Rohaninejad, Chen and Abbeel (2018), A Simple Neural Attentive Meta-Learner.
+    Differs from the paper in dilations that start at 1 (its pseudo-code says 2, which would leave
+    out each row's neighbour), and in what lets it learn from few tasks: features are normalised
+    over their d entries, labels are as long as they, and keys start equal to queries, so that like
+    attends to like, and sharply, from the first step on.
+
+    >>> import torch, quickstudy as qs
+    >>> learner = qs.SNAIL(qs.backbones.MLP(in_features=2), outputs=2, length=3)
+    >>> support = qs.examples(torch.eye(2), [0, 1])
+    >>> learner(support, qs.classification(ways=2))(support.inputs).shape
+    torch.Size([2, 2])
+    """
+
+    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
+        "support_order_is_irrelevant": "the support is a sequence",
+        "weight_two_is_twice": "a step of a sequence is there or not",
+        "relabelling_permutes_outputs": "labels are one-hot inputs of learnt layers",
+    }
+
+    def __init__(
+        self, backbone: nn.Module, outputs: int = 5, length: int = 6, filters: int = 128
+    ) -> None:
+        super().__init__()
+        if outputs < 1 or length < 2 or filters < 1:
+            raise ValueError(
+                "SNAIL: needs outputs >= 1, length >= 2 and filters >= 1; found "
+                f"{outputs}, {length} and {filters}."
+            )
+        self.backbone, self.outputs, self.length, self.filters = backbone, outputs, length, filters
+        size = feature_size(backbone, "SNAIL") + outputs
+        blocks: list[_DenseBlock | _AttentionBlock] = []
+        for keys, values in ((64, 32), (256, 128), (512, 256)):
+            if blocks:
+                for level in range(math.ceil(math.log2(length))):
+                    blocks.append(_DenseBlock(size, filters, 2**level))
+                    size += filters
+            blocks.append(_AttentionBlock(size, keys, values))
+            size += values
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Linear(size, outputs)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """What every block needs to take one further step after ``support``."""
+        self._check_outputs(spec)
+        support = labelled(support)
+        features, statistics = embed_support(self.backbone, support)
+        labels = label_vectors(support, spec.outputs, features.dtype)
+        labels = F.pad(features.shape[-1] ** 0.5 * labels, (0, self.outputs - spec.outputs))
+        there = (support.weights > 0).to(features.dtype)
+        # Absent rows go before the first step, where a causal convolution sees zeros anyway.
+        order = torch.argsort(there, stable=True)
+        there, rows = there[order], torch.cat([_normalised(features), labels], -1)[order]
+        bias, steps = log_weights(there), []
+        for block in self._layers():
+            rows, memory = block.read(rows * there.unsqueeze(-1), bias)
+            steps.append(memory)
+        return {
+            "steps": steps, "order": order, "bias": bias,
+            "present": present_outputs(support, spec), "statistics": statistics,
+        }  # fmt: skip
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Logits, or regression values, (n, outputs): each query as the step after the support."""
+        self._check_outputs(spec)
+        rows = self._query(state, inputs)
+        for block, memory in zip(self._layers(), state["steps"], strict=True):
+            rows = block.step(rows, memory, state["bias"])
+        answers = self.head(rows)[:, : spec.outputs]
+        return without_absent(answers, state["present"])
+
+    def attention(self, state: State, inputs: Any) -> Tensor:
+        """The last attention block's shares (n, support rows), normalised over the support."""
+        rows = self._query(state, inputs)
+        *earlier, last = zip(self._layers(), state["steps"], strict=True)
+        for block, memory in earlier:
+            rows = block.step(rows, memory, state["bias"])
+        block, (keys, _) = last
+        share = shares(block.query(rows), keys, state["bias"])
+        return share[:, torch.argsort(state["order"])]
+
+    def _layers(self) -> list[Any]:
+        return list(self.blocks)  # a ModuleList says nothing of what its modules can do
+
+    def _query(self, state: State, inputs: Any) -> Tensor:
+        features = embed_query(self.backbone, inputs, state["statistics"])
+        return F.pad(_normalised(features), (0, self.outputs))
+
+    def _check_outputs(self, spec: TaskSpec) -> None:
+        if spec.outputs > self.outputs:
+            raise ValueError(
+                f"SNAIL: the task asks {spec.outputs} outputs, but the learner was built for "
+                f"{self.outputs}. Build it with outputs={spec.outputs}."
+            )
+
+
+class _DenseBlock(nn.Module):
+    """Rows (n, size) -> (n, size + filters): a gated causal convolution over two rows, appended."""
+
+    def __init__(self, size: int, filters: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.now = nn.Linear(size, 2 * filters)
+        self.before = nn.Linear(size, 2 * filters, bias=False)
+
+    def read(self, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """All rows of a sequence; and the row (1, size) that the step after its end looks back to.
+
+        Rows that are not there must be zero, and come first.
+        """
+        n = len(rows)
+        padded = F.pad(rows, (0, 0, self.dilation, 0))
+        return self.step(rows, padded[:n], bias), padded[n:][:1]
+
+    def step(self, rows: Tensor, before: Tensor, bias: Tensor) -> Tensor:
+        """Rows (n, size) that look back to ``before``, (n, size) or (1, size) for all of them."""
+        filtered, gates = (self.now(rows) + self.before(before)).chunk(2, -1)
+        return torch.cat([rows, filtered.tanh() * gates.sigmoid()], -1)
+
+
+class _AttentionBlock(nn.Module):
+    """Rows (n, size) -> (n, size + values): what each reads from itself and its past, appended."""
+
+    def __init__(self, size: int, keys: int, values: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(size, keys)
+        self.key = nn.Linear(size, keys, bias=False)  # a softmax would not notice a bias
+        self.value = nn.Linear(size, values)
+        with torch.no_grad():
+            self.query.weight.mul_(_SHARPNESS)
+            self.key.weight.copy_(self.query.weight)
+
+    def read(self, rows: Tensor, bias: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """All rows of a sequence, causally; and the keys and values that later steps attend to."""
+        keys, values = self.key(rows), self.value(rows)
+        time = torch.arange(len(rows), device=rows.device)
+        causal = log_weights((time <= time.unsqueeze(-1)).to(rows.dtype))
+        share = shares(self.query(rows), keys, bias + causal)
+        return torch.cat([rows, share @ values], -1), (keys, values)
+
+    def step(self, rows: Tensor, memory: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
+        """Rows (n, size), each as the one step after what is remembered."""
+        own = self.key(rows), self.value(rows)
+        return torch.cat([rows, read_beside_self(self.query(rows), own, memory, bias)], -1)
+
+
+# Features of an untrained network are all alike (their cosines are about 0.9): only a sharp softmax
+# tells them apart, and until it does, the labels that are read say nothing of the query.
+_SHARPNESS = 3.0
+
+
+def _normalised(features: Tensor) -> Tensor:
+    return F.layer_norm(features, features.shape[-1:])

@@ -1,0 +1,138 @@
+"""Relation Networks: a small network learns when a query and a class belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import GroupNorm, embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.learners.features import feature_shape
+from quickstudy.learners.objectives import Outcome, answers
+from quickstudy.tasks.examples import (
+    class_ids,
+    class_weights,
+    labelled,
+    one_hot,
+    weighted_mean,
+    without_absent,
+)
+from quickstudy.tasks.metrics import score
+
+
+def relation_error(learner: Learner, task: Task) -> Outcome:
+    """Mean of (r_ik - [y_i = k])^2 over queries i and classes k, r = sigmoid(logits) (equation 2).
+
+    The paper's sum is a mean here, so that one learning rate fits tasks of all sizes.
+    """
+    query = labelled(task.query)
+    logits = answers(learner, task._replace(query=query))
+    errors = (logits.sigmoid() - one_hot(query.targets, task.spec.outputs, logits.dtype)).square()
+    present = class_weights(labelled(task.support), task.spec.outputs) > 0
+    pairs = query.weights.unsqueeze(-1) * present
+    return Outcome(weighted_mean(errors, pairs), score(logits.detach(), query))
+
+
+class Relation(Learner):
+    """Maps a support set to a learnt comparison of a query with the mean of each class.
+
+        c_k      = sum_i w_i [y_i = k] f(x_i) / sum_i w_i [y_i = k]
+        logits_k = g([c_k, f(x)]),      r_k = sigmoid(logits_k)               (equation 1)
+
+    ``backbone``  inputs (n, ...) -> features: vectors (n, d), which g compares by a perceptron, or
+                  maps (n, channels, height, width), which it compares by convolutions:
+                  ``Conv4(pools=2, flat=False)``, near to the paper's.
+    ``width``     of the two first layers of g; 64 in the paper.
+    ``hidden``    units of the last but one layer of g; 8 in the paper.
+
+    Training minimises :func:`relation_error`. The softmax of the logits is the probability of each
+    class given that a query belongs to exactly one: r_k / (1 - r_k) = exp(logits_k).
+
+    State: ``classes`` (ways, ...) mean features, ``present`` (ways,).
+
+    Raises ValueError for real-valued targets and for a backbone that does not tell the shape of its
+    features.
+
+    Reference: Sung et al. (2018), Learning to Compare: Relation Network for Few-Shot Learning.
+    Differs from the paper in the mean (there a sum) over a class's rows, which one network for any
+    number of shots needs, in the group norm inside g, and in the perceptron for vectors.
+
+    >>> import quickstudy as qs
+    >>> learner = qs.Relation(qs.backbones.MLP(in_features=2))
+    >>> support = qs.examples([[0.0, 0.0], [1.0, 1.0]], [0, 1])
+    >>> learner(support, qs.classification(ways=2))(support.inputs).shape
+    torch.Size([2, 2])
+    """
+
+    objective: Callable[[Learner, Task], Any] = staticmethod(relation_error)
+
+    def __init__(self, backbone: nn.Module, width: int = 64, hidden: int = 8) -> None:
+        super().__init__()
+        self.backbone, self.width, self.hidden = backbone, width, hidden
+        shape = feature_shape(backbone, "Relation")
+        self.relation = (
+            compare_vectors(shape[0], width, hidden)
+            if len(shape) == 1
+            else compare_maps(shape, width, hidden)
+        )
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The mean features of each class of ``support``."""
+        support = labelled(class_ids(support, "Relation"))
+        features, statistics = embed_support(self.backbone, support)
+        counted = one_hot(support.targets, spec.outputs, features.dtype)
+        counted = counted * support.weights.to(features.dtype).unsqueeze(-1)
+        totals = counted.sum(0)
+        shares = counted / totals.clamp_min(torch.finfo(totals.dtype).tiny)
+        classes = (shares.mT @ features.flatten(1)).unflatten(1, features.shape[1:])
+        return {"classes": classes, "present": totals > 0, "statistics": statistics}
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Logits (n, ways), whose sigmoid is the paper's relation score."""
+        queries, classes = self._features(state, inputs), state["classes"]
+        n, ways = len(queries), len(classes)
+        pairs = torch.cat(
+            [
+                classes.unsqueeze(0).expand(n, *classes.shape),
+                queries.unsqueeze(1).expand(n, ways, *queries.shape[1:]),
+            ],
+            dim=2,
+        )
+        logits = self.relation(pairs.flatten(0, 1)).reshape(n, ways)
+        return without_absent(logits, state["present"])
+
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """Features (n, d), maps flattened."""
+        return self._features(state, inputs).flatten(1)
+
+    def _features(self, state: State, inputs: Any) -> Tensor:
+        return embed_query(self.backbone, inputs, state["statistics"])
+
+
+def compare_vectors(features: int, width: int, hidden: int) -> nn.Module:
+    """g for pairs of vectors (n, 2 features) -> (n, 1)."""
+    # Normed where the convolutional form is; pairs are no rows of the task.
+    layers: list[nn.Module] = []
+    for a, b in pairwise((2 * features, width, width)):
+        layers += [nn.Linear(a, b), GroupNorm(b), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+
+def compare_maps(shape: tuple[int, ...], width: int, hidden: int) -> nn.Module:
+    """g for pairs of maps (n, 2 channels, height, width) -> (n, 1): two blocks, then two layers."""
+    channels, *sides = shape
+    blocks: list[nn.Module] = []
+    for inputs in (2 * channels, width):
+        # Pairs are no rows of the task, so no statistics of rows are taken over them.
+        blocks += [nn.Conv2d(inputs, width, 3, padding=1), GroupNorm(width), nn.ReLU()]
+        if min(sides) >= 2:
+            blocks.append(nn.MaxPool2d(2))
+            sides = [side // 2 for side in sides]
+    flat = width * sides[0] * sides[1]
+    return nn.Sequential(
+        *blocks, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+    )

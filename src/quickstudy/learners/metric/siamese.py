@@ -1,0 +1,187 @@
+"""Siamese networks: learn from pairs what is alike, then classify by the nearest support row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from quickstudy.backbones.norms import counting, embed_query, embed_support
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.learners.features import feature_size
+from quickstudy.learners.objectives import Outcome
+from quickstudy.tasks.examples import (
+    class_ids,
+    labelled,
+    one_hot,
+    weighted_mean,
+    without_absent,
+)
+from quickstudy.tasks.metrics import score
+
+
+def contrastive(learner: Siamese, task: Task) -> Outcome:
+    """(1 - y)/2 D^2 + y/2 max(0, margin - D)^2 over the pairs, y = 1 for unlike ones.
+
+    D is the Euclidean distance, not its square. Reference: Hadsell, Chopra and LeCun (2006),
+    Dimensionality Reduction by Learning an Invariant Mapping, equation 4.
+    """
+    pairs = compare(learner, task)
+    near = (learner.margin - pairs.distances).clamp_min(0)
+    return pairs.outcome(alike=pairs.distances.square() / 2, unlike=near.square() / 2)
+
+
+def linear_contrastive(learner: Siamese, task: Task) -> Outcome:
+    """(1 - y) D + y max(0, margin - D) over the pairs: the contrastive loss without squares."""
+    pairs = compare(learner, task)
+    near = (learner.margin - pairs.distances).clamp_min(0)
+    return pairs.outcome(alike=pairs.distances, unlike=near)
+
+
+def verification(learner: Siamese, task: Task) -> Outcome:
+    """Cross-entropy of p = sigmoid(-D), the probability that a pair is alike.
+
+    D = -(sum_j alpha_j |f_j(x) - f_j(x')| + b), with alpha and b learnt, so that p is the paper's.
+    Reference: Koch, Zemel and Salakhutdinov (2015), Siamese Neural Networks for One-shot Image
+    Recognition, section 3.
+    """
+    pairs = compare(learner, task)
+    return pairs.outcome(alike=softplus(pairs.distances), unlike=softplus(-pairs.distances))
+
+
+class Pairs(NamedTuple):
+    """Every query (n) beside every support row (m), and how well the nearest row classifies."""
+
+    distances: Tensor  # (n, m)
+    alike: Tensor  # (n, m), whether the two are of one class
+    weights: Tensor  # (n, m), how often the pair counts
+    score: Tensor  # (), accuracy on the queries
+
+    def outcome(self, alike: Tensor, unlike: Tensor) -> Outcome:
+        """The loss ``alike`` or ``unlike`` (n, m) of each pair, half of the weight on each kind."""
+        kinds = ((alike, self.alike), (unlike, ~self.alike))
+        halves = [weighted_mean(loss, self.weights * kind) for loss, kind in kinds]
+        return Outcome((halves[0] + halves[1]) / 2, self.score)
+
+
+def compare(learner: Siamese, task: Task) -> Pairs:
+    """The pairs of one task; rows and their labels as weighted."""
+    query = labelled(task.query)
+    state = learner.adapt(task.support, task.spec)
+    with counting(query.weights):
+        distances = learner.distances(state, query.inputs)
+    predictions = learner.nearest(state, distances, task.spec).detach()
+    weights = query.weights.unsqueeze(-1) * state["weights"]
+    alike = query.targets.unsqueeze(-1) == state["targets"]
+    return Pairs(distances, alike, weights, score(predictions, query))
+
+
+class Siamese(Learner):
+    """Maps a support set to the class of the support row that is nearest.
+
+        D_i      = |f(x) - f(x_i)|, or -(sum_j alpha_j |f_j(x) - f_j(x_i)| + b)
+        logits_k = -min {D_i : y_i = k, w_i > 0}
+
+    ``backbone``   inputs (n, ...) -> features (n, d); both halves of the twin network.
+    ``objective``  what training minimises over all pairs of a query and a support row:
+                   :func:`contrastive` (the default), :func:`linear_contrastive`, or
+                   :func:`verification`, which brings the second, learnt distance.
+    ``margin``     distance beyond which the first two leave unlike pairs alone; 1 by default, as
+                   the scale of the features is free.
+
+    State: ``features`` (m, d), ``targets`` (m,) and ``weights`` (m,) of the support rows.
+
+    Raises ValueError for real-valued targets, for a margin that is not positive, and for
+    verification on a backbone that does not tell its number of features.
+
+    Reference: Hadsell, Chopra and LeCun (2006) and Koch, Zemel and Salakhutdinov (2015); see the
+    objectives.
+    Differs from the papers in drawing pairs from tasks (all queries with all support rows, like and
+    unlike pairs weighing half each) instead of from the whole data set.
+
+    >>> import quickstudy as qs
+    >>> learner = qs.Siamese(qs.backbones.MLP(in_features=2))
+    >>> support = qs.examples([[0.0, 0.0], [1.0, 1.0]], [0, 1])
+    >>> learner(support, qs.classification(ways=2))(support.inputs).argmax(-1)
+    tensor([0, 1])
+    """
+
+    objective: Callable[[Any, Task], Any]
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        objective: Callable[[Any, Task], Any] = contrastive,
+        margin: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if margin <= 0:
+            raise ValueError(f"Siamese: margin must be positive; found {margin}.")
+        self.backbone, self.objective, self.margin = backbone, objective, margin
+        self.distance: Callable[[Tensor, Tensor], Tensor] = euclidean
+        if objective is verification:
+            self.distance = LearntL1(feature_size(backbone, "Siamese, verification"))
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The features of ``support``, kept row by row."""
+        support = labelled(class_ids(support, "Siamese"))
+        features, statistics = embed_support(self.backbone, support)
+        return {
+            "features": features,
+            "targets": support.targets,
+            "weights": support.weights,
+            "statistics": statistics,
+        }
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        """Logits (n, ways): minus the distance to the nearest row of each class."""
+        return self.nearest(state, self.distances(state, inputs), spec)
+
+    def distances(self, state: State, inputs: Any) -> Tensor:
+        """Distance (n, m) of each query to each support row."""
+        return self.distance(self.embed(state, inputs), state["features"])
+
+    def nearest(self, state: State, distances: Tensor, spec: TaskSpec) -> Tensor:
+        """Logits (n, ways) from distances (n, m)."""
+        of_class = one_hot(state["targets"], spec.outputs, distances.dtype)
+        counted = (of_class * state["weights"].unsqueeze(-1).to(distances.dtype)) > 0
+        # The far end of the number line is never nearest.
+        closeness = torch.where(counted, -distances.unsqueeze(-1), torch.finfo(distances.dtype).min)
+        return without_absent(closeness.amax(-2), counted.any(0))
+
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """Features (n, d), in which rows are compared."""
+        return embed_query(self.backbone, inputs, state["statistics"])
+
+    def attention(self, state: State, inputs: Any) -> Tensor:
+        """Shares (n, m): one for the nearest support row, which alone decides."""
+        distances = self.distances(state, inputs)
+        present = distances.where(state["weights"] > 0, torch.inf)
+        return one_hot(present.argmin(-1), distances.shape[-1], distances.dtype)
+
+
+def euclidean(a: Tensor, b: Tensor) -> Tensor:
+    """|a_i - b_j|: (n, d), (m, d) -> (n, m); its gradient at distance 0 is 0."""
+    # From the differences themselves: near 0, where pairs are to end, products would cancel.
+    squares = (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
+    apart = squares > 0
+    return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+
+
+class LearntL1(nn.Module):
+    """-(sum_j alpha_j |a_ij - b_kj| + bias): (n, d), (m, d) -> (n, m); may be negative.
+
+    ``alpha`` starts at minus one of the root of d, so that from the start near rows are alike.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((features,), -(features**-0.5)))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances (n, m)."""
+        return -((a.unsqueeze(-2) - b.unsqueeze(-3)).abs() @ self.alpha + self.bias)

@@ -1,0 +1,296 @@
+"""What a learner did with one task, in numbers: what moved, at which rates, what it looked at.
+
+Each part comes from one of the learner's windows, and is None for a learner without that window:
+
+    trajectory    ->  Adaptation   what each inner step changed
+    learnt_rates  ->  Rates        the learning rates that training found
+    attention     ->  (q, s)       how much each query looked at each support row
+    embed         ->  Nearest      the support rows that lie nearest to a query
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quickstudy.backbones.norms import counting
+from quickstudy.core import Examples, Learner, State, Task
+from quickstudy.modules import evaluation_mode
+from quickstudy.reports.views import Array, EpisodeView, View, judgeable, to_numpy, view
+from quickstudy.tasks.examples import labelled, weighted_mean
+from quickstudy.tasks.metrics import score
+from quickstudy.trees import map_tree
+
+MOST_LAYERS = 20
+MOST_STEPS = 10
+MOST_ROWS = 60
+"""Bounds on what is compared: layers are pooled, steps and query rows thinned out evenly."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What the inner steps did on one task; k + 1 moments, l layers in the network's order.
+
+    ``steps``         (k + 1,) inner steps taken: 0 first, all of them last.
+    ``support_loss``  (k + 1,) mean loss of the support rows.
+    ``query_score``   (k + 1,) accuracy in [0, 1] or mean squared error of the queries.
+    ``metric``        "accuracy" or "mse".
+    ``layers``        names of the l layers; none where the states hold no weights.
+    ``weights``       (k + 1, l): |w_k - w_0| / |w_0| over all weights of a layer.
+    ``features``      (k + 1, l): likewise for what a layer gives for the query rows.
+
+    A ratio is NaN where a layer started at zero, or gives nothing for the queries.
+    """
+
+    steps: Array
+    support_loss: Array
+    query_score: Array
+    metric: str
+    layers: tuple[str, ...]
+    weights: Array
+    features: Array
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learnt learning rates, over all rates of each of l layers.
+
+    ``layers``              l names.
+    ``low, median, high``   (l,) quartiles.
+    ``negative``            (l,) share of rates below zero.
+    """
+
+    layers: tuple[str, ...]
+    low: Array
+    median: Array
+    high: Array
+    negative: Array
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The support rows nearest to one query in feature space, nearest first; rows of the view.
+
+    ``query``      row of the query.
+    ``support``    (m,) rows of the support set.
+    ``distances``  (m,) Euclidean.
+    """
+
+    query: int
+    support: Array
+    distances: Array
+
+
+@dataclass(frozen=True)
+class Insights:
+    """What a learner did with the task of ``view``, as far as it lets one see.
+
+    ``attention``  (q, s) share of each support row in the answer to each query: rows of the view.
+    ``nearest``    one per query shown, mistakes first; none without features or classes.
+    """
+
+    view: View
+    adaptation: Adaptation | None = None
+    rates: Rates | None = None
+    attention: Array | None = None
+    nearest: tuple[Nearest, ...] = ()
+
+
+def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -> Insights:
+    """All that ``learner`` lets one see of how it answers ``task``.
+
+    ``names`` gives one name per way. Raises ValueError as :func:`quickstudy.reports.views.view`
+    does, and for attention that is not one share per query and support row.
+    """
+    shown = view(learner, task, names)
+    with evaluation_mode(learner):
+        return Insights(
+            shown,
+            adaptation(learner, task),
+            rates(learner.learnt_rates()),
+            attention(learner, task),
+            nearest(shown) if isinstance(shown, EpisodeView) else (),
+        )
+
+
+def adaptation(learner: Learner, task: Task) -> Adaptation | None:
+    """What each inner step changed; None for a learner without inner steps."""
+    states = learner.trajectory(task.support, task.spec)
+    if states is None or len(states) < 2:
+        return None
+    steps = _spread(len(states), MOST_STEPS + 1)
+    # Cut from their graph: only numbers are wanted, and a graph per step would fill the memory.
+    states = [map_tree(Tensor.detach, states[step]) for step in steps]
+    backbone = getattr(learner, "backbone", None)
+    network = backbone if isinstance(backbone, nn.Module) else nn.Module()
+    weights = [_weights(network, state) for state in states]
+    layer_of = layers_of(weights[0])
+    layers = tuple(dict.fromkeys(layer_of.values()))
+    # A layer that is no part of the network, such as a head of the learner's own, has no features.
+    inside = {layer_of[name] for name, _ in network.named_parameters() if name in layer_of}
+    rows = np.flatnonzero(judgeable(task.query))
+    rows = rows[_spread(len(rows), MOST_ROWS)]
+    losses, scores, features = [], [], []
+    for state in states:
+        losses.append(_support_loss(learner, state, task))
+        with _outputs(network, inside, rows) as outputs:
+            scores.append(_query_score(learner, state, task))
+        features.append({layer: [output] for layer, output in outputs.items()})
+    parts = [{layer: _of(layer, layer_of, w) for layer in layers} for w in weights]
+    return Adaptation(
+        steps,
+        np.array(losses),
+        np.array(scores),
+        "mse" if task.query.targets.is_floating_point() else "accuracy",
+        layers,
+        _movement(layers, parts),
+        _movement(layers, features),
+    )
+
+
+def _support_loss(learner: Learner, state: State, task: Task) -> float:
+    support = labelled(task.support)
+    with counting(support.weights):
+        predictions = learner.predict(state, support.inputs, task.spec)
+    return float(weighted_mean(task.spec.loss(predictions, support.targets), support.weights))
+
+
+def _query_score(learner: Learner, state: State, task: Task) -> float:
+    query = labelled(task.query)
+    with counting(query.weights):
+        return float(score(learner.predict(state, query.inputs, task.spec), query))
+
+
+def layers_of(names: Iterable[str]) -> dict[str, str]:
+    """The layer of each parameter: the module that holds it.
+
+    A network of more than ``MOST_LAYERS`` such modules is told in larger blocks, cut at the
+    deepest level of its names that gives so few.
+    """
+    paths = {name: name.split(".")[:-1] or [name] for name in names}
+    depth = max(map(len, paths.values()), default=1)
+    while depth > 1 and len({tuple(p[:depth]) for p in paths.values()}) > MOST_LAYERS:
+        depth -= 1
+    return {name: ".".join(path[:depth]) for name, path in paths.items()}
+
+
+def _weights(network: nn.Module, state: State) -> dict[str, Tensor]:
+    """All weights in use: the network's own, replaced and joined by those of the state.
+
+    A state may name them as the network does, or as the learner whose ``backbone`` it is.
+    """
+    given = state.get("weights") if isinstance(state, Mapping) else None
+    if not isinstance(given, Mapping):
+        return {}
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    for name, weight in given.items():
+        weights[name if name in weights else name.removeprefix("backbone.")] = weight
+    return weights
+
+
+def _of(layer: str, layer_of: Mapping[str, str], weights: Mapping[str, Tensor]) -> list[Tensor]:
+    return [w for name, w in weights.items() if layer_of[name] == layer]
+
+
+@contextmanager
+def _outputs(network: nn.Module, layers: Iterable[str], rows: Array) -> Iterator[dict[str, Tensor]]:
+    """What each layer gave, inside, for the query ``rows``: the output of its last part to run."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep_as(layer: str) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim and len(output) > rows.max():
+                outputs[layer] = output.detach()[torch.from_numpy(rows).to(output.device)]
+
+        return keep
+
+    handles = [
+        module.register_forward_hook(keep_as(layer))
+        for name, module in network.named_modules()
+        for layer in layers
+        if f"{name}.".startswith(f"{layer}.")
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _movement(layers: Sequence[str], moments: Sequence[Mapping[str, list[Tensor]]]) -> Array:
+    """(moments, l): |now - start| / |start| of each layer's tensors together."""
+    ratios = np.full((len(moments), len(layers)), np.nan)
+    for column, layer in enumerate(layers):
+        if layer not in moments[0]:
+            continue
+        start = moments[0][layer]
+        size = _length(start)
+        for row, moment in enumerate(moments):
+            moved = [a - b for a, b in zip(moment[layer], start, strict=True)]
+            ratios[row, column] = _length(moved) / size if size > 0 else np.nan
+    return ratios
+
+
+def _length(tensors: Sequence[Tensor]) -> float:
+    return float(sum(float(t.double().square().sum()) for t in tensors) ** 0.5)
+
+
+def _spread(length: int, most: int) -> Array:
+    """At most ``most`` of 0 … length - 1, evenly spread, with the first and the last."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
+
+
+def rates(learnt: Mapping[str, Tensor]) -> Rates | None:
+    """Learnt rates by layer; None where there are none."""
+    layer_of = layers_of(learnt)
+    pooled: dict[str, list[Array]] = {}
+    for name, values in learnt.items():
+        pooled.setdefault(layer_of[name], []).append(to_numpy(values).ravel())
+    if not pooled:
+        return None
+    groups = [np.concatenate(values) for values in pooled.values()]
+    low, median, high = np.array([np.quantile(g, (0.25, 0.5, 0.75)) for g in groups]).T
+    negative = np.array([(group < 0).mean() for group in groups])
+    return Rates(tuple(pooled), low, median, high, negative)
+
+
+def attention(learner: Learner, task: Task) -> Array | None:
+    """(q, s): how much each judgeable query looked at each judgeable support row."""
+    support: Examples = task.support
+    state = learner.adapt(support, task.spec)
+    with counting(task.query.weights):
+        shares = learner.attention(state, task.query.inputs)
+    if shares is None:
+        return None
+    expected = (len(task.query.weights), len(support.weights))
+    if shares.shape != expected:
+        raise ValueError(
+            f"attention: one share per query and support row makes {expected}; found "
+            f"{tuple(shares.shape)}. Average over heads and layers, and leave no row out."
+        )
+    return to_numpy(shares)[judgeable(task.query)][:, judgeable(support)]
+
+
+def nearest(shown: EpisodeView, queries: int = 6, neighbours: int = 3) -> tuple[Nearest, ...]:
+    """The nearest support rows of some queries: mistakes first, the surest of them on top.
+
+    Where mistakes are fewer than ``queries``, the right answers given with most doubt follow.
+    Empty where the learner has no features.
+    """
+    if shown.support_embeddings is None or shown.query_embeddings is None:
+        return ()
+    support = shown.support_embeddings.astype(np.float64).reshape(len(shown.support_targets), -1)
+    doubt = np.where(shown.correct, shown.probability, -shown.probability)
+    found = []
+    for query in np.lexsort((doubt, shown.correct))[:queries]:
+        features = shown.query_embeddings[query].astype(np.float64).ravel()
+        distances = np.linalg.norm(support - features, axis=1)
+        rows = np.argsort(distances, kind="stable")[:neighbours]
+        found.append(Nearest(int(query), rows, distances[rows]))
+    return tuple(found)

@@ -1,0 +1,274 @@
+"""Memory addressing against slot-by-slot loops, and a small Neural Turing Machine that copies."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quickstudy.learners.memory.external_memory import (
+    Addressing,
+    Used,
+    address,
+    content_address,
+    erase_and_add,
+    interpolate,
+    least_recently_used_access,
+    least_used,
+    read,
+    sharpen,
+    shift,
+    similarity,
+    unused,
+)
+from quickstudy.learners.recurrent import CellState, LSTMCell
+
+SLOTS, WIDTH, HEADS = 7, 4, 2
+
+
+@pytest.fixture
+def drawn() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def shares(generator: torch.Generator, *shape: int) -> Tensor:
+    return normal(generator, *shape).softmax(-1)
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    norms = math.hypot(*a) * math.hypot(*b)
+    return sum(x * y for x, y in zip(a, b, strict=True)) / norms if norms else 0.0
+
+
+def close(found: Tensor, expected: list, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(
+        found, torch.tensor(expected, dtype=found.dtype), rtol=tolerance, atol=tolerance
+    )
+
+
+def test_content_address_is_a_softmax_of_cosines(drawn: torch.Generator) -> None:
+    memory, keys = normal(drawn, SLOTS, WIDTH), normal(drawn, HEADS, WIDTH)
+    strength = torch.tensor([0.5, 20.0], dtype=torch.float64)
+    expected = []
+    for key, beta in zip(keys.tolist(), strength.tolist(), strict=True):
+        powers = [math.exp(beta * cosine(key, slot)) for slot in memory.tolist()]
+        expected.append([power / sum(powers) for power in powers])
+    close(content_address(memory, keys, strength), expected)
+
+
+def test_an_empty_slot_is_like_nothing_and_has_finite_slopes(drawn: torch.Generator) -> None:
+    memory = torch.zeros(SLOTS, WIDTH, dtype=torch.float64, requires_grad=True)
+    found = similarity(memory, normal(drawn, HEADS, WIDTH))
+    assert (found == 0).all()
+    (slope,) = torch.autograd.grad(found.sum(), memory)
+    assert slope.isfinite().all()
+
+
+def test_the_gate_mixes_content_with_the_address_before(drawn: torch.Generator) -> None:
+    content, before = shares(drawn, HEADS, SLOTS), shares(drawn, HEADS, SLOTS)
+    gate = torch.tensor([1.0, 0.25], dtype=torch.float64)
+    mixed = interpolate(content, before, gate)
+    torch.testing.assert_close(mixed[0], content[0])
+    pairs = zip(content[1].tolist(), before[1].tolist(), strict=True)
+    close(mixed[1], [0.25 * c + 0.75 * b for c, b in pairs])
+
+
+def test_shift_is_the_papers_circular_convolution(drawn: torch.Generator) -> None:
+    looked, by = shares(drawn, HEADS, SLOTS), shares(drawn, HEADS, 5)
+    expected = [
+        [
+            sum(float(looked[h, (i - step) % SLOTS] * by[h, step + 2]) for step in range(-2, 3))
+            for i in range(SLOTS)
+        ]
+        for h in range(HEADS)
+    ]  # fmt: skip
+    close(shift(looked, by), expected)
+
+
+def test_a_shift_of_one_moves_to_the_next_slot_and_around() -> None:
+    last = torch.eye(SLOTS)[-1]
+    torch.testing.assert_close(shift(last, torch.tensor([0.0, 0.0, 1.0])), torch.eye(SLOTS)[0])
+
+
+def test_sharpen_raises_to_a_power(drawn: torch.Generator) -> None:
+    looked = shares(drawn, SLOTS)
+    powers = [(a + 1e-6) ** 3.5 for a in looked.tolist()]
+    found = sharpen(looked, torch.tensor(3.5, dtype=torch.float64))
+    close(found, [power / sum(powers) for power in powers])
+
+
+def test_erase_and_add_and_read_slot_by_slot(drawn: torch.Generator) -> None:
+    memory, looked = normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS)
+    erase, add = normal(drawn, HEADS, WIDTH).sigmoid(), normal(drawn, HEADS, WIDTH)
+    expected = memory.clone()
+    for h in range(HEADS):
+        for i in range(SLOTS):
+            expected[i] = expected[i] * (1 - looked[h, i] * erase[h])
+    for h in range(HEADS):
+        for i in range(SLOTS):
+            expected[i] = expected[i] + looked[h, i] * add[h]
+    torch.testing.assert_close(erase_and_add(memory, looked, erase, add), expected)
+    by_hand = [sum(looked[h, i] * memory[i] for i in range(SLOTS)) for h in range(HEADS)]
+    torch.testing.assert_close(read(memory, looked), torch.stack(by_hand))
+
+
+def test_addresses_are_distributions_whatever_the_controller_says(drawn: torch.Generator) -> None:
+    head = Addressing.of(20 * normal(drawn, HEADS, Addressing.size(WIDTH)), WIDTH)
+    looked = address(normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS), head)
+    assert (looked >= 0).all()
+    torch.testing.assert_close(looked.sum(-1), torch.ones(HEADS, dtype=torch.float64))
+    assert (head.power >= 1).all()
+    assert (head.strength >= 0).all()
+
+
+def test_the_least_used_slots_come_least_first_and_ties_go_to_the_first() -> None:
+    usage = torch.tensor([0.5, 0.0, 0.3, 0.0])
+    assert least_used(usage, 3).argmax(-1).tolist() == [1, 3, 2]
+
+
+def lrua_by_loops(
+    state: Used, keys: Tensor, late: Tensor, strength: Tensor, gate: Tensor, decay: float
+) -> tuple[Used, Tensor]:
+    """Least-recently-used access one number at a time, in the paper's order."""
+    heads, slots = len(keys), len(state.usage)
+    order = sorted(range(slots), key=lambda i: (state.usage[i].item(), i))[:heads]
+    memory = state.memory.clone()
+    memory[order[0]] = 0
+    usage = decay * state.usage
+    for h in range(heads):
+        for i in range(slots):
+            again = gate[h] * state.reads[h, i]
+            anew = (1 - gate[h]) * (1.0 if order[h] == i else 0.0)
+            memory[i] = memory[i] + again * late[h] + anew * keys[h]
+            usage[i] += again + anew
+    reads = torch.zeros_like(state.reads)
+    for h in range(heads):
+        powers = [math.exp(strength[h] * cosine(keys[h].tolist(), m)) for m in memory.tolist()]
+        reads[h] = torch.tensor(powers, dtype=torch.float64) / sum(powers)
+    usage = usage + reads.sum(0)
+    return Used(memory, usage, reads), torch.stack([r @ memory for r in reads])
+
+
+def test_least_recently_used_access_step_by_step(drawn: torch.Generator) -> None:
+    like = torch.zeros((), dtype=torch.float64)
+    found = expected = unused(SLOTS, WIDTH, HEADS, like)
+    for _ in range(6):  # more rows than slots: slots are used again
+        told = (
+            normal(drawn, HEADS, WIDTH), normal(drawn, HEADS, WIDTH),
+            10 * shares(drawn, HEADS), normal(drawn, HEADS).sigmoid(), 0.9,
+        )  # fmt: skip
+        found, read_now = least_recently_used_access(found, *told)
+        expected, expected_read = lrua_by_loops(expected, *told)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(read_now, expected_read, rtol=1e-9, atol=1e-9)
+
+
+def test_access_maps_under_vmap_and_differentiates(drawn: torch.Generator) -> None:
+    like = torch.zeros((), dtype=torch.float64)
+    start = unused(SLOTS, WIDTH, HEADS, like)
+
+    def two_steps(keys: Tensor) -> Tensor:
+        told = (torch.ones(HEADS).to(keys), torch.full((HEADS,), 0.3).to(keys), 0.9)
+        state, _ = least_recently_used_access(start, keys, keys.sin(), *told)
+        return least_recently_used_access(state, keys.flip(0), keys.cos(), *told)[1]
+
+    keys = normal(drawn, 3, HEADS, WIDTH)
+    mapped = torch.func.vmap(two_steps)(keys)
+    torch.testing.assert_close(mapped, torch.stack([two_steps(k) for k in keys]))
+    assert torch.autograd.gradcheck(two_steps, keys[0].requires_grad_())
+
+
+def test_sequences_may_share_a_memory(drawn: torch.Generator) -> None:
+    reads = shares(drawn, HEADS, SLOTS)
+    state = Used(normal(drawn, SLOTS, WIDTH), normal(drawn, SLOTS).exp(), reads)
+    keys, gate = normal(drawn, 5, HEADS, WIDTH), normal(drawn, 5, HEADS).sigmoid()
+    strength = torch.ones(HEADS, dtype=torch.float64)
+    together = least_recently_used_access(state, keys, keys, strength, gate, 0.9)[1]
+    alone = [
+        least_recently_used_access(state, k, k, strength, g, 0.9)[1]
+        for k, g in zip(keys, gate, strict=True)
+    ]
+    torch.testing.assert_close(together, torch.stack(alone))
+
+
+def test_the_cell_is_torchs_own_cell(drawn: torch.Generator) -> None:
+    torch.manual_seed(0)
+    ours, theirs = LSTMCell(3, 5).double(), nn.LSTMCell(3, 5).double()
+    gates = ours.gates.weight.split(5)
+    # Ours holds the gates as i, f, o, candidate; torch's as i, f, candidate, o.
+    arranged = torch.cat([gates[0], gates[1], gates[3], gates[2]])
+    biases = ours.gates.bias.split(5)
+    with torch.no_grad():
+        theirs.weight_ih.copy_(arranged[:, :3])
+        theirs.weight_hh.copy_(arranged[:, 3:])
+        theirs.bias_ih.copy_(torch.cat([biases[0], biases[1], biases[3], biases[2]]))
+        theirs.bias_hh.zero_()
+    x, h, c = normal(drawn, 2, 3), normal(drawn, 2, 5), normal(drawn, 2, 5)
+    torch.testing.assert_close(tuple(ours(x, CellState(h, c))), theirs(x, (h, c)))
+
+
+class Copier(nn.Module):
+    """A Neural Turing Machine with one read and one write head, for sequences of bits."""
+
+    def __init__(self, bits: int, hidden: int = 32, slots: int = 8, width: int = 8) -> None:
+        super().__init__()
+        self.slots, self.width = slots, width
+        size = Addressing.size(width)
+        self.cell = LSTMCell(bits + 2 + width, hidden)
+        self.heads = nn.Linear(hidden, 2 * size)
+        self.write = nn.Linear(hidden, 2 * width)
+        self.answer = nn.Linear(hidden + width, bits)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(batch, time, bits + 2) -> logits (batch, time, bits)."""
+        n = len(inputs)
+        state = CellState(*(part.expand(n, -1) for part in self.cell.empty()))
+        memory = inputs.new_full((n, self.slots, self.width), 1e-2)
+        looked = torch.eye(self.slots)[:1].expand(n, 2, -1)  # both heads start at the first slot
+        found = inputs.new_zeros(n, self.width)
+        answers = []
+        for row in inputs.unbind(1):
+            state = self.cell(torch.cat([row, found], -1), state)
+            told = Addressing.of(self.heads(state.hidden).unflatten(-1, (2, -1)), self.width)
+            looked = address(memory, looked, told)
+            erase, add = self.write(state.hidden).unflatten(-1, (1, -1)).chunk(2, -1)
+            memory = erase_and_add(memory, looked[:, 1:], erase.sigmoid(), add.tanh())
+            found = read(memory, looked[:, :1]).squeeze(1)
+            answers.append(self.answer(torch.cat([state.hidden, found], -1)))
+        return torch.stack(answers, 1)
+
+
+def copy_task(generator: torch.Generator, length: int, batch: int = 32, bits: int = 4):
+    """A start sign, the sequence, an end sign; then silence, in which it is to be said again."""
+    said = torch.randint(2, (batch, length, bits), generator=generator).float()
+    inputs = torch.zeros(batch, 2 * length + 2, bits + 2)
+    inputs[:, 0, bits] = 1
+    inputs[:, 1 : length + 1, :bits] = said
+    inputs[:, length + 1, bits + 1] = 1
+    return inputs, said
+
+
+def test_a_neural_turing_machine_learns_to_copy() -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    machine = Copier(bits=4)
+    optimiser = torch.optim.Adam(machine.parameters(), 5e-3)
+    for _ in range(1200):
+        length = int(torch.randint(1, 6, (), generator=generator))
+        inputs, said = copy_task(generator, length)
+        loss = nn.functional.binary_cross_entropy_with_logits(machine(inputs)[:, -length:], said)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(machine.parameters(), 1.0)
+        optimiser.step()
+    with torch.no_grad():
+        for length in range(1, 6):
+            inputs, said = copy_task(generator, length, batch=200)
+            wrong = ((machine(inputs)[:, -length:] > 0) != (said > 0.5)).float().mean()
+            assert wrong < 0.02, f"length {length}: bit error {wrong:.3f}; chance is 0.5"

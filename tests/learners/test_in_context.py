@@ -1,0 +1,112 @@
+"""InContext against attention computed by hand, one query, output and head at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import quickstudy as qs
+from quickstudy.backbones import MLP
+from quickstudy.core import TaskSpec
+
+HEADS, WIDTH = 2, 4
+
+
+def numbers(seed: int, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def made() -> qs.InContext:
+    torch.manual_seed(0)
+    learner = qs.InContext(MLP(4, (6, 5)), HEADS * WIDTH, layers=2, heads=HEADS).double()
+    with torch.no_grad():  # keys start equal to queries, and the unknown label at zero
+        for parameter in learner.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return learner
+
+
+def normal(row: Tensor) -> Tensor:
+    return (row - row.mean()) / (row.var(correction=0) + 1e-5).sqrt()
+
+
+def heads_of(layer: torch.nn.Linear, token: Tensor) -> list[Tensor]:
+    result = layer.weight @ normal(token)
+    result = result if layer.bias is None else result + layer.bias
+    return [result[h * WIDTH : (h + 1) * WIDTH] for h in range(HEADS)]
+
+
+def after(block: torch.nn.Module, token: Tensor, seen: list[Tensor], counts: list[float]) -> Tensor:
+    """``token`` after one layer in which it attends to the tokens ``seen``."""
+    reads = []
+    for h, query in enumerate(heads_of(block.query, token)):
+        scores = [
+            count * (query @ heads_of(block.key, s)[h] / math.sqrt(WIDTH)).exp()
+            for s, count in zip(seen, counts, strict=True)
+        ]
+        values = [heads_of(block.value, s)[h] for s in seen]
+        reads.append(sum(w * v for w, v in zip(scores, values, strict=True)) / sum(scores))
+    token = token + block.mix.weight @ torch.cat(reads) + block.mix.bias
+    first, _, second = block.feed_forward
+    hidden = first.weight @ normal(token) + first.bias
+    hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+    return token + second.weight @ hidden + second.bias
+
+
+def by_hand(learner: qs.InContext, support: qs.Examples, labels: Tensor, query: Tensor) -> Tensor:
+    """The answer to one question about one query; ``labels`` (n,) as that question puts them."""
+    embed = learner.embedding.weight
+    label = learner.label
+    tokens = [
+        embed @ normal(row) + label.weight[:, 0] * value + label.bias
+        for row, value in zip(learner.backbone(support.inputs), labels, strict=True)
+    ]
+    asked = embed @ normal(learner.backbone(query[None])[0]) + learner.unknown
+    counts = support.weights.tolist()
+    for block in learner.blocks:
+        following = [after(block, token, tokens, counts) for token in tokens]
+        asked = after(block, asked, [*tokens, asked], [*counts, 1.0])
+        tokens = following
+    return learner.head.weight[0] @ normal(asked)
+
+
+CLASSES = torch.tensor([0, 2, 1, 2, 0])
+REALS = numbers(5, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("targets", "spec"), [(CLASSES, qs.classification(3)), (REALS, qs.regression(2))]
+)
+def test_predictions_are_those_computed_by_hand(targets: Tensor, spec: TaskSpec) -> None:
+    learner, queries = made(), numbers(2, 2, 4)
+    weights = torch.tensor([1.0, 2.0, 0.5, 1.0, 0.0], dtype=torch.float64)
+    support = qs.Examples(numbers(1, 5, 4), targets, weights)
+    with torch.no_grad():
+        found = learner(support, spec)(queries)
+        for k in range(spec.outputs):
+            labels = targets[:, k] if targets.is_floating_point() else (targets == k).double()
+            for query, answers in zip(queries, found, strict=True):
+                expected = by_hand(learner, support, labels, query)
+                torch.testing.assert_close(answers[k], expected, rtol=1e-9, atol=1e-11)
+
+
+def test_attention_sums_to_one_over_rows_that_are_there() -> None:
+    learner, queries = made(), numbers(2, 4, 4)
+    weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    support = qs.Examples(numbers(1, 5, 4), CLASSES, weights)
+    share = learner.attention(learner(support, qs.classification(4)).state, queries)
+    torch.testing.assert_close(share.sum(-1), torch.ones(4, dtype=torch.float64))
+    assert torch.equal(share[:, 2], torch.zeros(4, dtype=torch.float64))
+
+
+def test_without_any_row_a_regression_is_finite() -> None:
+    support = qs.Examples(numbers(1, 5, 4), REALS, torch.zeros(5, dtype=torch.float64))
+    assert made()(support, qs.regression(2))(numbers(2, 3, 4)).isfinite().all()
+
+
+def test_heads_must_divide_the_size() -> None:
+    with pytest.raises(ValueError, match=r"heads=3 and size=8"):
+        qs.InContext(MLP(4), size=8, heads=3)

@@ -1,0 +1,129 @@
+"""The LSTM meta-learner against torch's own LSTM cell, and against the descent it contains."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import quickstudy as qs
+from quickstudy.backbones import MLP, Conv4
+from quickstudy.core import Task
+from quickstudy.learners.gradient.descend import descend
+from quickstudy.learners.gradient.lstm_meta_learner import UpdateRule, preprocess
+from quickstudy.learners.gradient.network import SupportLoss
+from quickstudy.learners.objectives import query_loss
+
+
+def made(steps: int = 3) -> qs.LSTMMetaLearner:
+    torch.manual_seed(0)
+    return qs.LSTMMetaLearner(MLP(3, (5,), outputs=4), steps, hidden=6).double()
+
+
+def task() -> Task:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12, 3, generator=generator).double()
+    targets, ones = torch.arange(4).repeat(3), torch.ones(12).double()
+    support = qs.Examples(inputs[:4], targets[:4], ones[:4])
+    return Task(support, qs.Examples(inputs[4:], targets[4:], ones[4:]), qs.classification(4))
+
+
+def test_gates_that_keep_all_and_take_a_fixed_share_are_descent() -> None:
+    learner, one, rate = made(5), task(), 0.3
+    with torch.no_grad():
+        for gate, value in ((learner.rule.forget_gate, 1.0), (learner.rule.input_gate, rate)):
+            gate.weight.zero_()
+            gate.bias.fill_(math.log(value / (1 - value)) if value < 1 else 100.0)
+    loss = SupportLoss(learner.backbone, one.support, one.spec)
+    expected = descend(loss, dict(learner.backbone.named_parameters()), 5, rate)
+    found = learner.trajectory(one.support, one.spec)
+    assert len(found) == 6
+    for state, weights in zip(found, expected, strict=True):
+        for name, weight in weights.items():
+            torch.testing.assert_close(state["weights"][name], weight, rtol=1e-10, atol=1e-12)
+
+
+def by_hand(learner: qs.LSTMMetaLearner, one: Task) -> Tensor:
+    """The query loss of the equations, one weight after the other, with torch's own LSTM cell."""
+    rule, hidden = learner.rule, learner.rule.hidden
+    cell = nn.LSTMCell(4, hidden).double()
+    # torch keeps its gates in the order input, forget, candidate, output; ours is f, i, o, g.
+    f, i, o, g = rule.lstm.weight.chunk(4)
+    bf, bi, bo, bg = rule.lstm.bias.chunk(4)
+    read, bias = torch.cat([i, f, g, o]), torch.cat([bi, bf, bg, bo])
+    named = {
+        "weight_ih": read[:, :4], "weight_hh": read[:, 4:],
+        "bias_ih": bias, "bias_hh": torch.zeros_like(bias),
+    }  # fmt: skip
+    start = list(learner.backbone.parameters())
+    sizes = [p.numel() for p in start]
+    theta = torch.cat([p.flatten() for p in start])
+
+    def loss(theta: Tensor, rows: qs.Examples) -> Tensor:
+        parts = theta.split(sizes)
+        a, b, c, d = (part.reshape(p.shape) for part, p in zip(parts, start, strict=True))
+        return F.cross_entropy(F.linear(F.linear(rows.inputs, a, b).relu(), c, d), rows.targets)
+
+    def size_and_sign(x: float) -> list[float]:
+        if abs(x) >= math.exp(-10):
+            return [math.log(abs(x)) / 10, math.copysign(1.0, x)]
+        return [-1.0, math.exp(10) * x]
+
+    zero = torch.zeros(1, hidden).double()
+    memory = [(zero, zero, torch.zeros(1).double(), torch.zeros(1).double()) for _ in theta]
+    for _ in range(learner.steps):
+        known = theta.detach().requires_grad_()
+        value = loss(known, one.support)
+        slopes = torch.autograd.grad(value, known)[0].tolist()
+        entries = []
+        for k, slope in enumerate(slopes):
+            h, c, before_i, before_f = memory[k]
+            seen = torch.tensor([size_and_sign(slope) + size_and_sign(float(value))]).double()
+            h, c = torch.func.functional_call(cell, named, (seen, (h, c)))
+            here = theta[k : k + 1]
+            take = rule.input_gate(torch.cat([h[0], here, before_i])).sigmoid()
+            keep = rule.forget_gate(torch.cat([h[0], here, before_f])).sigmoid()
+            memory[k] = (h, c, take, keep)
+            entries.append(keep * here - take * slope)
+        theta = torch.cat(entries)
+    return loss(theta, one.query)
+
+
+def test_loss_and_gradients_are_those_of_the_equations() -> None:
+    learner, one = made(), task()
+    with torch.no_grad():  # the first weights of the rule are too small to tell one from another
+        for parameter in learner.rule.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    expected = by_hand(learner, one)
+    gradients = torch.autograd.grad(expected, list(learner.parameters()))
+    found = query_loss(learner, one).loss
+    found.backward()
+    torch.testing.assert_close(found, expected)
+    for parameter, gradient in zip(learner.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_preprocessing_is_that_of_the_appendix() -> None:
+    x = torch.tensor([1.0, -1.0, math.exp(-5), -math.exp(-10) / 2, 0.0]).double()
+    expected = [[0.0, 1.0], [0.0, -1.0], [-0.5, 1.0], [-1.0, -0.5], [-1.0, 0.0]]
+    torch.testing.assert_close(preprocess(x), torch.tensor(expected).double())
+
+
+def test_the_rule_starts_as_slow_descent_that_hardly_forgets() -> None:
+    torch.manual_seed(0)
+    weights = torch.ones(7)
+    none, _ = UpdateRule(20)(weights, torch.zeros(7), torch.tensor(1.0), None)
+    some, _ = UpdateRule(20)(weights, torch.ones(7), torch.tensor(1.0), None)
+    assert bool(((none > 0.975) & (none < 1)).all())
+    assert bool((none - some > 0).all())
+    assert bool((none - some < 0.04).all())
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be positive; found steps=0"):
+        made(0)
+    with pytest.raises(ValueError, match="norm='running'"):
+        qs.LSTMMetaLearner(Conv4(4, "running", outputs=5))

@@ -1,0 +1,157 @@
+"""MAML++: each ingredient against a computation by hand, and MAML without all of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import quickstudy as qs
+from quickstudy.backbones import MLP
+from quickstudy.core import Examples, Learner, Task
+from quickstudy.learners.objectives import objective_of, query_loss
+from quickstudy.tasks.batches import stack
+from quickstudy.training.engine import Mapping
+from quickstudy.training.laws import meta_gradient
+
+STEPS, RATE = 3, 0.2
+
+
+def task() -> Task:
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(n: int) -> Examples:
+        inputs = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+        return Examples(inputs, torch.arange(n) % 3, torch.ones(n, dtype=torch.float64))
+
+    return Task(rows(6), rows(9), qs.classification(3))
+
+
+def made(**options: float | bool) -> qs.MAMLPlusPlus:
+    torch.manual_seed(0)
+    learner = qs.MAMLPlusPlus(MLP(4, (5,), outputs=3), STEPS, RATE, **options).double()  # type: ignore[arg-type]
+    if learner.learn_rates:
+        with torch.no_grad():
+            learner.rates += torch.linspace(-0.05, 0.05, learner.rates.numel()).reshape(STEPS, -1)
+    return learner
+
+
+def gradient(learner: Learner, objective: object = None) -> Tensor:
+    chosen = objective or objective_of(learner)
+    found = [
+        meta_gradient(learner, stack([task()]), m, chosen)
+        for m in (Mapping.LOOP, Mapping.VMAP_GRAD)
+    ]  # type: ignore[arg-type]
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+    return found[0]
+
+
+def by_hand(learner: qs.MAMLPlusPlus, shares: list[float], first_order: bool) -> Tensor:
+    rows, query, _ = task()
+    parameters = list(learner.backbone.parameters())
+
+    def loss(weights: list[Tensor], on: Examples) -> Tensor:
+        w0, b0, w1, b1 = weights
+        return F.cross_entropy((on.inputs @ w0.T + b0).relu() @ w1.T + b1, on.targets)
+
+    weights, total = parameters, torch.zeros((), dtype=torch.float64)
+    for k, share in enumerate(shares):
+        slopes = torch.autograd.grad(loss(weights, rows), weights, create_graph=not first_order)
+        weights = [
+            w - learner.rates[k, i] * g
+            for i, (w, g) in enumerate(zip(weights, slopes, strict=True))
+        ]
+        total = total + share * loss(weights, query)
+    found = torch.autograd.grad(total, [*learner.parameters()])
+    return torch.cat([g.flatten() for g in found])
+
+
+@pytest.mark.parametrize(
+    ("progress", "shares", "first_order"),
+    [
+        (0.0, [1 / 3, 1 / 3, 1 / 3], True),
+        (0.25, [1 / 6, 1 / 6, 2 / 3], True),
+        (0.4, [1 / 15, 1 / 15, 13 / 15], False),
+        (0.5, [0, 0, 1], False),
+        (1.0, [0, 0, 1], False),
+    ],
+)
+def test_loss_and_order_follow_the_progress(
+    progress: float, shares: list[float], first_order: bool
+) -> None:
+    learner = made(multi_step=0.5, first_order=0.3)
+    learner.progress = progress
+    assert learner.step_shares() == pytest.approx(shares)
+    torch.testing.assert_close(gradient(learner), by_hand(learner, shares, first_order))
+
+
+def test_without_its_ingredients_it_is_maml() -> None:
+    plain = made(learn_rates=False, multi_step=0.0, first_order=0.0)
+    plain.progress = 0.0
+    maml = qs.MAML(plain.backbone, STEPS, RATE)
+    torch.testing.assert_close(gradient(plain), gradient(maml, query_loss), rtol=1e-12, atol=1e-12)
+    assert plain.learnt_rates() == {}
+
+
+def test_recomputed_is_exact() -> None:
+    kept, recomputed = made(), made(recompute=True)
+    torch.testing.assert_close(gradient(recomputed), gradient(kept), rtol=1e-12, atol=1e-12)
+
+
+def test_rates_go_by_the_name_of_what_they_move() -> None:
+    learner = made()
+    rates = learner.learnt_rates()
+    assert list(rates) == [name for name, _ in learner.backbone.named_parameters()]
+    assert torch.equal(rates["head.bias"], learner.rates[:, -1])
+
+
+class Noting(qs.MAMLPlusPlus):
+    """Notes the progress that it is told."""
+
+    def step_shares(self) -> list[float]:
+        self.noted = [*getattr(self, "noted", []), self.progress]
+        return super().step_shares()
+
+
+def test_fit_tells_the_progress() -> None:
+    torch.manual_seed(0)
+    learner = Noting(MLP(outputs=1), 2, 0.01)
+    plan = qs.fit(learner, qs.Sinusoids(), 4, 1, engine="loop", progress=False).plan
+    assert plan.mapping is Mapping.LOOP
+    assert learner.noted[-4:] == [0.0, 0.25, 0.5, 0.75]
+    assert learner.progress == 1.0
+
+
+def test_a_resumed_run_ends_at_the_same_bits(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def trained(run: object, resume: bool = False) -> Tensor:
+        torch.manual_seed(0)
+        learner = qs.MAMLPlusPlus(MLP(outputs=1), 2, 0.01, multi_step=0.5, first_order=0.5)
+        qs.fit(
+            learner, qs.Sinusoids(), 6, 2, run=run, resume=resume, checkpoint_every=1,  # type: ignore[arg-type]
+            progress=False,
+        )  # fmt: skip
+        return torch.cat([p.detach().flatten() for p in learner.parameters()])
+
+    whole = trained(tmp_path / "whole")
+    from quickstudy.training import trainer
+
+    real = trainer._Trainer.step
+
+    def broken(self, optimiser, step):  # type: ignore[no-untyped-def]
+        if step == 2:
+            raise RuntimeError("the machine fell over")
+        return real(self, optimiser, step)
+
+    monkeypatch.setattr(trainer._Trainer, "step", broken)
+    with pytest.raises(RuntimeError, match="fell over"):
+        trained(tmp_path / "broken")
+    monkeypatch.undo()
+    assert torch.equal(trained(tmp_path / "broken", resume=True), whole)
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"multi_step is a share of training in \[0, 1\]; found 2"):
+        made(multi_step=2)
+    with pytest.raises(ValueError, match="first_order is a share"):
+        made(first_order=-0.1)

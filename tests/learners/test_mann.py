@@ -1,0 +1,176 @@
+"""MANN against a row-by-row computation, and what it may know of a label when."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import quickstudy as qs
+from quickstudy.backbones import MLP
+from quickstudy.core import Examples, Task
+from quickstudy.learners.memory.mann import sequence_loss
+from quickstudy.testing import LAWS, applicable, doubled
+
+SUPPORT, QUERIES, WAYS, READS, WIDTH, SLOTS, HIDDEN = 5, 3, 3, 2, 4, 6, 7
+
+
+@pytest.fixture
+def learner() -> qs.MANN:
+    torch.manual_seed(0)
+    return qs.MANN(MLP(2, (8,)), WAYS, HIDDEN, SLOTS, WIDTH, READS, decay=0.9).double().eval()
+
+
+@pytest.fixture
+def task() -> Task:
+    torch.manual_seed(1)
+    inputs = torch.randn(SUPPORT + QUERIES, 2)
+    ids = torch.tensor([2, 0, 1, 0, 2, 1, 0, 2])
+    support = qs.examples(inputs[:SUPPORT], ids[:SUPPORT])
+    query = qs.examples(inputs[SUPPORT:], ids[SUPPORT:])
+    return doubled(Task(support, query, qs.classification(WAYS)))
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    return 1 / (1 + (-x).exp())
+
+
+def read_by_hand(learner: qs.MANN, rows: Tensor, labels: list[int], centre: Tensor) -> list[Tensor]:
+    """The prediction of every row, each before its label is seen, one number after the other."""
+    h = c = torch.zeros(HIDDEN, dtype=torch.float64)
+    memory = torch.zeros(SLOTS, WIDTH, dtype=torch.float64)
+    usage = torch.zeros(SLOTS, dtype=torch.float64)
+    looked = torch.zeros(READS, SLOTS, dtype=torch.float64)
+    found = torch.zeros(READS * WIDTH, dtype=torch.float64)
+    label = torch.zeros(WAYS, dtype=torch.float64)
+    answers = []
+    for row, own in zip(rows, labels, strict=True):
+        x = row - centre
+        x = (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt()
+        gates = linear(learner.controller.gates, torch.cat([x, label, found, h]))
+        i, f, o, new = (gates[k * HIDDEN : (k + 1) * HIDDEN] for k in range(4))
+        c = sigmoid(f) * c + sigmoid(i) * new.tanh()
+        h = sigmoid(o) * c.tanh()
+        keys = linear(learner.key, torch.cat([h, x])).reshape(READS, WIDTH)
+        late = linear(learner.late, torch.cat([h, label])).reshape(READS, WIDTH)
+        gate = sigmoid(linear(learner.gate, h))
+        order = sorted(range(SLOTS), key=lambda s: (float(usage[s]), s))
+        memory, usage = memory.clone(), 0.9 * usage
+        memory[order[0]] = 0
+        for head in range(READS):
+            for slot in range(SLOTS):
+                again = gate[head] * looked[head, slot]
+                anew = (1 - gate[head]) * float(order[head] == slot)
+                memory[slot] = memory[slot] + again * late[head] + anew * keys[head]
+                usage[slot] = usage[slot] + again + anew
+        looked = torch.zeros(READS, SLOTS, dtype=torch.float64)
+        for head in range(READS):
+            powers = []
+            for slot in range(SLOTS):
+                lengths = [float(v.square().sum() + 1e-12) for v in (memory[slot], keys[head])]
+                cosine = float(memory[slot] @ keys[head]) / math.sqrt(math.prod(lengths))
+                powers.append(math.exp(float(learner.strength[head]) * cosine))
+            looked[head] = torch.tensor(powers, dtype=torch.float64) / sum(powers)
+        usage = usage + looked.sum(0)
+        found = (looked @ memory).flatten()
+        answers.append(linear(learner.answer, torch.cat([h, found])))
+        label = torch.eye(WAYS, dtype=torch.float64)[own]
+    return answers
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return layer.weight @ x + layer.bias
+
+
+@torch.no_grad()
+def test_predictions_are_the_papers_row_by_row(learner: qs.MANN, task: Task) -> None:
+    rows = learner.backbone(task.support.inputs)
+    found = learner(task.support, task.spec)(task.query.inputs)
+    for query, prediction in zip(learner.backbone(task.query.inputs), found, strict=True):
+        by_hand = read_by_hand(
+            learner, torch.stack([*rows, query]), [*task.support.targets.tolist(), 0], rows.mean(0)
+        )
+        torch.testing.assert_close(prediction, by_hand[-1], rtol=1e-8, atol=1e-8)
+
+
+@torch.no_grad()
+def test_the_objective_is_the_mean_loss_along_the_sequence(learner: qs.MANN, task: Task) -> None:
+    support, query = task.support, task.query
+    rows = learner.backbone(torch.cat([support.inputs, query.inputs]))
+    labels = torch.cat([support.targets, query.targets]).tolist()
+    answers = read_by_hand(learner, rows, labels, rows[:SUPPORT].mean(0))
+    losses = [float(a.logsumexp(0) - a[y]) for a, y in zip(answers, labels, strict=True)]
+    outcome = sequence_loss(learner, task)
+    assert float(outcome.loss) == pytest.approx(sum(losses) / len(losses), rel=1e-8)
+    right = [int(a.argmax()) == y for a, y in zip(answers, labels, strict=True)][SUPPORT:]
+    assert float(outcome.score) == pytest.approx(sum(right) / QUERIES)
+
+
+@torch.no_grad()
+def test_a_label_is_unknown_at_its_row_and_known_at_the_next(learner: qs.MANN, task: Task) -> None:
+    def predictions(targets: Tensor) -> Tensor:
+        support = task.support._replace(targets=targets)
+        return learner.read_rows(learner.start(), learner.backbone(support.inputs), support)[1]
+
+    for row in range(SUPPORT):
+        targets = task.support.targets.clone()
+        before = predictions(targets)
+        targets[row] = (targets[row] + 1) % WAYS
+        after = predictions(targets)
+        assert torch.equal(before[: row + 1], after[: row + 1])
+        if row + 1 < SUPPORT:
+            assert (before[row + 1] - after[row + 1]).abs().max() > 1e-6
+
+
+def test_regression_keeps_the_laws() -> None:
+    torch.manual_seed(0)
+    learner = qs.MANN(MLP(hidden=(8,)), 1, HIDDEN, SLOTS, WIDTH, READS).double()
+    source = qs.Sinusoids(shots=5, queries=4)
+    for law in applicable(learner):
+        LAWS[law](copy.deepcopy(learner), doubled(source(torch.Generator().manual_seed(0))))
+
+
+def test_sequences_that_come_class_by_class_are_refused(classes: qs.Classes) -> None:
+    learner = qs.MANN(qs.backbones.Conv4(4, image_size=16), hidden=8, slots=8, width=4)
+    with pytest.raises(ValueError, match="shuffled=True"):
+        qs.fit(learner, qs.episodes(classes, 5, 1, 1), steps=1, progress=False)
+
+
+def test_it_learns_to_bind_labels_to_rows() -> None:
+    """Classes of vectors that no other task has: without binding, accuracy stays at 1/4."""
+
+    def source(generator: torch.Generator) -> Task:
+        centres = torch.randn(4, 16, generator=generator)
+
+        def drawn(n: int) -> Examples:
+            ids = torch.arange(4).repeat(n)[torch.randperm(4 * n, generator=generator)]
+            noise = torch.randn(4 * n, 16, generator=generator)
+            return qs.examples(centres[ids] + 0.3 * noise, ids)
+
+        return Task(drawn(1), drawn(2), qs.classification(4))
+
+    torch.manual_seed(0)
+    learner = qs.MANN(Vectors(), outputs=4, hidden=32, slots=16, width=20)
+    adam = qs.training.trainer.adam(3e-3)
+    qs.fit(learner, source, steps=250, tasks_per_step=32, optimiser=adam, seed=1, progress=False)
+    assert qs.evaluate(learner, source, tasks=100).mean > 0.8
+
+
+class Vectors(nn.Module):
+    features = 16
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+
+def test_more_outputs_than_built_for_are_refused(learner: qs.MANN, task: Task) -> None:
+    with pytest.raises(ValueError, match="Build it with outputs=4"):
+        learner(task.support, qs.classification(4))(task.query.inputs)
+
+
+def test_heads_need_slots() -> None:
+    with pytest.raises(ValueError, match="slots=2"):
+        qs.MANN(MLP(), slots=2)

@@ -1,0 +1,94 @@
+"""Meta-SGD against its equation, differentiated by hand-written autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import quickstudy as qs
+from quickstudy.backbones import MLP, Conv4
+from quickstudy.core import Task
+from quickstudy.learners.objectives import query_loss
+
+
+def made(steps: int = 1) -> qs.MetaSGD:
+    torch.manual_seed(0)
+    return qs.MetaSGD(MLP(3, (5,), outputs=4), steps).double()
+
+
+def task() -> Task:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(12, 3, generator=generator).double()
+    targets = torch.arange(4).repeat(3)
+    ones = torch.ones(12).double()
+    support = qs.Examples(inputs[:4], targets[:4], ones[:4])
+    return Task(support, qs.Examples(inputs[4:], targets[4:], ones[4:]), qs.classification(4))
+
+
+def run(weights: list[Tensor], inputs: Tensor) -> Tensor:
+    a, b, c, d = weights
+    return F.linear(F.linear(inputs, a, b).relu(), c, d)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_loss_and_both_gradients_are_those_of_the_equation(steps: int) -> None:
+    learner, one = made(steps), task()
+    start = [p.detach().clone().requires_grad_() for p in learner.backbone.parameters()]
+    rates = [r.detach().clone().requires_grad_() for r in learner.rates]
+    weights: list[Tensor] = list(start)
+    for _ in range(steps):
+        loss = F.cross_entropy(run(weights, one.support.inputs), one.support.targets)
+        slopes = torch.autograd.grad(loss, weights, create_graph=True)
+        weights = [w - r * s for w, r, s in zip(weights, rates, slopes, strict=True)]
+    expected = F.cross_entropy(run(weights, one.query.inputs), one.query.targets)
+    gradients = torch.autograd.grad(expected, start + rates)
+
+    found = query_loss(learner, one).loss
+    found.backward()
+    torch.testing.assert_close(found, expected)
+    parameters = [*learner.backbone.parameters(), *learner.rates]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_rates_start_as_in_the_paper_and_go_by_the_names_of_weights() -> None:
+    torch.manual_seed(0)
+    learner = qs.MetaSGD(MLP(30, (50,), outputs=4))
+    rates = learner.learnt_rates()
+    shapes = {name: p.shape for name, p in learner.backbone.named_parameters()}
+    assert {name: rate.shape for name, rate in rates.items()} == shapes
+    every = torch.cat([rate.flatten() for rate in rates.values()])
+    assert 0.005 <= float(every.min()) < 0.006
+    assert 0.099 < float(every.max()) <= 0.1
+
+
+def test_a_negative_rate_goes_up_the_gradient() -> None:
+    learner, one = made(), task()
+
+    def support_loss(scale: float) -> float:
+        with torch.no_grad():
+            for rate in learner.rates:
+                rate.fill_(scale)
+        predictions = learner(one.support, one.spec)(one.support.inputs)
+        return float(F.cross_entropy(predictions, one.support.targets))
+
+    assert support_loss(0.05) < support_loss(0.0) < support_loss(-0.05)
+
+
+def test_the_trajectory_has_every_step() -> None:
+    learner, one = made(3), task()
+    path = learner.trajectory(one.support, one.spec)
+    assert len(path) == 4
+    last = learner.adapt(one.support, one.spec)["weights"]
+    assert all(torch.equal(path[-1]["weights"][name], last[name]) for name in last)
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"steps >= 1 and lowest <= highest; found steps=0"):
+        made(0)
+    with pytest.raises(ValueError, match=r"lowest=0.2, highest=0.1"):
+        qs.MetaSGD(MLP(outputs=1), lowest=0.2)
+    with pytest.raises(ValueError, match="norm='running'"):
+        qs.MetaSGD(Conv4(4, "running", outputs=5))

@@ -1,0 +1,97 @@
+"""Proto-MAML against prototypical networks, and against its equations by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import quickstudy as qs
+from quickstudy.backbones import MLP, Conv4
+from quickstudy.core import Task
+from quickstudy.learners.objectives import query_loss
+
+
+def backbone() -> MLP:
+    torch.manual_seed(0)
+    return MLP(3, (6, 4)).double()
+
+
+def task(ways: int = 4) -> Task:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4 * ways, 3, generator=generator).double()
+    targets = torch.arange(ways).repeat(4)
+    ones, n = torch.ones(4 * ways).double(), 2 * ways
+    support = qs.Examples(inputs[:n], targets[:n], ones[:n])
+    return Task(support, qs.Examples(inputs[n:], targets[n:], ones[n:]), qs.classification(ways))
+
+
+@pytest.mark.parametrize("ways", [2, 4, 7])
+def test_before_the_first_step_it_is_a_prototypical_network(ways: int) -> None:
+    one, net = task(ways), backbone()
+    found = qs.ProtoMAML(net, steps=0)(one.support, one.spec)(one.query.inputs)
+    expected = qs.Prototypical(net)(one.support, one.spec)(one.query.inputs)
+    constant = net(one.query.inputs).square().sum(-1, keepdim=True)  # |f|², the same for every way
+    torch.testing.assert_close(found - constant, expected)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_loss_and_gradient_are_those_of_the_equations(first_order: bool) -> None:
+    one, net = task(), backbone()
+    learner = qs.ProtoMAML(net, steps=2, rate=0.1, first_order=first_order)
+    start = [p.detach().clone().requires_grad_() for p in net.parameters()]
+
+    def features(weights: list[Tensor], inputs: Tensor) -> Tensor:
+        a, b, c, d = weights[:4]
+        return F.linear(F.linear(inputs, a, b).relu(), c, d).relu()
+
+    first = features(start, one.support.inputs)
+    means = torch.stack([first[one.support.targets == k].mean(0) for k in range(4)])
+    # Copies, so that a slope along the weights leaves their way through the head's start out.
+    weights: list[Tensor] = [*(s.clone() for s in start), 2 * means, -means.square().sum(-1)]
+    for _ in range(2):
+        logits = F.linear(features(weights, one.support.inputs), *weights[4:])
+        loss = F.cross_entropy(logits, one.support.targets)
+        slopes = torch.autograd.grad(loss, weights, create_graph=True)
+        if first_order:
+            slopes = tuple(slope.detach() for slope in slopes)
+        weights = [w - 0.1 * s for w, s in zip(weights, slopes, strict=True)]
+    logits = F.linear(features(weights, one.query.inputs), *weights[4:])
+    expected = F.cross_entropy(logits, one.query.targets)
+    gradients = torch.autograd.grad(expected, start)
+
+    found = query_loss(learner, one).loss
+    found.backward()
+    torch.testing.assert_close(found, expected)
+    for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_steps_lower_the_support_loss() -> None:
+    one = task()
+    path = qs.ProtoMAML(backbone(), steps=5, rate=0.1)
+    losses = [
+        float(F.cross_entropy(path.predict(s, one.support.inputs, one.spec), one.support.targets))
+        for s in path.trajectory(one.support, one.spec)
+    ]
+    assert len(losses) == 6
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_features_are_what_the_adapted_head_is_given() -> None:
+    one, learner = task(), qs.ProtoMAML(backbone(), rate=0.1)
+    state = learner.adapt(one.support, one.spec)
+    features, weights = learner.embed(state, one.query.inputs), state["weights"]
+    answers = features @ weights["head.weight"].T + weights["head.bias"]
+    torch.testing.assert_close(answers, learner.predict(state, one.query.inputs, one.spec))
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"steps >= 0 and rate > 0; found steps=-1"):
+        qs.ProtoMAML(backbone(), steps=-1)
+    with pytest.raises(ValueError, match="norm='running'"):
+        qs.ProtoMAML(Conv4(4, "running"))
+    rows = qs.examples(torch.zeros(2, 3), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="ProtoMAML classifies"):
+        qs.ProtoMAML(backbone()).adapt(rows, qs.regression())

@@ -1,0 +1,72 @@
+"""Relation Networks against a loop over pairs, written from the paper's equations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import quickstudy as qs
+from quickstudy.backbones import MLP, Conv4
+from quickstudy.learners.metric.relation import relation_error
+
+TARGETS, WEIGHTS = [0, 1, 0, 1, -1], [1.0, 1.0, 3.0, 0.0, 1.0]
+
+
+def numbers(seed: int, *shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def task(*shape: int) -> qs.Task:
+    weights = torch.tensor(WEIGHTS, dtype=torch.float64)
+    support = qs.Examples(numbers(1, 5, *shape), torch.tensor(TARGETS), weights)
+    weights = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64)
+    query = qs.Examples(numbers(2, 3, *shape), torch.tensor([1, 0, -1]), weights)
+    return qs.Task(support, query, qs.classification(3))
+
+
+def scores(learner: qs.Relation, of: qs.Task) -> torch.Tensor:
+    """r of equation 1, pair by pair: (3 queries, 2 classes that have rows)."""
+    f, q = (learner.backbone(rows.inputs) for rows in (of.support, of.query))
+    means = [(f[0] + 3 * f[2]) / 4, f[1]]
+    pairs = [torch.cat([mean, query])[None] for query in q for mean in means]
+    return torch.stack([learner.relation(pair).squeeze().sigmoid() for pair in pairs]).view(3, 2)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_scores_and_error_are_those_of_the_equations(maps: bool) -> None:
+    torch.manual_seed(0)
+    backbone = Conv4(8, image_size=12, pools=2, flat=False) if maps else MLP(4, (6, 5))
+    learner = qs.Relation(backbone, width=8).double()
+    of = task(1, 12, 12) if maps else task(4)
+    expected = scores(learner, of)
+    logits = learner(of.support, of.spec)(of.query.inputs)
+    torch.testing.assert_close(logits.sigmoid()[:, :2], expected)
+    assert torch.equal(logits.softmax(-1)[:, 2], torch.zeros(3, dtype=torch.float64))
+    right = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    squares = (expected[:2] - right).square().mean(1)
+    torch.testing.assert_close(relation_error(learner, of).loss, (squares[0] + 2 * squares[1]) / 3)
+
+
+def test_odds_are_the_exponential_of_the_logits() -> None:
+    """Independent scores, given that exactly one class is right, make the softmax."""
+    r = torch.tensor([0.9, 0.2, 0.4], dtype=torch.float64)
+    one = torch.stack([r[k] * torch.cat([1 - r[:k], 1 - r[k + 1 :]]).prod() for k in range(3)])
+    torch.testing.assert_close(r.logit().softmax(0), one / one.sum())
+
+
+def test_a_backbone_must_tell_its_features() -> None:
+    with pytest.raises(ValueError, match=r"Relation.*Identity.*Set an attribute `features`"):
+        qs.Relation(nn.Identity())
+
+
+def test_conv4_gives_maps() -> None:
+    backbone = Conv4(8, pools=2, flat=False)
+    assert backbone(torch.zeros(2, 1, 28, 28)).shape == (2, *backbone.feature_shape) == (2, 8, 7, 7)
+    flat = Conv4(8, pools=3)
+    assert flat(torch.zeros(2, 1, 28, 28)).shape == (2, flat.features)
+    with pytest.raises(ValueError, match="flat=True"):
+        Conv4(outputs=5, flat=False)
+    with pytest.raises(ValueError, match="pools=5"):
+        Conv4(pools=5)

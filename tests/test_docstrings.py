@@ -1,0 +1,18 @@
+"""The examples in learners' docstrings run as they stand."""
+
+from __future__ import annotations
+
+import doctest
+from importlib import import_module
+
+import pytest
+
+from quickstudy.registry import LEARNERS
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_example_of(name: str) -> None:
+    module = import_module(LEARNERS[name].target.split(":")[0])
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
