@@ -4,7 +4,7 @@ many tasks fit in memory at a time?"""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -65,14 +65,15 @@ def check_lawful(learner: Learner, task: Task) -> None:
         ) from error
 
 
-def refuse_sorted(learner: Learner, tasks: Sequence[Task]) -> None:
+def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
     """A sequence whose classes always come in one order teaches the order, not the classes.
 
     Raises ValueError for a learner of sequences where all of ``tasks`` come class by class.
     """
-    sequential = "support_order_is_irrelevant" in learner.exceptions
+    if "support_order_is_irrelevant" not in learner.exceptions:
+        return
     targets = [task.support.targets for task in tasks]
-    if not sequential or any(t.is_floating_point() or len(t) < 3 for t in targets):
+    if any(t.is_floating_point() or len(t) < 3 for t in targets):
         return
     if all(bool((t.diff() >= 0).all()) for t in targets):
         raise ValueError(

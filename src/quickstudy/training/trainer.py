@@ -145,7 +145,7 @@ def fit(
     if convolves_on_cpu(learner) and not learner.differentiates:
         # Convolution and pooling run 1.2 to 1.6 times as fast.
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    refuse_sorted(learner, [trainer.task(i) for i in range(8)])  # one may be so by chance
+    refuse_sorted(learner, (trainer.task(i) for i in range(8)))  # one may be so by chance
     check_lawful(learner, trainer.task(0))
     two = stack([trainer.task(0), trainer.task(1)])
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
