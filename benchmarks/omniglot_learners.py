@@ -65,8 +65,9 @@ ENTRIES = {
         note="published: trained at 60 ways",
     ),
     "relation": Entry(
-        "Relation", lambda net, ways: qs.Relation(net), (99.6, 99.8, 97.6), **_METRIC,
-        note="published: a network that pools twice, so that relations are of maps",
+        "Relation", lambda net, ways: qs.Relation(qs.backbones.Conv4(pools=2, flat=False)),
+        (99.6, 99.8, 97.6), train_ways=5, untested=((20, 1),),
+        note="a Conv4 that pools twice, as the paper's, so that maps are compared",
     ),
     "r2d2": Entry("R2D2", lambda net, ways: qs.R2D2(net), (98.6, 99.7, 94.7), **_METRIC),
     "meta_opt_net": Entry("MetaOptNet-SVM", lambda net, ways: qs.MetaOptNet(net), _NONE, **_METRIC),
