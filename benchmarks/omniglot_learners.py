@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -47,8 +48,8 @@ class Entry:
 
 
 # How metric learners train: 20-way tasks, which serve all columns.
-_METRIC = {"train_ways": 20}
-_GRADIENT = {"answers": True, "queries": 3, "tasks_per_step": 4}
+_METRIC: dict[str, Any] = {"train_ways": 20}
+_GRADIENT: dict[str, Any] = {"answers": True, "queries": 3, "tasks_per_step": 4}
 _NONE: Figures = (None, None, None)
 
 # Without a note, the figure is of the learner's own paper and inductive.
