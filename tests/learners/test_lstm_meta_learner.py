@@ -13,9 +13,10 @@ import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Task
 from quickstudy.learners.gradient.descend import descend
-from quickstudy.learners.gradient.lstm_meta_learner import UpdateRule, preprocess
+from quickstudy.learners.gradient.lstm_meta_learner import UpdateRule
 from quickstudy.learners.gradient.network import SupportLoss
 from quickstudy.learners.objectives import query_loss
+from quickstudy.learners.preprocessing import preprocess
 
 
 def made(steps: int = 3) -> qs.LSTMMetaLearner:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.core import Task
-from quickstudy.learners.memory.meta_networks import GradientMapper, size_and_sign
+from quickstudy.learners.memory.meta_networks import GradientMapper
 from quickstudy.learners.objectives import query_loss
+from quickstudy.learners.preprocessing import preprocess
 from quickstudy.tasks.examples import pad_rows
 from quickstudy.testing import doubled
 
@@ -120,12 +121,14 @@ def test_the_meta_gradient_differentiates_through_the_fast_weights(
 def test_size_and_sign_of_gradients_large_small_and_zero() -> None:
     gradient = torch.tensor([1.0, -math.exp(-7 / 2), 1e-5, 0.0], dtype=torch.float64)
     expected = [[0.0, 1.0], [-0.5, -1.0], [-1.0, math.exp(7) * 1e-5], [-1.0, 0.0]]
-    torch.testing.assert_close(size_and_sign(gradient), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(
+        preprocess(gradient, p=7.0), torch.tensor(expected, dtype=torch.float64)
+    )
 
 
 def test_the_mapping_of_a_zero_gradient_has_a_finite_slope() -> None:
     gradient = torch.zeros(3, requires_grad=True)
-    (slope,) = torch.autograd.grad(size_and_sign(gradient).sum(), gradient)
+    (slope,) = torch.autograd.grad(preprocess(gradient, p=7.0).sum(), gradient)
     assert slope.isfinite().all()
 
 

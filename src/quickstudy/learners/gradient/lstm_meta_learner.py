@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient.descend import Weights
 from quickstudy.learners.gradient.network import SupportLoss, answer, features, refuse_running
+from quickstudy.learners.preprocessing import preprocess
 
 
 class LSTMMetaLearner(Learner):
@@ -145,17 +146,6 @@ class UpdateRule(nn.Module):
     def _nothing(self, weights: Tensor) -> Memory:
         zero, gate = weights.new_zeros(len(weights), self.hidden), torch.zeros_like(weights)
         return Memory(zero, zero, gate, gate)
-
-
-def preprocess(x: Tensor, p: float = 10.0) -> Tensor:
-    """(...) -> (..., 2): size and sign of numbers of any order of magnitude (appendix A).
-
-    (log|x| / p, sign x) where |x| >= exp(-p), else (-1, exp(p) x).
-    """
-    least = torch.tensor(-p).exp().to(x)
-    size = x.abs().clamp_min(least).log() / p
-    sign = torch.where(x.abs() >= least, x.sign(), x / least)
-    return torch.stack([size, sign], -1)
 
 
 def _flat(weights: Weights) -> Tensor:

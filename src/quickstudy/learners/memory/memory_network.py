@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.attention import log_weights
 from quickstudy.learners.features import feature_size
 from quickstudy.learners.memory.centring import centre_of, centred
 from quickstudy.tasks.examples import class_ids, labelled, one_hot, without_absent
@@ -95,7 +96,7 @@ class MemoryNetwork(Learner):
             "keys": self._keys(features, meanings),
             "values": self._values(features, meanings),
             "labels": labels,
-            "shares": torch.where(weights > 0, weights.clamp_min(tiny).log(), _NEVER),
+            "shares": log_weights(weights),
             "centre": centre,
             "present": totals > 0,
             "statistics": statistics,

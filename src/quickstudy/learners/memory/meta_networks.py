@@ -12,8 +12,10 @@ from torch.func import grad, vmap
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.attention import log_weights
 from quickstudy.learners.features import feature_size
 from quickstudy.learners.memory.centring import centre_of, centred
+from quickstudy.learners.preprocessing import preprocess
 from quickstudy.tasks.examples import class_weights, labelled, without_absent
 
 Layers = list[tuple[Tensor, Tensor]]
@@ -105,11 +107,10 @@ class MetaNetworks(Learner):
             for weight, bias in gradients(representation_loss, slow)
         ]
         fast = self.representation_mapper(mean)
-        tiny = torch.finfo(weights.dtype).tiny
         return {
             "memory": self.base_mapper(gradients(base_loss, _layers(self.base))),
             "keys": run(slow, features, fast),
-            "shares": torch.where(weights > 0, weights.clamp_min(tiny).log(), -1e30),
+            "shares": log_weights(weights),
             "representation": fast,
             "centre": centre,
             "present": present,
@@ -186,22 +187,8 @@ class GradientMapper(nn.Module):
         ]
 
     def _by_size(self, gradient: Tensor) -> Tensor:
-        mapped: Tensor = self.net(size_and_sign(gradient))
+        mapped: Tensor = self.net(preprocess(gradient, p=7.0))
         return mapped.squeeze(-1)
-
-
-def size_and_sign(gradient: Tensor, p: float = 7.0) -> Tensor:
-    """(...) -> (..., 2): see :class:`GradientMapper`."""
-    size = gradient.abs()
-    large = size >= torch.e**-p
-    log_size = torch.where(large, size, 1.0).log() / p  # of one where small: log(0) has no slope
-    return torch.stack(
-        [
-            torch.where(large, log_size, -1.0),
-            torch.where(large, gradient.sign(), gradient * torch.e**p),
-        ],
-        -1,
-    )
 
 
 def run(slow: Layers, rows: Tensor, fast: Layers | None = None) -> Tensor:
