@@ -28,6 +28,8 @@ class LearnerCard:
     target: str
     answers: bool = False
     """Whether its backbone ends in a head of the task's outputs, instead of giving features."""
+    maps: bool = False
+    """Whether, on images, it wants feature maps, (n, channels, height, width), for vectors."""
 
 
 LEARNERS = {
@@ -51,7 +53,7 @@ LEARNERS = {
         LearnerCard(
             "relation", "Relation Networks", "metric", 2018, "Sung et al.",
             "features, and a network that compares them",
-            "quickstudy.learners.metric.relation:Relation",
+            "quickstudy.learners.metric.relation:Relation", maps=True,
         ),
         LearnerCard(
             "r2d2", "R2D2", "metric", 2019, "Bertinetto, Henriques, Torr and Vedaldi",

@@ -105,7 +105,7 @@ def test_wrong_settings_are_refused() -> None:
         made(at="block")
     with pytest.raises(ValueError, match=r"at='layers.1' is a ReLU, which has no weight"):
         made(at="layers.1")
-    with pytest.raises(ValueError, match="must be positive; found context=3, steps=0"):
+    with pytest.raises(ValueError, match="needs steps >= 1 and rate > 0; found steps=0"):
         made(steps=0)
     with pytest.raises(ValueError, match="norm='running'"):
         qs.CAVIA(Conv4(4, "running", outputs=5))

@@ -10,6 +10,7 @@ from torch import Tensor
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Task
+from quickstudy.learners.gradient.meta_gradients import FirstOrder, Implicit
 from quickstudy.learners.objectives import query_loss
 
 
@@ -53,6 +54,26 @@ def test_loss_and_both_gradients_are_those_of_the_equation(steps: int) -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
 
 
+def test_first_order_leaves_values_and_the_rates_own_gradient_at_one_step() -> None:
+    one, exact = task(), made()
+    first = qs.MetaSGD(exact.backbone, meta_gradient=FirstOrder()).double()
+    first.load_state_dict(exact.state_dict())
+    losses = [query_loss(learner, one).loss for learner in (exact, first)]
+    torch.testing.assert_close(*losses)
+    slopes = [
+        torch.autograd.grad(loss, [next(learner.backbone.parameters()), *learner.rates])
+        for loss, learner in zip(losses, (exact, first), strict=True)
+    ]
+    assert not torch.allclose(slopes[0][0], slopes[1][0])  # second derivatives
+    torch.testing.assert_close(slopes[0][1:], slopes[1][1:])  # at one step rates meet none
+
+
+def test_steps_at_test_may_be_others() -> None:
+    learner, one = qs.MetaSGD(made().backbone, 1, test_steps=4), task()
+    assert len(learner.train().trajectory(one.support, one.spec)) == 2
+    assert len(learner.eval().trajectory(one.support, one.spec)) == 5
+
+
 def test_rates_start_as_in_the_paper_and_go_by_the_names_of_weights() -> None:
     torch.manual_seed(0)
     learner = qs.MetaSGD(MLP(30, (50,), outputs=4))
@@ -86,8 +107,10 @@ def test_the_trajectory_has_every_step() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"steps >= 1 and lowest <= highest; found steps=0"):
+    with pytest.raises(ValueError, match=r"needs steps and test_steps >= 1 .* found steps=0"):
         made(0)
+    with pytest.raises(ValueError, match=r"Implicit\(\) gives the learnt rates no gradient"):
+        qs.MetaSGD(MLP(outputs=1), meta_gradient=Implicit())
     with pytest.raises(ValueError, match=r"lowest=0.2, highest=0.1"):
         qs.MetaSGD(MLP(outputs=1), lowest=0.2)
     with pytest.raises(ValueError, match="norm='running'"):

@@ -10,6 +10,7 @@ from torch import Tensor
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Task
+from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder, MetaGradient
 from quickstudy.learners.objectives import query_loss
 
 
@@ -36,10 +37,10 @@ def test_before_the_first_step_it_is_a_prototypical_network(ways: int) -> None:
     torch.testing.assert_close(found - constant, expected)
 
 
-@pytest.mark.parametrize("first_order", [False, True])
-def test_loss_and_gradient_are_those_of_the_equations(first_order: bool) -> None:
+@pytest.mark.parametrize("meta_gradient", [Exact(), Exact(recompute=True), FirstOrder()])
+def test_loss_and_gradient_are_those_of_the_equations(meta_gradient: MetaGradient) -> None:
     one, net = task(), backbone()
-    learner = qs.ProtoMAML(net, steps=2, rate=0.1, first_order=first_order)
+    learner = qs.ProtoMAML(net, steps=2, rate=0.1, meta_gradient=meta_gradient)
     start = [p.detach().clone().requires_grad_() for p in net.parameters()]
 
     def features(weights: list[Tensor], inputs: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ def test_loss_and_gradient_are_those_of_the_equations(first_order: bool) -> None
         logits = F.linear(features(weights, one.support.inputs), *weights[4:])
         loss = F.cross_entropy(logits, one.support.targets)
         slopes = torch.autograd.grad(loss, weights, create_graph=True)
-        if first_order:
+        if isinstance(meta_gradient, FirstOrder):
             slopes = tuple(slope.detach() for slope in slopes)
         weights = [w - 0.1 * s for w, s in zip(weights, slopes, strict=True)]
     logits = F.linear(features(weights, one.query.inputs), *weights[4:])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -109,10 +111,9 @@ def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
     outputs = max(recipe.ways, recipe.budget().train_ways)
     if "outputs" in inspect.signature(cls).parameters:  # it reads labels, or has a head of its own
         options = {"outputs": outputs} | options
-    answers = LEARNERS[recipe.learner].answers
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        learner: Learner = cls(_backbone(recipe, inputs, outputs if answers else None), **options)
+        learner: Learner = cls(_backbone(recipe, inputs, outputs), **options)
     return learner
 
 
@@ -150,18 +151,21 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
     return chosen(**{s: checked(f"{where}: {s}", v, valid[s]) for s, v in settings.items()})
 
 
-def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int | None) -> torch.nn.Module:
-    cls = resolve("backbone", recipe.backbone, BACKBONES)
+def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int) -> torch.nn.Module:
+    cls: Callable[..., torch.nn.Module] = resolve("backbone", recipe.backbone, BACKBONES)
+    card = LEARNERS[recipe.learner]
+    head = outputs if card.answers else None
     if recipe.backbone == "mlp":
-        size = int(torch.tensor(inputs).prod())
-        return cls(size, hidden=(256, 128), outputs=outputs)  # type: ignore[no-any-return]
+        return cls(math.prod(inputs), hidden=(256, 128), outputs=head)
     if len(inputs) != 3:
         raise ValueError(
             f"backbone: {recipe.backbone} takes images (channels, height, width), but inputs have "
             f"shape {inputs}. Use --backbone mlp."
         )
     if recipe.backbone == "resnet12":
-        return cls(norm=recipe.norm, in_channels=inputs[0], outputs=outputs)  # type: ignore[no-any-return]
-    return cls(  # type: ignore[no-any-return]
-        recipe.channels, recipe.norm, in_channels=inputs[0], image_size=inputs[-1], outputs=outputs
-    )
+        return cls(norm=recipe.norm, in_channels=inputs[0], outputs=head)
+    maps = {"pools": 2, "flat": False} if card.maps else {}
+    return cls(
+        recipe.channels, recipe.norm, in_channels=inputs[0], image_size=inputs[-1], outputs=head,
+        **maps,
+    )  # fmt: skip

@@ -53,7 +53,7 @@ _DEFAULTS = {
     "prototypical": _Default(800, 1, 20),
     "siamese": _Default(800, 1, 20),
     "matching": _Default(800, 1, 20),
-    "relation": _Default(800, 1, 20),
+    "relation": _Default(1500, 1, None),
     "r2d2": _Default(800, 1, 20),
     "meta_opt_net": _Default(800, 1, 20),
     "mann": _Default(2000, 4, None),

@@ -133,6 +133,18 @@ def class_weights(support: Examples, outputs: int) -> Tensor:
     return support.weights @ one_hot(support.targets, outputs, support.weights.dtype)
 
 
+def class_means(features: Tensor, support: Examples, outputs: int) -> tuple[Tensor, Tensor]:
+    """Weighted mean (outputs, ...) of the ``features`` (n, ...) of each class, and its weight.
+
+    ``support`` is labelled; the mean of a class without weight is zero.
+    """
+    counted = one_hot(support.targets, outputs, features.dtype)
+    counted = counted * support.weights.to(features.dtype).unsqueeze(-1)
+    totals = counted.sum(0)
+    shares = counted / totals.clamp_min(torch.finfo(totals.dtype).tiny)
+    return torch.einsum("nk,n...->k...", shares, features), totals
+
+
 def without_absent(logits: Tensor, present: Tensor) -> Tensor:
     """Logits (n, outputs) in which classes that are not ``present`` (outputs,) get probability 0.
 

@@ -8,8 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.gradient.descend import Weights, descend
-from quickstudy.learners.gradient.network import SupportLoss, answer, refuse_running
+from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
+from quickstudy.learners.gradient.network import (
+    SupportLoss,
+    answer,
+    refuse_numbers,
+    refuse_running,
+)
 
 
 class CAVIA(Learner):
@@ -24,9 +30,6 @@ class CAVIA(Learner):
         h <- h + B φ                     film=False: as if φ were concatenated to the layer's inputs
         h <- (1 + Γ φ) ∘ h + B φ         film=True: feature-wise linear modulation
 
-    The meta-gradient differentiates through the steps (exact, second order); ``first_order`` takes
-    the inner gradients as constants.
-
     ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
     ``context``   entries of φ; 5 for sinusoids, 100 for images in the paper.
     ``steps``     inner steps; 1 for sinusoids, 2 for images in the paper.
@@ -35,6 +38,8 @@ class CAVIA(Learner):
                   its channels (linear, convolution or norm); the first such one by default. The
                   paper's for images is in the third block: "blocks.2.norm" of ``Conv4``.
     ``film``      scale as well as shift, as the paper does for images.
+    ``meta_gradient``, ``update``, ``clip``, ``test_steps``
+                  as for :class:`quickstudy.MAML`.
 
     State: ``weights`` holds φ (context,) alone; ``present`` (ways,) for classification;
     ``statistics`` for norm="support".
@@ -68,18 +73,20 @@ class CAVIA(Learner):
         rate: float = 1.0,
         at: str | None = None,
         film: bool = False,
-        first_order: bool = False,
+        meta_gradient: MetaGradient = Exact(),  # noqa: B008  (frozen)
+        update: Update = sgd,
+        clip: float | None = None,
+        test_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if min(context, steps) < 1 or rate <= 0:
-            raise ValueError(
-                "CAVIA: context, steps and rate must be positive; found "
-                f"context={context}, steps={steps}, rate={rate}."
-            )
+        if context < 1:
+            raise ValueError(f"CAVIA: needs context >= 1; found {context}.")
+        refuse_numbers("CAVIA", steps, rate, clip, test_steps)
         refuse_running(backbone, "CAVIA")
         self.network = _Modulated(backbone, context, at or _first_layer(backbone), film)
         self.context, self.steps, self.rate = context, steps, rate
-        self.at, self.film, self.first_order = at, film, first_order
+        self.at, self.film, self.meta_gradient = at, film, meta_gradient
+        self.update, self.clip, self.test_steps = update, clip, test_steps
 
     @property
     def backbone(self) -> nn.Module:
@@ -102,7 +109,8 @@ class CAVIA(Learner):
 
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         start: Weights = {"context": self.network.context}
-        return descend(loss, start, self.steps, self.rate, first_order=self.first_order)
+        steps = self.steps if self.training else self.test_steps or self.steps
+        return self.meta_gradient.descend(loss, start, steps, self.rate, self.update, self.clip)
 
 
 class _Modulated(nn.Module):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.gradient.descend import Weights, descend
+from quickstudy.learners.gradient.descend import Weights
+from quickstudy.learners.gradient.meta_gradients import Exact, Implicit, MetaGradient
 from quickstudy.learners.gradient.network import SupportLoss, answer, features, refuse_running
 
 
@@ -19,12 +20,15 @@ class MetaSGD(Learner):
         θ' = θ - α ∘ ∇ L_support(θ)                                        (equation 2)
         predict = f_{θ'}
 
-    α has one entry per weight and is trained together with θ, through the steps (exact, second
-    order). Its signs are free: a step may go up the gradient.
+    α has one entry per weight and is trained together with θ. Its signs are free: a step may go up
+    the gradient.
 
     ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
     ``steps``     inner steps, all with the same α; 1 in the paper.
     ``lowest``, ``highest``  α starts uniformly between them; 0.005 and 0.1 in the paper.
+    ``meta_gradient``  as for :class:`quickstudy.MAML`; ``Implicit`` gives α no gradient and is
+                       refused.
+    ``test_steps``     steps in evaluation mode; None for as many as in training.
 
     State: the adapted ``weights`` by name; ``present`` (ways,) for classification; ``statistics``
     for norm="support".
@@ -56,15 +60,23 @@ class MetaSGD(Learner):
         steps: int = 1,
         lowest: float = 0.005,
         highest: float = 0.1,
+        meta_gradient: MetaGradient = Exact(),  # noqa: B008  (frozen)
+        test_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if steps < 1 or lowest > highest:
+        if min(steps, 1 if test_steps is None else test_steps) < 1 or lowest > highest:
             raise ValueError(
-                "MetaSGD: needs steps >= 1 and lowest <= highest; found "
-                f"steps={steps}, lowest={lowest}, highest={highest}."
+                "MetaSGD: needs steps and test_steps >= 1 and lowest <= highest; found "
+                f"steps={steps}, test_steps={test_steps}, lowest={lowest}, highest={highest}."
+            )
+        if isinstance(meta_gradient, Implicit):
+            raise ValueError(
+                "MetaSGD: Implicit() gives the learnt rates no gradient, because where its steps "
+                "lead to does not depend on them. Use Exact(), FirstOrder() or FiniteDifference()."
             )
         refuse_running(backbone, "MetaSGD")
         self.backbone, self.steps, self.lowest, self.highest = backbone, steps, lowest, highest
+        self.meta_gradient, self.test_steps = meta_gradient, test_steps
         # In the order of the backbone's parameters: their names have dots, which a ParameterDict
         # cannot hold.
         self.rates = nn.ParameterList(
@@ -96,4 +108,5 @@ class MetaSGD(Learner):
 
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         start: Weights = dict(self.backbone.named_parameters())
-        return descend(loss, start, self.steps, dict(self.learnt_rates()))
+        steps = self.steps if self.training else self.test_steps or self.steps
+        return self.meta_gradient.descend(loss, start, steps, dict(self.learnt_rates()))

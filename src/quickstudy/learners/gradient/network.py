@@ -108,11 +108,18 @@ def refuse_headless(network: nn.Module, who: str) -> None:
 
 
 def refuse_numbers(
-    who: str, steps: int, rate: float, clip: float | None, test_steps: int | None
+    who: str,
+    steps: int,
+    rate: float,
+    clip: float | None,
+    test_steps: int | None,
+    least: int = 1,
 ) -> None:
-    """ValueError, in the name of the learner ``who``, for numbers that are not positive."""
-    if steps < 1 or not rate > 0:
-        raise ValueError(f"{who}: needs steps >= 1 and rate > 0; found steps={steps}, rate={rate}.")
+    """ValueError, in the name of ``who``, for few ``steps`` and for what is not positive."""
+    if steps < least or not rate > 0:
+        raise ValueError(
+            f"{who}: needs steps >= {least} and rate > 0; found steps={steps}, rate={rate}."
+        )
     if (clip is not None and not clip > 0) or (test_steps is not None and test_steps < 1):
         raise ValueError(
             f"{who}: needs clip > 0 and test_steps >= 1, or None; found clip={clip}, "

@@ -7,24 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quickstudy.backbones.norms import (
-    Statistics,
-    embed_query,
-    embed_support,
-    needs_support_statistics,
-)
+from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.gradient.descend import Weights, descend
-from quickstudy.learners.gradient.network import refuse_running
-from quickstudy.modules import call_with
-from quickstudy.tasks.examples import (
-    class_ids,
-    class_weights,
-    labelled,
-    one_hot,
-    weighted_mean,
-    without_absent,
+from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
+from quickstudy.learners.gradient.network import (
+    SupportLoss,
+    answer,
+    refuse_numbers,
+    refuse_running,
 )
+from quickstudy.modules import call_with
+from quickstudy.tasks.examples import class_ids, class_means
 
 _BODY, _WEIGHT, _BIAS = "backbone.", "head.weight", "head.bias"
 
@@ -38,16 +32,16 @@ class ProtoMAML(Learner):
         predict = W f_θ(x) + b
 
     Before the first step it answers as a prototypical network; the steps go on from there. Any
-    number of ways: no head is learnt. The meta-gradient flows through the steps (exact, second
-    order) and through the head's start; ``first_order`` takes the inner gradients as constants, and
-    keeps the way through the start.
+    number of ways: no head is learnt. The meta-gradient flows through the steps, as
+    ``meta_gradient`` says, and always through the head's start.
 
     ``backbone``     inputs (n, ...) -> features (n, d).
     ``steps``        inner steps; the paper chooses among 1 to 15 by validation. 0 is a prototypical
                      network.
     ``rate``         inner learning rate, chosen by validation in the paper. Slopes grow with the
                      head, which grows with the features: on Conv4 0.01 already undoes the start.
-    ``first_order``  leave the second derivatives out, as the paper does.
+    ``meta_gradient``, ``update``, ``clip``, ``test_steps``
+                     as for :class:`quickstudy.MAML`; the paper's is ``FirstOrder()``.
 
     State: ``weights`` by name, those of the backbone and ``head.weight`` (ways, d), ``head.bias``
     (ways,); ``present`` (ways,); ``statistics`` for norm="support".
@@ -70,24 +64,35 @@ class ProtoMAML(Learner):
     differentiates = True
 
     def __init__(
-        self, backbone: nn.Module, steps: int = 3, rate: float = 0.001, first_order: bool = False
+        self,
+        backbone: nn.Module,
+        steps: int = 3,
+        rate: float = 0.001,
+        meta_gradient: MetaGradient = Exact(),  # noqa: B008  (frozen)
+        update: Update = sgd,
+        clip: float | None = None,
+        test_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if steps < 0 or rate <= 0:
-            raise ValueError(
-                f"ProtoMAML: needs steps >= 0 and rate > 0; found steps={steps}, rate={rate}."
-            )
+        refuse_numbers("ProtoMAML", steps, rate, clip, test_steps, least=0)
         refuse_running(backbone, "ProtoMAML")
-        self.backbone, self.steps, self.rate = backbone, steps, rate
-        self.first_order = first_order
+        self.network = _Headed(backbone)
+        self.steps, self.rate, self.meta_gradient = steps, rate, meta_gradient
+        self.update, self.clip, self.test_steps = update, clip, test_steps
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that gives the features."""
+        return self.network.backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """Backbone and head after the inner steps on ``support``."""
-        return self._state(self._descend(support, spec)[-1], support, spec)
+        loss = SupportLoss(self.network, class_ids(support, "ProtoMAML"), spec)
+        return loss.state(self._descend(loss)[-1])
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits (n, ways)."""
-        return _logits(self.embed(state, inputs), state["weights"], state["present"])
+        return answer(self.network, state, inputs, spec)
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """Features (n, d) of the adapted backbone."""
@@ -98,48 +103,47 @@ class ProtoMAML(Learner):
 
     def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
         """The state after 0, 1, … inner steps."""
-        path = self._descend(support, spec)
-        return [self._state(weights, support, spec) for weights in path]
+        loss = SupportLoss(self.network, class_ids(support, "ProtoMAML"), spec)
+        return [loss.state(weights) for weights in self._descend(loss)]
 
-    def _descend(self, support: Examples, spec: TaskSpec) -> list[Weights]:
-        support = labelled(class_ids(support, "ProtoMAML"))
-        start: Weights = {_BODY + name: p for name, p in self.backbone.named_parameters()}
-        prototypes = _prototypes(self._features(start, support)[0], support, spec.outputs)
-        start |= {_WEIGHT: 2 * prototypes, _BIAS: -prototypes.square().sum(-1)}
-        present = class_weights(support, spec.outputs) > 0
+    def _descend(self, loss: SupportLoss) -> list[Weights]:
+        steps = self.steps if self.training else self.test_steps or self.steps
+        return self.meta_gradient.descend(
+            loss, self._start(loss), steps, self.rate, self.update, self.clip
+        )
 
-        def loss(weights: Weights) -> Tensor:
-            logits = _logits(self._features(weights, support)[0], weights, present)
-            return weighted_mean(spec.loss(logits, support.targets), support.weights)
+    def _start(self, loss: SupportLoss) -> Weights:
+        features, _ = embed_support(self.backbone, loss.support)
+        prototypes, _ = class_means(features, loss.support, loss.spec.outputs)
+        body = {_BODY + name: p for name, p in self.backbone.named_parameters()}
+        return body | {_WEIGHT: 2 * prototypes, _BIAS: -prototypes.square().sum(-1)}
 
-        return descend(loss, start, self.steps, self.rate, first_order=self.first_order)
 
-    def _state(self, weights: Weights, support: Examples, spec: TaskSpec) -> State:
-        support = labelled(support)
-        reused = needs_support_statistics(self.backbone)
-        return {
-            "weights": weights,
-            "present": class_weights(support, spec.outputs) > 0,
-            "statistics": self._features(weights, support)[1] if reused else [],
-        }
+class _Headed(nn.Module):
+    """A backbone under a linear head without weights: each task brings its own."""
 
-    def _features(self, weights: Weights, support: Examples) -> tuple[Tensor, Statistics]:
-        body = _body(weights)
-        return embed_support(lambda rows: call_with(self.backbone, body, rows), support)
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = _Head()
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Logits (n, ways)."""
+        logits: Tensor = self.head(self.backbone(inputs))
+        return logits
+
+
+class _Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        # Places to put a task's weights in; empty and untrained themselves.
+        self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(0), requires_grad=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ self.weight.mT + self.bias
 
 
 def _body(weights: Weights) -> Weights:
     """The backbone's part of the weights, by the backbone's own names."""
     return {n.removeprefix(_BODY): w for n, w in weights.items() if n.startswith(_BODY)}
-
-
-def _logits(features: Tensor, weights: Weights, present: Tensor) -> Tensor:
-    return without_absent(features @ weights[_WEIGHT].mT + weights[_BIAS], present)
-
-
-def _prototypes(features: Tensor, support: Examples, outputs: int) -> Tensor:
-    """Weighted class means (ways, d); zero for classes without weight."""
-    counted = one_hot(support.targets, outputs, features.dtype)
-    counted = counted * support.weights.to(features.dtype).unsqueeze(-1)
-    totals = counted.sum(0).clamp_min(torch.finfo(features.dtype).tiny)
-    return (counted.mT @ features) / totals.unsqueeze(-1)

@@ -13,7 +13,7 @@ from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import log_weights
 from quickstudy.learners.features import feature_size
 from quickstudy.learners.memory.centring import centre_of, centred
-from quickstudy.tasks.examples import class_ids, labelled, one_hot, without_absent
+from quickstudy.tasks.examples import class_ids, class_means, labelled, one_hot, without_absent
 
 _NEVER = -1e30  # the logarithm of a share of zero, finite so that derivatives are
 
@@ -87,10 +87,7 @@ class MemoryNetwork(Learner):
         features = centred(features, centre)
         labels = one_hot(support.targets, spec.outputs, features.dtype)
         weights = support.weights.to(features.dtype)
-        counted = labels * weights.unsqueeze(-1)
-        totals = counted.sum(0)
-        tiny = torch.finfo(totals.dtype).tiny
-        means = (counted.mT @ features) / totals.clamp_min(tiny).unsqueeze(-1)
+        means, totals = class_means(features, support, spec.outputs)
         meanings = labels @ means
         return {
             "keys": self._keys(features, meanings),

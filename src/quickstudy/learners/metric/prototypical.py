@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.metric.distances import squared_euclidean
-from quickstudy.tasks.examples import class_ids, labelled, one_hot, without_absent
+from quickstudy.tasks.examples import class_ids, class_means, labelled, without_absent
 
 
 class Prototypical(Learner):
@@ -52,11 +51,7 @@ class Prototypical(Learner):
         """The prototypes of ``support``."""
         support = labelled(class_ids(support, "Prototypical"))
         features, statistics = embed_support(self.backbone, support)
-        counted = one_hot(support.targets, spec.outputs, features.dtype)
-        counted = counted * support.weights.to(features.dtype).unsqueeze(-1)
-        totals = counted.sum(0)
-        tiny = torch.finfo(totals.dtype).tiny
-        prototypes = (counted.mT @ features) / totals.clamp_min(tiny).unsqueeze(-1)
+        prototypes, totals = class_means(features, support, spec.outputs)
         return {"prototypes": prototypes, "present": totals > 0, "statistics": statistics}
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:

@@ -15,6 +15,7 @@ from quickstudy.learners.features import feature_shape
 from quickstudy.learners.objectives import Outcome, answers
 from quickstudy.tasks.examples import (
     class_ids,
+    class_means,
     class_weights,
     labelled,
     one_hot,
@@ -84,11 +85,7 @@ class Relation(Learner):
         """The mean features of each class of ``support``."""
         support = labelled(class_ids(support, "Relation"))
         features, statistics = embed_support(self.backbone, support)
-        counted = one_hot(support.targets, spec.outputs, features.dtype)
-        counted = counted * support.weights.to(features.dtype).unsqueeze(-1)
-        totals = counted.sum(0)
-        shares = counted / totals.clamp_min(torch.finfo(totals.dtype).tiny)
-        classes = (shares.mT @ features.flatten(1)).unflatten(1, features.shape[1:])
+        classes, totals = class_means(features, support, spec.outputs)
         return {"classes": classes, "present": totals > 0, "statistics": statistics}
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
