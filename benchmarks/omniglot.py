@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from budget import steps_within
 from omniglot_learners import ENTRIES, Entry
 
 import quickstudy as qs
@@ -50,7 +51,9 @@ def _measure(args: argparse.Namespace) -> None:
     learner = entry.make(qs.backbones.Conv4(norm=entry.norm, outputs=entry.outputs(ways)), ways)
     sequential = "support_order_is_irrelevant" in learner.exceptions
     train = qs.episodes(data.train, ways, entry.shots, entry.queries, shuffled=sequential)
-    steps = args.steps or _steps_within(args.minutes, learner, train, entry)
+    steps = args.steps or steps_within(
+        args.minutes, lambda n: _fit(copy.deepcopy(learner), train, n, entry, 0, trial=True)
+    )
     wall, cpu = time.perf_counter(), time.process_time()
     training = _fit(learner, train, steps, entry, args.seed)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -83,18 +86,6 @@ def _fit(
         optimiser=entry.optimiser or adam(entry.rate), schedule=cosine, seed=seed, log_every=100,
         progress=not trial,
     )  # fmt: skip
-
-
-def _steps_within(minutes: float, learner: qs.Learner, train: Episodes, entry: Entry) -> int:
-    """How many steps take so many minutes of CPU time, from trials on a copy."""
-    copied, steps, times = copy.deepcopy(learner), 4, [0.0, 0.0]
-    while times[-1] < 8 and steps < 2000:
-        steps *= 2
-        began = time.process_time()
-        _fit(copied, train, steps, entry, 0, trial=True)
-        times.append(time.process_time() - began)
-    each = (times[-1] - times[-2]) / (steps - steps // 2)  # what comes before the first step is out
-    return max(1, int(minutes * 60 / each))
 
 
 def _evaluated(

@@ -52,11 +52,11 @@ _METRIC: dict[str, Any] = {"train_ways": 20}
 _GRADIENT: dict[str, Any] = {"answers": True, "queries": 3, "tasks_per_step": 4}
 _NONE: Figures = (None, None, None)
 
-# Without a note, the figure is of the learner's own paper and inductive.
+# Without a note, the figure is of the learner's own paper and, as far as is known, inductive.
 ENTRIES = {
     "siamese": Entry(
-        "Siamese", lambda net, ways: qs.Siamese(net), (97.3, 98.4, 88.2), **_METRIC,
-        note="published: Koch et al. (2015) as re-run by Vinyals et al. (2016), table 1",
+        "Siamese", lambda net, ways: qs.Siamese(net), (97.3, 98.4, 88.1), **_METRIC,
+        note="published: Koch et al. (2015), fine-tuned, in Vinyals et al. (2016), table 1",
     ),
     "matching": Entry(
         "Matching", lambda net, ways: qs.Matching(net), (98.1, 98.9, 93.8), **_METRIC
@@ -68,9 +68,13 @@ ENTRIES = {
     "relation": Entry(
         "Relation", lambda net, ways: qs.Relation(qs.backbones.Conv4(pools=2, flat=False)),
         (99.6, 99.8, 97.6), train_ways=5, untested=((20, 1),),
-        note="a Conv4 that pools twice, as the paper's, so that maps are compared",
+        note="a Conv4 that pools twice, as the paper's, so that maps are compared; "
+        "published: transductive, by its code",
     ),
-    "r2d2": Entry("R2D2", lambda net, ways: qs.R2D2(net), (98.6, 99.7, 94.7), **_METRIC),
+    "r2d2": Entry(
+        "R2D2", lambda net, ways: qs.R2D2(net), (98.6, 99.7, 94.7), **_METRIC,
+        note="published: trained at 60 ways",
+    ),
     "meta_opt_net": Entry("MetaOptNet-SVM", lambda net, ways: qs.MetaOptNet(net), _NONE, **_METRIC),
     "maml": Entry(
         "MAML", lambda net, ways: qs.MAML(net, 1, 0.4), (98.7, 99.9, 95.8), **_GRADIENT,
@@ -81,10 +85,13 @@ ENTRIES = {
         **_GRADIENT, note="published: transductive, in Nichol et al. (2018), table 2",
     ),
     "imaml": Entry(
-        "iMAML", lambda net, ways: qs.MAML(net, 16, 0.4, Implicit()), (99.5, 99.74, 96.18),
+        "iMAML", lambda net, ways: qs.MAML(net, 16, 0.1, Implicit()), (99.5, 99.74, 96.18),
         **_GRADIENT, note="published: Rajeswaran et al. (2019), Hessian-free; transductive",
     ),
-    "anil": Entry("ANIL", lambda net, ways: qs.ANIL(net, 1, 0.4), (None, None, 96.2), **_GRADIENT),
+    "anil": Entry(
+        "ANIL", lambda net, ways: qs.ANIL(net, 1, 0.4), (None, None, 96.2), **_GRADIENT,
+        note="published: in MAML's setting, so presumably transductive",
+    ),
     "boil": Entry("BOIL", lambda net, ways: qs.BOIL(net, 1, 0.4), _NONE, **_GRADIENT),
     "reptile": Entry(
         "Reptile", lambda net, ways: qs.Reptile(net), (95.4, 98.9, 88.1),
@@ -92,7 +99,7 @@ ENTRIES = {
     ),
     "meta_sgd": Entry(
         "Meta-SGD", lambda net, ways: qs.MetaSGD(net), (99.5, 99.9, 95.9), **_GRADIENT,
-        note="published: transductive",
+        note="published: in MAML's setting, so presumably transductive",
     ),
     "maml_plus_plus": Entry(
         "MAML++", lambda net, ways: qs.MAMLPlusPlus(net), (99.47, 99.93, 97.65), **_GRADIENT,
@@ -107,7 +114,7 @@ ENTRIES = {
     ),
     "mann": Entry(
         "MANN", lambda net, ways: qs.MANN(net, ways), (82.8, 94.9, None),
-        note="published: the second and the sixth instance of a class in one sequence",
+        note="published: the second and the fifth instance of a class in one sequence",
     ),
     "memory_network": Entry(
         "Memory network", lambda net, ways: qs.MemoryNetwork(net), _NONE, **_METRIC

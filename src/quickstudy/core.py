@@ -106,6 +106,10 @@ class Learner(nn.Module, ABC):
         """
         return None
 
+    def uncertainty(self, state: State, inputs: Any) -> Tensor | None:
+        """Standard deviation (n, outputs) of a regression's targets; None where it is not told."""
+        return None
+
     def trajectory(self, support: Examples, spec: TaskSpec) -> list[State] | None:
         """States from before the first to after the last inner step; None without such steps."""
         return None

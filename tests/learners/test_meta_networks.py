@@ -51,7 +51,7 @@ def mapped(mapper: GradientMapper, layer: int, gradient: Tensor) -> Tensor:
             seen = torch.stack([g.abs().log() / 7, g.sign()])
         else:
             seen = torch.stack([-torch.ones_like(g), math.exp(7) * g])
-        values.append(mapper.rate[layer] * g + mapper.net(seen)[0])
+        values.append(mapper.net(seen)[0] - mapper.rate[layer] * g)
     return torch.stack(values).reshape(gradient.shape)
 
 

@@ -123,6 +123,16 @@ def test_curves_and_scatter() -> None:
         plots.fitted_curve(curve(None))
 
 
+def test_a_band_shows_what_a_learner_says_of_its_own_error() -> None:
+    inputs, deviations = np.array([3.0, 1.0, 2.0, 5.0, 4.0]), np.array([0.3, 0.1, 0.2, 0.5, 0.4])
+    view = replace(curve(inputs), deviation=deviations[:, None])
+    (band,) = plots.fitted_curve(view).axes[0].collections
+    edges = np.asarray(band.get_paths()[0].vertices)
+    for x, y, deviation in zip(inputs, view.after[:, 0], deviations, strict=True):
+        at = edges[edges[:, 0] == x, 1]
+        assert np.allclose([at.min(), at.max()], [y - 2 * deviation, y + 2 * deviation])
+
+
 def test_missing_data_is_an_error(square_views: list[EpisodeView]) -> None:
     with pytest.raises(ValueError, match="no row with a loss"):
         plots.learning_curves([{"step": 1, "validation": 0.5}], "accuracy")

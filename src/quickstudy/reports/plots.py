@@ -235,6 +235,8 @@ def _principal_plane(support: Array, query: Array) -> tuple[Array, Array, Array]
 def fitted_curve(view: RegressionView) -> Figure:
     """One regression task from a number to a number: truth, support points, answers.
 
+    Around the answers of a learner that tells its uncertainty, a band of two standard deviations.
+
     Raises ValueError where inputs or outputs are more than one number.
     """
     if not view.is_curve or view.query_inputs is None or view.support_inputs is None:
@@ -252,9 +254,13 @@ def fitted_curve(view: RegressionView) -> Figure:
             axes.plot(x, view.before[order, 0], color=style.MUTED, linewidth=1.0,
                       linestyle=(0, (3, 3)), label="before")  # fmt: skip
         axes.plot(x, view.after[order, 0], color=style.ACCENT, label="adapted")
+        if view.deviation is not None:
+            middle, reach = view.after[order, 0], 2 * view.deviation[order, 0]
+            axes.fill_between(x, middle - reach, middle + reach, color=style.ACCENT, alpha=0.15,
+                              linewidth=0, label="± 2 deviations")  # fmt: skip
         axes.plot(view.support_inputs, view.support_targets[:, 0], "D", color=style.INK,
                   markersize=5, label="support")  # fmt: skip
-        style.legend_above(axes, columns=4)
+        style.legend_above(axes, columns=4 if view.deviation is None else 3)
         axes.set(xlabel="input", ylabel="output")
     return figure
 

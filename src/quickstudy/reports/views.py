@@ -67,6 +67,7 @@ class RegressionView:
     ``before``           (q, d) answers after adapting to nothing at all (every weight 0); None
                          for a learner that has no answer then.
     ``after``            (q, d) answers after adapting to the support set.
+    ``deviation``        (q, d) standard deviation that the learner gives its answers, or None.
     ``support_inputs``   (s,) where inputs are single numbers, else None.
     ``query_inputs``     (q,), likewise.
     """
@@ -77,6 +78,7 @@ class RegressionView:
     after: Array
     support_inputs: Array | None
     query_inputs: Array | None
+    deviation: Array | None = None
 
     @property
     def is_curve(self) -> bool:
@@ -151,6 +153,7 @@ def _view_regression(
     with counting(query.weights):
         before = learner.predict(untaught, query.inputs, spec)
         after = learner.predict(taught, query.inputs, spec)
+        deviation = learner.uncertainty(taught, query.inputs)
     return RegressionView(
         to_numpy(support.targets)[kept_support],
         to_numpy(query.targets)[kept_query],
@@ -158,6 +161,7 @@ def _view_regression(
         to_numpy(after)[kept_query],
         _pick(_as_numbers(support.inputs), kept_support),
         _pick(_as_numbers(query.inputs), kept_query),
+        _pick(deviation, kept_query),
     )
 
 

@@ -39,7 +39,7 @@ class BOIL(Learner):
     for norm="running", whose population statistics belong to no adapted weights.
 
     Reference: Oh, Yoo, Kim and Yun (2021), BOIL: Towards Representation Change for Few-shot
-    Learning, section 3.
+    Learning.
     Differs from the paper in the norm, as MAML does.
 
     >>> import quickstudy as qs

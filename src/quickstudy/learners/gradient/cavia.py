@@ -22,7 +22,7 @@ class CAVIA(Learner):
     """Maps a support set to a context vector φ, an input of the network beside the others.
 
         φ_0     = 0
-        φ_{k+1} = φ_k - rate * ∇_φ L_support(φ_k, θ)                       (equation 3)
+        φ_{k+1} = φ_k - rate * ∇_φ L_support(φ_k, θ)
         predict = f_{φ_steps, θ}
 
     φ enters at one layer, whose channels h it moves by learnt linear maps:
@@ -31,8 +31,8 @@ class CAVIA(Learner):
         h <- (1 + Γ φ) ∘ h + B φ         film=True: feature-wise linear modulation
 
     ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
-    ``context``   entries of φ; 5 for sinusoids, 100 for images in the paper.
-    ``steps``     inner steps; 1 for sinusoids, 2 for images in the paper.
+    ``context``   entries of φ; 5 for sinusoids, 100 for miniImageNet in the paper.
+    ``steps``     inner steps; 1 for sinusoids, 2 for miniImageNet in the paper.
     ``rate``      inner learning rate; 1 in the paper.
     ``at``        name of the layer that φ moves, one with a ``weight`` whose first dimension is
                   its channels (linear, convolution or norm); the first such one by default. The

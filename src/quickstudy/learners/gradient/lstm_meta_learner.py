@@ -26,12 +26,11 @@ class LSTMMetaLearner(Learner):
     It is the cell update of an LSTM whose cell state is the network's weights: the candidate is
     -∇_t, the input gate a learning rate, the forget gate a decay. One rule, shared by all, runs for
     every single weight on its own. θ_0, the backbone's own weights, is learnt with it. Gradients
-    and losses that the rule reads are taken as constants (section 3.2), so no second derivative
-    arises.
+    and losses that the rule reads are taken as constants, so no second derivative arises.
 
     ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(32, outputs=5)``;
                   memory grows with its weights, times 4 * ``hidden``, times ``steps``.
-    ``steps``     T; the paper takes 12 at 1 shot and 5 at 5 shots.
+    ``steps``     T; the paper's code takes 12 at 1 shot and 8 at 5 shots.
     ``hidden``    size of the first LSTM layer; 20 in the paper's code.
 
     State: the adapted ``weights`` by name; ``present`` (ways,) for classification; ``statistics``
@@ -121,7 +120,7 @@ class UpdateRule(nn.Module):
         self.forget_gate = nn.Linear(hidden + 2, 1)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.01, 0.01)
-        # Nearly all of a weight is kept and little of its gradient taken (section 3.3).
+        # Nearly all of a weight is kept and little of its gradient taken, as in the paper.
         nn.init.uniform_(self.input_gate.bias, -5, -4)
         nn.init.uniform_(self.forget_gate.bias, 4, 6)
 

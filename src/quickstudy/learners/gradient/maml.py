@@ -24,12 +24,13 @@ class MAML(Learner):
     """Maps a support set to the backbone after a few gradient steps on it.
 
         θ_0     = θ
-        θ_{k+1} = θ_k - rate * ∇ L_support(θ_k),     k = 0 … steps - 1        (equation 1)
+        θ_{k+1} = θ_k - rate * ∇ L_support(θ_k),     k = 0 … steps - 1       (algorithm 1)
         predict = f_{θ_steps}
 
     ``backbone``       inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
     ``steps``          inner steps; the paper takes 1 for sinusoids and Omniglot at 5 ways, 5 at 20.
-    ``rate``           inner learning rate; 0.4 for Omniglot, 0.01 for sinusoids in the paper.
+    ``rate``           inner learning rate; in the paper 0.4 for Omniglot at 5 ways, 0.1 at 20 ways,
+                       and 0.01 for sinusoids.
     ``meta_gradient``  how the meta-gradient passes back through the steps: exactly, as here by
                        default and in the paper, or as another of
                        :mod:`quickstudy.learners.gradient.meta_gradients`. ``Implicit`` also adds a

@@ -45,7 +45,7 @@ class MAMLPlusPlus(Learner):
     """Maps a support set to the backbone after a few gradient steps at learnt rates.
 
         θ_{k+1,l} = θ_{k,l} - rates_{k,l} * ∇_l L_support(θ_k),     k = 0 … steps - 1
-        minimise    sum_k v_k L_query(θ_k)  over tasks              (equation 5)
+        minimise    sum_k v_k L_query(θ_k)  over tasks
 
     Each ingredient can be left out, and without all of them it is MAML.
 

@@ -25,7 +25,7 @@ class MetaSGD(Learner):
 
     ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
     ``steps``     inner steps, all with the same α; 1 in the paper.
-    ``lowest``, ``highest``  α starts uniformly between them; 0.005 and 0.1 in the paper.
+    ``lowest``, ``highest``  α starts uniformly between them; the paper's range is 0.005 to 0.1.
     ``meta_gradient``  as for :class:`quickstudy.MAML`; ``Implicit`` gives α no gradient and is
                        refused.
     ``test_steps``     steps in evaluation mode; None for as many as in training.
@@ -38,8 +38,8 @@ class MetaSGD(Learner):
 
     Reference: Li, Zhou, Chen and Li (2017), Meta-SGD: Learning to Learn Quickly for Few-Shot
     Learning.
-    Differs from the paper in the norm, which is the backbone's choice (the paper's Omniglot figures
-    are transductive: norm="batch").
+    Differs from the paper in the norm, which is the backbone's choice (the paper's Omniglot
+    figures, in MAML's setting, are presumably transductive: norm="batch").
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.MetaSGD(qs.backbones.MLP(outputs=1))

@@ -27,7 +27,7 @@ class ProtoMAML(Learner):
     """Maps a support set to the backbone and a head of its own after a few gradient steps on it.
 
         c_k = mean of f_θ(x) over the support rows of class k
-        W_k = 2 c_k,   b_k = -|c_k|²          so W_k·f + b_k = |f|² - |f - c_k|²    (section 3)
+        W_k = 2 c_k,   b_k = -|c_k|²          so W_k·f + b_k = |f|² - |f - c_k|²
         (θ, W, b) <- (θ, W, b) - rate * ∇ L_support(θ, W, b),     ``steps`` times
         predict = W f_θ(x) + b
 
@@ -36,8 +36,8 @@ class ProtoMAML(Learner):
     ``meta_gradient`` says, and always through the head's start.
 
     ``backbone``     inputs (n, ...) -> features (n, d).
-    ``steps``        inner steps; the paper chooses among 1 to 15 by validation. 0 is a prototypical
-                     network.
+    ``steps``        inner steps; chosen by validation in the paper, 1 or 6 in its code's settings.
+                     0 is a prototypical network.
     ``rate``         inner learning rate, chosen by validation in the paper. Slopes grow with the
                      head, which grows with the features: on Conv4 0.01 already undoes the start.
     ``meta_gradient``, ``update``, ``clip``, ``test_steps``
@@ -50,7 +50,7 @@ class ProtoMAML(Learner):
     belong to no adapted weights.
 
     Reference: Triantafillou et al. (2020), Meta-Dataset: A Dataset of Datasets for Learning to
-    Learn from Few Examples, section 3.
+    Learn from Few Examples.
     Differs from the paper in the norm, which is the backbone's choice, and in the exact
     meta-gradient by default.
 

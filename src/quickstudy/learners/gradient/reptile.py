@@ -85,10 +85,10 @@ class Reptile(Learner):
     whose gradient is θ - φ: no derivative of a gradient is ever taken.
 
     ``backbone``    inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
-    ``steps``       inner steps in training; 5 for Omniglot in the paper.
-    ``rate``        inner learning rate; 1e-3 in the paper.
+    ``steps``       inner steps in training; 5 for Omniglot at 5 ways in the paper, 10 at 20.
+    ``rate``        inner learning rate; 1e-3 at 5 ways in the paper, 5e-4 at 20.
     ``update``      inner optimiser: Adam without momentum by default, as in the paper; ``sgd``.
-    ``batch``       rows of an inner step in training; 10 in the paper.
+    ``batch``       rows of an inner step in training; 10 at 5 ways in the paper, 20 at 20.
     ``test_steps``  steps of ``adapt`` in evaluation mode; 50 in the paper. None: ``steps``.
 
     The paper's outer step is ``fit(..., optimiser=sgd(1.0), schedule=linear)`` with both names from

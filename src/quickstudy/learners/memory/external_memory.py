@@ -152,10 +152,10 @@ def least_recently_used_access(
 ) -> tuple[Used, Tensor]:
     """Write, then read by ``keys``: the state after it, and the reads (..., heads, width).
 
-        again, anew = gate * reads_before, (1 - gate) * least                        (equation 7)
-        memory = memory without its least used slot + again^T late + anew^T keys     (equation 8)
-        reads  = softmax(strength * cosine(keys, memory))                       (equations 2, 3)
-        usage  = decay * usage + sum over heads of reads, again and anew             (equation 5)
+        again, anew = gate * reads_before, (1 - gate) * least                    (where to write)
+        memory = memory without its least used slot + again^T late + anew^T keys          (write)
+        reads  = softmax(strength * cosine(keys, memory))                         (where to read)
+        usage  = decay * usage + sum over heads of reads, again and anew
 
     ``keys``      (..., heads, width): looked for, and written into a least used slot, one a head.
     ``late``      (..., heads, width): added where each head read before; the paper's is ``keys``.

@@ -25,7 +25,7 @@ class MemoryNetwork(Learner):
         c_i     = C f(x_i)            + E e(y_i)        what is read   (without C: ``key_value``)
         u_1     = A f(x)
         p_i     = softmax_i(strength_k * cosine(u_k, m_i) + log w_i)                (equation 1)
-        u_{k+1} = H u_k + sum_i p_i c_i,     k = 1 … hops - 1                (equation 2, and H)
+        u_{k+1} = H u_k + sum_i p_i c_i,     k = 1 … hops - 1         (equations 2, 4, with H)
         predict = log of the last hop's share of each class
 
     The embedding e(y_i) of a label is the mean feature vector of its class in the support set: what
@@ -34,7 +34,7 @@ class MemoryNetwork(Learner):
     distribution over classes.
 
     ``backbone``   inputs (n, ...) -> features (n, backbone.features).
-    ``hops``       reads of the memory; 3 in the paper.
+    ``hops``       reads of the memory; 1 to 3 for the paper's questions.
     ``width``      size of keys, values and questions.
     ``key_value``  keys know the row alone and values the label alone (Miller et al., 2016).
 

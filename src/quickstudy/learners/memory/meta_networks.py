@@ -25,20 +25,21 @@ Layers = list[tuple[Tensor, Tensor]]
 class MetaNetworks(Learner):
     """Maps a support set to a memory of fast weights, one entry for each support row.
 
-        Q*   = d(mean_i ∇_Q L(v(u(Q, x_i)), y_i))                         (algorithm 1, lines 1-6)
-        W*_i = m(∇_W L(b(W, x_i), y_i))                                            (lines 8-11)
-        r_i  = u(Q, Q*, x_i)                                                      (lines 12-13)
-        a_i  = softmax_i(strength * cosine(u(Q, Q*, x), r_i) + log w_i)           (lines 17-18)
-        predict = b(W, sum_i a_i W*_i, x)                                         (lines 19-20)
+        Q*   = d(mean_i ∇_Q L(v(u(Q, x_i)), y_i))                                  (algorithm 1)
+        W*_i = m(∇_W L(b(W, x_i), y_i))
+        r_i  = u(Q, Q*, x_i)
+        a_i  = softmax_i(strength * cosine(u(Q, Q*, x), r_i) + log w_i)
+        predict = b(W, sum_i a_i W*_i, x)
 
     The base learner b and the representation u are perceptrons over shared features f(x). Slow
     weights W, Q and fast ones W*, Q* are two nets side by side, added after the activation of every
-    layer: relu(slow) + relu(fast), and without it at the end (layer augmentation, section 3.3). The
+    layer: relu(slow) + relu(fast), and without it at the end (layer augmentation). The
     maps m and d act on each number of a gradient alone, with few weights shared by all.
 
     ``backbone``  inputs (n, ...) -> features (n, backbone.features).
     ``outputs``   most classes, or real targets, of any task.
     ``hidden``    size of the layers of b and u.
+    ``rate``      of the gradient step at which m and d start; less for targets far from 1.
 
     State: ``memory`` (fast weights of b, one for each support row), ``keys`` (rows, hidden),
     ``shares`` (rows,), the logarithm of the weights, ``representation`` (fast weights of u);
@@ -69,15 +70,17 @@ class MetaNetworks(Learner):
         "relabelling_permutes_outputs": "the slow weights of every way are its own"
     }
 
-    def __init__(self, backbone: nn.Module, outputs: int = 5, hidden: int = 64) -> None:
+    def __init__(
+        self, backbone: nn.Module, outputs: int = 5, hidden: int = 64, rate: float = 1.0
+    ) -> None:
         super().__init__()
         features = feature_size(backbone, "MetaNetworks")
-        self.backbone, self.outputs, self.hidden = backbone, outputs, hidden
+        self.backbone, self.outputs, self.hidden, self.rate = backbone, outputs, hidden, rate
         self.base = _perceptron(features, hidden, outputs)  # W
         self.representation = _perceptron(features, hidden, hidden)  # Q
         self.guess = nn.Linear(hidden, outputs)  # v
-        self.base_mapper = GradientMapper(layers=2)  # m
-        self.representation_mapper = GradientMapper(layers=2)  # d
+        self.base_mapper = GradientMapper(2, rate)  # m
+        self.representation_mapper = GradientMapper(2, rate)  # d
         self.strength = nn.Parameter(torch.tensor(10.0))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
@@ -161,16 +164,16 @@ class MetaNetworks(Learner):
 
 
 class GradientMapper(nn.Module):
-    """Gradients -> fast weights, number by number: rate * g + net(scaled g).
+    """Gradients -> fast weights, number by number: net(scaled g) - rate * g.
 
-    ``net`` is a perceptron of 20 hidden units, shared by all numbers; ``rate`` is one for each of
-    the ``layers``. Gradients differ in size by orders of magnitude, so ``net`` sees size and sign
-    apart (Andrychowicz et al., 2016, appendix A, p = 7):
+    ``net`` is a perceptron of 20 hidden units, shared by all numbers; ``rate`` is learnt, one for
+    each of the ``layers``. Gradients differ in size by orders of magnitude, so ``net`` sees size
+    and sign apart (Andrychowicz et al., 2016, appendix A; here p = 7):
 
         scaled g = (log|g| / p, sign(g))   where |g| >= exp(-p),   else   (-1, exp(p) g)
     """
 
-    def __init__(self, layers: int, hidden: int = 20, rate: float = -1.0) -> None:
+    def __init__(self, layers: int, rate: float = 1.0, hidden: int = 20) -> None:
         super().__init__()
         self.rate = nn.Parameter(torch.full((layers,), rate))
         self.net = _perceptron(2, hidden, 1)
@@ -182,7 +185,7 @@ class GradientMapper(nn.Module):
     def forward(self, gradients: Layers) -> Layers:
         """Fast weights in the shapes of ``gradients``."""
         return [
-            (rate * weight + self._by_size(weight), rate * bias + self._by_size(bias))
+            (self._by_size(weight) - rate * weight, self._by_size(bias) - rate * bias)
             for rate, (weight, bias) in zip(self.rate, gradients, strict=True)
         ]
 

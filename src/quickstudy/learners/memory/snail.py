@@ -31,7 +31,7 @@ class SNAIL(Learner):
         attend(s)_t  = [s_t, sum_{u <= t} softmax_u(q_t·k_u / √d_k) v_u]
         logits  = W convolve(attend(... attend(s)))_last
 
-    in the order of the paper's few-shot network (section 5.1): attention of (key, value) sizes
+    in the order of the paper's few-shot network: attention of (key, value) sizes
     (64, 32); dense blocks of dilation 1, 2, 4, ... of 128 filters; attention (256, 128); dense
     blocks; attention (512, 256). The support's activations do not depend on the query, so they are
     computed once, in ``adapt``; each query is one further step.

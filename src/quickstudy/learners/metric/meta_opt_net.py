@@ -17,9 +17,9 @@ from quickstudy.tasks.examples import class_ids, class_weights, labelled, one_ho
 class MetaOptNet(Learner):
     """Maps a support set to the multi-class linear support vector machine on its features.
 
-        W      = argmin |W|^2 / 2 + C sum_i w_i xi_i                          (equation 4)
+        W      = argmin |W|^2 / 2 + C sum_i w_i xi_i
                  f(x_i) W_{y_i} - f(x_i) W_k >= [k != y_i] - xi_i   for all k
-        logits = scale f(x) W                                                 (equation 12)
+        logits = scale f(x) W
 
     ``backbone``  inputs (n, ...) -> features (n, d).
     ``C``         how much a row outside its margin costs; 0.1 as in the paper.

@@ -17,8 +17,8 @@ from quickstudy.tasks.examples import class_ids, class_weights, labelled, one_ho
 class R2D2(Learner):
     """Maps a support set to the ridge regression of its one-hot labels on its features.
 
-        W      = X' (X X' + l2 I)^-1 Y            (equation 6; X = f(x_support), rows as weighted)
-        logits = scale f(x) W                                                 (equation 7)
+        W      = X' (X X' + l2 I)^-1 Y                        (X = f(x_support), rows as weighted)
+        logits = scale f(x) W
 
     ``backbone``  inputs (n, ...) -> features (n, d).
     ``l2``        where the penalty starts; learnt, and kept positive by its logarithm.

@@ -44,7 +44,7 @@ def linear_contrastive(learner: Siamese, task: Task) -> Outcome:
 def verification(learner: Siamese, task: Task) -> Outcome:
     """Cross-entropy of p = sigmoid(-D), the probability that a pair is alike.
 
-    D = -(sum_j alpha_j |f_j(x) - f_j(x')| + b), with alpha and b learnt, so that p is the paper's.
+    D = -(sum_j alpha_j |f_j(x) - f_j(x')| + b), with alpha and b learnt. The paper's has no b.
     Reference: Koch, Zemel and Salakhutdinov (2015), Siamese Neural Networks for One-shot Image
     Recognition, section 3.
     """

@@ -1,0 +1,21 @@
+"""Equal budgets: how many training steps fit into so many minutes of CPU time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def steps_within(minutes: float, train: Callable[[int], object]) -> int:
+    """Steps that take ``minutes`` of this process's CPU time, judged by ever longer trials.
+
+    ``train``  trains a copy for so many steps, and throws it away.
+    """
+    steps, times = 4, [0.0, 0.0]
+    while times[-1] < 8 and steps < 2000:
+        steps *= 2
+        began = time.process_time()
+        train(steps)
+        times.append(time.process_time() - began)
+    each = (times[-1] - times[-2]) / (steps - steps // 2)  # what comes before the first step is out
+    return max(1, int(minutes * 60 / each))
