@@ -112,3 +112,9 @@ def test_sources_follow_an_incomplete_recipe_too(short):
 def test_sequences_get_their_rows_in_random_order(short, options, shuffled):
     parts = prepare(replace(short, learner="matching", options=options))
     assert {s.shuffled for s in vars(parts.sources).values()} == {shuffled}
+
+
+def test_relation_compares_maps_of_images_and_vectors_else(short):
+    images = make_learner(Recipe(learner="relation", channels=8), (1, 28, 28))
+    assert images.backbone.feature_shape == (8, 7, 7)
+    assert prepare(replace(short, learner="relation")).learner.backbone.features == 128

@@ -149,6 +149,7 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
         (["run", "--norm", "grop"], "Did you mean 'group'"),
         (["run", "--steps", "0"], "steps: must be at least 1"),
         (["run", "--rate", "nan"], "rate must be finite"),
+        (["run", "--optimiser", "rmsprop"], "Valid names: adam, sgd"),
         (["run", "--test-tasks", "1"], "test_tasks: must be at least 2"),
         (["run", "-o", "distance=cosin"], "Did you mean 'cosine'"),
         (["run", "-o", "scale=abc"], "must be float"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from quickstudy.runs import folder, provenance
 from quickstudy.runs.execute import begin, execute
@@ -78,3 +79,17 @@ def test_the_commit_of_a_foreign_repository_is_not_ours(tmp_path, monkeypatch):
     assert provenance.commit() == ""
     subprocess.run([*git, "add", "venv"], check=True)
     assert len(provenance.commit()) >= 7, "a tracked file is ours"
+
+
+@pytest.mark.parametrize(("optimiser", "uniform"), [("adam", True), ("sgd", False)])
+def test_the_optimiser_is_the_recipes(short, tmp_path, optimiser, uniform):
+    """Adam's first step moves every weight that has a gradient by the rate; SGD's does not."""
+    recipe = replace(short, steps=1, rate=1e-3, optimiser=optimiser)
+    run, parts = begin(recipe, tmp_path / "run")
+    before = [p.detach().clone() for p in parts.learner.parameters()]
+    execute(run, parts, progress=False)
+    moves = torch.cat([
+        (p - b).abs().flatten() for p, b in zip(parts.learner.parameters(), before, strict=True)
+    ])  # fmt: skip
+    moved = moves[moves > 0]
+    assert bool(((moved / 1e-3 - 1).abs() < 0.05).float().mean() > 0.9) is uniform

@@ -47,7 +47,8 @@ class Display:
         self._score = self._mean(self._score, score)
         self._tasks += tasks
         speed = self._tasks / (time.perf_counter() - self._began)
-        text = f"loss {self._loss:.3f}  score {self._score:.3f}  {speed:.0f} tasks/s"
+        scored = "" if math.isnan(self._score) else f"score {self._score:.3f}  "
+        text = f"loss {self._loss:.3f}  {scored}{speed:.0f} tasks/s"
         self._bar.update(self._task, completed=step, description=text + self._validation)
         return speed
 
