@@ -83,13 +83,14 @@ def test_the_commit_of_a_foreign_repository_is_not_ours(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("optimiser", "uniform"), [("adam", True), ("sgd", False)])
 def test_the_optimiser_is_the_recipes(short, tmp_path, optimiser, uniform):
-    """Adam's first step moves every weight that has a gradient by the rate; SGD's does not."""
-    recipe = replace(short, steps=1, rate=1e-3, optimiser=optimiser)
+    """Adam's first step moves weights by the rate, whatever their gradient; SGD's does not."""
+    soft = {"scale": 1e-3}  # the points are easy: without it there is hardly a gradient
+    recipe = replace(short, steps=1, rate=1e-3, optimiser=optimiser, options=soft)
     run, parts = begin(recipe, tmp_path / "run")
     before = [p.detach().clone() for p in parts.learner.parameters()]
     execute(run, parts, progress=False)
     moves = torch.cat([
         (p - b).abs().flatten() for p, b in zip(parts.learner.parameters(), before, strict=True)
     ])  # fmt: skip
-    moved = moves[moves > 0]
-    assert bool(((moved / 1e-3 - 1).abs() < 0.05).float().mean() > 0.9) is uniform
+    assert 0 < moves.max() < 1.01e-3
+    assert bool(moves.max() > 0.99e-3) is uniform
