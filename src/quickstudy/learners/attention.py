@@ -1,20 +1,17 @@
-"""What learners that attend to the support share: weights as biases, heads, labels as vectors."""
+"""What learners that attend to the support share: weights as biases, shares, heads."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from quickstudy.core import Examples, TaskSpec
-from quickstudy.tasks.examples import class_weights, one_hot
-
-_ABSENT = -1e30  # finite: where every row is absent, a softmax of minus infinities would be NaN
+ABSENT = -1e30  # finite: where every row is absent, a softmax of minus infinities would be NaN
 
 
 def log_weights(weights: Tensor) -> Tensor:
     """(n,) weights -> (n,) biases of a softmax: a row of weight 2 counts twice, of 0 not at all."""
     present = weights > 0
-    return torch.where(present, weights.where(present, 1.0).log(), _ABSENT)
+    return torch.where(present, weights.where(present, 1.0).log(), ABSENT)
 
 
 def shares(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
@@ -55,17 +52,3 @@ def split_heads(rows: Tensor, heads: int) -> Tensor:
 def join_heads(rows: Tensor) -> Tensor:
     """(..., heads, n, d) -> (..., n, heads * d)."""
     return rows.transpose(-3, -2).flatten(-2)
-
-
-def label_vectors(support: Examples, outputs: int, dtype: torch.dtype) -> Tensor:
-    """Targets as vectors (n, outputs): one-hot class ids, or reals as they are."""
-    if support.targets.is_floating_point():
-        return support.targets.to(dtype)
-    return one_hot(support.targets, outputs, dtype)
-
-
-def present_outputs(support: Examples, spec: TaskSpec) -> Tensor:
-    """(outputs,): which outputs the labelled support tells of; all of them in regression."""
-    if support.targets.is_floating_point():
-        return support.weights.new_ones(spec.outputs, dtype=torch.bool)
-    return class_weights(support, spec.outputs) > 0

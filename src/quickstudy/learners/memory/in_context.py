@@ -12,14 +12,13 @@ from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
     join_heads,
-    label_vectors,
     log_weights,
-    present_outputs,
     read_beside_self,
     shares,
     split_heads,
 )
 from quickstudy.learners.features import feature_size
+from quickstudy.learners.outputs import label_vectors, present_outputs
 from quickstudy.tasks.examples import labelled, without_absent
 
 Memory = tuple[Tensor, Tensor]

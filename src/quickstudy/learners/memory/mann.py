@@ -17,11 +17,10 @@ from quickstudy.learners.memory.external_memory import (
     unused,
 )
 from quickstudy.learners.objectives import Outcome
+from quickstudy.learners.outputs import label_vectors, present_outputs, refuse_more_outputs
 from quickstudy.learners.recurrent import CellState, LSTMCell
 from quickstudy.tasks.examples import (
-    class_weights,
     labelled,
-    one_hot,
     weighted_mean,
     without_absent,
 )
@@ -52,7 +51,7 @@ def sequence_loss(learner: Any, task: Task) -> Outcome:
         later = embed_query(learner.backbone, query.inputs, statistics)
     features = centred(torch.cat([first, later]), centre_of(first, support.weights))
     _, predictions = learner.read_rows(learner.start(), features, rows)
-    predictions = _answers(predictions, _present(support, task.spec), task.spec)
+    predictions = _answers(predictions, present_outputs(support, task.spec), task.spec)
     loss = weighted_mean(task.spec.loss(predictions, rows.targets), rows.weights)
     return Outcome(loss, score(predictions[len(first) :].detach(), query))
 
@@ -77,7 +76,7 @@ class MANN(Learner):
     ``decay``     of usage per row, between 0.95 and 0.99 in other works; not given in the paper.
 
     State: ``carried``, the :class:`Carried` after the support; ``centre`` (features,);
-    ``present`` (ways,) for classification; ``statistics`` for norm="support".
+    ``present`` (outputs,); ``statistics`` for norm="support".
 
     Raises ValueError for a backbone without ``features`` and a task of more outputs.
 
@@ -138,7 +137,7 @@ class MANN(Learner):
             "carried": carried,
             "centre": centre,
             "statistics": statistics,
-            **_present(support, spec),
+            "present": present_outputs(support, spec),
         }
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
@@ -147,7 +146,7 @@ class MANN(Learner):
         cell, used, reads, label = state["carried"]  # plain tuples after loading
         carried = Carried(CellState(*cell), Used(*used), reads, label)
         _, predictions = self.step(carried, centred(features, state["centre"]))
-        return _answers(predictions, state, spec)
+        return _answers(predictions, state["present"], spec)
 
     def start(self) -> Carried:
         """Before the first row: nothing read, nothing stored."""
@@ -190,9 +189,7 @@ class MANN(Learner):
         Returns what is carried after the last, and the predictions (n, outputs) made before each
         row's label was seen. A row of weight 0 leaves no trace.
         """
-        labels = rows.targets
-        if not labels.is_floating_point():
-            labels = one_hot(labels, self.outputs, features.dtype)
+        labels = label_vectors(rows, self.outputs, features.dtype)
         predictions = []
         for row, label, weight in zip(features, labels, rows.weights, strict=True):
             after, prediction = self.step(carried, row)
@@ -203,17 +200,6 @@ class MANN(Learner):
         return carried, torch.stack(predictions)
 
 
-def _present(support: Examples, spec: TaskSpec) -> dict[str, Tensor]:
-    if support.targets.is_floating_point():
-        return {}
-    return {"present": class_weights(support, spec.outputs) > 0}
-
-
-def _answers(predictions: Tensor, state: State, spec: TaskSpec) -> Tensor:
-    if spec.outputs > predictions.shape[-1]:
-        raise ValueError(
-            f"MANN: the task asks {spec.outputs} outputs, but the learner has "
-            f"{predictions.shape[-1]}. Build it with outputs={spec.outputs}."
-        )
-    predictions = predictions[:, : spec.outputs]
-    return without_absent(predictions, state["present"]) if "present" in state else predictions
+def _answers(predictions: Tensor, present: Tensor, spec: TaskSpec) -> Tensor:
+    refuse_more_outputs("MANN", spec, predictions.shape[-1])
+    return without_absent(predictions[:, : spec.outputs], present)

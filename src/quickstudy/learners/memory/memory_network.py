@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.attention import log_weights
+from quickstudy.learners.attention import ABSENT, log_weights
 from quickstudy.learners.features import feature_size
 from quickstudy.learners.memory.centring import centre_of, centred
 from quickstudy.tasks.examples import class_ids, class_means, labelled, one_hot, without_absent
-
-_NEVER = -1e30  # the logarithm of a share of zero, finite so that derivatives are
 
 
 class MemoryNetwork(Learner):
@@ -102,7 +100,7 @@ class MemoryNetwork(Learner):
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits (n, ways): logarithms of the last hop's shares, summed for each class."""
         shares = self._log_shares(state, inputs)
-        of_class = torch.where(state["labels"].mT > 0, shares.unsqueeze(-2), _NEVER)
+        of_class = torch.where(state["labels"].mT > 0, shares.unsqueeze(-2), ABSENT)
         return without_absent(of_class.logsumexp(-1), state["present"])
 
     def attention(self, state: State, inputs: Any) -> Tensor:

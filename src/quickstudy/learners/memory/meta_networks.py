@@ -15,8 +15,9 @@ from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import log_weights
 from quickstudy.learners.features import feature_size
 from quickstudy.learners.memory.centring import centre_of, centred
+from quickstudy.learners.outputs import present_outputs, refuse_more_outputs
 from quickstudy.learners.preprocessing import preprocess
-from quickstudy.tasks.examples import class_weights, labelled, without_absent
+from quickstudy.tasks.examples import labelled, without_absent
 
 Layers = list[tuple[Tensor, Tensor]]
 """Weight (..., outputs, inputs) and bias (..., outputs) of each layer, the first one first."""
@@ -85,12 +86,13 @@ class MetaNetworks(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """Fast weights from the gradients of the losses of ``support``."""
+        refuse_more_outputs("MetaNetworks", spec, self.outputs)
         support = labelled(support)
         features, statistics = embed_support(self.backbone, support)
         weights = support.weights.to(features.dtype)
         centre = centre_of(features, weights)
         features = centred(features, centre)
-        present = self._present(support, spec)
+        present = F.pad(present_outputs(support, spec), (0, self.outputs - spec.outputs))
 
         def base_loss(layers: Layers, row: Tensor, target: Tensor) -> Tensor:
             return _loss(run(layers, row), target, present, spec)
@@ -151,16 +153,6 @@ class MetaNetworks(Learner):
         nearness = asked @ F.normalize(state["keys"], dim=-1).mT
         shares: Tensor = self.strength * nearness + state["shares"]
         return shares.softmax(-1)
-
-    def _present(self, support: Examples, spec: TaskSpec) -> Tensor:
-        if spec.outputs > self.outputs:
-            raise ValueError(
-                f"MetaNetworks: the task asks {spec.outputs} outputs, but the learner has "
-                f"{self.outputs}. Build it with outputs={spec.outputs}."
-            )
-        if support.targets.is_floating_point():
-            return torch.arange(self.outputs, device=support.weights.device) < spec.outputs
-        return class_weights(support, self.outputs) > 0
 
 
 class GradientMapper(nn.Module):

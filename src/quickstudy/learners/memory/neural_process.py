@@ -13,12 +13,12 @@ from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.attention import (
     join_heads,
     log_weights,
-    present_outputs,
     shares,
     split_heads,
 )
 from quickstudy.learners.features import feature_size
 from quickstudy.learners.objectives import Outcome
+from quickstudy.learners.outputs import present_outputs
 from quickstudy.tasks.examples import labelled, one_hot, weighted_mean, without_absent
 from quickstudy.tasks.metrics import score
 

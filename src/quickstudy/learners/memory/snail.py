@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
-    label_vectors,
     log_weights,
-    present_outputs,
     read_beside_self,
     shares,
 )
 from quickstudy.learners.features import feature_size
+from quickstudy.learners.outputs import label_vectors, present_outputs, refuse_more_outputs
 from quickstudy.tasks.examples import labelled, without_absent
 
 
@@ -90,11 +89,10 @@ class SNAIL(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """What every block needs to take one further step after ``support``."""
-        self._check_outputs(spec)
+        refuse_more_outputs("SNAIL", spec, self.outputs)
         support = labelled(support)
         features, statistics = embed_support(self.backbone, support)
-        labels = label_vectors(support, spec.outputs, features.dtype)
-        labels = F.pad(features.shape[-1] ** 0.5 * labels, (0, self.outputs - spec.outputs))
+        labels = features.shape[-1] ** 0.5 * label_vectors(support, self.outputs, features.dtype)
         there = (support.weights > 0).to(features.dtype)
         # Absent rows go before the first step, where a causal convolution sees zeros anyway.
         order = torch.argsort(there, stable=True)
@@ -110,7 +108,7 @@ class SNAIL(Learner):
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits, or regression values, (n, outputs): each query as the step after the support."""
-        self._check_outputs(spec)
+        refuse_more_outputs("SNAIL", spec, self.outputs)
         rows = self._query(state, inputs)
         for block, memory in zip(self._layers(), state["steps"], strict=True):
             rows = block.step(rows, memory, state["bias"])
@@ -133,13 +131,6 @@ class SNAIL(Learner):
     def _query(self, state: State, inputs: Any) -> Tensor:
         features = embed_query(self.backbone, inputs, state["statistics"])
         return F.pad(_normalised(features), (0, self.outputs))
-
-    def _check_outputs(self, spec: TaskSpec) -> None:
-        if spec.outputs > self.outputs:
-            raise ValueError(
-                f"SNAIL: the task asks {spec.outputs} outputs, but the learner was built for "
-                f"{self.outputs}. Build it with outputs={spec.outputs}."
-            )
 
 
 class _DenseBlock(nn.Module):
