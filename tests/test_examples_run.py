@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from quickstudy.registry import LEARNERS
+from quickstudy.runs.assemble import make_learner
 from quickstudy.runs.recipe import read_recipe, read_recipe_file
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +24,16 @@ def test_a_learner_of_ones_own_keeps_the_contract():
     assert len(kept) == 10
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
-def test_recipes_are_valid(path):
-    assert read_recipe(read_recipe_file(path)).complete().steps
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_recipes_build(path):
+    recipe = read_recipe(read_recipe_file(path)).complete()
+    learner = make_learner(recipe, (1, 28, 28))
+    assert path.stem.endswith(recipe.learner)
+    assert all(hasattr(learner, option) for option in recipe.options)
+
+
+def test_every_learner_has_a_recipe():
+    assert {read_recipe_file(path)["learner"] for path in RECIPES} == set(LEARNERS)

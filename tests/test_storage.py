@@ -20,7 +20,7 @@ LEARNERS = [
     qs.Prototypical(qs.backbones.ResNet12((4, 4, 8, 8), in_channels=1)),
     qs.LinearProbe(qs.backbones.Conv4(8, "support", image_size=16), head=logistic, l2=0.5),
     qs.MAML(qs.backbones.Conv4(8, image_size=16, outputs=3), steps=2, adapts=("head.*",)),
-    qs.MAML(qs.backbones.MLP(256, (8,), outputs=3), rate=0.1, meta_gradient=Implicit(1.5)),
+    qs.MAML(qs.backbones.MLP(256, (8,), outputs=3), 2, 0.1, Implicit(1.5)),
     qs.MAMLPlusPlus(qs.backbones.MLP(256, (8,), outputs=3)),
 ]
 
@@ -218,18 +218,54 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_predictor_exports_to_onnx(tmp_path, classes):
+def _conv4(**options):
+    return qs.backbones.Conv4(4, image_size=16, **options)
+
+
+EXPORTED = {  # one learner or two of each family; exporting takes seconds
+    "prototypical": lambda: qs.Prototypical(_conv4(norm="running"), distance=cosine, scale=7.0),
+    "relation": lambda: qs.Relation(_conv4(pools=2, flat=False), width=8),
+    "maml": lambda: qs.MAML(_conv4(outputs=3, norm="support"), rate=0.1),
+    "conditional neural process": lambda: qs.ConditionalNeuralProcess(_conv4(), size=8),
+    "meta networks": lambda: qs.MetaNetworks(_conv4(), outputs=3, hidden=4),
+    "linear probe": lambda: qs.LinearProbe(_conv4()),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_predictor_exports_to_onnx_for_any_number_of_rows(name, tmp_path, classes):
     onnxruntime = pytest.importorskip("onnxruntime")
-    task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
-    for learner in LEARNERS[::3]:
-        predictor = learner.eval()(task.support, task.spec)
-        path = predictor.export(tmp_path / "p.onnx", task.query.inputs)
-        session = onnxruntime.InferenceSession(path)
-        for rows in (
-            task.query.inputs,
-            task.query.inputs[:1],
-            task.query.inputs.repeat(3, 1, 1, 1),
-        ):
-            (found,) = session.run(None, {"inputs": rows.numpy()})
-            expected = predictor(rows).detach().numpy()
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    task = draw(qs.episodes(classes, 3, 2, 3), 0, 0)
+    predictor = EXPORTED[name]().eval()(task.support, task.spec)
+    path = predictor.export(tmp_path / "p.onnx", task.query.inputs[:3])
+    session = onnxruntime.InferenceSession(path)
+    for rows in (task.query.inputs[:1], task.query.inputs[:7]):
+        (found,) = session.run(None, {"inputs": rows.numpy()})
+        expected = predictor(rows).detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+class FixingRows(nn.Module):
+    def forward(self, inputs):
+        return inputs.flatten(1)[:, :4] + torch.zeros(len(inputs), 4)
+
+
+@pytest.mark.parametrize(
+    ("learner", "said"),
+    [
+        (qs.Prototypical(FixingRows()), "fixes it at 3.*shape"),
+        (qs.MANN(qs.backbones.MLP(256, (4,)), 3, hidden=4, slots=8, width=4), "MANN.*aten.sort"),
+    ],
+    ids=["rows fixed", "no such operation"],
+)
+def test_what_does_not_export_is_refused(learner, said, tmp_path, classes):
+    pytest.importorskip("onnxscript")
+    task = draw(qs.episodes(classes, 3, 2, 2, shuffled=True), 0, 0)
+    predictor = learner.eval()(task.support, task.spec)
+    with pytest.raises(ValueError, match=said):
+        predictor.export(tmp_path / "p.onnx", task.query.inputs[:3])
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        predictor.export(tmp_path / "p.onnx", task.query.inputs[:1])
+    assert not any(tmp_path.iterdir())

@@ -86,7 +86,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--norm", help="group, batch, support or running.  [group]")
 @click.option("--steps", type=int, help="Optimiser steps.")
 @click.option("--tasks-per-step", type=int, help="Tasks whose gradients a step averages.")
-@click.option("--rate", type=float, help="Learning rate.  [0.001]")
+@click.option("--rate", type=float, help="Learning rate.")
 @click.option("--optimiser", help="adam or sgd.  [adam]")
 @click.option("--validate-every", type=int, help="Steps between validations.")
 @click.option("--patience", type=int, help="Stop after so many validations without a new best.")

@@ -102,7 +102,7 @@ class Learner(nn.Module, ABC):
     def attention(self, state: State, inputs: Any) -> Tensor | None:
         """Share (n, support rows) of each support row in each prediction; None without such.
 
-        Rows sum to one; rows of weight 0 have share 0.
+        Rows sum to one, or to 0 where no support row is there; rows of weight 0 have share 0.
         """
         return None
 
@@ -121,8 +121,12 @@ class Learner(nn.Module, ABC):
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
         """The predictor that ``support`` teaches.
 
-        Raises ValueError for class ids that the spec has no output for.
+        Raises ValueError for a support set without rows, for targets whose shape or kind the spec
+        does not ask for, and for class ids that it has no output for.
         """
+        from quickstudy.tasks.targets import check_support
+
+        check_support(support, spec)
         _check_class_ids(support, spec)
         return Predictor(self, self.adapt(support, spec), spec)
 

@@ -182,6 +182,7 @@ PARTS = {
     "first_order": "quickstudy.learners.gradient.meta_gradients:FirstOrder",
     "finite_difference": "quickstudy.learners.gradient.meta_gradients:FiniteDifference",
     "implicit": "quickstudy.learners.gradient.meta_gradients:Implicit",
+    "annealed": "quickstudy.learners.gradient.annealed:Annealed",
 }
 """Small classes that learners are given: inner optimisers, ways of the meta-gradient."""
 

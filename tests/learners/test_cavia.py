@@ -94,6 +94,35 @@ def test_the_context_alone_adapts_and_nothing_is_left_behind() -> None:
     )
 
 
+def test_features_are_what_the_modulated_network_gives_its_head() -> None:
+    for at in ("layers.0", "head"):
+        learner, one = made(at=at, steps=2), task()
+        start, end = (learner.trajectory(one.support, one.spec)[k] for k in (0, -1))
+        features = learner.embed(end, one.query.inputs)
+        head = learner.backbone.head(features)  # type: ignore[operator]
+        if at == "head":
+            torch.testing.assert_close(features, learner.embed(start, one.query.inputs))
+            head = head + end["weights"]["context"] @ learner.network.shift.weight.T
+        torch.testing.assert_close(head, learner.predict(end, one.query.inputs, one.spec))
+    assert qs.CAVIA(nn.Sequential(nn.Linear(2, 1))).embed(start, one.query.inputs) is None
+
+
+def test_a_hook_of_before_sees_what_the_modulated_layer_gives() -> None:
+    learner, one = made(), task()
+    seen: list[Tensor] = []
+    layer = learner.backbone.get_submodule("layers.0")
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    state = {"weights": {"context": torch.ones(3).double()}, "statistics": []}
+    learner.predict(state, one.query.inputs, one.spec)
+    moved = learner.network.shift.weight.sum(1)
+    torch.testing.assert_close(seen[0], layer(one.query.inputs) + moved)
+
+
+def test_the_context_has_the_type_of_the_backbone() -> None:
+    learner = qs.CAVIA(MLP(2, (5,), outputs=1).double(), film=True)
+    assert {p.dtype for p in learner.parameters()} == {torch.float64}
+
+
 def test_training_leaves_the_first_context_at_zero() -> None:
     learner = qs.CAVIA(MLP(outputs=1))
     qs.fit(learner, qs.Sinusoids(shots=5, queries=5), 3, 4, progress=False)
@@ -105,7 +134,7 @@ def test_wrong_settings_are_refused() -> None:
         made(at="block")
     with pytest.raises(ValueError, match=r"at='layers.1' is a ReLU, which has no weight"):
         made(at="layers.1")
-    with pytest.raises(ValueError, match="needs steps >= 1 and rate > 0; found steps=0"):
+    with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         made(steps=0)
     with pytest.raises(ValueError, match="norm='running'"):
         qs.CAVIA(Conv4(4, "running", outputs=5))

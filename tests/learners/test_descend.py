@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim import Adam as TorchAdam
 
-from quickstudy.learners.gradient.descend import Adam, Momentum, Update, Weights, descend, sgd
+from quickstudy.learners.gradient.descend import (
+    Adam,
+    Momentum,
+    Update,
+    Weights,
+    clipped,
+    descend,
+    sgd,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 START = {
@@ -51,12 +60,54 @@ def test_six_steps_are_those_of_torch(
             torch.testing.assert_close(found[name], w.detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("clip", "length"), [(2.0, 1.3), (1.4, 1.3), (1.2, 1.2), (0.1, 0.1)])
+def test_gradients_are_shortened_together_where_they_are_longer(clip: float, length: float) -> None:
+    gradients = {
+        "a": torch.tensor([0.3, -1.2], dtype=torch.float64, requires_grad=True),
+        "b": torch.tensor([[0.4]], dtype=torch.float64, requires_grad=True),
+    }
+    found = clipped(gradients, clip)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient * length / 1.3)
+    rows = tuple(gradients.values())
+    assert torch.autograd.gradcheck(
+        lambda a, b: tuple(clipped({"a": a, "b": b}, clip).values()), rows
+    )
+
+
 def test_adams_epsilon_stands_inside_the_root() -> None:
     """sqrt(v + epsilon²) lies between sqrt(v) and torch's sqrt(v) + epsilon."""
     gradient = {"a": torch.tensor([1e-3, 1.0], dtype=torch.float64)}
     weights = {"a": torch.zeros(2, dtype=torch.float64)}
     found = Adam(epsilon=1e-3)(weights, gradient, 1.0, None)[0]["a"]
     torch.testing.assert_close(found, -gradient["a"] / (gradient["a"] ** 2 + 1e-6).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Momentum(1.0), r"Momentum: decay must be in \[0, 1\); found 1"),
+        (lambda: Momentum(-0.1), "found -0.1"),
+        (lambda: Adam(decay=float("nan")), "Adam: decay must be"),
+        (lambda: Adam(decay_of_squares=1.0), "Adam: decay_of_squares must be"),
+        (lambda: Adam(epsilon=0.0), "needs epsilon > 0, .* found 0.0"),
+    ],
+)
+def test_settings_that_no_step_survives_are_refused(make: Callable[[], Update], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_each_step_has_its_rate_and_those_beyond_the_last_the_last() -> None:
+    rates = [{"a": torch.tensor(r), "b": torch.tensor(2 * r)} for r in (0.1, 0.02)]
+    path = descend(loss, START, 4, rates, update=Momentum(0.5))
+    velocity = {name: torch.zeros_like(w) for name, w in START.items()}
+    for k, (now, after) in enumerate(pairwise(path)):
+        slopes = torch.func.grad(loss)(now)
+        for name, w in now.items():
+            velocity[name] = 0.5 * velocity[name] + slopes[name]
+            step = rates[min(k, 1)][name] * velocity[name]
+            torch.testing.assert_close(after[name], w - step, rtol=1e-12, atol=1e-12)
 
 
 def test_a_gradient_of_zero_has_a_derivative() -> None:

@@ -127,40 +127,72 @@ def test_addresses_are_distributions_whatever_the_controller_says(drawn: torch.G
     assert (head.strength >= 0).all()
 
 
+def test_an_address_is_made_in_the_papers_order(drawn: torch.Generator) -> None:
+    """Content, gate, shift, power: each from its own numbers of the controller."""
+    memory, before = normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS)
+    told = normal(drawn, HEADS, Addressing.size(WIDTH))
+    expected = []
+    for numbers, last in zip(told.tolist(), before.tolist(), strict=True):
+        key = [math.tanh(x) for x in numbers[:WIDTH]]
+        strength, power = (math.log1p(math.exp(x)) for x in (numbers[WIDTH], numbers[-1]))
+        gate = 1 / (1 + math.exp(-numbers[WIDTH + 1]))
+        content = normed([math.exp(strength * cosine(key, slot)) for slot in memory.tolist()])
+        mixed = [gate * c + (1 - gate) * b for c, b in zip(content, last, strict=True)]
+        by = normed([math.exp(x) for x in numbers[WIDTH + 2 : -1]])
+        moved = [
+            sum(mixed[(i - step) % SLOTS] * by[step + 1] for step in (-1, 0, 1))
+            for i in range(SLOTS)
+        ]
+        expected.append(normed([(a + 1e-6) ** (1 + power) for a in moved]))
+    close(address(memory, before, Addressing.of(told, WIDTH)), expected)
+
+
+def normed(values: list[float]) -> list[float]:
+    return [value / sum(values) for value in values]
+
+
 def test_the_least_used_slots_come_least_first_and_ties_go_to_the_first() -> None:
     usage = torch.tensor([0.5, 0.0, 0.3, 0.0])
     assert least_used(usage, 3).argmax(-1).tolist() == [1, 3, 2]
 
 
 def lrua_by_loops(
-    state: Used, keys: Tensor, late: Tensor, strength: Tensor, gate: Tensor, decay: float
+    state: Used,
+    keys: Tensor,
+    new: Tensor,
+    late: Tensor,
+    strength: Tensor,
+    gate: Tensor,
+    decay: float,
 ) -> tuple[Used, Tensor]:
     """Least-recently-used access one number at a time, in the paper's order."""
     heads, slots = len(keys), len(state.usage)
     order = sorted(range(slots), key=lambda i: (state.usage[i].item(), i))[:heads]
     memory = state.memory.clone()
-    memory[order[0]] = 0
+    memory[order] = 0
     usage = decay * state.usage
     for h in range(heads):
         for i in range(slots):
             again = gate[h] * state.reads[h, i]
             anew = (1 - gate[h]) * (1.0 if order[h] == i else 0.0)
-            memory[i] = memory[i] + again * late[h] + anew * keys[h]
+            memory[i] = memory[i] + again * late[h] + anew * new[h]
             usage[i] += again + anew
     reads = torch.zeros_like(state.reads)
     for h in range(heads):
-        powers = [math.exp(strength[h] * cosine(keys[h].tolist(), m)) for m in memory.tolist()]
+        key, looked_at = keys[h].tolist(), memory[:, : keys.shape[-1]].tolist()
+        powers = [math.exp(strength[h] * cosine(key, slot)) for slot in looked_at]
         reads[h] = torch.tensor(powers, dtype=torch.float64) / sum(powers)
     usage = usage + reads.sum(0)
     return Used(memory, usage, reads), torch.stack([r @ memory for r in reads])
 
 
-def test_least_recently_used_access_step_by_step(drawn: torch.Generator) -> None:
+@pytest.mark.parametrize("width", [WIDTH, WIDTH + 2])  # beyond the keys: written, not looked for
+def test_least_recently_used_access_step_by_step(width: int, drawn: torch.Generator) -> None:
     like = torch.zeros((), dtype=torch.float64)
-    found = expected = unused(SLOTS, WIDTH, HEADS, like)
+    found = expected = unused(SLOTS, width, HEADS, like)
     for _ in range(6):  # more rows than slots: slots are used again
         told = (
-            normal(drawn, HEADS, WIDTH), normal(drawn, HEADS, WIDTH),
+            normal(drawn, HEADS, WIDTH), normal(drawn, HEADS, width), normal(drawn, HEADS, width),
             10 * shares(drawn, HEADS), normal(drawn, HEADS).sigmoid(), 0.9,
         )  # fmt: skip
         found, read_now = least_recently_used_access(found, *told)
@@ -169,14 +201,22 @@ def test_least_recently_used_access_step_by_step(drawn: torch.Generator) -> None
         torch.testing.assert_close(read_now, expected_read, rtol=1e-9, atol=1e-9)
 
 
+def test_every_head_finds_its_slot_empty() -> None:
+    start = unused(4, 3, HEADS, torch.zeros(()))._replace(memory=torch.ones(4, 3))
+    keys, zeros = torch.full((HEADS, 3), 5.0), torch.zeros(HEADS)
+    after, _ = least_recently_used_access(start, keys, keys, 0 * keys, zeros, zeros, 0.9)
+    assert after.memory[:, 0].tolist() == [5, 5, 1, 1]
+
+
 def test_access_maps_under_vmap_and_differentiates(drawn: torch.Generator) -> None:
     like = torch.zeros((), dtype=torch.float64)
     start = unused(SLOTS, WIDTH, HEADS, like)
 
     def two_steps(keys: Tensor) -> Tensor:
         told = (torch.ones(HEADS).to(keys), torch.full((HEADS,), 0.3).to(keys), 0.9)
-        state, _ = least_recently_used_access(start, keys, keys.sin(), *told)
-        return least_recently_used_access(state, keys.flip(0), keys.cos(), *told)[1]
+        state, _ = least_recently_used_access(start, keys, keys, keys.sin(), *told)
+        turned = keys.flip(0)
+        return least_recently_used_access(state, turned, turned, keys.cos(), *told)[1]
 
     keys = normal(drawn, 3, HEADS, WIDTH)
     mapped = torch.func.vmap(two_steps)(keys)
@@ -189,9 +229,9 @@ def test_sequences_may_share_a_memory(drawn: torch.Generator) -> None:
     state = Used(normal(drawn, SLOTS, WIDTH), normal(drawn, SLOTS).exp(), reads)
     keys, gate = normal(drawn, 5, HEADS, WIDTH), normal(drawn, 5, HEADS).sigmoid()
     strength = torch.ones(HEADS, dtype=torch.float64)
-    together = least_recently_used_access(state, keys, keys, strength, gate, 0.9)[1]
+    together = least_recently_used_access(state, keys, keys, keys, strength, gate, 0.9)[1]
     alone = [
-        least_recently_used_access(state, k, k, strength, g, 0.9)[1]
+        least_recently_used_access(state, k, k, k, strength, g, 0.9)[1]
         for k, g in zip(keys, gate, strict=True)
     ]
     torch.testing.assert_close(together, torch.stack(alone))
@@ -211,6 +251,13 @@ def test_the_cell_is_torchs_own_cell(drawn: torch.Generator) -> None:
         theirs.bias_hh.zero_()
     x, h, c = normal(drawn, 2, 3), normal(drawn, 2, 5), normal(drawn, 2, 5)
     torch.testing.assert_close(tuple(ours(x, CellState(h, c))), theirs(x, (h, c)))
+
+
+def test_the_forget_gate_alone_starts_open() -> None:
+    torch.manual_seed(0)
+    take, keep, give, new = LSTMCell(30, 40).gates.bias.split(40)
+    assert torch.equal(keep, torch.ones(40))
+    assert max(float(part.abs().max()) for part in (take, give, new)) < 0.5
 
 
 class Copier(nn.Module):

@@ -13,7 +13,7 @@ from torch.func import vmap
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
-from quickstudy.learners.transfer.heads import logistic, ridge
+from quickstudy.learners.transfer.heads import logistic, ridge, ridge_slope
 
 L2 = (1e-2, 1e-1, 1.0, 1e2)
 SHAPES = {"d < n": (30, 4, 3), "d > n": (15, 40, 5), "d = n": (12, 12, 3), "1 shot": (5, 16, 5)}
@@ -112,6 +112,28 @@ def test_large_features_of_many_dimensions_are_fitted(
         assert gradient <= 1e-4 * slope.norm()
 
 
+@pytest.mark.parametrize("shape", ["d < n", "d > n"])
+@pytest.mark.parametrize("scale", [1e3, 1e4, 1e6])
+def test_large_features_of_repeated_rows_are_fitted(shape: str, scale: float) -> None:
+    """In float32 the penalty is rounded away, and the matrix would be singular."""
+    generator = torch.Generator().manual_seed(0)
+    x = scale * torch.randn(5, SHAPES[shape][1], generator=generator).repeat(2, 1)
+    if shape == "d < n":
+        x = torch.cat([x, x[:, :1]], 1)  # and a repeated feature
+    x.requires_grad_()
+    y, weights = torch.eye(5).repeat(2, 1), torch.ones(10)
+    for head in (ridge, logistic):
+        slope, offset = head(x, y, weights, 1.0)
+        assert slope.isfinite().all()
+        assert torch.autograd.grad(slope.sum() + offset.sum(), x)[0].isfinite().all()
+    fitted = x @ ridge_slope(x, y, weights, 1.0)
+    exact = x.double() @ ridge_slope(x.double(), y.double(), weights.double(), 1.0)
+    torch.testing.assert_close(fitted.double(), exact, rtol=0, atol=1e-4)
+    learner = qs.R2D2(torch.nn.Identity())
+    support = qs.examples(x.detach(), torch.arange(5).repeat(2))
+    assert learner(support, qs.classification(5))(support.inputs).isfinite().all()
+
+
 @pytest.mark.parametrize("head", [ridge, logistic])
 def test_absent_classes_and_absent_rows_change_nothing(head: object) -> None:
     x, ids, weights = problem(30, 4, 3)
@@ -164,8 +186,10 @@ def test_the_probe_predicts_with_its_head_on_features() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="l2 must be positive; found 0"):
+    with pytest.raises(ValueError, match=r"must be positive; found l2=0, scale=10\.0"):
         qs.LinearProbe(MLP(4), l2=0)
+    with pytest.raises(ValueError, match=r"must be positive; found l2=1\.0, scale=-1"):
+        qs.LinearProbe(MLP(4), scale=-1)
     support = qs.examples(torch.zeros(2, 4), torch.zeros(2, 1))
     with pytest.raises(ValueError, match=r"the logistic head classifies.*head=ridge"):
         qs.LinearProbe(MLP(4), logistic)(support, qs.regression())

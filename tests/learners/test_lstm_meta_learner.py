@@ -123,8 +123,21 @@ def test_the_rule_starts_as_slow_descent_that_hardly_forgets() -> None:
     assert bool((none - some < 0.04).all())
 
 
+def test_steps_at_test_may_be_others() -> None:
+    torch.manual_seed(0)
+    learner, one = qs.LSTMMetaLearner(MLP(3, (5,), outputs=4), 2, 6, test_steps=4).double(), task()
+    assert len(learner.train().trajectory(one.support, one.spec)) == 3
+    assert len(learner.eval().trajectory(one.support, one.spec)) == 5
+
+
+def test_the_rule_has_the_type_of_the_weights_that_it_updates() -> None:
+    learner = qs.LSTMMetaLearner(MLP(3, (5,), outputs=4).double())
+    assert {p.dtype for p in learner.parameters()} == {torch.float64}
+    learner(task().support, task().spec)
+
+
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be positive; found steps=0"):
+    with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         made(0)
     with pytest.raises(ValueError, match="norm='running'"):
         qs.LSTMMetaLearner(Conv4(4, "running", outputs=5))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.learners.objectives import query_loss
 
 
 def made(**options: object) -> qs.MAML:
@@ -64,15 +67,48 @@ def test_a_head_too_narrow_is_refused() -> None:
         made().adapt(support(ways=6), qs.classification(6))
 
 
+def test_predictions_that_are_no_rows_of_outputs_are_refused() -> None:
+    maps = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Unflatten(1, (1, 5)))
+    with pytest.raises(ValueError, match=r"gives predictions of shape \(10, 1, 5\)"):
+        qs.MAML(maps).adapt(support(), qs.classification(5))
+
+
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"adapts='tail.*' matches no parameter.*layers.0.weight"):
         made(adapts=("head.*", "tail.*"))
-    with pytest.raises(ValueError, match="steps >= 1 and rate > 0; found steps=0"):
+    with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         made(steps=0)
-    with pytest.raises(ValueError, match="rate=-1"):
+    with pytest.raises(ValueError, match=r"adapts=\(\) lets no parameter adapt"):
+        made(adapts=())
+    with pytest.raises(ValueError, match="rate must be a positive number; found -1"):
         made(rate=-1)
     with pytest.raises(ValueError, match="norm='running' keeps one population's statistics"):
         qs.MAML(Conv4(4, "running", outputs=5))
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [qs.MAML, qs.MAMLPlusPlus, qs.MetaSGD, qs.Reptile, qs.CAVIA, qs.LSTMMetaLearner],
+)
+def test_a_backbone_of_features_is_refused(learner: Any) -> None:
+    """Of 8 features the first 5 would pass for the logits of 5 ways."""
+    with pytest.raises(ValueError, match=f"{learner.__name__}: .* this Conv4 gives features"):
+        learner(Conv4(8))
+    learner(torch.nn.Sequential(torch.nn.Linear(4, 5)))  # says nothing of outputs
+
+
+@pytest.mark.parametrize("learner", [qs.MAML, qs.MetaSGD, qs.MAMLPlusPlus])
+def test_what_does_not_adapt_learns_all_the_same(learner: Any) -> None:
+    torch.manual_seed(0)
+    net = MLP(4, (6,), outputs=5).double()
+    whole, part = learner(net, steps=1), learner(net, steps=1, adapts="head.*")
+    rows = support()._replace(inputs=support().inputs.double(), weights=torch.ones(10).double())
+    weights = [each.adapt(rows, qs.classification(5))["weights"] for each in (whole, part)]
+    assert list(weights[1]) == ["head.weight", "head.bias"]
+    if learner is not qs.MetaSGD:  # whose rates are drawn
+        assert torch.equal(weights[0]["head.weight"], weights[1]["head.weight"])
+    query_loss(part, qs.Task(rows, rows, qs.classification(5))).loss.backward()
+    assert all(p.grad is not None for p in part.parameters())
 
 
 def test_one_pattern_needs_no_tuple() -> None:
@@ -96,5 +132,23 @@ def test_features_are_what_the_adapted_head_is_given(norm: str) -> None:
 
 def test_a_backbone_without_a_head_gives_no_features() -> None:
     learner = qs.MAML(torch.nn.Sequential(torch.nn.Linear(4, 5)))
+    state = learner.adapt(support(), qs.classification(5))
+    assert learner.embed(state, support().inputs) is None
+
+
+class HeadFirst(torch.nn.Module):
+    """Has a layer called ``head``, but does not end in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.last = torch.nn.Linear(4, 6), torch.nn.Linear(6, 5)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.last(self.head(inputs).relu())
+        return result
+
+
+def test_only_the_last_layer_can_be_the_head() -> None:
+    learner = qs.MAML(HeadFirst())
     state = learner.adapt(support(), qs.classification(5))
     assert learner.embed(state, support().inputs) is None

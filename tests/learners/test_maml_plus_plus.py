@@ -10,7 +10,11 @@ from torch import Tensor
 import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.learners.objectives import objective_of, query_loss
+from quickstudy.learners.gradient import meta_gradients
+from quickstudy.learners.gradient.annealed import Annealed
+from quickstudy.learners.gradient.meta_gradients import Exact
+from quickstudy.learners.gradient.multi_step import MultiStep
+from quickstudy.learners.objectives import Outcome, objective_of, query_loss
 from quickstudy.tasks.batches import stack
 from quickstudy.training.engine import Mapping
 from quickstudy.training.laws import meta_gradient
@@ -28,7 +32,7 @@ def task() -> Task:
     return Task(rows(6), rows(9), qs.classification(3))
 
 
-def made(**options: float | bool) -> qs.MAMLPlusPlus:
+def made(**options: object) -> qs.MAMLPlusPlus:
     torch.manual_seed(0)
     learner = qs.MAMLPlusPlus(MLP(4, (5,), outputs=3), STEPS, RATE, **options).double()  # type: ignore[arg-type]
     if learner.learn_rates:
@@ -80,23 +84,52 @@ def by_hand(learner: qs.MAMLPlusPlus, shares: list[float], first_order: bool) ->
 def test_loss_and_order_follow_the_progress(
     progress: float, shares: list[float], first_order: bool
 ) -> None:
-    learner = made(multi_step=0.5, first_order=0.3)
+    learner = made(multi_step=0.5, first_order_until=0.3)
     learner.progress = progress
-    assert learner.step_shares() == pytest.approx(shares)
+    assert MultiStep(0.5).shares(progress, STEPS) == pytest.approx(shares)
     torch.testing.assert_close(gradient(learner), by_hand(learner, shares, first_order))
 
 
 def test_without_its_ingredients_it_is_maml() -> None:
-    plain = made(learn_rates=False, multi_step=0.0, first_order=0.0)
+    plain = made(learn_rates=False, multi_step=0.0, first_order_until=0.0)
     plain.progress = 0.0
     maml = qs.MAML(plain.backbone, STEPS, RATE)
     torch.testing.assert_close(gradient(plain), gradient(maml, query_loss), rtol=1e-12, atol=1e-12)
     assert plain.learnt_rates() == {}
 
 
-def test_recomputed_is_exact() -> None:
-    kept, recomputed = made(), made(recompute=True)
-    torch.testing.assert_close(gradient(recomputed), gradient(kept), rtol=1e-12, atol=1e-12)
+def test_it_is_maml_with_the_same_ingredients() -> None:
+    whole = made(multi_step=0.5, first_order_until=0.3)
+    parts = qs.MAML(whole.backbone, STEPS, RATE, Annealed(0.3), learn_rates=True).double()
+    parts.load_state_dict(whole.state_dict())
+    for progress in (0.0, 0.25, 0.4, 1.0):
+        whole.progress = parts.progress = progress
+        torch.testing.assert_close(
+            gradient(whole), gradient(parts, MultiStep(0.5)), rtol=1e-12, atol=1e-12
+        )
+
+
+def test_first_order_gives_way_to_the_meta_gradient_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept, recomputed = made(), made(meta_gradient=Exact(recompute=True))
+    steps = []
+    real = meta_gradients.slope_with
+    monkeypatch.setattr(
+        meta_gradients, "slope_with", lambda *given: steps.append(given) or real(*given)
+    )
+    expected = gradient(kept)
+    assert not steps
+    torch.testing.assert_close(gradient(recomputed), expected, rtol=1e-12, atol=1e-12)
+    assert len(steps) == 2 * STEPS  # in a loop, and mapped
+    kept.progress = recomputed.progress = 0.0
+    torch.testing.assert_close(gradient(recomputed), gradient(kept))
+    assert len(steps) == 2 * STEPS
+
+
+def test_every_rate_starts_at_the_one_given() -> None:
+    learner = qs.MAMLPlusPlus(MLP(4, (5,), outputs=3), steps=3, rate=0.7)
+    assert torch.equal(learner.rates, torch.full((3, 4), 0.7))
 
 
 def test_rates_go_by_the_name_of_what_they_move() -> None:
@@ -106,27 +139,26 @@ def test_rates_go_by_the_name_of_what_they_move() -> None:
     assert torch.equal(rates["head.bias"], learner.rates[:, -1])
 
 
-class Noting(qs.MAMLPlusPlus):
-    """Notes the progress that it is told."""
-
-    def step_shares(self) -> list[float]:
-        self.noted = [*getattr(self, "noted", []), self.progress]
-        return super().step_shares()
-
-
 def test_fit_tells_the_progress() -> None:
     torch.manual_seed(0)
-    learner = Noting(MLP(outputs=1), 2, 0.01)
-    plan = qs.fit(learner, qs.Sinusoids(), 4, 1, engine="loop", progress=False).plan
+    learner = qs.MAMLPlusPlus(MLP(outputs=1), 2, 0.01)
+    noted = []
+
+    def noting(learner: Learner, task: Task) -> Outcome:
+        noted.append(learner.progress)
+        return query_loss(learner, task)
+
+    source = qs.Sinusoids()
+    plan = qs.fit(learner, source, 4, 1, objective=noting, engine="loop", progress=False).plan
     assert plan.mapping is Mapping.LOOP
-    assert learner.noted[-4:] == [0.0, 0.25, 0.5, 0.75]
+    assert noted[-4:] == [0.0, 0.25, 0.5, 0.75]
     assert learner.progress == 1.0
 
 
 def test_a_resumed_run_ends_at_the_same_bits(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     def trained(run: object, resume: bool = False) -> Tensor:
         torch.manual_seed(0)
-        learner = qs.MAMLPlusPlus(MLP(outputs=1), 2, 0.01, multi_step=0.5, first_order=0.5)
+        learner = qs.MAMLPlusPlus(MLP(outputs=1), 2, 0.01, multi_step=0.5, first_order_until=0.5)
         qs.fit(
             learner, qs.Sinusoids(), 6, 2, run=run, resume=resume, checkpoint_every=1,  # type: ignore[arg-type]
             progress=False,
@@ -151,7 +183,7 @@ def test_a_resumed_run_ends_at_the_same_bits(tmp_path, monkeypatch) -> None:  # 
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"multi_step is a share of training in \[0, 1\]; found 2"):
+    with pytest.raises(ValueError, match=r"MultiStep: .* share of training, in \[0, 1\]; found 2"):
         made(multi_step=2)
-    with pytest.raises(ValueError, match="first_order is a share"):
-        made(first_order=-0.1)
+    with pytest.raises(ValueError, match="first_order_until is a share"):
+        made(first_order_until=-0.1)

@@ -54,7 +54,7 @@ def check(learner: qs.Matching, g: np.ndarray, f: np.ndarray, queries: torch.Ten
     np.testing.assert_allclose(shares, expected_shares, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("scale", [1.0, 10.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_probabilities_are_those_of_the_equation(scale: float) -> None:
     learner, queries = made(scale=scale), numbers(2, 5, 4)
     keys = embedded(learner, support().inputs)[[0, 1, 2, 3, 4, 6]]
@@ -98,6 +98,10 @@ def test_raw_cosines_are_never_sure() -> None:
     learner = qs.Matching(torch.nn.Identity(), scale=1.0)
     predictor = learner(qs.examples(rows, torch.arange(20)), qs.classification(20))
     assert float(predictor(rows).exp().max()) < math.e / (math.e + 19 / math.e)
+
+
+def test_the_default_is_surer() -> None:
+    assert qs.Matching(MLP(4)).scale == 30.0
 
 
 def test_wrong_arguments_are_refused() -> None:

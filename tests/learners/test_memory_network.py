@@ -95,6 +95,13 @@ def test_attention_to_padding_is_exactly_zero(task: Task) -> None:
     torch.testing.assert_close(shares.sum(-1), torch.ones(4, dtype=torch.float64))
 
 
+def test_it_starts_from_the_nearness_of_features() -> None:
+    learner = qs.MemoryNetwork(MLP(2, (8,)), width=8)
+    torch.testing.assert_close(learner.ask.weight @ learner.ask.weight.T, torch.eye(8))
+    assert torch.equal(learner.keep.weight, torch.eye(8))
+    assert torch.equal(learner.label_key.weight, torch.zeros(8, 8))
+
+
 @torch.no_grad()
 def test_later_hops_change_what_is_read(task: Task) -> None:
     learner = made(3, key_value=False)
@@ -105,7 +112,7 @@ def test_later_hops_change_what_is_read(task: Task) -> None:
 
 
 def test_hops_must_be_positive_and_targets_ids() -> None:
-    with pytest.raises(ValueError, match="hops >= 1; found 0"):
+    with pytest.raises(ValueError, match="hops must be at least 1; found 0"):
         qs.MemoryNetwork(MLP(), hops=0)
     real = qs.examples(torch.zeros(2, 1), torch.zeros(2, 1))
     with pytest.raises(ValueError, match="MemoryNetwork classifies"):

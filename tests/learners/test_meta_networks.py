@@ -118,6 +118,14 @@ def test_the_meta_gradient_differentiates_through_the_fast_weights(
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
+def test_the_maps_start_as_about_a_gradient_step() -> None:
+    torch.manual_seed(0)
+    gradients = [(torch.randn(3, 4), torch.randn(3)), (torch.randn(2, 3), torch.randn(2))]
+    for layer, found in zip(gradients, GradientMapper(layers=2)(gradients), strict=True):
+        for g, fast in zip(layer, found, strict=True):
+            assert (fast + g).abs().max() < 0.02
+
+
 def test_size_and_sign_of_gradients_large_small_and_zero() -> None:
     gradient = torch.tensor([1.0, -math.exp(-7 / 2), 1e-5, 0.0], dtype=torch.float64)
     expected = [[0.0, 1.0], [-0.5, -1.0], [-1.0, math.exp(7) * 1e-5], [-1.0, 0.0]]

@@ -126,11 +126,12 @@ def test_one_class_alone_needs_no_slope() -> None:
 
 def test_logits_are_scaled_answers() -> None:
     torch.manual_seed(0)
-    learner = qs.MetaOptNet(MLP(4, (8, 8)), scale=3.0).double()
-    rows = qs.Examples(numbers(1, 5, 4), torch.tensor([0, 1, 0, 1, 1]), torch.ones(5).double())
+    learner = qs.MetaOptNet(MLP(4, (8, 8)), C=0.3, scale=3.0).double()
+    weights = torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0], dtype=torch.float64)
+    rows = qs.Examples(numbers(1, 5, 4), torch.tensor([0, 1, 0, 1, -1]), weights)
     queries = numbers(2, 6, 4)
-    y = torch.eye(2, dtype=torch.float64)[rows.targets]
-    slope = crammer_singer(learner.backbone(rows.inputs), y, rows.weights, 0.1)
+    y = torch.eye(2, dtype=torch.float64)[rows.targets[:4]]
+    slope = crammer_singer(learner.backbone(rows.inputs[:4]), y, weights[:4], 0.3)
     found = learner(rows, qs.classification(2))(queries)
     torch.testing.assert_close(found, 3 * learner.backbone(queries) @ slope, rtol=1e-6, atol=1e-9)
 

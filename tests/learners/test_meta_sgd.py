@@ -107,9 +107,9 @@ def test_the_trajectory_has_every_step() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs steps and test_steps >= 1 .* found steps=0"):
+    with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         made(0)
-    with pytest.raises(ValueError, match=r"Implicit\(\) gives the learnt rates no gradient"):
+    with pytest.raises(ValueError, match=r"MetaSGD: Implicit\(\) gives learnt rates no gradient"):
         qs.MetaSGD(MLP(outputs=1), meta_gradient=Implicit())
     with pytest.raises(ValueError, match=r"lowest=0.2, highest=0.1"):
         qs.MetaSGD(MLP(outputs=1), lowest=0.2)

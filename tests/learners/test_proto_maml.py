@@ -69,6 +69,18 @@ def test_loss_and_gradient_are_those_of_the_equations(meta_gradient: MetaGradien
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
 
 
+def test_the_head_adapts_with_whatever_else_is_named() -> None:
+    one, net = task(), backbone()
+    learner = qs.ProtoMAML(net, steps=2, rate=0.1, adapts="layers.2.*")
+    weights = learner.adapt(one.support, one.spec)["weights"]
+    names = ["backbone.layers.2.weight", "backbone.layers.2.bias", "head.weight", "head.bias"]
+    assert list(weights) == names
+    state = learner.adapt(one.support, one.spec)
+    features = learner.embed(state, one.query.inputs)
+    answers = features @ weights["head.weight"].T + weights["head.bias"]
+    torch.testing.assert_close(answers, learner.predict(state, one.query.inputs, one.spec))
+
+
 def test_steps_lower_the_support_loss() -> None:
     one = task()
     path = qs.ProtoMAML(backbone(), steps=5, rate=0.1)
@@ -89,10 +101,14 @@ def test_features_are_what_the_adapted_head_is_given() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"steps >= 0 and rate > 0; found steps=-1"):
+    with pytest.raises(ValueError, match="steps must be at least 0; found -1"):
         qs.ProtoMAML(backbone(), steps=-1)
     with pytest.raises(ValueError, match="norm='running'"):
         qs.ProtoMAML(Conv4(4, "running"))
+    with pytest.raises(ValueError, match=r"ends in a head: found Conv4\(outputs=5\)"):
+        qs.ProtoMAML(Conv4(4, outputs=5))
+    with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
+        qs.ProtoMAML(backbone(), steps=0, learn_rates=True)
     rows = qs.examples(torch.zeros(2, 3), torch.zeros(2, 1))
     with pytest.raises(ValueError, match="ProtoMAML classifies"):
         qs.ProtoMAML(backbone()).adapt(rows, qs.regression())

@@ -54,12 +54,27 @@ def test_logits_are_those_of_the_equations(metric: str) -> None:
         np.testing.assert_allclose(found[:, k], expected, rtol=1e-10, atol=1e-12)
 
 
+def test_a_distance_is_given_queries_first() -> None:
+    """One that is no metric, but counts only what the prototype has less of."""
+    learner = made(distance=lambda a, b: (a.unsqueeze(1) - b).clamp_min(0).sum(-1))
+    rows = qs.Examples(numbers(1, 3, 4), torch.arange(3), torch.ones(3).double())
+    queries = numbers(2, 5, 4)
+    found = learner(rows, qs.classification(3))(queries).detach().numpy()
+    f, q = features(learner, rows.inputs), features(learner, queries)
+    np.testing.assert_allclose(found, -np.maximum(q[:, None] - f, 0).sum(-1), atol=1e-12)
+
+
 def test_a_class_without_rows_gets_no_probability() -> None:
     learner = made()
     support = qs.Examples(numbers(1, 3, 4), torch.tensor([0, 2, -1]), torch.ones(3).double())
     probabilities = learner(support, qs.classification(3))(numbers(2, 5, 4)).softmax(-1)
     assert torch.equal(probabilities[:, 1], torch.zeros(5, dtype=torch.float64))
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(5, dtype=torch.float64))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="scale must be positive; found 0"):
+        qs.Prototypical(MLP(4), scale=0)
 
 
 def test_real_targets_are_refused() -> None:

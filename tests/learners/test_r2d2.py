@@ -66,6 +66,16 @@ def test_penalty_and_scale_are_learnt() -> None:
     torch.testing.assert_close(after, changed(rows, qs.classification(3))(rows.inputs))
 
 
+@pytest.mark.parametrize("learner", [qs.R2D2, qs.MetaOptNet])
+def test_the_slope_lies_in_memory_as_a_file_holds_it(
+    learner: type[qs.R2D2 | qs.MetaOptNet],
+) -> None:
+    """Products round by layout, and a loaded predictor is to answer to the last bit."""
+    rows = qs.examples(numbers(1, 9, 4).float(), [0, 1, 2] * 3)
+    state = learner(MLP(4, (8, 8))).adapt(rows, qs.classification(3))
+    assert state["slope"].is_contiguous()
+
+
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="l2 > 0 and scale > 0; found l2=0"):
         qs.R2D2(MLP(4), l2=0)

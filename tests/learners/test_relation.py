@@ -8,7 +8,9 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
-from quickstudy.learners.metric.relation import relation_error
+from quickstudy.backbones.norms import GroupNorm
+from quickstudy.learners.metric.relation import compare_maps, compare_vectors, relation_error
+from quickstudy.learners.objectives import objective_of
 
 TARGETS, WEIGHTS = [0, 1, 0, 1, -1], [1.0, 1.0, 3.0, 0.0, 1.0]
 
@@ -54,6 +56,39 @@ def test_odds_are_the_exponential_of_the_logits() -> None:
     r = torch.tensor([0.9, 0.2, 0.4], dtype=torch.float64)
     one = torch.stack([r[k] * torch.cat([1 - r[:k], 1 - r[k + 1 :]]).prod() for k in range(3)])
     torch.testing.assert_close(r.logit().softmax(0), one / one.sum())
+
+
+def test_training_minimises_the_papers_error() -> None:
+    assert objective_of(qs.Relation(MLP(4))) is relation_error
+
+
+BLOCK = [nn.Conv2d, GroupNorm, nn.ReLU, nn.MaxPool2d]
+SMALL = [nn.Conv2d, GroupNorm, nn.ReLU]  # a map of one pixel has nothing to pool
+LAST = [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+
+
+@pytest.mark.parametrize(("side", "blocks"), [(7, BLOCK + BLOCK), (2, BLOCK + SMALL)])
+def test_maps_are_compared_by_two_blocks_and_two_layers(side: int, blocks: list[type]) -> None:
+    g = compare_maps((8, side, side), width=16, hidden=5)
+    assert [type(layer) for layer in g.children()] == blocks + LAST
+    convolutions = [m.weight.shape for m in g.modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions == [(16, 16, 3, 3), (16, 16, 3, 3)]
+    assert [m.out_features for m in g.modules() if isinstance(m, nn.Linear)] == [5, 1]
+
+
+def test_vectors_are_compared_by_a_perceptron_normed_likewise() -> None:
+    g = compare_vectors(6, width=16, hidden=5)
+    block = [nn.Linear, GroupNorm, nn.ReLU]
+    assert [type(layer) for layer in g.children()] == block + block + LAST[1:]
+    sizes = [m.weight.shape for m in g.modules() if isinstance(m, nn.Linear)]
+    assert sizes == [(16, 12), (16, 16), (5, 16), (1, 5)]
+
+
+def test_plots_get_flat_features() -> None:
+    learner = qs.Relation(Conv4(8, image_size=12, pools=2, flat=False)).double()
+    of = task(1, 12, 12)
+    found = learner.embed(learner.adapt(of.support, of.spec), of.query.inputs)
+    torch.testing.assert_close(found, learner.backbone(of.query.inputs).flatten(1))
 
 
 def test_a_backbone_must_tell_its_features() -> None:

@@ -125,6 +125,15 @@ def test_the_objective_batches_over_tasks_of_different_sizes(
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)
 
 
+def test_gradients_are_clipped_in_training_and_testing(classes: qs.Classes) -> None:
+    learner, one = made(update=sgd, clip=1e-3, test_steps=1), task(classes)
+    moved = learner.eval().adapt(one.support, one.spec)["weights"]
+    steps = [moved[n] - p for n, p in learner.backbone.named_parameters()]
+    length = torch.cat([step.flatten() for step in steps]).norm()
+    assert float(length) == pytest.approx(0.01 * 1e-3)
+    assert 0 < float(displacement(learner, one)) <= (3 * 0.01 * 1e-3) ** 2 / 2 + 1e-15
+
+
 def test_batches_deal_out_the_classes_and_leave_absent_rows_out() -> None:
     targets = torch.tensor([0, 0, 0, 1, 1, -1, 2, 2])
     weights = torch.tensor([1.0, 1, 2, 1, 0, 1, 1, 1])
@@ -146,9 +155,9 @@ def test_regression_rows_come_in_their_order() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be positive; found steps=0"):
+    with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         made(steps=0)
-    with pytest.raises(ValueError, match="batch=0"):
+    with pytest.raises(ValueError, match="batch must be at least 1; found 0"):
         made(batch=0)
     with pytest.raises(ValueError, match="norm='running'"):
         qs.Reptile(Conv4(4, "running", outputs=5))

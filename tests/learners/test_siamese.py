@@ -99,6 +99,16 @@ def test_the_distance_has_a_finite_gradient_at_zero() -> None:
     torch.testing.assert_close(gradient, torch.tensor([[-0.6, 0.0, -0.8]] * 2))
 
 
+def test_the_learnt_distance_starts_as_one_in_which_like_rows_are_near() -> None:
+    torch.manual_seed(0)
+    learner = qs.Siamese(MLP(3, (6, 4)), verification)
+    rows = qs.examples(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), range(4))
+    state = learner.adapt(rows, qs.classification(4))
+    distances = learner.distances(state, rows.inputs)
+    assert torch.equal(distances.argmin(1), torch.arange(4))
+    torch.testing.assert_close(distances.diagonal(), torch.zeros(4))
+
+
 def test_training_uses_the_objective_given() -> None:
     assert on_the_line(linear_contrastive).objective is linear_contrastive
 

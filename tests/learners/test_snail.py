@@ -124,5 +124,7 @@ def test_attention_sums_to_one_and_follows_its_rows() -> None:
 
 def test_more_ways_than_it_was_built_for_are_refused() -> None:
     rows = support()
-    with pytest.raises(ValueError, match=r"SNAIL: the task asks 4 outputs, but the learner has 3.*outputs=4"):
+    with pytest.raises(
+        ValueError, match=r"SNAIL: the task asks 4 outputs, but the learner has 3.*outputs=4"
+    ):
         made()(rows, qs.classification(4))

@@ -21,9 +21,9 @@ from quickstudy.reports.insights import (
     adaptation,
     insights,
     layers_of,
-    nearest,
     rates,
 )
+from quickstudy.reports.neighbours import nearest
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import EpisodeView
 from quickstudy.tasks.classes import Classes
@@ -112,6 +112,26 @@ def test_adaptation_leaves_the_network_as_it_was(line: Task) -> None:
     assert not any(m._forward_hooks for m in learner.modules())
 
 
+def test_inner_steps_leave_no_graph(episode: Task) -> None:
+    class Watched(qs.MAML):
+        def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
+            states.extend(super().trajectory(support, spec))
+            return states
+
+        def adapt(self, support: Examples, spec: TaskSpec) -> State:
+            states.append(super().adapt(support, spec))
+            return states[-1]
+
+    torch.manual_seed(0)
+    states: list[State] = []
+    insights(Watched(qs.backbones.MLP(784, (8,), 4), steps=2, rate=0.1), episode)
+    assert len(states) >= 4
+    made = [w for state in states for w in state["weights"].values() if not w.is_leaf]
+    assert not any(w.requires_grad for w in made)
+    taught = states[-1]["weights"]
+    assert not any(w.requires_grad for w in taught.values())
+
+
 def test_what_started_at_zero_has_no_ratio(line: Task) -> None:
     learner = Doubling()
     nn.init.zeros_(learner.backbone[2].weight)
@@ -145,6 +165,16 @@ def test_maml_moves_by_its_own_steps(episode: Task) -> None:
     predictor = learner(episode.support, episode.spec)
     right = predictor(episode.query.inputs).argmax(-1) == episode.query.targets
     assert seen.query_score[-1] == pytest.approx(float(right.float().mean()))
+
+
+def test_a_layer_that_a_context_moves_is_seen_moved(episode: Task) -> None:
+    torch.manual_seed(0)
+    net = qs.backbones.Conv4(8, outputs=4)
+    seen = adaptation(qs.CAVIA(net, steps=1, at="blocks.2.norm", film=True), episode)
+    assert seen is not None
+    moved = dict(zip(seen.layers, seen.features[-1], strict=True))
+    assert moved["blocks.2.conv"] == 0
+    assert all(moved[layer] > 0 for layer in ("blocks.2.norm", "blocks.3.conv", "head"))
 
 
 def test_many_steps_are_thinned_out(line: Task) -> None:
@@ -224,7 +254,13 @@ def test_nearest_by_hand() -> None:
     assert [one.query for one in found] == [3, 1, 2]
     assert [one.support.tolist() for one in found] == [[1, 3], [0, 3], [2, 1]]
     distances = [[0, math.sqrt(18)], [0, 1], [0, 5]]
-    np.testing.assert_allclose([one.distances for one in found], distances)
+    np.testing.assert_allclose([one.by for one in found], distances)
+    # By attention, query 3 looked at row 0 most, then at 2; its other rows had no share.
+    shares = np.array([[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 1], [0.5, 0, 0, 0.5], [0.6, 0, 0.4, 0]])
+    found = nearest(view, shares, queries=3)
+    assert [one.query for one in found] == [3, 1, 2]
+    assert [one.support.tolist() for one in found] == [[0, 2], [3], [0, 3]]
+    assert [one.by.tolist() for one in found] == [[0.6, 0.4], [1], [0.5, 0.5]]
 
 
 def sections_of(seen: Insights) -> tuple[str, list[str]]:
@@ -258,6 +294,19 @@ def test_captions_say_what_is_shown(episode: Task) -> None:
     assert "50% of it goes to a query&#x27;s own class" in html
     assert len(re.findall('alt="50% of the attention"', html)) == 4
     assert len(re.findall('alt="17% of the attention"', html)) == 12
+
+
+def test_the_nearest_are_those_that_the_learner_looked_at(episode: Task) -> None:
+    same = (episode.query.targets[:, None] == episode.support.targets).float()
+    html, _ = sections_of(insights(Looking(same * torch.tensor([0.75, 0.25]).repeat(4)), episode))
+    assert "they looked at most; below each its class and its share" in html
+    assert html.count(" looked most at</span>") == 6
+    assert len(re.findall("<span>[A-D] 75%</span>", html)) == 6
+    assert "Euclidean" not in html
+    metric = qs.Prototypical(qs.backbones.MLP(784, (8,)))
+    html, _ = sections_of(insights(metric, episode))
+    assert "Euclidean distance, which need not be the learner&#x27;s own measure" in html
+    assert html.count(" lies nearest to</span>") == 6
 
 
 def test_attention_of_a_regression_task_is_drawn(line: Task) -> None:

@@ -9,8 +9,9 @@ import torch
 
 import quickstudy as qs
 from quickstudy.datasets.images import ImageError
+from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Adam
-from quickstudy.learners.gradient.meta_gradients import Implicit
+from quickstudy.learners.gradient.meta_gradients import Exact, Implicit
 from quickstudy.runs.assemble import learner_options, make_learner, make_sources, prepare
 from quickstudy.runs.recipe import Recipe
 from quickstudy.tasks.sampling import draw
@@ -40,6 +41,7 @@ def test_first_weights_depend_on_the_seed_alone():
         ("maml", {"meta_gradient": {"name": "implicit", "strenth": 1}}, "Did you mean 'strength'"),
         ("maml", {"meta_gradient": {"name": "implicit", "strength": -1}}, "strength > 0"),
         ("maml", {"meta_gradient": {"strength": 1}}, "'None' is unknown"),
+        ("maml", {"meta_gradient": {"name": "annealed", "then": "me"}}, "then: 'me' is unknown"),
         ("maml", {"update": {"name": "sgd", "decay": 0.9}}, "sgd has no settings"),
         ("maml", {"update": {"name": "adam", "decay": "much"}}, "decay must be float"),
         ("maml", {"adapts": [1]}, "adapts of maml must be a list of texts"),
@@ -63,6 +65,13 @@ def test_options_become_arguments():
     assert maml == {"update": Adam(), "meta_gradient": Implicit(strength=0.1)}
 
 
+def test_a_part_may_hold_another_part():
+    then = {"name": "exact", "recompute": True}
+    asked = {"meta_gradient": {"name": "annealed", "first_order_until": 0.2, "then": then}}
+    found = learner_options(Recipe(learner="maml", options=asked))["meta_gradient"]
+    assert found == Annealed(0.2, Exact(recompute=True))
+
+
 def test_the_number_of_train_ways_is_what_the_recipe_says(short):
     parts = prepare(short)
     assert parts.recipe.train_ways == 8, "20 by default, but there are 8 classes"
@@ -79,6 +88,25 @@ def test_an_adapted_network_answers_for_the_larger_ways(short):
         task = draw(source, 0, 0)
         answer = parts.learner(task.support, task.spec)(task.query.inputs)
         assert answer.shape[1] == task.spec.outputs
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [({}, 6), ({"shots": 5}, 26), ({"train_ways": 8, "shots": 2}, 17)],
+)
+def test_a_sequence_is_as_long_as_the_largest_task(changes, length):
+    recipe = Recipe(learner="snail", **changes)
+    assert make_learner(recipe, (1, 28, 28)).length == length
+    chosen = replace(recipe, options={"length": 9})
+    assert make_learner(chosen, (1, 28, 28)).length == 9
+
+
+@pytest.mark.parametrize(("ways", "train_ways"), [(5, None), (2, 5)])
+def test_outputs_must_suffice_for_every_task(ways, train_ways):
+    recipe = Recipe(learner="mann", ways=ways, train_ways=train_ways, options={"outputs": 4})
+    with pytest.raises(ValueError, match=r"outputs of mann: must be at least 5.*found 4"):
+        make_learner(recipe, (1, 28, 28))
+    assert make_learner(replace(recipe, options={"outputs": 7}), (1, 28, 28)).outputs == 7
 
 
 def test_strict_reaches_the_data(short, tmp_path):

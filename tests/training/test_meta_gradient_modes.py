@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 from witness import engine_gradient, error, in_general_position, vectors_task
 
 import quickstudy as qs
+from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Task
+from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Adam, Momentum, Update, sgd
 from quickstudy.learners.gradient.meta_gradients import (
     Exact,
@@ -91,6 +95,42 @@ def test_differences_converge_at_second_order(update: Update, adapts: str) -> No
     assert 0 < errors[-1] < 1e-4
     for wide, narrow in pairwise(errors):
         assert 3.8 < wide / narrow < 4.2
+
+
+def test_the_radius_is_a_length_whatever_the_cotangents() -> None:
+    loss = query_loss(qs.MAML(NET, 2, 0.1, FiniteDifference(0.3)), TASKS[0]).loss
+    once, tenfold = (
+        torch.cat([
+            g.flatten() for g in torch.autograd.grad(k * loss, NET.parameters(), retain_graph=True)
+        ])
+        for k in (1, 10)
+    )  # fmt: skip
+    assert error(tenfold, 10 * once) <= 1e-10
+
+
+@pytest.mark.parametrize("way", [FiniteDifference(), FirstOrder(), Implicit(3.0)], ids=str)
+def test_steps_are_those_of_torch(way: MetaGradient) -> None:
+    """Momentum on clipped gradients; Implicit's are those of the proximal loss."""
+    rows, spec = TASKS[0].support, TASKS[0].spec
+    learner = qs.MAML(NET, 4, 0.1, way, update=Momentum(0.8), clip=0.1)
+    path = [state["weights"].values() for state in learner.trajectory(rows, spec)]
+    net = copy.deepcopy(NET)
+    own = list(net.parameters())
+    optimiser = torch.optim.SGD(own, lr=0.1, momentum=0.8)
+    strength = way.strength if isinstance(way, Implicit) else 0.0
+    assert len(path) == 5
+    for weights in path:
+        for found, w in zip(weights, own, strict=True):
+            torch.testing.assert_close(found, w, rtol=1e-10, atol=1e-12)
+        loss = (rows.weights * spec.loss(net(rows.inputs), rows.targets)).sum()
+        pulls = [(w - s).square().sum() for w, s in zip(own, NET.parameters(), strict=True)]
+        total = loss / rows.weights.sum() + strength / 2 * torch.stack(pulls).sum()
+        slopes = torch.autograd.grad(total, own)
+        length = torch.cat([g.flatten() for g in slopes]).norm()
+        assert length > 0.1
+        for w, g in zip(own, slopes, strict=True):
+            w.grad = g * 0.1 / length
+        optimiser.step()
 
 
 def test_a_zero_cotangent_has_a_zero_product() -> None:
@@ -199,3 +239,38 @@ def test_wrong_settings_are_refused() -> None:
         FiniteDifference(0.0)
     with pytest.raises(ValueError, match="strength > 0 and solver_steps >= 0; found -1"):
         Implicit(-1.0)
+    with pytest.raises(ValueError, match="first_order_until is a share of training"):
+        Annealed(-0.1)
+
+
+@pytest.mark.parametrize("learner", [qs.MAML, qs.ANIL, qs.BOIL, qs.CAVIA])
+@pytest.mark.parametrize("way", [Implicit(), Annealed(0.5, Implicit())], ids=["", "annealed"])
+def test_implicit_refuses_what_cannot_come_near_its_optimum(
+    learner: Any, way: MetaGradient
+) -> None:
+    def made(**options: object) -> None:
+        settings = {"steps": 2, "rate": 0.4, "meta_gradient": way} | options
+        learner(MLP(4, (3,), outputs=2), **settings)
+
+    made()
+    made(rate=1.0, update=Momentum())
+    with pytest.raises(ValueError, match=f"{learner.__name__}: .* acts in step 2; found steps=1"):
+        made(steps=1)
+    with pytest.raises(ValueError, match=r"rate \* strength < 2, .* rate=1.0, strength=2.0"):
+        made(rate=1.0)
+    if learner is not qs.CAVIA:
+        with pytest.raises(ValueError, match="gives learnt rates no gradient"):
+            made(learn_rates=True)
+
+
+@pytest.mark.parametrize("then", [Exact(), FiniteDifference(1e-3)], ids=str)
+def test_annealed_is_first_order_and_then_another(then: MetaGradient) -> None:
+    def at(way: MetaGradient, progress: float) -> Tensor:
+        learner = qs.MAML(NET, 2, 0.1, way, update=Momentum(), clip=1.0)
+        learner.progress = progress
+        return engine_gradient(learner, TASKS, LOOP)
+
+    annealed = Annealed(0.4, then)
+    for progress, same in ((0.0, FirstOrder()), (0.39, FirstOrder()), (0.4, then), (1.0, then)):
+        assert torch.equal(at(annealed, progress), at(same, progress))
+    assert error(at(annealed, 0.0), at(annealed, 1.0)) > 1e-3

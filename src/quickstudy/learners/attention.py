@@ -22,6 +22,14 @@ def shares(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
     return _scores(queries, keys, bias).softmax(-1)
 
 
+def of_present(share: Tensor, bias: Tensor) -> Tensor:
+    """Shares (..., n) as a learner's ``attention`` tells them: an absent row has none.
+
+    So it is anyway beside others; where all rows are absent, a softmax divides one among them.
+    """
+    return share.where(bias > ABSENT / 2, 0.0)
+
+
 def read_beside_self(
     queries: Tensor, own: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], bias: Tensor
 ) -> Tensor:

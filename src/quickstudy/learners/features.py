@@ -1,34 +1,90 @@
-"""What learners with layers of their own must know of a backbone: the shape of its features."""
+"""What learners must know of a backbone: the shape of its features, where and in what type."""
 
 from __future__ import annotations
 
-from torch import nn
+from typing import TypeVar, cast
+
+from torch import Tensor, nn
+
+Own = TypeVar("Own", bound=nn.Module | Tensor)
 
 
 def feature_shape(backbone: nn.Module, learner: str) -> tuple[int, ...]:
     """One row of features: (d,), or (channels, height, width) of a backbone that gives maps.
 
     Read from the attribute ``feature_shape`` or, for vectors, ``features``. Raises ValueError for a
-    backbone that has neither.
+    backbone that has neither, and for one with a head.
     """
-    shape = getattr(backbone, "feature_shape", None)
-    if shape is None and isinstance(getattr(backbone, "features", None), int):
-        shape = (backbone.features,)
+    shape = _told_shape(backbone)
     if shape is None:
         raise ValueError(
             f"{learner}: its own layers must know the size of the features, but the backbone "
             f"({type(backbone).__name__}) does not tell it. Set an attribute `features` (int) on "
             "it, or `feature_shape` where it gives maps (channels, height, width)."
         )
-    return tuple(shape)
+    _refuse_head(backbone, learner)
+    return shape
 
 
 def feature_size(backbone: nn.Module, learner: str) -> int:
-    """The number of features of a backbone that gives vectors; ValueError for one with maps."""
+    """The number of features of a backbone that gives vectors.
+
+    Raises ValueError where :func:`feature_shape` does, and for maps.
+    """
     shape = feature_shape(backbone, learner)
+    _refuse_maps(shape, learner)
+    return shape[0]
+
+
+def refuse_heads_and_maps(backbone: nn.Module, learner: str) -> None:
+    """For learners with no layers to size: ValueError for a backbone that tells it is unfit.
+
+    That is one with a head of its own (attributes ``features`` and ``outputs``), or one that gives
+    maps (``feature_shape``). One that tells nothing is taken to give vectors (n, d).
+    """
+    shape = _told_shape(backbone)
+    if shape is not None:
+        _refuse_head(backbone, learner)
+        _refuse_maps(shape, learner)
+
+
+def like(backbone: nn.Module, own: Own) -> Own:
+    """A learner's ``own`` layers or number, in the type and on the device of its backbone.
+
+    The first floating-point parameter decides; a backbone without any leaves ``own`` as it is.
+    """
+    for parameter in backbone.parameters():
+        if parameter.dtype.is_floating_point:
+            return cast("Own", own.to(parameter.device, parameter.dtype))
+    return own
+
+
+def refuse_sizes(who: str, **sizes: int) -> None:
+    """ValueError, in the name of the learner ``who``, for the first of ``sizes`` below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{who}: {name} must be at least 1; found {size}.")
+
+
+def _told_shape(backbone: nn.Module) -> tuple[int, ...] | None:
+    shape = getattr(backbone, "feature_shape", None)
+    if shape is None and isinstance(getattr(backbone, "features", None), int):
+        shape = (backbone.features,)
+    return None if shape is None else tuple(shape)
+
+
+def _refuse_head(backbone: nn.Module, learner: str) -> None:
+    outputs = getattr(backbone, "outputs", None)
+    if isinstance(outputs, int) and outputs:
+        raise ValueError(
+            f"{learner}: works on features, but the backbone ends in a head: found "
+            f"{type(backbone).__name__}(outputs={outputs}). Leave outputs=None."
+        )
+
+
+def _refuse_maps(shape: tuple[int, ...], learner: str) -> None:
     if len(shape) != 1:
         raise ValueError(
             f"{learner}: needs a backbone that gives vectors (n, d); found maps of shape {shape}. "
             "Flatten them: Conv4(flat=True)."
         )
-    return shape[0]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from quickstudy.reports.episodes import SMALL_SIDE, class_of, class_picture
-from quickstudy.reports.insights import Nearest
 from quickstudy.reports.markup import Markup, tag
+from quickstudy.reports.neighbours import Nearest
 from quickstudy.reports.pictures import data_uri
 from quickstudy.reports.views import Array, EpisodeView, RegressionView
 from quickstudy.reports.words import letter
@@ -111,14 +111,15 @@ def _block(heat: Array, shares: Array, side: int, row_height: int) -> Markup:
     )
 
 
-def nearest_list(found: tuple[Nearest, ...], view: EpisodeView) -> Markup:
-    """Queries, each with its nearest support rows, their classes and distances."""
-    lines = (tag("li", *_neighbours(one, view), class_="neighbours") for one in found)
+def nearest_list(found: tuple[Nearest, ...], view: EpisodeView, by_attention: bool) -> Markup:
+    """Queries, each with its nearest support rows, their classes, and shares or distances."""
+    verb, number = (" looked most at", "{:.0%}") if by_attention else (" lies nearest to", "{:.3g}")
+    lines = (tag("li", *_neighbours(one, view, verb, number), class_="neighbours") for one in found)
     style = f"--tile: {SMALL_SIDE}px"
     return tag("ul", *lines, class_=f"pairs {class_of(view) or ''}", style=style)
 
 
-def _neighbours(one: Nearest, view: EpisodeView) -> Iterator[Markup]:
+def _neighbours(one: Nearest, view: EpisodeView, verb: str, number: str) -> Iterator[Markup]:
     true, called = int(view.query_targets[one.query]), int(view.predicted[one.query])
     right = bool(view.correct[one.query])
     percent = f"{100 * view.probability[one.query]:.0f}%"
@@ -126,10 +127,10 @@ def _neighbours(one: Nearest, view: EpisodeView) -> Iterator[Markup]:
     said = f"Query of {letter(true)}, called {letter(called)}"
     yield _tile(view.query_images, one.query, caption, said, "tile" if right else "tile wrong")
     truth = "rightly called" if right else f"of {letter(true)}, called"
-    yield tag("span", tag("b", f"{truth} {letter(called)}"), " lies nearest to", class_="said")
-    for row, distance in zip(one.support, one.distances, strict=True):
+    yield tag("span", tag("b", f"{truth} {letter(called)}"), verb, class_="said")
+    for row, by in zip(one.support, one.by, strict=True):
         way = int(view.support_targets[row])
-        caption, said = f"{letter(way)} {distance:.3g}", f"Support example of {letter(way)}"
+        caption, said = f"{letter(way)} {number.format(by)}", f"Support example of {letter(way)}"
         yield _tile(view.support_images, int(row), caption, said, "tile")
 
 

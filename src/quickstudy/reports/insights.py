@@ -5,7 +5,8 @@ Each part comes from one of the learner's windows, and is None for a learner wit
     trajectory    ->  Adaptation   what each inner step changed
     learnt_rates  ->  Rates        the learning rates that training found
     attention     ->  (q, s)       how much each query looked at each support row
-    embed         ->  Nearest      the support rows that lie nearest to a query
+                      and Nearest  the support rows that a query looked at most
+    embed         ->  Nearest      the support rows that lie nearest to it, without attention
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from torch import Tensor, nn
 from quickstudy.backbones.norms import counting
 from quickstudy.core import Examples, Learner, State, Task
 from quickstudy.modules import evaluation_mode
+from quickstudy.reports.neighbours import Nearest, nearest
 from quickstudy.reports.views import Array, EpisodeView, View, judgeable, to_numpy, view
 from quickstudy.tasks.examples import labelled, weighted_mean
 from quickstudy.tasks.metrics import score
-from quickstudy.trees import map_tree
 
 MOST_LAYERS = 20
 MOST_STEPS = 10
@@ -74,25 +75,12 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """The support rows nearest to one query in feature space, nearest first; rows of the view.
-
-    ``query``      row of the query.
-    ``support``    (m,) rows of the support set.
-    ``distances``  (m,) Euclidean.
-    """
-
-    query: int
-    support: Array
-    distances: Array
-
-
-@dataclass(frozen=True)
 class Insights:
     """What a learner did with the task of ``view``, as far as it lets one see.
 
     ``attention``  (q, s) share of each support row in the answer to each query: rows of the view.
-    ``nearest``    one per query shown, mistakes first; none without features or classes.
+    ``nearest``    one per query shown, mistakes first; by attention where there is some, by
+                   features else; none without either, and in regression.
     """
 
     view: View
@@ -110,23 +98,24 @@ def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -
     """
     shown = view(learner, task, names)
     with evaluation_mode(learner):
+        shares = attention(learner, task)
         return Insights(
             shown,
             adaptation(learner, task),
             rates(learner.learnt_rates()),
-            attention(learner, task),
-            nearest(shown) if isinstance(shown, EpisodeView) else (),
+            shares,
+            nearest(shown, shares) if isinstance(shown, EpisodeView) else (),
         )
 
 
+@torch.no_grad()  # a learner's gradients are its own affair; a graph of its steps fills the memory
 def adaptation(learner: Learner, task: Task) -> Adaptation | None:
     """What each inner step changed; None for a learner without inner steps."""
     states = learner.trajectory(task.support, task.spec)
     if states is None or len(states) < 2:
         return None
     steps = _spread(len(states), MOST_STEPS + 1)
-    # Cut from their graph: only numbers are wanted, and a graph per step would fill the memory.
-    states = [map_tree(Tensor.detach, states[step]) for step in steps]
+    states = [states[step] for step in steps]
     backbone = getattr(learner, "backbone", None)
     network = backbone if isinstance(backbone, nn.Module) else nn.Module()
     weights = [_weights(network, state) for state in states]
@@ -188,7 +177,7 @@ def _weights(network: nn.Module, state: State) -> dict[str, Tensor]:
     given = state.get("weights") if isinstance(state, Mapping) else None
     if not isinstance(given, Mapping):
         return {}
-    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    weights: dict[str, Tensor] = dict(network.named_parameters())
     for name, weight in given.items():
         weights[name if name in weights else name.removeprefix("backbone.")] = weight
     return weights
@@ -206,7 +195,7 @@ def _outputs(network: nn.Module, layers: Iterable[str], rows: Array) -> Iterator
     def keep_as(layer: str) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim and len(output) > rows.max():
-                outputs[layer] = output.detach()[torch.from_numpy(rows).to(output.device)]
+                outputs[layer] = output[torch.from_numpy(rows).to(output.device)]
 
         return keep
 
@@ -260,6 +249,7 @@ def rates(learnt: Mapping[str, Tensor]) -> Rates | None:
     return Rates(tuple(pooled), low, median, high, negative)
 
 
+@torch.no_grad()
 def attention(learner: Learner, task: Task) -> Array | None:
     """(q, s): how much each judgeable query looked at each judgeable support row."""
     support: Examples = task.support
@@ -275,22 +265,3 @@ def attention(learner: Learner, task: Task) -> Array | None:
             f"{tuple(shares.shape)}. Average over heads and layers, and leave no row out."
         )
     return to_numpy(shares)[judgeable(task.query)][:, judgeable(support)]
-
-
-def nearest(shown: EpisodeView, queries: int = 6, neighbours: int = 3) -> tuple[Nearest, ...]:
-    """The nearest support rows of some queries: mistakes first, the surest of them on top.
-
-    Where mistakes are fewer than ``queries``, the right answers given with most doubt follow.
-    Empty where the learner has no features.
-    """
-    if shown.support_embeddings is None or shown.query_embeddings is None:
-        return ()
-    support = shown.support_embeddings.astype(np.float64).reshape(len(shown.support_targets), -1)
-    doubt = np.where(shown.correct, shown.probability, -shown.probability)
-    found = []
-    for query in np.lexsort((doubt, shown.correct))[:queries]:
-        features = shown.query_embeddings[query].astype(np.float64).ravel()
-        distances = np.linalg.norm(support - features, axis=1)
-        rows = np.argsort(distances, kind="stable")[:neighbours]
-        found.append(Nearest(int(query), rows, distances[rows]))
-    return tuple(found)

@@ -170,9 +170,15 @@ def _insight_figures(seen: Insights) -> Iterator[Markup]:
     if seen.attention is not None:
         yield _attention(seen.attention, seen.view)
     if seen.nearest and isinstance(seen.view, EpisodeView):
-        note = "Queries, mistakes first, with the support examples that lie nearest to them in the "
-        note += "space of features; below each its class and its distance."
-        drawn = insight_pieces.nearest_list(seen.nearest, seen.view)
+        by_attention = seen.attention is not None
+        note = (
+            "they looked at most; below each its class and its share of the query's attention."
+            if by_attention
+            else "lie nearest to them in the space of features; below each its class and its "
+            "Euclidean distance, which need not be the learner's own measure."
+        )
+        note = f"Queries, mistakes first, with the support examples that {note}"
+        drawn = insight_pieces.nearest_list(seen.nearest, seen.view, by_attention)
         yield _piece("Nearest support examples", note, drawn)
 
 

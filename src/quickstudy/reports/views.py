@@ -102,7 +102,7 @@ def view(learner: Learner, task: Task, names: Sequence[str] | None = None) -> Vi
             "view: support and query must be given rows, but this task makes them by acting. "
             "Call its support and query functions first, and view a task of their rows."
         )
-    with evaluation_mode(learner):
+    with evaluation_mode(learner), torch.no_grad():
         if task.query.targets.is_floating_point():
             return _view_regression(learner, task.support, task.query, task.spec)
         return _view_episode(learner, task.support, task.query, task.spec, names)
@@ -121,7 +121,6 @@ def _view_episode(
         raise ValueError(
             f"view: {len(names)} names were given for {spec.outputs} ways. Give one name per way."
         )
-    # Adapting may need gradients, so they are only cut, not switched off.
     state = learner.adapt(support, spec)
     kept_support, kept_query = judgeable(support), judgeable(query)
     # All rows are asked at once, kept or not: a transductive learner must see what it is scored on.

@@ -23,9 +23,10 @@ CHOICES = {
     "head": ("ridge", "logistic"),
     "objective": ("contrastive", "linear_contrastive", "verification"),
     "update": ("sgd", "momentum", "adam"),
-    "meta_gradient": ("exact", "first_order", "finite_difference", "implicit"),
+    "meta_gradient": ("exact", "first_order", "finite_difference", "implicit", "annealed"),
+    "then": ("exact", "finite_difference", "implicit"),
 }
-"""Arguments of learners that are functions, and the names by which a recipe may give them.
+"""Arguments that are functions or parts, and the names by which a recipe may give them.
 
 Those with settings may also be given as a mapping, such as ``{name: implicit, strength: 2.0}``.
 """
@@ -109,8 +110,16 @@ def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
     cls = resolve("learner", recipe.learner, LEARNERS)
     options = learner_options(recipe)
     outputs = max(recipe.ways, recipe.budget().train_ways)
-    if "outputs" in inspect.signature(cls).parameters:  # it reads labels, or has a head of its own
+    parameters = inspect.signature(cls).parameters
+    if "outputs" in parameters:  # it reads labels, or has a head of its own
         options = {"outputs": outputs} | options
+        if options["outputs"] < outputs:
+            raise ValueError(
+                f"option outputs of {recipe.learner}: must be at least {outputs}, the most ways of "
+                f"a task; found {options['outputs']}. Raise it, or leave it out."
+            )
+    if "length" in parameters:  # it reads a sequence: the support of the largest task and a query
+        options = {"length": outputs * recipe.shots + 1} | options
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         learner: Learner = cls(_backbone(recipe, inputs, outputs), **options)
@@ -127,11 +136,15 @@ def learner_options(recipe: Recipe) -> dict[str, Any]:
         if name not in valid:
             raise nearest(f"option of {recipe.learner}", str(name), valid)
         where = f"option {name} of {recipe.learner}"
-        if name in CHOICES:
-            arguments[name] = _choice(where, value, CHOICES[name])
-        else:
-            arguments[name] = checked(where, value, valid[name])
+        arguments[name] = _argument(where, name, value, valid[name])
     return arguments
+
+
+def _argument(where: str, name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint`` says, or the function or part that it names."""
+    if name in CHOICES:
+        return _choice(where, value, CHOICES[name])
+    return checked(where, value, hint)
 
 
 def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
@@ -148,7 +161,9 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
     for setting in settings:
         if setting not in valid:
             raise nearest(f"setting of {name}", str(setting), valid)
-    return chosen(**{s: checked(f"{where}: {s}", v, valid[s]) for s, v in settings.items()})
+    return chosen(**{
+        s: _argument(f"{where}: {s}", s, v, valid[s]) for s, v in settings.items()
+    })  # fmt: skip
 
 
 def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int) -> torch.nn.Module:

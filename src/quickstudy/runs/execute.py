@@ -68,7 +68,7 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
     optimiser = {"adam": adam, "sgd": sgd}[recipe.optimiser]
     training = fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
-        optimiser=optimiser(recipe.rate), schedule=cosine, validation=validation, seed=recipe.seed,
+        optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
         run=run.path, resume=resume, progress=progress,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip

@@ -38,6 +38,7 @@ class Budget(NamedTuple):
     steps: int
     tasks_per_step: int
     train_ways: int
+    rate: float
     validate_every: int
 
 
@@ -45,34 +46,38 @@ class _Default(NamedTuple):
     steps: int
     tasks_per_step: int
     train_ways: int | None  # None: as many as in testing
+    rate: float = 1e-3
 
 
-# About a minute for Conv4 on two CPU cores; several for MAML, which needs many more tasks. Metric
-# learners learn faster from more ways than they are tested on (Snell et al., 2017).
+# About a minute for Conv4 on two CPU cores; several for gradient learners, which need more tasks.
+# Metric learners learn faster from more ways than they are tested on (Snell et al., 2017).
+_METRIC = _Default(800, 1, 20)
+_GRADIENT = _Default(4000, 2, None, 2e-3)
+_MEMORY = _Default(4000, 1, None)
 _DEFAULTS = {
-    "prototypical": _Default(800, 1, 20),
-    "siamese": _Default(800, 1, 20),
-    "matching": _Default(800, 1, 20),
+    "prototypical": _METRIC,
+    "siamese": _METRIC,
+    "matching": _METRIC,
     "relation": _Default(1500, 1, None),
-    "r2d2": _Default(800, 1, 20),
-    "meta_opt_net": _Default(800, 1, 20),
-    "mann": _Default(2000, 4, None),
-    "memory_network": _Default(800, 1, 20),
-    "meta_networks": _Default(1000, 4, None),
-    "linear_probe": _Default(600, 1, 20),
-    "maml": _Default(2000, 4, None),
-    "anil": _Default(2000, 4, None),
-    "boil": _Default(2000, 4, None),
-    "maml_plus_plus": _Default(1000, 4, None),
+    "r2d2": _METRIC,
+    "meta_opt_net": _METRIC,
+    "maml": _GRADIENT,
+    "anil": _GRADIENT,
+    "boil": _GRADIENT,
+    "maml_plus_plus": _Default(1500, 2, None, 2e-3),
     "reptile": _Default(1000, 5, None),
-    "meta_sgd": _Default(2000, 4, None),
-    "cavia": _Default(2000, 4, None),
-    "proto_maml": _Default(800, 4, None),
-    "lstm_meta_learner": _Default(1000, 4, None),
-    "snail": _Default(2000, 4, None),
-    "in_context": _Default(2000, 4, None),
-    "conditional_neural_process": _Default(2000, 4, None),
-    "attentive_neural_process": _Default(2000, 4, None),
+    "meta_sgd": _GRADIENT,
+    "cavia": _GRADIENT,
+    "proto_maml": _Default(1500, 2, None, 2e-3),
+    "lstm_meta_learner": _Default(1000, 2, None, 2e-3),
+    "mann": _MEMORY,
+    "memory_network": _METRIC,
+    "meta_networks": _MEMORY,
+    "snail": _MEMORY,
+    "in_context": _MEMORY,
+    "conditional_neural_process": _MEMORY,
+    "attentive_neural_process": _MEMORY,
+    "linear_probe": _Default(600, 1, 20),
 }
 
 
@@ -112,7 +117,7 @@ class Recipe:
     train_queries: int = 5
     steps: int | None = None
     tasks_per_step: int | None = None
-    rate: float = 1e-3
+    rate: float | None = None
     optimiser: str = "adam"
     validate_every: int | None = None
     patience: int | None = None
@@ -136,7 +141,7 @@ class Recipe:
                 raise ValueError(f"{name}: must be at least {least}; found {value}.")
         if self.seed >= 1 << 63:
             raise ValueError(f"seed: must be less than 2**63; found {self.seed}.")
-        if not 0 < self.rate < math.inf:
+        if self.rate is not None and not 0 < self.rate < math.inf:
             raise ValueError(f"rate: must be a positive number; found {self.rate}.")
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device: must be cpu, cuda or cuda:NUMBER; found {self.device!r}.")
@@ -155,6 +160,7 @@ class Recipe:
             steps=steps,
             tasks_per_step=self.tasks_per_step or default.tasks_per_step,
             train_ways=self.train_ways or usual_ways,
+            rate=self.rate or default.rate,
             validate_every=self.validate_every or -(-steps // 4),
         )
 

@@ -28,6 +28,7 @@ from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.objectives import Objective, Outcome
 from quickstudy.modules import call_with
 from quickstudy.tasks.batches import unstack
+from quickstudy.tasks.targets import check_support, check_targets
 from quickstudy.trees import map_tree
 
 
@@ -167,9 +168,12 @@ def _chunks(batch: Task, size: int) -> Iterator[Task]:
 def _uniform_rows(learner: Learner, batch: Task) -> Iterator[None]:
     """One look at the batch's weights, outside vmap, spares every norm a weighted mean.
 
-    Raises ValueError where they are not all one and ``learner`` would take them for one.
+    Raises ValueError where they are not all one and ``learner`` would take them for one, and for
+    targets that the spec does not ask for.
     """
     support, query = batch.support, batch.query
+    check_support(map_tree(lambda leaf: leaf[0], support), batch.spec)
+    check_targets("query", query.targets[0], batch.spec)
     targets = (support.targets, query.targets)
     alike = all(bool((e.weights == 1).all()) for e in (support, query)) and not any(
         bool(t.isnan().any() if t.is_floating_point() else (t < 0).any()) for t in targets

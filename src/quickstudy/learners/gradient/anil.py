@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import Statistics, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.gradient import rates
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
@@ -18,8 +20,10 @@ from quickstudy.learners.gradient.network import (
     passing,
     refuse_headless,
     refuse_numbers,
+    steps_now,
 )
 from quickstudy.modules import call_with
+from quickstudy.tasks.examples import labelled
 
 
 class ANIL(Learner):
@@ -33,13 +37,14 @@ class ANIL(Learner):
 
     ``backbone``       inputs (n, ...) -> predictions (n, outputs or more), ending in a linear
                        ``head``: ``Conv4(outputs=5)``.
-    ``steps``, ``rate``, ``meta_gradient``, ``update``, ``clip``, ``test_steps``
+    ``steps``, ``rate``, ``meta_gradient``, ``update``, ``clip``, ``test_steps``, ``learn_rates``
                        as for :class:`quickstudy.MAML`.
 
     State: the head's adapted ``weights`` by name; ``present`` (ways,) for classification;
     ``statistics`` for norm="support".
 
-    Raises ValueError for numbers that are not positive, and for a backbone without linear ``head``.
+    Raises ValueError for numbers that are not positive, for settings that ``meta_gradient`` cannot
+    work with, and for a backbone without linear ``head``.
 
     Reference: Raghu, Raghu, Bengio and Vinyals (2020), Rapid Learning or Feature Reuse? Towards
     Understanding the Effectiveness of MAML, section 4.
@@ -67,13 +72,16 @@ class ANIL(Learner):
         update: Update = sgd,
         clip: float | None = None,
         test_steps: int | None = None,
+        learn_rates: bool = False,
     ) -> None:
         super().__init__()
-        refuse_numbers("ANIL", steps, rate, clip, test_steps)
+        refuse_numbers("ANIL", steps, test_steps, rate, clip)
+        meta_gradient.check("ANIL", steps, None if learn_rates else rate, update)
         refuse_headless(backbone, "ANIL")
         self.backbone, self.steps, self.rate = backbone, steps, rate
         self.meta_gradient, self.update, self.clip = meta_gradient, update, clip
-        self.test_steps = test_steps
+        self.test_steps, self.learn_rates = test_steps, learn_rates
+        self.rates = rates.learnt(self._names, steps, rate, backbone) if learn_rates else None
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The head's weights after the inner steps on ``support``."""
@@ -92,18 +100,27 @@ class ANIL(Learner):
         head = self._head
         embedded, statistics = self._embedded(support)
         loss = SupportLoss(head, embedded, spec)
-        steps = self.steps if self.training else self.test_steps or self.steps
-        path = self.meta_gradient.descend(
-            loss, dict(head.named_parameters()), steps, self.rate, self.update, self.clip
-        )
+        start: Weights = dict(head.named_parameters())
+        by_step = rates.by_step(self.rates, self._names, self.rate)
+        way = self.meta_gradient.at(self.progress)
+        path = way.descend(loss, start, steps_now(self), by_step, self.update, self.clip)
         return [loss.state(_in_backbone(weights)) | {"statistics": statistics} for weights in path]
+
+    def learnt_rates(self) -> Mapping[str, Tensor]:
+        """(steps,) rates by the name of the head's parameter that they move."""
+        return _in_backbone(rates.by_name(self.rates, self._names))
 
     @property
     def _head(self) -> nn.Linear:
         return cast(nn.Linear, head_of(self.backbone))
 
+    @property
+    def _names(self) -> list[str]:
+        return [name for name, _ in self._head.named_parameters()]
+
     def _embedded(self, support: Examples) -> tuple[Examples, Statistics]:
         """Support rows as the head sees them, and what the norms keep of them."""
+        support = labelled(support)  # unlabelled rows count in no norm either
         body = passing(self._head)
         found, statistics = embed_support(
             lambda inputs: call_with(self.backbone, body, inputs), support

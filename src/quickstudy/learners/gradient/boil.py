@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.gradient import rates
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
@@ -16,6 +18,7 @@ from quickstudy.learners.gradient.network import (
     refuse_headless,
     refuse_numbers,
     refuse_running,
+    steps_now,
 )
 
 
@@ -29,14 +32,15 @@ class BOIL(Learner):
 
     ``backbone``       inputs (n, ...) -> predictions (n, outputs or more), ending in a linear
                        ``head``: ``Conv4(outputs=5)``.
-    ``steps``, ``rate``, ``meta_gradient``, ``update``, ``clip``, ``test_steps``
+    ``steps``, ``rate``, ``meta_gradient``, ``update``, ``clip``, ``test_steps``, ``learn_rates``
                        as for :class:`quickstudy.MAML`.
 
     State: the body's adapted ``weights`` by name; ``present`` (ways,) for classification;
     ``statistics`` for norm="support".
 
-    Raises ValueError for numbers that are not positive, for a backbone without linear ``head``, and
-    for norm="running", whose population statistics belong to no adapted weights.
+    Raises ValueError for numbers that are not positive, for settings that ``meta_gradient`` cannot
+    work with, for a backbone without linear ``head``, and for norm="running", whose population
+    statistics belong to no adapted weights.
 
     Reference: Oh, Yoo, Kim and Yun (2021), BOIL: Towards Representation Change for Few-shot
     Learning.
@@ -63,14 +67,18 @@ class BOIL(Learner):
         update: Update = sgd,
         clip: float | None = None,
         test_steps: int | None = None,
+        learn_rates: bool = False,
     ) -> None:
         super().__init__()
-        refuse_numbers("BOIL", steps, rate, clip, test_steps)
+        refuse_numbers("BOIL", steps, test_steps, rate, clip)
+        meta_gradient.check("BOIL", steps, None if learn_rates else rate, update)
         refuse_headless(backbone, "BOIL")
         refuse_running(backbone, "BOIL")
         self.backbone, self.steps, self.rate = backbone, steps, rate
         self.meta_gradient, self.update, self.clip = meta_gradient, update, clip
-        self.test_steps = test_steps
+        self.test_steps, self.learn_rates = test_steps, learn_rates
+        names = list(self._body)
+        self.rates = rates.learnt(names, steps, rate, backbone) if learn_rates else None
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The body's weights after the inner steps on ``support``."""
@@ -90,8 +98,16 @@ class BOIL(Learner):
         loss = SupportLoss(self.backbone, support, spec)
         return [loss.state(weights) for weights in self._descend(loss)]
 
+    def learnt_rates(self) -> Mapping[str, Tensor]:
+        """(steps,) rates by the name of the body's parameter that they move."""
+        return rates.by_name(self.rates, list(self._body))
+
     def _descend(self, loss: SupportLoss) -> list[Weights]:
+        by_step = rates.by_step(self.rates, list(self._body), self.rate)
+        way = self.meta_gradient.at(self.progress)
+        return way.descend(loss, self._body, steps_now(self), by_step, self.update, self.clip)
+
+    @property
+    def _body(self) -> Weights:
         own = self.backbone.named_parameters()
-        body: Weights = {name: p for name, p in own if not name.startswith("head.")}
-        steps = self.steps if self.training else self.test_steps or self.steps
-        return self.meta_gradient.descend(loss, body, steps, self.rate, self.update, self.clip)
+        return {name: p for name, p in own if not name.startswith("head.")}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
     answer,
+    features,
+    refuse_features,
     refuse_numbers,
     refuse_running,
+    steps_now,
 )
 
 
@@ -44,8 +47,9 @@ class CAVIA(Learner):
     State: ``weights`` holds φ (context,) alone; ``present`` (ways,) for classification;
     ``statistics`` for norm="support".
 
-    Raises ValueError for settings that are not positive, a layer that the backbone lacks, and
-    norm="running", whose population statistics belong to no one context.
+    Raises ValueError for settings that are not positive or that ``meta_gradient`` cannot work with,
+    a layer that the backbone lacks, a backbone built without outputs, and norm="running", whose
+    population statistics belong to no one context.
 
     Reference: Zintgraf, Shiarlis, Kurin, Hofmann and Whiteson (2019), Fast Context Adaptation via
     Meta-Learning; modulation: Perez et al. (2018), FiLM.
@@ -79,9 +83,10 @@ class CAVIA(Learner):
         test_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if context < 1:
-            raise ValueError(f"CAVIA: needs context >= 1; found {context}.")
-        refuse_numbers("CAVIA", steps, rate, clip, test_steps)
+        refuse_sizes("CAVIA", context=context)
+        refuse_numbers("CAVIA", steps, test_steps, rate, clip)
+        meta_gradient.check("CAVIA", steps, rate, update)
+        refuse_features(backbone, "CAVIA")
         refuse_running(backbone, "CAVIA")
         self.network = _Modulated(backbone, context, at or _first_layer(backbone), film)
         self.context, self.steps, self.rate = context, steps, rate
@@ -102,6 +107,10 @@ class CAVIA(Learner):
         """Predictions (n, outputs) of the network under the context."""
         return answer(self.network, state, inputs, spec)
 
+    def embed(self, state: State, inputs: Any) -> Tensor | None:
+        """What the modulated network gives its head: (n, d); None for one without a ``head``."""
+        return features(self.network, state, inputs, ending=self.backbone)
+
     def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
         """The state after 0, 1, … inner steps."""
         loss = SupportLoss(self.network, support, spec)
@@ -109,8 +118,8 @@ class CAVIA(Learner):
 
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         start: Weights = {"context": self.network.context}
-        steps = self.steps if self.training else self.test_steps or self.steps
-        return self.meta_gradient.descend(loss, start, steps, self.rate, self.update, self.clip)
+        way = self.meta_gradient.at(self.progress)
+        return way.descend(loss, start, steps_now(self), self.rate, self.update, self.clip)
 
 
 class _Modulated(nn.Module):
@@ -127,16 +136,19 @@ class _Modulated(nn.Module):
             ) from None
         channels = _channels(layer, at)
         self.backbone, self.at = backbone, at
+        self.shift = like(backbone, nn.Linear(context, channels, bias=False))
+        self.scale = like(backbone, nn.Linear(context, channels, bias=False)) if film else None
         # φ_0: a constant, to be replaced for each task, so training must leave it at zero.
-        self.context = nn.Parameter(torch.zeros(context), requires_grad=False)
-        self.shift = nn.Linear(context, channels, bias=False)
-        self.scale = nn.Linear(context, channels, bias=False) if film else None
+        zero = self.shift.weight.new_zeros(context)
+        self.context = nn.Parameter(zero, requires_grad=False)
 
     def forward(self, inputs: Any) -> Tensor:
         """What the backbone gives, with the layer's outputs modulated."""
         # A hook for the length of one pass: the backbone need not know of contexts, and stays
-        # the module that its constructor made.
-        with self.backbone.get_submodule(self.at).register_forward_hook(self._modulate):
+        # the module that its constructor made. First in line, so that whoever else watches the
+        # layer sees what it gives the next one.
+        layer = self.backbone.get_submodule(self.at)
+        with layer.register_forward_hook(self._modulate, prepend=True):
             result: Tensor = self.backbone(inputs)
         return result
 

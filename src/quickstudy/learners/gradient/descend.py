@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ Slope = Callable[[Weights], Weights]
 
 Rate = float | Weights
 """A learning rate for all, or one (a scalar, or one per entry) for each of the weights."""
+
+Rates = Rate | Sequence[Weights]
+"""The rate of every step, or one for each: steps beyond the last take the last."""
 
 Update = Callable[[Weights, Weights, Rate, Any], tuple[Weights, Any]]
 """(weights, gradients, rate, memory) -> weights and memory; memory is None before the first step.
@@ -33,9 +36,15 @@ def sgd(
 
 @dataclass(frozen=True)
 class Momentum:
-    """v <- decay * v + gradients;  weights - rate * v  (Polyak, 1964, as torch.optim.SGD)."""
+    """v <- decay * v + gradients;  weights - rate * v  (Polyak, 1964, as torch.optim.SGD).
+
+    Raises ValueError for a decay that is not in [0, 1).
+    """
 
     decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        _refuse_decay("Momentum", "decay", self.decay)
 
     def __call__(
         self, weights: Weights, gradients: Weights, rate: Rate, memory: Any
@@ -52,11 +61,22 @@ class Adam:
 
     ``epsilon`` stands inside the root, where the original adds it outside: the derivative of
     sqrt(v) at v = 0, where a ReLU was never active, would be infinite.
+
+    Raises ValueError for decays that are not in [0, 1), and for epsilon <= 0.
     """
 
     decay: float = 0.9
     decay_of_squares: float = 0.999
     epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _refuse_decay("Adam", "decay", self.decay)
+        _refuse_decay("Adam", "decay_of_squares", self.decay_of_squares)
+        if not self.epsilon > 0:
+            raise ValueError(
+                f"Adam: needs epsilon > 0, without which a gradient of zero has no derivative; "
+                f"found {self.epsilon}."
+            )
 
     def __call__(
         self, weights: Weights, gradients: Weights, rate: Rate, memory: Any
@@ -79,37 +99,32 @@ def descend(
     loss: Loss,
     weights: Weights,
     steps: int,
-    rate: Rate,
-    *,
+    rates: Rates,
     update: Update = sgd,
     clip: float | None = None,
-    first_order: bool = False,
 ) -> list[Weights]:
     """The weights before the first step, after it, … after the last: ``steps`` + 1 of them.
 
-    ``clip``         the greatest length that the gradient of all weights together may have.
-    ``first_order``  take the gradients as constants, so that the derivative of the result with
-                     respect to where it started is the identity (for ``sgd``).
+    ``clip``  the greatest length that the gradient of all weights together may have.
     """
-    slope = torch.func.grad(loss)
-    return follow(constant(slope) if first_order else slope, weights, steps, rate, update, clip)
+    return follow(torch.func.grad(loss), weights, steps, rates, update, clip)
 
 
 def follow(
     slope: Slope,
     weights: Weights,
     steps: int,
-    rate: Rate,
+    rates: Rates,
     update: Update = sgd,
     clip: float | None = None,
 ) -> list[Weights]:
     """Like :func:`descend`, for gradients that are any function of the weights."""
     memory, path = None, [weights]
-    for _ in range(steps):
+    for k in range(steps):
         gradients = slope(weights)
         if clip is not None:
             gradients = clipped(gradients, clip)
-        weights, memory = update(weights, gradients, rate, memory)
+        weights, memory = update(weights, gradients, _at_step(rates, k), memory)
         path.append(weights)
     return path
 
@@ -125,6 +140,15 @@ def clipped(gradients: Weights, length: float) -> Weights:
     long = squares > length**2
     factor = torch.where(long, length * torch.where(long, squares, 1.0).rsqrt(), 1.0)
     return {name: factor * gradient for name, gradient in gradients.items()}
+
+
+def _at_step(rates: Rates, k: int) -> Rate:
+    return rates[min(k, len(rates) - 1)] if isinstance(rates, Sequence) else rates
+
+
+def _refuse_decay(who: str, name: str, decay: float) -> None:
+    if not 0 <= decay < 1:
+        raise ValueError(f"{who}: {name} must be in [0, 1); found {decay}.")
 
 
 def _of(rate: Rate, name: str) -> float | Tensor:

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.gradient.descend import Weights
-from quickstudy.learners.gradient.network import SupportLoss, answer, features, refuse_running
+from quickstudy.learners.gradient.network import (
+    SupportLoss,
+    answer,
+    features,
+    refuse_features,
+    refuse_numbers,
+    refuse_running,
+    steps_now,
+)
 from quickstudy.learners.preprocessing import preprocess
 
 
@@ -32,12 +41,13 @@ class LSTMMetaLearner(Learner):
                   memory grows with its weights, times 4 * ``hidden``, times ``steps``.
     ``steps``     T; the paper's code takes 12 at 1 shot and 8 at 5 shots.
     ``hidden``    size of the first LSTM layer; 20 in the paper's code.
+    ``test_steps``  steps in evaluation mode; None for as many as in training, as in the paper.
 
     State: the adapted ``weights`` by name; ``present`` (ways,) for classification; ``statistics``
     for norm="support".
 
-    Raises ValueError for ``steps`` or ``hidden`` below 1, and for norm="running", whose population
-    statistics belong to no adapted weights.
+    Raises ValueError for numbers below 1, for a backbone built without outputs, and for
+    norm="running", whose population statistics belong to no adapted weights.
 
     Reference: Ravi and Larochelle (2017), Optimization as a Model for Few-Shot Learning.
     Differs from the paper in steps that see the whole support set, where the paper's may see
@@ -56,16 +66,21 @@ class LSTMMetaLearner(Learner):
         "relabelling_permutes_outputs": "the initial head is learnt: every way starts from its own"
     }
 
-    def __init__(self, backbone: nn.Module, steps: int = 5, hidden: int = 20) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        steps: int = 5,
+        hidden: int = 20,
+        test_steps: int | None = None,
+    ) -> None:
         super().__init__()
-        if min(steps, hidden) < 1:
-            raise ValueError(
-                "LSTMMetaLearner: steps and hidden must be positive; found "
-                f"steps={steps}, hidden={hidden}."
-            )
+        refuse_sizes("LSTMMetaLearner", hidden=hidden)
+        refuse_numbers("LSTMMetaLearner", steps, test_steps)
+        refuse_features(backbone, "LSTMMetaLearner")
         refuse_running(backbone, "LSTMMetaLearner")
         self.backbone, self.steps, self.hidden = backbone, steps, hidden
-        self.rule = UpdateRule(hidden)
+        self.test_steps = test_steps
+        self.rule = like(backbone, UpdateRule(hidden))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The backbone's weights after the learnt steps on ``support``."""
@@ -88,7 +103,7 @@ class LSTMMetaLearner(Learner):
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         path: list[Weights] = [dict(self.backbone.named_parameters())]
         memory = None
-        for _ in range(self.steps):
+        for _ in range(steps_now(self)):
             gradients, value = torch.func.grad_and_value(loss)(path[-1])
             flat, memory = self.rule(
                 _flat(path[-1]), _flat(gradients).detach(), value.detach(), memory

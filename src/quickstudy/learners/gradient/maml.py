@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.gradient import rates
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
@@ -15,8 +16,10 @@ from quickstudy.learners.gradient.network import (
     answer,
     features,
     parameters_matching,
+    refuse_features,
     refuse_numbers,
     refuse_running,
+    steps_now,
 )
 
 
@@ -42,12 +45,15 @@ class MAML(Learner):
     ``clip``           greatest length of the gradient of all adapted weights together, before
                        ``update``; None for any.
     ``test_steps``     steps in evaluation mode; None for as many as in training.
+    ``learn_rates``    learn a rate for each step and parameter tensor (LSLR of MAML++), starting at
+                       ``rate``. Steps beyond ``steps`` take those of the last.
 
     State: the adapted ``weights`` by name; ``present`` (ways,) for classification;
     ``statistics`` for norm="support".
 
-    Raises ValueError for numbers that are not positive, for a pattern that no parameter matches,
-    and for norm="running", whose population statistics belong to no adapted weights.
+    Raises ValueError for numbers that are not positive, for no pattern or one that no parameter
+    matches, for settings that ``meta_gradient`` cannot work with, for a backbone built without
+    outputs, and for norm="running", whose population statistics belong to no adapted weights.
 
     Reference: Finn, Abbeel and Levine (2017), Model-Agnostic Meta-Learning for Fast Adaptation of
     Deep Networks.
@@ -76,15 +82,20 @@ class MAML(Learner):
         update: Update = sgd,
         clip: float | None = None,
         test_steps: int | None = None,
+        learn_rates: bool = False,
     ) -> None:
         super().__init__()
         adapts = (adapts,) if isinstance(adapts, str) else tuple(adapts)
-        refuse_numbers("MAML", steps, rate, clip, test_steps)
+        refuse_numbers("MAML", steps, test_steps, rate, clip)
+        meta_gradient.check("MAML", steps, None if learn_rates else rate, update)
+        refuse_features(backbone, "MAML")
         refuse_running(backbone, "MAML")
         self._adapted = parameters_matching(backbone, adapts, "MAML")
         self.backbone, self.steps, self.rate = backbone, steps, rate
         self.meta_gradient, self.adapts = meta_gradient, adapts
         self.update, self.clip, self.test_steps = update, clip, test_steps
+        self.learn_rates = learn_rates
+        self.rates = rates.learnt(self._adapted, steps, rate, backbone) if learn_rates else None
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The backbone's weights after the inner steps on ``support``."""
@@ -104,8 +115,13 @@ class MAML(Learner):
         loss = SupportLoss(self.backbone, support, spec)
         return [loss.state(weights) for weights in self._descend(loss)]
 
+    def learnt_rates(self) -> Mapping[str, Tensor]:
+        """(steps,) rates by the name of the parameter that they move."""
+        return rates.by_name(self.rates, self._adapted)
+
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         own = dict(self.backbone.named_parameters())
         start: Weights = {name: own[name] for name in self._adapted}
-        steps = self.steps if self.training else self.test_steps or self.steps
-        return self.meta_gradient.descend(loss, start, steps, self.rate, self.update, self.clip)
+        by_step = rates.by_step(self.rates, self._adapted, self.rate)
+        way = self.meta_gradient.at(self.progress)
+        return way.descend(loss, start, steps_now(self), by_step, self.update, self.clip)

@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from quickstudy.learners.gradient.descend import Rate, Update, Weights, descend, follow, sgd
+from quickstudy.learners.gradient.descend import (
+    Rates,
+    Update,
+    Weights,
+    constant,
+    descend,
+    follow,
+    sgd,
+)
 from quickstudy.learners.gradient.network import SupportLoss
 from quickstudy.learners.gradient.pullback import (
     Problem,
@@ -45,11 +53,21 @@ class MetaGradient(ABC):
         loss: SupportLoss,
         weights: Weights,
         steps: int,
-        rate: Rate,
+        rates: Rates,
         update: Update = sgd,
         clip: float | None = None,
     ) -> list[Weights]:
         """The weights before and after each step; arguments as in :func:`descend.descend`."""
+
+    def at(self, progress: float) -> MetaGradient:
+        """The way to take when training is so far, in [0, 1]."""
+        return self
+
+    def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:  # noqa: B027
+        """Raise ValueError, in the name of ``who``, for settings that cannot work with this way.
+
+        ``rate``  None where rates are learnt.
+        """
 
 
 @dataclass(frozen=True)
@@ -67,15 +85,15 @@ class Exact(MetaGradient):
         loss: SupportLoss,
         weights: Weights,
         steps: int,
-        rate: Rate,
+        rates: Rates,
         update: Update = sgd,
         clip: float | None = None,
     ) -> list[Weights]:
         """Steps that autograd records, or that it can make again."""
         if not self.recompute:
-            return descend(loss, weights, steps, rate, update=update, clip=clip)
+            return descend(loss, weights, steps, rates, update, clip)
         return follow(
-            partial(slope_with, loss, recomputed_product), weights, steps, rate, update, clip
+            partial(slope_with, loss, recomputed_product), weights, steps, rates, update, clip
         )
 
 
@@ -88,12 +106,12 @@ class FirstOrder(MetaGradient):
         loss: SupportLoss,
         weights: Weights,
         steps: int,
-        rate: Rate,
+        rates: Rates,
         update: Update = sgd,
         clip: float | None = None,
     ) -> list[Weights]:
         """Steps whose derivative is that of ``update`` alone."""
-        return descend(loss, weights, steps, rate, update=update, clip=clip, first_order=True)
+        return follow(constant(grad(loss)), weights, steps, rates, update, clip)
 
 
 @dataclass(frozen=True)
@@ -121,12 +139,12 @@ class FiniteDifference(MetaGradient):
         loss: SupportLoss,
         weights: Weights,
         steps: int,
-        rate: Rate,
+        rates: Rates,
         update: Update = sgd,
         clip: float | None = None,
     ) -> list[Weights]:
         """Steps through whose gradients differences pass back."""
-        return follow(partial(slope_with, loss, self._product), weights, steps, rate, update, clip)
+        return follow(partial(slope_with, loss, self._product), weights, steps, rates, update, clip)
 
     def _product(
         self, problem: Problem, at: Tensors, _: Tensors, v: Tensors, needed: list[int]
@@ -145,15 +163,17 @@ class Implicit(MetaGradient):
         φ = argmin_w'  L_support(w') + strength / 2 |w' - w|²
         dφ/dw v = (I + H(φ) / strength)^-1 v,  by conjugate gradients    (lemma 1)
 
-    Memory does not grow with the steps; there should be enough of them to come close to φ.
+    Memory does not grow with the steps; there should be enough of them to come close to φ. One is
+    never enough, since at the start there is no pull.
 
     ``strength``      of the pull towards the start.
     ``solver_steps``  of conjugate gradients, each one product with H. They start at v, so that
                       with none it is first order, and end at a direction of negative curvature,
                       where φ is no minimum.
 
-    Raises ValueError for strength <= 0, solver_steps < 0, and for learnt rates, on which φ does not
-    depend.
+    Raises ValueError for strength <= 0 and solver_steps < 0; in the constructor of its learner, for
+    a single step, for plain descent at rate * strength >= 2, which the pull alone would throw
+    further from φ at each step, and for learnt rates, on which φ does not depend.
 
     Reference: Rajeswaran, Finn, Kakade and Levine (2019), Meta-Learning with Implicit Gradients.
     """
@@ -173,16 +193,13 @@ class Implicit(MetaGradient):
         loss: SupportLoss,
         weights: Weights,
         steps: int,
-        rate: Rate,
+        rates: Rates,
         update: Update = sgd,
         clip: float | None = None,
     ) -> list[Weights]:
         """Steps on the proximal loss; only the last weights pass a gradient back."""
-        if isinstance(rate, dict):
-            raise ValueError(
-                "Implicit: where the steps lead to does not depend on their rate, so a learnt rate "
-                "would get no gradient. Give the rate as a number, or use Exact()."
-            )
+        if not isinstance(rates, int | float):
+            raise _learnt_in_vain("Implicit.descend")
         problem, names, count = Problem(loss, weights), list(weights), len(weights)
 
         def solve(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -195,13 +212,30 @@ class Implicit(MetaGradient):
                     for name, g in zip(names, gradients, strict=True)
                 }
 
-            path = follow(slope, start, steps, rate, update, clip)[1:]
+            path = follow(slope, start, steps, rates, update, clip)[1:]
             return tuple(w for now in path for w in now.values())
 
         pull = partial(self._pull, problem)
         flat = Pulled.apply(solve, pull, *problem.tensors(loss, weights))  # type: ignore[no-untyped-call]
         ends = [flat[i : i + count] for i in range(0, len(flat), count)]
         return [weights, *(dict(zip(names, end, strict=True)) for end in ends)]
+
+    def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
+        """Refuse what cannot come close to φ."""
+        if rate is None:
+            raise _learnt_in_vain(who)
+        if steps < 2:
+            raise ValueError(
+                f"{who}: Implicit() takes its gradient at the minimum of the pulled loss, but the "
+                f"pull towards the start first acts in step 2; found steps={steps}. Give more; "
+                "the paper takes 16 for Omniglot at 5 ways."
+            )
+        if update is sgd and rate * self.strength >= 2:
+            raise ValueError(
+                f"{who}: descent on the pulled loss of Implicit() needs rate * strength < 2, or it "
+                f"overshoots further at each step; found rate={rate}, strength={self.strength}. "
+                "Lower one of them."
+            )
 
     def _pull(
         self, problem: Problem, at: Tensors, path: Tensors, v: Tensors, needed: list[int]
@@ -223,3 +257,10 @@ class Implicit(MetaGradient):
         x = conjugate_gradients(product, v, self.solver_steps)
         mixed = [-m / self.strength for m in back(tuple(x))[count:]]
         return [*(x[i] for i in needed if i < count), *mixed]
+
+
+def _learnt_in_vain(who: str) -> ValueError:
+    return ValueError(
+        f"{who}: Implicit() gives learnt rates no gradient, because where its steps lead to does "
+        "not depend on them. Use fixed rates, Exact(), FirstOrder() or FiniteDifference()."
+    )

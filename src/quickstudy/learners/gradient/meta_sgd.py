@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.gradient.descend import Weights
-from quickstudy.learners.gradient.meta_gradients import Exact, Implicit, MetaGradient
-from quickstudy.learners.gradient.network import SupportLoss, answer, features, refuse_running
+from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
+from quickstudy.learners.gradient.network import (
+    SupportLoss,
+    answer,
+    features,
+    parameters_matching,
+    refuse_features,
+    refuse_numbers,
+    refuse_running,
+    steps_now,
+)
 
 
 class MetaSGD(Learner):
@@ -26,14 +35,15 @@ class MetaSGD(Learner):
     ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
     ``steps``     inner steps, all with the same α; 1 in the paper.
     ``lowest``, ``highest``  α starts uniformly between them; the paper's range is 0.005 to 0.1.
-    ``meta_gradient``  as for :class:`quickstudy.MAML`; ``Implicit`` gives α no gradient and is
-                       refused.
-    ``test_steps``     steps in evaluation mode; None for as many as in training.
+    ``meta_gradient``, ``adapts``, ``update``, ``clip``, ``test_steps``
+                  as for :class:`quickstudy.MAML`, but ``Implicit`` gives α no gradient and is
+                  refused; what does not adapt has no α.
 
     State: the adapted ``weights`` by name; ``present`` (ways,) for classification; ``statistics``
     for norm="support".
 
-    Raises ValueError for ``steps`` below 1, ``lowest`` above ``highest``, and norm="running", whose
+    Raises ValueError for numbers that are not positive, ``lowest`` above ``highest``, no pattern or
+    one that no parameter matches, a backbone built without outputs, and norm="running", whose
     population statistics belong to no adapted weights.
 
     Reference: Li, Zhou, Chen and Li (2017), Meta-SGD: Learning to Learn Quickly for Few-Shot
@@ -61,32 +71,35 @@ class MetaSGD(Learner):
         lowest: float = 0.005,
         highest: float = 0.1,
         meta_gradient: MetaGradient = Exact(),  # noqa: B008  (frozen)
+        adapts: str | Sequence[str] = ("*",),
+        update: Update = sgd,
+        clip: float | None = None,
         test_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if min(steps, 1 if test_steps is None else test_steps) < 1 or lowest > highest:
+        adapts = (adapts,) if isinstance(adapts, str) else tuple(adapts)
+        refuse_numbers("MetaSGD", steps, test_steps, clip=clip)
+        if not lowest <= highest:
             raise ValueError(
-                "MetaSGD: needs steps and test_steps >= 1 and lowest <= highest; found "
-                f"steps={steps}, test_steps={test_steps}, lowest={lowest}, highest={highest}."
+                f"MetaSGD: needs lowest <= highest; found lowest={lowest}, highest={highest}."
             )
-        if isinstance(meta_gradient, Implicit):
-            raise ValueError(
-                "MetaSGD: Implicit() gives the learnt rates no gradient, because where its steps "
-                "lead to does not depend on them. Use Exact(), FirstOrder() or FiniteDifference()."
-            )
+        meta_gradient.check("MetaSGD", steps, None, update)
+        refuse_features(backbone, "MetaSGD")
         refuse_running(backbone, "MetaSGD")
+        self._adapted = parameters_matching(backbone, adapts, "MetaSGD")
         self.backbone, self.steps, self.lowest, self.highest = backbone, steps, lowest, highest
-        self.meta_gradient, self.test_steps = meta_gradient, test_steps
+        self.meta_gradient, self.adapts = meta_gradient, adapts
+        self.update, self.clip, self.test_steps = update, clip, test_steps
+        own = dict(backbone.named_parameters())
         # In the order of the backbone's parameters: their names have dots, which a ParameterDict
         # cannot hold.
         self.rates = nn.ParameterList(
-            torch.empty_like(p).uniform_(lowest, highest) for p in backbone.parameters()
+            torch.empty_like(own[name]).uniform_(lowest, highest) for name in self._adapted
         )
 
     def learnt_rates(self) -> Mapping[str, Tensor]:
         """α by the name of the weight that it moves."""
-        names = (name for name, _ in self.backbone.named_parameters())
-        return dict(zip(names, self.rates, strict=True))
+        return dict(zip(self._adapted, self.rates, strict=True))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The backbone's weights after the learnt steps on ``support``."""
@@ -107,6 +120,7 @@ class MetaSGD(Learner):
         return [loss.state(weights) for weights in self._descend(loss)]
 
     def _descend(self, loss: SupportLoss) -> list[Weights]:
-        start: Weights = dict(self.backbone.named_parameters())
-        steps = self.steps if self.training else self.test_steps or self.steps
-        return self.meta_gradient.descend(loss, start, steps, dict(self.learnt_rates()))
+        own = dict(self.backbone.named_parameters())
+        start: Weights = {name: own[name] for name in self._adapted}
+        rates, way = dict(self.learnt_rates()), self.meta_gradient.at(self.progress)
+        return way.descend(loss, start, steps_now(self), rates, self.update, self.clip)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +62,20 @@ def answer(network: nn.Module, state: State, inputs: Any, spec: TaskSpec) -> Ten
     return _answers(predictions, state.get("present"), spec)
 
 
-def features(network: nn.Module, state: State, inputs: Any) -> Tensor | None:
-    """What ``network`` gives its head, (n, d); None where it does not end in a linear ``head``."""
-    head = head_of(network)
+def features(
+    network: nn.Module, state: State, inputs: Any, ending: nn.Module | None = None
+) -> Tensor | None:
+    """What ``network`` gives its head, (n, d); None where it does not end in a linear ``head``.
+
+    ``ending``  the part of the network that ends in the head; by default the network itself.
+    """
+    head = head_of(ending or network)
     if head is None:
         return None
-    return _run(network, state["weights"] | passing(head), inputs, state)
+    given: list[Tensor] = []
+    with head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])):
+        _run(network, state["weights"], inputs, state)
+    return given[-1]
 
 
 def head_of(network: nn.Module) -> nn.Linear | None:
@@ -86,9 +95,15 @@ def passing(head: nn.Linear) -> Weights:
 def parameters_matching(network: nn.Module, patterns: Sequence[str], who: str) -> list[str]:
     """Names of the parameters that one of ``patterns`` matches, in the network's order.
 
-    Raises ValueError, in the name of the learner ``who``, for a pattern that matches none.
+    Raises ValueError, in the name of the learner ``who``, for no pattern, and for one that matches
+    no parameter.
     """
     names = [name for name, _ in network.named_parameters()]
+    if not patterns:
+        raise ValueError(
+            f"{who}: adapts=() lets no parameter adapt. Give name patterns such as 'head.*', or "
+            "leave adapts out to adapt all."
+        )
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(
@@ -107,24 +122,46 @@ def refuse_headless(network: nn.Module, who: str) -> None:
         )
 
 
+def refuse_features(network: nn.Module, who: str) -> None:
+    """ValueError, in the name of ``who``, for a backbone of ours that was built without a head.
+
+    Features would pass for predictions. A network that says nothing of ``outputs`` is believed.
+    """
+    if getattr(network, "outputs", ...) is None:
+        raise ValueError(
+            f"{who}: adapts a backbone that answers, but this {type(network).__name__} gives "
+            "features: found outputs=None. Build it with the task's outputs, as Conv4(outputs=5)."
+        )
+
+
 def refuse_numbers(
     who: str,
     steps: int,
-    rate: float,
-    clip: float | None,
     test_steps: int | None,
+    rate: float | None = None,
+    clip: float | None = None,
     least: int = 1,
 ) -> None:
     """ValueError, in the name of ``who``, for few ``steps`` and for what is not positive."""
-    if steps < least or not rate > 0:
-        raise ValueError(
-            f"{who}: needs steps >= {least} and rate > 0; found steps={steps}, rate={rate}."
-        )
-    if (clip is not None and not clip > 0) or (test_steps is not None and test_steps < 1):
-        raise ValueError(
-            f"{who}: needs clip > 0 and test_steps >= 1, or None; found clip={clip}, "
-            f"test_steps={test_steps}."
-        )
+    for name, count, fewest in (("steps", steps, least), ("test_steps", test_steps, 1)):
+        if count is not None and count < fewest:
+            raise ValueError(f"{who}: {name} must be at least {fewest}; found {count}.")
+    for name, value in (("rate", rate), ("clip", clip)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{who}: {name} must be a positive number; found {value}.")
+
+
+class Stepping(Protocol):
+    """A learner whose number of inner steps may differ in evaluation mode."""
+
+    steps: int
+    test_steps: int | None
+    training: bool
+
+
+def steps_now(learner: Stepping) -> int:
+    """``steps`` in training, ``test_steps`` in evaluation mode, where given."""
+    return learner.steps if learner.training else learner.test_steps or learner.steps
 
 
 def refuse_running(network: nn.Module, who: str) -> None:

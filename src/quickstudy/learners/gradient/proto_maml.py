@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,13 +10,17 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import refuse_heads_and_maps
+from quickstudy.learners.gradient import rates
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
     answer,
+    parameters_matching,
     refuse_numbers,
     refuse_running,
+    steps_now,
 )
 from quickstudy.modules import call_with
 from quickstudy.tasks.examples import class_ids, class_means
@@ -40,14 +45,18 @@ class ProtoMAML(Learner):
                      0 is a prototypical network.
     ``rate``         inner learning rate, chosen by validation in the paper. Slopes grow with the
                      head, which grows with the features: on Conv4 0.01 already undoes the start.
-    ``meta_gradient``, ``update``, ``clip``, ``test_steps``
+    ``meta_gradient``, ``update``, ``clip``, ``test_steps``, ``learn_rates``
                      as for :class:`quickstudy.MAML`; the paper's is ``FirstOrder()``.
+    ``adapts``       name patterns of the backbone's parameters that the steps change, all by
+                     default; the head always adapts.
 
-    State: ``weights`` by name, those of the backbone and ``head.weight`` (ways, d), ``head.bias``
-    (ways,); ``present`` (ways,); ``statistics`` for norm="support".
+    State: ``weights`` by name, those of the backbone that adapt and ``head.weight`` (ways, d),
+    ``head.bias`` (ways,); ``present`` (ways,); ``statistics`` for norm="support".
 
-    Raises ValueError for real-valued targets, and for norm="running", whose population statistics
-    belong to no adapted weights.
+    Raises ValueError for real-valued targets, for numbers that are not positive, for settings that
+    ``meta_gradient`` cannot work with, for no pattern or one that no parameter matches, for a
+    backbone that tells of a head of its own or of maps, and for norm="running", whose population
+    statistics belong to no adapted weights.
 
     Reference: Triantafillou et al. (2020), Meta-Dataset: A Dataset of Datasets for Learning to
     Learn from Few Examples.
@@ -69,16 +78,26 @@ class ProtoMAML(Learner):
         steps: int = 3,
         rate: float = 0.001,
         meta_gradient: MetaGradient = Exact(),  # noqa: B008  (frozen)
+        adapts: str | Sequence[str] = ("*",),
         update: Update = sgd,
         clip: float | None = None,
         test_steps: int | None = None,
+        learn_rates: bool = False,
     ) -> None:
         super().__init__()
-        refuse_numbers("ProtoMAML", steps, rate, clip, test_steps, least=0)
+        adapts = (adapts,) if isinstance(adapts, str) else tuple(adapts)
+        least = 1 if learn_rates else 0
+        refuse_numbers("ProtoMAML", steps, test_steps, rate, clip, least)
+        meta_gradient.check("ProtoMAML", steps, None if learn_rates else rate, update)
+        refuse_heads_and_maps(backbone, "ProtoMAML")
         refuse_running(backbone, "ProtoMAML")
+        body = parameters_matching(backbone, adapts, "ProtoMAML")
+        self._adapted = [*(_BODY + name for name in body), _WEIGHT, _BIAS]
         self.network = _Headed(backbone)
         self.steps, self.rate, self.meta_gradient = steps, rate, meta_gradient
-        self.update, self.clip, self.test_steps = update, clip, test_steps
+        self.adapts, self.update, self.clip = adapts, update, clip
+        self.test_steps, self.learn_rates = test_steps, learn_rates
+        self.rates = rates.learnt(self._adapted, steps, rate, backbone) if learn_rates else None
 
     @property
     def backbone(self) -> nn.Module:
@@ -106,17 +125,22 @@ class ProtoMAML(Learner):
         loss = SupportLoss(self.network, class_ids(support, "ProtoMAML"), spec)
         return [loss.state(weights) for weights in self._descend(loss)]
 
+    def learnt_rates(self) -> Mapping[str, Tensor]:
+        """(steps,) rates by the name of the parameter of backbone or head that they move."""
+        found = rates.by_name(self.rates, self._adapted)
+        return {name.removeprefix(_BODY): each for name, each in found.items()}
+
     def _descend(self, loss: SupportLoss) -> list[Weights]:
-        steps = self.steps if self.training else self.test_steps or self.steps
-        return self.meta_gradient.descend(
-            loss, self._start(loss), steps, self.rate, self.update, self.clip
-        )
+        start, way = self._start(loss), self.meta_gradient.at(self.progress)
+        by_step = rates.by_step(self.rates, self._adapted, self.rate)
+        return way.descend(loss, start, steps_now(self), by_step, self.update, self.clip)
 
     def _start(self, loss: SupportLoss) -> Weights:
         features, _ = embed_support(self.backbone, loss.support)
         prototypes, _ = class_means(features, loss.support, loss.spec.outputs)
-        body = {_BODY + name: p for name, p in self.backbone.named_parameters()}
-        return body | {_WEIGHT: 2 * prototypes, _BIAS: -prototypes.square().sum(-1)}
+        head = {_WEIGHT: 2 * prototypes, _BIAS: -prototypes.square().sum(-1)}
+        everything = dict(self.network.named_parameters()) | head
+        return {name: everything[name] for name in self._adapted}
 
 
 class _Headed(nn.Module):

@@ -8,8 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
-from quickstudy.learners.gradient.descend import Adam, Update, Weights, descend
-from quickstudy.learners.gradient.network import SupportLoss, answer, features, refuse_running
+from quickstudy.learners.features import refuse_sizes
+from quickstudy.learners.gradient.descend import Adam, Update, Weights, follow
+from quickstudy.learners.gradient.meta_gradients import FirstOrder
+from quickstudy.learners.gradient.network import (
+    SupportLoss,
+    answer,
+    features,
+    refuse_features,
+    refuse_numbers,
+    refuse_running,
+    steps_now,
+)
 from quickstudy.tasks.examples import labelled, one_hot
 from quickstudy.trees import map_tree, rows
 
@@ -33,10 +43,16 @@ def displacement(learner: Learner, task: Task) -> Tensor:
     start = dict(learner.backbone.named_parameters())
     end: Weights = {name: weight.detach() for name, weight in start.items()}
     everything: Examples = map_tree(lambda *part: torch.cat(part), task.support, task.query)
-    memory = None
-    for batch in minibatches(everything, learner.batch, learner.steps, task.spec.outputs):
-        gradients = torch.func.grad(SupportLoss(learner.backbone, batch, task.spec))(end)
-        end, memory = learner.update(end, gradients, learner.rate, memory)
+    batches = iter(minibatches(everything, learner.batch, learner.steps, task.spec.outputs))
+
+    def slope_on_the_next_batch(weights: Weights) -> Weights:
+        loss = SupportLoss(learner.backbone, next(batches), task.spec)
+        slopes: Weights = torch.func.grad(loss)(weights)
+        return slopes
+
+    end = follow(
+        slope_on_the_next_batch, end, learner.steps, learner.rate, learner.update, learner.clip
+    )[-1]
     squares = [(start[name] - end[name].detach()).square().sum() for name in start]
     return torch.stack(squares).sum() / 2
 
@@ -88,6 +104,8 @@ class Reptile(Learner):
     ``steps``       inner steps in training; 5 for Omniglot at 5 ways in the paper, 10 at 20.
     ``rate``        inner learning rate; 1e-3 at 5 ways in the paper, 5e-4 at 20.
     ``update``      inner optimiser: Adam without momentum by default, as in the paper; ``sgd``.
+    ``clip``        greatest length of the gradient of all weights together, before ``update``;
+                    None, as in the paper, for any.
     ``batch``       rows of an inner step in training; 10 at 5 ways in the paper, 20 at 20.
     ``test_steps``  steps of ``adapt`` in evaluation mode; 50 in the paper. None: ``steps``.
 
@@ -97,8 +115,11 @@ class Reptile(Learner):
     State: the adapted ``weights`` by name; ``present`` (ways,) for classification; ``statistics``
     for norm="support".
 
-    Raises ValueError for settings that are not positive, and for norm="running", whose population
-    statistics belong to no adapted weights.
+    There is no choice of what adapts: weights that stay where they are in a task are not displaced,
+    so they would never learn.
+
+    Raises ValueError for settings that are not positive, for a backbone built without outputs, and
+    for norm="running", whose population statistics belong to no adapted weights.
 
     Reference: Nichol, Achiam and Schulman (2018), On First-Order Meta-Learning Algorithms.
     Differs from the paper in the norm, which is the backbone's choice, in inner batches that are
@@ -125,18 +146,17 @@ class Reptile(Learner):
         steps: int = 5,
         rate: float = 1e-3,
         update: Update = ADAM_WITHOUT_MOMENTUM,
+        clip: float | None = None,
         batch: int = 10,
         test_steps: int | None = 50,
     ) -> None:
         super().__init__()
-        if min(steps, batch, 1 if test_steps is None else test_steps) < 1 or rate <= 0:
-            raise ValueError(
-                "Reptile: steps, rate, batch and test_steps must be positive; found "
-                f"steps={steps}, rate={rate}, batch={batch}, test_steps={test_steps}."
-            )
+        refuse_sizes("Reptile", batch=batch)
+        refuse_numbers("Reptile", steps, test_steps, rate, clip)
+        refuse_features(backbone, "Reptile")
         refuse_running(backbone, "Reptile")
         self.backbone, self.steps, self.rate, self.update = backbone, steps, rate, update
-        self.batch, self.test_steps = batch, test_steps
+        self.clip, self.batch, self.test_steps = clip, batch, test_steps
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The backbone's weights after the inner steps on ``support``."""
@@ -157,6 +177,6 @@ class Reptile(Learner):
         return [loss.state(weights) for weights in self._descend(loss)]
 
     def _descend(self, loss: SupportLoss) -> list[Weights]:
-        steps = self.steps if self.training else self.test_steps or self.steps
         start: Weights = dict(self.backbone.named_parameters())
-        return descend(loss, start, steps, self.rate, update=self.update, first_order=True)
+        steps = steps_now(self)
+        return FirstOrder().descend(loss, start, steps, self.rate, self.update, self.clip)

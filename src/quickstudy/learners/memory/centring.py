@@ -1,4 +1,4 @@
-"""Features seen from the middle of their support set.
+"""Features of mean 0 and variance 1, seen from the middle of their support set.
 
 Features of a rectified net all point into one corner: at first, cosines between characters of one
 class and of two are 0.90 and 0.87, and attention cannot tell them apart. From the support's mean
@@ -9,7 +9,27 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from quickstudy.learners.features import feature_size
+
+FEWEST = 4
+"""Of one number nothing is left after :func:`normalised`; of two, which is larger."""
+
+
+def normalised_size(backbone: nn.Module, learner: str) -> int:
+    """The number of features of a backbone, for a ``learner`` that normalises each row of them.
+
+    Raises ValueError for fewer than 4, and where :func:`feature_size` does.
+    """
+    size = feature_size(backbone, learner)
+    if size < FEWEST:
+        raise ValueError(
+            f"{learner}: gives each row of features mean 0 and variance 1, which leaves next to "
+            f"nothing of fewer than {FEWEST}; found a backbone of {size}. Put a small network "
+            f"there, such as MLP({size}, hidden=(64,))."
+        )
+    return size
 
 
 def centre_of(features: Tensor, weights: Tensor) -> Tensor:
@@ -21,4 +41,10 @@ def centre_of(features: Tensor, weights: Tensor) -> Tensor:
 
 def centred(features: Tensor, centre: Tensor) -> Tensor:
     """Features (..., d) minus the centre (d,), each row then of mean 0 and variance 1."""
-    return F.layer_norm(features - centre, features.shape[-1:])
+    return normalised(features - centre)
+
+
+def normalised(rows: Tensor) -> Tensor:
+    """Rows (..., d), each of mean 0 and variance 1."""
+    # Without an affine map of its own: a linear layer follows wherever it is used.
+    return F.layer_norm(rows, rows.shape[-1:])

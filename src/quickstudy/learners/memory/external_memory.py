@@ -148,17 +148,25 @@ def least_used(usage: Tensor, n: int) -> Tensor:
 
 
 def least_recently_used_access(
-    state: Used, keys: Tensor, late: Tensor, strength: Tensor, gate: Tensor, decay: float
+    state: Used,
+    keys: Tensor,
+    new: Tensor,
+    late: Tensor,
+    strength: Tensor,
+    gate: Tensor,
+    decay: float,
 ) -> tuple[Used, Tensor]:
     """Write, then read by ``keys``: the state after it, and the reads (..., heads, width).
 
         again, anew = gate * reads_before, (1 - gate) * least                    (where to write)
-        memory = memory without its least used slot + again^T late + anew^T keys          (write)
+        memory = memory without its least used slots + again^T late + anew^T new          (write)
         reads  = softmax(strength * cosine(keys, memory))                         (where to read)
         usage  = decay * usage + sum over heads of reads, again and anew
 
-    ``keys``      (..., heads, width): looked for, and written into a least used slot, one a head.
-    ``late``      (..., heads, width): added where each head read before; the paper's is ``keys``.
+    ``keys``  (..., heads, width or less): looked for, in as many of the memory's first columns.
+    ``new``   (..., heads, width): written into a least used slot, one a head, emptied before;
+              the paper's is ``keys``.
+    ``late``  (..., heads, width): added where each head read before; the paper's is ``keys``.
     ``strength``, ``gate``  (..., heads), the gate in [0, 1].
 
     Usage chooses slots and is no path for gradients, as a choice has none.
@@ -166,8 +174,8 @@ def least_recently_used_access(
     least = least_used(state.usage, keys.shape[-2])
     gate = gate.unsqueeze(-1)
     again, anew = gate * state.reads, (1 - gate) * least
-    emptied = state.memory * (1 - least[..., 0, :]).unsqueeze(-1)
-    memory = emptied + again.mT @ late + anew.mT @ keys
-    reads = content_address(memory, keys, strength)
+    emptied = state.memory * (1 - least.sum(-2)).unsqueeze(-1)
+    memory = emptied + again.mT @ late + anew.mT @ new
+    reads = content_address(memory[..., : keys.shape[-1]], keys, strength)
     usage = decay * state.usage + (reads + again + anew).sum(-2)
     return Used(memory, usage.detach(), reads), read(memory, reads)

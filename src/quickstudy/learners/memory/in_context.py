@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
@@ -13,11 +12,13 @@ from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
     join_heads,
     log_weights,
+    of_present,
     read_beside_self,
     shares,
     split_heads,
 )
-from quickstudy.learners.features import feature_size
+from quickstudy.learners.features import like
+from quickstudy.learners.memory.centring import FEWEST, normalised, normalised_size
 from quickstudy.learners.outputs import label_vectors, present_outputs
 from quickstudy.tasks.examples import labelled, without_absent
 
@@ -41,13 +42,16 @@ class InContext(Learner):
     the outputs and a task may have any number of ways. A row of weight w counts as w rows, by
     a bias of log w in every softmax.
 
-    ``backbone``  inputs (n, ...) -> features (n, d).
-    ``size``      of a token; ``heads`` must divide it.
+    ``backbone``  inputs (n, ...) -> features (n, d), at least 4, because each row is normalised.
+    ``size``      of a token, at least 4; ``heads`` must divide it.
     ``layers``    of the transformer.
     ``heads``     of each attention.
 
     State: ``memory``, keys and values of the support in every layer, (outputs, heads, n,
     size / heads) each; ``bias`` (n,); ``present`` (outputs,).
+
+    Raises ValueError for a backbone of fewer than 4 features, or that does not tell its
+    ``features``.
 
     Reference: Kirsch, Harrison, Sohl-Dickstein and Metz (2022), General-Purpose In-Context Learning
     by Meta-Learning Transformers; Fifty et al. (2024), Context-Aware Meta-Learning; the layers are
@@ -66,24 +70,26 @@ class InContext(Learner):
         self, backbone: nn.Module, size: int = 128, layers: int = 2, heads: int = 4
     ) -> None:
         super().__init__()
-        if layers < 1 or heads < 1 or size < 1 or size % heads:
+        if layers < 1 or heads < 1 or size < FEWEST or size % heads:
             raise ValueError(
-                "InContext: needs layers >= 1, and heads >= 1 that divide size; found "
-                f"layers={layers}, heads={heads} and size={size}."
+                f"InContext: needs layers >= 1, size >= {FEWEST}, and heads >= 1 that divide size; "
+                f"found layers={layers}, heads={heads} and size={size}."
             )
-        self.backbone, self.size, self.layers, self.heads = backbone, size, layers, heads
-        self.embedding = nn.Linear(feature_size(backbone, "InContext"), size, bias=False)
+        self.size, self.layers, self.heads = size, layers, heads
+        self.embedding = nn.Linear(normalised_size(backbone, "InContext"), size, bias=False)
         self.label = nn.Linear(1, size)
         self.unknown = nn.Parameter(torch.zeros(size))  # stands for a query's label
         self.blocks = nn.ModuleList(_Block(size, heads) for _ in range(layers))
         self.head = nn.Linear(size, 1, bias=False)  # a softmax over classes would not notice one
+        like(backbone, self)  # before it holds the backbone, which stays as it is
+        self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The support's keys and values in every layer."""
         support = labelled(support)
         features, statistics = embed_support(self.backbone, support)
         labels = label_vectors(support, spec.outputs, features.dtype)
-        tokens = self.embedding(_norm(features)) + self.label(labels.mT.unsqueeze(-1))
+        tokens = self.embedding(normalised(features)) + self.label(labels.mT.unsqueeze(-1))
         bias, memory = log_weights(support.weights.to(features.dtype)), []
         for block in self._layers():
             memory.append(block.remember(tokens))
@@ -98,7 +104,11 @@ class InContext(Learner):
         tokens = self._query(state, inputs)
         for block, memory in zip(self._layers(), state["memory"], strict=True):
             tokens = block.step(tokens, memory, state["bias"])
-        return without_absent(self.head(_norm(tokens)).squeeze(-1).mT, state["present"])
+        return without_absent(self.head(normalised(tokens)).squeeze(-1).mT, state["present"])
+
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """The features (n, d), each row normalised, of which tokens are made."""
+        return normalised(embed_query(self.backbone, inputs, state["statistics"]))
 
     def attention(self, state: State, inputs: Any) -> Tensor:
         """The last layer's shares (n, support rows), mean over heads and outputs that are there."""
@@ -108,14 +118,14 @@ class InContext(Learner):
             tokens = block.step(tokens, earlier_memory, state["bias"])
         share = shares(last.queries(tokens), memory[0], state["bias"]).mean(1)
         present = state["present"].to(share.dtype)
-        return torch.einsum("k, knm -> nm", present / present.sum().clamp_min(1), share)
+        share = torch.einsum("k, knm -> nm", present / present.sum().clamp_min(1), share)
+        return of_present(share, state["bias"])
 
     def _layers(self) -> list[_Block]:
         return cast(list[_Block], list(self.blocks))
 
     def _query(self, state: State, inputs: Any) -> Tensor:
-        features = embed_query(self.backbone, inputs, state["statistics"])
-        tokens: Tensor = self.embedding(_norm(features)) + self.unknown
+        tokens: Tensor = self.embedding(self.embed(state, inputs)) + self.unknown
         return tokens.expand(len(state["present"]), *tokens.shape)
 
 
@@ -137,14 +147,14 @@ class _Block(nn.Module):
 
     def remember(self, tokens: Tensor) -> Memory:
         """Keys and values of ``tokens``."""
-        normal = _norm(tokens)
+        normal = normalised(tokens)
         return split_heads(self.key(normal), self.heads), split_heads(
             self.value(normal), self.heads
         )
 
     def queries(self, tokens: Tensor) -> Tensor:
         """What ``tokens`` look for: (outputs, heads, n, size / heads)."""
-        return split_heads(self.query(_norm(tokens)), self.heads)
+        return split_heads(self.query(normalised(tokens)), self.heads)
 
     def read(self, tokens: Tensor, memory: Memory, bias: Tensor) -> Tensor:
         """The tokens after this layer, each having read all of the memory."""
@@ -158,10 +168,5 @@ class _Block(nn.Module):
 
     def _after(self, tokens: Tensor, reads: Tensor) -> Tensor:
         tokens = tokens + self.mix(join_heads(reads))
-        result: Tensor = tokens + self.feed_forward(_norm(tokens))
+        result: Tensor = tokens + self.feed_forward(normalised(tokens))
         return result
-
-
-def _norm(rows: Tensor) -> Tensor:
-    # Without an affine map of its own: a linear layer follows wherever it is used.
-    return F.layer_norm(rows, rows.shape[-1:])

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import counting, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
-from quickstudy.learners.features import feature_size
-from quickstudy.learners.memory.centring import centre_of, centred
+from quickstudy.learners.features import like, refuse_sizes
+from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.memory.external_memory import (
     Used,
     least_recently_used_access,
+    read,
     unused,
 )
 from quickstudy.learners.objectives import Outcome
@@ -35,25 +36,37 @@ class Carried(NamedTuple):
     used: Used
     reads: Tensor  # (..., heads * width): what was read last
     label: Tensor  # (..., outputs): of the row before; zeros before the first
+    tag: Tensor  # (support rows,): a one for the row before, where it is to be known who wrote
 
 
-def sequence_loss(learner: Any, task: Task) -> Outcome:
+def sequence_loss(learner: Learner, task: Task) -> Outcome:
     """A :class:`MANN`'s objective: the mean loss over all rows, read as one sequence.
 
     Support rows come first, then query rows; each is predicted before its label is seen. Draw tasks
-    in random order (``episodes(..., shuffled=True)``); the score is that of the query rows.
+    in random order (``episodes(..., shuffled=True)``). The score is that of queries asked as in
+    use, each right after the support: along the sequence, later ones know earlier ones' labels.
+
+    Raises TypeError for a learner other than :class:`MANN`, and ValueError for a task of more
+    outputs.
     """
+    if not isinstance(learner, MANN):
+        raise TypeError(f"sequence_loss: needs a MANN learner; found {type(learner).__name__}.")
+    refuse_more_outputs("MANN", task.spec, learner.outputs)
     support, query = labelled(task.support), labelled(task.query)
     rows: Examples = map_tree(lambda a, b: torch.cat([a, b]), support, query)
     # In two passes, so that norm="support" sees queries as predict does.
     first, statistics = embed_support(learner.backbone, support)
     with counting(query.weights):
         later = embed_query(learner.backbone, query.inputs, statistics)
-    features = centred(torch.cat([first, later]), centre_of(first, support.weights))
-    _, predictions = learner.read_rows(learner.start(), features, rows)
-    predictions = _answers(predictions, present_outputs(support, task.spec), task.spec)
+    centre, present = centre_of(first, support.weights), present_outputs(support, task.spec)
+    first, later = centred(first, centre), centred(later, centre)
+    carried, of_support = learner.read_rows(learner.start(), first, support)
+    _, of_query = learner.read_rows(carried, later, query)
+    predictions = _answers(torch.cat([of_support, of_query]), present, task.spec)
     loss = weighted_mean(task.spec.loss(predictions, rows.targets), rows.weights)
-    return Outcome(loss, score(predictions[len(first) :].detach(), query))
+    with torch.no_grad():
+        asked = _answers(learner.step(carried, later)[1], present, task.spec)
+    return Outcome(loss, score(asked, query))
 
 
 class MANN(Learner):
@@ -69,16 +82,19 @@ class MANN(Learner):
     its label. Each query is asked as the row after the support, with the support's last label.
     Trained by :func:`sequence_loss`.
 
-    ``backbone``  inputs (n, ...) -> features (n, backbone.features).
+    ``backbone``  inputs (n, ...) -> features (n, backbone.features), at least 4, because each row
+                  is normalised.
     ``outputs``   most classes, or real targets, of any task.
     ``hidden``    size of the LSTM; 200 in the paper.
     ``slots``, ``width``, ``reads``  the memory's shape and its read heads; 128, 40 and 4 there.
     ``decay``     of usage per row, between 0.95 and 0.99 in other works; not given in the paper.
 
     State: ``carried``, the :class:`Carried` after the support; ``centre`` (features,);
-    ``present`` (outputs,); ``statistics`` for norm="support".
+    ``present`` (outputs,); ``statistics`` for norm="support". Beside what is read, each slot of the
+    memory holds in one column per support row how much of it that row wrote.
 
-    Raises ValueError for a backbone without ``features`` and a task of more outputs.
+    Raises ValueError for a backbone of fewer than 4 features, or that does not tell its
+    ``features``, and for a task of more outputs.
 
     Reference: Santoro, Bartunov, Botvinick, Wierstra and Lillicrap (2016), Meta-Learning with
     Memory-Augmented Neural Networks.
@@ -114,10 +130,13 @@ class MANN(Learner):
         decay: float = 0.95,
     ) -> None:
         super().__init__()
-        features = feature_size(backbone, "MANN")
+        refuse_sizes("MANN", outputs=outputs, hidden=hidden, slots=slots, width=width, reads=reads)
         if reads > slots:
             raise ValueError(f"MANN: {reads} heads need as many slots; found slots={slots}.")
-        self.backbone, self.outputs, self.hidden = backbone, outputs, hidden
+        if not 0 <= decay < 1:
+            raise ValueError(f"MANN: decay must lie in [0, 1); found {decay}.")
+        features = normalised_size(backbone, "MANN")
+        self.outputs, self.hidden = outputs, hidden
         self.slots, self.width, self.reads, self.decay = slots, width, reads, decay
         self.controller = LSTMCell(features + outputs + reads * width, hidden)
         self.key = nn.Linear(hidden + features, reads * width)
@@ -126,13 +145,17 @@ class MANN(Learner):
         # A cosine is at most 1: under a strength of 1 the best of 128 slots gets a share of 2%.
         self.strength = nn.Parameter(torch.full((reads,), 10.0))
         self.answer = nn.Linear(hidden + reads * width, outputs)
+        like(backbone, self)  # before it holds the backbone, which stays as it is
+        self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """Controller and memory after the rows of ``support``, in their order."""
+        refuse_more_outputs("MANN", spec, self.outputs)
         support = labelled(support)
         features, statistics = embed_support(self.backbone, support)
-        centre = centre_of(features, support.weights)
-        carried, _ = self.read_rows(self.start(), centred(features, centre), support)
+        centre, n = centre_of(features, support.weights), len(features)
+        tags = torch.eye(n, dtype=features.dtype, device=features.device)
+        carried, _ = self.read_rows(self.start(n), centred(features, centre), support, tags)
         return {
             "carried": carried,
             "centre": centre,
@@ -142,64 +165,95 @@ class MANN(Learner):
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Predictions (n, outputs), each for its row as if it came next."""
-        features = embed_query(self.backbone, inputs, state["statistics"])
-        cell, used, reads, label = state["carried"]  # plain tuples after loading
-        carried = Carried(CellState(*cell), Used(*used), reads, label)
-        _, predictions = self.step(carried, centred(features, state["centre"]))
-        return _answers(predictions, state["present"], spec)
+        return _answers(self._ask(state, inputs)[1], state["present"], spec)
 
-    def start(self) -> Carried:
-        """Before the first row: nothing read, nothing stored."""
-        like = self.gate.bias
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """The centred features (n, features) that the controller reads."""
+        return centred(embed_query(self.backbone, inputs, state["statistics"]), state["centre"])
+
+    def attention(self, state: State, inputs: Any) -> Tensor:
+        """Whose writing the heads read: shares (n, support rows), mean over heads.
+
+        A row wrote its key when it was read, and its label with the row after it.
+        """
+        used = self._ask(state, inputs)[0].used
+        share = read(used.memory[..., self.width :], used.reads).mean(-2)
+        return share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+
+    def _ask(self, state: State, inputs: Any) -> tuple[Carried, Tensor]:
+        cell, used, *others = state["carried"]  # plain tuples after loading
+        return self.step(Carried(CellState(*cell), Used(*used), *others), self.embed(state, inputs))
+
+    def start(self, tags: int = 0) -> Carried:
+        """Before the first row: nothing read, nothing stored.
+
+        ``tags``  columns of the memory that keep who wrote, one for each row that is to be known.
+        """
+        own = self.gate.bias
         return Carried(
             self.controller.empty(),
-            unused(self.slots, self.width, self.reads, like),
-            like.new_zeros(self.reads * self.width),
-            like.new_zeros(self.outputs),
+            unused(self.slots, self.width + tags, self.reads, own),
+            own.new_zeros(self.reads * self.width),
+            own.new_zeros(self.outputs),
+            own.new_zeros(tags),
         )
 
-    def step(self, before: Carried, features: Tensor) -> tuple[Carried, Tensor]:
+    def step(
+        self, before: Carried, features: Tensor, tag: Tensor | None = None
+    ) -> tuple[Carried, Tensor]:
         """Read rows (..., features), each as the next one: what is carried, and predictions.
 
-        The label carried on is still that of the row before: a row's own is not known yet.
+        The label and tag carried on are still those of the row before: a row's own label is not
+        known yet. ``tag`` is the row's own, zeros for a query.
         """
+        tag = torch.zeros_like(before.tag) if tag is None else tag
         rows = features.shape[:-1]
         label, reads, *cell = (
             part.expand(*rows, -1) for part in (before.label, before.reads, *before.cell)
         )
         now = self.controller(torch.cat([features, label, reads], -1), CellState(*cell))
         heads = (self.reads, self.width)
+        keys = self.key(torch.cat([now.hidden, features], -1)).unflatten(-1, heads)
+        late = self.late(torch.cat([now.hidden, label], -1)).unflatten(-1, heads)
         used, found = least_recently_used_access(
             before.used,
-            keys=self.key(torch.cat([now.hidden, features], -1)).unflatten(-1, heads),
-            late=self.late(torch.cat([now.hidden, label], -1)).unflatten(-1, heads),
+            keys,
+            new=_tagged(keys, tag),
+            late=_tagged(late, before.tag),
             strength=self.strength,
             gate=self.gate(now.hidden).sigmoid(),
             decay=self.decay,
         )
-        found = found.flatten(-2)
+        found = found[..., : self.width].flatten(-2)
         predictions = self.answer(torch.cat([now.hidden, found], -1))
-        return Carried(now, used, found, label), predictions
+        return Carried(now, used, found, label, before.tag), predictions
 
     def read_rows(
-        self, carried: Carried, features: Tensor, rows: Examples
+        self, carried: Carried, features: Tensor, rows: Examples, tags: Tensor | None = None
     ) -> tuple[Carried, Tensor]:
         """One step for each of ``rows``, whose features (n, features) are given.
 
+        ``tags`` (n, columns that ``carried`` has for them); without them, rows write untagged.
         Returns what is carried after the last, and the predictions (n, outputs) made before each
         row's label was seen. A row of weight 0 leaves no trace.
         """
         labels = label_vectors(rows, self.outputs, features.dtype)
+        if tags is None:
+            tags = carried.tag.new_zeros(len(features), len(carried.tag))
         predictions = []
-        for row, label, weight in zip(features, labels, rows.weights, strict=True):
-            after, prediction = self.step(carried, row)
-            after = after._replace(label=label)
+        for row, label, weight, tag in zip(features, labels, rows.weights, tags, strict=True):
+            after, prediction = self.step(carried, row, tag)
+            after = after._replace(label=label, tag=tag)
             there = weight > 0
             carried = map_tree(lambda new, old, t=there: torch.where(t, new, old), after, carried)
             predictions.append(prediction)
         return carried, torch.stack(predictions)
 
 
+def _tagged(vectors: Tensor, tag: Tensor) -> Tensor:
+    """(..., heads, width) and (columns,) -> (..., heads, width + columns)."""
+    return torch.cat([vectors, tag.expand(*vectors.shape[:-1], -1)], -1)
+
+
 def _answers(predictions: Tensor, present: Tensor, spec: TaskSpec) -> Tensor:
-    refuse_more_outputs("MANN", spec, predictions.shape[-1])
     return without_absent(predictions[:, : spec.outputs], present)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.attention import ABSENT, log_weights
-from quickstudy.learners.features import feature_size
-from quickstudy.learners.memory.centring import centre_of, centred
+from quickstudy.learners.attention import ABSENT, log_weights, of_present
+from quickstudy.learners.features import like, refuse_sizes
+from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.tasks.examples import class_ids, class_means, labelled, one_hot, without_absent
 
 
@@ -31,16 +31,18 @@ class MemoryNetwork(Learner):
     itself is carried along as a second, one-hot part of the value, of which the last hop reads a
     distribution over classes.
 
-    ``backbone``   inputs (n, ...) -> features (n, backbone.features).
+    ``backbone``   inputs (n, ...) -> features (n, backbone.features), at least 4, because each row
+                   is normalised.
     ``hops``       reads of the memory; 1 to 3 for the paper's questions.
     ``width``      size of keys, values and questions.
     ``key_value``  keys know the row alone and values the label alone (Miller et al., 2016).
 
-    State: ``keys``, ``values`` (rows, width), ``labels`` (rows, ways), ``shares`` (rows,), the
+    State: ``keys``, ``values`` (rows, width), ``labels`` (rows, ways), ``bias`` (rows,), the
     logarithm of the weights; ``centre`` (features,); ``present`` (ways,); ``statistics`` for
     norm="support".
 
-    Raises ValueError for real-valued targets and a backbone that does not tell its ``features``.
+    Raises ValueError for real-valued targets, and a backbone of fewer than 4 features, or that does
+    not tell its ``features``.
 
     Reference: Sukhbaatar, Szlam, Weston and Fergus (2015), End-To-End Memory Networks, with the
     layer-wise (RNN-like) tying of section 2.2; Miller et al. (2016), Key-Value Memory Networks for
@@ -61,10 +63,9 @@ class MemoryNetwork(Learner):
         self, backbone: nn.Module, hops: int = 3, width: int = 64, key_value: bool = False
     ) -> None:
         super().__init__()
-        if hops < 1:
-            raise ValueError(f"MemoryNetwork: needs hops >= 1; found {hops}.")
-        features = feature_size(backbone, "MemoryNetwork")
-        self.backbone, self.hops, self.width, self.key_value = backbone, hops, width, key_value
+        refuse_sizes("MemoryNetwork", hops=hops, width=width)
+        features = normalised_size(backbone, "MemoryNetwork")
+        self.hops, self.width, self.key_value = hops, width, key_value
         self.ask = nn.Linear(features, width, bias=False)  # A
         nn.init.orthogonal_(self.ask.weight)  # features start as near as they are
         self.strength = nn.Parameter(torch.full((hops,), 10.0))
@@ -76,6 +77,8 @@ class MemoryNetwork(Learner):
             nn.init.eye_(self.keep.weight)
             if not key_value:
                 self.row_value = nn.Linear(features, width, bias=False)  # C
+        like(backbone, self)  # before it holds the backbone, which stays as it is
+        self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The memory of ``support``: keys, values and labels."""
@@ -91,7 +94,7 @@ class MemoryNetwork(Learner):
             "keys": self._keys(features, meanings),
             "values": self._values(features, meanings),
             "labels": labels,
-            "shares": log_weights(weights),
+            "bias": log_weights(weights),
             "centre": centre,
             "present": totals > 0,
             "statistics": statistics,
@@ -105,7 +108,7 @@ class MemoryNetwork(Learner):
 
     def attention(self, state: State, inputs: Any) -> Tensor:
         """The last hop's shares (n, support rows)."""
-        return self._log_shares(state, inputs).exp()
+        return of_present(self._log_shares(state, inputs).exp(), state["bias"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The first question (n, width), which shares its space with the keys."""
@@ -134,7 +137,7 @@ class MemoryNetwork(Learner):
 
     def _look(self, question: Tensor, keys: Tensor, state: State, hop: int) -> Tensor:
         nearness = F.normalize(question, dim=-1) @ keys.mT
-        shares: Tensor = self.strength[hop] * nearness + state["shares"]
+        shares: Tensor = self.strength[hop] * nearness + state["bias"]
         return shares.log_softmax(-1)
 
 

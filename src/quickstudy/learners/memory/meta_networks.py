@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +14,9 @@ from torch.func import grad, vmap
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.attention import log_weights
-from quickstudy.learners.features import feature_size
-from quickstudy.learners.memory.centring import centre_of, centred
+from quickstudy.learners.attention import log_weights, of_present
+from quickstudy.learners.features import like, refuse_sizes
+from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.outputs import present_outputs, refuse_more_outputs
 from quickstudy.learners.preprocessing import preprocess
 from quickstudy.tasks.examples import labelled, without_absent
@@ -37,17 +39,18 @@ class MetaNetworks(Learner):
     layer: relu(slow) + relu(fast), and without it at the end (layer augmentation). The
     maps m and d act on each number of a gradient alone, with few weights shared by all.
 
-    ``backbone``  inputs (n, ...) -> features (n, backbone.features).
+    ``backbone``  inputs (n, ...) -> features (n, backbone.features), at least 4, because each row
+                  is normalised.
     ``outputs``   most classes, or real targets, of any task.
     ``hidden``    size of the layers of b and u.
     ``rate``      of the gradient step at which m and d start; less for targets far from 1.
 
     State: ``memory`` (fast weights of b, one for each support row), ``keys`` (rows, hidden),
-    ``shares`` (rows,), the logarithm of the weights, ``representation`` (fast weights of u);
+    ``bias`` (rows,), the logarithm of the weights, ``representation`` (fast weights of u);
     ``centre`` (features,); ``present`` (outputs,); ``statistics`` for norm="support".
 
-    Raises ValueError for a task of more outputs, and a backbone that does not tell its
-    ``features``.
+    Raises ValueError for a task of more outputs, and a backbone of fewer than 4 features, or that
+    does not tell its ``features``.
 
     Reference: Munkhdalai and Yu (2017), Meta Networks.
     Differs from the paper in which layers have fast weights: there all five convolutions of b and
@@ -75,14 +78,19 @@ class MetaNetworks(Learner):
         self, backbone: nn.Module, outputs: int = 5, hidden: int = 64, rate: float = 1.0
     ) -> None:
         super().__init__()
-        features = feature_size(backbone, "MetaNetworks")
-        self.backbone, self.outputs, self.hidden, self.rate = backbone, outputs, hidden, rate
+        refuse_sizes("MetaNetworks", outputs=outputs, hidden=hidden)
+        if not 0 < rate < math.inf:
+            raise ValueError(f"MetaNetworks: rate must be a positive number; found {rate}.")
+        features = normalised_size(backbone, "MetaNetworks")
+        self.outputs, self.hidden, self.rate = outputs, hidden, rate
         self.base = _perceptron(features, hidden, outputs)  # W
         self.representation = _perceptron(features, hidden, hidden)  # Q
         self.guess = nn.Linear(hidden, outputs)  # v
         self.base_mapper = GradientMapper(2, rate)  # m
         self.representation_mapper = GradientMapper(2, rate)  # d
         self.strength = nn.Parameter(torch.tensor(10.0))
+        like(backbone, self)  # before it holds the backbone, which stays as it is
+        self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """Fast weights from the gradients of the losses of ``support``."""
@@ -115,7 +123,7 @@ class MetaNetworks(Learner):
         return {
             "memory": self.base_mapper(gradients(base_loss, _layers(self.base))),
             "keys": run(slow, features, fast),
-            "shares": log_weights(weights),
+            "bias": log_weights(weights),
             "representation": fast,
             "centre": centre,
             "present": present,
@@ -139,7 +147,20 @@ class MetaNetworks(Learner):
 
     def attention(self, state: State, inputs: Any) -> Tensor:
         """Share (n, support rows) of each support row's fast weights."""
-        return self._shares(state, self._query_features(state, inputs))
+        shares = self._shares(state, self._query_features(state, inputs))
+        return of_present(shares, state["bias"])
+
+    def learnt_rates(self) -> Mapping[str, Tensor]:
+        """The rate of the gradient in its fast weight, by the name of the slow one beside it."""
+        rates = {}
+        for part, net, mapper in (
+            ("base", self.base, self.base_mapper),
+            ("representation", self.representation, self.representation_mapper),
+        ):
+            layers = (name for name, layer in net.named_children() if isinstance(layer, nn.Linear))
+            for layer, rate in zip(layers, mapper.rate, strict=True):
+                rates[f"{part}.{layer}.weight"] = rates[f"{part}.{layer}.bias"] = rate
+        return rates
 
     def _query_features(self, state: State, inputs: Any) -> Tensor:
         features = embed_query(self.backbone, inputs, state["statistics"])
@@ -151,7 +172,7 @@ class MetaNetworks(Learner):
     def _shares(self, state: State, features: Tensor) -> Tensor:
         asked = F.normalize(self._represent(state, features), dim=-1)
         nearness = asked @ F.normalize(state["keys"], dim=-1).mT
-        shares: Tensor = self.strength * nearness + state["shares"]
+        shares: Tensor = self.strength * nearness + state["bias"]
         return shares.softmax(-1)
 
 
@@ -198,7 +219,10 @@ def run(slow: Layers, rows: Tensor, fast: Layers | None = None) -> Tensor:
         parts = [F.linear(hidden, weight, bias)]
         if fast is not None:
             weight, bias = fast[i]
-            parts.append((weight @ hidden.unsqueeze(-1)).squeeze(-1) + bias)
+            # Not `@`, which sums in another order where its factors need no gradients; nor "...",
+            # whose rows ONNX does not broadcast.
+            of = "oi,ni->no" if weight.ndim == 2 else "noi,ni->no"
+            parts.append(torch.einsum(of, weight, hidden) + bias)
         hidden = torch.stack([part if last else part.relu() for part in parts]).sum(0)
     return hidden
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from quickstudy.learners.attention import (
     shares,
     split_heads,
 )
-from quickstudy.learners.features import feature_size
+from quickstudy.learners.features import feature_size, like, refuse_sizes
 from quickstudy.learners.objectives import Outcome
 from quickstudy.learners.outputs import present_outputs
 from quickstudy.tasks.examples import labelled, one_hot, weighted_mean, without_absent
@@ -27,7 +28,13 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
     """-log N(y; mean(x), deviation(x)²), the mean over queries and outputs.
 
     Class ids are judged by the task's own loss instead: classes have no deviation.
+
+    Raises TypeError for a learner other than a neural process.
     """
+    if not isinstance(learner, ConditionalNeuralProcess | AttentiveNeuralProcess):
+        raise TypeError(
+            f"gaussian_likelihood: needs a neural process; found {type(learner).__name__}."
+        )
     query = labelled(task.query)
     predictor = learner(task.support, task.spec)
     with counting(query.weights):
@@ -35,11 +42,10 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
             mean = predictor(query.inputs)
             losses = task.spec.loss(mean, query.targets)
         else:
-            assert isinstance(learner, ConditionalNeuralProcess | AttentiveNeuralProcess)
             mean, deviation = learner.distribution(predictor.state, query.inputs)
-            surprise = F.gaussian_nll_loss(
-                mean, query.targets, deviation.square(), full=True, eps=0.0, reduction="none"
-            )
+            # Written out, since torch's looks at single values, which vmap does not allow.
+            distances = (query.targets - mean) / deviation
+            surprise = deviation.log() + (distances.square() + math.log(2 * math.pi)) / 2
             losses = surprise.mean(-1)
     return Outcome(weighted_mean(losses, query.weights), score(mean.detach(), query))
 
@@ -78,11 +84,13 @@ class ConditionalNeuralProcess(Learner):
 
     def __init__(self, backbone: nn.Module, size: int = 128, floor: float = 0.1) -> None:
         super().__init__()
-        _check("ConditionalNeuralProcess", floor)
-        self.backbone, self.size, self.floor = backbone, size, floor
+        _check("ConditionalNeuralProcess", size, floor)
+        self.size, self.floor = size, floor
         features = feature_size(backbone, "ConditionalNeuralProcess")
         self.encoder = _perceptron(features + 1, size, size)
         self.decoder = _perceptron(features + size, size, 2)
+        like(backbone, self)  # before it holds the backbone, which stays as it is
+        self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The mean representation of ``support``, for every output."""
@@ -104,10 +112,15 @@ class ConditionalNeuralProcess(Learner):
         """The standard deviation (n, outputs) of a regression's targets."""
         return self.distribution(state, inputs)[1]
 
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """The backbone's features (n, d)."""
+        return embed_query(self.backbone, inputs, state["statistics"])
+
     def distribution(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (n, outputs)."""
-        features = embed_query(self.backbone, inputs, state["statistics"])
-        read = state["representation"].unsqueeze(1).expand(-1, len(features), -1)
+        features = self.embed(state, inputs)
+        n = features.shape[0]  # len() would fix it in an exported model
+        read = state["representation"].unsqueeze(1).expand(-1, n, -1)
         return _decode(self.decoder, features, read, self.floor)
 
 
@@ -148,18 +161,20 @@ class AttentiveNeuralProcess(Learner):
         self, backbone: nn.Module, size: int = 128, heads: int = 8, floor: float = 0.1
     ) -> None:
         super().__init__()
-        _check("AttentiveNeuralProcess", floor)
+        _check("AttentiveNeuralProcess", size, floor)
         if heads < 1 or size % heads:
             raise ValueError(
                 "AttentiveNeuralProcess: heads must divide size; found "
                 f"heads={heads} and size={size}."
             )
-        self.backbone, self.size, self.heads, self.floor = backbone, size, heads, floor
+        self.size, self.heads, self.floor = size, heads, floor
         features = feature_size(backbone, "AttentiveNeuralProcess")
         self.encoder = _perceptron(features + 1, size, size)
         self.place = nn.Sequential(nn.Linear(features, size), nn.ReLU(), nn.Linear(size, size))
         self.mix = nn.Linear(size, size)
         self.decoder = _perceptron(features + size, size, 2)
+        like(backbone, self)  # before it holds the backbone, which stays as it is
+        self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """Keys and values of ``support``."""
@@ -180,16 +195,21 @@ class AttentiveNeuralProcess(Learner):
         """The standard deviation (n, outputs) of a regression's targets."""
         return self.distribution(state, inputs)[1]
 
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """The backbone's features (n, d)."""
+        return embed_query(self.backbone, inputs, state["statistics"])
+
     def attention(self, state: State, inputs: Any) -> Tensor:
         """Shares (n, support rows), mean over heads and outputs that are there."""
-        features = embed_query(self.backbone, inputs, state["statistics"])
+        features = self.embed(state, inputs)
         present = state["present"].to(features.dtype)
         share = self._shares(state, features).mean(1)
+        share = share.where(state["weights"].unsqueeze(1) > 0, 0.0)  # also where none is there
         return torch.einsum("k, knm -> nm", present / present.sum().clamp_min(1), share)
 
     def distribution(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (n, outputs)."""
-        features = embed_query(self.backbone, inputs, state["statistics"])
+        features = self.embed(state, inputs)
         read = self.mix(join_heads(self._shares(state, features) @ state["values"]))
         taught = (state["weights"].sum(-1) > 0).to(read.dtype)
         return _decode(self.decoder, features, read * taught[:, None, None], self.floor)
@@ -200,7 +220,8 @@ class AttentiveNeuralProcess(Learner):
         return shares(split_heads(self.place(features), self.heads), state["keys"], bias)
 
 
-def _check(learner: str, floor: float) -> None:
+def _check(learner: str, size: int, floor: float) -> None:
+    refuse_sizes(learner, size=size)
     if not 0 < floor < 1:
         raise ValueError(f"{learner}: floor must lie between 0 and 1; found {floor}.")
 

@@ -13,10 +13,12 @@ from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
     log_weights,
+    of_present,
     read_beside_self,
     shares,
 )
-from quickstudy.learners.features import feature_size
+from quickstudy.learners.features import like, refuse_sizes
+from quickstudy.learners.memory.centring import normalised, normalised_size
 from quickstudy.learners.outputs import label_vectors, present_outputs, refuse_more_outputs
 from quickstudy.tasks.examples import labelled, without_absent
 
@@ -35,7 +37,7 @@ class SNAIL(Learner):
     blocks; attention (512, 256). The support's activations do not depend on the query, so they are
     computed once, in ``adapt``; each query is one further step.
 
-    ``backbone``  inputs (n, ...) -> features (n, d).
+    ``backbone``  inputs (n, ...) -> features (n, d), at least 4, because each row is normalised.
     ``outputs``   most ways, or regression targets, of any task.
     ``length``    support rows and the query, 6 at 5 ways and 1 shot: as far as convolutions reach.
                   Longer sequences run; their early rows are then seen through attention alone.
@@ -44,7 +46,8 @@ class SNAIL(Learner):
     State: ``steps``, for every block what its next step needs: one earlier row, or keys and values;
     ``order`` (n,), rows of weight 0 first; ``bias`` (n,); ``present`` (outputs,).
 
-    Raises ValueError for a task of more outputs than ``outputs``.
+    Raises ValueError for a task of more outputs than ``outputs``, and a backbone of fewer than 4
+    features, or that does not tell its ``features``.
 
     Reference: Mishra, Rohaninejad, Chen and Abbeel (2018), A Simple Neural Attentive Meta-Learner.
     Differs from the paper in dilations that start at 1 (its pseudo-code says 2, which would leave
@@ -69,13 +72,13 @@ class SNAIL(Learner):
         self, backbone: nn.Module, outputs: int = 5, length: int = 6, filters: int = 128
     ) -> None:
         super().__init__()
-        if outputs < 1 or length < 2 or filters < 1:
+        refuse_sizes("SNAIL", outputs=outputs, filters=filters)
+        if length < 2:
             raise ValueError(
-                "SNAIL: needs outputs >= 1, length >= 2 and filters >= 1; found "
-                f"{outputs}, {length} and {filters}."
+                f"SNAIL: a sequence is a support row and a query, length >= 2; found {length}."
             )
-        self.backbone, self.outputs, self.length, self.filters = backbone, outputs, length, filters
-        size = feature_size(backbone, "SNAIL") + outputs
+        self.outputs, self.length, self.filters = outputs, length, filters
+        size = normalised_size(backbone, "SNAIL") + outputs
         blocks: list[_DenseBlock | _AttentionBlock] = []
         for keys, values in ((64, 32), (256, 128), (512, 256)):
             if blocks:
@@ -86,6 +89,8 @@ class SNAIL(Learner):
             size += values
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Linear(size, outputs)
+        like(backbone, self)  # before it holds the backbone, which stays as it is
+        self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """What every block needs to take one further step after ``support``."""
@@ -96,7 +101,7 @@ class SNAIL(Learner):
         there = (support.weights > 0).to(features.dtype)
         # Absent rows go before the first step, where a causal convolution sees zeros anyway.
         order = torch.argsort(there, stable=True)
-        there, rows = there[order], torch.cat([_normalised(features), labels], -1)[order]
+        there, rows = there[order], torch.cat([normalised(features), labels], -1)[order]
         bias, steps = log_weights(there), []
         for block in self._layers():
             rows, memory = block.read(rows * there.unsqueeze(-1), bias)
@@ -115,6 +120,10 @@ class SNAIL(Learner):
         answers = self.head(rows)[:, : spec.outputs]
         return without_absent(answers, state["present"])
 
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        """The features (n, d), each row normalised, of a step of the sequence."""
+        return normalised(embed_query(self.backbone, inputs, state["statistics"]))
+
     def attention(self, state: State, inputs: Any) -> Tensor:
         """The last attention block's shares (n, support rows), normalised over the support."""
         rows = self._query(state, inputs)
@@ -122,15 +131,14 @@ class SNAIL(Learner):
         for block, memory in earlier:
             rows = block.step(rows, memory, state["bias"])
         block, (keys, _) = last
-        share = shares(block.query(rows), keys, state["bias"])
+        share = of_present(shares(block.query(rows), keys, state["bias"]), state["bias"])
         return share[:, torch.argsort(state["order"])]
 
     def _layers(self) -> list[Any]:
         return list(self.blocks)  # a ModuleList says nothing of what its modules can do
 
     def _query(self, state: State, inputs: Any) -> Tensor:
-        features = embed_query(self.backbone, inputs, state["statistics"])
-        return F.pad(_normalised(features), (0, self.outputs))
+        return F.pad(self.embed(state, inputs), (0, self.outputs))
 
 
 class _DenseBlock(nn.Module):
@@ -186,7 +194,3 @@ class _AttentionBlock(nn.Module):
 # Features of an untrained network are all alike (their cosines are about 0.9): only a sharp softmax
 # tells them apart, and until it does, the labels that are read say nothing of the query.
 _SHARPNESS = 3.0
-
-
-def _normalised(features: Tensor) -> Tensor:
-    return F.layer_norm(features, features.shape[-1:])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import log_weights
-from quickstudy.learners.features import feature_size
+from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.recurrent import CellState, LSTMCell
 from quickstudy.tasks.examples import class_ids, labelled, one_hot, without_absent
@@ -24,7 +24,7 @@ class Matching(Learner):
         logits    = log P
 
     ``backbone``  inputs (n, ...) -> features (n, d), for queries and support rows alike.
-    ``scale``     factor on the cosine. 1 in the paper; 10 here, because cosines lie within [-1, 1]
+    ``scale``     factor on the cosine. 1 in the paper; 30 here, because cosines lie within [-1, 1]
                   and a softmax of such small numbers can never be sure: over 20 classes, at most
                   0.28. See the page of this learner.
     ``reads``     steps K of the full-context embeddings (section 2.1.2): g is then a bidirectional
@@ -33,7 +33,8 @@ class Matching(Learner):
     State: ``keys`` (m, d), ``targets`` (m,), ``weights`` (m,).
 
     Raises ValueError for real-valued targets, a negative number of reads, a scale that is not
-    positive, and for reads over a backbone that does not tell its number of features.
+    positive, a backbone with a head or with maps, and for reads over a backbone that does not tell
+    its number of features.
 
     Reference: Vinyals et al. (2016), Matching Networks for One Shot Learning.
     Differs from the paper in the scale, in ``weights``, which are one there, and in starting the
@@ -46,16 +47,17 @@ class Matching(Learner):
     torch.Size([2, 2])
     """
 
-    def __init__(self, backbone: nn.Module, scale: float = 10.0, reads: int = 0) -> None:
+    def __init__(self, backbone: nn.Module, scale: float = 30.0, reads: int = 0) -> None:
         super().__init__()
         if scale <= 0 or reads < 0:
             raise ValueError(
                 f"Matching: needs scale > 0 and reads >= 0; found scale={scale}, reads={reads}."
             )
         self.backbone, self.scale, self.reads = backbone, scale, reads
+        refuse_heads_and_maps(backbone, "Matching")
         self.context: FullContext | None = None
         if reads:
-            self.context = FullContext(feature_size(backbone, "Matching"), reads)
+            self.context = like(backbone, FullContext(feature_size(backbone, "Matching"), reads))
             self.exceptions = {  # type: ignore[misc]  # only with the LSTM
                 "support_order_is_irrelevant": "an LSTM reads the support set as a sequence",
                 "weight_two_is_twice": "an LSTM reads a row once, whatever its weight",

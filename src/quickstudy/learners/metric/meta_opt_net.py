@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import like, refuse_heads_and_maps
 from quickstudy.learners.metric.svm import crammer_singer
 from quickstudy.tasks.examples import class_ids, class_weights, labelled, one_hot, without_absent
 
@@ -29,7 +30,8 @@ class MetaOptNet(Learner):
 
     State: ``slope`` (d, ways), ``present`` (ways,).
 
-    Raises ValueError for real-valued targets, and for numbers that are not positive.
+    Raises ValueError for real-valued targets, for numbers that are not positive, and for a backbone
+    with a head or with maps.
 
     Reference: Lee, Maji, Ravichandran and Soatto (2019), Meta-Learning with Differentiable Convex
     Optimization.
@@ -48,8 +50,9 @@ class MetaOptNet(Learner):
         super().__init__()
         if C <= 0 or scale <= 0:
             raise ValueError(f"MetaOptNet: needs C > 0 and scale > 0; found C={C}, scale={scale}.")
+        refuse_heads_and_maps(backbone, "MetaOptNet")
         self.backbone, self.C, self.scale = backbone, C, scale
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.log_scale = nn.Parameter(like(backbone, torch.tensor(math.log(scale))))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The machine fitted to ``support``."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.tasks.examples import class_ids, class_means, labelled, without_absent
 
@@ -26,7 +27,8 @@ class Prototypical(Learner):
 
     State: ``prototypes`` (ways, d); ``present`` (ways,), classes with no weight get no probability.
 
-    Raises ValueError for real-valued targets.
+    Raises ValueError for real-valued targets, for a scale that is not positive, and for a backbone
+    with a head or with maps.
 
     Reference: Snell, Swersky and Zemel (2017), Prototypical Networks for Few-shot Learning.
     Differs from the paper in nothing but ``weights``, which are one there.
@@ -45,6 +47,9 @@ class Prototypical(Learner):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if scale <= 0:
+            raise ValueError(f"Prototypical: scale must be positive; found {scale}.")
+        refuse_heads_and_maps(backbone, "Prototypical")
         self.backbone, self.distance, self.scale = backbone, distance, scale
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import like, refuse_heads_and_maps
 from quickstudy.learners.transfer.heads import ridge_slope
 from quickstudy.tasks.examples import class_ids, class_weights, labelled, one_hot, without_absent
 
@@ -27,7 +28,8 @@ class R2D2(Learner):
 
     State: ``slope`` (d, ways), ``present`` (ways,).
 
-    Raises ValueError for real-valued targets, and for numbers that are not positive.
+    Raises ValueError for real-valued targets, for numbers that are not positive, and for a backbone
+    with a head or with maps.
 
     Reference: Bertinetto, Henriques, Torr and Vedaldi (2019), Meta-learning with Differentiable
     Closed-form Solvers.
@@ -46,9 +48,10 @@ class R2D2(Learner):
         super().__init__()
         if l2 <= 0 or scale <= 0:
             raise ValueError(f"R2D2: needs l2 > 0 and scale > 0; found l2={l2}, scale={scale}.")
+        refuse_heads_and_maps(backbone, "R2D2")
         self.backbone, self.l2, self.scale = backbone, l2, scale
-        self.log_l2 = nn.Parameter(torch.tensor(math.log(l2)))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.log_l2 = nn.Parameter(like(backbone, torch.tensor(math.log(l2))))
+        self.log_scale = nn.Parameter(like(backbone, torch.tensor(math.log(scale))))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The slope fitted to ``support``."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import GroupNorm, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
-from quickstudy.learners.features import feature_shape
+from quickstudy.learners.features import feature_shape, like, refuse_sizes
 from quickstudy.learners.objectives import Outcome, answers
 from quickstudy.tasks.examples import (
     class_ids,
@@ -55,8 +55,8 @@ class Relation(Learner):
 
     State: ``classes`` (ways, ...) mean features, ``present`` (ways,).
 
-    Raises ValueError for real-valued targets and for a backbone that does not tell the shape of its
-    features.
+    Raises ValueError for real-valued targets, sizes below 1, and for a backbone that has a head or
+    does not tell the shape of its features.
 
     Reference: Sung et al. (2018), Learning to Compare: Relation Network for Few-Shot Learning.
     Differs from the paper in the mean (there a sum) over a class's rows, which one network for any
@@ -73,12 +73,14 @@ class Relation(Learner):
 
     def __init__(self, backbone: nn.Module, width: int = 64, hidden: int = 8) -> None:
         super().__init__()
+        refuse_sizes("Relation", width=width, hidden=hidden)
         self.backbone, self.width, self.hidden = backbone, width, hidden
         shape = feature_shape(backbone, "Relation")
-        self.relation = (
+        self.relation = like(
+            backbone,
             compare_vectors(shape[0], width, hidden)
             if len(shape) == 1
-            else compare_maps(shape, width, hidden)
+            else compare_maps(shape, width, hidden),
         )
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
@@ -91,7 +93,7 @@ class Relation(Learner):
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits (n, ways), whose sigmoid is the paper's relation score."""
         queries, classes = self._features(state, inputs), state["classes"]
-        n, ways = len(queries), len(classes)
+        n, ways = queries.shape[0], len(classes)  # len() would fix n in an exported model
         pairs = torch.cat(
             [
                 classes.unsqueeze(0).expand(n, *classes.shape),

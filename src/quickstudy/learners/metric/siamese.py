@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from quickstudy.backbones.norms import counting, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
-from quickstudy.learners.features import feature_size
+from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.learners.objectives import Outcome
 from quickstudy.tasks.examples import (
     class_ids,
@@ -28,6 +28,8 @@ def contrastive(learner: Siamese, task: Task) -> Outcome:
 
     D is the Euclidean distance, not its square. Reference: Hadsell, Chopra and LeCun (2006),
     Dimensionality Reduction by Learning an Invariant Mapping, equation 4.
+
+    Raises TypeError for a learner other than :class:`Siamese`, as do the other two objectives.
     """
     pairs = compare(learner, task)
     near = (learner.margin - pairs.distances).clamp_min(0)
@@ -69,6 +71,10 @@ class Pairs(NamedTuple):
 
 def compare(learner: Siamese, task: Task) -> Pairs:
     """The pairs of one task; rows and their labels as weighted."""
+    if not isinstance(learner, Siamese):
+        raise TypeError(
+            f"objectives over pairs: need a Siamese learner; found {type(learner).__name__}."
+        )
     query = labelled(task.query)
     state = learner.adapt(task.support, task.spec)
     with counting(query.weights):
@@ -90,12 +96,12 @@ class Siamese(Learner):
                    :func:`contrastive` (the default), :func:`linear_contrastive`, or
                    :func:`verification`, which brings the second, learnt distance.
     ``margin``     distance beyond which the first two leave unlike pairs alone; 1 by default, as
-                   the scale of the features is free.
+                   the scale of the features is free. Verification has none, and ignores it.
 
     State: ``features`` (m, d), ``targets`` (m,) and ``weights`` (m,) of the support rows.
 
-    Raises ValueError for real-valued targets, for a margin that is not positive, and for
-    verification on a backbone that does not tell its number of features.
+    Raises ValueError for real-valued targets, for a margin that is not positive, for a backbone
+    with a head or with maps, and for verification on one that does not tell its number of features.
 
     Reference: Hadsell, Chopra and LeCun (2006) and Koch, Zemel and Salakhutdinov (2015); see the
     objectives.
@@ -120,10 +126,12 @@ class Siamese(Learner):
         super().__init__()
         if margin <= 0:
             raise ValueError(f"Siamese: margin must be positive; found {margin}.")
+        refuse_heads_and_maps(backbone, "Siamese")
         self.backbone, self.objective, self.margin = backbone, objective, margin
         self.distance: Callable[[Tensor, Tensor], Tensor] = euclidean
         if objective is verification:
-            self.distance = LearntL1(feature_size(backbone, "Siamese, verification"))
+            features = feature_size(backbone, "Siamese, verification")
+            self.distance = like(backbone, LearntL1(features))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The features of ``support``, kept row by row."""

@@ -37,17 +37,28 @@ def ridge(features: Tensor, targets: Tensor, weights: Tensor, l2: float) -> tupl
 def ridge_slope(x: Tensor, y: Tensor, weights: Tensor, l2: float | Tensor) -> Tensor:
     """The exact minimiser (d, outputs) of sum_i w_i |x_i W - y_i|^2 + l2 |W|^2, with no offset.
 
-    Solved in the smaller of the two equivalent forms, d x d or n x n (push-through identity).
+    Solved in the smaller of the two equivalent forms, d x d or n x n (push-through identity); the
+    penalty grows by what rounding hides anyway (:func:`_penalised`).
     """
     n, d = x.shape
     weighted = weights.unsqueeze(-1) * y
     if d <= n:
         gram = x.mT @ (weights.unsqueeze(-1) * x)
-        direct: Tensor = torch.linalg.solve(gram + l2 * _eye(d, x), x.mT @ weighted)
+        direct: Tensor = torch.linalg.solve(_penalised(gram, l2), x.mT @ weighted)
         return direct
     kernel = weights.unsqueeze(-1) * (x @ x.mT)
-    dual: Tensor = torch.linalg.solve(kernel + l2 * _eye(n, x), weighted)
+    dual: Tensor = torch.linalg.solve(_penalised(kernel, l2), weighted)
     return x.mT @ dual
+
+
+def _penalised(matrix: Tensor, l2: float | Tensor) -> Tensor:
+    """``matrix`` + l2 on its diagonal, and what rounds away beside its trace.
+
+    Next to features of size 1e4 in float32, l2 = 1 is lost, and a matrix of repeated rows would
+    stay singular.
+    """
+    rounding = torch.finfo(matrix.dtype).eps * matrix.diagonal().sum().detach()
+    return matrix + (l2 + rounding) * _eye(len(matrix), matrix)
 
 
 def logistic(
@@ -227,7 +238,7 @@ def _preconditioner(problem: _Problem, p: Tensor) -> Callable[[_Head], _Head]:
     curvature = w * (1 - p.square().sum(-1)) / others
     total = curvature.sum().clamp_min(torch.finfo(p.dtype).eps)
     rows = x * curvature.unsqueeze(-1)
-    inverse = torch.linalg.inv(x.mT @ rows + problem.l2 * _eye(x.shape[1], x))
+    inverse = torch.linalg.inv(_penalised(x.mT @ rows, problem.l2))
 
     def apply(v: _Head) -> _Head:
         return _Head(inverse @ v.slope, problem.without_shift(v.offset) / total)

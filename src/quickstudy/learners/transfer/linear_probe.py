@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.transfer.heads import logistic, ridge
 from quickstudy.tasks.examples import class_weights, labelled, one_hot, without_absent
 
@@ -32,6 +33,9 @@ class LinearProbe(Learner):
 
     State: ``slope`` (d, outputs), ``offset`` (outputs,), ``present`` (outputs,) for classification.
 
+    Raises ValueError for numbers that are not positive, for a backbone with a head or with maps,
+    and for real-valued targets under the logistic head.
+
     Reference: Alain and Bengio (2016), Understanding intermediate layers using linear classifier
     probes; as a few-shot baseline: Tian et al. (2020), Rethinking Few-Shot Image Classification.
     Differs from these in fitting the head to its optimum, for weighted rows; how near the logistic
@@ -48,8 +52,11 @@ class LinearProbe(Learner):
         self, backbone: nn.Module, head: Head = ridge, l2: float = 1.0, scale: float = 10.0
     ) -> None:
         super().__init__()
-        if l2 <= 0:
-            raise ValueError(f"LinearProbe: l2 must be positive; found {l2}.")
+        if l2 <= 0 or scale <= 0:
+            raise ValueError(
+                f"LinearProbe: l2 and scale must be positive; found l2={l2}, scale={scale}."
+            )
+        refuse_heads_and_maps(backbone, "LinearProbe")
         self.backbone, self.head, self.l2, self.scale = backbone, head, l2, scale
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:

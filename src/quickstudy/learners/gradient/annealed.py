@@ -1,0 +1,51 @@
+"""A way of the meta-gradient that changes as training goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quickstudy.learners.gradient.descend import Rates, Update, Weights, sgd
+from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder, MetaGradient
+from quickstudy.learners.gradient.network import SupportLoss
+
+
+@dataclass(frozen=True)
+class Annealed(MetaGradient):
+    """First order at the beginning of training, ``then`` another way (MAML++'s DA).
+
+    ``first_order_until``  share of training. Outside of training it is ``then`` throughout.
+
+    Raises ValueError for a share that is not in [0, 1].
+
+    Reference: Antoniou, Edwards and Storkey (2019), How to Train Your MAML, section 4.
+    """
+
+    first_order_until: float = 0.3
+    then: MetaGradient = Exact()  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_order_until <= 1:
+            raise ValueError(
+                "Annealed: first_order_until is a share of training, in [0, 1]; found "
+                f"{self.first_order_until}."
+            )
+
+    def descend(
+        self,
+        loss: SupportLoss,
+        weights: Weights,
+        steps: int,
+        rates: Rates,
+        update: Update = sgd,
+        clip: float | None = None,
+    ) -> list[Weights]:
+        """Steps as at the end of training."""
+        return self.then.descend(loss, weights, steps, rates, update, clip)
+
+    def at(self, progress: float) -> MetaGradient:
+        """First order, or what comes then."""
+        return FirstOrder() if progress < self.first_order_until else self.then.at(progress)
+
+    def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
+        """Refuse what the later way refuses; first order takes everything."""
+        self.then.check(who, steps, rate, update)
