@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 import quickstudy as qs
 from quickstudy.learners.gradient.meta_gradients import FirstOrder, Implicit
+from quickstudy.training.trainer import sgd
 
 Figures = tuple[float | None, float | None, float | None]
 """Published accuracy in percent: 5-way 1-shot, 5-way 5-shot, 20-way 1-shot."""
@@ -62,7 +63,7 @@ ENTRIES = {
         note="published: Koch et al. (2015), fine-tuned, in Vinyals et al. (2016), table 1",
     ),
     "matching": Entry(
-        "Matching", lambda net, ways: qs.Matching(net, scale=30), (98.1, 98.9, 93.8), **_METRIC
+        "Matching", lambda net, ways: qs.Matching(net), (98.1, 98.9, 93.8), **_METRIC
     ),
     "prototypical": Entry(
         "Prototypical", lambda net, ways: qs.Prototypical(net), (98.8, 99.7, 96.0), **_METRIC,
@@ -98,7 +99,7 @@ ENTRIES = {
     "boil": Entry("BOIL", lambda net, ways: qs.BOIL(net, 1, 0.4), _NONE, **_GRADIENT),
     "reptile": Entry(
         "Reptile", lambda net, ways: qs.Reptile(net), (95.4, 98.9, 88.1),
-        answers=True, queries=10, tasks_per_step=5,
+        answers=True, queries=9, tasks_per_step=5, optimiser=sgd(1.0),
     ),
     "meta_sgd": Entry(
         "Meta-SGD", lambda net, ways: qs.MetaSGD(net), (99.5, 99.9, 95.9), **_GRADIENT,
