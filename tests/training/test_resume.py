@@ -16,6 +16,7 @@ import torch
 
 import quickstudy as qs
 from made_up import random_classes
+from quickstudy.learners.gradient.multi_step import MultiStep
 from quickstudy.storage import load_tree
 from quickstudy.training.checkpoint import Progress
 from quickstudy.training.log import read_metrics
@@ -155,7 +156,8 @@ def test_other_settings_and_taken_folders_are_refused(tmp_path):
     source = qs.Sinusoids(5, 5)
 
     def fit(**changes):
-        settings = {"steps": 4, "tasks_per_step": 2, "run": tmp_path / "run", "progress": False}
+        settings = {"steps": 4, "tasks_per_step": 2, "run": tmp_path / "run", "progress": False,
+                    "objective": MultiStep(0.1)}  # fmt: skip
         return qs.fit(learner, source, **{**settings, **changes})
 
     fit()
@@ -166,15 +168,17 @@ def test_other_settings_and_taken_folders_are_refused(tmp_path):
     for changes in (
         {"optimiser": adam(1e-2)},
         {"schedule": cosine},
+        {"objective": MultiStep(0.2)},
         {"validation": qs.Validation(source, every=2, tasks=5)},
     ):
         with pytest.raises(ValueError, match=f"started with {next(iter(changes))}="):
             fit(resume=True, **changes)
     with pytest.raises(ValueError, match="started with first task="):
-        qs.fit(learner, qs.Sinusoids(6, 5), 4, 2, run=tmp_path / "run", resume=True)
+        qs.fit(learner, qs.Sinusoids(6, 5), 4, 2, objective=MultiStep(0.1), run=tmp_path / "run",
+               resume=True)  # fmt: skip
     other = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.02)
     with pytest.raises(ValueError, match="started with learner="):
-        qs.fit(other, source, 4, 2, run=tmp_path / "run", resume=True)
+        qs.fit(other, source, 4, 2, objective=MultiStep(0.1), run=tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match="needs the run's folder"):
         fit(resume=True, run=None)
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"torn")

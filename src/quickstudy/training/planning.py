@@ -16,6 +16,7 @@ from quickstudy.core import Learner, Task
 from quickstudy.learners.objectives import Objective
 from quickstudy.modules import convolves_on_cpu
 from quickstudy.tasks.sampling import generator
+from quickstudy.tasks.targets import check_targets
 from quickstudy.testing import BrokenLaw, applicable, check_laws, doubled
 from quickstudy.training.engine import Mapping, Plan
 from quickstudy.training.laws import meta_gradient
@@ -50,6 +51,7 @@ def check_lawful(learner: Learner, task: Task) -> None:
                 "(norm='group', 'support', 'batch' or 'running'), or build it with "
                 "track_running_stats=False, or keep it in eval mode by overriding train()."
             )
+    check_targets("query", task.query.targets, task.spec)
     small = _few_queries(task, 2 * task.spec.outputs)
     laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
     try:

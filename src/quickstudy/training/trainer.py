@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,9 @@ def _fingerprint(task: Task) -> str:
 
 
 def _name(function: Callable[..., Any]) -> str:
+    """A function's name; a frozen dataclass that is called has its settings in its own."""
+    if is_dataclass(function):
+        return repr(function)
     return getattr(function, "__qualname__", type(function).__name__)
 
 
