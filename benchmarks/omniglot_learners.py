@@ -110,7 +110,7 @@ ENTRIES = {
         note="published: transductive",
     ),
     "cavia": Entry(
-        "CAVIA", lambda net, ways: qs.CAVIA(net, 100, 2, at="blocks.2.norm", film=True), _NONE,
+        "CAVIA", lambda net, ways: qs.CAVIA(net, 100, 2, 30.0, "blocks.2.norm", film=True), _NONE,
         **_GRADIENT,
     ),
     "proto_maml": Entry(
