@@ -5,9 +5,10 @@
     python benchmarks/omniglot.py --table           # all results as one table
 
 Protocol: the split of Vinyals et al. (1028/172/423 characters), rotations as new classes, 28x28,
-Conv4-64, 1000 test tasks with 15 queries per class (5 at 20 ways). No augmentation beyond the
-rotations, no early stopping: the weights after the last step are tested. The number of steps is
-what fits into the budget of CPU time on one thread, measured on the first steps.
+Conv4-64, 1000 test tasks (or --test-tasks) with 15 queries per class (5 at 20 ways). No
+augmentation beyond the rotations, no early stopping: the weights after the last step are tested.
+The number of steps is what fits into the budget of CPU time on one thread, measured on the first
+steps.
 """
 
 from __future__ import annotations
@@ -114,13 +115,18 @@ def _table() -> list[dict[str, object]]:
             for e in r["evaluations"]
         }
         rows.append(
-            {"learner": entry.title, "norm": entry.norm,
+            {"learner": entry.title + ("" if entry.norm == "group" else f", norm {entry.norm}"),
              "protocol": results[0]["evaluations"][0]["protocol"]}
             | {title: cells.get(column, "–") for column, title in COLUMNS.items()}
             | {"published": " / ".join("–" if p is None else f"{p:g}" for p in entry.published),
-               "CPU minutes": " + ".join(f"{r['trained']['cpu_minutes']:.0f}" for r in results)}
+               "training tasks": " + ".join(_training_tasks(r["trained"]) for r in results),
+               "test tasks": f"{results[0]['evaluations'][0]['tasks']:,}"}
         )  # fmt: skip
     return rows
+
+
+def _training_tasks(trained: dict[str, Any]) -> str:
+    return f"{trained['steps'] * trained['tasks_per_step']:,}"
 
 
 def _arguments() -> argparse.Namespace:
