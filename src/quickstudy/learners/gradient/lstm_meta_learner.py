@@ -102,12 +102,11 @@ class LSTMMetaLearner(Learner):
 
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         path: list[Weights] = [dict(self.backbone.named_parameters())]
+        seen = torch.no_grad()(torch.func.grad_and_value(loss))  # constants for the rule
         memory = None
         for _ in range(steps_now(self)):
-            gradients, value = torch.func.grad_and_value(loss)(path[-1])
-            flat, memory = self.rule(
-                _flat(path[-1]), _flat(gradients).detach(), value.detach(), memory
-            )
+            gradients, value = seen(path[-1])
+            flat, memory = self.rule(_flat(path[-1]), _flat(gradients), value, memory)
             path.append(_shaped(flat, path[-1]))
         return path
 
