@@ -87,7 +87,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--steps", type=int, help="Optimiser steps.")
 @click.option("--tasks-per-step", type=int, help="Tasks whose gradients a step averages.")
 @click.option("--rate", type=float, help="Learning rate.")
-@click.option("--optimiser", help="adam or sgd.  [adam]")
+@click.option("--optimiser", help="adam or sgd.")
 @click.option("--validate-every", type=int, help="Steps between validations.")
 @click.option("--patience", type=int, help="Stop after so many validations without a new best.")
 @click.option("--test-tasks", type=int, help="Tasks of the evaluation.  [600]")

@@ -89,3 +89,18 @@ def test_single_options_win_over_those_of_a_file():
     for wrong in ("steps", "steps=["):
         with pytest.raises(ValueError, match="--option"):
             read_options([wrong])
+
+
+@pytest.mark.parametrize(
+    ("values", "optimiser", "rate"),
+    [
+        ({}, "adam", 1e-3),
+        ({"learner": "maml"}, "adam", 2e-3),
+        ({"learner": "reptile"}, "sgd", 1.0),
+        ({"learner": "reptile", "optimiser": "adam"}, "adam", 1e-3),  # not its paper's rate of sgd
+        ({"learner": "reptile", "optimiser": "adam", "rate": 0.5}, "adam", 0.5),
+    ],
+)
+def test_the_rate_goes_with_the_optimiser(values, optimiser, rate):
+    recipe = Recipe(**values).complete()
+    assert (recipe.optimiser, recipe.rate) == (optimiser, rate)

@@ -65,7 +65,7 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
     validation = Validation(
         parts.sources.val, every=budget.validate_every, tasks=100, patience=recipe.patience
     )
-    optimiser = {"adam": adam, "sgd": sgd}[recipe.optimiser]
+    optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
     training = fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
         optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,

@@ -21,8 +21,8 @@ from quickstudy.registry import BACKBONES, LEARNERS, nearest
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
-OPTIMISERS = ("adam", "sgd")
-"""What trains a learner over its tasks; both stand in :mod:`quickstudy.training.trainer`."""
+OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
+"""What trains a learner over its tasks, and its usual rate; both stand in ``training.trainer``."""
 
 LEAST = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
@@ -38,6 +38,7 @@ class Budget(NamedTuple):
     steps: int
     tasks_per_step: int
     train_ways: int
+    optimiser: str
     rate: float
     validate_every: int
 
@@ -46,7 +47,8 @@ class _Default(NamedTuple):
     steps: int
     tasks_per_step: int
     train_ways: int | None  # None: as many as in testing
-    rate: float = 1e-3
+    rate: float = OPTIMISERS["adam"]
+    optimiser: str = "adam"
 
 
 # About a minute for Conv4 on two CPU cores; several for gradient learners, which need more tasks.
@@ -65,7 +67,7 @@ _DEFAULTS = {
     "anil": _GRADIENT,
     "boil": _GRADIENT,
     "maml_plus_plus": _Default(1500, 2, None, 2e-3),
-    "reptile": _Default(1000, 5, None),
+    "reptile": _Default(1000, 5, None, 1.0, "sgd"),  # as in its paper
     "meta_sgd": _GRADIENT,
     "cavia": _GRADIENT,
     "proto_maml": _Default(1500, 2, None, 2e-3),
@@ -91,7 +93,7 @@ class Recipe:
     ``ways``, ``shots``, ``queries``       of the test tasks.
     ``train_ways``, ``train_queries``      of the training tasks.
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate falls along a cosine.
-    ``optimiser``                  "adam", or "sgd" (for Reptile, at rate 1, as in its paper).
+    ``optimiser``                  "adam" or "sgd".
     ``validate_every``, ``patience``   validation on the way; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
@@ -118,7 +120,7 @@ class Recipe:
     steps: int | None = None
     tasks_per_step: int | None = None
     rate: float | None = None
-    optimiser: str = "adam"
+    optimiser: str | None = None
     validate_every: int | None = None
     patience: int | None = None
     test_tasks: int = 600
@@ -154,13 +156,16 @@ class Recipe:
         default = _DEFAULTS[self.learner]
         steps = self.steps or default.steps
         usual_ways = default.train_ways or self.ways
+        optimiser = self.optimiser or default.optimiser
+        usual_rate = default.rate if optimiser == default.optimiser else OPTIMISERS[optimiser]
         if default.train_ways and train_classes:
             usual_ways = min(usual_ways, train_classes)
         return Budget(
             steps=steps,
             tasks_per_step=self.tasks_per_step or default.tasks_per_step,
             train_ways=self.train_ways or usual_ways,
-            rate=self.rate or default.rate,
+            optimiser=optimiser,
+            rate=self.rate or usual_rate,
             validate_every=self.validate_every or -(-steps // 4),
         )
 
