@@ -102,7 +102,7 @@ def _fit(name: str, learner: qs.Learner, steps: int, seed: int, trial: bool = Fa
 
 def _table(results: dict[str, Any]) -> list[dict[str, object]]:
     return [
-        {"learner": name, "mean squared error": f"{r['mean']:.3f} ± {r['half_width']:.3f}",
+        {"learner": name, "mean squared error": f"{r['mean']:.4f} ± {r['half_width']:.4f}",
          "protocol": r["protocol"], "training tasks": f"{25 * r['steps']:,}",
          "CPU minutes": r["cpu_minutes"]}
         for name, r in results.items()
