@@ -13,11 +13,11 @@ from torch.optim import Adam as TorchAdam
 
 from quickstudy.learners.gradient.descend import (
     Adam,
+    Descent,
     Momentum,
     Update,
     Weights,
     clipped,
-    descend,
     sgd,
 )
 
@@ -45,7 +45,7 @@ def loss(weights: Weights) -> Tensor:
 def test_six_steps_are_those_of_torch(
     update: Update, torchs: Callable[[list[Tensor]], Optimizer], clip: float | None
 ) -> None:
-    path = descend(loss, START, 6, 0.05, update=update, clip=clip)
+    path = Descent(6, 0.05, update, clip).on(loss, START)
     own = {name: w.clone().requires_grad_() for name, w in START.items()}
     optimiser = torchs(list(own.values()))
     for found in path[1:]:
@@ -100,7 +100,7 @@ def test_settings_that_no_step_survives_are_refused(make: Callable[[], Update], 
 
 def test_each_step_has_its_rate_and_those_beyond_the_last_the_last() -> None:
     rates = [{"a": torch.tensor(r), "b": torch.tensor(2 * r)} for r in (0.1, 0.02)]
-    path = descend(loss, START, 4, rates, update=Momentum(0.5))
+    path = Descent(4, rates, Momentum(0.5)).on(loss, START)
     velocity = {name: torch.zeros_like(w) for name, w in START.items()}
     for k, (now, after) in enumerate(pairwise(path)):
         slopes = torch.func.grad(loss)(now)
@@ -112,6 +112,6 @@ def test_each_step_has_its_rate_and_those_beyond_the_last_the_last() -> None:
 
 def test_a_gradient_of_zero_has_a_derivative() -> None:
     start = {"a": torch.zeros(2, requires_grad=True)}
-    end = descend(lambda w: w["a"].relu().sum(), start, 2, 0.1, update=Adam(), clip=1.0)[-1]
+    end = Descent(2, 0.1, Adam(), 1.0).on(lambda w: w["a"].relu().sum(), start)[-1]
     (slope,) = torch.autograd.grad(end["a"].sum(), [start["a"]])
     assert slope.isfinite().all()

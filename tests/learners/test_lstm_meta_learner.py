@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Task
-from quickstudy.learners.gradient.descend import descend
+from quickstudy.learners.gradient.descend import Descent
 from quickstudy.learners.gradient.lstm_meta_learner import UpdateRule
 from quickstudy.learners.gradient.network import SupportLoss
 from quickstudy.learners.objectives import query_loss
@@ -39,7 +39,7 @@ def test_gates_that_keep_all_and_take_a_fixed_share_are_descent() -> None:
             gate.weight.zero_()
             gate.bias.fill_(math.log(value / (1 - value)) if value < 1 else 100.0)
     loss = SupportLoss(learner.backbone, one.support, one.spec)
-    expected = descend(loss, dict(learner.backbone.named_parameters()), 5, rate)
+    expected = Descent(5, rate).on(loss, dict(learner.backbone.named_parameters()))
     found = learner.trajectory(one.support, one.spec)
     assert len(found) == 6
     for state, weights in zip(found, expected, strict=True):

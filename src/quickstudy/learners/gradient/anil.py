@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quickstudy.backbones.norms import Statistics, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
-from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -103,7 +103,8 @@ class ANIL(Learner):
         start: Weights = dict(head.named_parameters())
         by_step = rates.by_step(self.rates, self._names, self.rate)
         way = self.meta_gradient.at(self.progress)
-        path = way.descend(loss, start, steps_now(self), by_step, self.update, self.clip)
+        descent = Descent(steps_now(self), by_step, self.update, self.clip)
+        path = way.descend(loss, start, descent)
         return [loss.state(_in_backbone(weights)) | {"statistics": statistics} for weights in path]
 
     def learnt_rates(self) -> Mapping[str, Tensor]:

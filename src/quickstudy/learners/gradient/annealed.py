@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quickstudy.learners.gradient.descend import Rates, Update, Weights, sgd
+from quickstudy.learners.gradient.descend import Descent, Update, Weights
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder, MetaGradient
 from quickstudy.learners.gradient.network import SupportLoss
 
@@ -30,17 +30,9 @@ class Annealed(MetaGradient):
                 f"{self.first_order_until}."
             )
 
-    def descend(
-        self,
-        loss: SupportLoss,
-        weights: Weights,
-        steps: int,
-        rates: Rates,
-        update: Update = sgd,
-        clip: float | None = None,
-    ) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
         """Steps as at the end of training."""
-        return self.then.descend(loss, weights, steps, rates, update, clip)
+        return self.then.descend(loss, weights, descent)
 
     def at(self, progress: float) -> MetaGradient:
         """First order, or what comes then."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import like, refuse_sizes
-from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -119,7 +119,8 @@ class CAVIA(Learner):
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         start: Weights = {"context": self.network.context}
         way = self.meta_gradient.at(self.progress)
-        return way.descend(loss, start, steps_now(self), self.rate, self.update, self.clip)
+        descent = Descent(steps_now(self), self.rate, self.update, self.clip)
+        return way.descend(loss, start, descent)
 
 
 class _Modulated(nn.Module):

@@ -95,38 +95,36 @@ class Adam:
         return sgd(weights, steps, rate)[0], (count, mean, square)
 
 
-def descend(
-    loss: Loss,
-    weights: Weights,
-    steps: int,
-    rates: Rates,
-    update: Update = sgd,
-    clip: float | None = None,
-) -> list[Weights]:
-    """The weights before the first step, after it, … after the last: ``steps`` + 1 of them.
+@dataclass(frozen=True)
+class Descent:
+    """How to go down: so many steps, at these rates, each with what ``update`` makes of a gradient.
 
     ``clip``  the greatest length that the gradient of all weights together may have.
     """
-    return follow(torch.func.grad(loss), weights, steps, rates, update, clip)
 
+    steps: int
+    rates: Rates
+    update: Update = sgd
+    clip: float | None = None
 
-def follow(
-    slope: Slope,
-    weights: Weights,
-    steps: int,
-    rates: Rates,
-    update: Update = sgd,
-    clip: float | None = None,
-) -> list[Weights]:
-    """Like :func:`descend`, for gradients that are any function of the weights."""
-    memory, path = None, [weights]
-    for k in range(steps):
-        gradients = slope(weights)
-        if clip is not None:
-            gradients = clipped(gradients, clip)
-        weights, memory = update(weights, gradients, _at_step(rates, k), memory)
-        path.append(weights)
-    return path
+    def on(self, loss: Loss, weights: Weights) -> list[Weights]:
+        """The weights before the first step, after it, … after the last: ``steps`` + 1 of them."""
+        return self.along(torch.func.grad(loss), weights)
+
+    def along(self, slope: Slope, weights: Weights) -> list[Weights]:
+        """Like :meth:`on`, for gradients that are any function of the weights."""
+        memory, path = None, [weights]
+        for k in range(self.steps):
+            gradients = slope(weights)
+            if self.clip is not None:
+                gradients = clipped(gradients, self.clip)
+            weights, memory = self.update(weights, gradients, self._rate(k), memory)
+            path.append(weights)
+        return path
+
+    def _rate(self, step: int) -> Rate:
+        rates = self.rates
+        return rates[min(step, len(rates) - 1)] if isinstance(rates, Sequence) else rates
 
 
 def constant(slope: Slope) -> Slope:
@@ -140,10 +138,6 @@ def clipped(gradients: Weights, length: float) -> Weights:
     long = squares > length**2
     factor = torch.where(long, length * torch.where(long, squares, 1.0).rsqrt(), 1.0)
     return {name: factor * gradient for name, gradient in gradients.items()}
-
-
-def _at_step(rates: Rates, k: int) -> Rate:
-    return rates[min(k, len(rates) - 1)] if isinstance(rates, Sequence) else rates
 
 
 def _refuse_decay(who: str, name: str, decay: float) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
-from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -124,4 +124,5 @@ class MAML(Learner):
         start: Weights = {name: own[name] for name in self._adapted}
         by_step = rates.by_step(self.rates, self._adapted, self.rate)
         way = self.meta_gradient.at(self.progress)
-        return way.descend(loss, start, steps_now(self), by_step, self.update, self.clip)
+        descent = Descent(steps_now(self), by_step, self.update, self.clip)
+        return way.descend(loss, start, descent)

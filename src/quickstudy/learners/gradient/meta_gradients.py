@@ -21,15 +21,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from quickstudy.learners.gradient.descend import (
-    Rates,
-    Update,
-    Weights,
-    constant,
-    descend,
-    follow,
-    sgd,
-)
+from quickstudy.learners.gradient.descend import Descent, Update, Weights, constant, sgd
 from quickstudy.learners.gradient.network import SupportLoss
 from quickstudy.learners.gradient.pullback import (
     Problem,
@@ -48,16 +40,8 @@ class MetaGradient(ABC):
     """How to descend on a support loss, and how the result depends on where it started."""
 
     @abstractmethod
-    def descend(
-        self,
-        loss: SupportLoss,
-        weights: Weights,
-        steps: int,
-        rates: Rates,
-        update: Update = sgd,
-        clip: float | None = None,
-    ) -> list[Weights]:
-        """The weights before and after each step; arguments as in :func:`descend.descend`."""
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
+        """The weights before and after each step; ``descent`` says how to step."""
 
     def at(self, progress: float) -> MetaGradient:
         """The way to take when training is so far, in [0, 1]."""
@@ -80,38 +64,20 @@ class Exact(MetaGradient):
 
     recompute: bool = False
 
-    def descend(
-        self,
-        loss: SupportLoss,
-        weights: Weights,
-        steps: int,
-        rates: Rates,
-        update: Update = sgd,
-        clip: float | None = None,
-    ) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
         """Steps that autograd records, or that it can make again."""
         if not self.recompute:
-            return descend(loss, weights, steps, rates, update, clip)
-        return follow(
-            partial(slope_with, loss, recomputed_product), weights, steps, rates, update, clip
-        )
+            return descent.on(loss, weights)
+        return descent.along(partial(slope_with, loss, recomputed_product), weights)
 
 
 @dataclass(frozen=True)
 class FirstOrder(MetaGradient):
     """The support gradients as constants (FOMAML: Finn et al., 2017, section 5.2)."""
 
-    def descend(
-        self,
-        loss: SupportLoss,
-        weights: Weights,
-        steps: int,
-        rates: Rates,
-        update: Update = sgd,
-        clip: float | None = None,
-    ) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
         """Steps whose derivative is that of ``update`` alone."""
-        return follow(constant(grad(loss)), weights, steps, rates, update, clip)
+        return descent.along(constant(grad(loss)), weights)
 
 
 @dataclass(frozen=True)
@@ -134,17 +100,9 @@ class FiniteDifference(MetaGradient):
         if not self.radius > 0:
             raise ValueError(f"FiniteDifference: needs radius > 0; found {self.radius}.")
 
-    def descend(
-        self,
-        loss: SupportLoss,
-        weights: Weights,
-        steps: int,
-        rates: Rates,
-        update: Update = sgd,
-        clip: float | None = None,
-    ) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
         """Steps through whose gradients differences pass back."""
-        return follow(partial(slope_with, loss, self._product), weights, steps, rates, update, clip)
+        return descent.along(partial(slope_with, loss, self._product), weights)
 
     def _product(
         self, problem: Problem, at: Tensors, _: Tensors, v: Tensors, needed: list[int]
@@ -188,17 +146,9 @@ class Implicit(MetaGradient):
                 f"{self.solver_steps}."
             )
 
-    def descend(
-        self,
-        loss: SupportLoss,
-        weights: Weights,
-        steps: int,
-        rates: Rates,
-        update: Update = sgd,
-        clip: float | None = None,
-    ) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
         """Steps on the proximal loss; only the last weights pass a gradient back."""
-        if not isinstance(rates, int | float):
+        if not isinstance(descent.rates, int | float):
             raise _learnt_in_vain("Implicit.descend")
         problem, names, count = Problem(loss, weights), list(weights), len(weights)
 
@@ -212,7 +162,7 @@ class Implicit(MetaGradient):
                     for name, g in zip(names, gradients, strict=True)
                 }
 
-            path = follow(slope, start, steps, rates, update, clip)[1:]
+            path = descent.along(slope, start)[1:]
             return tuple(w for now in path for w in now.values())
 
         pull = partial(self._pull, problem)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -123,4 +123,5 @@ class MetaSGD(Learner):
         own = dict(self.backbone.named_parameters())
         start: Weights = {name: own[name] for name in self._adapted}
         rates, way = dict(self.learnt_rates()), self.meta_gradient.at(self.progress)
-        return way.descend(loss, start, steps_now(self), rates, self.update, self.clip)
+        descent = Descent(steps_now(self), rates, self.update, self.clip)
+        return way.descend(loss, start, descent)

@@ -12,7 +12,7 @@ from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.gradient import rates
-from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -133,7 +133,8 @@ class ProtoMAML(Learner):
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         start, way = self._start(loss), self.meta_gradient.at(self.progress)
         by_step = rates.by_step(self.rates, self._adapted, self.rate)
-        return way.descend(loss, start, steps_now(self), by_step, self.update, self.clip)
+        descent = Descent(steps_now(self), by_step, self.update, self.clip)
+        return way.descend(loss, start, descent)
 
     def _start(self, loss: SupportLoss) -> Weights:
         features, _ = embed_support(self.backbone, loss.support)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import refuse_sizes
-from quickstudy.learners.gradient.descend import Adam, Update, Weights, follow
+from quickstudy.learners.gradient.descend import Adam, Descent, Update, Weights
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -50,9 +50,8 @@ def displacement(learner: Learner, task: Task) -> Tensor:
         slopes: Weights = torch.func.grad(loss)(weights)
         return slopes
 
-    end = follow(
-        slope_on_the_next_batch, end, learner.steps, learner.rate, learner.update, learner.clip
-    )[-1]
+    descent = Descent(learner.steps, learner.rate, learner.update, learner.clip)
+    end = descent.along(slope_on_the_next_batch, end)[-1]
     squares = [(start[name] - end[name].detach()).square().sum() for name in start]
     return torch.stack(squares).sum() / 2
 
@@ -178,5 +177,5 @@ class Reptile(Learner):
 
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         start: Weights = dict(self.backbone.named_parameters())
-        steps = steps_now(self)
-        return FirstOrder().descend(loss, start, steps, self.rate, self.update, self.clip)
+        descent = Descent(steps_now(self), self.rate, self.update, self.clip)
+        return FirstOrder().descend(loss, start, descent)
