@@ -2,6 +2,7 @@
 
     python benchmarks/omniglot.py prototypical      # trains 10 CPU minutes, tests, writes JSON
     python benchmarks/omniglot.py maml --ways 20    # the column 20-way 1-shot
+    python benchmarks/omniglot.py snail --shots 5   # the column 5-way 5-shot of a sequence learner
     python benchmarks/omniglot.py --table           # all results as one table
 
 Protocol: the split of Vinyals et al. (1028/172/423 characters), rotations as new classes, 28x28,
@@ -49,9 +50,10 @@ def _measure(args: argparse.Namespace) -> None:
     entry: Entry = ENTRIES[args.learner]
     data = qs.datasets.load("omniglot", root=args.root, rotations=True)
     ways = entry.train_ways or args.ways
-    learner = entry.make(qs.backbones.Conv4(norm=entry.norm, outputs=entry.outputs(ways)), ways)
+    network = qs.backbones.Conv4(norm=entry.norm, outputs=entry.outputs(ways))
+    learner = entry.make(network, ways, args.shots)
     sequential = "support_order_is_irrelevant" in learner.exceptions
-    train = qs.episodes(data.train, ways, entry.shots, entry.queries, shuffled=sequential)
+    train = qs.episodes(data.train, ways, args.shots, entry.queries, shuffled=sequential)
     steps = args.steps or steps_within(
         args.minutes, lambda n: _fit(copy.deepcopy(learner), train, n, entry, 0, trial=True)
     )
@@ -60,11 +62,10 @@ def _measure(args: argparse.Namespace) -> None:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     evaluations = [
         _evaluated(args.learner, learner, data.test, w, s, args.test_tasks)
-        for w, s in COLUMNS
-        if (entry.train_ways or w == args.ways) and (w, s) not in entry.untested
+        for w, s in _columns(entry, args)
     ]
     result = {
-        "learner": args.learner, "trained": {"ways": ways, "shots": entry.shots,
+        "learner": args.learner, "trained": {"ways": ways, "shots": args.shots,
         "queries": entry.queries, "tasks_per_step": entry.tasks_per_step, "steps": steps,
         "rate": entry.rate, "seed": args.seed, "threads": args.threads,
         "wall_minutes": round(wall / 60, 1), "cpu_minutes": round(cpu / 60, 1),
@@ -73,10 +74,18 @@ def _measure(args: argparse.Namespace) -> None:
         "torch": torch.__version__, "evaluations": evaluations,
     }  # fmt: skip
     RESULTS.mkdir(parents=True, exist_ok=True)
-    suffix = "" if entry.train_ways else f"_{args.ways}way"
+    suffix = ("" if entry.train_ways else f"_{args.ways}way") + "_5shot" * (args.shots == 5)
     target = RESULTS / f"{args.learner}{suffix}.json"
     write_atomically(target, (json.dumps(result, indent=1) + "\n").encode())
     print(f"{wall / 60:.1f} minutes ({cpu / 60:.1f} of CPU time); written to {target}")
+
+
+def _columns(entry: Entry, args: argparse.Namespace) -> list[tuple[int, int]]:
+    """What this training is tested on."""
+    if entry.own_shots:
+        return [(args.ways, args.shots)]
+    trained = [c for c in COLUMNS if entry.train_ways or c[0] == args.ways]
+    return [c for c in trained if c not in entry.untested]
 
 
 def _fit(
@@ -134,6 +143,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("learner", nargs="?", choices=list(ENTRIES))
     parser.add_argument("--table", action="store_true", help="print what was measured so far")
     parser.add_argument("--ways", type=int, default=5, choices=(5, 20), help="column to train for")
+    parser.add_argument("--shots", type=int, default=1, choices=(1, 5), help="likewise")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU time of the training")
     parser.add_argument("--steps", type=int, default=None, help="instead of --minutes")
     parser.add_argument("--seed", type=int, default=0)
@@ -143,6 +153,8 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.table and args.learner is None:
         parser.error(f"name a learner ({', '.join(ENTRIES)}), or ask for the --table")
+    if args.shots == 5 and not (ENTRIES[args.learner].own_shots and args.ways == 5):
+        parser.error(f"{args.learner} has no 5-shot training at {args.ways} ways: leave --shots")
     return args
 
 
