@@ -162,15 +162,21 @@ def plane(seed: int = 0) -> Task:
 
 
 @pytest.mark.parametrize("strength", [0.5, 2.0])
+@pytest.mark.parametrize("damping", [0.0, 3.0])
 @pytest.mark.parametrize("plan", [LOOP, MAPPED], ids=["loop", "vmap"])
-def test_implicit_is_the_gradient_of_the_proximal_optimum(strength: float, plan: Plan) -> None:
+def test_implicit_is_the_gradient_of_the_proximal_optimum(
+    strength: float, damping: float, plan: Plan
+) -> None:
     task, net = plane(), in_general_position(nn.Linear(3, 1, bias=False))
-    way = Implicit(strength, solver_steps=3)  # as many as weights: conjugate gradients are exact
+    # As many solver steps as weights: conjugate gradients are exact.
+    way = Implicit(strength, solver_steps=3, damping=damping)
     found = engine_gradient(qs.MAML(net, 400, 0.1, way), [task], plan)
     (a, b), (c, d) = quadratic(task.support), quadratic(task.query)
-    pulled = strength * torch.linalg.inv(a + strength * torch.eye(3, dtype=torch.float64))
-    optimum = pulled @ (next(net.parameters()).detach().T + b / strength)
-    assert error(found, (pulled @ (c @ optimum - d)).flatten()) <= 1e-10
+    eye, both = torch.eye(3, dtype=torch.float64), strength + damping
+    start = next(net.parameters()).detach().T
+    optimum = torch.linalg.solve(a + strength * eye, strength * start + b)
+    expected = both * torch.linalg.solve(a + both * eye, c @ optimum - d)
+    assert error(found, expected.flatten()) <= 1e-10
 
 
 def test_implicit_reaches_parameters_that_do_not_adapt() -> None:
@@ -237,8 +243,10 @@ def test_conjugate_gradients_stop_at_negative_curvature() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="radius > 0; found 0"):
         FiniteDifference(0.0)
-    with pytest.raises(ValueError, match="strength > 0 and solver_steps >= 0; found -1"):
+    with pytest.raises(ValueError, match=r"strength > 0, .* damping >= 0; found -1"):
         Implicit(-1.0)
+    with pytest.raises(ValueError, match=r"found 2\.0, 5 and -0\.5"):
+        Implicit(damping=-0.5)
     with pytest.raises(ValueError, match="first_order_until is a share of training"):
         Annealed(-0.1)
 
