@@ -11,8 +11,8 @@ def steps_within(minutes: float, train: Callable[[int], object]) -> int:
 
     ``train``  trains a copy for so many steps, and throws it away.
     """
-    steps, times = 4, [0.0, 0.0]
-    while times[-1] < 8 and steps < 2000:
+    steps, times = 1, []
+    while len(times) < 2 or (times[-1] < 8 and steps < 2000):
         steps *= 2
         began = time.process_time()
         train(steps)

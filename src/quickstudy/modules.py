@@ -56,9 +56,12 @@ def fast_on_cpu(images: Tensor) -> Tensor:
     the layout of its input, so it is enough to say it once. It costs a copy of the images, and
     none for one channel.
     """
-    if images.device.type != "cpu" or transformed():
+    if images.device.type != "cpu":
         return images
-    return images.to(memory_format=torch.channels_last)
+    try:
+        return images.to(memory_format=torch.channels_last)
+    except RuntimeError:  # of vmap, which sees one dimension more
+        return images
 
 
 def convolves_on_cpu(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ since its second counts m and r as constants.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,8 +202,10 @@ def _over(table: Tensor, x: Tensor) -> Tensor:
 
 def _layout(x: Tensor) -> torch.memory_format:
     """Channels last where x has it; torch's kernels ask for one or the other."""
-    last = x.device.type == "cpu" and x.ndim == 4 and not transformed()
-    last = last and x.is_contiguous(memory_format=torch.channels_last)
+    last = False
+    if x.device.type == "cpu" and x.ndim == 4:
+        with suppress(RuntimeError):  # of vmap, which cannot say
+            last = x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 
