@@ -116,6 +116,7 @@ def _table() -> list[dict[str, object]]:
     for name, entry in ENTRIES.items():
         found = [json.loads(p.read_text()) for p in sorted(RESULTS.glob(f"{name}*.json"))]
         results = [r for r in found if r["learner"] == name]
+        results.sort(key=lambda r: (r["trained"]["ways"], r["trained"]["shots"]))
         if not results:
             continue
         cells = {
