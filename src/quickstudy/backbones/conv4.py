@@ -8,7 +8,6 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import make_norm
-from quickstudy.modules import fast_on_cpu
 
 
 class Conv4(nn.Module):
@@ -64,16 +63,15 @@ class Conv4(nn.Module):
     def _block(self, inputs: int, outputs: int, pool: bool) -> nn.Module:
         return nn.Sequential(
             OrderedDict(
-                # The other norms subtract each channel's mean, and a bias with it.
-                conv=nn.Conv2d(inputs, outputs, 3, padding=1, bias=self.norm == "group"),
+                conv=nn.Conv2d(inputs, outputs, 3, padding=1),
                 norm=make_norm(self.norm, outputs),
+                relu=nn.ReLU(),
                 pool=nn.MaxPool2d(2) if pool else nn.Identity(),
-                relu=nn.ReLU(),  # after the pool it is the same, on a quarter of the positions
             )
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (n, features), predictions (n, outputs), or maps."""
-        maps: Tensor = self.blocks(fast_on_cpu(images))
+        maps: Tensor = self.blocks(images)
         result: Tensor = self.head(maps.flatten(1) if self.flat else maps)
         return result

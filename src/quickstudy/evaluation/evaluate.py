@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.metrics import calibration_error, score
 from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
 from quickstudy.training.engine import Mapping, Plan, map_tasks
-from quickstudy.training.workers import workers_for
 from quickstudy.trees import map_tree
 
 
@@ -128,7 +128,7 @@ def _evaluate(
         for task in drawn:
             seen.add(task)
         batch = stack([to_device(task, device) for task in drawn])
-        predictions = map_tasks(answers, batch, learner, plan)
+        predictions = map_tasks(partial(answers, learner), batch, learner, plan)
         for i, answered in enumerate(predictions):
             query = labelled(map_tree(lambda leaf, i=i: leaf[i], batch.query))
             _refuse_unscorable(answered, query, task_seed(seed, start + i))
@@ -170,12 +170,11 @@ def _refuse_unscorable(predictions: Tensor, query: Examples, seed: int) -> None:
 
 def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int) -> Plan:
     if learner.differentiates or convolves_on_cpu(learner):
-        workers = workers_for(learner)
-        return Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1, workers)
+        return Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
     plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks_per_batch)
     try:
         batch = stack([to_device(draw(source, seed, 0), device_of(learner))])
-        map_tasks(answers, batch, learner, plan)
+        map_tasks(partial(answers, learner), batch, learner, plan)
     except RuntimeError as error:  # a module that vmap cannot map
         return Plan(Mapping.LOOP, str(error).strip().splitlines()[0], 1)
     return plan

@@ -20,7 +20,6 @@ from quickstudy.tasks.targets import check_targets
 from quickstudy.testing import BrokenLaw, applicable, check_laws, doubled
 from quickstudy.training.engine import Mapping, Plan
 from quickstudy.training.laws import meta_gradient
-from quickstudy.training.workers import workers_for
 from quickstudy.trees import leaves, map_tree
 
 Engine = Literal["auto", "vmap", "loop"]
@@ -114,10 +113,7 @@ def make_plan(
     mapping, why = _choose(learner, batch, objective, engine)
     each = max(1, graph_bytes(learner, batch, objective))
     fits = int((memory or _free_memory(next(leaves(batch.support.inputs)).device) // 2) // each)
-    fits = max(1, min(fits, tasks))
-    if mapping is not Mapping.LOOP:
-        return Plan(mapping, why, fits)
-    return Plan(mapping, why, tasks, min(fits, workers_for(learner)))
+    return Plan(mapping, why, max(1, min(fits, tasks)))
 
 
 def _choose(

@@ -20,7 +20,6 @@ from quickstudy.modules import convolves_on_cpu, device_of
 from quickstudy.registry import describe
 from quickstudy.tasks.batches import stack, to_device
 from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
-from quickstudy.training.allocation import keep_freed_memory
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.display import Display
 from quickstudy.training.engine import Plan, accumulate
@@ -143,8 +142,7 @@ def fit(
     trainer = _Trainer(learner, source, objective, seed, tasks_per_step)
     learner.train()
     learner.progress = 1.0  # a plan is made for the whole of the learner
-    if convolves_on_cpu(learner):
-        keep_freed_memory()
+    if convolves_on_cpu(learner) and not learner.differentiates:
         # Convolution and pooling run 1.2 to 1.6 times as fast.
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     refuse_sorted(learner, (trainer.task(i) for i in range(8)))  # one may be so by chance
