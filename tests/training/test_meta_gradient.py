@@ -55,7 +55,7 @@ def conv4_by_hand(norm: str) -> Forward:
         x, s = rows.inputs, None if support is None else support.inputs
         for i in range(4):
             name = f"blocks.{i}."
-            conv = weights[name + "conv.weight"], weights[name + "conv.bias"]
+            conv = weights[name + "conv.weight"], weights.get(name + "conv.bias")
             gain, shift = weights[name + "norm.weight"], weights[name + "norm.bias"]
             x = F.conv2d(x, *conv, padding=1)
             s = None if s is None else F.conv2d(s, *conv, padding=1)

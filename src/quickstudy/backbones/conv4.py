@@ -8,12 +8,13 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import make_norm
+from quickstudy.modules import fast_on_cpu
 
 
 class Conv4(nn.Module):
     """Images (n, in_channels, image_size, image_size) -> features (n, features).
 
-    Four blocks of 3x3 convolution, norm, ReLU and 2x2 max-pooling, then flattened: 64 features for
+    Four blocks of 3x3 convolution, norm, 2x2 max-pooling and ReLU, then flattened: 64 features for
     28x28 images, 1600 for 84x84. With ``outputs`` a linear head follows, as gradient learners need.
 
     ``channels``    filters per block: 64 in most papers, 32 in MAML's at 84x84.
@@ -63,15 +64,16 @@ class Conv4(nn.Module):
     def _block(self, inputs: int, outputs: int, pool: bool) -> nn.Module:
         return nn.Sequential(
             OrderedDict(
-                conv=nn.Conv2d(inputs, outputs, 3, padding=1),
+                # The other norms subtract each channel's mean, and a bias with it.
+                conv=nn.Conv2d(inputs, outputs, 3, padding=1, bias=self.norm == "group"),
                 norm=make_norm(self.norm, outputs),
-                relu=nn.ReLU(),
                 pool=nn.MaxPool2d(2) if pool else nn.Identity(),
+                relu=nn.ReLU(),  # after the pool it is the same, on a quarter of the positions
             )
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (n, features), predictions (n, outputs), or maps."""
-        maps: Tensor = self.blocks(images)
+        maps: Tensor = self.blocks(fast_on_cpu(images))
         result: Tensor = self.head(maps.flatten(1) if self.flat else maps)
         return result

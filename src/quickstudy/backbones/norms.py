@@ -20,12 +20,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.backbones.standardise import EPSILON, Sharing, standardised
 from quickstudy.core import Examples
-
-EPSILON = 1e-5
 
 Statistics = list[tuple[Tensor, Tensor]]
 """Mean and variance (channels,) of each support-normalised layer, in the order of execution."""
@@ -127,7 +125,7 @@ class _ChannelNorm(nn.Module):
     def _by_rows(self, x: Tensor) -> Tensor:
         """Normalise by the statistics of the rows at hand."""
         if _current.get().weights is None:
-            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=EPSILON)
+            return standardised(x, self.weight, self.bias, Sharing())
         return self._by(x, *row_statistics(x))
 
     def _by(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
@@ -141,9 +139,9 @@ def row_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance (channels,) of x (rows, channels, ...), rows as weighted."""
     weights = _current.get().weights
     positions = [d for d in range(x.ndim) if d != 1]
-    if weights is None:
-        variance, mean = torch.var_mean(x, dim=positions, correction=0)
-        return mean, variance
+    if weights is None:  # torch.var_mean takes five times as long where channels come last
+        mean = x.mean(positions)
+        return mean, (x - mean.reshape(1, -1, *[1] * (x.ndim - 2))).square().mean(positions)
     weights = weights.to(x.dtype)
     share = weights / weights.sum().clamp_min(torch.finfo(x.dtype).tiny)
     share = share.reshape(-1, *[1] * (x.ndim - 1)) / (x[0, 0].numel() or 1)
@@ -249,6 +247,10 @@ class GroupNorm(nn.GroupNorm):
 
     def __init__(self, channels: int) -> None:
         super().__init__(max(1, channels // 8) if channels % 8 == 0 else 1, channels, EPSILON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, ...) -> the same shape."""
+        return standardised(x, self.weight, self.bias, Sharing(self.num_groups))
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from quickstudy.backbones.norms import make_norm
+from quickstudy.modules import fast_on_cpu
 
 
 class ResNet12(nn.Module):
@@ -47,7 +48,7 @@ class ResNet12(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (n, channels[-1]), or predictions (n, outputs)."""
-        result: Tensor = self.head(self.blocks(images).mean((-2, -1)))
+        result: Tensor = self.head(self.blocks(fast_on_cpu(images)).mean((-2, -1)))
         return result
 
 
