@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim import Adam as TorchAdam
 
+import quickstudy as qs
 from quickstudy.learners.gradient.descend import (
     Adam,
     Descent,
@@ -115,3 +116,32 @@ def test_a_gradient_of_zero_has_a_derivative() -> None:
     end = Descent(2, 0.1, Adam(), 1.0).on(lambda w: w["a"].relu().sum(), start)[-1]
     (slope,) = torch.autograd.grad(end["a"].sum(), [start["a"]])
     assert slope.isfinite().all()
+
+
+def small_learner() -> tuple[qs.MAML, qs.Examples]:
+    torch.manual_seed(0)
+    learner = qs.MAML(qs.backbones.Conv4(8, outputs=3), 2, 0.1).eval()
+    return learner, qs.examples(torch.randn(3, 1, 28, 28), torch.arange(3))
+
+
+def test_adapting_in_inference_mode_is_adapting() -> None:
+    learner, support = small_learner()
+    with torch.no_grad():
+        expected = learner(support, qs.classification(3))(support.inputs)
+    with torch.inference_mode():
+        found = learner(support, qs.classification(3))(support.inputs)
+    torch.testing.assert_close(found, expected)
+
+
+def test_frozen_learners_record_nothing() -> None:
+    learner, support = small_learner()
+    spec = qs.classification(3)
+    assert learner(support, spec)(support.inputs).requires_grad
+    learner.requires_grad_(False)
+    state = learner.adapt(support, spec)
+    assert not any(weight.requires_grad for weight in state["weights"].values())
+    assert not learner(support, spec)(support.inputs).requires_grad
+    inputs = support.inputs.clone().requires_grad_()
+    through = learner(support._replace(inputs=inputs), spec)(support.inputs)
+    (slope,) = torch.autograd.grad(through.sum(), inputs)
+    assert slope.abs().sum() > 0

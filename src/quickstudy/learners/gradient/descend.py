@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.modules import transformed
+
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
 Slope = Callable[[Weights], Weights]
@@ -109,7 +111,7 @@ class Descent:
 
     def on(self, loss: Loss, weights: Weights) -> list[Weights]:
         """The weights before the first step, after it, … after the last: ``steps`` + 1 of them."""
-        return self.along(torch.func.grad(loss), weights)
+        return self.along(slope_of(loss), weights)
 
     def along(self, slope: Slope, weights: Weights) -> list[Weights]:
         """Like :meth:`on`, for gradients that are any function of the weights."""
@@ -125,6 +127,38 @@ class Descent:
     def _rate(self, step: int) -> Rate:
         rates = self.rates
         return rates[min(step, len(rates) - 1)] if isinstance(rates, Sequence) else rates
+
+
+def slope_of(loss: Loss) -> Slope:
+    """The gradients of ``loss`` as a function of the weights, differentiable in grad mode.
+
+    ``torch.func.grad`` is right everywhere, but its wrapped tensors make a small network's step
+    half as long again; where nothing is being transformed, autograd does the same.
+    """
+
+    def slope(weights: Weights) -> Weights:
+        if transformed() or torch.is_inference_mode_enabled():
+            return torch.func.grad(loss)(weights)  # type: ignore[no-any-return]
+        # A derivative of the slopes is for what will be trained: frozen learners keep no graph.
+        trained = any(w.requires_grad for w in weights.values()) or depends_on_trained(loss)
+        recorded = torch.is_grad_enabled() and trained
+        with torch.enable_grad():
+            # Views, because one weight may come from another, as a head made of prototypes does.
+            free = {
+                n: w.view_as(w) if recorded and w.requires_grad else w.detach().requires_grad_()
+                for n, w in weights.items()
+            }
+            slopes = torch.autograd.grad(
+                loss(free), list(free.values()), create_graph=recorded, materialize_grads=True
+            )
+        return dict(zip(weights, slopes, strict=True))
+
+    return slope
+
+
+def depends_on_trained(loss: Loss) -> bool:
+    """Whether gradients may be asked of more than the weights; a loss that cannot tell may."""
+    return bool(getattr(loss, "requires_grad", True))
 
 
 def constant(slope: Slope) -> Slope:

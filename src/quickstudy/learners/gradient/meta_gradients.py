@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from quickstudy.learners.gradient.descend import Descent, Update, Weights, constant, sgd
+from quickstudy.learners.gradient.descend import Descent, Update, Weights, constant, sgd, slope_of
 from quickstudy.learners.gradient.network import SupportLoss
 from quickstudy.learners.gradient.pullback import (
     Problem,
@@ -77,7 +77,7 @@ class FirstOrder(MetaGradient):
 
     def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
         """Steps whose derivative is that of ``update`` alone."""
-        return descent.along(constant(grad(loss)), weights)
+        return descent.along(constant(slope_of(loss)), weights)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.gradient.descend import Weights
 from quickstudy.modules import call_with
 from quickstudy.tasks.examples import class_weights, labelled, weighted_mean, without_absent
+from quickstudy.trees import leaves
 
 
 class SupportLoss:
@@ -42,6 +43,12 @@ class SupportLoss:
         predictions = _answers(predictions, self.present, self.spec)
         losses = self.spec.loss(predictions, self.support.targets)
         return weighted_mean(losses, self.support.weights)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a gradient may be asked of the network's own parameters, or of the inputs."""
+        tensors = (*self.network.parameters(), *leaves(self.support))
+        return any(tensor.requires_grad for tensor in tensors)
 
     def state(self, weights: Weights) -> State:
         """What a predictor needs to know: these weights, the classes present, the statistics."""
