@@ -95,7 +95,7 @@ def test_the_engine_refuses_queries_alike(case: str, mapping: Mapping) -> None:
         with pytest.raises(ValueError, match=f"{what}: .*{message}"):
             accumulate(Mean(), batch, own, plan)
         with pytest.raises(ValueError, match=f"{what}: .*{message}"):
-            map_tasks(lambda task: own(Mean(), task), batch, Mean(), plan)
+            map_tasks(own, batch, Mean(), plan)
 
 
 def absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:

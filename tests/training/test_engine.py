@@ -72,8 +72,9 @@ def test_every_mapping_and_chunk_gives_the_plain_loop(name: str, chunk: int) -> 
     outcomes = [query_loss(learner, task) for task in tasks]
     losses = torch.stack([outcome.loss for outcome in outcomes])
     expected = flat(torch.autograd.grad(losses.mean(), list(learner.parameters())))
-    for mapping in (Mapping.LOOP, batched_mapping(learner)):
-        gradient, outcome = gradient_of(learner, stack(tasks), Plan(mapping, "", chunk))
+    loops = (Plan(Mapping.LOOP, "", chunk), Plan(Mapping.LOOP, "", chunk, workers=3))
+    for plan in (*loops, Plan(batched_mapping(learner), "", chunk)):
+        gradient, outcome = gradient_of(learner, stack(tasks), plan)
         assert error(gradient, expected) <= 1e-10
         torch.testing.assert_close(outcome.loss, losses.detach(), rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(outcome.score, torch.stack([o.score for o in outcomes]))
@@ -136,11 +137,11 @@ def test_shared_parameters_adapt_as_one(make: Callable[[], nn.Module]) -> None:
 def test_values_without_gradients_are_those_of_the_tasks_alone() -> None:
     learner, batch = made("maml"), stack(five_tasks())
 
-    def answer(task: Task) -> Tensor:
+    def answer(learner: Learner, task: Task) -> Tensor:
         answered: Tensor = learner(task.support, task.spec)(task.query.inputs)
         return answered
 
-    expected = torch.stack([answer(task) for task in unstack(batch)]).detach()
+    expected = torch.stack([answer(learner, task) for task in unstack(batch)]).detach()
     for mapping in (Mapping.LOOP, Mapping.VMAP):
         found = map_tasks(answer, batch, learner, Plan(mapping, "", 2))
         torch.testing.assert_close(found, expected)

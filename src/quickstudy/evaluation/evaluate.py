@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -128,7 +127,7 @@ def _evaluate(
         for task in drawn:
             seen.add(task)
         batch = stack([to_device(task, device) for task in drawn])
-        predictions = map_tasks(partial(answers, learner), batch, learner, plan)
+        predictions = map_tasks(answers, batch, learner, plan)
         for i, answered in enumerate(predictions):
             query = labelled(map_tree(lambda leaf, i=i: leaf[i], batch.query))
             _refuse_unscorable(answered, query, task_seed(seed, start + i))
@@ -174,7 +173,7 @@ def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int)
     plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks_per_batch)
     try:
         batch = stack([to_device(draw(source, seed, 0), device_of(learner))])
-        map_tasks(partial(answers, learner), batch, learner, plan)
+        map_tasks(answers, batch, learner, plan)
     except RuntimeError as error:  # a module that vmap cannot map
         return Plan(Mapping.LOOP, str(error).strip().splitlines()[0], 1)
     return plan

@@ -7,15 +7,17 @@ batch in one of three ways, all of which give the loop's gradient:
                 no gradient itself
     vmap_grad   vmap over whole per-task gradients, then their mean; for those whose ``adapt`` does
                 (differentiating *through* vmap(grad) is silently wrong in torch for some norms)
-    loop        one task after the other; right for everything that autograd can differentiate
+    loop        one task after the other, or some at once, in threads; right for everything that
+                autograd can differentiate
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from quickstudy.learners.objectives import Objective, Outcome
 from quickstudy.modules import call_with
 from quickstudy.tasks.batches import unstack
 from quickstudy.tasks.targets import check_support, check_targets
+from quickstudy.training.workers import in_order, shared_out
 from quickstudy.trees import map_tree
 
 
@@ -42,23 +45,28 @@ class Mapping(Enum):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a batch is computed: the mapping, why it was chosen, and how many tasks at a time."""
+    """How a batch is computed: the mapping, why it was chosen, and how many tasks at a time.
+
+    ``workers``  threads among which a loop shares the tasks of a chunk.
+    """
 
     mapping: Mapping
     why: str
     chunk: int
+    workers: int = 1
 
     def to_json(self) -> dict[str, str | int]:
         """As JSON, for a checkpoint."""
-        return {"mapping": self.mapping.value, "why": self.why, "chunk": self.chunk}
+        return asdict(self) | {"mapping": self.mapping.value}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
         """What :meth:`to_json` gave."""
-        return Plan(Mapping(values["mapping"]), values["why"], values["chunk"])
+        return Plan(**(values | {"mapping": Mapping(values["mapping"])}))
 
     def __str__(self) -> str:
-        return f"{self.mapping.value}, {self.chunk} tasks at a time ({self.why})"
+        at_once = self.workers if self.mapping is Mapping.LOOP else self.chunk
+        return f"{self.mapping.value}, {at_once} tasks at a time ({self.why})"
 
 
 def accumulate(learner: Learner, batch: Task, objective: Objective, plan: Plan) -> Outcome:
@@ -67,11 +75,12 @@ def accumulate(learner: Learner, batch: Task, objective: Objective, plan: Plan) 
     The batch is computed in chunks of ``plan.chunk`` tasks, whose graphs are freed one by one.
     """
     total = len(batch.support.weights)
-    step = {
+    steps: dict[Mapping, Callable[..., Outcome]] = {
         Mapping.VMAP: _vmap,
         Mapping.VMAP_GRAD: _vmap_grad,
-        Mapping.LOOP: _loop,
-    }[plan.mapping]
+        Mapping.LOOP: partial(_loop, plan.workers),
+    }
+    step = steps[plan.mapping]
     with _right_attention(learner), _uniform_rows(learner, batch):
         parts = [step(learner, chunk, objective, total) for chunk in _chunks(batch, plan.chunk)]
     return Outcome(torch.cat([p.loss for p in parts]), torch.cat([p.score for p in parts]))
@@ -100,30 +109,53 @@ def _vmap_grad(learner: Learner, batch: Task, objective: Objective, total: int) 
     gradients, (losses, scores) = over_tasks(detached, batch.support, batch.query)
     for name, parameter in trained.items():
         gradient = gradients[name].sum(0) / total
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        parameter.grad = _sum(parameter.grad, gradient)
     return Outcome(losses.detach(), scores.detach())
 
 
-def _loop(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    outcomes = []
-    for task in unstack(batch):
-        outcome = as_outcome(objective(learner, task))
-        (outcome.loss / total).backward()
-        outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
+def _loop(workers: int, learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
+    trained = [p for p in learner.parameters() if p.requires_grad]
+
+    def work(learner: Learner, tasks: Sequence[Task]) -> tuple[list[Outcome], list[Tensor | None]]:
+        outcomes: list[Outcome] = []
+        gradients: list[Tensor | None] = [None] * len(trained)
+        for task in tasks:
+            outcome = as_outcome(objective(learner, task))
+            found = torch.autograd.grad(outcome.loss / total, trained, allow_unused=True)
+            gradients = [_sum(a, b) for a, b in zip(gradients, found, strict=True)]
+            outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
+        return outcomes, gradients
+
+    shares = shared_out(work, learner, unstack(batch), workers)
+    for _, gradients in shares:
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = _sum(parameter.grad, gradient)
+    outcomes = in_order([outcomes for outcomes, _ in shares])
     return Outcome(
         torch.stack([o.loss for o in outcomes]), torch.stack([o.score for o in outcomes])
     )
 
 
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:  # cloned, since autograd may give several parameters one tensor
+        return a if b is None else b.clone()
+    return a + b
+
+
 def map_tasks(
-    function: Callable[[Task], Tensor], batch: Task, learner: Learner, plan: Plan
+    function: Callable[[Learner, Task], Tensor], batch: Task, learner: Learner, plan: Plan
 ) -> Tensor:
     """``function`` of every task, stacked (tasks, ...), without gradients: for evaluation."""
+
+    def each(learner: Learner, tasks: Sequence[Task]) -> list[Tensor]:
+        return [function(learner, task) for task in tasks]
+
     with torch.no_grad(), _right_attention(learner), _uniform_rows(learner, batch):
         if plan.mapping is Mapping.LOOP:
-            return torch.stack([function(task) for task in unstack(batch)])
+            tasks = unstack(batch)
+            return torch.stack(in_order(shared_out(each, learner, tasks, plan.workers)))
         return torch.cat([
-            vmap(lambda support, query: function(Task(support, query, batch.spec)))(
+            vmap(lambda support, query: function(learner, Task(support, query, batch.spec)))(
                 chunk.support, chunk.query
             )
             for chunk in _chunks(batch, plan.chunk)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -158,7 +157,7 @@ def vmap_equals_loop(learner: Learner, task: Task) -> None:
 def _mapped_is_looped(learner: Learner, batch: Task) -> None:
     mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
     try:
-        values = map_tasks(partial(answers, learner), batch, learner, Plan(Mapping.VMAP, "", 2))
+        values = map_tasks(answers, batch, learner, Plan(Mapping.VMAP, "", 2))
         gradient = meta_gradient(learner, batch, mapping)
     except Exception as error:  # whatever vmap cannot map, under any name
         raise BrokenLaw(

@@ -101,19 +101,27 @@ def make_plan(
     tasks: int,
     engine: Engine = "auto",
     memory: int | None = None,
+    workers: int = 1,
 ) -> Plan:
     """How to compute steps of ``tasks`` tasks such as the two or more of ``batch``.
 
     ``engine``  "auto" takes the faster mapping that is proven to give the loop's gradient for this
                 learner; "vmap" insists and raises where it does not; "loop" is always right.
     ``memory``  bytes that the graphs of a chunk of tasks may hold; half of what is free by default.
+    ``workers``  threads among which a loop shares its tasks: see
+                 :mod:`quickstudy.training.workers` for what they ask of learner and objective.
     """
+    if workers < 1:
+        raise ValueError(f"workers: must be 1 or more threads; found {workers}.")
     if engine not in ("auto", "vmap", "loop"):
         raise ValueError(f"engine: must be 'auto', 'vmap' or 'loop'; found {engine!r}.")
     mapping, why = _choose(learner, batch, objective, engine)
     each = max(1, graph_bytes(learner, batch, objective))
     fits = int((memory or _free_memory(next(leaves(batch.support.inputs)).device) // 2) // each)
-    return Plan(mapping, why, max(1, min(fits, tasks)))
+    fits = max(1, min(fits, tasks))
+    if mapping is not Mapping.LOOP:
+        return Plan(mapping, why, fits)
+    return Plan(mapping, why, tasks, min(fits, workers))
 
 
 def _choose(
@@ -122,7 +130,7 @@ def _choose(
     if engine == "loop":
         return Mapping.LOOP, "asked for"
     if engine == "auto" and convolves_on_cpu(learner):
-        return Mapping.LOOP, "on a CPU, one task's feature maps at a time stay in the cache"
+        return Mapping.LOOP, "on a CPU, the feature maps of one task stay in the cache"
     mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
     problem = _difference_from_loop(learner, batch, mapping, objective)
     if problem is None:

@@ -20,6 +20,7 @@ from quickstudy.modules import convolves_on_cpu, device_of
 from quickstudy.registry import describe
 from quickstudy.tasks.batches import stack, to_device
 from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
+from quickstudy.training.allocation import keep_freed_memory
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.display import Display
 from quickstudy.training.engine import Plan, accumulate
@@ -107,6 +108,7 @@ def fit(
     seed: int = 0,
     engine: Engine = "auto",
     memory: int | None = None,
+    workers: int = 1,
     run: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
@@ -120,7 +122,7 @@ def fit(
     ``schedule``    :func:`constant`, :func:`linear`, :func:`cosine`, or your own.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``validation``  where given, the weights of the best validation are the ones kept.
-    ``engine``, ``memory``  see :func:`quickstudy.training.planning.make_plan`.
+    ``engine``, ``memory``, ``workers``  see :func:`quickstudy.training.planning.make_plan`.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
                     the run there goes on, and its end is bit-equal to that of an unbroken run
                     (same machine, same number of threads).
@@ -142,6 +144,8 @@ def fit(
     trainer = _Trainer(learner, source, objective, seed, tasks_per_step)
     learner.train()
     learner.progress = 1.0  # a plan is made for the whole of the learner
+    if convolves_on_cpu(learner):
+        keep_freed_memory()
     if convolves_on_cpu(learner) and not learner.differentiates:
         # Convolution and pooling run 1.2 to 1.6 times as fast.
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -157,7 +161,8 @@ def fit(
         "objective": _name(objective), "validation": validation and validation.identity(),
     }  # fmt: skip
     state = folder.restore(learner, opt, settings)
-    state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, engine, memory)
+    state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, engine, memory,
+                                         workers)  # fmt: skip
     trainer.plan = state.plan
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
