@@ -12,7 +12,8 @@ def steps_within(minutes: float, train: Callable[[int], object]) -> int:
     ``train``  trains a copy for so many steps, and throws it away.
     """
     steps, times = 1, []
-    while len(times) < 2 or (times[-1] < 8 and steps < 2000):
+    # The first trial warms up, and two that differ by less than seconds differ by chance.
+    while len(times) < 3 or (times[-1] - times[-2] < 4 and steps < 2000):
         steps *= 2
         began = time.process_time()
         train(steps)
