@@ -143,9 +143,10 @@ class _Slope(Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor, v_weight: Tensor, v_bias: Tensor) -> tuple[Any, ...]:
         g, x, weight, m, r = ctx.saved_tensors
-        m, r = (_broadcast(t, x) for t in (m, r))
         if torch.is_grad_enabled():  # a third derivative follows: m and r are functions of x
             m, r = ctx.sharing.statistics(x)
+        else:
+            m, r = (_broadcast(t, x) for t in (m, r))
         w, v_w, v_b = (_broadcast(t, x) for t in (weight, v_weight, v_bias))
         z = torch.addcmul(-m * r, x, r)
         sum_g, sum_gz, sum_v, sum_vz, sum_vg = map(ctx.sharing.sums, (g, g * z, v, v * z, v * g))
