@@ -84,8 +84,7 @@ def _columns(entry: Entry, args: argparse.Namespace) -> list[tuple[int, int]]:
     """What this training is tested on."""
     if entry.own_shots:
         return [(args.ways, args.shots)]
-    trained = [c for c in COLUMNS if entry.train_ways or c[0] == args.ways]
-    return [c for c in trained if c not in entry.untested]
+    return [c for c in COLUMNS if entry.train_ways or c[0] == args.ways]
 
 
 def _fit(
