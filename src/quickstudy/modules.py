@@ -49,6 +49,27 @@ def transformed() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
+def own_derivatives_serve() -> bool:
+    """Whether an ``autograd.Function`` may stand for torch's operators in what runs now.
+
+    Not where a graph is compiled or exported, where nothing is recorded, and where derivatives go
+    forward.
+    """
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return False
+    return bool(torch.autograd.forward_ad._current_level < 0)
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether x (n, channels, height, width) lies in memory channels last, on a CPU."""
+    if x.device.type != "cpu" or x.ndim != 4:
+        return False
+    try:
+        return x.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:  # of vmap, which cannot say
+        return False
+
+
 def fast_on_cpu(images: Tensor) -> Tensor:
     """Images (n, channels, height, width) in the layout in which a CPU convolves them fastest.
 

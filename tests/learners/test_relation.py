@@ -9,6 +9,7 @@ from torch import nn
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.backbones.norms import GroupNorm
+from quickstudy.backbones.pooling import MaxPool2x2
 from quickstudy.learners.metric.relation import compare_maps, compare_vectors, relation_error
 from quickstudy.learners.objectives import objective_of
 
@@ -62,7 +63,7 @@ def test_training_minimises_the_papers_error() -> None:
     assert objective_of(qs.Relation(MLP(4))) is relation_error
 
 
-BLOCK = [nn.Conv2d, GroupNorm, nn.ReLU, nn.MaxPool2d]
+BLOCK = [nn.Conv2d, GroupNorm, nn.ReLU, MaxPool2x2]
 SMALL = [nn.Conv2d, GroupNorm, nn.ReLU]  # a map of one pixel has nothing to pool
 LAST = [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
 

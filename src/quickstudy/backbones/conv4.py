@@ -7,7 +7,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from quickstudy.backbones.convolution import Conv3x3
 from quickstudy.backbones.norms import make_norm
+from quickstudy.backbones.pooling import MaxPool2x2
 from quickstudy.modules import fast_on_cpu
 
 
@@ -65,9 +67,9 @@ class Conv4(nn.Module):
         return nn.Sequential(
             OrderedDict(
                 # The other norms subtract each channel's mean, and a bias with it.
-                conv=nn.Conv2d(inputs, outputs, 3, padding=1, bias=self.norm == "group"),
+                conv=Conv3x3(inputs, outputs, bias=self.norm == "group"),
                 norm=make_norm(self.norm, outputs),
-                pool=nn.MaxPool2d(2) if pool else nn.Identity(),
+                pool=MaxPool2x2() if pool else nn.Identity(),
                 relu=nn.ReLU(),  # after the pool it is the same, on a quarter of the positions
             )
         )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from quickstudy.backbones.norms import make_norm
+from quickstudy.backbones.pooling import MaxPool2x2
 from quickstudy.modules import fast_on_cpu
 
 
@@ -62,7 +63,7 @@ class _Block(nn.Module):
         self.norms = nn.ModuleList(make_norm(norm, outputs) for _ in range(3))
         self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.shortcut_norm = make_norm(norm, outputs)
-        self.pool = nn.MaxPool2d(2)
+        self.pool = MaxPool2x2()
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.shortcut_norm(self.shortcut(x))

@@ -15,7 +15,6 @@ since its second counts m and r as constants.
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from quickstudy.modules import transformed
+from quickstudy.modules import channels_last, own_derivatives_serve, transformed
 
 EPSILON = 1e-5
 _EXACT_UP_TO = 2**16
@@ -78,11 +77,7 @@ def standardised(x: Tensor, weight: Tensor, bias: Tensor, sharing: Sharing) -> T
 
 
 def _closed_form_serves(x: Tensor, weight: Tensor) -> bool:
-    """Not where a graph is exported, nothing is recorded, derivatives go forward, or types mix."""
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
-        return False
-    forward = torch.autograd.forward_ad._current_level >= 0
-    return not forward and x.dtype == weight.dtype and x.numel() > x.shape[1]
+    return own_derivatives_serve() and x.dtype == weight.dtype and x.numel() > x.shape[1]
 
 
 class _Standardise(Function):
@@ -220,14 +215,10 @@ def _broadcast(table: Tensor, x: Tensor) -> Tensor:
 
 def _layout(x: Tensor) -> torch.memory_format:
     """Channels last where x has it; torch's kernels ask for one or the other."""
-    last = False
-    if x.device.type == "cpu" and x.ndim == 4:
-        with suppress(RuntimeError):  # of vmap, which cannot say
-            last = x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+    return torch.channels_last if channels_last(x) else torch.contiguous_format
 
 
 def _torch_is_exact(x: Tensor) -> bool:
     """Whether torch's kernels add up well: those for channels last do so one by one."""
     few = x.numel() <= _EXACT_UP_TO * x.shape[1]
-    return few or x.dtype != torch.float32 or _layout(x) is torch.contiguous_format
+    return few or x.dtype != torch.float32 or not channels_last(x)

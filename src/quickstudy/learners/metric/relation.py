@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import GroupNorm, embed_query, embed_support
+from quickstudy.backbones.pooling import MaxPool2x2
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import feature_shape, like, refuse_sizes
 from quickstudy.learners.objectives import Outcome, answers
@@ -129,7 +130,7 @@ def compare_maps(shape: tuple[int, ...], width: int, hidden: int) -> nn.Module:
         # Pairs are no rows of the task, so no statistics of rows are taken over them.
         blocks += [nn.Conv2d(inputs, width, 3, padding=1), GroupNorm(width), nn.ReLU()]
         if min(sides) >= 2:
-            blocks.append(nn.MaxPool2d(2))
+            blocks.append(MaxPool2x2())
             sides = [side // 2 for side in sides]
     flat = width * sides[0] * sides[1]
     return nn.Sequential(

@@ -1,0 +1,67 @@
+"""A convolution that knows when nobody asks for the derivative in its images.
+
+Torch's second derivative of a convolution always includes one in the input: for the first layer,
+whose input is data, a transposed convolution over the largest maps whose result is thrown away.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from quickstudy.modules import own_derivatives_serve, transformed
+
+
+class Conv3x3(nn.Conv2d):
+    """Maps (n, inputs, height, width) -> (n, outputs, height, width)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, outputs, height, width)."""
+        if x.requires_grad or transformed() or not own_derivatives_serve():
+            return super().forward(x)
+        maps: Tensor = _OfData.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return maps
+
+
+class _OfData(Function):
+    """x * weight + bias, to be differentiated in weight and bias alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+        return F.conv2d(x, weight, bias, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_Slope.apply(g, *ctx.saved_tensors, ctx.biased)  # type: ignore[no-untyped-call]
+
+
+class _Slope(Function):
+    """The cotangents of weight and bias that g gives: linear in g, and so the way back is _OfData.
+
+    ``weight`` tells its shape and layout alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, weight: Tensor, biased: bool
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(x)
+        sizes, one, no = [len(weight)] if biased else None, [1, 1], [0, 0]
+        slopes = torch.ops.aten.convolution_backward(
+            g, x, weight, sizes, one, one, one, False, no, 1, [False, True, biased]
+        )
+        return slopes[1], slopes[2] if biased else None
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor, v_bias: Tensor | None) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return _OfData.apply(x, v, v_bias), None, None, None  # type: ignore[no-untyped-call]
