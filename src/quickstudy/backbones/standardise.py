@@ -26,9 +26,8 @@ from torch.autograd import Function
 from quickstudy.modules import channels_last, own_derivatives_serve, transformed
 
 EPSILON = 1e-5
-_EXACT_UP_TO = 2**16
-"""Values of a channel up to which torch's kernel for channels last, which adds them one by one in
-float32, keeps five digits of their sum."""
+_FEW = 2**10
+"""Values that torch's kernels for channels last may add one by one in float32: five digits stay."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,10 @@ class Sharing:
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=EPSILON)
         return F.group_norm(x, self.groups, weight, bias, EPSILON)
 
+    def added_up(self, x: Tensor) -> int:
+        """How many values a sum over positions, and over rows that share, has."""
+        return math.prod(x.shape[2:]) * (len(x) if self.groups is None else 1)
+
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """m and r, (n or 1, channels, 1 …), by plain operations."""
         m = self.mean(self.sums(x), x)
@@ -81,18 +84,18 @@ def _closed_form_serves(x: Tensor, weight: Tensor) -> bool:
 
 
 class _Standardise(Function):
-    """y, with m and r: (channels,) or (n, groups) from torch, (n or 1, channels) from here."""
+    """y, with m and r as torch's kernels give them: (channels,) or (n, groups)."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, sharing: Sharing) -> tuple[Tensor, ...]:
-        if _torch_is_exact(x):
+        if _torch_is_exact(x, sharing):
             return _kernel(x, weight, bias, sharing)
-        m, r = sharing.statistics(x)
-        scale = _broadcast(weight, x) * r
-        y = torch.addcmul(torch.addcmul(_broadcast(bias, x), m, scale, value=-1), x, scale)
-        return y, m.flatten(1), r.flatten(1)
+        m, r = _exact_statistics(x, sharing)
+        scale = _broadcast(weight, x) * _broadcast(r, x)
+        shift = torch.addcmul(_broadcast(bias, x), _broadcast(m, x), scale, value=-1)
+        return torch.addcmul(shift, x, scale), m, r
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -119,16 +122,7 @@ class _Slope(Function):
     def forward(
         g: Tensor, x: Tensor, weight: Tensor, m: Tensor, r: Tensor, sharing: Sharing
     ) -> tuple[Tensor, ...]:
-        if _torch_is_exact(x):
-            return _kernel_slope(g, x, weight, m, r, sharing)
-        w, m, r = (_broadcast(t, x) for t in (weight, m, r))
-        sum_g = sharing.sums(g)
-        sum_gz = torch.addcmul(sharing.sums(g * x), m, sum_g, value=-1) * r
-        h, hz = sharing.mean(w * torch.stack((sum_g, sum_gz)), x)
-        along_x = -r * r * hz
-        slope = torch.addcmul(-r * h - m * along_x, x, along_x)
-        slope = torch.addcmul(slope, g, w * r)
-        return slope, sum_gz.sum(0).flatten(), sum_g.sum(0).flatten()
+        return _kernel_slope(g, x, weight, m, r, sharing)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -204,9 +198,9 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
 
 
 def _broadcast(table: Tensor, x: Tensor) -> Tensor:
-    """(channels,), (n, groups) or (1, channels) as (n or 1, channels, 1 …), to lie over x."""
+    """(channels,) or (n, groups) as (n or 1, channels, 1 …), to lie over x."""
     positions = [1] * (x.ndim - 2)
-    if table.ndim == 1 or table.shape[1] == x.shape[1]:
+    if table.ndim == 1:
         return table.reshape(-1, x.shape[1], *positions)
     n, groups = table.shape
     size = x.shape[1] // groups
@@ -218,7 +212,30 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last(x) else torch.contiguous_format
 
 
-def _torch_is_exact(x: Tensor) -> bool:
-    """Whether torch's kernels add up well: those for channels last do so one by one."""
-    few = x.numel() <= _EXACT_UP_TO * x.shape[1]
+def _torch_is_exact(x: Tensor, sharing: Sharing) -> bool:
+    """Whether torch's kernels find m and r well: those for channels last add up one by one.
+
+    What they then do with m and r is as exact in either layout.
+    """
+    few = sharing.added_up(x) <= _FEW
     return few or x.dtype != torch.float32 or not channels_last(x)
+
+
+def _exact_statistics(x: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
+    """m and r of maps that lie channels last: (channels,) or (n, groups)."""
+    n, channels, height, _ = x.shape
+    if sharing.groups is not None:
+        m, r = (s.reshape(n, sharing.groups, -1)[..., 0] for s in sharing.statistics(x))
+        return m.contiguous(), r.contiguous()  # torch's kernel takes it for granted
+    # Channels last, the channels of neighbouring positions lie side by side. With (position,
+    # channel) for a channel torch's kernel is as fast, and adds few values one by one.
+    lines = max(
+        (k for k in range(1, height + 1) if height % k == 0 and n * k <= _FEW // 4), default=1
+    )
+    of_parts = x.permute(0, 2, 3, 1).reshape(n, lines, 1, -1).permute(0, 3, 1, 2)
+    means, variances = (
+        s.view(-1, channels)
+        for s in torch.batch_norm_update_stats(of_parts, None, None, 0.0)  # biased variances
+    )
+    m = means.mean(0)
+    return m, torch.rsqrt((variances + (means - m).square()).mean(0) + EPSILON)
