@@ -52,12 +52,22 @@ def transformed() -> bool:
 def own_derivatives_serve() -> bool:
     """Whether an ``autograd.Function`` may stand for torch's operators in what runs now.
 
-    Not where a graph is compiled or exported, where nothing is recorded, and where derivatives go
-    forward.
+    Not where a graph is compiled, traced or exported, where nothing is recorded, where derivatives
+    go forward, and where autocast has types of its own inside an operator.
     """
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return False
+    if torch.is_inference_mode_enabled() or torch._C._is_any_autocast_enabled():
         return False
     return bool(torch.autograd.forward_ad._current_level < 0)
+
+
+def mapped(x: Tensor) -> bool:
+    """Whether x stands for many: under ``torch.func``, or for ``is_grads_batched`` of autograd.
+
+    The latter is a vmap of its own, which calls no ``autograd.Function`` as it should.
+    """
+    return transformed() or bool(torch._C._functorch.is_legacy_batchedtensor(x))
 
 
 def channels_last(x: Tensor) -> bool:

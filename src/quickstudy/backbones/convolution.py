@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from quickstudy.modules import own_derivatives_serve, transformed
+from quickstudy.modules import mapped, own_derivatives_serve, transformed
 
 
 class Conv3x3(nn.Conv2d):
@@ -24,7 +24,7 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, outputs, height, width)."""
-        if x.requires_grad or transformed() or not own_derivatives_serve():
+        if x.requires_grad or x.ndim != 4 or transformed() or not own_derivatives_serve():
             return super().forward(x)
         maps: Tensor = _OfData.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return maps
@@ -41,27 +41,31 @@ class _OfData(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *_Slope.apply(g, *ctx.saved_tensors, ctx.biased)  # type: ignore[no-untyped-call]
+        slopes = _slopes if mapped(g) else _Slopes.apply
+        x, weight = ctx.saved_tensors
+        return None, *slopes(g, x, weight, ctx.biased)
 
 
-class _Slope(Function):
-    """The cotangents of weight and bias that g gives: linear in g, and so the way back is _OfData.
-
-    ``weight`` tells its shape and layout alone.
-    """
-
+class _Slopes(Function):
     @staticmethod
     def forward(
         ctx: Any, g: Tensor, x: Tensor, weight: Tensor, biased: bool
     ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(x)
-        sizes, one, no = [len(weight)] if biased else None, [1, 1], [0, 0]
-        slopes = torch.ops.aten.convolution_backward(
-            g, x, weight, sizes, one, one, one, False, no, 1, [False, True, biased]
-        )
-        return slopes[1], slopes[2] if biased else None
+        return _slopes(g, x, weight, biased)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor, v_bias: Tensor | None) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
+        (x,) = ctx.saved_tensors  # slopes are linear in g, and so the way back is the way there
         return _OfData.apply(x, v, v_bias), None, None, None  # type: ignore[no-untyped-call]
+
+
+def _slopes(
+    g: Tensor, x: Tensor, weight: Tensor, biased: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Cotangents of weight and bias, from g; ``weight`` tells its shape and layout alone."""
+    sizes, one, no = [len(weight)] if biased else None, [1, 1], [0, 0]
+    wanted = [False, True, biased]
+    backward = torch.ops.aten.convolution_backward
+    _, slope, of_bias = backward(g, x, weight, sizes, one, one, one, False, no, 1, wanted)
+    return slope, of_bias if biased else None

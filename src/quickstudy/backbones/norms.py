@@ -106,6 +106,12 @@ def blind_to_weights(net: nn.Module) -> list[str]:
     return [name for name, module in net.named_modules() if blind(module)]
 
 
+def rows_see_one_another(net: nn.Module) -> bool:
+    """Whether what ``net`` gives for a row depends on the rows beside it, or on a support set."""
+    seen = any(getattr(module, "sees_other_rows", False) for module in net.modules())
+    return seen or bool(blind_to_weights(net)) or needs_support_statistics(net)
+
+
 def needs_support_statistics(net: nn.Module) -> bool:
     """Whether ``net`` has layers that reuse support statistics."""
     return any(isinstance(module, SupportNorm) for module in net.modules())

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from quickstudy.modules import channels_last, own_derivatives_serve, transformed
+from quickstudy.modules import channels_last, mapped, own_derivatives_serve, transformed
 
 
 class MaxPool2x2(nn.Module):
@@ -35,24 +35,24 @@ class _Pool(Function):
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         pooled, places = F.max_pool2d(x, 2, return_indices=True)
         ctx.mark_non_differentiable(places)
+        ctx.set_materialize_grads(False)  # zeros for the places, too
         ctx.save_for_backward(x, places)
         return pooled, places
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, _: Tensor) -> Tensor:
-        slope: Tensor = _Spread.apply(g, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, g: Tensor | None, _: None) -> Tensor | None:
+        if g is None:
+            return None
+        spread = _spread if mapped(g) else _Spread.apply
+        slope: Tensor = spread(g, *ctx.saved_tensors)
         return slope
 
 
 class _Spread(Function):
-    """g where the maxima of x stand, zero elsewhere."""
-
     @staticmethod
     def forward(ctx: Any, g: Tensor, x: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
-        backward = torch.ops.aten.max_pool2d_with_indices_backward
-        slope: Tensor = backward(g, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
-        return slope
+        return _spread(g, x, places)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
@@ -60,6 +60,13 @@ class _Spread(Function):
         found = _positions(v).gather(1, _positions(places))
         n, channels, height, width = places.shape
         return found.view(n, height, width, channels).permute(0, 3, 1, 2), None, None
+
+
+def _spread(g: Tensor, x: Tensor, places: Tensor) -> Tensor:
+    """g where the maxima of x stand, zero elsewhere; x tells size and layout alone."""
+    backward = torch.ops.aten.max_pool2d_with_indices_backward
+    slope: Tensor = backward(g, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+    return slope
 
 
 def _positions(maps: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from quickstudy.modules import channels_last, own_derivatives_serve, transformed
+from quickstudy.modules import channels_last, mapped, own_derivatives_serve, transformed
 
 EPSILON = 1e-5
 _FEW = 2**10
@@ -106,6 +106,9 @@ class _Standardise(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if mapped(g) and not transformed():
+            x, weight, *_ = ctx.saved_tensors
+            return *_slope_by_torch(g, x, weight, ctx.sharing), None
         function = _Slope if transformed() else _PlainSlope
         return *function.apply(g, *ctx.saved_tensors, ctx.sharing), None
 
@@ -154,6 +157,17 @@ class _Slope(Function):
         to_x = torch.addcmul(to_x, z, square * (ev * h + 3 * evz * hz - vh) - r * tz)
         to_weight = (r * (sum_vg - ev * sum_g - evz * sum_gz)).sum(0).flatten()
         return to_g, to_x, to_weight, None, None, None
+
+
+def _slope_by_torch(g: Tensor, x: Tensor, weight: Tensor, sharing: Sharing) -> tuple[Tensor, ...]:
+    """As :class:`_Slope`, recorded by torch."""
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x, weight = (t if t.requires_grad else t.detach().requires_grad_() for t in (x, weight))
+        bias = torch.zeros_like(weight, requires_grad=True)
+        m, r = sharing.statistics(x)
+        y = (x - m) * r * _broadcast(weight, x) + _broadcast(bias, x)
+        return torch.autograd.grad(y, (x, weight, bias), g, create_graph=recorded)
 
 
 def _plain(function: type[Function]) -> type[Function]:
@@ -208,8 +222,12 @@ def _broadcast(table: Tensor, x: Tensor) -> Tensor:
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    """Channels last where x has it; torch's kernels ask for one or the other."""
-    return torch.channels_last if channels_last(x) else torch.contiguous_format
+    """Channels last where x has it; torch's kernels ask for one or the other.
+
+    Under vmap another operand may be mapped, which knows of the plain layout alone.
+    """
+    last = channels_last(x) and not transformed()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _torch_is_exact(x: Tensor, sharing: Sharing) -> bool:
@@ -229,10 +247,8 @@ def _exact_statistics(x: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
         return m.contiguous(), r.contiguous()  # torch's kernel takes it for granted
     # Channels last, the channels of neighbouring positions lie side by side. With (position,
     # channel) for a channel torch's kernel is as fast, and adds few values one by one.
-    lines = max(
-        (k for k in range(1, height + 1) if height % k == 0 and n * k <= _FEW // 4), default=1
-    )
-    of_parts = x.permute(0, 2, 3, 1).reshape(n, lines, 1, -1).permute(0, 3, 1, 2)
+    few = max(k for k in range(1, _FEW // 4) if n * height % k == 0)
+    of_parts = x.permute(0, 2, 3, 1).reshape(1, few, 1, -1).permute(0, 3, 1, 2)
     means, variances = (
         s.view(-1, channels)
         for s in torch.batch_norm_update_stats(of_parts, None, None, 0.0)  # biased variances
