@@ -15,6 +15,16 @@ class CellState(NamedTuple):
     cell: Tensor
 
 
+def gated(gates: Tensor, cell: Tensor) -> CellState:
+    """The state after a step, from its gates (..., 4 hidden) before their activations.
+
+    They come in the order of :class:`LSTMCell`: input, forget, output, candidate.
+    """
+    i, f, o, candidate = gates.chunk(4, -1)
+    cell = f.sigmoid() * cell + i.sigmoid() * candidate.tanh()
+    return CellState(o.sigmoid() * cell.tanh(), cell)
+
+
 class LSTMCell(nn.Module):
     """One step of a long short-term memory: inputs (..., inputs), state -> the next state.
 
@@ -37,10 +47,7 @@ class LSTMCell(nn.Module):
 
     def forward(self, inputs: Tensor, state: CellState) -> CellState:
         """The state after ``inputs``."""
-        both = torch.cat([inputs, state.hidden], -1)
-        i, f, o, candidate = self.gates(both).split(self.hidden, -1)
-        cell = f.sigmoid() * state.cell + i.sigmoid() * candidate.tanh()
-        return CellState(o.sigmoid() * cell.tanh(), cell)
+        return gated(self.gates(torch.cat([inputs, state.hidden], -1)), state.cell)
 
     def empty(self) -> CellState:
         """The state before the first step."""

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import counting, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
-from quickstudy.learners.memory.external_memory import (
-    Used,
-    least_recently_used_access,
-    read,
-    unused,
-)
+from quickstudy.learners.memory.external_memory import Used, read, unused
+from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
+from quickstudy.learners.memory.mann_sequence import all_rows
 from quickstudy.learners.objectives import Outcome
 from quickstudy.learners.outputs import label_vectors, present_outputs, refuse_more_outputs
 from quickstudy.learners.recurrent import CellState, LSTMCell
@@ -53,19 +51,21 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
         raise TypeError(f"sequence_loss: needs a MANN learner; found {type(learner).__name__}.")
     refuse_more_outputs("MANN", task.spec, learner.outputs)
     support, query = labelled(task.support), labelled(task.query)
-    rows: Examples = map_tree(lambda a, b: torch.cat([a, b]), support, query)
+    targets, weights = (torch.cat([a, b]) for a, b in zip(support[1:], query[1:], strict=True))
     # In two passes, so that norm="support" sees queries as predict does.
     first, statistics = embed_support(learner.backbone, support)
     with counting(query.weights):
         later = embed_query(learner.backbone, query.inputs, statistics)
     centre, present = centre_of(first, support.weights), present_outputs(support, task.spec)
     first, later = centred(first, centre), centred(later, centre)
-    carried, of_support = learner.read_rows(learner.start(), first, support)
-    _, of_query = learner.read_rows(carried, later, query)
-    predictions = _answers(torch.cat([of_support, of_query]), present, task.spec)
+    order, features = _present_first(weights), torch.cat([first, later])
+    rows = Examples(None, targets[order], weights[order])
+    path, predictions = learner.read_rows(learner.start(), features[order], rows)
+    predictions = _answers(predictions, present, task.spec)
     loss = weighted_mean(task.spec.loss(predictions, rows.targets), rows.weights)
     with torch.no_grad():
-        asked = _answers(learner.step(carried, later)[1], present, task.spec)
+        carried = _after(path, support.weights)
+        asked = _answers(learner.ask(carried, later)[0], present, task.spec)
     return Outcome(loss, score(asked, query))
 
 
@@ -153,11 +153,14 @@ class MANN(Learner):
         refuse_more_outputs("MANN", spec, self.outputs)
         support = labelled(support)
         features, statistics = embed_support(self.backbone, support)
-        centre, n = centre_of(features, support.weights), len(features)
-        tags = torch.eye(n, dtype=features.dtype, device=features.device)
-        carried, _ = self.read_rows(self.start(n), centred(features, centre), support, tags)
+        centre = centre_of(features, support.weights)
+        order = _present_first(support.weights)
+        tags = torch.eye(len(order), dtype=features.dtype, device=features.device)[order]
+        rows = Examples(None, support.targets[order], support.weights[order])
+        start = self.start(len(order))
+        path, _ = self.read_rows(start, centred(features, centre)[order], rows, tags)
         return {
-            "carried": carried,
+            "carried": _after(path, support.weights),
             "centre": centre,
             "statistics": statistics,
             "present": present_outputs(support, spec),
@@ -165,7 +168,7 @@ class MANN(Learner):
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Predictions (n, outputs), each for its row as if it came next."""
-        return _answers(self._ask(state, inputs)[1], state["present"], spec)
+        return _answers(self._ask(state, inputs)[0], state["present"], spec)
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The centred features (n, features) that the controller reads."""
@@ -176,13 +179,12 @@ class MANN(Learner):
 
         A row wrote its key when it was read, and its label with the row after it.
         """
-        used = self._ask(state, inputs)[0].used
-        share = read(used.memory[..., self.width :], used.reads).mean(-2)
+        share = self._ask(state, inputs)[1].mean(-2)
         return share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
 
-    def _ask(self, state: State, inputs: Any) -> tuple[Carried, Tensor]:
+    def _ask(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
         cell, used, *others = state["carried"]  # plain tuples after loading
-        return self.step(Carried(CellState(*cell), Used(*used), *others), self.embed(state, inputs))
+        return self.ask(Carried(CellState(*cell), Used(*used), *others), self.embed(state, inputs))
 
     def start(self, tags: int = 0) -> Carried:
         """Before the first row: nothing read, nothing stored.
@@ -198,35 +200,16 @@ class MANN(Learner):
             own.new_zeros(tags),
         )
 
-    def step(
-        self, before: Carried, features: Tensor, tag: Tensor | None = None
-    ) -> tuple[Carried, Tensor]:
-        """Read rows (..., features), each as the next one: what is carried, and predictions.
+    def ask(self, carried: Carried, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions (n, outputs), each for its row (n, features) as if it came next.
 
-        The label and tag carried on are still those of the row before: a row's own label is not
-        known yet. ``tag`` is the row's own, zeros for a query.
+        And whose writing was read, (n, heads, tags), as far as rows wrote with tags.
         """
-        tag = torch.zeros_like(before.tag) if tag is None else tag
-        rows = features.shape[:-1]
-        label, reads, *cell = (
-            part.expand(*rows, -1) for part in (before.label, before.reads, *before.cell)
-        )
-        now = self.controller(torch.cat([features, label, reads], -1), CellState(*cell))
-        heads = (self.reads, self.width)
-        keys = self.key(torch.cat([now.hidden, features], -1)).unflatten(-1, heads)
-        late = self.late(torch.cat([now.hidden, label], -1)).unflatten(-1, heads)
-        used, found = least_recently_used_access(
-            before.used,
-            keys,
-            new=_tagged(keys, tag),
-            late=_tagged(late, before.tag),
-            strength=self.strength,
-            gate=self.gate(now.hidden).sigmoid(),
-            decay=self.decay,
-        )
-        found = found[..., : self.width].flatten(-2)
-        predictions = self.answer(torch.cat([now.hidden, found], -1))
-        return Carried(now, used, found, label, before.tag), predictions
+        n = features.shape[0]  # not len, which an exported graph would hold as a constant
+        label, tag = carried.label.expand(n, -1), carried.tag.expand(n, -1)
+        told = self._told(features, label, torch.zeros_like(tag), tag)
+        kept = one_row(told, _kept(carried), self._weights(), self.decay)
+        return self._predictions(kept.seen), read(kept.memory[..., self.width :], kept.looks)
 
     def read_rows(
         self, carried: Carried, features: Tensor, rows: Examples, tags: Tensor | None = None
@@ -234,25 +217,64 @@ class MANN(Learner):
         """One step for each of ``rows``, whose features (n, features) are given.
 
         ``tags`` (n, columns that ``carried`` has for them); without them, rows write untagged.
-        Returns what is carried after the last, and the predictions (n, outputs) made before each
-        row's label was seen. A row of weight 0 leaves no trace.
+        Returns what is carried before the first row and after each, (n + 1, ...), and the
+        predictions (n, outputs) made before each row's label was seen. Rows of weight 0 must come
+        last, so that none reads what they leave.
         """
-        labels = label_vectors(rows, self.outputs, features.dtype)
         if tags is None:
             tags = carried.tag.new_zeros(len(features), len(carried.tag))
-        predictions = []
-        for row, label, weight, tag in zip(features, labels, rows.weights, tags, strict=True):
-            after, prediction = self.step(carried, row, tag)
-            after = after._replace(label=label, tag=tag)
-            there = weight > 0
-            carried = map_tree(lambda new, old, t=there: torch.where(t, new, old), after, carried)
-            predictions.append(prediction)
-        return carried, torch.stack(predictions)
+        labels = label_vectors(rows, self.outputs, features.dtype)
+        labels, tags = (
+            torch.cat([before.unsqueeze(0), own])
+            for before, own in ((carried.label, labels), (carried.tag, tags))
+        )
+        told = self._told(features, labels[:-1], tags[1:], tags[:-1])
+        kept = all_rows(told, _kept(carried), self._weights(), self.decay)
+        return self._carried(kept, labels, tags), self._predictions(kept.seen[1:])
+
+    def _told(self, features: Tensor, label: Tensor, tag: Tensor, tag_before: Tensor) -> Told:
+        """What rows say by themselves: their features, and the label before each."""
+        cell, outside = self.controller.gates, features.shape[-1] + self.outputs
+        gates = F.linear(torch.cat([features, label], -1), cell.weight[:, :outside], cell.bias)
+        keys = F.linear(features, self.key.weight[:, self.hidden :], self.key.bias)
+        late = F.linear(label, self.late.weight[:, self.hidden :], self.late.bias)
+        gate = self.gate.bias.expand(*features.shape[:-1], -1)
+        return Told(gates, torch.cat([keys, late, gate], -1), tag, tag_before)
+
+    def _weights(self) -> Weights:
+        """What rows apply to what was read and to the controller's state."""
+        outside = self.controller.inputs - self.reads * self.width
+        of_state = [layer.weight[:, : self.hidden] for layer in (self.key, self.late, self.gate)]
+        return Weights(
+            self.controller.gates.weight[:, outside:], torch.cat(of_state), self.strength
+        )
+
+    def _predictions(self, seen: Tensor) -> Tensor:
+        reads, hidden = seen.split([self.reads * self.width, self.hidden], -1)
+        predictions: Tensor = self.answer(torch.cat([hidden, reads], -1))
+        return predictions
+
+    def _carried(self, kept: Kept, label: Tensor, tag: Tensor) -> Carried:
+        reads, hidden = kept.seen.split([self.reads * self.width, self.hidden], -1)
+        used = Used(kept.memory, kept.usage, kept.looks)
+        return Carried(CellState(hidden, kept.cell), used, reads, label, tag)
 
 
-def _tagged(vectors: Tensor, tag: Tensor) -> Tensor:
-    """(..., heads, width) and (columns,) -> (..., heads, width + columns)."""
-    return torch.cat([vectors, tag.expand(*vectors.shape[:-1], -1)], -1)
+def _kept(carried: Carried) -> Kept:
+    seen = torch.cat([carried.reads, carried.cell.hidden], -1)
+    return Kept(seen, carried.cell.cell, *carried.used)
+
+
+def _present_first(weights: Tensor) -> Tensor:
+    """The order (rows,) in which rows of weight 0 come last."""
+    return (weights > 0).to(torch.uint8).argsort(descending=True, stable=True)
+
+
+def _after(path: Carried, weights: Tensor) -> Carried:
+    """What is carried after as many rows of a path as there are ``weights`` above 0."""
+    n = (weights > 0).sum().reshape(1)
+    carried: Carried = map_tree(lambda leaf: leaf.index_select(0, n).squeeze(0), path)
+    return carried
 
 
 def _answers(predictions: Tensor, present: Tensor, spec: TaskSpec) -> Tensor:

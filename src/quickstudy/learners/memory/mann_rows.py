@@ -1,0 +1,67 @@
+"""MANN's recurrence by definition: what one row makes of what the rows before it left.
+
+What a row says by itself (its features, the label before it) is brought in from outside, since one
+matrix product does it for all rows; here is what must wait for the row before.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from quickstudy.learners.memory.external_memory import Used, least_recently_used_access
+from quickstudy.learners.recurrent import gated
+
+
+class Weights(NamedTuple):
+    """What every row applies to what was before it; ``found`` is heads * width numbers."""
+
+    gates: Tensor  # (4 hidden, found + hidden): [r, h] of the row before -> the cell's gates
+    heads: Tensor  # (2 found + heads, hidden): h -> keys, what comes late, and gates of the heads
+    strength: Tensor  # (heads,)
+
+
+class Told(NamedTuple):
+    """What rows (..., numbers) say by themselves, biases included."""
+
+    gates: Tensor  # (..., 4 hidden)
+    heads: Tensor  # (..., 2 found + heads)
+    tag: Tensor  # (..., tags): written beside a row's key
+    tag_before: Tensor  # (..., tags): written beside what comes late
+
+
+class Kept(NamedTuple):
+    """What goes from row to row."""
+
+    seen: Tensor  # (..., found + hidden): [r, h]
+    cell: Tensor  # (..., hidden)
+    memory: Tensor  # (..., slots, width + tags)
+    usage: Tensor  # (..., slots)
+    looks: Tensor  # (..., heads, slots): where each head read
+
+
+def one_row(row: Told, before: Kept, weights: Weights, decay: float) -> Kept:
+    """What is kept after a row; of rows (n, ...) that each come next, after each."""
+    heads = len(weights.strength)
+    state = gated(row.gates + before.seen @ weights.gates.mT, before.cell)
+    said = row.heads + state.hidden @ weights.heads.mT
+    keys, late = said[..., :-heads].unflatten(-1, (2, heads, -1)).unbind(-3)
+    used, reads = least_recently_used_access(
+        Used(before.memory, before.usage, before.looks),
+        keys,
+        new=_tagged(keys, row.tag),
+        late=_tagged(late, row.tag_before),
+        strength=weights.strength,
+        gate=said[..., -heads:].sigmoid(),
+        decay=decay,
+    )
+    reads = reads[..., : keys.shape[-1]].flatten(-2)
+    return Kept(torch.cat([reads, state.hidden], -1), state.cell, *used)
+
+
+def _tagged(vectors: Tensor, tag: Tensor) -> Tensor:
+    """(..., heads, width) and (..., tags) -> (..., heads, width + tags)."""
+    rows = (*vectors.shape[:-1], tag.shape[-1])
+    return torch.cat([vectors, tag.unsqueeze(-2).expand(rows)], -1)
