@@ -23,9 +23,10 @@ def _told_plainly(error: Exception) -> bool:
     if isinstance(error, (ValueError, OSError)):
         return True
     from quickstudy.training.laws import BrokenLaw
+    from quickstudy.training.memory import TaskTooLarge
     from quickstudy.training.trainer import NonFiniteLoss
 
-    return isinstance(error, (BrokenLaw, NonFiniteLoss))
+    return isinstance(error, (BrokenLaw, NonFiniteLoss, TaskTooLarge))
 
 
 class _Group(click.Group):
@@ -94,19 +95,22 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@click.option("--workers", type=int, help="Tasks at once, each on one CPU thread.  [1]")
+@click.option("--compile/--no-compile", help="Compile steps: for small networks.  [no]")
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE",
               help="An argument of the learner, such as steps=5; may be repeated.")  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe (YAML); options win.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
+@click.option("--explain", is_flag=True, help="Only say how steps would be computed, and why.")
 @click.pass_context
 def run(
     ctx: click.Context, /, options: tuple[str, ...], config: Path | None, out: Path | None,
-    resume: Path | None, **choices: Any,
+    resume: Path | None, explain: bool, **choices: Any,
 ) -> None:  # fmt: skip
     """Train a learner, evaluate it on classes it has never seen, and write a report."""
     given = {n: v for n, v in choices.items() if _given(ctx, n)}
-    if resume is not None and (given or options or config or out):
+    if resume is not None and (given or options or config or out or explain):
         raise ValueError("run: --resume goes on with the run's own recipe; give no other options.")
     if resume is not None:
         from quickstudy.runs.folder import Run
@@ -117,9 +121,12 @@ def run(
 
         values = read_recipe_file(config) if config else {}
         recipe = read_recipe(merge(values, given, read_options(options)))
-        from quickstudy.runs.execute import begin  # brings torch: only for a recipe in order
+        from quickstudy.runs import execute as runs  # brings torch: only for a recipe in order
 
-        this, parts = begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
+        if explain:
+            click.echo(runs.explain(recipe))
+            return
+        this, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
     from quickstudy.reports.tables import evaluation_table
     from quickstudy.runs.execute import execute
 

@@ -8,12 +8,16 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 import quickstudy as qs
 from made_up import random_classes
+from quickstudy.evaluation import evaluate as module
+from quickstudy.evaluation.evaluate import _plan
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.tasks.metrics import calibration_error
 from quickstudy.tasks.sampling import draw
+from quickstudy.training.engine import Mapping
 
 
 def test_the_interval_is_students():
@@ -111,6 +115,69 @@ def test_what_vmap_cannot_map_is_looped(classes):
     source = qs.episodes(classes, 5, 1, 3)
     expected = by_hand(learner, source, 6, 0)
     np.testing.assert_allclose(qs.evaluate(learner, source, 6).scores, expected, atol=1e-6)
+
+
+class OnMaps(nn.Module):
+    """A convolution, which a CPU is watched for, and what comes after it."""
+
+    def __init__(self, channels=4, after=None):
+        super().__init__()
+        self.conv = nn.Conv2d(1, channels, 3)
+        self.after = after or (lambda x: x[:, :8])
+
+    def forward(self, x):
+        return self.after(self.conv(x).relu().flatten(1))
+
+
+def sparse(x):
+    return torch.sparse.mm(x.to_sparse(), torch.ones(x.shape[1], 3))
+
+
+def branching(x):
+    return torch.cond(x.sum() > 0, lambda x: x[:, :4] * 2, lambda x: x[:, :4] * 3, (x,))
+
+
+def catching(x):
+    try:
+        x.sum().item()
+    except RuntimeError as error:
+        raise ValueError("cannot read a value") from error
+    return x[:, :8]
+
+
+def silent(x):
+    if type(x.detach().sum().tolist()) is not float:
+        raise AssertionError
+    return x[:, :8]
+
+
+def unwatchable(x):
+    if _get_current_dispatch_mode() is not None:
+        raise NotImplementedError
+    return x[:, :8]
+
+
+@pytest.mark.parametrize("after", [sparse, branching, catching, silent, unwatchable])
+def test_planning_never_stops_an_evaluation(classes, after):
+    torch.manual_seed(0)
+    learner = qs.Prototypical(OnMaps(after=after))
+    source = qs.episodes(classes, 3, 1, 2)
+    expected = by_hand(learner, source, 4, 0)
+    np.testing.assert_allclose(qs.evaluate(learner, source, 4).scores, expected, atol=1e-6)
+
+
+def test_the_plan_follows_arithmetic_on_a_cpu(classes, monkeypatch):
+    source = qs.episodes(classes, 3, 1, 2)
+    for channels, mapping in ((4, Mapping.VMAP), (512, Mapping.LOOP)):
+        learner = qs.Prototypical(nn.Sequential(OnMaps(channels), nn.Flatten()))
+        if channels == 512:
+            learner.backbone[0].conv = nn.Sequential(nn.Conv2d(1, 64, 3), nn.Conv2d(64, 512, 3))
+        assert _plan(learner, source, 0, 16).mapping is mapping
+    monkeypatch.setattr(module, "cost_of_one_task", lambda *_: pytest.fail("counted"))
+    adapting = qs.MAML(qs.backbones.Conv4(4, image_size=16, outputs=3), rate=0.1)
+    assert _plan(adapting, source, 0, 16).mapping is Mapping.LOOP
+    flat = qs.Prototypical(qs.backbones.MLP(256, (4,)))
+    assert _plan(flat, source, 0, 16).mapping is Mapping.VMAP
 
 
 def test_regression_is_scored_by_squared_error():

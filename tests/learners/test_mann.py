@@ -13,6 +13,7 @@ from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Examples, Task
 from quickstudy.learners.memory.mann import sequence_loss
 from quickstudy.learners.objectives import query_loss
+from quickstudy.tasks.batches import to_device
 from quickstudy.tasks.examples import pad_rows
 from quickstudy.tasks.sampling import draw
 from quickstudy.testing import doubled
@@ -246,3 +247,21 @@ def test_heads_need_slots() -> None:
 def test_usage_must_decay(decay: float) -> None:
     with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\)"):
         qs.MANN(MLP(), decay=decay)
+
+
+def test_without_data_there_are_shapes_and_a_trace_is_the_same_function(
+    learner: qs.MANN, task: Task
+) -> None:
+    learner.requires_grad_(False)
+
+    def answers(support: Tensor, query: Tensor) -> Tensor:
+        predictor = learner(task.support._replace(inputs=support), task.spec)
+        result: Tensor = predictor(query)
+        return result
+
+    inputs = (task.support.inputs, task.query.inputs)
+    traced = torch.jit.trace(answers, inputs)
+    torch.testing.assert_close(traced(*inputs), answers(*inputs))
+    learner.to("meta")
+    task = to_device(task, torch.device("meta"))
+    assert answers(task.support.inputs, task.query.inputs).shape == (QUERIES, WAYS)

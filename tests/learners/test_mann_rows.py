@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from quickstudy.learners.memory import mann_sequence
 from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
@@ -149,6 +150,57 @@ def test_rows_may_share_what_is_kept() -> None:
     alone = [one_row(Told(*row), start, weights, DECAY) for row in zip(*told, strict=True)]
     for found, expected in zip(together, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_every_way_of_autograd_gives_the_same_slopes() -> None:
+    """One by one, at once, mapped over a graph recorded before, and out of a checkpoint."""
+    parts = drawn(1)
+    gates = parts[2].gates
+    seen = all_rows(*parts, DECAY).seen
+    directions = torch.stack([seen.detach(), seen.detach().cos()])
+
+    def slope(direction: Tensor) -> Tensor:
+        return torch.autograd.grad(seen, gates, direction, retain_graph=True)[0]
+
+    expected = torch.stack([slope(direction) for direction in directions])
+    at_once = torch.autograd.grad(seen, gates, directions, retain_graph=True, is_grads_batched=True)
+    torch.testing.assert_close(at_once[0], expected)
+    torch.testing.assert_close(torch.func.vmap(slope)(directions), expected)
+    again = checkpoint(partial(of_weights, parts), gates, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(again, gates, directions[0])[0], expected[0])
+
+
+def test_forward_derivatives_are_those_of_the_definition() -> None:
+    told, start, weights = drawn(0)
+
+    def along(rows: Callable[..., Kept]) -> Tensor:
+        def of(gates: Tensor) -> Tensor:
+            return rows(told, start, weights._replace(gates=gates), DECAY).seen
+
+        return torch.func.jvp(of, (weights.gates,), (weights.gates.cos(),))[1]
+
+    torch.testing.assert_close(along(all_rows), along(by_definition))
+
+
+def test_slopes_that_are_given_are_not_written_to() -> None:
+    kept = all_rows(*drawn(0), DECAY)
+    given = [torch.ones_like(part) for part in (kept.memory, kept.looks, kept.cell)]
+    sum((part * slope).sum() for part, slope in zip((kept.memory, kept.looks, kept.cell), given,
+        strict=True)).backward(retain_graph=True)  # fmt: skip
+    torch.autograd.backward((kept.memory, kept.looks, kept.cell), given)
+    assert all(bool((slope == 1).all()) for slope in given)
+    assert not kept.usage.requires_grad
+
+
+def test_slots_used_alike_are_taken_in_order() -> None:
+    told, start, weights = drawn(0)
+    many = 128  # from how many on a sort that is not stable shows
+    start = start._replace(
+        memory=torch.zeros(many, WIDTH), usage=torch.zeros(many), looks=torch.zeros(HEADS, many)
+    )
+    parts = [type(part)(*(t.double() for t in part)) for part in (told, start, weights)]
+    found, expected = all_rows(*parts, DECAY), by_definition(*parts, DECAY)
+    torch.testing.assert_close(found, expected)
 
 
 def test_autocast_leaves_the_recurrence_as_it_is() -> None:

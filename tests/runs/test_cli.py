@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from quickstudy.cli import main
 from quickstudy.runs.folder import Run
 from quickstudy.training.laws import BrokenLaw
+from quickstudy.training.memory import TaskTooLarge
 from quickstudy.training.trainer import NonFiniteLoss
 
 FAST = ["--channels", "8", "--steps", "12", "--tasks-per-step", "1", "--train-ways", "5",
@@ -148,6 +151,7 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
         (["run", "--ways", "0"], "ways: must be at least 2"),
         (["run", "--norm", "grop"], "Did you mean 'group'"),
         (["run", "--steps", "0"], "steps: must be at least 1"),
+        (["run", "--workers", "0"], "workers: must be at least 1"),
         (["run", "--rate", "nan"], "rate must be finite"),
         (["run", "--optimiser", "rmsprop"], "Valid names: adam, sgd"),
         (["run", "--test-tasks", "1"], "test_tasks: must be at least 2"),
@@ -171,6 +175,19 @@ def test_mistakes_are_told_plainly(words, said, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
 
 
+@pytest.mark.parametrize("more", [[], ["--explain"]])
+def test_compiling_without_a_compiler_is_told_plainly(photographs, tmp_path, monkeypatch, more):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.chdir(tmp_path)
+    result = call("run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
+                  "--queries", "5", "--train-queries", "3", "--compile", *FAST, "--train-ways", "4",
+                  *more)  # fmt: skip
+    assert result.exit_code == 1
+    assert "no-such-compiler is not found" in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
 def test_corrupt_files_are_told_plainly(finished, tmp_path):
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"nonsense")
@@ -183,6 +200,31 @@ def test_corrupt_files_are_told_plainly(finished, tmp_path):
     assert "training has not finished" in call("evaluate", run).output
     (tmp_path / "empty").mkdir()
     assert call("adapt", finished, tmp_path / "empty").exit_code == 1
+
+
+def test_explaining_trains_nothing_and_leaves_nothing(photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
+             "--queries", "5", "--workers", "2", "--tasks-per-step", "3"]  # fmt: skip
+    done = call(*words, "--explain", "--out", "here")
+    assert done.exit_code == 0, done.output
+    assert "mapping    loop: workers were asked for" in done.output
+    assert "tasks      2 at a time, of 3 a step" in done.output
+    assert not list(tmp_path.iterdir())
+    refused = call("run", "--resume", "here", "--explain")
+    assert "give no other options" in refused.output
+
+
+def test_help_waits_for_nothing_heavy():
+    """Importing torch takes seconds: a command line that only answers must not do it."""
+    look = (
+        "import sys; from quickstudy.cli import main; main(['--help'], standalone_mode=False); "
+        "heavy = {'torch', 'numpy', 'matplotlib', 'rich', 'PIL', 'scipy', 'sklearn', 'yaml'}; "
+        "print('imported:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert "Start with `quickstudy run`" in done.stdout
+    assert done.stdout.endswith("imported: []\n")
 
 
 def test_a_recipe_file_is_read_and_options_win(tmp_path, photographs):
@@ -221,7 +263,12 @@ def test_a_bug_shows_its_trace_and_a_mistake_does_not(monkeypatch):
 
     for error in (RuntimeError("bug"), AssertionError("bug"), ZeroDivisionError("bug")):
         assert raising(error).exception is error
-    for error in (ValueError("told"), NonFiniteLoss("told"), BrokenLaw("told")):
+    for error in (
+        ValueError("told"),
+        NonFiniteLoss("told"),
+        BrokenLaw("told"),
+        TaskTooLarge("told"),
+    ):
         assert "Error: told" in raising(error).output
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from witness import (
     TOLERANCE,
     Weights,
@@ -21,14 +22,18 @@ from witness import (
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
+from quickstudy.backbones.norms import make_norm
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.objectives import Objective, Outcome, query_loss
 from quickstudy.learners.transfer.heads import logistic
 from quickstudy.tasks.batches import stack, unstack
 from quickstudy.tasks.sampling import draw
+from quickstudy.training import proof
+from quickstudy.training.cost import cost_of_one_task
 from quickstudy.training.engine import Mapping, Plan, accumulate, map_tasks
+from quickstudy.training.features import embedded
 from quickstudy.training.laws import BrokenLaw
-from quickstudy.training.planning import check_lawful, graph_bytes, make_plan
+from quickstudy.training.planning import check_lawful, make_plan
 
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "prototypical": lambda: qs.Prototypical(MLP(24, (8,))),
@@ -52,8 +57,8 @@ def five_tasks() -> list[Task]:
     return tasks
 
 
-def batched_mapping(learner: Learner) -> Mapping:
-    return Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
+def batched_mappings(learner: Learner) -> tuple[Mapping, ...]:
+    return (Mapping.VMAP_GRAD,) if learner.differentiates else (Mapping.VMAP, Mapping.FEATURES)
 
 
 def gradient_of(
@@ -73,7 +78,8 @@ def test_every_mapping_and_chunk_gives_the_plain_loop(name: str, chunk: int) -> 
     losses = torch.stack([outcome.loss for outcome in outcomes])
     expected = flat(torch.autograd.grad(losses.mean(), list(learner.parameters())))
     loops = (Plan(Mapping.LOOP, "", chunk), Plan(Mapping.LOOP, "", chunk, workers=3))
-    for plan in (*loops, Plan(batched_mapping(learner), "", chunk)):
+    batched = (Plan(mapping, "", chunk) for mapping in batched_mappings(learner))
+    for plan in (*loops, *batched):
         gradient, outcome = gradient_of(learner, stack(tasks), plan)
         assert error(gradient, expected) <= 1e-10
         torch.testing.assert_close(outcome.loss, losses.detach(), rtol=1e-10, atol=1e-12)
@@ -83,7 +89,7 @@ def test_every_mapping_and_chunk_gives_the_plain_loop(name: str, chunk: int) -> 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_gradients_add_up_and_hold_no_graph(name: str) -> None:
     learner, batch = made(name), stack(five_tasks())
-    for mapping in (Mapping.LOOP, batched_mapping(learner)):
+    for mapping in (Mapping.LOOP, *batched_mappings(learner)):
         once, outcome = gradient_of(learner, batch, Plan(mapping, "", 5))
         accumulate(learner, batch, query_loss, Plan(mapping, "", 5))
         twice = flat([p.grad for p in learner.parameters() if p.grad is not None])
@@ -96,11 +102,23 @@ def test_gradients_add_up_and_hold_no_graph(name: str) -> None:
 def test_frozen_parameters_stay_without_gradient(name: str) -> None:
     learner, batch = made(name), stack(five_tasks())
     frozen = next(learner.parameters()).requires_grad_(False)
-    for mapping in (Mapping.LOOP, batched_mapping(learner)):
+    for mapping in (Mapping.LOOP, *batched_mappings(learner)):
         accumulate(learner, batch, query_loss, Plan(mapping, "", 5))
         assert frozen.grad is None
         assert all(p.grad is not None for p in learner.parameters() if p.requires_grad)
         learner.zero_grad()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_unused_parameters_stay_without_gradient(name: str) -> None:
+    """A gradient of zeros would let weight decay and momentum move them."""
+    learner, batch = made(name), stack(five_tasks())
+    unused = learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    for mapping in (Mapping.LOOP, *batched_mappings(learner)):
+        learner.zero_grad()
+        accumulate(learner, batch, query_loss, Plan(mapping, "", 5))
+        assert unused.grad is None
+        assert all(p.grad is not None for p in learner.parameters() if p is not unused)
 
 
 def one_module_twice() -> nn.Module:
@@ -165,9 +183,21 @@ def test_evaluation_mode_of_attention_takes_no_shortcut() -> None:
 
 def test_memory_decides_the_chunk() -> None:
     learner, batch = made("maml"), stack(five_tasks())
-    each = graph_bytes(learner, batch, query_loss)
+    each = cost_of_one_task(learner, batch, query_loss).bytes
     for memory, chunk in ((1, 1), (3 * each, 3), (each * 1000, 16)):
         assert make_plan(learner, batch, query_loss, 16, memory=memory).chunk == chunk
+    for memory, workers, why in (
+        (1, 1, "asked for; memory has room for 1"),
+        (2 * each, 2, "asked for; memory has room for 2"),
+        (3 * each, 3, "asked for"),
+    ):
+        plan = make_plan(learner, batch, query_loss, 16, "loop", memory, workers=3)
+        assert (plan.workers, plan.at_once, plan.why) == (workers, workers, why)
+    few = make_plan(learner, batch, query_loss, 2, "loop", workers=3)
+    assert (few.workers, few.why) == (2, "asked for"), "it is the tasks that are few, not memory"
+    for memory in (0, -5):
+        with pytest.raises(ValueError, match=f"memory: must be 1 or more bytes; found {memory}"):
+            make_plan(learner, batch, query_loss, 16, memory=memory)
 
 
 def test_graph_bytes_bounds_what_autograd_keeps() -> None:
@@ -184,7 +214,7 @@ def test_graph_bytes_bounds_what_autograd_keeps() -> None:
     inputs = {leaf.untyped_storage().data_ptr() for part in batch[:2] for leaf in part}
     graph = sum(size for place, size in kept.items() if place not in parameters | inputs)
     assert outcome.loss.requires_grad
-    assert 0 < graph <= graph_bytes(learner, batch, query_loss)
+    assert 0 < graph <= cost_of_one_task(learner, batch, query_loss).bytes
 
 
 def test_plans_say_why() -> None:
@@ -195,11 +225,152 @@ def test_plans_say_why() -> None:
     asked = make_plan(maml, batch, query_loss, 4, "loop")
     assert asked == Plan(Mapping.LOOP, "asked for", 4)
     assert "equals the loop" in str(make_plan(maml, batch, query_loss, 4))
-    pictures = nn.Sequential(nn.Unflatten(1, (1, 4, 6)), nn.Conv2d(1, 4, 3), nn.Flatten())
-    convolving = qs.Prototypical(pictures)
-    assert make_plan(convolving.double(), batch, query_loss, 4).mapping is Mapping.LOOP
+    asked = make_plan(maml, batch, query_loss, 4, "vmap")
+    assert asked == Plan(Mapping.VMAP_GRAD, "asked for", 4)
     with pytest.raises(ValueError, match="engine: must be 'auto', 'vmap' or 'loop'; found 'fast'"):
         make_plan(maml, batch, query_loss, 4, "fast")  # type: ignore[arg-type]
+
+
+def pictures(channels: int, norm: str) -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 4, 6)), nn.Conv2d(1, channels, 3), make_norm(norm, channels),
+        nn.Conv2d(channels, channels, 2), nn.Flatten(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("channels", "mapping"), [(4, Mapping.VMAP), (512, Mapping.LOOP)])
+def test_convolutions_are_looped_where_arithmetic_outweighs_calls(
+    channels: int, mapping: Mapping
+) -> None:
+    learner = qs.Prototypical(pictures(channels, "batch")).double()
+    batch = stack([vectors_task(0), vectors_task(1)])
+    plan = make_plan(learner, batch, query_loss, 4)
+    assert plan.mapping is mapping
+    cost = cost_of_one_task(learner, batch, query_loss)
+    assert f"{cost.operators} operators" in plan.why
+    assert f"{cost.flops / 1e9:.2g} GFLOP" in plan.why
+    shared = make_plan(learner, batch, query_loss, 4, workers=2)
+    assert (shared.mapping, shared.workers) == (Mapping.LOOP, 2), "workers are for loops"
+
+
+def test_convolutions_come_first_where_the_rest_sees_only_features() -> None:
+    batch = stack([vectors_task(0), vectors_task(1)])
+    learner = qs.Prototypical(pictures(4, "group")).double()
+    assert make_plan(learner, batch, query_loss, 4).mapping is Mapping.FEATURES
+    beside = AlsoInputs(pictures(4, "group")).double()
+    assert make_plan(beside, batch, query_loss, 4).mapping is not Mapping.FEATURES
+    compiled = make_plan(learner, batch, query_loss, 4, compile=True)
+    assert not compiled.compiled
+    assert "not compiled" in compiled.why
+
+
+def test_features_are_not_for_objectives_that_change_with_progress() -> None:
+    """Proven where training ends, it would be wrong where it begins: the copy has no backbone."""
+
+    def decayed_at_first(learner: Learner, task: Task) -> Outcome:
+        outcome = query_loss(learner, task)
+        if learner.progress > 0.5:
+            return outcome
+        decay = torch.stack([p.square().sum() for p in learner.parameters()]).sum()
+        return outcome._replace(loss=outcome.loss + decay)
+
+    batch = stack([vectors_task(0), vectors_task(1)])
+    learner = qs.Prototypical(pictures(4, "group")).double()
+    plan = make_plan(learner, batch, decayed_at_first, 4)
+    assert plan.mapping is Mapping.VMAP
+    learner.progress = 0.0
+    expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 2), decayed_at_first)
+    found, _ = gradient_of(learner, batch, plan, decayed_at_first)
+    assert error(found, expected) <= 1e-10
+
+
+def test_a_mapping_that_reaches_other_parameters_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def with_zeros(learner: Learner, *arguments: Any) -> Outcome:
+        outcome = accumulate(learner, *arguments)
+        for parameter in learner.parameters():
+            if parameter.grad is None and arguments[2].mapping is not Mapping.LOOP:
+                parameter.grad = torch.zeros_like(parameter)
+        return outcome
+
+    monkeypatch.setattr(proof, "accumulate", with_zeros)
+    learner, batch = made("maml"), stack([vectors_task(0), vectors_task(1)])
+    assert make_plan(learner, batch, query_loss, 4).mapping is Mapping.VMAP_GRAD
+    learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    plan = make_plan(learner, batch, query_loss, 4)
+    assert plan.mapping is Mapping.LOOP
+    assert plan.why == "vmap_grad gives gradients to other parameters than the loop"
+
+
+class AlsoInputs(qs.Prototypical):
+    """Looks at its inputs beside the backbone."""
+
+    def embed(self, state: State, inputs: Any) -> Tensor:
+        return super().embed(state, inputs) * inputs.mean(-1, keepdim=True)
+
+
+def test_features_leave_the_learner_as_it_is() -> None:
+    learner, batch = made("prototypical"), stack(five_tasks())
+    backbone = learner.backbone
+    reader, features = embedded(learner, batch)
+    assert learner.backbone is backbone
+    assert list(reader.parameters()) == []
+    assert features.support.inputs.shape == (5, batch.support.weights.shape[1], 8)
+    with pytest.raises(TypeError, match="has no backbone"):
+        embedded(FlatRegressor(), batch)
+
+
+def test_operators_and_arithmetic_are_those_of_the_forward_pass() -> None:
+    net = nn.Linear(24, 3, bias=False).double()
+    counted = cost_of_one_task(Chance(net), stack([vectors_task(0)]), lambda learner, task: (
+        learner.net(task.query.inputs).square().sum()
+    ))  # fmt: skip
+    rows = len(vectors_task(0).query.weights)
+    assert (counted.operators, counted.flops) == (3, 2 * rows * 24 * 3)  # mm, pow, sum
+    assert counted.bytes == 8 * (2 * rows * 3 + 1)
+
+
+def test_costs_are_of_what_runs() -> None:
+    """The engine promises norms that rows count alike, where they do."""
+    learner = qs.Prototypical(pictures(4, "batch")).double()
+    alike = [vectors_task(0), vectors_task(1)]
+    mixed = five_tasks()[:2]
+    counts = [cost_of_one_task(learner, stack(tasks), query_loss) for tasks in (alike, mixed)]
+    assert counts[0].operators < counts[1].operators
+    assert counts[0].bytes < counts[1].bytes
+
+
+def test_what_cannot_be_counted_is_looped_on_a_cpu() -> None:
+    class Unwatchable(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if _get_current_dispatch_mode() is not None:
+                raise NotImplementedError("not while watched")
+            return x
+
+    net = nn.Sequential(pictures(4, "group"), Unwatchable())
+    learner, batch = qs.MAML(net, rate=0.1).double(), stack([vectors_task(0), vectors_task(1)])
+    plan = make_plan(learner, batch, query_loss, 4)
+    assert plan.mapping is Mapping.LOOP
+    assert "cannot be counted" in plan.why
+    assert (
+        error(*(gradient_of(learner, batch, p)[0] for p in (plan, Plan(Mapping.LOOP, "", 1)))) == 0
+    )
+
+
+class Chance(Learner):
+    """Learns nothing from a support set."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        return ()
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        predictions: Tensor = self.net(inputs)
+        return predictions
 
 
 class FlatRegressor(Learner):

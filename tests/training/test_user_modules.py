@@ -144,7 +144,7 @@ def test_user_modules(name: str, engine: Engine) -> None:
     tasks = [vectors_task(seed) for seed in range(2)]
     check_lawful(learner, tasks[0])
     if engine == "vmap" and name in LOOPED_ONLY:
-        with pytest.raises(RuntimeError, match="vmap cannot map it"):
+        with pytest.raises(RuntimeError, match="vmap_grad cannot map it"):
             make_plan(learner, stack(tasks), query_loss, 2, engine)
         return
     plan = make_plan(learner, stack(tasks), query_loss, 2, engine)

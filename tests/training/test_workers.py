@@ -92,9 +92,12 @@ def test_fit_shares_out_what_it_is_asked_to() -> None:
     ends = []
     for workers in (1, 2):
         one = learner().double()
-        training = qs.fit(one, lambda g: doubled(source(g)), 3, 4, workers=workers, progress=False)
+        training = qs.fit(
+            one, lambda g: doubled(source(g)), 3, 4, engine="loop", workers=workers, progress=False
+        )  # fmt: skip
         assert training.plan.workers == workers
-        assert f"loop, {workers} tasks at a time" in str(training.plan)
+        tasks_at_once = "1 task" if workers == 1 else "2 tasks"
+        assert f"loop, {tasks_at_once} at a time" in str(training.plan)
         ends.append(one.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-9, atol=1e-12)

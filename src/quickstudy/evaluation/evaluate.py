@@ -20,7 +20,9 @@ from quickstudy.tasks.batches import stack, to_device
 from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.metrics import calibration_error, score
 from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
+from quickstudy.training.cost import cost_of_one_task
 from quickstudy.training.engine import Mapping, Plan, map_tasks
+from quickstudy.training.errors import in_a_line
 from quickstudy.trees import map_tree
 
 
@@ -168,14 +170,18 @@ def _refuse_unscorable(predictions: Tensor, query: Examples, seed: int) -> None:
 
 
 def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int) -> Plan:
-    if learner.differentiates or convolves_on_cpu(learner):
+    batch = stack([to_device(draw(source, seed, 0), device_of(learner))])
+    with torch.no_grad():
+        looped = learner.differentiates or (
+            convolves_on_cpu(learner) and cost_of_one_task(learner, batch, answers).is_arithmetic
+        )
+    if looped:
         return Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
     plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks_per_batch)
     try:
-        batch = stack([to_device(draw(source, seed, 0), device_of(learner))])
         map_tasks(answers, batch, learner, plan)
-    except RuntimeError as error:  # a module that vmap cannot map
-        return Plan(Mapping.LOOP, str(error).strip().splitlines()[0], 1)
+    except Exception as error:  # whatever vmap cannot map, the loop can
+        return Plan(Mapping.LOOP, in_a_line(error), 1)
     return plan
 
 

@@ -10,6 +10,7 @@ import torch
 
 from quickstudy.core import Learner, Task
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
+from quickstudy.modules import device_of
 from quickstudy.registry import LEARNERS
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
@@ -19,6 +20,8 @@ from quickstudy.runs.folder import Run, refuse_taken
 from quickstudy.runs.recipe import Recipe
 from quickstudy.storage import save_learner, write_atomically
 from quickstudy.tasks.sampling import draw, generator, task_seed
+from quickstudy.training.compiled import refuse_without_compiler
+from quickstudy.training.explain import explain as explain_training
 from quickstudy.training.log import read_metrics
 from quickstudy.training.trainer import Validation, adam, cosine, fit, sgd
 
@@ -31,7 +34,20 @@ def begin(recipe: Recipe, path: Path | None = None, *, command: str = "") -> tup
     if path is not None:
         refuse_taken(path)  # before data are loaded, which may take long
     parts = prepare(recipe)
+    if recipe.compile:
+        refuse_without_compiler(device_of(parts.learner))
     return Run.create(parts.recipe, path, command=command), parts
+
+
+def explain(recipe: Recipe) -> str:
+    """How training would compute the recipe's steps; nothing is trained, and nothing written."""
+    parts = prepare(recipe)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    return explain_training(
+        parts.learner, parts.sources.train, parts.recipe.budget().tasks_per_step, seed=recipe.seed,
+        workers=recipe.workers, compile=recipe.compile,
+    )  # fmt: skip
 
 
 def execute(
@@ -69,7 +85,8 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
     training = fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
         optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
-        run=run.path, resume=resume, progress=progress,
+        run=run.path, resume=resume, progress=progress, workers=recipe.workers,
+        compile=recipe.compile,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
     return training.finished

@@ -27,7 +27,7 @@ OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
 LEAST = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
     "train_queries": 1, "steps": 1, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
-    "test_tasks": 2, "seed": 0, "threads": 1,
+    "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1,
 }  # fmt: skip
 """The least that a number may be; of fewer than 2 test tasks no interval can be given."""
 
@@ -97,6 +97,7 @@ class Recipe:
     ``validate_every``, ``patience``   validation on the way; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
+    ``workers``, ``compile``       how steps are computed: see :func:`quickstudy.fit`.
 
     Raises ValueError for unknown names and for numbers that no run could have.
     """
@@ -127,6 +128,8 @@ class Recipe:
     seed: int = 0
     threads: int | None = None
     device: str | None = None
+    workers: int = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
         splits = card(self.data).splits

@@ -4,28 +4,41 @@ many tasks fit in memory at a time?"""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from quickstudy.core import Learner, Task
 from quickstudy.learners.objectives import Objective
-from quickstudy.modules import convolves_on_cpu
-from quickstudy.tasks.sampling import generator
+from quickstudy.modules import convolves_on_cpu, device_of
+from quickstudy.tasks.batches import stack
 from quickstudy.tasks.targets import check_targets
 from quickstudy.testing import BrokenLaw, applicable, check_laws, doubled
+from quickstudy.training.allocation import keep_freed_memory
+from quickstudy.training.compiled import refuse_without_compiler
+from quickstudy.training.cost import Cost, cost_of_one_task
 from quickstudy.training.engine import Mapping, Plan
-from quickstudy.training.laws import meta_gradient
-from quickstudy.trees import leaves, map_tree
+from quickstudy.training.errors import where_it_fits
+from quickstudy.training.memory import free_memory, one_task_must_fit
+from quickstudy.training.proof import difference_from_loop, few_queries, in_double
 
 Engine = Literal["auto", "vmap", "loop"]
 
-TOLERANCE = 1e-8
-"""Relative difference in float64 up to which two ways of mapping count as the same gradient."""
+
+def made_ready(learner: Learner, task: Callable[[int], Task], tasks_per_step: int) -> Task:
+    """Set ``learner`` up to train on ``task(0)``, ``task(1)``, …; gives the first two, stacked.
+
+    Raises what :func:`quickstudy.training.trainer.fit` raises before it plans: ValueError for fewer
+    than one task a step, and what :func:`refuse_sorted` and :func:`check_lawful` raise.
+    """
+    if tasks_per_step < 1:
+        raise ValueError(f"fit: tasks_per_step must be positive; found {tasks_per_step}.")
+    set_up(learner)
+    refuse_sorted(learner, (task(i) for i in range(8)))  # one may be so by chance
+    check_lawful(learner, task(0))
+    return stack([task(0), task(1)])
 
 
 def check_lawful(learner: Learner, task: Task) -> None:
@@ -34,7 +47,8 @@ def check_lawful(learner: Learner, task: Task) -> None:
     Raises ValueError for one without trainable parameters, and
     :class:`quickstudy.testing.BrokenLaw` for running statistics updated in ``forward``, randomness
     in ``adapt``, predictions of a wrong shape, and, where undeclared, queries that see one another
-    and rows of weight 0 that count.
+    and rows of weight 0 that count; :class:`quickstudy.training.memory.TaskTooLarge` where memory
+    runs out. Judged in float64, or, where that does not fit, in the learner's own type.
     """
     if not any(parameter.requires_grad for parameter in learner.parameters()):
         raise ValueError(
@@ -52,10 +66,18 @@ def check_lawful(learner: Learner, task: Task) -> None:
                 "track_running_stats=False, or keep it in eval mode by overriding train()."
             )
     check_targets("query", task.query.targets, task.spec)
-    small = _few_queries(task, 2 * task.spec.outputs)
+    small = few_queries(task, 2 * task.spec.outputs)
     laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
+    with one_task_must_fit():
+        where_it_fits(
+            lambda: _judge(in_double(learner), doubled(small), laws),
+            lambda: _judge(copy.deepcopy(learner), small, laws),
+        )
+
+
+def _judge(learner: Learner, task: Task, laws: Sequence[str]) -> None:
     try:
-        check_laws(_in_double(learner), doubled(small), laws)
+        check_laws(learner, task, laws)
     except RuntimeError as error:
         if "mutate a captured Tensor" not in str(error):
             raise
@@ -94,6 +116,16 @@ _BEFORE_TRAINING = (
 """Laws without which results are silently wrong, and which take but a few adaptations to see."""
 
 
+def set_up(learner: Learner) -> None:
+    """Training mode, and on a CPU the layout and the allocation in which convolutions are fast."""
+    learner.train()
+    learner.progress = 1.0  # a plan is made for the whole of the learner
+    if convolves_on_cpu(learner):
+        keep_freed_memory()
+        if not learner.differentiates:  # convolution and pooling run 1.2 to 1.6 times as fast
+            learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def make_plan(
     learner: Learner,
     batch: Task,
@@ -102,122 +134,76 @@ def make_plan(
     engine: Engine = "auto",
     memory: int | None = None,
     workers: int = 1,
+    compile: bool = False,
 ) -> Plan:
     """How to compute steps of ``tasks`` tasks such as the two or more of ``batch``.
 
-    ``engine``  "auto" takes the faster mapping that is proven to give the loop's gradient for this
-                learner; "vmap" insists and raises where it does not; "loop" is always right.
-    ``memory``  bytes that the graphs of a chunk of tasks may hold; half of what is free by default.
+    ``engine``   "auto" takes the faster mapping that is proven to give the loop's gradient for this
+                 learner; "vmap" insists and raises where it does not; "loop" is always right.
+    ``memory``   bytes that the graphs of a chunk of tasks may hold, 1 or more; by default half of
+                 the free.
     ``workers``  threads among which a loop shares its tasks: see
                  :mod:`quickstudy.training.workers` for what they ask of learner and objective.
+    ``compile``  compile mapped tasks where that, too, is proven: see
+                 :mod:`quickstudy.training.compiled` for what it asks of learner and objective.
+
+    What an objective looks at beside its arguments must not change while it trains, except
+    :attr:`Learner.progress`: what is proven is proven of the objective as it is now.
+
+    Raises ValueError for arguments out of range and for ``compile`` without a compiler,
+    RuntimeError where ``engine="vmap"`` insists on what is not right,
+    :class:`quickstudy.training.memory.TaskTooLarge` where a task does not fit in memory.
     """
     if workers < 1:
         raise ValueError(f"workers: must be 1 or more threads; found {workers}.")
+    if memory is not None and memory < 1:
+        raise ValueError(f"memory: must be 1 or more bytes; found {memory}.")
     if engine not in ("auto", "vmap", "loop"):
         raise ValueError(f"engine: must be 'auto', 'vmap' or 'loop'; found {engine!r}.")
-    mapping, why = _choose(learner, batch, objective, engine)
-    each = max(1, graph_bytes(learner, batch, objective))
-    fits = int((memory or _free_memory(next(leaves(batch.support.inputs)).device) // 2) // each)
-    fits = max(1, min(fits, tasks))
-    if mapping is not Mapping.LOOP:
-        return Plan(mapping, why, fits)
-    return Plan(mapping, why, tasks, min(fits, workers))
+    if compile and engine == "loop":
+        raise ValueError("compile: a loop is not compiled. Leave out compile, or engine='loop'.")
+    if compile:
+        refuse_without_compiler(device_of(learner))
+    with one_task_must_fit():
+        cost = cost_of_one_task(learner, batch, objective)
+    mapping, why = _choose(learner, batch, objective, engine, workers, cost)
+    room = free_memory(device_of(learner)) // 2 if memory is None else memory
+    fits = max(1, room // max(1, cost.bytes))
+    if compile and mapping in (Mapping.LOOP, Mapping.FEATURES):
+        why, compile = f"{why}; this way is not compiled", False
+    if mapping is Mapping.LOOP:
+        workers = min(workers, tasks)
+        why += f"; memory has room for {fits}" if fits < workers else ""
+        return Plan(mapping, why, tasks, min(fits, workers), bytes=cost.bytes)
+    problem = compile and difference_from_loop(learner, batch, mapping, objective, compile)
+    if problem and engine == "vmap":
+        raise RuntimeError(f"compile=True is not right for this learner: {problem}. Leave it out.")
+    why += f"; not compiled, since {problem}" if problem else ""
+    return Plan(mapping, why, min(fits, tasks), compiled=compile and not problem, bytes=cost.bytes)
 
 
 def _choose(
-    learner: Learner, batch: Task, objective: Objective, engine: Engine
+    learner: Learner,
+    batch: Task,
+    objective: Objective,
+    engine: Engine,
+    workers: int,
+    cost: Cost,
 ) -> tuple[Mapping, str]:
     if engine == "loop":
         return Mapping.LOOP, "asked for"
     if engine == "auto" and convolves_on_cpu(learner):
-        return Mapping.LOOP, "on a CPU, the feature maps of one task stay in the cache"
+        if workers > 1:
+            return Mapping.LOOP, "workers were asked for, and share the tasks of a loop"
+        way = Mapping.FEATURES
+        if not (learner.differentiates or difference_from_loop(learner, batch, way, objective)):
+            return way, "one call of the backbone; equals the loop in float64"
+        if cost.is_arithmetic:
+            return Mapping.LOOP, f"{cost}: on a CPU, the feature maps of one task stay in the cache"
     mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
-    problem = _difference_from_loop(learner, batch, mapping, objective)
+    problem = difference_from_loop(learner, batch, mapping, objective)
     if problem is None:
-        return mapping, "asked for" if engine == "vmap" else "equals the loop in float64"
+        return mapping, "asked for" if engine == "vmap" else f"{cost}; equals the loop in float64"
     if engine == "vmap":
         raise RuntimeError(f"engine='vmap' is not right for this learner: {problem}. Use 'auto'.")
     return Mapping.LOOP, problem
-
-
-def _difference_from_loop(
-    learner: Learner, batch: Task, mapping: Mapping, objective: Objective
-) -> str | None:
-    """Why ``mapping`` cannot be trusted with this learner, or None where it can."""
-    judged = _in_general_position(_in_double(learner))
-    task = doubled(_few_queries(batch, 4))
-    two = Task(
-        map_tree(lambda leaf: leaf[:2], task.support),
-        map_tree(lambda leaf: leaf[:2], task.query),
-        task.spec,
-    )
-    expected = meta_gradient(judged, two, Mapping.LOOP, objective)
-    try:
-        found = meta_gradient(judged, two, mapping, objective)
-    except Exception as error:  # whatever vmap cannot map, the loop can
-        return f"vmap cannot map it: {str(error).strip().splitlines()[0][:120]}"
-    difference = float((expected - found).norm() / expected.norm().clamp_min(1e-30))
-    if difference <= TOLERANCE:
-        return None
-    return f"vmap's meta-gradient differs from the loop's by {difference:.1g}"
-
-
-def _in_double(learner: Learner) -> Learner:
-    return copy.deepcopy(learner).double()
-
-
-def _in_general_position(learner: Learner) -> Learner:
-    """Every parameter moved a little: ones and zeros of an initialisation can hide a wrong term."""
-    noise = generator(0)
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            shift = torch.randn(parameter.shape, generator=noise, dtype=torch.float64)
-            parameter.add_(0.05 * shift.to(parameter.device))
-    return learner
-
-
-def _few_queries(task: Task, n: int) -> Task:
-    """The first ``n`` query rows: enough to compare two computations, and cheap."""
-    batched = task.query.weights.ndim == 2
-
-    def cut(leaf: Tensor) -> Tensor:
-        return leaf[:, :n] if batched else leaf[:n]
-
-    return task._replace(query=map_tree(cut, task.query))
-
-
-class _CountBytes(TorchDispatchMode):
-    """Adds up the memory that operators allocate for their results."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            outputs = result if isinstance(result, (list, tuple)) else [result]
-            self.total += sum(t.nbytes for t in outputs if isinstance(t, Tensor))
-        return result
-
-
-def graph_bytes(learner: Learner, batch: Task, objective: Objective) -> int:
-    """An upper bound on what the graph of one task holds: every result of its forward pass."""
-    one: Task = Task(
-        map_tree(lambda leaf: leaf[0], batch.support),
-        map_tree(lambda leaf: leaf[0], batch.query),
-        batch.spec,
-    )
-    with _CountBytes() as counted:
-        objective(learner, one)
-    return int(counted.total)
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:  # what the kernel would give out without swapping, its file cache included
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
-    except (OSError, StopIteration):
-        return 4 << 30  # a cautious guess where the system does not say

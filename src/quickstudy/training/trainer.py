@@ -16,17 +16,18 @@ from torch.optim import SGD, Adam, Optimizer
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
 from quickstudy.learners.objectives import Objective, objective_of
-from quickstudy.modules import convolves_on_cpu, device_of
+from quickstudy.modules import device_of
 from quickstudy.registry import describe
 from quickstudy.tasks.batches import stack, to_device
 from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
-from quickstudy.training.allocation import keep_freed_memory
 from quickstudy.training.checkpoint import RunFolder
+from quickstudy.training.compiled import Compiled, refuse_without_compiler
 from quickstudy.training.display import Display
-from quickstudy.training.engine import Plan, accumulate
+from quickstudy.training.engine import Plan
 from quickstudy.training.interrupts import Interrupts
 from quickstudy.training.log import Log
-from quickstudy.training.planning import Engine, check_lawful, make_plan, refuse_sorted
+from quickstudy.training.memory import accumulate_within
+from quickstudy.training.planning import Engine, made_ready, make_plan
 from quickstudy.training.population import estimate_population
 
 Schedule = Callable[[float], float]
@@ -109,6 +110,7 @@ def fit(
     engine: Engine = "auto",
     memory: int | None = None,
     workers: int = 1,
+    compile: bool = False,
     run: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
@@ -122,35 +124,30 @@ def fit(
     ``schedule``    :func:`constant`, :func:`linear`, :func:`cosine`, or your own.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``validation``  where given, the weights of the best validation are the ones kept.
-    ``engine``, ``memory``, ``workers``  see :func:`quickstudy.training.planning.make_plan`.
+    ``engine``, ``memory``, ``workers``, ``compile``
+                    see :func:`quickstudy.training.planning.make_plan`.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
                     the run there goes on, and its end is bit-equal to that of an unbroken run
-                    (same machine, same number of threads).
+                    (same machine, same number of threads). It keeps the plan that it was started
+                    by, whatever ``engine``, ``memory``, ``workers`` and ``compile`` say.
     ``progress``    show a progress bar.
 
     Ctrl-C ends training after the current step. With ``run`` there is then a checkpoint, and
     ``finished`` is False; without, KeyboardInterrupt is raised.
 
     Raises :class:`quickstudy.testing.BrokenLaw` before the first step for a learner whose results
-    would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite, ValueError where a
-    resumed run had other settings, FileExistsError where ``run`` holds another run.
+    would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
+    :class:`quickstudy.training.memory.TaskTooLarge` where one task alone does not fit in memory,
+    RuntimeError where ``engine="vmap"`` is not right, ValueError for arguments out of range, for
+    ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
+    ``run`` holds another run.
     """
-    if steps < 1 or tasks_per_step < 1:
-        raise ValueError(
-            f"fit: steps and tasks_per_step must be positive; found {steps} and {tasks_per_step}."
-        )
+    if steps < 1:
+        raise ValueError(f"fit: steps must be positive; found {steps}.")
     objective = objective or objective_of(learner)
     folder = RunFolder(run, resume)
     trainer = _Trainer(learner, source, objective, seed, tasks_per_step)
-    learner.train()
-    learner.progress = 1.0  # a plan is made for the whole of the learner
-    if convolves_on_cpu(learner):
-        keep_freed_memory()
-        if not learner.differentiates:  # convolution and pooling run 1.2 to 1.6 times as fast
-            learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    refuse_sorted(learner, (trainer.task(i) for i in range(8)))  # one may be so by chance
-    check_lawful(learner, trainer.task(0))
-    two = stack([trainer.task(0), trainer.task(1)])
+    two = made_ready(learner, trainer.task, tasks_per_step)
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
@@ -161,8 +158,8 @@ def fit(
     }  # fmt: skip
     state = folder.restore(learner, opt, settings)
     state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, engine, memory,
-                                         workers)  # fmt: skip
-    trainer.plan = state.plan
+                                         workers, compile)  # fmt: skip
+    trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
     interrupted = False
@@ -172,6 +169,7 @@ def fit(
                 group["lr"] = rate * schedule(state.step / steps)
             learner.progress = state.step / steps
             loss, score = trainer.step(opt, state.step)
+            state.plan = trainer.plan  # another, perhaps, where it could not be followed
             state.count(loss, score)
             state.seconds = time.perf_counter() - began
             speed = display.advance(state.step, tasks_per_step, loss, score)
@@ -225,15 +223,28 @@ class _Trainer:
     seed: int
     tasks_per_step: int
     plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
+    compiled: Compiled | None = None
 
     def task(self, index: int) -> Task:
         return to_device(draw(self.source, self.seed, index), device_of(self.learner))
 
-    def step(self, optimiser: Optimizer, step: int) -> tuple[float, float]:
+    def follow(self, plan: Plan) -> None:
+        """Compute steps by ``plan``."""
+        self.plan = plan
+        if plan.compiled:
+            refuse_without_compiler(device_of(self.learner))
+            self.compiled = Compiled(self.learner, self.objective, self.batch(0))
+
+    def batch(self, step: int) -> Task:
         first = step * self.tasks_per_step
-        batch = stack([self.task(first + i) for i in range(self.tasks_per_step)])
+        return stack([self.task(first + i) for i in range(self.tasks_per_step)])
+
+    def step(self, optimiser: Optimizer, step: int) -> tuple[float, float]:
+        batch = self.batch(step)
         optimiser.zero_grad(set_to_none=True)
-        outcome = accumulate(self.learner, batch, self.objective, self.plan)
+        outcome, self.plan = accumulate_within(
+            self.learner, batch, self.objective, self.plan, self.compiled
+        )
         self._refuse_non_finite(outcome.loss, step)
         optimiser.step()
         return float(outcome.loss.mean()), float(outcome.score.mean())

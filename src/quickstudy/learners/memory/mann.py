@@ -219,7 +219,7 @@ class MANN(Learner):
         ``tags`` (n, columns that ``carried`` has for them); without them, rows write untagged.
         Returns what is carried before the first row and after each, (n + 1, ...), and the
         predictions (n, outputs) made before each row's label was seen. Rows of weight 0 must come
-        last, so that none reads what they leave.
+        last, so that none reads what they leave. The path holds the memory after every row.
         """
         if tags is None:
             tags = carried.tag.new_zeros(len(features), len(carried.tag))

@@ -8,6 +8,7 @@ made for all rows at once, and the weights' slopes are one product at the end.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,16 +18,20 @@ from torch.autograd import Function
 
 from quickstudy.learners.memory.mann_kernels import Work, read_rows, slopes
 from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
-from quickstudy.modules import transformed
+from quickstudy.modules import mapped
+
+_TOLD, _KEPT, _WEIGHTS = (len(kind._fields) for kind in (Told, Kept, Weights))
 
 
 def all_rows(rows: Told, before: Kept, weights: Weights, decay: float) -> Kept:
     """What is kept before the first of ``rows`` (n, ...) and after each: (n + 1, ...)."""
     # One sequence is a batch of one; torch.vmap makes it as many as there are tasks.
     dtype = before.seen.dtype  # autocast would mix types within a row
+    rows = rows._replace(tag=rows.tag.detach(), tag_before=rows.tag_before.detach())
     told = [part.to(dtype).unsqueeze(1) for part in rows]
     start = [part.unsqueeze(0) for part in before]
-    with torch.autocast(before.seen.device.type, enabled=False):
+    autocast = torch._C._is_any_autocast_enabled()
+    with torch.autocast(before.seen.device.type, enabled=False) if autocast else nullcontext():
         run = _by_definition if _recorded_by_torch() else _run
         kept = run(decay, *told, *start, *(part.to(dtype) for part in weights))[:_KEPT]
     return Kept(*(part.squeeze(1) for part in kept))
@@ -34,10 +39,9 @@ def all_rows(rows: Told, before: Kept, weights: Weights, decay: float) -> Kept:
 
 def _recorded_by_torch() -> bool:
     """Where a graph is made for others, or derivatives go forward."""
-    return torch.compiler.is_compiling() or torch.autograd.forward_ad._current_level >= 0
-
-
-_TOLD, _KEPT, _WEIGHTS = (len(kind._fields) for kind in (Told, Kept, Weights))
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return True
+    return bool(torch.autograd.forward_ad._current_level >= 0)
 
 
 def _by_definition(decay: float, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -79,9 +83,11 @@ class _Rows(Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Any) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors[: _TOLD + _KEPT + _WEIGHTS]
-        output = ctx.saved_tensors[_TOLD + _KEPT + _WEIGHTS :]
-        if torch.is_grad_enabled() or transformed():  # a derivative of this one may follow
+        saved = ctx.saved_tensors  # once: a checkpoint gives them no second time
+        inputs, output = saved[: _TOLD + _KEPT + _WEIGHTS], saved[_TOLD + _KEPT + _WEIGHTS :]
+        one_by_one = not any(mapped(slope) for slope in given if slope is not None)
+        # A derivative of this one may follow, which torch must be able to record.
+        if torch.is_grad_enabled() or _recorded_by_torch() or not one_by_one:
             kept, pull = torch.func.vjp(partial(_by_definition, ctx.decay), *inputs)  # type: ignore[misc]
             pairs = zip(given, kept, strict=False)
             return None, *pull(tuple(torch.zeros_like(k) if s is None else s for s, k in pairs))

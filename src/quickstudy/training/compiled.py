@@ -1,0 +1,105 @@
+"""A step's gradients as compiled code: for small networks, whose time goes into calling operators.
+
+Of a batch of tasks, ``parameters, support, query -> gradients, losses, scores`` becomes one list of
+operators without Python, autograd or vmap (all of which have done their work by then), and that is
+compiled, once for each shape. The list is what the operators were *when it was made*: what else a
+learner or objective looks at must not change while it trains. What is seen to change has another
+list made (buffers that are replaced, modes, what is frozen); those that look at
+:attr:`Learner.progress` are not compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from quickstudy.core import Learner, Task
+from quickstudy.learners.objectives import Objective, Outcome
+from quickstudy.training.composite import Gradients, Parameters, of_each_task, of_one_graph
+from quickstudy.training.errors import in_a_line, out_of_memory
+from quickstudy.training.untold import untold_progress
+from quickstudy.trees import leaves
+
+
+class CannotCompile(RuntimeError):
+    """Code for a batch could not be built; the message says why."""
+
+
+class Compiled:
+    """Gradients of tasks whose rows have the shapes of those in ``like``, however many there are.
+
+    Tasks of other shapes are left to the caller (:meth:`serves`): compiling takes seconds for each,
+    and which ones a run has compiled must not depend on where it was resumed.
+    """
+
+    def __init__(self, learner: Learner, objective: Objective, like: Task) -> None:
+        self._learner, self._objective = learner, objective
+        self._like = _shapes(like)
+        self._made: dict[Any, tuple[Gradients, list[Tensor]]] = {}
+
+    def serves(self, batch: Task) -> bool:
+        """Whether the rows of ``batch`` have the shapes that this was made for."""
+        return bool(_shapes(batch) == self._like)
+
+    def __call__(self, batch: Task, rows_count_alike: bool) -> tuple[Parameters, Outcome]:
+        """The gradient of the sum of the tasks' losses, and what each gave.
+
+        ``rows_count_alike``  whether the norms have been promised so; a graph is made for each.
+
+        Raises :class:`CannotCompile`, and what says that memory ran out.
+        """
+        learner = self._learner
+        named = list(learner.named_parameters())
+        parameters = {name: p.detach() for name, p in named if p.requires_grad}
+        constants = [p for _, p in named if not p.requires_grad] + list(learner.buffers())
+        strides = tuple(leaf.stride() for leaf in leaves(batch[:2]))
+        modes = tuple(module.training for module in learner.modules())
+        key = (len(batch.support.weights), strides, rows_count_alike,
+               tuple(parameters), tuple(map(id, constants)), modes)  # fmt: skip
+        if key not in self._made:  # the constants are held, so that none of their ids comes back
+            self._made[key] = self._built(parameters, batch), constants
+        gradients, _ = self._made[key]
+        with torch.no_grad():
+            return gradients(parameters, batch.support, batch.query)
+
+    def _built(self, parameters: Parameters, batch: Task) -> Gradients:
+        mapped = of_each_task if self._learner.differentiates else of_one_graph
+        gradients = mapped(self._learner, self._objective, batch.spec)
+        inputs = parameters, batch.support, batch.query
+        try:
+            with untold_progress(self._learner):
+                operators = make_fx(gradients)(*inputs)
+            operators.graph.eliminate_dead_code()  # such as attempts that raised, and were caught
+            operators.recompile()
+            compiled: Gradients = torch.compile(operators, fullgraph=True, dynamic=False)
+            with torch.no_grad():
+                compiled(*inputs)  # the first call builds
+        except Exception as error:  # of any kind, from the learner to the C++ compiler
+            if out_of_memory(error):
+                raise
+            raise CannotCompile(in_a_line(error)) from error
+        return compiled
+
+
+def refuse_without_compiler(device: torch.device) -> None:
+    """ValueError on a CPU without a C++ compiler, with which torch builds what it compiles."""
+    compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(
+        sys.platform, "g++"
+    )
+    if device.type == "cpu" and shutil.which(compiler.split()[0]) is None:
+        raise ValueError(
+            f"compile=True: torch builds with a C++ compiler, but {compiler} is not found. Install "
+            "it, name another in the environment variable CXX, or leave compile out."
+        )
+
+
+def _shapes(batch: Task) -> Any:
+    """What decides over the operators for a batch, but for the number of its tasks."""
+    parts = (batch.support, batch.query)
+    return batch.spec, [(leaf.shape[1:], leaf.dtype, leaf.device) for leaf in leaves(parts)]

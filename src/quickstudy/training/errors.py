@@ -1,0 +1,36 @@
+"""What errors say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
+"""Words of RuntimeErrors that have no type of their own: CUDA's, its libraries', a CPU's."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: that of a GPU, of Python, or of torch on a CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def where_it_fits(compute: Callable[[], Result], otherwise: Callable[[], Result]) -> Result:
+    """``compute()``; where memory runs out, ``otherwise()``, with nothing held of the attempt."""
+    try:
+        return compute()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    return otherwise()
+
+
+def in_a_line(error: BaseException) -> str:
+    """The first line of what ``error`` says, or its name where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [repr(error)])[0][:120]

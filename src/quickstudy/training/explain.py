@@ -1,0 +1,64 @@
+"""How training would compute its steps, in words, without training."""
+
+from __future__ import annotations
+
+import copy
+
+from quickstudy.core import Learner, Task, TaskSource
+from quickstudy.learners.objectives import Objective, objective_of
+from quickstudy.modules import device_of
+from quickstudy.tasks.batches import to_device
+from quickstudy.tasks.sampling import draw
+from quickstudy.training.engine import Mapping
+from quickstudy.training.memory import free_memory
+from quickstudy.training.planning import Engine, made_ready, make_plan
+
+
+def explain(
+    learner: Learner,
+    source: TaskSource,
+    tasks_per_step: int = 16,
+    *,
+    objective: Objective | None = None,
+    seed: int = 0,
+    engine: Engine = "auto",
+    memory: int | None = None,
+    workers: int = 1,
+    compile: bool = False,
+) -> str:
+    """What :func:`quickstudy.training.trainer.fit` would choose for these arguments, line by line.
+
+    The learner is left as it is. Raises what ``fit`` raises before its first step.
+    """
+    learner, objective = copy.deepcopy(learner), objective or objective_of(learner)
+    device = device_of(learner)
+
+    def task(index: int) -> Task:
+        return to_device(draw(source, seed, index), device)
+
+    two = made_ready(learner, task, tasks_per_step)
+    plan = make_plan(learner, two, objective, tasks_per_step, engine, memory, workers, compile)
+    looped = plan.mapping is Mapping.LOOP
+    return "\n".join((
+        f"mapping    {plan.mapping.value}: {plan.why}",
+        f"tasks      {plan.at_once} at a time, of {tasks_per_step} a step",
+        f"workers    {plan.workers if looped else 'none: threads share only the tasks of a loop'}",
+        f"memory     {_graph(plan.bytes)}; {_size(free_memory(device))} free on {device}",
+        f"compiled   {'yes' if plan.compiled else 'no'}",
+        f"recompute  {_recompute(learner)}",
+    ))  # fmt: skip
+
+
+def _graph(count: int) -> str:
+    return f"{_size(count)} at most for the graph of a task" if count else "not counted"
+
+
+def _size(count: int) -> str:
+    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e6 else (1e3, "kB")
+    return f"{count / unit:.1f} {name}"
+
+
+def _recompute(learner: Learner) -> str:
+    if getattr(getattr(learner, "meta_gradient", None), "recompute", False):
+        return "yes: graphs of inner steps are made again in the backward pass"
+    return "no" if learner.differentiates else "no inner steps"
