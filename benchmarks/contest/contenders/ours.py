@@ -1,0 +1,86 @@
+"""quickstudy, as ``fit`` uses it, without the optimiser's step."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+import quickstudy as qs
+from contest.work import (
+    REPTILE_ROWS,
+    Contest,
+    Method,
+    NotOffered,
+    Tasks,
+    Weights,
+    Workload,
+    gradient_of,
+)
+from quickstudy.core import Examples, Task
+from quickstudy.learners.gradient.descend import sgd
+from quickstudy.learners.gradient.meta_gradients import FirstOrder
+from quickstudy.learners.objectives import objective_of
+from quickstudy.training.compiled import Compiled
+from quickstudy.training.memory import accumulate_within
+from quickstudy.training.planning import make_plan, set_up
+
+
+def two_workers(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
+    """``fit(..., workers=2)``."""
+    return _prepare(work, weights, tasks, workers=2)
+
+
+def one_worker(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
+    """``fit(...)``; torch has its own threads."""
+    return _prepare(work, weights, tasks, workers=1)
+
+
+def compiled(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
+    """``fit(..., compile=True)``, where that compiles anything."""
+    return _prepare(work, weights, tasks, workers=1, compile=True)
+
+
+def _prepare(
+    work: Workload, weights: Weights, tasks: Tasks, workers: int, compile: bool = False
+) -> Contest:
+    learner = _learner(work).to(next(iter(weights.values())).dtype)
+    learner.backbone.load_state_dict(weights)  # type: ignore[union-attr]
+    set_up(learner)
+    objective, batch = objective_of(learner), _batch(work, tasks)
+    two = _batch(work, Tasks(*(part[:2] for part in tasks)))
+    plan = make_plan(learner, two, objective, work.tasks, workers=workers, compile=compile)
+    if compile and not plan.compiled:
+        raise NotOffered(f"not compiled here: {plan.why}")
+    code = Compiled(learner, objective, batch) if plan.compiled else None
+
+    def step() -> Weights:
+        learner.zero_grad()
+        accumulate_within(learner, batch, objective, plan, code)
+        return gradient_of(learner, "backbone.")
+
+    return step
+
+
+def _learner(work: Workload) -> qs.Learner:
+    """The norm is the peers', so queries see one another; the default would keep them apart."""
+    if work.image is None:
+        return qs.MAML(qs.backbones.MLP(outputs=1), work.steps, work.rate)
+    channels, side = work.image
+    outputs = None if work.method is Method.PROTOTYPICAL else work.ways
+    net = qs.backbones.Conv4(
+        work.channels, "batch", in_channels=channels, image_size=side, outputs=outputs
+    )
+    if work.method is Method.PROTOTYPICAL:
+        return qs.Prototypical(net)
+    if work.method is Method.REPTILE:
+        return qs.Reptile(net, work.steps, work.rate, update=sgd, batch=REPTILE_ROWS)
+    if work.method is Method.FOMAML:
+        return qs.MAML(net, work.steps, work.rate, FirstOrder())
+    return qs.MAML(net, work.steps, work.rate)
+
+
+def _batch(work: Workload, tasks: Tasks) -> Task:
+    def counted(inputs: Tensor, targets: Tensor) -> Examples:
+        return Examples(inputs, targets, inputs.new_ones(inputs.shape[:2]))
+
+    spec = qs.regression() if work.image is None else qs.classification(work.ways)
+    return Task(counted(*tasks[:2]), counted(*tasks[2:]), spec)
