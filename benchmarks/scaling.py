@@ -188,7 +188,7 @@ def chart(result: dict[str, Any], file: Path) -> None:
     rows_of_figure = (("ms_per_task", "ms per task"), ("peak_mib", "memory, MiB"))
     with figure_style():
         figure = Figure(figsize=(11, 4.4), facecolor=PAPER)
-        grid = figure.subplots(2, len(AXES), sharey="row")
+        grid = figure.subplots(2, len(result["axes"]), sharey="row", squeeze=False)
         for column, (axis, rows) in enumerate(result["axes"].items()):
             places = {value_of(change): i for i, change in enumerate(AXES[axis])}
             for axes, (key, label) in zip(grid[:, column], rows_of_figure, strict=True):
