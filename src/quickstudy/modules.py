@@ -49,17 +49,24 @@ def transformed() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
+def torch_must_see() -> bool:
+    """Whether torch has to see its own operators: a graph is made for others by compiling, tracing
+    or exporting, or derivatives go forward.
+    """
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return True
+    return bool(torch.autograd.forward_ad._current_level >= 0)
+
+
 def own_derivatives_serve() -> bool:
     """Whether an ``autograd.Function`` may stand for torch's operators in what runs now.
 
-    Not where a graph is compiled, traced or exported, where nothing is recorded, where derivatives
-    go forward, and where autocast has types of its own inside an operator.
+    Not where torch must see these, where nothing is recorded, and where autocast has types of its
+    own inside an operator.
     """
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
-        return False
     if torch.is_inference_mode_enabled() or torch._C._is_any_autocast_enabled():
         return False
-    return bool(torch.autograd.forward_ad._current_level < 0)
+    return not torch_must_see()
 
 
 def mapped(x: Tensor) -> bool:

@@ -170,13 +170,13 @@ def _refuse_unscorable(predictions: Tensor, query: Examples, seed: int) -> None:
 
 
 def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int) -> Plan:
+    one_by_one = Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
+    if learner.differentiates:
+        return one_by_one
     batch = stack([to_device(draw(source, seed, 0), device_of(learner))])
     with torch.no_grad():
-        looped = learner.differentiates or (
-            convolves_on_cpu(learner) and cost_of_one_task(learner, batch, answers).is_arithmetic
-        )
-    if looped:
-        return Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
+        if convolves_on_cpu(learner) and cost_of_one_task(learner, batch, answers).is_arithmetic:
+            return one_by_one
     plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks_per_batch)
     try:
         map_tasks(answers, batch, learner, plan)

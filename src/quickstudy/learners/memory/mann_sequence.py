@@ -18,7 +18,7 @@ from torch.autograd import Function
 
 from quickstudy.learners.memory.mann_kernels import Work, read_rows, slopes
 from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
-from quickstudy.modules import mapped
+from quickstudy.modules import mapped, torch_must_see
 
 _TOLD, _KEPT, _WEIGHTS = (len(kind._fields) for kind in (Told, Kept, Weights))
 
@@ -32,16 +32,9 @@ def all_rows(rows: Told, before: Kept, weights: Weights, decay: float) -> Kept:
     start = [part.unsqueeze(0) for part in before]
     autocast = torch._C._is_any_autocast_enabled()
     with torch.autocast(before.seen.device.type, enabled=False) if autocast else nullcontext():
-        run = _by_definition if _recorded_by_torch() else _run
+        run = _by_definition if torch_must_see() else _run
         kept = run(decay, *told, *start, *(part.to(dtype) for part in weights))[:_KEPT]
     return Kept(*(part.squeeze(1) for part in kept))
-
-
-def _recorded_by_torch() -> bool:
-    """Where a graph is made for others, or derivatives go forward."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
-        return True
-    return bool(torch.autograd.forward_ad._current_level >= 0)
 
 
 def _by_definition(decay: float, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -87,7 +80,7 @@ class _Rows(Function):
         inputs, output = saved[: _TOLD + _KEPT + _WEIGHTS], saved[_TOLD + _KEPT + _WEIGHTS :]
         one_by_one = not any(mapped(slope) for slope in given if slope is not None)
         # A derivative of this one may follow, which torch must be able to record.
-        if torch.is_grad_enabled() or _recorded_by_torch() or not one_by_one:
+        if torch.is_grad_enabled() or torch_must_see() or not one_by_one:
             kept, pull = torch.func.vjp(partial(_by_definition, ctx.decay), *inputs)  # type: ignore[misc]
             pairs = zip(given, kept, strict=False)
             return None, *pull(tuple(torch.zeros_like(k) if s is None else s for s, k in pairs))
