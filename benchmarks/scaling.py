@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from contest.worker import memory_mib
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -107,7 +107,7 @@ def measure(point: Point) -> dict[str, Any]:
     torch.set_num_threads(1)
     keep_freed_memory()
     learner, batch = make_learner(point), make_batch(point)
-    before = peak_mib()
+    before = memory_mib("VmRSS")
     plan = make_plan(learner, batch, query_loss, point.tasks, engine="loop", workers=WORKERS)
 
     def step() -> None:
@@ -115,11 +115,12 @@ def measure(point: Point) -> dict[str, Any]:
         accumulate(learner, batch, query_loss, plan)
 
     step()
-    each, memory = seconds_of(step), peak_mib() - before
+    each, most = seconds_of(step), memory_mib("VmHWM")
     flops = counted(lambda: accumulate(learner, batch, query_loss, replace(plan, workers=1)))
     return {
         **asdict(point), "ms_per_task": round(each / point.tasks * 1e3, 2),
-        "peak_mib": round(memory), "gflop_per_task": round(flops / point.tasks / 1e9, 3),
+        "peak_mib": None if most is None or before is None else most - before,
+        "gflop_per_task": round(flops / point.tasks / 1e9, 3),
         "gflop_per_second": round(flops / each / 1e9, 1),
     }  # fmt: skip
 
@@ -152,11 +153,6 @@ def convolution_rate() -> float:
 
     with torch.no_grad():
         return counted(convolve) / seconds_of(convolve) / 1e9
-
-
-def peak_mib() -> float:
-    """The greatest resident size of this process so far (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(result: dict[str, Any]) -> list[dict[str, object]]:
