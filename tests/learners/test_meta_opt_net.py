@@ -10,6 +10,7 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
+from quickstudy.learners.metric import svm
 from quickstudy.learners.metric.svm import crammer_singer
 
 
@@ -105,6 +106,24 @@ def test_gradient_is_that_of_finite_differences(n: int, ways: int) -> None:
             assert float((gradients[along] * move[along]).sum()) == pytest.approx(
                 expected, rel=1e-5, abs=1e-7
             )
+
+
+@pytest.mark.parametrize(("n", "ways", "size"), [(5, 5, 1.0), (25, 5, 10.0), (40, 8, 0.1)])
+def test_steps_end_where_further_ones_move_nothing(
+    n: int, ways: int, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = classes(n, ways, size)
+    w, steps, step = torch.ones(n, dtype=torch.float64), [], svm._towards_optimum
+    monkeypatch.setattr(svm, "_towards_optimum", lambda *inputs: steps.append(1) or step(*inputs))
+    found, needed = crammer_singer(x, y, w, 0.1), len(steps)
+    mapped = torch.func.vmap(crammer_singer, (0, 0, 0, None))(x[None], y[None], w[None], 0.1)
+    assert len(steps) == needed + svm.STEPS
+    monkeypatch.setattr(svm, "_reached", lambda *_: False)
+    expected = crammer_singer(x, y, w, 0.1)
+    assert 3 < needed < svm.STEPS == len(steps) - needed - svm.STEPS
+    tolerance = 1e-12 * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(mapped[0], expected, rtol=0, atol=tolerance)
 
 
 def test_classes_and_rows_without_weight_do_not_count() -> None:

@@ -5,9 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import quickstudy as qs
+from made_up import random_classes
 from quickstudy.tasks.batches import stack, unstack
-from quickstudy.tasks.sampling import Fingerprint, draw, generator, task_seed
+from quickstudy.tasks.sampling import Fingerprint, draw, draw_stacked, generator, task_seed
 from quickstudy.tasks.splits import refuse_overlap, split_classes
+from quickstudy.trees import leaves
 
 
 def numbered(counts):
@@ -180,6 +182,48 @@ def test_task_seeds_are_spread_and_stable():
     seeds = {task_seed(s, i) for s in range(4) for i in range(5000)}
     assert len(seeds) >= 19_990  # 20,000 draws of 2^32 collide about 0.05 times
     assert all(0 <= s < 2**32 for s in seeds)
+
+
+TOGETHER = {
+    "episodes": qs.episodes(random_classes(), 3, 2, 3),
+    "shuffled": qs.episodes(random_classes(), 3, 2, 3, shuffled=True),
+    "of different sizes": qs.episodes(random_classes(), (2, 4), (1, 3), 2),
+    "imbalanced": qs.episodes(numbered([7, 9, 8, 12, 7]), 3, (1, 3), 2, imbalanced=True),
+    "sinusoids": qs.Sinusoids(3, 7),
+    "of a user": lambda generator: qs.Sinusoids(3, 7)(generator),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_tasks_drawn_together_are_those_drawn_one_by_one(name):
+    source, numbers = TOGETHER[name], range(4, 9)
+    together, alone = draw_stacked(source, 3, numbers), stack([draw(source, 3, i) for i in numbers])
+    assert together.spec == alone.spec
+    for a, b in zip(leaves(together[:2]), leaves(alone[:2]), strict=True):
+        assert a.equal(b)
+        assert (a.dtype, a.stride()) == (b.dtype, b.stride())  # so that code made for one serves
+
+
+def test_a_derived_source_draws_in_its_own_way():
+    class Flat(qs.Sinusoids):
+        def __call__(self, generator):
+            task = super().__call__(generator)
+            return task._replace(query=task.query._replace(targets=0 * task.query.targets))
+
+    assert not draw_stacked(Flat(3, 7), 0, range(4)).query.targets.any()
+
+
+def test_sinusoids_are_drawn_number_by_number():
+    """To the bit, however many are drawn together: a run's fingerprint rests on it."""
+    for rows in (1, 7, 8, 33, 300):
+        batch = draw_stacked(qs.Sinusoids(1, rows), 0, range(5))
+        for i in range(5):
+            numbers = generator(task_seed(0, i))
+            amplitude, phase = torch.rand(2, generator=numbers)
+            x = torch.rand(rows + 1, 1, generator=numbers) * 10 - 5
+            y = (0.1 + 4.9 * amplitude) * torch.sin(x - torch.pi * phase)
+            assert torch.cat([batch.support.inputs[i], batch.query.inputs[i]]).equal(x)
+            assert torch.cat([batch.support.targets[i], batch.query.targets[i]]).equal(y)
 
 
 def test_sinusoids_follow_their_formula():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.examples import pad_rows
@@ -57,7 +58,15 @@ def to_device(task: Task, device: torch.device) -> Task:
     if task.support.weights.device == device:
         return task
     return Task(
-        map_tree(lambda leaf: leaf.to(device), task.support),
-        map_tree(lambda leaf: leaf.to(device), task.query),
+        map_tree(lambda leaf: moved(leaf, device), task.support),
+        map_tree(lambda leaf: moved(leaf, device), task.query),
         task.spec,
     )
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``, for which the host does not wait where that is a GPU."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # A GPU takes pinned memory by itself. The allocator keeps it until it has been taken.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Integral
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from quickstudy.core import Examples, Task
+from quickstudy.tasks.batches import moved, stack
 from quickstudy.tasks.classes import Classes
 from quickstudy.tasks.examples import classification, to_unit
+from quickstudy.trees import map_tree
 
 Count = int | tuple[int, int]
 """A fixed number, or an inclusive range from which each task draws its own."""
@@ -93,6 +96,28 @@ class Episodes:
 
     def __call__(self, generator: torch.Generator) -> Task:
         """One task; the same generator state gives the same task."""
+        return self._gathered(self._rows(generator))
+
+    def stacked(self, generators: Sequence[torch.Generator]) -> Task:
+        """The tasks that ``generators`` give, stacked: gathered as if they were one, then cut."""
+        tasks = [self._rows(generator) for generator in generators]
+        if len({rows.sizes for rows in tasks}) > 1:
+            return stack([self._gathered(rows) for rows in tasks])
+        n, places = len(tasks[0].support_targets), torch.stack([rows.places for rows in tasks])
+        whole = _Rows(
+            tasks[0].ways,
+            torch.cat([places[:, :n].flatten(), places[:, n:].flatten()]),
+            torch.cat([rows.support_targets for rows in tasks]),
+            torch.cat([rows.query_targets for rows in tasks]),
+        )
+        support, query, spec = self._gathered(whole)
+
+        def cut(leaf: Tensor) -> Tensor:
+            return leaf.view(len(tasks), -1, *leaf.shape[1:])
+
+        return Task(map_tree(cut, support), map_tree(cut, query), spec)
+
+    def _rows(self, generator: torch.Generator) -> _Rows:
         _, rows, shots = self._draw(generator)
         ways, per_class = rows.shape
         if self.imbalanced:
@@ -100,27 +125,31 @@ class Episodes:
             position = torch.arange(per_class).expand(ways, -1)
             in_support = position < kept[:, None]
             in_query = position >= shots
-            index = torch.cat([rows[in_support], rows[in_query]])
+            places = torch.cat([rows[in_support], rows[in_query]])
             way = torch.arange(ways)[:, None].expand(-1, per_class)
             support_targets, query_targets = way[in_support], way[in_query]
         else:
-            index = torch.cat([rows[:, :shots].flatten(), rows[:, shots:].flatten()])
-            support_targets, query_targets = _targets(ways, shots, per_class - shots)
+            order, support_targets, query_targets = _layout(ways, shots, per_class - shots)
+            places = rows.flatten().index_select(0, order)
         if self.shuffled:
             n = len(support_targets)
             order = torch.randperm(n, generator=generator)
-            later = torch.randperm(len(index) - n, generator=generator)
-            index = torch.cat([index[:n][order], index[n:][later]])
+            later = torch.randperm(len(places) - n, generator=generator)
+            places = torch.cat([places[:n][order], places[n:][later]])
             support_targets, query_targets = support_targets[order], query_targets[later]
-        inputs = self.classes.inputs.index_select(0, index.to(self.classes.inputs.device))
+        return _Rows(ways, places, support_targets, query_targets)
+
+    def _gathered(self, rows: _Rows) -> Task:
+        pixels, n = self.classes.inputs, len(rows.support_targets)
+        inputs = pixels.index_select(0, moved(rows.places, pixels.device))
         if inputs.dtype == torch.uint8:
             inputs = to_unit(inputs)
-        n, device = len(support_targets), inputs.device
+        device = inputs.device
         weights = torch.ones(len(inputs), device=device)
         return Task(
-            Examples(inputs[:n], support_targets.to(device), weights[:n]),
-            Examples(inputs[n:], query_targets.to(device), weights[n:]),
-            classification(ways),
+            Examples(inputs[:n], moved(rows.support_targets, device), weights[:n]),
+            Examples(inputs[n:], moved(rows.query_targets, device), weights[n:]),
+            classification(rows.ways),
         )
 
     def names(self, generator: torch.Generator) -> list[str]:
@@ -135,14 +164,36 @@ class Episodes:
             _draw_count(bounds, generator) for bounds in (self.ways, shot_range, self.queries)
         )
         chosen = _distinct(len(self.classes), ways, generator)
-        counts = self.classes.counts[chosen]
-        largest = int(counts.max())
         # The smallest keys of a row of random keys are a sample without replacement.
-        keys = torch.rand(ways, largest, generator=generator)
-        if int(counts.min()) < largest:
+        if self._rows_of_each:
+            keys = torch.rand(ways, self._rows_of_each, generator=generator)
+        else:
+            counts = self.classes.counts[chosen]
+            largest = int(counts.max())
+            keys = torch.rand(ways, largest, generator=generator)
             keys.masked_fill_(torch.arange(largest) >= counts[:, None], 2.0)
         picked = keys.topk(shots + queries, dim=1, largest=False).indices
         return chosen, self.classes.starts[chosen][:, None] + picked, shots
+
+    @cached_property
+    def _rows_of_each(self) -> int:
+        """Rows of every class, where all have as many; 0 where they do not."""
+        least, most = self.classes.counts.aminmax()
+        return int(most) if least == most else 0
+
+
+class _Rows(NamedTuple):
+    """Where the rows of a task stand, those of the support first, and the way of each."""
+
+    ways: int
+    places: Tensor
+    support_targets: Tensor
+    query_targets: Tensor
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What tasks have in common that stack without padding."""
+        return self.ways, len(self.support_targets), len(self.query_targets)
 
 
 def _draw_count(bounds: tuple[int, int], generator: torch.Generator) -> int:
@@ -155,10 +206,15 @@ def _draw_counts(bounds: tuple[int, int], n: int, generator: torch.Generator) ->
 
 
 @lru_cache(maxsize=64)
-def _targets(ways: int, shots: int, queries: int) -> tuple[Tensor, Tensor]:
-    """Targets of a balanced task; shared between tasks, so nobody may write into them."""
+def _layout(ways: int, shots: int, queries: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a balanced task with rows class by class: which are support, then query; their targets.
+
+    Shared between tasks, so nobody may write into them.
+    """
     way = torch.arange(ways)
-    return way.repeat_interleave(shots), way.repeat_interleave(queries)
+    position = torch.arange(ways * (shots + queries)).view(ways, -1)
+    order = torch.cat([position[:, :shots].flatten(), position[:, shots:].flatten()])
+    return order, way.repeat_interleave(shots), way.repeat_interleave(queries)
 
 
 def _distinct(n: int, k: int, generator: torch.Generator) -> Tensor:

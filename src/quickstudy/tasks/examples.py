@@ -114,13 +114,13 @@ def labelled(examples: Examples) -> Examples:
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """sum(weights * values) / sum(weights): (n,), (n,) -> (); 0 where all weights are 0.
+    """sum(weights * values) / sum(weights): (..., n), (..., n) -> (...); 0 where all weights are 0.
 
     A row of weight 0 is absent whatever its value, so an infinite or NaN one does no harm.
     """
     present = weights > 0
-    total = (weights * values.where(present, 0.0)).sum()
-    return total / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    total = (weights * values.where(present, 0.0)).sum(-1)
+    return total / weights.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def one_hot(targets: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:

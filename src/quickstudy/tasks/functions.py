@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from quickstudy.core import Task
-from quickstudy.tasks.examples import examples, regression
+from quickstudy.core import Examples, Task
+from quickstudy.tasks.batches import unstack
+from quickstudy.tasks.examples import regression
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,33 @@ class Sinusoids:
 
     def __call__(self, generator: torch.Generator) -> Task:
         """One function, seen at ``shots`` points and asked at ``queries`` others."""
-        amplitude, phase = self.parameters(generator)
-        x = torch.rand(self.shots + self.queries, 1, generator=generator) * 10 - 5
-        y = amplitude * torch.sin(x - phase)
-        return Task(
-            examples(x[: self.shots], y[: self.shots]),
-            examples(x[self.shots :], y[self.shots :]),
-            regression(),
+        return unstack(self.stacked([generator]))[0]
+
+    def stacked(self, generators: Sequence[torch.Generator]) -> Task:
+        """The tasks that ``generators`` give, stacked."""
+        rows = self.shots + self.queries
+        waves, points = zip(*[
+            (torch.rand(2, generator=g), torch.rand(rows, 1, generator=g)) for g in generators
+        ], strict=True)  # fmt: skip
+        amplitude, phase = _wave(torch.stack(waves))
+        x = torch.stack(points) * 10 - 5
+        # One operator for each task, as if it were alone: what comes before and after is rounded
+        # alike wherever a number stands, but nobody promises so for the last bit of a sine.
+        angles = zip(x.unbind(), phase.unbind(), strict=True)
+        y = amplitude[:, None, None] * torch.stack([torch.sin(x - phase) for x, phase in angles])
+        weights = torch.ones(x.shape[:2])
+        support, query = (
+            Examples(*(leaf[:, part].contiguous() for leaf in (x, y, weights)))
+            for part in (slice(self.shots), slice(self.shots, rows))
         )
+        return Task(support, query, regression())
 
     def parameters(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Amplitude and phase of the task that this generator state gives."""
-        amplitude, phase = torch.rand(2, generator=generator)
-        return 0.1 + 4.9 * amplitude, math.pi * phase
+        return _wave(torch.rand(2, generator=generator))
+
+
+def _wave(uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Amplitudes and phases (...,) from numbers (..., 2) in [0, 1]."""
+    amplitude, phase = uniform.unbind(-1)
+    return 0.1 + 4.9 * amplitude, math.pi * phase

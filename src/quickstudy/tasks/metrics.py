@@ -9,12 +9,16 @@ from quickstudy.core import Examples
 from quickstudy.tasks.examples import squared_error, weighted_mean
 
 
-def score(predictions: Tensor, query: Examples) -> Tensor:
-    """Accuracy for class ids, mean squared error for reals, rows as weighted: a scalar ()."""
+def score(predictions: Tensor, query: Examples, alike: bool = False) -> Tensor:
+    """Accuracy for class ids, mean squared error for reals: (..., n, outputs) -> (...).
+
+    Rows count as weighted; ``alike`` is a promise that all weights are one.
+    """
     if query.targets.is_floating_point():
-        return weighted_mean(squared_error(predictions, query.targets), query.weights)
-    right = (predictions.argmax(-1) == query.targets).to(predictions.dtype)
-    return weighted_mean(right, query.weights)
+        values = squared_error(predictions, query.targets)
+    else:
+        values = (predictions.argmax(-1) == query.targets).to(predictions.dtype)
+    return values.mean(-1) if alike else weighted_mean(values, query.weights)
 
 
 def calibration_error(

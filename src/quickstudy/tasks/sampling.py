@@ -7,10 +7,13 @@ can be drawn again, and a resumed run continues with exactly the tasks it would 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeGuard
 
 import torch
 
 from quickstudy.core import Task, TaskSource
+from quickstudy.tasks.batches import stack
 from quickstudy.trees import leaves
 
 _MASK = (1 << 64) - 1
@@ -35,6 +38,33 @@ def generator(seed: int) -> torch.Generator:
 def draw(source: TaskSource, seed: int, index: int) -> Task:
     """Task ``index`` of stream ``seed``."""
     return source(generator(task_seed(seed, index)))
+
+
+class Stacking(Protocol):
+    """A task source that draws many tasks at once, faster than one by one."""
+
+    def __call__(self, generator: torch.Generator) -> Task:
+        """One task."""
+
+    def stacked(self, generators: Sequence[torch.Generator]) -> Task:
+        """Equal, to the bit, to :func:`quickstudy.tasks.batches.stack` of what each one gives."""
+
+
+def draw_stacked(source: TaskSource, seed: int, indices: Iterable[int]) -> Task:
+    """Tasks ``indices`` of stream ``seed``, stacked: those that :func:`draw` gives one by one."""
+    generators = [generator(task_seed(seed, index)) for index in indices]
+    if _stacks(source):
+        return source.stacked(generators)
+    return stack([source(each) for each in generators])
+
+
+def _stacks(source: TaskSource) -> TypeGuard[Stacking]:
+    """Whether ``stacked`` belongs to the way in which ``source`` draws one task.
+
+    It does not where a class derived from a source draws in a way of its own.
+    """
+    draws = next(kind for kind in type(source).__mro__ if "__call__" in vars(kind))
+    return "stacked" in vars(draws)
 
 
 class Fingerprint:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import GroupNorm, embed_query, embed_support
@@ -36,7 +37,7 @@ def relation_error(learner: Learner, task: Task) -> Outcome:
     errors = (logits.sigmoid() - one_hot(query.targets, task.spec.outputs, logits.dtype)).square()
     present = class_weights(labelled(task.support), task.spec.outputs) > 0
     pairs = query.weights.unsqueeze(-1) * present
-    return Outcome(weighted_mean(errors, pairs), score(logits.detach(), query))
+    return Outcome(weighted_mean(errors.flatten(), pairs.flatten()), score(logits.detach(), query))
 
 
 class Relation(Learner):
@@ -77,7 +78,7 @@ class Relation(Learner):
         refuse_sizes("Relation", width=width, hidden=hidden)
         self.backbone, self.width, self.hidden = backbone, width, hidden
         shape = feature_shape(backbone, "Relation")
-        self.relation = like(
+        self.relation: nn.Sequential = like(
             backbone,
             compare_vectors(shape[0], width, hidden)
             if len(shape) == 1
@@ -95,25 +96,36 @@ class Relation(Learner):
         """Logits (n, ways), whose sigmoid is the paper's relation score."""
         queries, classes = self._features(state, inputs), state["classes"]
         n, ways = queries.shape[0], len(classes)  # len() would fix n in an exported model
-        pairs = torch.cat(
-            [
-                classes.unsqueeze(0).expand(n, *classes.shape),
-                queries.unsqueeze(1).expand(n, ways, *queries.shape[1:]),
-            ],
-            dim=2,
-        )
-        logits = self.relation(pairs.flatten(0, 1)).reshape(n, ways)
+        logits = self._compared(queries, classes).reshape(n, ways)
         return without_absent(logits, state["present"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """Features (n, d), maps flattened."""
         return self._features(state, inputs).flatten(1)
 
+    def _compared(self, queries: Tensor, classes: Tensor) -> Tensor:
+        """g of every pair, (n * ways, 1).
+
+        Its first layer is linear, so class and query pass their half of it before they are paired.
+        """
+        parts: list[Any] = list(self.relation)  # a module says nothing of the weights it has
+        first, *others = parts
+        layer = partial(F.conv2d, padding=1) if isinstance(first, nn.Conv2d) else F.linear
+        size = classes.shape[1]
+        queries = layer(queries, first.weight[:, size:])
+        classes = layer(classes, first.weight[:, :size], first.bias)
+        # Queries first: the sum has their layout, channels last on a CPU.
+        pairs = (queries.unsqueeze(1) + classes.unsqueeze(0)).flatten(0, 1)
+        for part in others:
+            pairs = part(pairs)
+        logits: Tensor = pairs
+        return logits
+
     def _features(self, state: State, inputs: Any) -> Tensor:
         return embed_query(self.backbone, inputs, state["statistics"])
 
 
-def compare_vectors(features: int, width: int, hidden: int) -> nn.Module:
+def compare_vectors(features: int, width: int, hidden: int) -> nn.Sequential:
     """g for pairs of vectors (n, 2 features) -> (n, 1)."""
     # Normed where the convolutional form is; pairs are no rows of the task.
     layers: list[nn.Module] = []
@@ -122,7 +134,7 @@ def compare_vectors(features: int, width: int, hidden: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
 
-def compare_maps(shape: tuple[int, ...], width: int, hidden: int) -> nn.Module:
+def compare_maps(shape: tuple[int, ...], width: int, hidden: int) -> nn.Sequential:
     """g for pairs of maps (n, 2 channels, height, width) -> (n, 1): two blocks, then two layers."""
     channels, *sides = shape
     blocks: list[nn.Module] = []

@@ -65,7 +65,9 @@ class Pairs(NamedTuple):
     def outcome(self, alike: Tensor, unlike: Tensor) -> Outcome:
         """The loss ``alike`` or ``unlike`` (n, m) of each pair, half of the weight on each kind."""
         kinds = ((alike, self.alike), (unlike, ~self.alike))
-        halves = [weighted_mean(loss, self.weights * kind) for loss, kind in kinds]
+        halves = [
+            weighted_mean(loss.flatten(), (self.weights * kind).flatten()) for loss, kind in kinds
+        ]
         return Outcome((halves[0] + halves[1]) / 2, self.score)
 
 
