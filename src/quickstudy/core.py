@@ -95,6 +95,14 @@ class Learner(nn.Module, ABC):
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Predictions (n, outputs) for ``inputs`` (n, ...)."""
 
+    def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
+        """Predictions (tasks, n, outputs) after adapting to each of many support sets, all at once.
+
+        ``support`` and ``inputs`` have a first axis of tasks: (tasks, rows, ...). None where there
+        is no faster way than to map ``adapt`` and ``predict``, whose results these are.
+        """
+        return None
+
     def embed(self, state: State, inputs: Any) -> Tensor | None:
         """Features (n, d) in which the predictor sees ``inputs``, for plots; None without such."""
         return None
@@ -133,7 +141,7 @@ class Learner(nn.Module, ABC):
     @property
     def transductive(self) -> bool:
         """Whether one query's prediction depends on the other queries (batch statistics)."""
-        return any(_sees_other_rows(module) for module in self.modules())
+        return any(sees_other_rows(module) for module in self.modules())
 
 
 def _check_class_ids(support: Examples, spec: TaskSpec) -> None:
@@ -151,7 +159,8 @@ def _check_class_ids(support: Examples, spec: TaskSpec) -> None:
         )
 
 
-def _sees_other_rows(module: nn.Module) -> bool:
+def sees_other_rows(module: nn.Module) -> bool:
+    """Whether what this layer gives for a row depends on the rows beside it."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or module.running_mean is None
     return bool(getattr(module, "sees_other_rows", False))

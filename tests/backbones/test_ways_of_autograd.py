@@ -8,13 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
+import quickstudy as qs
 from quickstudy.backbones import Conv4
+from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
+from quickstudy.learners.objectives import query_loss
+from quickstudy.testing import doubled
+from quickstudy.training.planning import set_up
 
 
 @pytest.fixture(params=["group", "batch"])
-def net(request: pytest.FixtureRequest) -> Conv4:
+def norm(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def net(norm: str) -> Conv4:
     torch.manual_seed(0)
-    return Conv4(8, request.param, image_size=16).double()
+    return Conv4(8, norm, image_size=16).double()
 
 
 @pytest.fixture
@@ -41,6 +52,49 @@ def test_rows_of_a_jacobian_at_once_are_those_one_by_one(net: Conv4, images: Ten
         penalty(net, images, directions, batched=True),
         penalty(net, images, directions, batched=False),
     )
+
+
+@pytest.mark.parametrize("of_images", [False, True], ids=["data", "maps"])
+def test_slopes_are_the_same_where_nothing_is_recorded(
+    net: Conv4, images: Tensor, of_images: bool
+) -> None:
+    images.requires_grad_(of_images)
+    of = [*net.parameters(), *([images] if of_images else [])]
+    value = net(images).pow(3).sum()
+    recorded = torch.autograd.grad(value, of, create_graph=True)
+    plain = torch.autograd.grad(value, of)
+    for found, expected in zip(plain, recorded, strict=True):
+        assert expected.requires_grad
+        assert not found.requires_grad
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_weights_that_lie_channels_last_get_the_same_meta_gradient(norm: str, order: int) -> None:
+    images = torch.randn(9, 1, 16, 16, dtype=torch.float64)
+    targets = torch.arange(9) % 3
+    spec = qs.classification(3)
+    support, query = (qs.examples(images[p], targets[p]) for p in (slice(3), slice(3, 9)))
+    task = doubled(qs.Task(support, query, spec))
+    found: list[list[Tensor]] = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        net = Conv4(8, norm, image_size=16, outputs=3).double()
+        learner = qs.MAML(net, 2, 0.1, FirstOrder() if order == 1 else Exact())
+        learner.to(memory_format=layout)  # type: ignore[call-overload]
+        loss = query_loss(learner, task).loss
+        found.append(list(torch.autograd.grad(loss, list(net.parameters()))))
+    for plain, last in zip(*found, strict=True):
+        assert plain.abs().sum() > 0
+        torch.testing.assert_close(last, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_weights_are_set_up_channels_last(norm: str) -> None:
+    learner = qs.MAML(Conv4(8, norm, image_size=16, outputs=3))
+    set_up(learner)
+    kernels = [p for p in learner.parameters() if p.ndim == 4]
+    assert kernels
+    assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
 
 
 def test_a_vmap_over_a_graph_recorded_before(net: Conv4, images: Tensor) -> None:

@@ -111,6 +111,22 @@ def test_each_step_has_its_rate_and_those_beyond_the_last_the_last() -> None:
             torch.testing.assert_close(after[name], w - step, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("one_for_all", [True, False], ids=["rate", "rates"])
+def test_a_step_of_sgd_is_differentiable_in_all_it_is_made_of(one_for_all: bool) -> None:
+    names = list(START)
+    slopes = [w.cos().requires_grad_() for w in START.values()]
+    weights = [w.clone().requires_grad_() for w in START.values()]
+    rates = [] if one_for_all else [torch.full_like(w, 0.3).requires_grad_() for w in weights]
+
+    def step(*parts: Tensor) -> tuple[Tensor, ...]:
+        w, g, r = (dict(zip(names, parts[i : i + 2], strict=False)) for i in (0, 2, 4))
+        return tuple(sgd(w, g, 0.3 if one_for_all else r)[0].values())
+
+    assert torch.autograd.gradcheck(step, (*weights, *slopes, *rates))
+    for found, w, g in zip(step(*weights, *slopes, *rates), weights, slopes, strict=True):
+        torch.testing.assert_close(found, w - 0.3 * g)
+
+
 def test_a_gradient_of_zero_has_a_derivative() -> None:
     start = {"a": torch.zeros(2, requires_grad=True)}
     end = Descent(2, 0.1, Adam(), 1.0).on(lambda w: w["a"].relu().sum(), start)[-1]

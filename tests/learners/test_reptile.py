@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Task
-from quickstudy.learners.gradient.descend import Adam, sgd
+from quickstudy.learners.gradient.descend import Adam, Rate, Weights, sgd
 from quickstudy.learners.gradient.reptile import displacement, minibatches
 from quickstudy.tasks.batches import stack
 from quickstudy.tasks.sampling import draw
@@ -18,6 +18,8 @@ from quickstudy.testing import doubled
 from quickstudy.training.engine import Mapping, Plan, accumulate
 from quickstudy.training.trainer import linear
 from quickstudy.training.trainer import sgd as outer_sgd
+
+Updated = tuple[Weights, None]
 
 
 def task(classes: qs.Classes, seed: int = 0) -> Task:
@@ -70,6 +72,19 @@ def test_the_gradient_is_theta_minus_phi(classes: qs.Classes, adam: bool) -> Non
         distance += float((theta - phi).square().sum()) / 2
     assert float(value) == pytest.approx(distance, rel=1e-6)
     assert distance > 0
+
+
+def test_inner_steps_record_nothing_to_be_differentiated_twice(classes: qs.Classes) -> None:
+    recorded: list[bool] = []
+
+    def watching(weights: Weights, gradients: Weights, rate: Rate, memory: None) -> Updated:
+        recorded.extend(g.requires_grad for g in gradients.values())
+        return sgd(weights, gradients, rate, memory)
+
+    learner = made(update=watching)
+    displacement(learner, task(classes)).backward()
+    assert recorded
+    assert not any(recorded)
 
 
 def test_training_at_rate_one_moves_to_the_adapted_weights(classes: qs.Classes) -> None:

@@ -41,7 +41,8 @@ class _OfData(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = _slopes if mapped(g) else _Slopes.apply
+        recorded = torch.is_grad_enabled() and not mapped(g)
+        slopes = _Slopes.apply if recorded else _slopes
         x, weight = ctx.saved_tensors
         return None, *slopes(g, x, weight, ctx.biased)
 

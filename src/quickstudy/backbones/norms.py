@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.standardise import EPSILON, Sharing, standardised
-from quickstudy.core import Examples
+from quickstudy.core import Examples, sees_other_rows
 
 Statistics = list[tuple[Tensor, Tensor]]
 """Mean and variance (channels,) of each support-normalised layer, in the order of execution."""
@@ -73,9 +73,17 @@ def counting_exactly(weights: Tensor) -> Iterator[None]:
 
 @contextmanager
 def rows_count_alike() -> Iterator[None]:
-    """A promise that all weights are one, so that batch statistics may use the native kernels."""
+    """A promise that every row of the batch is labelled and has weight one.
+
+    Batch statistics may then use the native kernels, and losses of its own rows plain means.
+    """
     with _set(replace(_current.get(), rows_count_alike=True, weights=None)):
         yield
+
+
+def promised_alike() -> bool:
+    """Whether all rows of the batch are promised to count alike."""
+    return _current.get().rows_count_alike
 
 
 def embed_support(net: Callable[[Any], Tensor], support: Examples) -> tuple[Tensor, Statistics]:
@@ -108,8 +116,7 @@ def blind_to_weights(net: nn.Module) -> list[str]:
 
 def rows_see_one_another(net: nn.Module) -> bool:
     """Whether what ``net`` gives for a row depends on the rows beside it, or on a support set."""
-    seen = any(getattr(module, "sees_other_rows", False) for module in net.modules())
-    return seen or bool(blind_to_weights(net)) or needs_support_statistics(net)
+    return any(sees_other_rows(m) or isinstance(m, SupportNorm) for m in net.modules())
 
 
 def needs_support_statistics(net: nn.Module) -> bool:

@@ -43,7 +43,8 @@ class _Pool(Function):
     def backward(ctx: Any, g: Tensor | None, _: None) -> Tensor | None:
         if g is None:
             return None
-        spread = _spread if mapped(g) else _Spread.apply
+        recorded = torch.is_grad_enabled() and not mapped(g)
+        spread = _Spread.apply if recorded else _spread
         slope: Tensor = spread(g, *ctx.saved_tensors)
         return slope
 

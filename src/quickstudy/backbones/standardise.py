@@ -106,11 +106,13 @@ class _Standardise(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, m, r = ctx.saved_tensors
         if mapped(g) and not transformed():
-            x, weight, *_ = ctx.saved_tensors
             return *_slope_by_torch(g, x, weight, ctx.sharing), None
+        if not (torch.is_grad_enabled() or transformed()):
+            return *_kernel_slope(g, x, weight, m, r, ctx.sharing), None
         function = _Slope if transformed() else _PlainSlope
-        return *function.apply(g, *ctx.saved_tensors, ctx.sharing), None
+        return *function.apply(g, x, weight, m, r, ctx.sharing), None
 
 
 class _Slope(Function):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from quickstudy.backbones.norms import counting
-from quickstudy.core import Learner, Task
+from quickstudy.core import Examples, Learner, Task, TaskSpec
 from quickstudy.tasks.examples import labelled, weighted_mean
 from quickstudy.tasks.metrics import score
 
@@ -35,8 +35,19 @@ def query_loss(learner: Learner, task: Task) -> Outcome:
     """The mean loss of the adapted predictor on the queries: the default objective."""
     query = labelled(task.query)
     predictions = answers(learner, task._replace(query=query))
-    loss = weighted_mean(task.spec.loss(predictions, query.targets), query.weights)
-    return Outcome(loss, score(predictions.detach(), query))
+    return Outcome(mean_loss(predictions, query, task.spec), score(predictions.detach(), query))
+
+
+def mean_loss(predictions: Tensor, rows: Examples, spec: TaskSpec, alike: bool = False) -> Tensor:
+    """The mean loss of labelled ``rows`` as weighted: (..., n, outputs), (..., n, …) -> (...).
+
+    ``alike``  a promise that all weights are one, which spares looking at them.
+    """
+    targets, lead = rows.targets, rows.weights.ndim - 1
+    if lead:  # a loss is a function of rows, not of rows of many tasks
+        predictions, targets = predictions.flatten(0, lead), targets.flatten(0, lead)
+    losses = spec.loss(predictions, targets).view_as(rows.weights)
+    return losses.mean(-1) if alike else weighted_mean(losses, rows.weights)
 
 
 def objective_of(learner: Learner) -> Objective:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from quickstudy.backbones.norms import Statistics, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
+from quickstudy.learners.gradient.dual import answers_over_tasks
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -91,6 +92,13 @@ class ANIL(Learner):
         """Predictions (n, outputs) under the adapted head."""
         return answer(self.backbone, state, inputs, spec)
 
+    def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
+        """Predictions (tasks, n, outputs) of many tasks, the backbone once for the rows of all."""
+        names = [f"head.{name}" for name in self._names]
+        return answers_over_tasks(
+            self.backbone, names, self.meta_gradient, self._descent(names), support, inputs, spec
+        )
+
     def embed(self, state: State, inputs: Any) -> Tensor | None:
         """Features (n, d), which no support set changes."""
         return features(self.backbone, state, inputs)
@@ -101,15 +109,17 @@ class ANIL(Learner):
         embedded, statistics = self._embedded(support)
         loss = SupportLoss(head, embedded, spec)
         start: Weights = dict(head.named_parameters())
-        by_step = rates.by_step(self.rates, self._names, self.rate)
         way = self.meta_gradient.at(self.progress)
-        descent = Descent(steps_now(self), by_step, self.update, self.clip)
-        path = way.descend(loss, start, descent)
+        path = way.descend(loss, start, self._descent(self._names))
         return [loss.state(_in_backbone(weights)) | {"statistics": statistics} for weights in path]
 
     def learnt_rates(self) -> Mapping[str, Tensor]:
         """(steps,) rates by the name of the head's parameter that they move."""
         return _in_backbone(rates.by_name(self.rates, self._names))
+
+    def _descent(self, names: Sequence[str]) -> Descent:
+        by_step = rates.by_step(self.rates, names, self.rate)
+        return Descent(steps_now(self), by_step, self.update, self.clip)
 
     @property
     def _head(self) -> nn.Linear:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
+from quickstudy.learners.gradient.dual import answers_over_tasks
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -89,6 +90,18 @@ class BOIL(Learner):
         """Predictions (n, outputs) of the adapted body under the head."""
         return answer(self.backbone, state, inputs, spec)
 
+    def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
+        """Predictions (tasks, n, outputs) of many tasks, where linear layers alone adapt."""
+        return answers_over_tasks(
+            self.backbone,
+            list(self._body),
+            self.meta_gradient,
+            self._descent(),
+            support,
+            inputs,
+            spec,
+        )
+
     def embed(self, state: State, inputs: Any) -> Tensor | None:
         """What the adapted body gives the head: (n, d)."""
         return features(self.backbone, state, inputs)
@@ -103,10 +116,11 @@ class BOIL(Learner):
         return rates.by_name(self.rates, list(self._body))
 
     def _descend(self, loss: SupportLoss) -> list[Weights]:
+        return self.meta_gradient.at(self.progress).descend(loss, self._body, self._descent())
+
+    def _descent(self) -> Descent:
         by_step = rates.by_step(self.rates, list(self._body), self.rate)
-        way = self.meta_gradient.at(self.progress)
-        descent = Descent(steps_now(self), by_step, self.update, self.clip)
-        return way.descend(loss, self._body, descent)
+        return Descent(steps_now(self), by_step, self.update, self.clip)
 
     @property
     def _body(self) -> Weights:

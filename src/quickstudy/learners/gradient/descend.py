@@ -33,7 +33,9 @@ def sgd(
     weights: Weights, gradients: Weights, rate: Rate, memory: Any = None
 ) -> tuple[Weights, Any]:
     """weights - rate * gradients."""
-    return {n: w - _of(rate, n) * gradients[n] for n, w in weights.items()}, None
+    if isinstance(rate, int | float):  # one operator for each of the weights, instead of two
+        return {n: w.sub(gradients[n], alpha=rate) for n, w in weights.items()}, None
+    return {n: w - rate[n] * gradients[n] for n, w in weights.items()}, None
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,12 @@ class Descent:
             gradients = slope(weights)
             if self.clip is not None:
                 gradients = clipped(gradients, self.clip)
-            weights, memory = self.update(weights, gradients, self._rate(k), memory)
+            weights, memory = self.update(weights, gradients, self.rate(k), memory)
             path.append(weights)
         return path
 
-    def _rate(self, step: int) -> Rate:
+    def rate(self, step: int) -> Rate:
+        """The rate of step 0, 1, …"""
         rates = self.rates
         return rates[min(step, len(rates) - 1)] if isinstance(rates, Sequence) else rates
 
@@ -177,7 +180,3 @@ def clipped(gradients: Weights, length: float) -> Weights:
 def _refuse_decay(who: str, name: str, decay: float) -> None:
     if not 0 <= decay < 1:
         raise ValueError(f"{who}: {name} must be in [0, 1); found {decay}.")
-
-
-def _of(rate: Rate, name: str) -> float | Tensor:
-    return rate[name] if isinstance(rate, dict) else rate

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
+from quickstudy.learners.gradient.dual import answers_over_tasks
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -106,6 +107,12 @@ class MAML(Learner):
         """Predictions (n, outputs) of the adapted backbone."""
         return answer(self.backbone, state, inputs, spec)
 
+    def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
+        """Predictions (tasks, n, outputs) of many tasks, where linear layers alone adapt."""
+        return answers_over_tasks(
+            self.backbone, self._adapted, self.meta_gradient, self._descent(), support, inputs, spec
+        )
+
     def embed(self, state: State, inputs: Any) -> Tensor | None:
         """What the adapted backbone gives its head: (n, d); None for one without a ``head``."""
         return features(self.backbone, state, inputs)
@@ -122,7 +129,8 @@ class MAML(Learner):
     def _descend(self, loss: SupportLoss) -> list[Weights]:
         own = dict(self.backbone.named_parameters())
         start: Weights = {name: own[name] for name in self._adapted}
+        return self.meta_gradient.at(self.progress).descend(loss, start, self._descent())
+
+    def _descent(self) -> Descent:
         by_step = rates.by_step(self.rates, self._adapted, self.rate)
-        way = self.meta_gradient.at(self.progress)
-        descent = Descent(steps_now(self), by_step, self.update, self.clip)
-        return way.descend(loss, start, descent)
+        return Descent(steps_now(self), by_step, self.update, self.clip)

@@ -19,8 +19,9 @@ from quickstudy.backbones.norms import (
 )
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.gradient.descend import Weights
+from quickstudy.learners.objectives import mean_loss
 from quickstudy.modules import call_with
-from quickstudy.tasks.examples import class_weights, labelled, weighted_mean, without_absent
+from quickstudy.tasks.examples import class_weights, labelled, without_absent
 from quickstudy.trees import leaves
 
 
@@ -41,8 +42,7 @@ class SupportLoss:
         """The weighted mean over the support rows."""
         predictions, _ = self._run(weights)
         predictions = _answers(predictions, self.present, self.spec)
-        losses = self.spec.loss(predictions, self.support.targets)
-        return weighted_mean(losses, self.support.weights)
+        return mean_loss(predictions, self.support, self.spec)
 
     @property
     def requires_grad(self) -> bool:
@@ -93,7 +93,9 @@ def head_of(network: nn.Module) -> nn.Linear | None:
 
 def passing(head: nn.Linear) -> Weights:
     """Weights of the identity under the names of ``head``, which then answers what it is given."""
-    identity = {"head.weight": torch.eye(head.in_features).to(head.weight)}
+    like = head.weight  # made where it is needed: a copy from the host would wait for a GPU
+    eye = torch.eye(head.in_features, dtype=like.dtype, device=like.device)
+    identity = {"head.weight": eye}
     if head.bias is not None:
         identity["head.bias"] = head.bias.new_zeros(head.in_features)
     return identity
@@ -185,10 +187,15 @@ def _run(network: nn.Module, weights: Weights, inputs: Any, state: State) -> Ten
 
 
 def _answers(predictions: Tensor, present: Tensor | None, spec: TaskSpec) -> Tensor:
+    predictions = within_spec(predictions, spec)
+    return predictions if present is None else without_absent(predictions, present)
+
+
+def within_spec(predictions: Tensor, spec: TaskSpec) -> Tensor:
+    """The first ``spec.outputs`` of (n, outputs or more); ValueError for fewer."""
     if predictions.ndim != 2 or predictions.shape[-1] < spec.outputs:
         raise ValueError(
             f"the task asks {spec.outputs} outputs, but the backbone gives predictions of shape "
             f"{tuple(predictions.shape)}. Build it with outputs={spec.outputs}."
         )
-    predictions = predictions[:, : spec.outputs]
-    return predictions if present is None else without_absent(predictions, present)
+    return predictions if predictions.shape[1] == spec.outputs else predictions[:, : spec.outputs]

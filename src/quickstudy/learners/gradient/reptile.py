@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import refuse_sizes
-from quickstudy.learners.gradient.descend import Adam, Descent, Update, Weights, slope_of
+from quickstudy.learners.gradient.descend import (
+    Adam,
+    Descent,
+    Update,
+    Weights,
+    constant,
+    slope_of,
+)
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.learners.gradient.network import (
     SupportLoss,
@@ -47,7 +54,7 @@ def displacement(learner: Learner, task: Task) -> Tensor:
 
     def slope_on_the_next_batch(weights: Weights) -> Weights:
         loss = SupportLoss(learner.backbone, next(batches), task.spec)
-        return slope_of(loss)(weights)
+        return constant(slope_of(loss))(weights)
 
     descent = Descent(learner.steps, learner.rate, learner.update, learner.clip)
     end = descent.along(slope_on_the_next_batch, end)[-1]

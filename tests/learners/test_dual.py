@@ -1,0 +1,188 @@
+"""The dual form of gradient descent gives what the weights give, and serves only where it can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import quickstudy as qs
+from quickstudy.backbones import MLP, Conv4
+from quickstudy.backbones.norms import rows_count_alike
+from quickstudy.core import Examples, Learner, Task
+from quickstudy.learners.gradient.annealed import Annealed
+from quickstudy.learners.gradient.descend import Momentum
+from quickstudy.learners.gradient.meta_gradients import Exact, FiniteDifference, FirstOrder
+from quickstudy.learners.objectives import query_loss
+from quickstudy.tasks.batches import stack, unstack
+from quickstudy.training.composite import outcome_over_tasks
+
+WAYS, ROWS, QUERIES = 3, 5, 4
+
+
+class Sparse(nn.Module):
+    """Layers without a bias, a layer in the middle that never adapts, and outputs to spare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8, bias=False)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, WAYS + 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.head(torch.tanh(self.norm(self.first(x))))
+        return answers
+
+
+LEARNERS: dict[str, Callable[[], Learner]] = {
+    "one step": lambda: qs.MAML(MLP(6, (8, 7), outputs=WAYS), 1, 0.3),
+    "four steps": lambda: qs.MAML(MLP(6, (8, 7), outputs=WAYS), 4, 0.3),
+    "first order": lambda: qs.MAML(MLP(6, (8,), outputs=WAYS), 3, 0.3, FirstOrder()),
+    "learnt rates": lambda: qs.MAML(MLP(6, (8,), outputs=WAYS), 3, 0.3, learn_rates=True),
+    "learnt rates, first order": lambda: qs.MAML(
+        MLP(6, (8,), outputs=WAYS), 2, 0.3, FirstOrder(), learn_rates=True
+    ),
+    "head alone": lambda: qs.MAML(MLP(6, (8,), outputs=WAYS), 2, 0.3, adapts="head.*"),
+    "weights alone": lambda: qs.MAML(MLP(6, (8,), outputs=WAYS), 2, 0.3, adapts="*weight"),
+    "some layers": lambda: qs.MAML(Sparse(), 2, 0.3, adapts=("first.*", "head.*")),
+    "anil": lambda: qs.ANIL(MLP(6, (8,), outputs=WAYS), 3, 0.3),
+    "anil, learnt rates": lambda: qs.ANIL(MLP(6, (8,), outputs=WAYS), 2, 0.3, learn_rates=True),
+    "boil": lambda: qs.BOIL(MLP(6, (8, 7), outputs=WAYS), 3, 0.3, learn_rates=True),
+    "images": lambda: qs.MAML(Conv4(8, image_size=16, outputs=WAYS), 2, 0.3, adapts="head.*"),
+}
+
+
+def task(seed: int, images: bool = False, regression: bool = False) -> Task:
+    draw = torch.Generator().manual_seed(seed)
+
+    def examples(n: int) -> Examples:
+        shape = (n, 1, 16, 16) if images else (n, 6)
+        inputs = torch.randn(shape, generator=draw, dtype=torch.float64)
+        targets = torch.randint(WAYS, (n,), generator=draw)
+        return Examples(inputs, targets, torch.ones(n, dtype=torch.float64))
+
+    made = Task(examples(ROWS), examples(QUERIES), qs.classification(WAYS))
+    if not regression:
+        return made
+    real = [e._replace(targets=torch.randn_like(e.inputs[:, :WAYS])) for e in made[:2]]
+    return Task(*real, qs.regression(WAYS))
+
+
+def uneven(tasks: list[Task]) -> list[Task]:
+    """An absent row, a row that counts twice, unlabelled rows, an absent class."""
+    tasks[0].support.weights[1] = 0.0
+    tasks[0].query.weights[2] = 2.0
+    tasks[1].support.targets[0] = -1
+    tasks[1].query.targets[0] = -1
+    tasks[2].support.targets.clamp_max_(WAYS - 2)
+    return tasks
+
+
+def gradients(learner: Learner, loss: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(loss, [p for p in learner.parameters() if p.requires_grad]))
+
+
+def agrees(learner: Learner, tasks: list[Task], alike: bool) -> None:
+    """Losses, scores and their gradients over tasks are those of one task after the other."""
+    batch = stack(tasks)
+    outcomes = [query_loss(learner, one) for one in unstack(batch)]
+    expected = gradients(learner, torch.stack([o.loss for o in outcomes]).sum())
+    if alike:
+        with rows_count_alike():
+            found = outcome_over_tasks(learner, batch, query_loss)
+    else:
+        found = outcome_over_tasks(learner, batch, query_loss)
+    for own, one in (("loss", 0), ("score", 1)):
+        right = torch.stack([outcome[one] for outcome in outcomes])
+        torch.testing.assert_close(getattr(found, own), right, rtol=1e-11, atol=1e-12)
+    for a, b in zip(gradients(learner, found.loss.sum()), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def made(name: str) -> Learner:
+    torch.manual_seed(0)
+    return LEARNERS[name]().double()
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_dual_form_gives_what_the_weights_give(name: str, alike: bool) -> None:
+    tasks = [task(seed, name == "images") for seed in range(3)]
+    agrees(made(name), tasks if alike else uneven(tasks), alike)
+
+
+def test_regression() -> None:
+    tasks = [task(seed, regression=True) for seed in range(3)]
+    agrees(made("four steps"), tasks, True)
+    tasks[0].support.targets[1, 0] = torch.nan
+    tasks[1].query.weights[1] = 0.0
+    agrees(made("four steps"), tasks, False)
+
+
+def test_frozen_first_layer() -> None:
+    learner = made("four steps")
+    learner.backbone.layers[0].requires_grad_(False)  # type: ignore[index, union-attr]
+    agrees(learner, [task(0), task(1)], True)
+
+
+def test_nothing_is_left_behind_in_the_network() -> None:
+    learner, one = made("one step"), task(0)
+    before = learner(one.support, one.spec)(one.query.inputs)
+    outcome_over_tasks(learner, stack([one, task(1)]), query_loss)
+    assert learner(one.support, one.spec)(one.query.inputs).equal(before)
+    with torch.no_grad():  # as evaluation would
+        found = outcome_over_tasks(learner, stack([one]), query_loss)
+    assert not found.loss.requires_grad
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        qs.MAML(Conv4(8, image_size=16, outputs=WAYS)),
+        qs.MAML(Conv4(8, "batch", image_size=16, outputs=WAYS), adapts="head.*"),
+        qs.MAML(Sparse()),
+        qs.MAML(MLP(6, (8,), outputs=WAYS), adapts="*bias"),
+        qs.MAML(MLP(6, (8,), outputs=WAYS), clip=1.0),
+        qs.MAML(MLP(6, (8,), outputs=WAYS), update=Momentum()),
+        qs.MAML(MLP(6, (8,), outputs=WAYS), meta_gradient=FiniteDifference()),
+        qs.MAML(MLP(6, (8,), outputs=WAYS), meta_gradient=Annealed(0.5)),
+        qs.MAML(MLP(6, (8,), outputs=WAYS), meta_gradient=Exact(recompute=True)),
+    ],
+    ids=["convolutions", "batch norm", "a norm that adapts", "biases alone", "clip", "update",
+         "differences", "annealed", "recompute"],
+)  # fmt: skip
+def test_what_needs_the_weights_themselves_is_left_to_others(learner: qs.MAML) -> None:
+    batch = stack([task(0), task(1)])
+    assert learner.over_tasks(batch.support, batch.query.inputs, batch.spec) is None
+    with pytest.raises(TypeError, match="MAML has no way of its own"):
+        outcome_over_tasks(learner, batch, query_loss)
+
+
+class Twice(Sparse):
+    """Uses a layer that adapts twice in a pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) -> (n, WAYS + 2)."""
+        return super().forward(x) + self.head(self.first(x))
+
+
+class Sequences(Sparse):
+    """Gives a layer that adapts more than one row for an example."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) -> (n, WAYS + 2)."""
+        return super().forward(x.unsqueeze(1)).squeeze(1)
+
+
+@pytest.mark.parametrize("net", [Twice, Sequences])
+def test_layers_that_are_used_otherwise_are_refused(net: Callable[[], nn.Module]) -> None:
+    learner = qs.MAML(net().double(), adapts="head.*")
+    with pytest.raises(TypeError, match="given rows"):
+        outcome_over_tasks(learner, stack([task(0), task(1)]), query_loss)
+
+
+def test_objectives_of_their_own_are_refused() -> None:
+    with pytest.raises(TypeError, match="the objective may ask for more"):
+        outcome_over_tasks(made("one step"), stack([task(0)]), lambda *_: torch.zeros(()))
