@@ -13,11 +13,15 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 import quickstudy as qs
 from made_up import random_classes
 from quickstudy.evaluation import evaluate as module
-from quickstudy.evaluation.evaluate import _plan
+from quickstudy.evaluation.evaluate import _answered, _plan
 from quickstudy.evaluation.intervals import half_width
+from quickstudy.learners.objectives import answers
+from quickstudy.tasks.batches import stack
 from quickstudy.tasks.metrics import calibration_error
 from quickstudy.tasks.sampling import draw
-from quickstudy.training.engine import Mapping
+from quickstudy.training import cost
+from quickstudy.training.engine import Mapping, Plan, map_tasks
+from quickstudy.trees import map_tree
 
 
 def test_the_interval_is_students():
@@ -168,7 +172,7 @@ def test_planning_never_stops_an_evaluation(classes, after):
 
 def test_the_plan_follows_arithmetic_on_a_cpu(classes, monkeypatch):
     source = qs.episodes(classes, 3, 1, 2)
-    for channels, mapping in ((4, Mapping.VMAP), (512, Mapping.LOOP)):
+    for channels, mapping in ((4, Mapping.VMAP), (512, Mapping.FEATURES)):
         learner = qs.Prototypical(nn.Sequential(OnMaps(channels), nn.Flatten()))
         if channels == 512:
             learner.backbone[0].conv = nn.Sequential(nn.Conv2d(1, 64, 3), nn.Conv2d(64, 512, 3))
@@ -178,6 +182,54 @@ def test_the_plan_follows_arithmetic_on_a_cpu(classes, monkeypatch):
     assert _plan(adapting, source, 0, 16).mapping is Mapping.LOOP
     flat = qs.Prototypical(qs.backbones.MLP(256, (4,)))
     assert _plan(flat, source, 0, 16).mapping is Mapping.VMAP
+
+
+class Brightness(qs.Prototypical):
+    """Looks at its inputs beside the backbone, which features alone would not tell."""
+
+    def embed(self, state, inputs):
+        return super().embed(state, inputs) + 100 * inputs.flatten(1).mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "mapping"),
+    [
+        (lambda: qs.Prototypical(qs.backbones.Conv4(image_size=16)), Mapping.FEATURES),
+        (lambda: qs.MANN(qs.backbones.Conv4(image_size=16), 4, slots=16), Mapping.FEATURES),
+        (lambda: qs.MetaOptNet(qs.backbones.Conv4(image_size=16)), Mapping.FEATURES),
+        (lambda: qs.Prototypical(qs.backbones.Conv4(64, "batch", image_size=16)), Mapping.LOOP),
+        (lambda: Brightness(qs.backbones.Conv4(image_size=16)), Mapping.LOOP),
+    ],
+)
+def test_rows_of_all_tasks_pass_the_backbone_together_where_that_is_the_same(
+    classes, make, mapping, monkeypatch
+):
+    monkeypatch.setattr(cost.Cost, "is_arithmetic", True)
+    torch.manual_seed(0)
+    learner = make().double().eval()
+    for source in (
+        doubled(qs.episodes(classes, 4, 1, 3)),
+        doubled(qs.episodes(classes, (2, 4), 1, 3)),
+    ):
+        plan = _plan(learner, source, 0, 4)
+        assert plan.mapping is mapping
+        batch = stack([source(torch.Generator().manual_seed(i)) for i in range(3)])
+        expected = map_tasks(answers, batch, learner, Plan(Mapping.LOOP, "", 1))
+        found = _answered(learner, batch, plan)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def doubled(source):
+    def source_of_doubles(generator):
+        def to_double(leaf):
+            return leaf.double() if leaf.is_floating_point() else leaf
+
+        task = source(generator)
+        return task._replace(**{
+            part: map_tree(to_double, getattr(task, part)) for part in ("support", "query")
+        })  # fmt: skip
+
+    return source_of_doubles
 
 
 def test_regression_is_scored_by_squared_error():

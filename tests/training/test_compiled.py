@@ -22,13 +22,16 @@ from quickstudy.storage import load_tree
 from quickstudy.tasks.batches import stack
 from quickstudy.testing import doubled
 from quickstudy.training.compiled import Compiled
-from quickstudy.training.engine import Mapping, Plan, accumulate
+from quickstudy.training.engine import COMPOSITES, Mapping, Plan, accumulate
 from quickstudy.training.planning import make_plan
 
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "prototypical": lambda: qs.Prototypical(MLP(24, (8,))),
     "maml": lambda: qs.MAML(MLP(24, (8,), outputs=3), rate=0.1),
 }
+EVERY = [
+    ("prototypical", Mapping.VMAP), ("maml", Mapping.VMAP_GRAD), ("maml", Mapping.TASK_AXIS),
+]  # fmt: skip
 
 
 def made(name: str) -> Learner:
@@ -53,14 +56,14 @@ def gradient_of(
     return flat([p.grad for p in learner.parameters() if p.grad is not None]), outcome.loss
 
 
-def mapping(learner: Learner) -> Mapping:
-    return Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
+def code(learner: Learner, like: Task, mapping: Mapping) -> Compiled:
+    return Compiled(learner, query_loss, like, COMPOSITES[mapping])
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_compiled_code_gives_the_loops_gradient(name: str) -> None:
+@pytest.mark.parametrize(("name", "mapping"), EVERY)
+def test_compiled_code_gives_the_loops_gradient(name: str, mapping: Mapping) -> None:
     learner, batch = made(name), stack(five_tasks())
-    compiled, plan = Compiled(learner, query_loss, batch), Plan(mapping(learner), "", 5)
+    compiled, plan = code(learner, batch, mapping), Plan(mapping, "", 5)
     for _ in range(2):  # weights are its inputs, not constants in it
         expected, losses = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
         gradient, found = gradient_of(learner, batch, plan, compiled)
@@ -84,37 +87,41 @@ def test_norms_keep_their_promise_about_weights(not_built: None) -> None:
     tasks = [doubled(source(torch.Generator().manual_seed(seed))) for seed in range(2)]
     batch, other = stack(tasks), stack(tasks)
     other.query.weights[0, 0] = 0.0
-    compiled = Compiled(learner, query_loss, batch)
+    compiled = code(learner, batch, Mapping.VMAP)
     for rows in (batch, other, batch):
         expected, _ = gradient_of(learner, rows, Plan(Mapping.LOOP, "", 2))
         found, _ = gradient_of(learner, rows, Plan(Mapping.VMAP, "", 2), compiled)
         assert error(found, expected) <= 1e-9
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_unused_parameters_stay_without_gradient(name: str, not_built: None) -> None:
+@pytest.mark.parametrize(("name", "mapping"), EVERY)
+def test_unused_parameters_stay_without_gradient(
+    name: str, mapping: Mapping, not_built: None
+) -> None:
     learner, batch = made(name), stack(five_tasks())
     unused = learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    accumulate(learner, batch, query_loss, Plan(mapping(learner), "", 5),
-               Compiled(learner, query_loss, batch))  # fmt: skip
+    compiled = code(learner, batch, mapping)
+    accumulate(learner, batch, query_loss, Plan(mapping, "", 5), compiled)
     assert unused.grad is None
     assert all(p.grad is not None for p in learner.parameters() if p is not unused)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_chunks_of_any_size_and_tasks_of_other_sizes(name: str, not_built: None) -> None:
+@pytest.mark.parametrize(("name", "mapping"), EVERY)
+def test_chunks_of_any_size_and_tasks_of_other_sizes(
+    name: str, mapping: Mapping, not_built: None
+) -> None:
     learner, batch = made(name), stack(five_tasks())
     expected, losses = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
-    compiled = Compiled(learner, query_loss, stack([vectors_task(0)] * 2))
+    compiled = code(learner, stack([vectors_task(0)] * 2), mapping)
     for chunk in (2, 3, 5):
-        gradient, found = gradient_of(learner, batch, Plan(mapping(learner), "", chunk), compiled)
+        gradient, found = gradient_of(learner, batch, Plan(mapping, "", chunk), compiled)
         assert error(gradient, expected) <= 1e-10
         torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-12)
 
 
 def test_tasks_of_other_shapes_are_left_to_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, batch = made("prototypical"), stack(five_tasks())
-    compiled = Compiled(learner, query_loss, stack([vectors_task(0)] * 2))
+    compiled = code(learner, stack([vectors_task(0)] * 2), Mapping.VMAP)
     wider = batch._replace(query=type(batch.query)(*(leaf[:, :2] for leaf in batch.query)))
     assert compiled.serves(batch)
     assert not compiled.serves(wider)
@@ -144,7 +151,7 @@ def test_what_is_seen_to_change_has_its_own_code(not_built: None) -> None:
     torch.manual_seed(0)
     net = Gated()
     learner, batch = qs.Prototypical(net).double(), stack(five_tasks())
-    compiled, plan = Compiled(learner, query_loss, batch), Plan(Mapping.VMAP, "", 5)
+    compiled, plan = code(learner, batch, Mapping.VMAP), Plan(Mapping.VMAP, "", 5)
     gradient_of(learner, batch, plan, compiled)
 
     def replace_buffer() -> None:
@@ -215,11 +222,11 @@ def test_wrong_code_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, learner = stack([vectors_task(0), vectors_task(1)]), made("maml")
     monkeypatch.setattr(torch, "compile", lambda operators, **_: operators)
     right = make_plan(learner, batch, query_loss, 4, compile=True)
-    assert (right.mapping, right.compiled) == (Mapping.VMAP_GRAD, True)
+    assert (right.mapping, right.compiled) == (Mapping.TASK_AXIS, True)
     assert "compiled" in str(right)
     monkeypatch.setattr(torch, "compile", slightly_wrong)
     plan = make_plan(learner, batch, query_loss, 4, compile=True)
-    assert (plan.mapping, plan.compiled) == (Mapping.VMAP_GRAD, False)
+    assert (plan.mapping, plan.compiled) == (Mapping.TASK_AXIS, False)
     assert "not compiled, since the meta-gradient of compiled code differs" in plan.why
     with pytest.raises(RuntimeError, match="compile=True is not right for this learner"):
         make_plan(learner, batch, query_loss, 4, "vmap", compile=True)

@@ -29,7 +29,7 @@ from quickstudy.learners.transfer.heads import logistic
 from quickstudy.tasks.batches import stack, unstack
 from quickstudy.tasks.sampling import draw
 from quickstudy.training import proof
-from quickstudy.training.cost import cost_of_one_task
+from quickstudy.training.cost import Cost, cost_of_one_task, cost_over_tasks
 from quickstudy.training.engine import Mapping, Plan, accumulate, map_tasks
 from quickstudy.training.features import embedded
 from quickstudy.training.laws import BrokenLaw
@@ -58,7 +58,14 @@ def five_tasks() -> list[Task]:
 
 
 def batched_mappings(learner: Learner) -> tuple[Mapping, ...]:
-    return (Mapping.VMAP_GRAD,) if learner.differentiates else (Mapping.VMAP, Mapping.FEATURES)
+    if learner.differentiates:
+        return Mapping.VMAP_GRAD, Mapping.TASK_AXIS
+    return Mapping.VMAP, Mapping.FEATURES
+
+
+def own_query_loss(learner: Learner, task: Task) -> Outcome:
+    """The query loss as an objective of its own, which could ask for more than predictions."""
+    return query_loss(learner, task)
 
 
 def gradient_of(
@@ -183,9 +190,18 @@ def test_evaluation_mode_of_attention_takes_no_shortcut() -> None:
 
 def test_memory_decides_the_chunk() -> None:
     learner, batch = made("maml"), stack(five_tasks())
-    each = cost_of_one_task(learner, batch, query_loss).bytes
-    for memory, chunk in ((1, 1), (3 * each, 3), (each * 1000, 16)):
-        assert make_plan(learner, batch, query_loss, 16, memory=memory).chunk == chunk
+    costs = {
+        Mapping.VMAP_GRAD: cost_of_one_task(learner, batch, own_query_loss),
+        Mapping.TASK_AXIS: cost_over_tasks(learner, batch, query_loss) or Cost(),
+    }
+    for mapping, objective in (
+        (Mapping.VMAP_GRAD, own_query_loss), (Mapping.TASK_AXIS, query_loss),
+    ):  # fmt: skip
+        each = costs[mapping].bytes
+        for memory, chunk in ((1, 1), (3 * each, 3), (each * 1000, 16)):
+            plan = make_plan(learner, batch, objective, 16, memory=memory)
+            assert (plan.mapping, plan.chunk) == (mapping, chunk)
+    each = costs[Mapping.VMAP_GRAD].bytes
     for memory, workers, why in (
         (1, 1, "asked for; memory has room for 1"),
         (2 * each, 2, "asked for; memory has room for 2"),
@@ -220,7 +236,8 @@ def test_graph_bytes_bounds_what_autograd_keeps() -> None:
 def test_plans_say_why() -> None:
     batch = stack([vectors_task(seed) for seed in range(2)])
     maml = made("maml")
-    assert make_plan(maml, batch, query_loss, 4).mapping is Mapping.VMAP_GRAD
+    assert make_plan(maml, batch, query_loss, 4).mapping is Mapping.TASK_AXIS
+    assert make_plan(maml, batch, own_query_loss, 4).mapping is Mapping.VMAP_GRAD
     assert make_plan(made("ridge"), batch, query_loss, 4).mapping is Mapping.VMAP
     asked = make_plan(maml, batch, query_loss, 4, "loop")
     assert asked == Plan(Mapping.LOOP, "asked for", 4)
@@ -296,11 +313,36 @@ def test_a_mapping_that_reaches_other_parameters_is_not_trusted(
 
     monkeypatch.setattr(proof, "accumulate", with_zeros)
     learner, batch = made("maml"), stack([vectors_task(0), vectors_task(1)])
-    assert make_plan(learner, batch, query_loss, 4).mapping is Mapping.VMAP_GRAD
+    assert make_plan(learner, batch, own_query_loss, 4).mapping is Mapping.VMAP_GRAD
     learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    plan = make_plan(learner, batch, query_loss, 4)
+    plan = make_plan(learner, batch, own_query_loss, 4)
     assert plan.mapping is Mapping.LOOP
     assert plan.why == "vmap_grad gives gradients to other parameters than the loop"
+
+
+def test_the_task_axis_is_taken_where_it_costs_less() -> None:
+    """What many rows have taught takes more arithmetic than weights: reading grows with both."""
+    tasks = [vectors_task(seed) for seed in range(2)]
+    many = [task._replace(support=Examples(*(leaf.repeat_interleave(40, 0) for leaf in task[0])))
+            for task in tasks]  # fmt: skip
+    learner = qs.MAML(MLP(24, (64,), outputs=3), 5, 0.1).double()
+    for rows, mapping in ((tasks, Mapping.TASK_AXIS), (many, Mapping.VMAP_GRAD)):
+        batch = stack(rows)
+        assert make_plan(learner, batch, query_loss, 25).mapping is mapping
+        expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 2))
+        found, _ = gradient_of(learner, batch, Plan(Mapping.TASK_AXIS, "", 2))
+        assert error(found, expected) <= 1e-10, "right all the same"
+
+
+def test_a_wrong_task_axis_is_never_used() -> None:
+    class Hasty(qs.MAML):
+        def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
+            found = super().over_tasks(support, inputs, spec)
+            return found if found is None else found * (1 + 1e-6)
+
+    batch = stack([vectors_task(0), vectors_task(1)])
+    learner = Hasty(MLP(24, (8,), outputs=3), rate=0.1).double()
+    assert make_plan(learner, batch, query_loss, 4).mapping is Mapping.VMAP_GRAD
 
 
 class AlsoInputs(qs.Prototypical):

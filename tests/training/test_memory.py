@@ -213,7 +213,7 @@ def test_training_goes_on_as_if_the_smaller_plan_had_been_the_first(tmp_path: Pa
     torch.manual_seed(0)
     two = stack([source(torch.Generator().manual_seed(seed)) for seed in range(2)])
     each = cost_of_one_task(qs.MAML(MLP(outputs=1), rate=0.01), two, query_loss).bytes
-    expected, small = fit(query_loss, 2 * each, None)
+    expected, small = fit(room_for(8), 2 * each, None)
     with pytest.warns(UserWarning, match="out of memory") as told:
         learner, plan = fit(room_for(2), None, tmp_path)
     assert len(told) == 1, "once, not at each step"

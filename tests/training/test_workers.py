@@ -47,6 +47,15 @@ def test_each_worker_has_its_own_module_and_the_same_parameters() -> None:
     assert torch.get_num_threads() == before
 
 
+def test_the_first_worker_is_the_thread_that_asks() -> None:
+    def thread(_: Learner, given: Sequence[Task]) -> threading.Thread:
+        return threading.current_thread()
+
+    first, *others = shared_out(thread, learner(), tasks(3), 3)
+    assert first is threading.main_thread()
+    assert first not in others
+
+
 def test_workers_take_over_the_gradient_mode_and_their_errors_arrive() -> None:
     def mode(_: Learner, given: Sequence[Task]) -> bool:
         return torch.is_grad_enabled()

@@ -20,6 +20,7 @@ from quickstudy.learners.gradient.descend import sgd
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.learners.objectives import objective_of
 from quickstudy.training.compiled import Compiled
+from quickstudy.training.engine import COMPOSITES
 from quickstudy.training.memory import accumulate_within
 from quickstudy.training.planning import make_plan, set_up
 
@@ -27,6 +28,14 @@ from quickstudy.training.planning import make_plan, set_up
 def two_workers(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
     """``fit(..., workers=2)``."""
     return _prepare(work, weights, tasks, workers=2)
+
+
+def two_processes(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
+    """``fit(..., workers=2, processes=True)``, where tasks are looped.
+
+    Memory is that of the process that asks, without the other's.
+    """
+    return _prepare(work, weights, tasks, workers=2, processes=True)
 
 
 def one_worker(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
@@ -40,17 +49,27 @@ def compiled(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
 
 
 def _prepare(
-    work: Workload, weights: Weights, tasks: Tasks, workers: int, compile: bool = False
+    work: Workload,
+    weights: Weights,
+    tasks: Tasks,
+    workers: int,
+    compile: bool = False,
+    processes: bool = False,
 ) -> Contest:
     learner = _learner(work).to(next(iter(weights.values())).dtype)
     learner.backbone.load_state_dict(weights)  # type: ignore[union-attr]
     set_up(learner)
     objective, batch = objective_of(learner), _batch(work, tasks)
     two = _batch(work, Tasks(*(part[:2] for part in tasks)))
-    plan = make_plan(learner, two, objective, work.tasks, workers=workers, compile=compile)
+    plan = make_plan(
+        learner, two, objective, work.tasks, workers=workers, compile=compile, processes=processes
+    )
     if compile and not plan.compiled:
         raise NotOffered(f"not compiled here: {plan.why}")
-    code = Compiled(learner, objective, batch) if plan.compiled else None
+    if processes and not plan.processes:
+        raise NotOffered(f"not looped here: {plan.why}")
+    composite = COMPOSITES.get(plan.mapping)
+    code = Compiled(learner, objective, batch, composite) if plan.compiled and composite else None
 
     def step() -> Weights:
         learner.zero_grad()

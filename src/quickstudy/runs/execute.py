@@ -46,7 +46,7 @@ def explain(recipe: Recipe) -> str:
         torch.set_num_threads(recipe.threads)
     return explain_training(
         parts.learner, parts.sources.train, parts.recipe.budget().tasks_per_step, seed=recipe.seed,
-        workers=recipe.workers, compile=recipe.compile,
+        workers=recipe.workers, compile=recipe.compile, processes=recipe.processes,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
         optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
         run=run.path, resume=resume, progress=progress, workers=recipe.workers,
-        compile=recipe.compile,
+        compile=recipe.compile, processes=recipe.processes,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
     return training.finished

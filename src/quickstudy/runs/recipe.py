@@ -97,7 +97,7 @@ class Recipe:
     ``validate_every``, ``patience``   validation on the way; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
-    ``workers``, ``compile``       how steps are computed: see :func:`quickstudy.fit`.
+    ``workers``, ``processes``, ``compile``  how steps are computed: see :func:`quickstudy.fit`.
 
     Raises ValueError for unknown names and for numbers that no run could have.
     """
@@ -129,6 +129,7 @@ class Recipe:
     threads: int | None = None
     device: str | None = None
     workers: int = 1
+    processes: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:

@@ -21,10 +21,18 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from quickstudy.core import Learner, Task
 from quickstudy.learners.objectives import Objective, Outcome
-from quickstudy.training.composite import Gradients, Parameters, of_each_task, of_one_graph
+from quickstudy.modules import device_of
+from quickstudy.training.composite import Composite, Gradients, Parameters
 from quickstudy.training.errors import in_a_line, out_of_memory
+from quickstudy.training.narrow import NARROW_PRODUCTS
 from quickstudy.training.untold import untold_progress
 from quickstudy.trees import leaves
+
+_UNGUARDED: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+"""What code was made for is known by :class:`Compiled`; torch need not look at it in each call."""
+
+_ON_CPU = {"cpp_wrapper": True}
+"""Calls between kernels in C++, too: a fifth of a small network's step."""
 
 
 class CannotCompile(RuntimeError):
@@ -34,12 +42,16 @@ class CannotCompile(RuntimeError):
 class Compiled:
     """Gradients of tasks whose rows have the shapes of those in ``like``, however many there are.
 
+    ``composite``  which mapping of tasks is compiled.
+
     Tasks of other shapes are left to the caller (:meth:`serves`): compiling takes seconds for each,
     and which ones a run has compiled must not depend on where it was resumed.
     """
 
-    def __init__(self, learner: Learner, objective: Objective, like: Task) -> None:
-        self._learner, self._objective = learner, objective
+    def __init__(
+        self, learner: Learner, objective: Objective, like: Task, composite: Composite
+    ) -> None:
+        self._learner, self._objective, self._composite = learner, objective, composite
         self._like = _shapes(like)
         self._made: dict[Any, tuple[Gradients, list[Tensor]]] = {}
 
@@ -54,14 +66,15 @@ class Compiled:
 
         Raises :class:`CannotCompile`, and what says that memory ran out.
         """
-        learner = self._learner
-        named = list(learner.named_parameters())
+        named, parts = list(self._learner.named_parameters()), list(self._learner.modules())
         parameters = {name: p.detach() for name, p in named if p.requires_grad}
-        constants = [p for _, p in named if not p.requires_grad] + list(learner.buffers())
+        kinds = tuple((name, p.dtype, p.device) for name, p in parameters.items())
+        buffers = [b for part in parts for b in part._buffers.values() if b is not None]
+        constants = [p for _, p in named if not p.requires_grad] + buffers
         strides = tuple(leaf.stride() for leaf in leaves(batch[:2]))
-        modes = tuple(module.training for module in learner.modules())
+        modes = tuple(part.training for part in parts)
         key = (len(batch.support.weights), strides, rows_count_alike,
-               tuple(parameters), tuple(map(id, constants)), modes)  # fmt: skip
+               kinds, tuple(map(id, constants)), modes)  # fmt: skip
         if key not in self._made:  # the constants are held, so that none of their ids comes back
             self._made[key] = self._built(parameters, batch), constants
         gradients, _ = self._made[key]
@@ -69,15 +82,17 @@ class Compiled:
             return gradients(parameters, batch.support, batch.query)
 
     def _built(self, parameters: Parameters, batch: Task) -> Gradients:
-        mapped = of_each_task if self._learner.differentiates else of_one_graph
-        gradients = mapped(self._learner, self._objective, batch.spec)
+        gradients = self._composite(self._learner, self._objective, batch.spec)
         inputs = parameters, batch.support, batch.query
         try:
             with untold_progress(self._learner):
-                operators = make_fx(gradients)(*inputs)
+                operators = make_fx(gradients, NARROW_PRODUCTS)(*inputs)
             operators.graph.eliminate_dead_code()  # such as attempts that raised, and were caught
             operators.recompile()
-            compiled: Gradients = torch.compile(operators, fullgraph=True, dynamic=False)
+            options = _UNGUARDED | (_ON_CPU if device_of(self._learner).type == "cpu" else {})
+            compiled: Gradients = torch.compile(
+                operators, fullgraph=True, dynamic=False, options=options
+            )
             with torch.no_grad():
                 compiled(*inputs)  # the first call builds
         except Exception as error:  # of any kind, from the learner to the C++ compiler

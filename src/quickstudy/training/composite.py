@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
+from quickstudy.backbones.norms import promised_alike
 from quickstudy.core import Examples, Learner, Task, TaskSpec
-from quickstudy.learners.objectives import Objective, Outcome
+from quickstudy.learners.objectives import Objective, Outcome, mean_loss, query_loss
 from quickstudy.modules import call_with
+from quickstudy.tasks.examples import labelled
+from quickstudy.tasks.metrics import score
 
 Parameters = dict[str, Tensor]
 Gradients = Callable[[Parameters, Examples, Examples], tuple[Parameters, Outcome]]
@@ -19,6 +23,9 @@ Gradients = Callable[[Parameters, Examples, Examples], tuple[Parameters, Outcome
 Parameters that no loss depends on have no gradient, as in autograd: one of zeros would let weight
 decay and momentum move them.
 """
+
+Composite = Callable[[Learner, Objective, TaskSpec], Gradients]
+"""What makes such a function of a learner: :func:`of_each_task`, …"""
 
 
 def as_outcome(value: Tensor | Outcome) -> Outcome:
@@ -58,6 +65,41 @@ def of_one_graph(learner: Learner, objective: Objective, spec: TaskSpec) -> Grad
         return {n: g for n, g in found.items() if n in loss.reached}, outcome
 
     return gradients
+
+
+def of_task_axis(learner: Learner, objective: Objective, spec: TaskSpec) -> Gradients:
+    """The gradient of :func:`outcome_over_tasks`."""
+
+    def gradients(
+        parameters: Parameters, support: Examples, query: Examples
+    ) -> tuple[Parameters, Outcome]:
+        over_tasks = _Module(learner, partial(outcome_over_tasks, objective=objective))
+        with torch.enable_grad():
+            free = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+            named = {f"learner.{name}": p for name, p in free.items()}
+            outcome: Outcome = call_with(over_tasks, named, Task(support, query, spec))
+            found = torch.autograd.grad(outcome.loss.sum(), list(free.values()), allow_unused=True)
+        reached = {n: g for n, g in zip(free, found, strict=True) if g is not None}
+        return reached, Outcome(outcome.loss.detach(), outcome.score)
+
+    return gradients
+
+
+def outcome_over_tasks(learner: Learner, batch: Task, objective: Objective) -> Outcome:
+    """Losses and scores (tasks,) of the learner's own way with many tasks at once.
+
+    Raises TypeError for a learner that has none here, and for another objective than the loss of
+    the queries, which needs no more than its predictions.
+    """
+    if objective is not query_loss:
+        raise TypeError("over_tasks gives predictions, but the objective may ask for more")
+    alike = promised_alike()
+    query = batch.query if alike else vmap(labelled)(batch.query)
+    predictions = learner.over_tasks(batch.support, query.inputs, batch.spec)
+    if predictions is None:
+        raise TypeError(f"{type(learner).__name__} has no way of its own with many tasks at once")
+    loss = mean_loss(predictions, query, batch.spec, alike)
+    return Outcome(loss, score(predictions.detach(), query, alike))
 
 
 class _Loss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,8 @@ from torch.utils.flop_counter import flop_registry
 
 from quickstudy.core import Learner, Task
 from quickstudy.learners.objectives import Objective
-from quickstudy.tasks.batches import unstack
+from quickstudy.tasks.batches import stack, unstack
+from quickstudy.training.composite import outcome_over_tasks
 from quickstudy.training.engine import computing
 from quickstudy.training.errors import out_of_memory
 
@@ -40,8 +42,12 @@ class Cost:
     @property
     def is_arithmetic(self) -> bool:
         """Whether a CPU's time goes into arithmetic, not calls of operators; where unknown, yes."""
-        seconds_of_calls = self.operators * _SECONDS_PER_OPERATOR
-        return not self.counted or self.flops / _FLOPS_PER_SECOND > seconds_of_calls
+        return not self.counted or self.seconds(1) > 2 * self.seconds(0)
+
+    def seconds(self, tasks: int, calls: int = 1) -> float:
+        """What a CPU takes for ``tasks`` at once, roughly, where each operator is so many calls."""
+        arithmetic = tasks * self.flops / _FLOPS_PER_SECOND
+        return calls * self.operators * _SECONDS_PER_OPERATOR + arithmetic
 
     def __str__(self) -> str:
         if not self.counted:
@@ -54,16 +60,32 @@ def cost_of_one_task(learner: Learner, batch: Task, objective: Objective) -> Cos
 
     Raises what :func:`quickstudy.training.engine.computing` refuses, and where memory runs out.
     """
-    counting = _Counting()
     with computing(learner, batch):
-        try:
-            # Nothing is compiled while operators are watched: it would stay as it was then.
-            with torch.compiler.set_stance("force_eager"), counting:
-                objective(learner, unstack(batch)[0])
-        except Exception as error:  # of modules that cannot run so
-            if out_of_memory(error):
-                raise
-            return Cost(counted=False)
+        return _cost(lambda: objective(learner, unstack(batch)[0])) or Cost(counted=False)
+
+
+def cost_over_tasks(learner: Learner, batch: Task, objective: Objective) -> Cost | None:
+    """The cost of the first task of ``batch`` by :meth:`Learner.over_tasks`.
+
+    More tasks at once share its operators. None for a learner or an objective without such a way.
+    Raises as :func:`cost_of_one_task` does.
+    """
+    one = stack(unstack(batch)[:1])
+    with computing(learner, batch):
+        return _cost(lambda: outcome_over_tasks(learner, one, objective))
+
+
+def _cost(compute: Callable[[], object]) -> Cost | None:
+    """What ``compute`` costs; None where it cannot run so."""
+    counting = _Counting()
+    try:
+        # Nothing is compiled while operators are watched: it would stay as it was then.
+        with torch.compiler.set_stance("force_eager"), counting:
+            compute()
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return None
     return counting.cost
 
 

@@ -1,15 +1,16 @@
 """From a batch of tasks to the losses and the meta-gradient: right for every module, and batched.
 
 Learners are written for one task. The engine maps ``(support, query) -> loss`` over the tasks of a
-batch in one of four ways, all of which give the loop's gradient:
+batch in one of five ways, all of which give the loop's gradient:
 
+    task_axis   all tasks at once, by the learner's own :meth:`Learner.over_tasks`
     vmap        one batched graph, differentiated from outside; for learners whose ``adapt`` takes
                 no gradient itself
     features    the backbone once for the rows of all tasks, and vmap for what follows
     vmap_grad   vmap over whole per-task gradients, then their mean; for those whose ``adapt`` does
                 (differentiating *through* vmap(grad) is silently wrong in torch for some norms)
-    loop        one task after the other, or some at once, in threads; right for everything that
-                autograd can differentiate
+    loop        one task after the other, or some at once, in threads or processes; right for
+                everything that autograd can differentiate
 """
 
 from __future__ import annotations
@@ -30,9 +31,18 @@ from quickstudy.backbones.norms import blind_to_weights, rows_count_alike
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.objectives import Objective, Outcome
 from quickstudy.tasks.batches import unstack
-from quickstudy.tasks.targets import check_support, check_targets
+from quickstudy.tasks.look import Look, look_at
+from quickstudy.training import processes
 from quickstudy.training.compiled import Compiled
-from quickstudy.training.composite import Parameters, as_outcome, of_each_task
+from quickstudy.training.composite import (
+    Composite,
+    Parameters,
+    as_outcome,
+    of_each_task,
+    of_one_graph,
+    of_task_axis,
+    outcome_over_tasks,
+)
 from quickstudy.training.features import embedded
 from quickstudy.training.workers import in_order, shared_out
 from quickstudy.trees import map_tree
@@ -41,10 +51,19 @@ from quickstudy.trees import map_tree
 class Mapping(Enum):
     """How tasks are mapped; see the module's docstring."""
 
+    TASK_AXIS = "task_axis"
     VMAP = "vmap"
     FEATURES = "features"
     VMAP_GRAD = "vmap_grad"
     LOOP = "loop"
+
+
+COMPOSITES: dict[Mapping, Composite] = {
+    Mapping.TASK_AXIS: of_task_axis,
+    Mapping.VMAP: of_one_graph,
+    Mapping.VMAP_GRAD: of_each_task,
+}
+"""The mappings that can be compiled."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,7 @@ class Plan:
     """How a batch is computed: the mapping, why it was chosen, and how many tasks at a time.
 
     ``workers``   threads among which a loop shares the tasks of a chunk.
+    ``processes``  whether these are processes instead (:mod:`quickstudy.training.processes`).
     ``compiled``  whether mapped tasks run as compiled code (:mod:`quickstudy.training.compiled`).
     ``bytes``     that the graph of a task holds at most; 0 where that was not counted.
     """
@@ -61,6 +81,7 @@ class Plan:
     chunk: int
     workers: int = 1
     compiled: bool = False
+    processes: bool = False
     bytes: int = field(default=0, compare=False)
 
     @property
@@ -79,6 +100,7 @@ class Plan:
 
     def __str__(self) -> str:
         how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value
+        how += " in processes" if self.processes and self.workers > 1 else ""
         tasks = "1 task" if self.at_once == 1 else f"{self.at_once} tasks"
         return f"{how}, {tasks} at a time ({self.why})"
 
@@ -89,25 +111,36 @@ def accumulate(
     objective: Objective,
     plan: Plan,
     compiled: Compiled | None = None,
+    look: Look | None = None,
 ) -> Outcome:
     """Add the gradient of the batch's mean loss to ``.grad``; returns losses and scores (tasks,).
 
     The batch is computed in chunks of ``plan.chunk`` tasks, whose graphs are freed one by one; by
-    ``compiled``, where it is given and made for tasks such as these.
+    ``compiled``, where it is given and made for tasks such as these. ``look`` is for
+    :func:`computing`.
     """
     total = len(batch.support.weights)
     steps: dict[Mapping, Callable[..., Outcome]] = {
+        Mapping.TASK_AXIS: _task_axis,
         Mapping.VMAP: _vmap,
         Mapping.FEATURES: _features,
         Mapping.VMAP_GRAD: _vmap_grad,
-        Mapping.LOOP: partial(_loop, plan.workers),
+        Mapping.LOOP: partial(_loop, plan),
     }
     step = steps[plan.mapping]
-    with computing(learner, batch) as alike:
+    with computing(learner, batch, look) as alike:
         if compiled is not None and compiled.serves(batch):
             step = partial(_compiled, compiled, alike)
         parts = [step(learner, chunk, objective, total) for chunk in _chunks(batch, plan.chunk)]
+    if len(parts) == 1:
+        return parts[0]
     return Outcome(torch.cat([p.loss for p in parts]), torch.cat([p.score for p in parts]))
+
+
+def _task_axis(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
+    outcome = outcome_over_tasks(learner, batch, objective)
+    (outcome.loss.sum() / total).backward()
+    return Outcome(outcome.loss.detach(), outcome.score)
 
 
 def _vmap(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
@@ -139,31 +172,41 @@ def _compiled(
 
 def _add(learner: Learner, gradients: Parameters, total: int) -> None:
     parameters = dict(learner.named_parameters())
-    for name, gradient in gradients.items():
-        parameters[name].grad = _sum(parameters[name].grad, gradient / total)
+    shares = torch._foreach_div(list(gradients.values()), total)
+    for name, share in zip(gradients, shares, strict=True):
+        before = parameters[name].grad
+        parameters[name].grad = share if before is None else before + share
 
 
-def _loop(workers: int, learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    parameters = [p for p in learner.parameters() if p.requires_grad]
-
-    def work(learner: Learner, tasks: Sequence[Task]) -> tuple[list[Outcome], list[Tensor | None]]:
-        outcomes: list[Outcome] = []
-        gradients: list[Tensor | None] = [None] * len(parameters)
-        for task in tasks:
-            outcome = as_outcome(objective(learner, task))
-            found = torch.autograd.grad(outcome.loss / total, parameters, allow_unused=True)
-            gradients = [_sum(a, b) for a, b in zip(gradients, found, strict=True)]
-            outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
-        return outcomes, gradients
-
-    shares = shared_out(work, learner, unstack(batch), workers)
+def _loop(plan: Plan, learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
+    share = processes.shared_out if plan.processes else shared_out
+    shares = share(partial(_in_turn, objective, total), learner, unstack(batch), plan.workers)
     for _, gradients in shares:
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(_trained(learner), gradients, strict=True):
             parameter.grad = _sum(parameter.grad, gradient)
     outcomes = in_order([outcomes for outcomes, _ in shares])
     return Outcome(
         torch.stack([o.loss for o in outcomes]), torch.stack([o.score for o in outcomes])
     )
+
+
+def _in_turn(
+    objective: Objective, total: int, learner: Learner, tasks: Sequence[Task]
+) -> tuple[list[Outcome], list[Tensor | None]]:
+    outcomes: list[Outcome] = []
+    parameters = _trained(learner)
+    gradients: list[Tensor | None] = [None] * len(parameters)
+    with _right_attention(learner):  # which another process has to be told
+        for task in tasks:
+            outcome = as_outcome(objective(learner, task))
+            found = torch.autograd.grad(outcome.loss / total, parameters, allow_unused=True)
+            gradients = [_sum(a, b) for a, b in zip(gradients, found, strict=True)]
+            outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
+    return outcomes, gradients
+
+
+def _trained(learner: Learner) -> list[Tensor]:
+    return [p for p in learner.parameters() if p.requires_grad]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -173,14 +216,21 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def map_tasks(
-    function: Callable[[Learner, Task], Tensor], batch: Task, learner: Learner, plan: Plan
+    function: Callable[[Learner, Task], Tensor],
+    batch: Task,
+    learner: Learner,
+    plan: Plan,
+    look: Look | None = None,
 ) -> Tensor:
-    """``function`` of every task, stacked (tasks, ...), without gradients: for evaluation."""
+    """``function`` of every task, stacked (tasks, ...), without gradients: for evaluation.
+
+    ``look`` is for :func:`computing`.
+    """
 
     def each(learner: Learner, tasks: Sequence[Task]) -> list[Tensor]:
         return [function(learner, task) for task in tasks]
 
-    with torch.no_grad(), computing(learner, batch):
+    with torch.no_grad(), computing(learner, batch, look):
         if plan.mapping is Mapping.LOOP:
             tasks = unstack(batch)
             return torch.stack(in_order(shared_out(each, learner, tasks, plan.workers)))
@@ -199,6 +249,9 @@ def _composite(
 
 
 def _chunks(batch: Task, size: int) -> Iterator[Task]:
+    if size >= len(batch.support.weights):  # slices of the whole would cost a small network's step
+        yield batch
+        return
     for start in range(0, len(batch.support.weights), size):
         part = slice(start, start + size)
         yield Task(
@@ -209,39 +262,16 @@ def _chunks(batch: Task, size: int) -> Iterator[Task]:
 
 
 @contextmanager
-def computing(learner: Learner, batch: Task) -> Iterator[bool]:
+def computing(learner: Learner, batch: Task, look: Look | None = None) -> Iterator[bool]:
     """In which tasks of ``batch`` are computed, one or many; gives whether all rows count alike.
+
+    ``look``  what :func:`quickstudy.tasks.look.look_at` saw of these tasks, for a batch that has
+              been moved since; without it, the batch is looked at.
 
     Raises ValueError for tasks that the learner would get wrong, and for targets that the spec does
     not ask for.
     """
-    with _right_attention(learner), _uniform_rows(learner, batch) as alike:
-        yield alike
-
-
-@contextmanager
-def _uniform_rows(learner: Learner, batch: Task) -> Iterator[bool]:
-    """One look at the batch's weights, outside vmap, spares every norm a weighted mean.
-
-    Gives whether all rows count alike, which the norms inside are then promised.
-
-    Raises ValueError where they are not all one and ``learner`` would take them for one, and for
-    targets that the spec does not ask for.
-    """
-    support, query = batch.support, batch.query
-    check_support(map_tree(lambda leaf: leaf[0], support), batch.spec)
-    check_targets("query", query.targets[0], batch.spec)
-    targets = (support.targets, query.targets)
-    alike = all(bool((e.weights == 1).all()) for e in (support, query)) and not any(
-        bool(t.isnan().any() if t.is_floating_point() else (t < 0).any()) for t in targets
-    )
-    for ids in targets:
-        if not ids.is_floating_point() and int(ids.max()) >= batch.spec.outputs:
-            raise ValueError(
-                f"tasks: class ids must lie in 0 … {batch.spec.outputs - 1} for "
-                f"{batch.spec.outputs} outputs; found {int(ids.max())}. Renumber the classes of "
-                "support and query alike, or raise the spec's ways."
-            )
+    alike = (look or look_at(batch)).rows_count_alike
     reason = None if alike else miscounts_rows(learner)
     if reason:
         raise ValueError(
@@ -249,7 +279,9 @@ def _uniform_rows(learner: Learner, batch: Task) -> Iterator[bool]:
             f"weight 0 is absent, but in {type(learner).__name__} {reason}. Use a norm of "
             "quickstudy.backbones.norms, or tasks of one size, fully labelled."
         )
-    with rows_count_alike() if alike else nullcontext():
+    # A promise, made once and outside vmap, that spares every norm a weighted mean.
+    promised = rows_count_alike() if alike else nullcontext()
+    with _right_attention(learner), promised:
         yield alike
 
 

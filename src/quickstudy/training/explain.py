@@ -9,7 +9,7 @@ from quickstudy.learners.objectives import Objective, objective_of
 from quickstudy.modules import device_of
 from quickstudy.tasks.batches import to_device
 from quickstudy.tasks.sampling import draw
-from quickstudy.training.engine import Mapping
+from quickstudy.training.engine import Mapping, Plan
 from quickstudy.training.memory import free_memory
 from quickstudy.training.planning import Engine, made_ready, make_plan
 
@@ -25,6 +25,7 @@ def explain(
     memory: int | None = None,
     workers: int = 1,
     compile: bool = False,
+    processes: bool = False,
 ) -> str:
     """What :func:`quickstudy.training.trainer.fit` would choose for these arguments, line by line.
 
@@ -37,16 +38,22 @@ def explain(
         return to_device(draw(source, seed, index), device)
 
     two = made_ready(learner, task, tasks_per_step)
-    plan = make_plan(learner, two, objective, tasks_per_step, engine, memory, workers, compile)
-    looped = plan.mapping is Mapping.LOOP
+    plan = make_plan(learner, two, objective, tasks_per_step, engine, memory, workers, compile,
+                     processes)  # fmt: skip
     return "\n".join((
         f"mapping    {plan.mapping.value}: {plan.why}",
         f"tasks      {plan.at_once} at a time, of {tasks_per_step} a step",
-        f"workers    {plan.workers if looped else 'none: threads share only the tasks of a loop'}",
+        f"workers    {_workers(plan)}",
         f"memory     {_graph(plan.bytes)}; {_size(free_memory(device))} free on {device}",
         f"compiled   {'yes' if plan.compiled else 'no'}",
         f"recompute  {_recompute(learner)}",
     ))  # fmt: skip
+
+
+def _workers(plan: Plan) -> str:
+    if plan.mapping is not Mapping.LOOP:
+        return "none: they share only the tasks of a loop"
+    return f"{plan.workers} processes" if plan.processes else str(plan.workers)
 
 
 def _graph(count: int) -> str:

@@ -13,6 +13,7 @@ import torch
 from quickstudy.core import Learner, Task
 from quickstudy.learners.objectives import Objective, Outcome
 from quickstudy.modules import device_of
+from quickstudy.tasks.look import Look
 from quickstudy.training.compiled import CannotCompile, Compiled
 from quickstudy.training.engine import Mapping, Plan, accumulate
 from quickstudy.training.errors import in_a_line, out_of_memory
@@ -28,6 +29,7 @@ def accumulate_within(
     objective: Objective,
     plan: Plan,
     compiled: Compiled | None = None,
+    look: Look | None = None,
 ) -> tuple[Outcome, Plan]:
     """:func:`accumulate`; where memory runs out, again with half as many tasks at a time.
 
@@ -42,7 +44,7 @@ def accumulate_within(
     while True:
         try:
             code = compiled if fitting.compiled else None
-            outcome = accumulate(learner, batch, objective, fitting, code)
+            outcome = accumulate(learner, batch, objective, fitting, code, look)
             break
         except CannotCompile as error:
             why = f"not compiled, since {error}"

@@ -18,10 +18,11 @@ from quickstudy.tasks.targets import check_targets
 from quickstudy.testing import BrokenLaw, applicable, check_laws, doubled
 from quickstudy.training.allocation import keep_freed_memory
 from quickstudy.training.compiled import refuse_without_compiler
-from quickstudy.training.cost import Cost, cost_of_one_task
-from quickstudy.training.engine import Mapping, Plan
+from quickstudy.training.cost import Cost, cost_of_one_task, cost_over_tasks
+from quickstudy.training.engine import COMPOSITES, Mapping, Plan
 from quickstudy.training.errors import where_it_fits
 from quickstudy.training.memory import free_memory, one_task_must_fit
+from quickstudy.training.processes import refuse_processes
 from quickstudy.training.proof import difference_from_loop, few_queries, in_double
 
 Engine = Literal["auto", "vmap", "loop"]
@@ -122,8 +123,12 @@ def set_up(learner: Learner) -> None:
     learner.progress = 1.0  # a plan is made for the whole of the learner
     if convolves_on_cpu(learner):
         keep_freed_memory()
-        if not learner.differentiates:  # convolution and pooling run 1.2 to 1.6 times as fast
-            learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Or each convolution would lay out its weights anew, and each step their gradients.
+        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+_CALLS_OF_VMAP = 2
+"""An operator under vmap, and under grad inside it, takes about twice as long to call."""
 
 
 def make_plan(
@@ -135,6 +140,7 @@ def make_plan(
     memory: int | None = None,
     workers: int = 1,
     compile: bool = False,
+    processes: bool = False,
 ) -> Plan:
     """How to compute steps of ``tasks`` tasks such as the two or more of ``batch``.
 
@@ -144,6 +150,7 @@ def make_plan(
                  the free.
     ``workers``  threads among which a loop shares its tasks: see
                  :mod:`quickstudy.training.workers` for what they ask of learner and objective.
+    ``processes``  have them be processes: see :mod:`quickstudy.training.processes`, likewise.
     ``compile``  compile mapped tasks where that, too, is proven: see
                  :mod:`quickstudy.training.compiled` for what it asks of learner and objective.
 
@@ -156,6 +163,8 @@ def make_plan(
     """
     if workers < 1:
         raise ValueError(f"workers: must be 1 or more threads; found {workers}.")
+    if processes:
+        refuse_processes(learner, workers)
     if memory is not None and memory < 1:
         raise ValueError(f"memory: must be 1 or more bytes; found {memory}.")
     if engine not in ("auto", "vmap", "loop"):
@@ -166,15 +175,21 @@ def make_plan(
         refuse_without_compiler(device_of(learner))
     with one_task_must_fit():
         cost = cost_of_one_task(learner, batch, objective)
-    mapping, why = _choose(learner, batch, objective, engine, workers, cost)
+        axis = cost_over_tasks(learner, batch, objective)
+    faster = axis is not None and axis.seconds(tasks) < cost.seconds(tasks, _CALLS_OF_VMAP)
+    mapping, why = _choose(learner, batch, objective, engine, workers, cost, faster)
+    if axis is not None and mapping is Mapping.TASK_AXIS:
+        cost = axis
     room = free_memory(device_of(learner)) // 2 if memory is None else memory
     fits = max(1, room // max(1, cost.bytes))
-    if compile and mapping in (Mapping.LOOP, Mapping.FEATURES):
+    if compile and mapping not in COMPOSITES:
         why, compile = f"{why}; this way is not compiled", False
     if mapping is Mapping.LOOP:
         workers = min(workers, tasks)
         why += f"; memory has room for {fits}" if fits < workers else ""
-        return Plan(mapping, why, tasks, min(fits, workers), bytes=cost.bytes)
+        workers = min(fits, workers)
+        processes = processes and workers > 1
+        return Plan(mapping, why, tasks, workers, processes=processes, bytes=cost.bytes)
     problem = compile and difference_from_loop(learner, batch, mapping, objective, compile)
     if problem and engine == "vmap":
         raise RuntimeError(f"compile=True is not right for this learner: {problem}. Leave it out.")
@@ -189,6 +204,7 @@ def _choose(
     engine: Engine,
     workers: int,
     cost: Cost,
+    faster_over_tasks: bool,
 ) -> tuple[Mapping, str]:
     if engine == "loop":
         return Mapping.LOOP, "asked for"
@@ -200,10 +216,14 @@ def _choose(
             return way, "one call of the backbone; equals the loop in float64"
         if cost.is_arithmetic:
             return Mapping.LOOP, f"{cost}: on a CPU, the feature maps of one task stay in the cache"
-    mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
-    problem = difference_from_loop(learner, batch, mapping, objective)
-    if problem is None:
-        return mapping, "asked for" if engine == "vmap" else f"{cost}; equals the loop in float64"
+    ways = [Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP]
+    if engine == "auto" and faster_over_tasks:
+        ways.insert(0, Mapping.TASK_AXIS)
+    problem = ""
+    for way in ways:
+        problem = difference_from_loop(learner, batch, way, objective) or ""
+        if not problem:
+            return way, "asked for" if engine == "vmap" else f"{cost}; equals the loop in float64"
     if engine == "vmap":
         raise RuntimeError(f"engine='vmap' is not right for this learner: {problem}. Use 'auto'.")
     return Mapping.LOOP, problem

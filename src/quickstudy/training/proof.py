@@ -13,7 +13,7 @@ from quickstudy.learners.objectives import Objective
 from quickstudy.tasks.sampling import generator
 from quickstudy.testing import doubled
 from quickstudy.training.compiled import Compiled
-from quickstudy.training.engine import Mapping, Plan, accumulate
+from quickstudy.training.engine import COMPOSITES, Mapping, Plan, accumulate
 from quickstudy.training.errors import in_a_line, out_of_memory, where_it_fits
 from quickstudy.training.untold import untold_progress
 from quickstudy.trees import map_tree
@@ -47,7 +47,7 @@ def _difference(
     # With progress an objective might come to look at the inputs that features have replaced.
     fixed = untold_progress(judged) if mapping is Mapping.FEATURES else nullcontext()
     try:
-        compiled = Compiled(judged, objective, two) if compile else None
+        compiled = Compiled(judged, objective, two, COMPOSITES[mapping]) if compile else None
         with fixed:
             found = _gradients(judged, two, objective, mapping, compiled)
     except Exception as error:  # whatever they cannot take, the loop can

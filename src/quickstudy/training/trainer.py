@@ -15,20 +15,22 @@ from torch.optim import SGD, Adam, Optimizer
 
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
-from quickstudy.learners.objectives import Objective, objective_of
+from quickstudy.learners.objectives import Objective, Outcome, objective_of
 from quickstudy.modules import device_of
 from quickstudy.registry import describe
-from quickstudy.tasks.batches import stack, to_device
-from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
+from quickstudy.tasks.batches import to_device
+from quickstudy.tasks.look import Look, look_at
+from quickstudy.tasks.sampling import Fingerprint, draw, draw_stacked, task_seed
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.compiled import Compiled, refuse_without_compiler
 from quickstudy.training.display import Display
-from quickstudy.training.engine import Plan
+from quickstudy.training.engine import COMPOSITES, Plan
 from quickstudy.training.interrupts import Interrupts
 from quickstudy.training.log import Log
 from quickstudy.training.memory import accumulate_within
 from quickstudy.training.planning import Engine, made_ready, make_plan
 from quickstudy.training.population import estimate_population
+from quickstudy.training.processes import worker_processes
 
 Schedule = Callable[[float], float]
 """Progress of training in [0, 1] -> factor on the learning rate."""
@@ -111,6 +113,7 @@ def fit(
     memory: int | None = None,
     workers: int = 1,
     compile: bool = False,
+    processes: bool = False,
     run: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
@@ -124,12 +127,13 @@ def fit(
     ``schedule``    :func:`constant`, :func:`linear`, :func:`cosine`, or your own.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``validation``  where given, the weights of the best validation are the ones kept.
-    ``engine``, ``memory``, ``workers``, ``compile``
+    ``engine``, ``memory``, ``workers``, ``compile``, ``processes``
                     see :func:`quickstudy.training.planning.make_plan`.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
                     the run there goes on, and its end is bit-equal to that of an unbroken run
                     (same machine, same number of threads). It keeps the plan that it was started
-                    by, whatever ``engine``, ``memory``, ``workers`` and ``compile`` say.
+                    by, whatever ``engine``, ``memory``, ``workers``, ``compile`` and
+                    ``processes`` say.
     ``progress``    show a progress bar.
 
     Ctrl-C ends training after the current step. With ``run`` there is then a checkpoint, and
@@ -138,9 +142,10 @@ def fit(
     Raises :class:`quickstudy.testing.BrokenLaw` before the first step for a learner whose results
     would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
     :class:`quickstudy.training.memory.TaskTooLarge` where one task alone does not fit in memory,
+    :class:`quickstudy.training.processes.WorkerEnded` where a worker process is killed,
     RuntimeError where ``engine="vmap"`` is not right, ValueError for arguments out of range, for
-    ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
-    ``run`` holds another run.
+    ``compile`` without a compiler, for ``processes`` where something cannot be sent to them and
+    where a resumed run had other settings, FileExistsError where ``run`` holds another run.
     """
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")
@@ -158,12 +163,16 @@ def fit(
     }  # fmt: skip
     state = folder.restore(learner, opt, settings)
     state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, engine, memory,
-                                         workers, compile)  # fmt: skip
+                                         workers, compile, processes)  # fmt: skip
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
     interrupted = False
-    with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
+    with (
+        worker_processes(state.plan, learner, objective, two),
+        Display(steps, state.step, progress) as display,
+        Interrupts() as interrupts,
+    ):
         while state.step < steps and not (state.stopped_early or interrupted):
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
                 group["lr"] = rate * schedule(state.step / steps)
@@ -233,31 +242,42 @@ class _Trainer:
         self.plan = plan
         if plan.compiled:
             refuse_without_compiler(device_of(self.learner))
-            self.compiled = Compiled(self.learner, self.objective, self.batch(0))
+            composite = COMPOSITES[plan.mapping]
+            self.compiled = Compiled(self.learner, self.objective, self.batch(0)[0], composite)
 
-    def batch(self, step: int) -> Task:
+    def batch(self, step: int) -> tuple[Task, Look]:
+        """The tasks of a step where the learner is, and what was seen of them before they moved."""
         first = step * self.tasks_per_step
-        return stack([self.task(first + i) for i in range(self.tasks_per_step)])
+        drawn = draw_stacked(self.source, self.seed, range(first, first + self.tasks_per_step))
+        return to_device(drawn, device_of(self.learner)), look_at(drawn)
 
     def step(self, optimiser: Optimizer, step: int) -> tuple[float, float]:
-        batch = self.batch(step)
+        """Mean loss and score of the tasks of a step, taken unless something is not finite."""
+        batch, look = self.batch(step)
         optimiser.zero_grad(set_to_none=True)
         outcome, self.plan = accumulate_within(
-            self.learner, batch, self.objective, self.plan, self.compiled
+            self.learner, batch, self.objective, self.plan, self.compiled, look
         )
-        self._refuse_non_finite(outcome.loss, step)
+        losses, scores, norm = self._told(outcome)
+        if not all(map(math.isfinite, [*losses, norm])):
+            raise self._not_finite(losses, step)
         optimiser.step()
-        return float(outcome.loss.mean()), float(outcome.score.mean())
+        return sum(losses) / len(losses), sum(scores) / len(scores)
 
-    def _refuse_non_finite(self, losses: Tensor, step: int) -> None:
+    def _told(self, outcome: Outcome) -> tuple[list[float], list[float], float]:
+        """Losses, scores and the gradient's norm: what a step asks a device, in one transfer."""
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
-        bad = losses.isfinite().logical_not().nonzero().flatten().tolist()
-        if not bad and bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
-            return
-        what = f"loss of a task became {float(losses[bad[0]])}" if bad else "gradient is not finite"
+        told = (*outcome, torch.nn.utils.get_total_norm(gradients).reshape(1))
+        *numbers, norm = torch.cat([t.to(outcome.loss.device) for t in told]).tolist()
+        tasks = len(outcome.loss)
+        return numbers[:tasks], numbers[tasks:], norm
+
+    def _not_finite(self, losses: list[float], step: int) -> NonFiniteLoss:
+        bad = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
+        what = f"loss of a task became {losses[bad[0]]}" if bad else "gradient is not finite"
         first = step * self.tasks_per_step
         seeds = [task_seed(self.seed, first + i) for i in bad or range(len(losses))]
-        raise NonFiniteLoss(
+        return NonFiniteLoss(
             f"fit: the {what} at step {step}; its tasks: source(torch.Generator().manual_seed(s)) "
             f"for s in {seeds}. Lower the learning rate (of the optimiser, or of the learner's "
             "inner steps), or look at the data of these tasks."
