@@ -9,22 +9,17 @@ resident size, less that before the task, is shown.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 
 import torch
 
 import quickstudy as qs
+from contest.worker import memory_mib
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
 from quickstudy.learners.objectives import query_loss
 
 WAYS = {"recorded": Exact(), "recomputed": Exact(recompute=True), "first order": FirstOrder()}
-
-
-def peak() -> float:
-    """The greatest resident size of this process so far, in MiB (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(way: str) -> None:
@@ -34,9 +29,12 @@ def measure(way: str) -> None:
     net = qs.backbones.Conv4(32, in_channels=3, image_size=84, outputs=5)
     learner = qs.MAML(net, steps=5, rate=0.01, meta_gradient=WAYS[way])
     rows = [qs.examples(torch.rand(5 * n, 3, 84, 84), torch.arange(5 * n) % 5) for n in (5, 15)]
-    before = peak()
+    before = memory_mib("VmRSS")
     query_loss(learner, qs.Task(*rows, qs.classification(5))).loss.backward()
-    print(f"{peak() - before:.0f}")
+    after = memory_mib("VmHWM")
+    if before is None or after is None:
+        raise SystemExit("memory.py: reads /proc/self/status, which only Linux has.")
+    print(after - before)
 
 
 def main() -> None:

@@ -20,22 +20,19 @@ from quickstudy.learners.gradient.descend import sgd
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.learners.objectives import objective_of
 from quickstudy.training.compiled import Compiled
-from quickstudy.training.engine import COMPOSITES
+from quickstudy.training.engine import COMPOSITES, Mapping
 from quickstudy.training.memory import accumulate_within
 from quickstudy.training.planning import make_plan, set_up
 
 
-def two_workers(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
-    """``fit(..., workers=2)``."""
-    return _prepare(work, weights, tasks, workers=2)
-
-
 def two_processes(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
-    """``fit(..., workers=2, processes=True)``, where tasks are looped.
-
-    Memory is that of the process that asks, without the other's.
-    """
+    """``fit(..., workers=2, processes=True)``: processes share the tasks of loops."""
     return _prepare(work, weights, tasks, workers=2, processes=True)
+
+
+def two_threads(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
+    """``fit(..., workers=2)``, where tasks are looped."""
+    return _prepare(work, weights, tasks, workers=2)
 
 
 def one_worker(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
@@ -66,7 +63,7 @@ def _prepare(
     )
     if compile and not plan.compiled:
         raise NotOffered(f"not compiled here: {plan.why}")
-    if processes and not plan.processes:
+    if workers > 1 and plan.mapping is not Mapping.LOOP and not processes:
         raise NotOffered(f"not looped here: {plan.why}")
     composite = COMPOSITES.get(plan.mapping)
     code = Compiled(learner, objective, batch, composite) if plan.compiled and composite else None

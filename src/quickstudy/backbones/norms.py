@@ -116,7 +116,12 @@ def blind_to_weights(net: nn.Module) -> list[str]:
 
 def rows_see_one_another(net: nn.Module) -> bool:
     """Whether what ``net`` gives for a row depends on the rows beside it, or on a support set."""
-    return any(sees_other_rows(m) or isinstance(m, SupportNorm) for m in net.modules())
+    return any(rows_meet_in(module) for module in net.modules())
+
+
+def rows_meet_in(module: nn.Module) -> bool:
+    """Whether what this layer gives for a row depends on rows beside it, or on a support set."""
+    return isinstance(module, SupportNorm) or sees_other_rows(module)
 
 
 def needs_support_statistics(net: nn.Module) -> bool:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from quickstudy.backbones.norms import promised_alike, rows_see_one_another
+from quickstudy.backbones.norms import promised_alike, rows_meet_in
 from quickstudy.core import Examples, TaskSpec
 from quickstudy.learners.gradient.descend import Descent, Rate, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder, MetaGradient
@@ -54,9 +54,10 @@ def answers_over_tasks(
 
     Raises TypeError for linear layers that are given anything but rows (n, features), or twice.
     """
+    if way not in (Exact(), FirstOrder()) or descent.update is not sgd or descent.clip is not None:
+        return None
     readers = _readers(network, names, len(support.weights))
-    serves = way in (Exact(), FirstOrder()) and descent.update is sgd and descent.clip is None
-    if readers is None or not serves or rows_see_one_another(network):
+    if readers is None:
         return None
     recorded = way == Exact() and torch.is_grad_enabled()
     loss = _SupportLosses(support, spec)
@@ -173,9 +174,11 @@ class _Read:
 
 
 def _readers(network: nn.Module, names: Sequence[str], tasks: int) -> list[_Reader] | None:
-    """One for each layer that adapts; None where some of ``names`` are not of linear layers."""
+    """One for each layer that adapts; None where others do, too, and where rows see one another."""
     left, readers = set(names), []
     for prefix, module in network.named_modules():
+        if rows_meet_in(module):
+            return None
         weight, bias = (f"{prefix}.{own}" if prefix else own for own in ("weight", "bias"))
         if type(module) is nn.Linear and weight in left:
             readers.append(_Reader(module, weight, bias if bias in left else None, tasks))
