@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -23,6 +24,7 @@ from quickstudy.tasks.sampling import draw, generator, task_seed
 from quickstudy.training.compiled import refuse_without_compiler
 from quickstudy.training.explain import explain as explain_training
 from quickstudy.training.log import read_metrics
+from quickstudy.training.precision import Precision
 from quickstudy.training.trainer import Validation, adam, cosine, fit, sgd
 
 TEST_SEED = 1 << 22  # test tasks: a stream that neither training nor validation draws from
@@ -47,6 +49,7 @@ def explain(recipe: Recipe) -> str:
     return explain_training(
         parts.learner, parts.sources.train, parts.recipe.budget().tasks_per_step, seed=recipe.seed,
         workers=recipe.workers, compile=recipe.compile, processes=recipe.processes,
+        precision=cast(Precision, recipe.precision),
     )  # fmt: skip
 
 
@@ -87,6 +90,7 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
         optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
         run=run.path, resume=resume, progress=progress, workers=recipe.workers,
         compile=recipe.compile, processes=recipe.processes,
+        precision=cast(Precision, recipe.precision),
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
     return training.finished

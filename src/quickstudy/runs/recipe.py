@@ -21,6 +21,9 @@ from quickstudy.registry import BACKBONES, LEARNERS, nearest
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
+PRECISIONS = ("float32", "bfloat16")
+"""Those of :mod:`quickstudy.training.precision`, which needs torch."""
+
 OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
 """What trains a learner over its tasks, and its usual rate; both stand in ``training.trainer``."""
 
@@ -97,7 +100,8 @@ class Recipe:
     ``validate_every``, ``patience``   validation on the way; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
-    ``workers``, ``processes``, ``compile``  how steps are computed: see :func:`quickstudy.fit`.
+    ``workers``, ``processes``, ``compile``, ``precision``  how steps are computed: see
+                                   :func:`quickstudy.fit`.
 
     Raises ValueError for unknown names and for numbers that no run could have.
     """
@@ -131,12 +135,14 @@ class Recipe:
     workers: int = 1
     processes: bool = False
     compile: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         splits = card(self.data).splits
         for kind, name, valid in (
             ("learner", self.learner, LEARNERS), ("backbone", self.backbone, BACKBONES),
             ("norm", self.norm, NORMS), ("optimiser", self.optimiser, OPTIMISERS),
+            ("precision", self.precision, PRECISIONS),
             (f"split of {self.data}", self.split, splits),
         ):  # fmt: skip
             if name is not None and valid and name not in valid:

@@ -16,7 +16,7 @@ batch in one of five ways, all of which give the loop's gradient:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from functools import partial
@@ -25,14 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.backbones.norms import blind_to_weights, rows_count_alike
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.objectives import Objective, Outcome
 from quickstudy.tasks.batches import unstack
 from quickstudy.tasks.look import Look, look_at
-from quickstudy.training import processes
 from quickstudy.training.compiled import Compiled
 from quickstudy.training.composite import (
     Composite,
@@ -44,6 +42,13 @@ from quickstudy.training.composite import (
     outcome_over_tasks,
 )
 from quickstudy.training.features import embedded
+from quickstudy.training.loop import looped, right_attention
+from quickstudy.training.precision import (
+    InBfloat16,
+    Precision,
+    in_precision,
+    products_in_bfloat16,
+)
 from quickstudy.training.workers import in_order, shared_out
 from quickstudy.trees import map_tree
 
@@ -73,6 +78,7 @@ class Plan:
     ``workers``   threads among which a loop shares the tasks of a chunk.
     ``processes``  whether these are processes instead (:mod:`quickstudy.training.processes`).
     ``compiled``  whether mapped tasks run as compiled code (:mod:`quickstudy.training.compiled`).
+    ``precision``  of products and convolutions (:mod:`quickstudy.training.precision`).
     ``bytes``     that the graph of a task holds at most; 0 where that was not counted.
     """
 
@@ -82,6 +88,7 @@ class Plan:
     workers: int = 1
     compiled: bool = False
     processes: bool = False
+    precision: Precision = "float32"
     bytes: int = field(default=0, compare=False)
 
     @property
@@ -101,6 +108,7 @@ class Plan:
     def __str__(self) -> str:
         how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value
         how += " in processes" if self.processes and self.workers > 1 else ""
+        how += " in bfloat16" if self.precision == "bfloat16" else ""
         tasks = "1 task" if self.at_once == 1 else f"{self.at_once} tasks"
         return f"{how}, {tasks} at a time ({self.why})"
 
@@ -120,12 +128,13 @@ def accumulate(
     :func:`computing`.
     """
     total = len(batch.support.weights)
+    objective = in_precision(objective, plan.precision)
     steps: dict[Mapping, Callable[..., Outcome]] = {
         Mapping.TASK_AXIS: _task_axis,
         Mapping.VMAP: _vmap,
         Mapping.FEATURES: _features,
         Mapping.VMAP_GRAD: _vmap_grad,
-        Mapping.LOOP: partial(_loop, plan),
+        Mapping.LOOP: partial(looped, plan),
     }
     step = steps[plan.mapping]
     with computing(learner, batch, look) as alike:
@@ -138,7 +147,11 @@ def accumulate(
 
 
 def _task_axis(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    outcome = outcome_over_tasks(learner, batch, objective)
+    if isinstance(objective, InBfloat16):
+        of_many = partial(outcome_over_tasks, objective=objective.objective)
+        outcome = objective.within(of_many, learner, batch)
+    else:
+        outcome = outcome_over_tasks(learner, batch, objective)
     (outcome.loss.sum() / total).backward()
     return Outcome(outcome.loss.detach(), outcome.score)
 
@@ -150,7 +163,10 @@ def _vmap(learner: Learner, batch: Task, objective: Objective, total: int) -> Ou
 
 
 def _features(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    return _vmap(*embedded(learner, batch), objective, total)
+    lowered = isinstance(objective, InBfloat16)
+    with products_in_bfloat16(learner) if lowered else nullcontext():
+        reader, features = embedded(learner, batch)
+    return _vmap(reader, features, objective, total)
 
 
 def _vmap_grad(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
@@ -176,43 +192,6 @@ def _add(learner: Learner, gradients: Parameters, total: int) -> None:
     for name, share in zip(gradients, shares, strict=True):
         before = parameters[name].grad
         parameters[name].grad = share if before is None else before + share
-
-
-def _loop(plan: Plan, learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    share = processes.shared_out if plan.processes else shared_out
-    shares = share(partial(_in_turn, objective, total), learner, unstack(batch), plan.workers)
-    for _, gradients in shares:
-        for parameter, gradient in zip(_trained(learner), gradients, strict=True):
-            parameter.grad = _sum(parameter.grad, gradient)
-    outcomes = in_order([outcomes for outcomes, _ in shares])
-    return Outcome(
-        torch.stack([o.loss for o in outcomes]), torch.stack([o.score for o in outcomes])
-    )
-
-
-def _in_turn(
-    objective: Objective, total: int, learner: Learner, tasks: Sequence[Task]
-) -> tuple[list[Outcome], list[Tensor | None]]:
-    outcomes: list[Outcome] = []
-    parameters = _trained(learner)
-    gradients: list[Tensor | None] = [None] * len(parameters)
-    with _right_attention(learner):  # which another process has to be told
-        for task in tasks:
-            outcome = as_outcome(objective(learner, task))
-            found = torch.autograd.grad(outcome.loss / total, parameters, allow_unused=True)
-            gradients = [_sum(a, b) for a, b in zip(gradients, found, strict=True)]
-            outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
-    return outcomes, gradients
-
-
-def _trained(learner: Learner) -> list[Tensor]:
-    return [p for p in learner.parameters() if p.requires_grad]
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:  # cloned, since autograd may give several parameters one tensor
-        return a if b is None else b.clone()
-    return a + b
 
 
 def map_tasks(
@@ -281,7 +260,7 @@ def computing(learner: Learner, batch: Task, look: Look | None = None) -> Iterat
         )
     # A promise, made once and outside vmap, that spares every norm a weighted mean.
     promised = rows_count_alike() if alike else nullcontext()
-    with _right_attention(learner), promised:
+    with right_attention(learner), promised:
         yield alike
 
 
@@ -292,10 +271,3 @@ def miscounts_rows(learner: Learner) -> str | None:
         return declared
     blind = blind_to_weights(learner)
     return f"the statistics of {', '.join(blind[:3])} know no weights" if blind else None
-
-
-def _right_attention(learner: Learner) -> AbstractContextManager[None]:
-    """Second derivatives of attention exist only in its plain mathematical form."""
-    if learner.differentiates:
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()

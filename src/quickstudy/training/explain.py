@@ -12,6 +12,7 @@ from quickstudy.tasks.sampling import draw
 from quickstudy.training.engine import Mapping, Plan
 from quickstudy.training.memory import free_memory
 from quickstudy.training.planning import Engine, made_ready, make_plan
+from quickstudy.training.precision import Precision
 
 
 def explain(
@@ -26,6 +27,7 @@ def explain(
     workers: int = 1,
     compile: bool = False,
     processes: bool = False,
+    precision: Precision = "float32",
 ) -> str:
     """What :func:`quickstudy.training.trainer.fit` would choose for these arguments, line by line.
 
@@ -39,7 +41,7 @@ def explain(
 
     two = made_ready(learner, task, tasks_per_step)
     plan = make_plan(learner, two, objective, tasks_per_step, engine, memory, workers, compile,
-                     processes)  # fmt: skip
+                     processes, precision)  # fmt: skip
     return "\n".join((
         f"mapping    {plan.mapping.value}: {plan.why}",
         f"tasks      {plan.at_once} at a time, of {tasks_per_step} a step",
@@ -47,6 +49,7 @@ def explain(
         f"memory     {_graph(plan.bytes)}; {_size(free_memory(device))} free on {device}",
         f"compiled   {'yes' if plan.compiled else 'no'}",
         f"recompute  {_recompute(learner)}",
+        f"precision  {_precision(plan)}",
     ))  # fmt: skip
 
 
@@ -63,6 +66,12 @@ def _graph(count: int) -> str:
 def _size(count: int) -> str:
     unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e6 else (1e3, "kB")
     return f"{count / unit:.1f} {name}"
+
+
+def _precision(plan: Plan) -> str:
+    if plan.precision == "bfloat16":
+        return "products and convolutions in bfloat16"
+    return "the learner's own"
 
 
 def _recompute(learner: Learner) -> str:

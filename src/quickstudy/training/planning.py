@@ -22,8 +22,14 @@ from quickstudy.training.cost import Cost, cost_of_one_task, cost_over_tasks
 from quickstudy.training.engine import COMPOSITES, Mapping, Plan
 from quickstudy.training.errors import where_it_fits
 from quickstudy.training.memory import free_memory, one_task_must_fit
+from quickstudy.training.precision import Precision, refuse_precision
 from quickstudy.training.processes import refuse_processes
-from quickstudy.training.proof import difference_from_loop, few_queries, in_double
+from quickstudy.training.proof import (
+    difference_from_loop,
+    few_queries,
+    harm_of_bfloat16,
+    in_double,
+)
 
 Engine = Literal["auto", "vmap", "loop"]
 
@@ -141,6 +147,7 @@ def make_plan(
     workers: int = 1,
     compile: bool = False,
     processes: bool = False,
+    precision: Precision = "float32",
 ) -> Plan:
     """How to compute steps of ``tasks`` tasks such as the two or more of ``batch``.
 
@@ -153,14 +160,18 @@ def make_plan(
     ``processes``  have them be processes: see :mod:`quickstudy.training.processes`, likewise.
     ``compile``  compile mapped tasks where that, too, is proven: see
                  :mod:`quickstudy.training.compiled` for what it asks of learner and objective.
+    ``precision``  "float32" is the learner's own type; "bfloat16" is that of products and
+                 convolutions where the gradient stays what it is nearly enough
+                 (:data:`quickstudy.training.proof.LIKENESS`), else the plan says why it is not.
 
     What an objective looks at beside its arguments must not change while it trains, except
     :attr:`Learner.progress`: what is proven is proven of the objective as it is now.
 
-    Raises ValueError for arguments out of range and for ``compile`` without a compiler,
+    Raises ValueError for arguments out of range, for ``compile`` without a compiler or in bfloat16,
     RuntimeError where ``engine="vmap"`` insists on what is not right,
     :class:`quickstudy.training.memory.TaskTooLarge` where a task does not fit in memory.
     """
+    refuse_precision(precision)
     if workers < 1:
         raise ValueError(f"workers: must be 1 or more threads; found {workers}.")
     if processes:
@@ -171,6 +182,11 @@ def make_plan(
         raise ValueError(f"engine: must be 'auto', 'vmap' or 'loop'; found {engine!r}.")
     if compile and engine == "loop":
         raise ValueError("compile: a loop is not compiled. Leave out compile, or engine='loop'.")
+    if compile and precision == "bfloat16":
+        raise ValueError(
+            "compile: steps in bfloat16 are not compiled. Leave out compile, which is for small "
+            "networks, or precision='bfloat16', which is for large ones."
+        )
     if compile:
         refuse_without_compiler(device_of(learner))
     with one_task_must_fit():
@@ -180,6 +196,10 @@ def make_plan(
     mapping, why = _choose(learner, batch, objective, engine, workers, cost, faster)
     if axis is not None and mapping is Mapping.TASK_AXIS:
         cost = axis
+    if precision == "bfloat16":
+        harm = harm_of_bfloat16(learner, batch, objective, mapping)
+        if harm:
+            why, precision = f"{why}; bfloat16 is not used, since {harm}", "float32"
     room = free_memory(device_of(learner)) // 2 if memory is None else memory
     fits = max(1, room // max(1, cost.bytes))
     if compile and mapping not in COMPOSITES:
@@ -189,12 +209,14 @@ def make_plan(
         why += f"; memory has room for {fits}" if fits < workers else ""
         workers = min(fits, workers)
         processes = processes and workers > 1
-        return Plan(mapping, why, tasks, workers, processes=processes, bytes=cost.bytes)
+        return Plan(mapping, why, tasks, workers, processes=processes, precision=precision,
+                    bytes=cost.bytes)  # fmt: skip
     problem = compile and difference_from_loop(learner, batch, mapping, objective, compile)
     if problem and engine == "vmap":
         raise RuntimeError(f"compile=True is not right for this learner: {problem}. Leave it out.")
     why += f"; not compiled, since {problem}" if problem else ""
-    return Plan(mapping, why, min(fits, tasks), compiled=compile and not problem, bytes=cost.bytes)
+    return Plan(mapping, why, min(fits, tasks), compiled=compile and not problem,
+                precision=precision, bytes=cost.bytes)  # fmt: skip
 
 
 def _choose(

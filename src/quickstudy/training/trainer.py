@@ -30,6 +30,7 @@ from quickstudy.training.log import Log
 from quickstudy.training.memory import accumulate_within
 from quickstudy.training.planning import Engine, made_ready, make_plan
 from quickstudy.training.population import estimate_population
+from quickstudy.training.precision import Precision
 from quickstudy.training.processes import worker_processes
 
 Schedule = Callable[[float], float]
@@ -114,6 +115,7 @@ def fit(
     workers: int = 1,
     compile: bool = False,
     processes: bool = False,
+    precision: Precision = "float32",
     run: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
@@ -127,13 +129,13 @@ def fit(
     ``schedule``    :func:`constant`, :func:`linear`, :func:`cosine`, or your own.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``validation``  where given, the weights of the best validation are the ones kept.
-    ``engine``, ``memory``, ``workers``, ``compile``, ``processes``
+    ``engine``, ``memory``, ``workers``, ``compile``, ``processes``, ``precision``
                     see :func:`quickstudy.training.planning.make_plan`.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
                     the run there goes on, and its end is bit-equal to that of an unbroken run
                     (same machine, same number of threads). It keeps the plan that it was started
-                    by, whatever ``engine``, ``memory``, ``workers``, ``compile`` and
-                    ``processes`` say.
+                    by, whatever ``engine``, ``memory``, ``workers``, ``compile``,
+                    ``processes`` and ``precision`` say.
     ``progress``    show a progress bar.
 
     Ctrl-C ends training after the current step. With ``run`` there is then a checkpoint, and
@@ -163,7 +165,7 @@ def fit(
     }  # fmt: skip
     state = folder.restore(learner, opt, settings)
     state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, engine, memory,
-                                         workers, compile, processes)  # fmt: skip
+                                         workers, compile, processes, precision)  # fmt: skip
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
