@@ -191,6 +191,13 @@ class Brightness(qs.Prototypical):
         return super().embed(state, inputs) + 100 * inputs.flatten(1).mean(1, keepdim=True)
 
 
+class Faint(Brightness):
+    """Its answers are so small that all would seem alike beside one."""
+
+    def predict(self, state, inputs, spec):
+        return 1e-6 * super().predict(state, inputs, spec)
+
+
 @pytest.mark.parametrize(
     ("make", "mapping"),
     [
@@ -199,6 +206,7 @@ class Brightness(qs.Prototypical):
         (lambda: qs.MetaOptNet(qs.backbones.Conv4(image_size=16)), Mapping.FEATURES),
         (lambda: qs.Prototypical(qs.backbones.Conv4(64, "batch", image_size=16)), Mapping.LOOP),
         (lambda: Brightness(qs.backbones.Conv4(image_size=16)), Mapping.LOOP),
+        (lambda: Faint(qs.backbones.Conv4(image_size=16)), Mapping.LOOP),
     ],
 )
 def test_rows_of_all_tasks_pass_the_backbone_together_where_that_is_the_same(

@@ -154,6 +154,16 @@ def test_nothing_is_left_behind_in_the_network() -> None:
          "differences", "annealed", "recompute"],
 )  # fmt: skip
 def test_what_needs_the_weights_themselves_is_left_to_others(learner: qs.MAML) -> None:
+    refuses(learner)
+
+
+def test_layers_with_hooks_of_their_own_are_left_to_others() -> None:
+    learner = made("one step")
+    learner.backbone.head.register_forward_hook(lambda *given: 2 * given[-1])  # type: ignore[union-attr]
+    refuses(learner)
+
+
+def refuses(learner: Learner) -> None:
     batch = stack([task(0), task(1)])
     assert learner.over_tasks(batch.support, batch.query.inputs, batch.spec) is None
     with pytest.raises(TypeError, match="MAML has no way of its own"):
@@ -176,10 +186,19 @@ class Sequences(Sparse):
         return super().forward(x.unsqueeze(1)).squeeze(1)
 
 
-@pytest.mark.parametrize("net", [Twice, Sequences])
+class InPlace(Sparse):
+    """Overwrites what a layer that adapts has answered."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 6) -> (n, WAYS + 2)."""
+        answers: Tensor = self.head(torch.tanh(self.first(x)))
+        return answers.relu_()
+
+
+@pytest.mark.parametrize("net", [Twice, Sequences, InPlace])
 def test_layers_that_are_used_otherwise_are_refused(net: Callable[[], nn.Module]) -> None:
     learner = qs.MAML(net().double(), adapts="head.*")
-    with pytest.raises(TypeError, match="given rows"):
+    with pytest.raises(TypeError, match="a linear layer that adapts"):
         outcome_over_tasks(learner, stack([task(0), task(1)]), query_loss)
 
 

@@ -106,3 +106,13 @@ def test_conv4_gives_maps() -> None:
         Conv4(outputs=5, flat=False)
     with pytest.raises(ValueError, match="pools=5"):
         Conv4(pools=5)
+
+
+def test_hooks_on_the_first_layer_of_g_are_called() -> None:
+    torch.manual_seed(0)
+    learner, one = qs.Relation(MLP(6, (8,))).double(), task(6)
+    expected = learner(one.support, one.spec)(one.query.inputs)
+    calls: list[object] = []
+    learner.relation[0].register_forward_pre_hook(lambda _, inputs: calls.append(inputs))
+    torch.testing.assert_close(learner(one.support, one.spec)(one.query.inputs), expected)
+    assert len(calls) == 1

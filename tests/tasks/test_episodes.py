@@ -212,6 +212,13 @@ def test_a_derived_source_draws_in_its_own_way():
 
     assert not draw_stacked(Flat(3, 7), 0, range(4)).query.targets.any()
 
+    class Still(qs.Sinusoids):
+        def parameters(self, generator):
+            amplitude, phase = super().parameters(generator)
+            return 0 * amplitude, phase
+
+    assert not draw_stacked(Still(3, 7), 0, range(4)).query.targets.any()
+
 
 def test_sinusoids_are_drawn_number_by_number():
     """To the bit, however many are drawn together: a run's fingerprint rests on it."""

@@ -65,6 +65,7 @@ def test_ids_without_an_output_are_refused(outputs: int, weights: Tensor, query:
         look_at(batch(changed(IDS, outputs), weights, spec, query))
 
 
-def test_a_query_without_rows_is_no_matter_of_weights() -> None:
+def test_the_mean_of_a_query_without_rows_is_no_plain_one() -> None:
     nothing = Examples(ONES[:, :0], REALS[:, :0], ONES[:, :0])
-    assert look_at(Task(Examples(ONES, REALS, ONES), nothing, qs.regression())).rows_count_alike
+    task = Task(Examples(ONES, REALS, ONES), nothing, qs.regression())
+    assert not look_at(task).rows_count_alike

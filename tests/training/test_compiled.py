@@ -300,3 +300,45 @@ def test_plans_of_older_checkpoints_are_read() -> None:
     assert Plan.from_json(old) == Plan(Mapping.VMAP, "so", 3)
     compiled = Plan(Mapping.VMAP, "so", 3, compiled=True)
     assert Plan.from_json(compiled.to_json()) == compiled
+
+
+def test_tensors_that_were_one_when_code_was_made_may_be_two_later() -> None:
+    batch, learner = stack(five_tasks()), made("maml")
+    same = batch._replace(query=batch.support)
+    other = batch._replace(query=batch.support._replace(inputs=batch.support.inputs + 1))
+    compiled, plan = code(learner, same, Mapping.TASK_AXIS), Plan(Mapping.TASK_AXIS, "", 5)
+    for rows in (same, other):
+        expected, _ = gradient_of(learner, rows, Plan(Mapping.LOOP, "", 5))
+        assert error(gradient_of(learner, rows, plan, compiled)[0], expected) <= 1e-10
+
+
+def test_other_threads_and_layouts_have_their_own_code() -> None:
+    learner, batch = made("maml"), stack(five_tasks())
+    compiled, plan = code(learner, batch, Mapping.TASK_AXIS), Plan(Mapping.TASK_AXIS, "", 5)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
+            assert error(gradient_of(learner, batch, plan, compiled)[0], expected) <= 1e-10
+            for parameter in learner.parameters():
+                parameter.data = parameter.data.t().contiguous().t()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_autocast_has_its_own_code(not_built: None) -> None:
+    learner, batch = made("maml").float(), single(stack(five_tasks()))
+    compiled, plan = code(learner, batch, Mapping.TASK_AXIS), Plan(Mapping.TASK_AXIS, "", 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside, _ = gradient_of(learner, batch, plan, compiled)
+    outside, _ = gradient_of(learner, batch, plan, compiled)
+    expected, _ = gradient_of(learner, batch, plan)
+    assert error(outside, expected) <= 1e-5
+    assert 1e-4 < error(inside, expected) < 1e-1
+
+
+def single(batch: Task) -> Task:
+    support, query = (rows._replace(inputs=rows.inputs.float(), weights=rows.weights.float())
+                      for rows in batch[:2])  # fmt: skip
+    return Task(support, query, batch.spec)

@@ -135,12 +135,16 @@ def test_other_errors_pass() -> None:
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "MPS backend out of memory (MPS allocated: 9 GB)",
+        "aoti_torch_empty_strided(2, sizes, strides) API call failed",
         "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
     ],
 )
 def test_devices_say_in_their_own_words_that_memory_ran_out(said: str) -> None:
     assert out_of_memory(RuntimeError(said))
     assert not out_of_memory(ValueError(said))
+    hiding = TypeError("a compiler that has no words for it")
+    hiding.__context__ = RuntimeError(said)
+    assert out_of_memory(hiding)
     assert not out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
 
 

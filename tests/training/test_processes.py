@@ -199,6 +199,10 @@ def test_what_cannot_be_sent_is_refused_before_training(tmp_path: Path) -> None:
         qs.fit(maml(), source, 1, 2, processes=True, progress=False)
     with pytest.raises(ValueError, match="the learner is on meta"):
         refuse_processes(maml().to("meta"), 2)
+    hooked = maml()
+    next(hooked.parameters()).register_hook(lambda gradient: 0 * gradient)
+    with pytest.raises(ValueError, match="hooks on gradients stay in this process"):
+        refuse_processes(hooked, 2)
 
 
 def fitted(steps: int, folder: Path | None = None, **more: Any) -> tuple[Learner, Any]:

@@ -41,11 +41,9 @@ class Sinusoids:
     def stacked(self, generators: Sequence[torch.Generator]) -> Task:
         """The tasks that ``generators`` give, stacked."""
         rows = self.shots + self.queries
-        waves, points = zip(*[
-            (torch.rand(2, generator=g), torch.rand(rows, 1, generator=g)) for g in generators
-        ], strict=True)  # fmt: skip
-        amplitude, phase = _wave(torch.stack(waves))
-        x = torch.stack(points) * 10 - 5
+        drawn = [(*self.parameters(g), torch.rand(rows, 1, generator=g)) for g in generators]
+        amplitude, phase, points = (torch.stack(part) for part in zip(*drawn, strict=True))
+        x = points * 10 - 5
         # One operator for each task, as if it were alone: what comes before and after is rounded
         # alike wherever a number stands, but nobody promises so for the last bit of a sine.
         angles = zip(x.unbind(), phase.unbind(), strict=True)
@@ -59,10 +57,5 @@ class Sinusoids:
 
     def parameters(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Amplitude and phase of the task that this generator state gives."""
-        return _wave(torch.rand(2, generator=generator))
-
-
-def _wave(uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Amplitudes and phases (...,) from numbers (..., 2) in [0, 1]."""
-    amplitude, phase = uniform.unbind(-1)
-    return 0.1 + 4.9 * amplitude, math.pi * phase
+        amplitude, phase = torch.rand(2, generator=generator).unbind()
+        return 0.1 + 4.9 * amplitude, math.pi * phase

@@ -35,7 +35,10 @@ def look_at(batch: Task) -> Look:
     check_support(support._replace(targets=support.targets[0], weights=support.weights[0]), spec)
     check_targets("query", query.targets[0], spec)
     parts = [part for part in (support, query) if part.weights.shape[1]]
-    alike, told = True, torch.stack([t for part in parts for t in _extremes(part, spec.outputs)])
+    alike, told = (
+        len(parts) == 2,
+        torch.stack([t for part in parts for t in _extremes(part, spec.outputs)]),
+    )
     for part, numbers in zip(parts, told.view(len(parts), -1).tolist(), strict=True):
         lightest, heaviest, lowest, beyond = numbers
         real = part.targets.is_floating_point()

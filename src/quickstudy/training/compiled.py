@@ -26,10 +26,7 @@ from quickstudy.training.composite import Composite, Gradients, Parameters
 from quickstudy.training.errors import in_a_line, out_of_memory
 from quickstudy.training.narrow import NARROW_PRODUCTS
 from quickstudy.training.untold import untold_progress
-from quickstudy.trees import leaves
-
-_UNGUARDED: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
-"""What code was made for is known by :class:`Compiled`; torch need not look at it in each call."""
+from quickstudy.trees import leaves, map_tree
 
 _ON_CPU = {"cpp_wrapper": True}
 """Calls between kernels in C++, too: a fifth of a small network's step."""
@@ -68,13 +65,12 @@ class Compiled:
         """
         named, parts = list(self._learner.named_parameters()), list(self._learner.modules())
         parameters = {name: p.detach() for name, p in named if p.requires_grad}
-        kinds = tuple((name, p.dtype, p.device) for name, p in parameters.items())
         buffers = [b for part in parts for b in part._buffers.values() if b is not None]
         constants = [p for _, p in named if not p.requires_grad] + buffers
         strides = tuple(leaf.stride() for leaf in leaves(batch[:2]))
         modes = tuple(part.training for part in parts)
-        key = (len(batch.support.weights), strides, rows_count_alike,
-               kinds, tuple(map(id, constants)), modes)  # fmt: skip
+        key = (len(batch.support.weights), strides, rows_count_alike, tuple(parameters),
+               tuple(map(id, constants)), modes, _types_in_use(batch))  # fmt: skip
         if key not in self._made:  # the constants are held, so that none of their ids comes back
             self._made[key] = self._built(parameters, batch), constants
         gradients, _ = self._made[key]
@@ -83,13 +79,15 @@ class Compiled:
 
     def _built(self, parameters: Parameters, batch: Task) -> Gradients:
         gradients = self._composite(self._learner, self._objective, batch.spec)
-        inputs = parameters, batch.support, batch.query
+        # Views, because tensors that are one here, by chance, would be taken for one ever after.
+        support, query = (map_tree(lambda leaf: leaf.view_as(leaf), part) for part in batch[:2])
+        inputs = parameters, support, query
         try:
             with untold_progress(self._learner):
                 operators = make_fx(gradients, NARROW_PRODUCTS)(*inputs)
             operators.graph.eliminate_dead_code()  # such as attempts that raised, and were caught
             operators.recompile()
-            options = _UNGUARDED | (_ON_CPU if device_of(self._learner).type == "cpu" else {})
+            options = _ON_CPU if device_of(self._learner).type == "cpu" else {}
             compiled: Gradients = torch.compile(
                 operators, fullgraph=True, dynamic=False, options=options
             )
@@ -112,6 +110,13 @@ def refuse_without_compiler(device: torch.device) -> None:
             f"compile=True: torch builds with a C++ compiler, but {compiler} is not found. Install "
             "it, name another in the environment variable CXX, or leave compile out."
         )
+
+
+def _types_in_use(batch: Task) -> Any:
+    """What torch makes of an operator's types; casts are in the list of operators."""
+    device = batch.support.weights.device.type
+    cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return cast, torch.get_default_dtype()
 
 
 def _shapes(batch: Task) -> Any:

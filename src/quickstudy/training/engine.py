@@ -187,6 +187,8 @@ def _compiled(
 
 
 def _add(learner: Learner, gradients: Parameters, total: int) -> None:
+    if not gradients:
+        return
     parameters = dict(learner.named_parameters())
     shares = torch._foreach_div(list(gradients.values()), total)
     for name, share in zip(gradients, shares, strict=True):

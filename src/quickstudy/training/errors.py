@@ -9,15 +9,21 @@ import torch
 
 Result = TypeVar("Result")
 
-_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
-"""Words of RuntimeErrors that have no type of their own: CUDA's, its libraries', a CPU's."""
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "aoti_torch_empty")
+"""Words of RuntimeErrors without a type: CUDA's, its libraries', a CPU's, compiled code's."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: that of a GPU, of Python, or of torch on a CPU."""
+    """Whether memory ran out: that of a GPU, of Python, or of torch on a CPU.
+
+    Also where another error hides it, as torch's compiler does that of the code it made.
+    """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
+        return True
+    hidden = error.__cause__ or error.__context__
+    return hidden is not None and out_of_memory(hidden)
 
 
 def where_it_fits(compute: Callable[[], Result], otherwise: Callable[[], Result]) -> Result:

@@ -19,7 +19,10 @@ _LARGEST = 1 << 17
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """a (..., m, k) @ b (..., k, n), where m, k or n is one; NotImplemented elsewhere."""
     m, k, n = *a.shape[-2:], b.shape[-1]
-    if 1 not in (m, k, n) or a.numel() * n > _LARGEST:
+    # Of shorter types a product would be rounded before it is added.
+    known = a.dtype in (torch.float32, torch.float64) and a.dtype == b.dtype
+    known = known and a.shape[:-2] == b.shape[:-2]
+    if not known or b.shape[-2] != k or 1 not in (m, k, n) or a.numel() * n > _LARGEST:
         return NotImplemented  # type: ignore[no-any-return]
     if k == 1:
         return a * b
@@ -31,7 +34,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def _added(c: Tensor, a: Tensor, b: Tensor, *, beta: complex = 1, alpha: complex = 1) -> Tensor:
     """beta * c + alpha * a @ b."""
     product = _product(a, b)
-    if product is NotImplemented:
+    if product is NotImplemented or beta == 0 or c.dtype != a.dtype:
         return NotImplemented  # type: ignore[no-any-return]
     product = product if alpha == 1 else alpha * product
     return (c if beta == 1 else beta * c) + product

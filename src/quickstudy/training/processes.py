@@ -124,6 +124,13 @@ def refuse_processes(learner: Learner, workers: int) -> None:
             f"processes=True: is for a CPU, but the learner is on {device_of(learner)}. "
             "Leave it out, or move the learner to the CPU."
         )
+    hooked = [name for name, p in learner.named_parameters() if p._backward_hooks]
+    if hooked:
+        raise ValueError(
+            "processes=True: hooks on gradients stay in this process, but there are some on "
+            f"{', '.join(hooked[:3])}. Leave it out, and workers are threads; or change gradients "
+            "in the optimiser."
+        )
 
 
 def _nothing(objective: Callable[..., Any], learner: Learner, tasks: Sequence[Task]) -> None:

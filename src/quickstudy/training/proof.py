@@ -52,13 +52,14 @@ def _difference(
     judged = _in_general_position(in_double(learner))
     two = _first_two(doubled(few_queries(batch, 4)))
     way = "compiled code" if compile else mapping.value
-    expected = _gradients(judged, two, objective, Mapping.LOOP)
-    # With progress an objective might come to look at the inputs that features have replaced.
-    fixed = untold_progress(judged) if mapping is Mapping.FEATURES else nullcontext()
+    # With progress an objective might come to look at inputs that features have replaced, or adapt
+    # at more than over_tasks does.
+    once = mapping in (Mapping.FEATURES, Mapping.TASK_AXIS)
     try:
         compiled = Compiled(judged, objective, two, COMPOSITES[mapping]) if compile else None
-        with fixed:
+        with untold_progress(judged) if once else nullcontext():
             found = _gradients(judged, two, objective, mapping, compiled)
+            expected = _gradients(judged, two, objective, Mapping.LOOP)
     except Exception as error:  # whatever they cannot take, the loop can
         if out_of_memory(error):
             raise

@@ -49,10 +49,11 @@ def answers_over_tasks(
     ``support``  examples with a first axis of tasks, (tasks, rows, ...); ``inputs`` likewise.
 
     None where the dual form does not serve: for parameters of other layers than linear ones, for
-    rows that see one another, and for meta-gradients, updates, rates and clipping that ask for the
-    weights themselves.
+    rows that see one another, for layers with hooks, and for meta-gradients, updates and clipping
+    that ask for the weights themselves. A network must keep its rows in their order.
 
-    Raises TypeError for linear layers that are given anything but rows (n, features), or twice.
+    Raises TypeError for linear layers that are given anything but rows (n, features), or twice, and
+    for answers of theirs that are changed in place.
     """
     if way not in (Exact(), FirstOrder()) or descent.update is not sgd or descent.clip is not None:
         return None
@@ -113,7 +114,7 @@ class _Reader:
     def __init__(self, layer: nn.Linear, weight: str, bias: str | None, tasks: int) -> None:
         self.layer, self._weight, self._bias, self._tasks = layer, weight, bias, tasks
         self._read: _Read | None = None
-        self._unread = False
+        self._unread, self._version = False, 0
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor], answers: Tensor) -> Tensor:
         """``answers`` (tasks * n, out) of the shared weights -> those of each task's."""
@@ -125,10 +126,13 @@ class _Reader:
             answers = self._read.after(self._by_task(answers), self.given).flatten(0, 1)
         # Its slopes are asked for even where nothing before it is trained.
         self.answered = answers if answers.requires_grad else answers.requires_grad_()
+        self._version = answers._version
         return self.answered
 
     def read(self, slopes: Tensor, rate: Rate, recorded: bool) -> None:
         """Read the rows last given, with the ``slopes`` of the loss by their answers."""
+        if self.answered._version != self._version:
+            raise TypeError("what a linear layer that adapts answers must not be changed in place")
         self._unread = False
         given = self.given if recorded else self.given.detach()
         ones = given.new_ones(given.shape[1])
@@ -180,7 +184,7 @@ def _readers(network: nn.Module, names: Sequence[str], tasks: int) -> list[_Read
         if rows_meet_in(module):
             return None
         weight, bias = (f"{prefix}.{own}" if prefix else own for own in ("weight", "bias"))
-        if type(module) is nn.Linear and weight in left:
+        if type(module) is nn.Linear and weight in left and not module._forward_hooks:
             readers.append(_Reader(module, weight, bias if bias in left else None, tasks))
             left -= {weight, bias}
     return None if left else readers

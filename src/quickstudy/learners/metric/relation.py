@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -106,10 +107,15 @@ class Relation(Learner):
     def _compared(self, queries: Tensor, classes: Tensor) -> Tensor:
         """g of every pair, (n * ways, 1).
 
-        Its first layer is linear, so class and query pass their half of it before they are paired.
+        Its first layer is linear, so class and query pass their half of it before they are paired;
+        not where it has hooks, as those of a weight norm, which wait for a call.
         """
         parts: list[Any] = list(self.relation)  # a module says nothing of the weights it has
         first, *others = parts
+        if first._forward_pre_hooks or first._forward_hooks:
+            shape = (len(queries), *classes.shape)
+            both = classes.expand(shape), queries.unsqueeze(1).expand(shape)
+            return self.relation(torch.cat(both, 2).flatten(0, 1))  # type: ignore[no-any-return]
         layer = partial(F.conv2d, padding=1) if isinstance(first, nn.Conv2d) else F.linear
         size = classes.shape[1]
         queries = layer(queries, first.weight[:, size:])
