@@ -13,9 +13,9 @@ import subprocess
 import sys
 
 import torch
+from contest.worker import memory_mib
 
 import quickstudy as qs
-from contest.worker import memory_mib
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
 from quickstudy.learners.objectives import query_loss
 
