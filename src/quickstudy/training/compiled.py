@@ -28,7 +28,7 @@ from quickstudy.training.narrow import NARROW_PRODUCTS
 from quickstudy.training.untold import untold_progress
 from quickstudy.trees import leaves, map_tree
 
-_ON_CPU = {"cpp_wrapper": True}
+_ON_CPU: dict[str, Any] = {"cpp_wrapper": True}
 """Calls between kernels in C++, too: a fifth of a small network's step."""
 
 
