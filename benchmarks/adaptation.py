@@ -36,13 +36,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.compute.allocation import keep_freed_memory
 from quickstudy.core import Examples, Learner
+from quickstudy.files.registry import LEARNERS, resolve
+from quickstudy.files.storage import load_learner, save_learner, write_atomically
+from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.network import steps_now
-from quickstudy.registry import LEARNERS, resolve
 from quickstudy.reports.tables import markdown_table
-from quickstudy.runs.provenance import commit
-from quickstudy.storage import load_learner, save_learner, write_atomically
-from quickstudy.training.allocation import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "adaptation.json"
 WAYS, SHOTS, QUERIES, POINTS = 5, (1, 5), (1, 15, 256), 10

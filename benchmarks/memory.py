@@ -17,7 +17,7 @@ from contest.worker import memory_mib
 
 import quickstudy as qs
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
-from quickstudy.learners.objectives import query_loss
+from quickstudy.objectives import query_loss
 
 WAYS = {"recorded": Exact(), "recomputed": Exact(recompute=True), "first order": FirstOrder()}
 

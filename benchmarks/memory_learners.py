@@ -26,13 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.base.trees import map_tree
+from quickstudy.compute.allocation import keep_freed_memory
+from quickstudy.compute.engine import Mapping, Plan, accumulate
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.learners.objectives import query_loss
-from quickstudy.runs.provenance import commit
-from quickstudy.storage import write_atomically
-from quickstudy.training.allocation import keep_freed_memory
-from quickstudy.training.engine import Mapping, Plan, accumulate
-from quickstudy.trees import map_tree
+from quickstudy.files.storage import write_atomically
+from quickstudy.interfaces.runs.provenance import commit
+from quickstudy.objectives import query_loss
 
 TASKS, WAYS, FEATURES = 16, 5, 64
 

@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.runs.execute import execute
-from quickstudy.runs.folder import Run
-from quickstudy.runs.provenance import commit
-from quickstudy.runs.recipe import Recipe
-from quickstudy.runs.use import adapt_folder, predict_files
-from quickstudy.storage import load_predictor
+from quickstudy.files.storage import load_predictor
+from quickstudy.interfaces.runs.execute import execute
+from quickstudy.interfaces.runs.folder import Run
+from quickstudy.interfaces.runs.provenance import commit
+from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.interfaces.runs.use import adapt_folder, predict_files
 
 RESULTS = Path(__file__).parent / "results"
 WAYS, SHOTS = 5, 5

@@ -34,9 +34,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 import quickstudy as qs
+from quickstudy.base.version import __version__
 from quickstudy.reports.tables import markdown_table
-from quickstudy.tasks.sampling import draw, generator
-from quickstudy.version import __version__
+from quickstudy.tasks.numbering import draw, generator
 
 RESULTS = Path(__file__).parent / "results"
 WAYS, SHOTS, QUERIES = 5, 1, 15

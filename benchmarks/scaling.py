@@ -33,16 +33,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import quickstudy as qs
+from quickstudy.compute.allocation import keep_freed_memory
+from quickstudy.compute.engine import accumulate
+from quickstudy.files.storage import write_atomically
+from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
-from quickstudy.learners.objectives import query_loss
+from quickstudy.objectives import query_loss
 from quickstudy.reports.style import CLASS_COLOURS, PAPER, figure_style
 from quickstudy.reports.tables import markdown_table
-from quickstudy.runs.provenance import commit
-from quickstudy.storage import write_atomically
-from quickstudy.tasks.batches import stack
-from quickstudy.training.allocation import keep_freed_memory
-from quickstudy.training.engine import accumulate
-from quickstudy.training.planning import make_plan
+from quickstudy.tasks.stacks import stack
+from quickstudy.training.plan import make_plan
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 SECONDS, MOST_STEPS, WORKERS = 3.0, 30, 2

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.base.version import __version__
+from quickstudy.compute.engine import Mapping, Plan
 from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
 from quickstudy.reports.tables import markdown_table
-from quickstudy.training.engine import Mapping, Plan
-from quickstudy.training.trainer import adam, constant, cosine
-from quickstudy.version import __version__
+from quickstudy.training.fit import adam, constant, cosine
 
 RESULTS = Path(__file__).parent / "results"
 SHOTS, STEPS, QUERIES = (5, 10, 20), range(11), 100

@@ -5,9 +5,9 @@ from typing import Any
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.contract.check import check_learner
 from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.tasks.examples import labelled, one_hot
-from quickstudy.testing import check_learner
 
 
 class NearestNeighbour(qs.Learner):

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from quickstudy.registry import LEARNERS
+from quickstudy.files.registry import LEARNERS
 
 
 @pytest.mark.parametrize("name", LEARNERS)

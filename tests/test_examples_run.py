@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from quickstudy.registry import LEARNERS
-from quickstudy.runs.assemble import make_learner
-from quickstudy.runs.recipe import read_recipe, read_recipe_file
+from quickstudy.files.registry import LEARNERS
+from quickstudy.interfaces.runs.assemble import make_learner
+from quickstudy.interfaces.runs.recipe import read_recipe, read_recipe_file
 
 ROOT = Path(__file__).parents[1]
 

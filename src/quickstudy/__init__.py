@@ -8,13 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from quickstudy.version import __version__
+from quickstudy.base.version import __version__
 
 if TYPE_CHECKING:
     from quickstudy import backbones, datasets, testing, training
     from quickstudy.core import Examples, Learner, Predictor, Task, TaskSpec
-    from quickstudy.estimator import FewShotClassifier
     from quickstudy.evaluation.evaluate import Evaluation, evaluate
+    from quickstudy.files.storage import load_learner, load_predictor, save_learner
+    from quickstudy.interfaces.estimator import FewShotClassifier
     from quickstudy.learners.gradient.anil import ANIL
     from quickstudy.learners.gradient.boil import BOIL
     from quickstudy.learners.gradient.cavia import CAVIA
@@ -40,23 +41,22 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.relation import Relation
     from quickstudy.learners.metric.siamese import Siamese
     from quickstudy.learners.transfer.linear_probe import LinearProbe
-    from quickstudy.storage import load_learner, load_predictor, save_learner
-    from quickstudy.tasks.classes import Classes
     from quickstudy.tasks.episodes import episodes
     from quickstudy.tasks.examples import classification, examples, regression
     from quickstudy.tasks.functions import Sinusoids
-    from quickstudy.training.trainer import Validation, fit
+    from quickstudy.tasks.rows import Classes
+    from quickstudy.training.fit import Validation, fit
 
 _HOME = {
     "ANIL": "learners.gradient.anil",
     "AttentiveNeuralProcess": "learners.memory.neural_process",
     "BOIL": "learners.gradient.boil",
     "CAVIA": "learners.gradient.cavia",
-    "Classes": "tasks.classes",
+    "Classes": "tasks.rows",
     "ConditionalNeuralProcess": "learners.memory.neural_process",
     "Evaluation": "evaluation.evaluate",
     "Examples": "core",
-    "FewShotClassifier": "estimator",
+    "FewShotClassifier": "interfaces.estimator",
     "InContext": "learners.memory.in_context",
     "LSTMMetaLearner": "learners.gradient.lstm_meta_learner",
     "Learner": "core",
@@ -80,16 +80,16 @@ _HOME = {
     "Sinusoids": "tasks.functions",
     "Task": "core",
     "TaskSpec": "core",
-    "Validation": "training.trainer",
+    "Validation": "training.fit",
     "classification": "tasks.examples",
     "episodes": "tasks.episodes",
     "evaluate": "evaluation.evaluate",
     "examples": "tasks.examples",
-    "fit": "training.trainer",
-    "load_learner": "storage",
-    "load_predictor": "storage",
+    "fit": "training.fit",
+    "load_learner": "files.storage",
+    "load_predictor": "files.storage",
     "regression": "tasks.examples",
-    "save_learner": "storage",
+    "save_learner": "files.storage",
 }
 _MODULES = ("backbones", "datasets", "testing", "training")
 

@@ -76,7 +76,7 @@ class Learner(nn.Module, ABC):
     """
 
     exceptions: ClassVar[Mapping[str, str]] = {}
-    """Laws of :mod:`quickstudy.testing` that this learner cannot keep, each with the reason."""
+    """Laws of :mod:`quickstudy.contract.check` that this learner cannot keep, each with the reason."""
 
     differentiates: ClassVar[bool] = False
     """Whether ``adapt`` takes gradients itself, so that training differentiates twice."""
@@ -184,7 +184,7 @@ class Predictor:
 
     def save(self, path: str | Path) -> Path:
         """Write learner, state and spec to one safetensors file (see :func:`load_predictor`)."""
-        from quickstudy.storage import save_predictor
+        from quickstudy.files.storage import save_predictor
 
         return save_predictor(self, Path(path))
 
@@ -193,6 +193,6 @@ class Predictor:
 
         Needs the extra ``quickstudy[onnx]``.
         """
-        from quickstudy.export import export_onnx
+        from quickstudy.files.export import export_onnx
 
         return export_onnx(self, Path(path), inputs)

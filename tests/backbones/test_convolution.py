@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quickstudy.backbones.convolution import Conv3x3
+from quickstudy.backbones.kernels.convolution import Conv3x3
 
 
 @pytest.fixture

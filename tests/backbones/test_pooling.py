@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.backbones.pooling import MaxPool2x2
+from quickstudy.backbones.kernels.pooling import MaxPool2x2
 
 
 @pytest.fixture(params=[(5, 6), (4, 7)], ids=str)

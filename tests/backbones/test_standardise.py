@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, vmap
 
-from quickstudy.backbones.standardise import EPSILON, Sharing, standardised
+from quickstudy.backbones.kernels.standardise import EPSILON, Sharing, standardised
 
 CHANNELS = 6
 SHARINGS = [Sharing(), Sharing(3), Sharing(1)]

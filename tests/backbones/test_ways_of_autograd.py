@@ -10,10 +10,10 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import Conv4
+from quickstudy.contract.check import doubled
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
-from quickstudy.learners.objectives import query_loss
-from quickstudy.testing import doubled
-from quickstudy.training.planning import set_up
+from quickstudy.objectives import query_loss
+from quickstudy.training.plan import set_up
 
 
 @pytest.fixture(params=["group", "batch"])

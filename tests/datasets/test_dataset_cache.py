@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quickstudy.datasets import cache
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 
 RECIPE = {"version": 1}
 

@@ -5,7 +5,7 @@ import torch
 from quickstudy import datasets
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 
 LABELS = np.repeat(np.array(["cat", "dog", "emu", "fox", "gnu", "hen", "ibis"]), 5)
 X = np.arange(35 * 2 * 3, dtype=np.uint8).reshape(35, 2, 3)

@@ -12,16 +12,16 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 import quickstudy as qs
 from made_up import random_classes
+from quickstudy.base.trees import map_tree
+from quickstudy.compute import cost
+from quickstudy.compute.engine import Mapping, Plan, map_tasks
 from quickstudy.evaluation import evaluate as module
 from quickstudy.evaluation.evaluate import _answered, _plan
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.learners.objectives import answers
-from quickstudy.tasks.batches import stack
+from quickstudy.objectives import answers
 from quickstudy.tasks.metrics import calibration_error
-from quickstudy.tasks.sampling import draw
-from quickstudy.training import cost
-from quickstudy.training.engine import Mapping, Plan, map_tasks
-from quickstudy.trees import map_tree
+from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import stack
 
 
 def test_the_interval_is_students():

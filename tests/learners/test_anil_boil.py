@@ -11,13 +11,13 @@ from torch import nn
 import quickstudy as qs
 from made_up import random_classes
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.compute.engine import Mapping
+from quickstudy.contract.check import doubled
+from quickstudy.contract.laws import meta_gradient
 from quickstudy.learners.gradient.descend import Adam
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder, MetaGradient
-from quickstudy.tasks.batches import stack
-from quickstudy.tasks.sampling import draw
-from quickstudy.testing import doubled
-from quickstudy.training.engine import Mapping
-from quickstudy.training.laws import meta_gradient
+from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import stack
 
 SOURCE = qs.episodes(random_classes(), ways=3, shots=2, queries=2)
 TASK = doubled(draw(SOURCE, 0, 0))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Task
-from quickstudy.learners.objectives import query_loss
+from quickstudy.objectives import query_loss
 
 
 def task() -> Task:

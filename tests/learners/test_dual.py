@@ -11,13 +11,13 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.backbones.norms import rows_count_alike
+from quickstudy.compute.gradients import outcome_over_tasks
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Momentum
 from quickstudy.learners.gradient.meta_gradients import Exact, FiniteDifference, FirstOrder
-from quickstudy.learners.objectives import query_loss
-from quickstudy.tasks.batches import stack, unstack
-from quickstudy.training.composite import outcome_over_tasks
+from quickstudy.objectives import query_loss
+from quickstudy.tasks.stacks import stack, unstack
 
 WAYS, ROWS, QUERIES = 3, 5, 4
 

@@ -13,7 +13,7 @@ from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.gradient.descend import Momentum
 from quickstudy.learners.gradient.meta_gradients import FiniteDifference
-from quickstudy.learners.objectives import query_loss
+from quickstudy.objectives import query_loss
 
 BODY, HEAD = ["layers.0.weight", "layers.0.bias"], ["head.weight", "head.bias"]
 LEARNERS = {

@@ -15,8 +15,8 @@ from quickstudy.core import Task
 from quickstudy.learners.gradient.descend import Descent
 from quickstudy.learners.gradient.lstm_meta_learner import UpdateRule
 from quickstudy.learners.gradient.network import SupportLoss
-from quickstudy.learners.objectives import query_loss
 from quickstudy.learners.preprocessing import preprocess
+from quickstudy.objectives import query_loss
 
 
 def made(steps: int = 3) -> qs.LSTMMetaLearner:

@@ -9,7 +9,7 @@ import torch
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
-from quickstudy.learners.objectives import query_loss
+from quickstudy.objectives import query_loss
 
 
 def made(**options: object) -> qs.MAML:

@@ -9,15 +9,15 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
+from quickstudy.compute.engine import Mapping
+from quickstudy.contract.laws import meta_gradient
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.gradient import meta_gradients
 from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.meta_gradients import Exact
 from quickstudy.learners.gradient.multi_step import MultiStep
-from quickstudy.learners.objectives import Outcome, objective_of, query_loss
-from quickstudy.tasks.batches import stack
-from quickstudy.training.engine import Mapping
-from quickstudy.training.laws import meta_gradient
+from quickstudy.objectives import Outcome, objective_of, query_loss
+from quickstudy.tasks.stacks import stack
 
 STEPS, RATE = 3, 0.2
 
@@ -166,7 +166,7 @@ def test_a_resumed_run_ends_at_the_same_bits(tmp_path, monkeypatch) -> None:  # 
         return torch.cat([p.detach().flatten() for p in learner.parameters()])
 
     whole = trained(tmp_path / "whole")
-    from quickstudy.training import trainer
+    from quickstudy.training import fit as trainer
 
     real = trainer._Trainer.step
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.contract.check import doubled
 from quickstudy.core import Examples, Task
 from quickstudy.learners.memory.mann import sequence_loss
-from quickstudy.learners.objectives import query_loss
-from quickstudy.tasks.batches import to_device
+from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import pad_rows
-from quickstudy.tasks.sampling import draw
-from quickstudy.testing import doubled
+from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import to_device
 
 SUPPORT, QUERIES, WAYS, READS, WIDTH, SLOTS, HIDDEN = 5, 3, 3, 2, 4, 6, 7
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, Task
+from quickstudy.files.storage import load_predictor
 from quickstudy.learners.memory.mann import sequence_loss
 from quickstudy.learners.memory.neural_process import gaussian_likelihood
 from quickstudy.learners.metric.siamese import contrastive, linear_contrastive, verification
 from quickstudy.learners.outputs import label_vectors
-from quickstudy.storage import load_predictor
 
 WAYS = 3
 KINDS: dict[str, Callable[..., Learner]] = {

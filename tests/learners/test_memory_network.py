@@ -10,9 +10,9 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
+from quickstudy.contract.check import doubled
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.examples import pad_rows
-from quickstudy.testing import doubled
 
 WAYS = 3
 

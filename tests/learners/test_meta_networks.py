@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
+from quickstudy.contract.check import doubled
 from quickstudy.core import Task
 from quickstudy.learners.memory.meta_networks import GradientMapper
-from quickstudy.learners.objectives import query_loss
 from quickstudy.learners.preprocessing import preprocess
+from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import pad_rows
-from quickstudy.testing import doubled
 
 WAYS = 3
 

@@ -11,7 +11,7 @@ import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.gradient.multi_step import MultiStep
-from quickstudy.learners.objectives import query_loss
+from quickstudy.objectives import query_loss
 
 
 def task() -> Task:

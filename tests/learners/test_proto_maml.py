@@ -11,7 +11,7 @@ import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Task
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder, MetaGradient
-from quickstudy.learners.objectives import query_loss
+from quickstudy.objectives import query_loss
 
 
 def backbone() -> MLP:

@@ -8,10 +8,10 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import GroupNorm
-from quickstudy.backbones.pooling import MaxPool2x2
 from quickstudy.learners.metric.relation import compare_maps, compare_vectors, relation_error
-from quickstudy.learners.objectives import objective_of
+from quickstudy.objectives import objective_of
 
 TARGETS, WEIGHTS = [0, 1, 0, 1, -1], [1.0, 1.0, 3.0, 0.0, 1.0]
 

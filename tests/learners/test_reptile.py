@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.compute.engine import Mapping, Plan, accumulate
+from quickstudy.contract.check import doubled
 from quickstudy.core import Task
 from quickstudy.learners.gradient.descend import Adam, Rate, Weights, sgd
 from quickstudy.learners.gradient.reptile import displacement, minibatches
-from quickstudy.tasks.batches import stack
-from quickstudy.tasks.sampling import draw
-from quickstudy.testing import doubled
-from quickstudy.training.engine import Mapping, Plan, accumulate
-from quickstudy.training.trainer import linear
-from quickstudy.training.trainer import sgd as outer_sgd
+from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import stack
+from quickstudy.training.fit import linear
+from quickstudy.training.fit import sgd as outer_sgd
 
 Updated = tuple[Weights, None]
 

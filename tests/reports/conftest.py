@@ -8,8 +8,8 @@ from report_samples import NearestMeanPixels, evaluation_of, training_log, views
 
 from quickstudy.evaluation.evaluate import Evaluation
 from quickstudy.reports.views import EpisodeView
-from quickstudy.tasks.classes import Classes
 from quickstudy.tasks.episodes import episodes
+from quickstudy.tasks.rows import Classes
 
 
 @pytest.fixture

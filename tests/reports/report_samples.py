@@ -14,9 +14,9 @@ from torch import Tensor
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.evaluation.evaluate import Evaluation
 from quickstudy.reports.views import EpisodeView, view
-from quickstudy.tasks.classes import Classes
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.examples import one_hot
+from quickstudy.tasks.rows import Classes
 
 
 class NearestMeanPixels(Learner):

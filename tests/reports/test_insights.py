@@ -13,8 +13,8 @@ from report_samples import NearestMeanPixels, evaluation_of
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.base.modules import call_with
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
-from quickstudy.modules import call_with
 from quickstudy.reports.insights import (
     MOST_LAYERS,
     Insights,
@@ -26,8 +26,8 @@ from quickstudy.reports.insights import (
 from quickstudy.reports.neighbours import nearest
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import EpisodeView
-from quickstudy.tasks.classes import Classes
 from quickstudy.tasks.episodes import episodes
+from quickstudy.tasks.rows import Classes
 
 TITLES = ("Step by step", "What adaptation changed", "Learnt learning rates",
           "Attention over the support set", "Nearest support examples")  # fmt: skip

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.reports.views import EpisodeView, RegressionView, view
-from quickstudy.tasks.classes import Classes
 from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.examples import examples, regression
 from quickstudy.tasks.functions import Sinusoids
+from quickstudy.tasks.rows import Classes
 
 
 class LineThroughSupport(Learner):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
-from quickstudy.tasks.batches import moved, to_device
-from quickstudy.tasks.sampling import draw_stacked
-from quickstudy.trees import leaves
+from quickstudy.base.trees import leaves
+from quickstudy.tasks.numbering import draw_stacked
+from quickstudy.tasks.stacks import moved, to_device
 
 
 class Watched(Tensor):

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 import quickstudy as qs
 from made_up import random_classes
-from quickstudy.tasks.batches import stack, unstack
-from quickstudy.tasks.sampling import Fingerprint, draw, draw_stacked, generator, task_seed
+from quickstudy.base.trees import leaves
+from quickstudy.tasks.numbering import Fingerprint, draw, draw_stacked, generator, task_seed
 from quickstudy.tasks.splits import refuse_overlap, split_classes
-from quickstudy.trees import leaves
+from quickstudy.tasks.stacks import stack, unstack
 
 
 def numbered(counts):

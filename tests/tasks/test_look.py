@@ -8,7 +8,7 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.core import Examples, Task, TaskSpec
-from quickstudy.tasks.look import look_at
+from quickstudy.tasks.inspection import look_at
 
 ONES = torch.ones(3, 4)
 IDS = torch.tensor([[0, 1, 1, 0]] * 3)

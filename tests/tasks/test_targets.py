@@ -11,12 +11,12 @@ from torch.func import vmap
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
+from quickstudy.compute.engine import Mapping, Plan, accumulate, map_tasks
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.metric.siamese import contrastive
-from quickstudy.learners.objectives import query_loss
-from quickstudy.tasks.batches import stack
+from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import squared_error
-from quickstudy.training.engine import Mapping, Plan, accumulate, map_tasks
+from quickstudy.tasks.stacks import stack
 
 
 class Mean(Learner):

@@ -9,12 +9,12 @@ import torch
 
 import quickstudy as qs
 from made_up import random_classes
+from quickstudy.compute.cost import Cost, cost_of_one_task
+from quickstudy.contract.laws import BrokenLaw
 from quickstudy.core import Learner
 from quickstudy.learners.gradient.meta_gradients import Exact
-from quickstudy.training import planning
-from quickstudy.training.cost import Cost, cost_of_one_task
+from quickstudy.training import plan as planning
 from quickstudy.training.explain import explain
-from quickstudy.training.laws import BrokenLaw
 
 
 def maml() -> Learner:

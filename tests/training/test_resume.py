@@ -16,11 +16,11 @@ import torch
 
 import quickstudy as qs
 from made_up import random_classes
+from quickstudy.files.storage import load_tree
 from quickstudy.learners.gradient.multi_step import MultiStep
-from quickstudy.storage import load_tree
 from quickstudy.training.checkpoint import Progress
+from quickstudy.training.fit import NonFiniteLoss, adam, cosine
 from quickstudy.training.log import read_metrics
-from quickstudy.training.trainer import NonFiniteLoss, adam, cosine
 
 KILLS = 20
 
@@ -196,7 +196,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_task(tmp_path):
             task.query.targets[0] = float("inf")
         return task
 
-    from quickstudy.tasks.sampling import task_seed
+    from quickstudy.tasks.numbering import task_seed
 
     bad = task_seed(0, 7)
     learner = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)

@@ -15,14 +15,14 @@ from contest.work import (
     Workload,
     gradient_of,
 )
+from quickstudy.compute.compiled import Compiled
+from quickstudy.compute.engine import COMPOSITES, Mapping
+from quickstudy.compute.memory import accumulate_within
 from quickstudy.core import Examples, Task
 from quickstudy.learners.gradient.descend import sgd
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
-from quickstudy.learners.objectives import objective_of
-from quickstudy.training.compiled import Compiled
-from quickstudy.training.engine import COMPOSITES, Mapping
-from quickstudy.training.memory import accumulate_within
-from quickstudy.training.planning import make_plan, set_up
+from quickstudy.objectives import objective_of
+from quickstudy.training.plan import make_plan, set_up
 
 
 def two_processes(work: Workload, weights: Weights, tasks: Tasks) -> Contest:

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from quickstudy.backbones.convolution import Conv3x3
+from quickstudy.backbones.kernels.convolution import Conv3x3
+from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import make_norm
-from quickstudy.backbones.pooling import MaxPool2x2
-from quickstudy.modules import fast_on_cpu
+from quickstudy.base.modules import fast_on_cpu
 
 
 class Conv4(nn.Module):

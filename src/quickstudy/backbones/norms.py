@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quickstudy.backbones.standardise import EPSILON, Sharing, standardised
+from quickstudy.backbones.kernels.standardise import EPSILON, Sharing, standardised
 from quickstudy.core import Examples, sees_other_rows
 
 Statistics = list[tuple[Tensor, Tensor]]

@@ -7,9 +7,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import make_norm
-from quickstudy.backbones.pooling import MaxPool2x2
-from quickstudy.modules import fast_on_cpu
+from quickstudy.base.modules import fast_on_cpu
 
 
 class ResNet12(nn.Module):

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.storage import replace_atomically
-from quickstudy.tasks.classes import Classes
+from quickstudy.files.storage import replace_atomically
+from quickstudy.tasks.rows import Classes
 
 Splits = dict[str, Classes]
 Recipe = Mapping[str, str | int | bool]

@@ -24,7 +24,7 @@ from quickstudy.datasets.images import decode
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 
 VERSION = 1  # raise it whenever other bytes come out
 URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"

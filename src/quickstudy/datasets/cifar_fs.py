@@ -18,7 +18,7 @@ from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 
 VERSION = 1  # raise it whenever other bytes come out
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"

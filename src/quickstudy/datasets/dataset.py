@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quickstudy.datasets.registry import Card
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 from quickstudy.tasks.splits import refuse_overlap
 
 

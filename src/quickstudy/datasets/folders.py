@@ -16,7 +16,7 @@ from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 from quickstudy.tasks.splits import split_classes
 
 SIZE = 84  # as mini-ImageNet and the photographs of most few-shot papers

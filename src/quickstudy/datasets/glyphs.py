@@ -27,7 +27,7 @@ from quickstudy.datasets import glyph_rendering as rendering
 from quickstudy.datasets.cache import Splits, cached, data_root
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 
 VERSION = 1  # raise it whenever other bytes come out
 SEED = 20_240_229

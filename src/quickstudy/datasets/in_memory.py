@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 from quickstudy.tasks.splits import split_classes
 
 Labels = Sequence[object] | np.ndarray | Tensor

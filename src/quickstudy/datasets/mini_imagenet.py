@@ -27,7 +27,7 @@ from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, find, published_split
-from quickstudy.tasks.classes import Classes
+from quickstudy.tasks.rows import Classes
 
 VERSION = 1  # raise it whenever other bytes come out
 SIZE = 84

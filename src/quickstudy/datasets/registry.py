@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quickstudy.registry import nearest
+from quickstudy.files.registry import nearest
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from quickstudy.backbones.norms import norm_policy
+from quickstudy.base.errors import in_a_line
+from quickstudy.base.modules import convolves_on_cpu, device_of, evaluation_mode
+from quickstudy.base.trees import map_tree
+from quickstudy.compute.cost import cost_of_one_task
+from quickstudy.compute.engine import Mapping, Plan, computing, map_tasks
+from quickstudy.compute.features import embedded
 from quickstudy.core import Examples, Learner, Task, TaskSource
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.learners.objectives import answers
-from quickstudy.modules import convolves_on_cpu, device_of, evaluation_mode
-from quickstudy.tasks.batches import stack, to_device
+from quickstudy.objectives import answers
 from quickstudy.tasks.examples import labelled
-from quickstudy.tasks.look import Look, look_at
+from quickstudy.tasks.inspection import Look, look_at
 from quickstudy.tasks.metrics import calibration_error, score
-from quickstudy.tasks.sampling import Fingerprint, draw, task_seed
-from quickstudy.training.cost import cost_of_one_task
-from quickstudy.training.engine import Mapping, Plan, computing, map_tasks
-from quickstudy.training.errors import in_a_line
-from quickstudy.training.features import embedded
-from quickstudy.trees import map_tree
+from quickstudy.tasks.numbering import Fingerprint, draw, task_seed
+from quickstudy.tasks.stacks import stack, to_device
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import counting
+from quickstudy.base.modules import evaluation_mode
 from quickstudy.core import Examples, Learner, State, Task
-from quickstudy.modules import evaluation_mode
 from quickstudy.reports.neighbours import Nearest, nearest
 from quickstudy.reports.views import Array, EpisodeView, View, judgeable, to_numpy, view
 from quickstudy.tasks.examples import labelled, weighted_mean

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quickstudy.backbones.norms import counting
+from quickstudy.base.modules import evaluation_mode
 from quickstudy.core import Examples, Learner, Task, TaskSpec
-from quickstudy.modules import evaluation_mode
 
 Array = NDArray[Any]
 

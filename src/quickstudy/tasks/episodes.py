@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from quickstudy.base.trees import map_tree
 from quickstudy.core import Examples, Task
-from quickstudy.tasks.batches import moved, stack
-from quickstudy.tasks.classes import Classes
 from quickstudy.tasks.examples import classification, to_unit
-from quickstudy.trees import map_tree
+from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.stacks import moved, stack
 
 Count = int | tuple[int, int]
 """A fixed number, or an inclusive range from which each task draws its own."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quickstudy.base.trees import map_tree, rows
 from quickstudy.core import Examples, TaskSpec
-from quickstudy.trees import map_tree, rows
 
 
 def cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:

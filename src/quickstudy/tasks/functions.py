@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import Examples, Task
-from quickstudy.tasks.batches import unstack
 from quickstudy.tasks.examples import regression
+from quickstudy.tasks.stacks import unstack
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import torch
 
-from quickstudy.tasks.classes import Classes
-from quickstudy.tasks.sampling import generator
+from quickstudy.tasks.numbering import generator
+from quickstudy.tasks.rows import Classes
 
 
 def split_classes(

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.compute.engine import Plan
 from quickstudy.core import Learner
 from quickstudy.evaluation.evaluate import Evaluation
-from quickstudy.storage import load_tree, save_tree
-from quickstudy.training.engine import Plan
+from quickstudy.files.storage import load_tree, save_tree
 
 _FORMAT = "quickstudy checkpoint 1"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 
+from quickstudy.base.modules import device_of
+from quickstudy.compute.engine import Mapping, Plan
+from quickstudy.compute.memory import free_memory
 from quickstudy.core import Learner, Task, TaskSource
-from quickstudy.learners.objectives import Objective, objective_of
-from quickstudy.modules import device_of
-from quickstudy.tasks.batches import to_device
-from quickstudy.tasks.sampling import draw
-from quickstudy.training.engine import Mapping, Plan
-from quickstudy.training.memory import free_memory
-from quickstudy.training.planning import Engine, made_ready, make_plan
+from quickstudy.objectives import Objective, objective_of
+from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import to_device
+from quickstudy.training.plan import Engine, made_ready, make_plan
 from quickstudy.training.precision import Precision
 
 
@@ -29,7 +29,7 @@ def explain(
     processes: bool = False,
     precision: Precision = "float32",
 ) -> str:
-    """What :func:`quickstudy.training.trainer.fit` would choose for these arguments, line by line.
+    """What :func:`quickstudy.training.fit.fit` would choose for these arguments, line by line.
 
     The learner is left as it is. Raises what ``fit`` raises before its first step.
     """

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from quickstudy.backbones.norms import RunningNorm, estimating
+from quickstudy.base.modules import device_of
 from quickstudy.core import Learner, TaskSource
-from quickstudy.learners.objectives import answers
-from quickstudy.modules import device_of
-from quickstudy.tasks.batches import to_device
-from quickstudy.tasks.sampling import draw
+from quickstudy.objectives import answers
+from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import to_device
 
 TASKS = 32
 

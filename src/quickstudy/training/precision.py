@@ -18,10 +18,10 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from quickstudy.base.modules import device_of
+from quickstudy.compute.gradients import as_outcome
 from quickstudy.core import Learner, Task
-from quickstudy.learners.objectives import Objective, Outcome
-from quickstudy.modules import device_of
-from quickstudy.training.composite import as_outcome
+from quickstudy.objectives import Objective, Outcome
 
 Result = TypeVar("Result")
 Precision = Literal["float32", "bfloat16"]

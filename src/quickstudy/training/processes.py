@@ -1,6 +1,6 @@
 """Several tasks at once on a CPU: workers that are processes, which share no lock of Python.
 
-They do what threads do (:mod:`quickstudy.training.workers`), and are faster where calling operators
+They do what threads do (:mod:`quickstudy.compute.workers`), and are faster where calling operators
 takes much of the time: Python runs in one thread of a process at a time. They keep nothing from one
 step to the next: with its tasks each is sent the learner as it is now, which takes milliseconds.
 The first of the workers is the process that asks.
@@ -31,14 +31,14 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from quickstudy.backbones.norms import promised_alike, rows_count_alike
+from quickstudy.base.errors import in_a_line, out_of_memory
+from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.compute.allocation import keep_freed_memory
 from quickstudy.core import Learner, Task
-from quickstudy.modules import convolves_on_cpu, device_of
-from quickstudy.training.allocation import keep_freed_memory
-from quickstudy.training.errors import in_a_line, out_of_memory
 from quickstudy.training.sending import sent
 
 if TYPE_CHECKING:
-    from quickstudy.training.engine import Plan
+    from quickstudy.compute.engine import Plan
 
 Result = TypeVar("Result")
 Work = Callable[[Learner, Sequence[Task]], Result]

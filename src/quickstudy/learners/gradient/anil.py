@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import Statistics, embed_support
+from quickstudy.base.modules import call_with
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
@@ -23,7 +24,6 @@ from quickstudy.learners.gradient.network import (
     refuse_numbers,
     steps_now,
 )
-from quickstudy.modules import call_with
 from quickstudy.tasks.examples import labelled
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quickstudy.modules import transformed
+from quickstudy.base.modules import transformed
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]

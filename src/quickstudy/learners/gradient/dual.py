@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from quickstudy.backbones.norms import promised_alike, rows_meet_in
+from quickstudy.base.trees import map_tree
 from quickstudy.core import Examples, TaskSpec
 from quickstudy.learners.gradient.descend import Descent, Rate, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder, MetaGradient
 from quickstudy.learners.gradient.network import within_spec
-from quickstudy.learners.objectives import mean_loss
+from quickstudy.objectives import mean_loss
 from quickstudy.tasks.examples import class_weights, labelled, without_absent
-from quickstudy.trees import map_tree
 
 
 def answers_over_tasks(

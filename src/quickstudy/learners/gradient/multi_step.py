@@ -8,7 +8,7 @@ import torch
 
 from quickstudy.backbones.norms import counting
 from quickstudy.core import Learner, Task
-from quickstudy.learners.objectives import Outcome, query_loss
+from quickstudy.objectives import Outcome, query_loss
 from quickstudy.tasks.examples import labelled, weighted_mean
 from quickstudy.tasks.metrics import score
 

@@ -17,12 +17,12 @@ from quickstudy.backbones.norms import (
     embed_support,
     needs_support_statistics,
 )
+from quickstudy.base.modules import call_with
+from quickstudy.base.trees import leaves
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.gradient.descend import Weights
-from quickstudy.learners.objectives import mean_loss
-from quickstudy.modules import call_with
+from quickstudy.objectives import mean_loss
 from quickstudy.tasks.examples import class_weights, labelled, without_absent
-from quickstudy.trees import leaves
 
 
 class SupportLoss:

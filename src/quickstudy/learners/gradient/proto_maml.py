@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.base.modules import call_with
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.gradient import rates
@@ -22,7 +23,6 @@ from quickstudy.learners.gradient.network import (
     refuse_running,
     steps_now,
 )
-from quickstudy.modules import call_with
 from quickstudy.tasks.examples import class_ids, class_means
 
 _BODY, _WEIGHT, _BIAS = "backbone.", "head.weight", "head.bias"

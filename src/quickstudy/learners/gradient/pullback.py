@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
+from quickstudy.base.trees import leaves, map_tree
 from quickstudy.learners.gradient.descend import Weights
 from quickstudy.learners.gradient.network import SupportLoss
-from quickstudy.trees import leaves, map_tree
 
 Tensors = Sequence[Tensor]
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.trees import map_tree, rows
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import refuse_sizes
 from quickstudy.learners.gradient.descend import (
@@ -28,7 +29,6 @@ from quickstudy.learners.gradient.network import (
     steps_now,
 )
 from quickstudy.tasks.examples import labelled, one_hot
-from quickstudy.trees import map_tree, rows
 
 ADAM_WITHOUT_MOMENTUM = Adam(decay=0.0)
 """The paper's inner optimiser (section 6.1)."""

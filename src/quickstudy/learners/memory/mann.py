@@ -9,22 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import counting, embed_query, embed_support
+from quickstudy.base.trees import map_tree
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.memory.external_memory import Used, read, unused
 from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
 from quickstudy.learners.memory.mann_sequence import all_rows
-from quickstudy.learners.objectives import Outcome
 from quickstudy.learners.outputs import label_vectors, present_outputs, refuse_more_outputs
 from quickstudy.learners.recurrent import CellState, LSTMCell
+from quickstudy.objectives import Outcome
 from quickstudy.tasks.examples import (
     labelled,
     weighted_mean,
     without_absent,
 )
 from quickstudy.tasks.metrics import score
-from quickstudy.trees import map_tree
 
 
 class Carried(NamedTuple):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from quickstudy.base.modules import mapped, torch_must_see
 from quickstudy.learners.memory.mann_kernels import Work, read_rows, slopes
 from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
-from quickstudy.modules import mapped, torch_must_see
 
 _TOLD, _KEPT, _WEIGHTS = (len(kind._fields) for kind in (Told, Kept, Weights))
 

@@ -18,8 +18,8 @@ from quickstudy.learners.attention import (
     split_heads,
 )
 from quickstudy.learners.features import feature_size, like, refuse_sizes
-from quickstudy.learners.objectives import Outcome
 from quickstudy.learners.outputs import present_outputs
+from quickstudy.objectives import Outcome
 from quickstudy.tasks.examples import labelled, one_hot, weighted_mean, without_absent
 from quickstudy.tasks.metrics import score
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import GroupNorm, embed_query, embed_support
-from quickstudy.backbones.pooling import MaxPool2x2
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import feature_shape, like, refuse_sizes
-from quickstudy.learners.objectives import Outcome, answers
+from quickstudy.objectives import Outcome, answers
 from quickstudy.tasks.examples import (
     class_ids,
     class_means,

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from quickstudy.backbones.norms import counting, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
-from quickstudy.learners.objectives import Outcome
+from quickstudy.objectives import Outcome
 from quickstudy.tasks.examples import (
     class_ids,
     labelled,

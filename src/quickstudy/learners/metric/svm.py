@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.modules import torch_must_see, transformed
+from quickstudy.base.modules import torch_must_see, transformed
 
 STEPS = 24
 """Newton steps at most. Half as many often do, but under vmap no task can stop early."""

@@ -1,0 +1,72 @@
+"""A convolution that knows when nobody asks for the derivative in its images.
+
+Torch's second derivative of a convolution always includes one in the input: for the first layer,
+whose input is data, a transposed convolution over the largest maps whose result is thrown away.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from quickstudy.base.modules import mapped, own_derivatives_serve, transformed
+
+
+class Conv3x3(nn.Conv2d):
+    """Maps (n, inputs, height, width) -> (n, outputs, height, width)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, outputs, height, width)."""
+        if x.requires_grad or x.ndim != 4 or transformed() or not own_derivatives_serve():
+            return super().forward(x)
+        maps: Tensor = _OfData.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return maps
+
+
+class _OfData(Function):
+    """x * weight + bias, to be differentiated in weight and bias alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
+        return F.conv2d(x, weight, bias, padding=1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        recorded = torch.is_grad_enabled() and not mapped(g)
+        slopes = _Slopes.apply if recorded else _slopes
+        x, weight = ctx.saved_tensors
+        return None, *slopes(g, x, weight, ctx.biased)
+
+
+class _Slopes(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, weight: Tensor, biased: bool
+    ) -> tuple[Tensor | None, ...]:
+        ctx.save_for_backward(x)
+        return _slopes(g, x, weight, biased)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor, v_bias: Tensor | None) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors  # slopes are linear in g, and so the way back is the way there
+        return _OfData.apply(x, v, v_bias), None, None, None  # type: ignore[no-untyped-call]
+
+
+def _slopes(
+    g: Tensor, x: Tensor, weight: Tensor, biased: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Cotangents of weight and bias, from g; ``weight`` tells its shape and layout alone."""
+    sizes, one, no = [len(weight)] if biased else None, [1, 1], [0, 0]
+    wanted = [False, True, biased]
+    backward = torch.ops.aten.convolution_backward
+    _, slope, of_bias = backward(g, x, weight, sizes, one, one, one, False, no, 1, wanted)
+    return slope, of_bias if biased else None

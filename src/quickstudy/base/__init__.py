@@ -1,0 +1,1 @@
+"""What everything may use: trees of tensors, modules, atomic writing, the version."""

@@ -1,0 +1,1 @@
+"""How stacks of tasks become losses and gradients."""

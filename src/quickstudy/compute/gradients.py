@@ -1,0 +1,132 @@
+"""One task's loss as a function of the learner's parameters, and its gradient over many tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+
+from quickstudy.backbones.norms import promised_alike
+from quickstudy.base.modules import call_with
+from quickstudy.core import Examples, Learner, Task, TaskSpec
+from quickstudy.objectives import Objective, Outcome, mean_loss, query_loss
+from quickstudy.tasks.examples import labelled
+from quickstudy.tasks.metrics import score
+
+Parameters = dict[str, Tensor]
+Gradients = Callable[[Parameters, Examples, Examples], tuple[Parameters, Outcome]]
+"""(parameters, support, query) of many tasks -> the gradient of the sum of their losses, outcomes.
+
+Parameters that no loss depends on have no gradient, as in autograd: one of zeros would let weight
+decay and momentum move them.
+"""
+
+Composite = Callable[[Learner, Objective, TaskSpec], Gradients]
+"""What makes such a function of a learner: :func:`of_each_task`, …"""
+
+
+def as_outcome(value: Tensor | Outcome) -> Outcome:
+    """An objective may give the loss alone; its score is then unknown (NaN)."""
+    if isinstance(value, Outcome):
+        return value
+    return Outcome(value, torch.full_like(value.detach(), torch.nan))
+
+
+def of_each_task(learner: Learner, objective: Objective, spec: TaskSpec) -> Gradients:
+    """Whole gradients of single tasks, mapped, and then their sum."""
+
+    def gradients(
+        parameters: Parameters, support: Examples, query: Examples
+    ) -> tuple[Parameters, Outcome]:
+        loss = _Loss(learner, objective, spec)
+        over_tasks = vmap(grad_and_value(loss, has_aux=True), in_dims=(None, 0, 0))
+        found, (losses, scores) = over_tasks(parameters, support, query)
+        return {n: g.sum(0) for n, g in found.items() if n in loss.reached}, Outcome(losses, scores)
+
+    return gradients
+
+
+def of_one_graph(learner: Learner, objective: Objective, spec: TaskSpec) -> Gradients:
+    """The gradient of the tasks' mapped losses: right where ``adapt`` takes no gradient itself."""
+
+    def gradients(
+        parameters: Parameters, support: Examples, query: Examples
+    ) -> tuple[Parameters, Outcome]:
+        loss = _Loss(learner, objective, spec)
+
+        def total(parameters: Parameters) -> tuple[Tensor, Outcome]:
+            losses, scores = vmap(loss, in_dims=(None, 0, 0))(parameters, support, query)
+            return losses.sum(), Outcome(losses, scores)
+
+        found, (_, outcome) = grad_and_value(total, has_aux=True)(parameters)
+        return {n: g for n, g in found.items() if n in loss.reached}, outcome
+
+    return gradients
+
+
+def of_task_axis(learner: Learner, objective: Objective, spec: TaskSpec) -> Gradients:
+    """The gradient of :func:`outcome_over_tasks`."""
+
+    def gradients(
+        parameters: Parameters, support: Examples, query: Examples
+    ) -> tuple[Parameters, Outcome]:
+        over_tasks = _Module(learner, partial(outcome_over_tasks, objective=objective))
+        with torch.enable_grad():
+            free = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+            named = {f"learner.{name}": p for name, p in free.items()}
+            outcome: Outcome = call_with(over_tasks, named, Task(support, query, spec))
+            found = torch.autograd.grad(outcome.loss.sum(), list(free.values()), allow_unused=True)
+        reached = {n: g for n, g in zip(free, found, strict=True) if g is not None}
+        return reached, Outcome(outcome.loss.detach(), outcome.score)
+
+    return gradients
+
+
+def outcome_over_tasks(learner: Learner, batch: Task, objective: Objective) -> Outcome:
+    """Losses and scores (tasks,) of the learner's own way with many tasks at once.
+
+    Raises TypeError for a learner that has none here, and for another objective than the loss of
+    the queries, which needs no more than its predictions.
+    """
+    if objective is not query_loss:
+        raise TypeError("over_tasks gives predictions, but the objective may ask for more")
+    alike = promised_alike()
+    query = batch.query if alike else vmap(labelled)(batch.query)
+    predictions = learner.over_tasks(batch.support, query.inputs, batch.spec)
+    if predictions is None:
+        raise TypeError(f"{type(learner).__name__} has no way of its own with many tasks at once")
+    loss = mean_loss(predictions, query, batch.spec, alike)
+    return Outcome(loss, score(predictions.detach(), query, alike))
+
+
+class _Loss:
+    """(parameters, support, query) of one task -> its loss and score.
+
+    ``reached``  the parameters that had a gradient: ``torch.func`` gives the others zeros, and
+                 does not say which.
+    """
+
+    def __init__(self, learner: Learner, objective: Objective, spec: TaskSpec) -> None:
+        self._module, self._spec = _Module(learner, objective), spec
+        self.reached: set[str] = set()
+
+    def __call__(self, parameters: Parameters, support: Examples, query: Examples) -> Outcome:
+        for name, parameter in parameters.items():
+            parameter.register_hook(lambda _, name=name: self.reached.add(name))
+        named = {f"learner.{name}": p for name, p in parameters.items()}
+        outcome: Outcome = call_with(self._module, named, Task(support, query, self._spec))
+        return outcome
+
+
+class _Module(nn.Module):
+    """The objective as a module, so that ``call_with`` reaches the learner's parameters."""
+
+    def __init__(self, learner: Learner, objective: Objective) -> None:
+        super().__init__()
+        self.learner, self.objective = learner, objective
+
+    def forward(self, task: Task) -> Outcome:
+        return as_outcome(self.objective(self.learner, task))

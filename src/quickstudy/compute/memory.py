@@ -1,0 +1,106 @@
+"""Steps in the memory that there is: how much is free, and what to do when it was too little."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from quickstudy.base.errors import in_a_line, out_of_memory
+from quickstudy.base.modules import device_of
+from quickstudy.compute.compiled import CannotCompile, Compiled
+from quickstudy.compute.engine import Mapping, Plan, accumulate
+from quickstudy.core import Learner, Task
+from quickstudy.objectives import Objective, Outcome
+from quickstudy.tasks.inspection import Look
+
+
+class TaskTooLarge(MemoryError):
+    """The graph of one task alone does not fit in memory; the message names remedies."""
+
+
+def accumulate_within(
+    learner: Learner,
+    batch: Task,
+    objective: Objective,
+    plan: Plan,
+    compiled: Compiled | None = None,
+    look: Look | None = None,
+) -> tuple[Outcome, Plan]:
+    """:func:`accumulate`; where memory runs out, again with half as many tasks at a time.
+
+    Where code for the step cannot be built, it goes on without. Gives the outcome and the plan that
+    it was computed by; a warning tells where that is another. Gradients are as if that plan had
+    been taken at once.
+
+    Raises :class:`TaskTooLarge` where a single task does not fit.
+    """
+    before = [p.grad if p.grad is None else p.grad.clone() for p in learner.parameters()]
+    fitting = plan
+    while True:
+        try:
+            code = compiled if fitting.compiled else None
+            outcome = accumulate(learner, batch, objective, fitting, code, look)
+            break
+        except CannotCompile as error:
+            why = f"not compiled, since {error}"
+            warnings.warn(f"steps are {why}. Results are the same, up to rounding.", stacklevel=2)
+            fitting = replace(fitting, compiled=False, why=f"{fitting.why}; {why}")
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if fitting.at_once == 1:
+                raise _too_large(error) from error
+            fitting = _halved(fitting)
+        # Only here has the error, and with it the graph that was too large, been let go.
+        for parameter, gradient in zip(learner.parameters(), before, strict=True):
+            parameter.grad = gradient if gradient is None else gradient.clone()
+        if device_of(learner).type == "cuda":
+            torch.cuda.empty_cache()
+    if fitting.at_once < plan.at_once:
+        warnings.warn(
+            f"out of memory with {plan.at_once} tasks at a time; {fitting.at_once} from now on, "
+            "where the run is resumed too. Results are the same, up to rounding.",
+            stacklevel=2,
+        )
+    return outcome, fitting
+
+
+@contextmanager
+def one_task_must_fit() -> Iterator[None]:
+    """:class:`TaskTooLarge` where memory runs out inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise _too_large(error) from error
+
+
+def _halved(plan: Plan) -> Plan:
+    if plan.mapping is Mapping.LOOP:
+        return replace(plan, workers=plan.workers // 2)
+    return replace(plan, chunk=plan.chunk // 2)
+
+
+def _too_large(error: BaseException) -> TaskTooLarge:
+    return TaskTooLarge(
+        f"fit: one task alone does not fit in memory ({in_a_line(error)}). "
+        "Give tasks of fewer queries or smaller images, a narrower backbone, or, to a learner of "
+        "several inner steps, meta_gradient=Exact(recompute=True)."
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device still has; of a CPU's, what is free without swapping."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:  # what the kernel would give out without swapping, its file cache included
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        return 4 << 30  # a cautious guess where the system does not say

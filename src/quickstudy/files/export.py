@@ -1,0 +1,77 @@
+"""Predictors for other runtimes."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.base.trees import map_tree
+from quickstudy.core import Predictor
+from quickstudy.files.storage import write_atomically
+
+
+class PredictorModule(nn.Module):
+    """A predictor as a plain module: inputs (n, ...) -> predictions, for ``torch.export``."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.learner = predictor.learner
+        state = map_tree(lambda leaf: leaf.detach(), predictor.state)
+        self.predictor = replace(predictor, state=state)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Predictions (n, outputs)."""
+        return self.predictor(inputs)
+
+
+def export_onnx(predictor: Predictor, path: Path, inputs: Tensor) -> Path:
+    """One ONNX file; ``inputs`` (n >= 2, ...) is an example, and n stays free.
+
+    Raises ValueError for an example of one row, for a learner whose operations ONNX lacks (the
+    stable sort of MANN), and for one whose code makes the number of rows a constant.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "export: needs onnx and onnxscript. Install them with pip install 'quickstudy[onnx]'."
+        ) from error
+    if len(inputs) < 2:
+        raise ValueError(
+            f"export: needs an example of at least 2 rows, so that the number of rows stays free; "
+            f"found {len(inputs)}."
+        )
+    name = type(predictor.learner).__name__
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        file = Path(folder) / "model.onnx"
+        try:
+            torch.onnx.export(
+                PredictorModule(predictor).eval(), (inputs,), file, dynamo=True,
+                external_data=False, input_names=["inputs"], output_names=["predictions"],
+                verbose=False, dynamic_shapes={"inputs": {0: torch.export.Dim("rows")}},
+            )  # fmt: skip
+        except torch.onnx.OnnxExporterError as error:
+            raise ValueError(
+                f"export: {name} does something that torch cannot write as ONNX "
+                f"({_root(error)}). Save the predictor instead, or export another learner."
+            ) from error
+        # torch gives way silently where code needs the number itself, and exports just that one.
+        rows = onnx.load(file).graph.input[0].type.tensor_type.shape.dim[0]
+        if not rows.dim_param:
+            raise ValueError(
+                f"export: the number of rows must stay free, but code of {name} or its backbone "
+                f"fixes it at {rows.dim_value}. Use tensor.shape[0] there instead of len(tensor)."
+            )
+        return write_atomically(path, file.read_bytes())
+
+
+def _root(error: BaseException) -> str:
+    """What the first of the errors behind ``error`` says, which torch buries under a page."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).removesuffix(".")

@@ -1,0 +1,298 @@
+"""The command line: thin, every command calls a function that a user can call.
+
+Nothing here imports torch before a command needs it: importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from quickstudy.base.version import __version__
+
+
+def _told_plainly(error: Exception) -> bool:
+    """Whether a user can put it right: a message then. Anything else is a bug: a trace."""
+    if isinstance(error, (ValueError, OSError)):
+        return True
+    from quickstudy.compute.memory import TaskTooLarge
+    from quickstudy.contract.laws import BrokenLaw
+    from quickstudy.training.fit import NonFiniteLoss
+
+    return isinstance(error, (BrokenLaw, NonFiniteLoss, TaskTooLarge))
+
+
+class _Group(click.Group):
+    """Suggests the nearest command, and turns errors that name their remedy into plain messages."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            from quickstudy.files.registry import nearest
+
+            ctx.fail(str(nearest("command", name, self.commands)))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug") or not _told_plainly(error):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="quickstudy")
+@click.option("--debug", is_flag=True, help="Show the full trace of an error.")
+def main(debug: bool) -> None:
+    """Meta-learning, transfer learning and multi-task learning.
+
+    Start with `quickstudy run`: it trains a few-shot learner on printed characters, tests it on
+    scripts it has never seen, and writes a report, within two minutes.
+    """
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
+@main.command()
+@click.option("--learner", help="Which learner; see `quickstudy learners`.  [prototypical]")
+@click.option("--data", help="Which data set; see `quickstudy datasets`.  [glyphs]")
+@click.option("--root", help="Where the data lies; for --data folder, the folder itself.")
+@click.option("--split", help="Which of the data set's published splits.")
+@click.option("--size", type=int, help="Side of the images in pixels.")
+@click.option("--rotations/--no-rotations", help="Turned images as classes of their own.  [no]")
+@click.option("--strict/--no-strict", help="Fail on the first unreadable image.  [no]")
+@click.option("--ways", type=int, help="Classes of a test task.  [5]")
+@click.option("--shots", type=int, help="Examples of each class.  [1]")
+@click.option("--queries", type=int, help="Test images of each class.  [15]")
+@click.option("--train-ways", type=int, help="Classes of a training task.")
+@click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
+@click.option("--backbone", help="conv4, resnet12 or mlp.  [conv4]")
+@click.option("--channels", type=int, help="Width of conv4.  [64]")
+@click.option("--norm", help="group, batch, support or running.  [group]")
+@click.option("--steps", type=int, help="Optimiser steps.")
+@click.option("--tasks-per-step", type=int, help="Tasks whose gradients a step averages.")
+@click.option("--rate", type=float, help="Learning rate.")
+@click.option("--optimiser", help="adam or sgd.")
+@click.option("--validate-every", type=int, help="Steps between validations.")
+@click.option("--patience", type=int, help="Stop after so many validations without a new best.")
+@click.option("--test-tasks", type=int, help="Tasks of the evaluation.  [600]")
+@click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")
+@click.option("--threads", type=int, help="CPU threads.")
+@click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@click.option("--workers", type=int, help="Tasks at once, each on one CPU thread.  [1]")
+@click.option("--processes/--no-processes", help="Workers are processes, not threads.  [no]")
+@click.option("--compile/--no-compile", help="Compile steps: for small networks.  [no]")
+@click.option("--precision", help="float32, or bfloat16 where it is safe: for GPUs.  [float32]")
+@click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE",
+              help="An argument of the learner, such as steps=5; may be repeated.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), help="A recipe (YAML); options win.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
+@click.option("--explain", is_flag=True, help="Only say how steps would be computed, and why.")
+@click.pass_context
+def run(
+    ctx: click.Context, /, options: tuple[str, ...], config: Path | None, out: Path | None,
+    resume: Path | None, explain: bool, **choices: Any,
+) -> None:  # fmt: skip
+    """Train a learner, evaluate it on classes it has never seen, and write a report."""
+    given = {n: v for n, v in choices.items() if _given(ctx, n)}
+    if resume is not None and (given or options or config or out or explain):
+        raise ValueError("run: --resume goes on with the run's own recipe; give no other options.")
+    if resume is not None:
+        from quickstudy.interfaces.runs.folder import Run
+
+        this, parts = Run.open(resume), None
+    else:
+        from quickstudy.interfaces.runs.recipe import (
+            merge,
+            read_options,
+            read_recipe,
+            read_recipe_file,
+        )
+
+        values = read_recipe_file(config) if config else {}
+        recipe = read_recipe(merge(values, given, read_options(options)))
+        from quickstudy.interfaces.runs import (
+            execute as runs,  # brings torch: only for a recipe in order
+        )
+
+        if explain:
+            click.echo(runs.explain(recipe))
+            return
+        this, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
+    from quickstudy.interfaces.runs.execute import execute
+    from quickstudy.reports.tables import evaluation_table
+
+    _point_to("run folder", this.path)
+    evaluation = execute(this, parts, resume=resume is not None)
+    if evaluation is None:
+        click.echo(
+            f"Interrupted. Go on with: quickstudy run --resume {shlex.quote(str(this.path))}"
+        )
+        ctx.exit(130)
+    _print(evaluation_table(evaluation, f"{this.recipe.learner} on {this.recipe.data}"))
+    _point_to("report", this.path / "report.html")
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _print(thing: Any) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=True).print(thing)
+
+
+def _point_to(what: str, path: Path) -> None:
+    click.echo(f"{click.style(what, dim=True)} {path}")  # a path is no markup
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--ways", type=int, help="Classes of a task; the run's own by default.")
+@click.option("--shots", type=int, help="Examples of each class.")
+@click.option("--tasks", type=int, default=600, show_default=True)
+@click.option("--seed", type=int, help="Which tasks; by default those of the run's own test.")
+@click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(
+    run: Path, ways: int | None, shots: int | None, tasks: int, seed: int | None,
+    device: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Evaluate the learner of a RUN again, perhaps with other ways, shots or tasks."""
+    from dataclasses import replace
+
+    from quickstudy.evaluation.evaluate import evaluate as score
+    from quickstudy.interfaces.runs.assemble import load_data, make_test_source
+    from quickstudy.interfaces.runs.execute import TEST_SEED
+    from quickstudy.interfaces.runs.folder import Run
+    from quickstudy.interfaces.runs.provenance import choose_device
+    from quickstudy.reports.tables import evaluation_table
+
+    this = Run.open(run)
+    asked: dict[str, Any] = {"ways": ways, "shots": shots}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    recipe = replace(this.recipe, test_tasks=tasks, device=device, **asked)
+    learner, _ = this.learner()
+    learner.to(choose_device(recipe.device))
+    source = make_test_source(recipe, load_data(recipe), learner)
+    result = score(learner, source, tasks, seed=TEST_SEED + recipe.seed if seed is None else seed)
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+    else:
+        title = f"{recipe.learner} on {recipe.data}, {recipe.ways}-way {recipe.shots}-shot"
+        _print(evaluation_table(result, title))
+
+
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the predictor goes.",
+              default=Path("predictor.safetensors"), show_default=True)  # fmt: skip
+@click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
+def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
+    """Adapt the learner of a RUN to the classes of FOLDER (one folder of images per class)."""
+    from quickstudy.interfaces.runs.folder import Run
+    from quickstudy.interfaces.runs.use import adapt_folder
+
+    if output.exists():
+        raise FileExistsError(f"{output}: exists already. Give another name with -o.")
+    predictor = adapt_folder(Run.open(run), folder, strict=strict)
+    predictor.save(output)
+    names = predictor.info["names"]
+    click.echo(f"{output}: tells {len(names)} classes apart: {', '.join(names)}")
+
+
+@main.command()
+@click.argument("predictor", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
+def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bool) -> None:
+    """Classify IMAGES (files or folders) with a PREDICTOR that `quickstudy adapt` made."""
+    from quickstudy.files.storage import load_predictor
+    from quickstudy.interfaces.runs.use import predict_files
+    from quickstudy.reports.tables import predictions_table
+
+    result = predict_files(load_predictor(predictor), images, strict=strict)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        return
+    _print(predictions_table(result.files, result.names, result.probabilities.tolist()))
+    click.echo(f"{click.style('protocol', dim=True)} {result.protocol}")
+    if result.unreadable:
+        click.echo(f"{len(result.unreadable)} files were left out.", err=True)
+
+
+@main.command()
+@click.argument("name", required=False)
+def datasets(name: str | None) -> None:
+    """List the data sets, or tell all of NAME: licence, citation, source, size."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from quickstudy.datasets.registry import CARDS, card
+
+    table = Table(box=box.SIMPLE_HEAD, show_header=name is None)
+    if name is not None:
+        for _ in range(2):
+            table.add_column(overflow="fold")
+        for field, value in vars(card(name)).items():
+            if field != "loader":
+                table.add_row(field, escape(_in_words(value)))
+        _print(table)
+        return
+    for column in ("name", "what", "classes", "image", "to fetch", "licence"):
+        table.add_column(column, overflow="fold")
+    for entry in CARDS.values():
+        counts = "/".join(map(str, entry.classes)) if entry.classes else "–"
+        shape = "×".join(map(str, entry.shape)) if entry.shape else "–"
+        size = f"{entry.size_bytes / 1e6:.0f} MB" if entry.size_bytes else "–"
+        table.add_row(entry.name, entry.summary, counts, shape, size, entry.licence)
+    _print(table)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(value))
+    return "\n".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@main.command()
+def learners() -> None:
+    """List the learners."""
+    from rich import box
+    from rich.table import Table
+
+    from quickstudy.files.registry import LEARNERS
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("name", "title", "family", "paper", "learns"):
+        table.add_column(column, overflow="fold")
+    for card in LEARNERS.values():
+        table.add_row(
+            card.name, card.title, card.family, f"{card.paper} ({card.year})", card.learns
+        )
+    _print(table)
+
+
+if __name__ == "__main__":
+    main()

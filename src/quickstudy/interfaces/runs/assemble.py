@@ -1,0 +1,186 @@
+"""From a recipe to data, task sources and a learner."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import torch
+
+from quickstudy import datasets
+from quickstudy.core import Learner
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.files.registry import BACKBONES, FUNCTIONS, LEARNERS, nearest, resolve
+from quickstudy.interfaces.runs.provenance import choose_device
+from quickstudy.interfaces.runs.recipe import Recipe, checked
+from quickstudy.tasks.episodes import Episodes, episodes
+
+CHOICES = {
+    "distance": ("squared_euclidean", "cosine"),
+    "head": ("ridge", "logistic"),
+    "objective": ("contrastive", "linear_contrastive", "verification"),
+    "update": ("sgd", "momentum", "adam"),
+    "meta_gradient": ("exact", "first_order", "finite_difference", "implicit", "annealed"),
+    "then": ("exact", "finite_difference", "implicit"),
+}
+"""Arguments that are functions or parts, and the names by which a recipe may give them.
+
+Those with settings may also be given as a mapping, such as ``{name: implicit, strength: 2.0}``.
+"""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The task sources of a run."""
+
+    train: Episodes
+    val: Episodes
+    test: Episodes
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that a run needs, made from its complete recipe; the learner is on its device."""
+
+    recipe: Recipe
+    data: Dataset
+    sources: Sources
+    learner: Learner
+
+
+def prepare(recipe: Recipe) -> Parts:
+    """Everything that ``recipe`` asks for; ValueError or OSError where that cannot be had."""
+    device = choose_device(recipe.device)
+    learner_options(recipe)  # a mistake in these should not have to wait for the data
+    data = load_data(recipe)
+    recipe = recipe.complete(train_classes=len(data.train))
+    learner = make_learner(recipe, tuple(data.train.inputs.shape[1:]))
+    sources = make_sources(recipe, data, learner)
+    return Parts(recipe, data, sources, learner.to(device))
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The recipe's data set."""
+    return datasets.load(
+        recipe.data, recipe.root, split=recipe.split, size=recipe.size,
+        rotations=recipe.rotations, strict=recipe.strict,
+    )  # fmt: skip
+
+
+def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
+    """Training tasks as the recipe trains, validation and test tasks as it tests.
+
+    Rows come in random order for a ``learner`` that reads its support as a sequence.
+
+    Raises ValueError, naming the split, that has too few classes or rows.
+    """
+    train_ways = recipe.budget(len(data.train)).train_ways
+    mixed = _reads_a_sequence(learner)
+    return Sources(
+        train=_source(recipe, data, "train", train_ways, recipe.train_queries, mixed),
+        val=_source(recipe, data, "val", recipe.ways, recipe.queries, mixed),
+        test=make_test_source(recipe, data, learner),
+    )
+
+
+def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episodes:
+    """Tasks of the recipe's ways, shots and queries from the test classes."""
+    mixed = _reads_a_sequence(learner)
+    return _source(recipe, data, "test", recipe.ways, recipe.queries, mixed)
+
+
+def _reads_a_sequence(learner: Learner) -> bool:
+    return "support_order_is_irrelevant" in learner.exceptions
+
+
+def _source(
+    recipe: Recipe, data: Dataset, split: str, ways: int, queries: int, shuffled: bool
+) -> Episodes:
+    try:
+        return episodes(data.splits[split], ways, recipe.shots, queries, shuffled=shuffled)
+    except ValueError as error:
+        raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
+
+
+def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
+    """The recipe's learner for inputs of one shape; its first weights depend on the seed alone."""
+    cls = resolve("learner", recipe.learner, LEARNERS)
+    options = learner_options(recipe)
+    outputs = max(recipe.ways, recipe.budget().train_ways)
+    parameters = inspect.signature(cls).parameters
+    if "outputs" in parameters:  # it reads labels, or has a head of its own
+        options = {"outputs": outputs} | options
+        if options["outputs"] < outputs:
+            raise ValueError(
+                f"option outputs of {recipe.learner}: must be at least {outputs}, the most ways of "
+                f"a task; found {options['outputs']}. Raise it, or leave it out."
+            )
+    if "length" in parameters:  # it reads a sequence: the support of the largest task and a query
+        options = {"length": outputs * recipe.shots + 1} | options
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        learner: Learner = cls(_backbone(recipe, inputs, outputs), **options)
+    return learner
+
+
+def learner_options(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's options as arguments of the learner; ValueError for a name or type it lacks."""
+    cls = resolve("learner", recipe.learner, LEARNERS)
+    hints = get_type_hints(cls.__init__)
+    valid = {name: hints[name] for name in inspect.signature(cls).parameters if name != "backbone"}
+    arguments = {}
+    for name, value in recipe.options.items():
+        if name not in valid:
+            raise nearest(f"option of {recipe.learner}", str(name), valid)
+        where = f"option {name} of {recipe.learner}"
+        arguments[name] = _argument(where, name, value, valid[name])
+    return arguments
+
+
+def _argument(where: str, name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint`` says, or the function or part that it names."""
+    if name in CHOICES:
+        return _choice(where, value, CHOICES[name])
+    return checked(where, value, hint)
+
+
+def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
+    """The function or part that a name, or a mapping of a name and settings, stands for."""
+    settings = dict(value) if isinstance(value, dict) else {"name": value}
+    name = str(settings.pop("name", None))
+    chosen = resolve(where, name, {n: n for n in names})
+    if name in FUNCTIONS:
+        if settings:
+            raise ValueError(f"{where}: {name} has no settings; found {settings}.")
+        return chosen
+    hints = get_type_hints(chosen.__init__)
+    valid = {setting: hints[setting] for setting in inspect.signature(chosen).parameters}
+    for setting in settings:
+        if setting not in valid:
+            raise nearest(f"setting of {name}", str(setting), valid)
+    return chosen(**{
+        s: _argument(f"{where}: {s}", s, v, valid[s]) for s, v in settings.items()
+    })  # fmt: skip
+
+
+def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int) -> torch.nn.Module:
+    cls: Callable[..., torch.nn.Module] = resolve("backbone", recipe.backbone, BACKBONES)
+    card = LEARNERS[recipe.learner]
+    head = outputs if card.answers else None
+    if recipe.backbone == "mlp":
+        return cls(math.prod(inputs), hidden=(256, 128), outputs=head)
+    if len(inputs) != 3:
+        raise ValueError(
+            f"backbone: {recipe.backbone} takes images (channels, height, width), but inputs have "
+            f"shape {inputs}. Use --backbone mlp."
+        )
+    if recipe.backbone == "resnet12":
+        return cls(norm=recipe.norm, in_channels=inputs[0], outputs=head)
+    maps = {"pools": 2, "flat": False} if card.maps else {}
+    return cls(
+        recipe.channels, recipe.norm, in_channels=inputs[0], image_size=inputs[-1], outputs=head,
+        **maps,
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Running a recipe: train, evaluate, report, each from what the run folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from quickstudy.base.modules import device_of
+from quickstudy.compute.compiled import refuse_without_compiler
+from quickstudy.core import Learner, Task
+from quickstudy.evaluation.evaluate import Evaluation, evaluate
+from quickstudy.files.registry import LEARNERS
+from quickstudy.files.storage import save_learner, write_atomically
+from quickstudy.interfaces.runs.assemble import Parts, prepare
+from quickstudy.interfaces.runs.folder import Run, refuse_taken
+from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.reports.insights import insights
+from quickstudy.reports.page import RunFacts, page
+from quickstudy.reports.views import view
+from quickstudy.tasks.numbering import draw, generator, task_seed
+from quickstudy.training.explain import explain as explain_training
+from quickstudy.training.fit import Validation, adam, cosine, fit, sgd
+from quickstudy.training.log import read_metrics
+from quickstudy.training.precision import Precision
+
+TEST_SEED = 1 << 22  # test tasks: a stream that neither training nor validation draws from
+DRAWN_TASKS = 20
+
+
+def begin(recipe: Recipe, path: Path | None = None, *, command: str = "") -> tuple[Run, Parts]:
+    """A new run and all it needs; a recipe that cannot run raises, and leaves no folder behind."""
+    if path is not None:
+        refuse_taken(path)  # before data are loaded, which may take long
+    parts = prepare(recipe)
+    if recipe.compile:
+        refuse_without_compiler(device_of(parts.learner))
+    return Run.create(parts.recipe, path, command=command), parts
+
+
+def explain(recipe: Recipe) -> str:
+    """How training would compute the recipe's steps; nothing is trained, and nothing written."""
+    parts = prepare(recipe)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    return explain_training(
+        parts.learner, parts.sources.train, parts.recipe.budget().tasks_per_step, seed=recipe.seed,
+        workers=recipe.workers, compile=recipe.compile, processes=recipe.processes,
+        precision=cast(Precision, recipe.precision),
+    )  # fmt: skip
+
+
+def execute(
+    run: Run, parts: Parts | None = None, *, resume: bool = False, progress: bool = True
+) -> Evaluation | None:
+    """Train, evaluate and report; None where Ctrl-C ended training early (it can be resumed).
+
+    ``parts``  those that :func:`begin` made; made from the run's recipe by default.
+    A finished run that is resumed is left as it is, and its evaluation read.
+    """
+    if resume and run.finished:
+        return Evaluation.from_json(json.loads((run.path / "evaluation.json").read_text()))
+    if run.recipe.threads:
+        torch.set_num_threads(run.recipe.threads)
+    parts = parts or prepare(run.recipe)
+    if not _train(run, parts, resume, progress):
+        return None
+    recipe, learner, data = parts.recipe, parts.learner, parts.data
+    shape = tuple(data.train.inputs.shape[1:])
+    save_learner(learner, run.path / "learner.safetensors", {"shape": shape, "data": recipe.data})
+    seed = TEST_SEED + recipe.seed
+    evaluation = evaluate(learner, parts.sources.test, recipe.test_tasks, seed=seed)
+    content = json.dumps(evaluation.to_json(), indent=1) + "\n"
+    write_atomically(run.path / "evaluation.json", content.encode())
+    _report(run, parts, evaluation)
+    return evaluation
+
+
+def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
+    recipe, budget = parts.recipe, parts.recipe.budget()
+    validation = Validation(
+        parts.sources.val, every=budget.validate_every, tasks=100, patience=recipe.patience
+    )
+    optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
+    training = fit(
+        parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
+        optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
+        run=run.path, resume=resume, progress=progress, workers=recipe.workers,
+        compile=recipe.compile, processes=recipe.processes,
+        precision=cast(Precision, recipe.precision),
+        checkpoint_every=max(10, min(200, budget.steps // 10)),
+    )  # fmt: skip
+    return training.finished
+
+
+def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:
+    """Write ``report.html`` from the run's log and the first of its test tasks."""
+    recipe, source, origin = run.recipe, parts.sources.test, run.origin
+    learner = parts.learner.cpu()  # where tasks are drawn; a few of them take no time
+
+    def test_task(index: int) -> tuple[Learner, Task, Sequence[str]]:
+        names = source.names(generator(task_seed(evaluation.seed, index)))
+        return learner, draw(source, evaluation.seed, index), names
+
+    first = insights(*test_task(0))
+    others = range(1, min(DRAWN_TASKS, recipe.test_tasks))
+    facts = RunFacts(
+        title=f"{LEARNERS[recipe.learner].title} on {parts.data.card.title}",
+        subtitle=f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} queries per class; "
+        "test classes were never seen in training",
+        evaluation=evaluation,
+        metrics=read_metrics(run.path / "metrics.jsonl"),
+        views=[first.view, *(view(*test_task(index)) for index in others)],
+        insights=first,
+        config=recipe.to_json(),
+        versions=origin.versions,
+        command=origin.command,
+        commit=origin.commit,
+        created=origin.created,
+    )
+    write_atomically(run.path / "report.html", page(facts).encode())

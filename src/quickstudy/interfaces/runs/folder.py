@@ -1,0 +1,106 @@
+"""The folder of a run: claimed once, and never overwritten."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from quickstudy.core import Learner
+from quickstudy.files.storage import load_learner, write_atomically
+from quickstudy.interfaces.runs.provenance import Origin
+from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: ``recipe.json``, ``origin.json``; ``metrics.jsonl`` and
+    ``checkpoint.safetensors`` while training; then ``learner.safetensors``, ``evaluation.json``
+    and, last of all, ``report.html``."""
+
+    path: Path
+    recipe: Recipe
+
+    @staticmethod
+    def create(recipe: Recipe, path: Path | None = None, *, command: str = "") -> Run:
+        """A new folder for ``recipe``; FileExistsError where ``path`` is taken.
+
+        ``command`` is what the report says the run was made with.
+        """
+        recipe = recipe.complete()
+        origin = Origin.of(recipe, command)
+        path = _new_folder(recipe) if path is None else _claimed(path)
+        write_atomically(path / "origin.json", _json(asdict(origin)))
+        write_atomically(path / "recipe.json", _json(recipe.to_json()))
+        return Run(path, recipe)
+
+    @staticmethod
+    def open(path: str | Path) -> Run:
+        """The run in an existing folder; FileNotFoundError where there is none."""
+        file = Path(path) / "recipe.json"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{path}: holds no run (no recipe.json). Give one that `quickstudy run` made."
+            )
+        try:
+            return Run(Path(path), read_recipe(json.loads(file.read_text())))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    @property
+    def origin(self) -> Origin:
+        """How the run was begun, whoever resumed it since."""
+        file = self.path / "origin.json"
+        return Origin(**json.loads(file.read_text())) if file.is_file() else Origin()
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is there: the report is written last."""
+        return (self.path / "report.html").is_file()
+
+    def learner(self) -> tuple[Learner, dict[str, Any]]:
+        """The trained learner, on the CPU, and what is known of its inputs (``shape``)."""
+        file = self.path / "learner.safetensors"
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{self.path}: training has not finished. "
+                f"Go on with `quickstudy run --resume {self.path}`."
+            )
+        return load_learner(file)
+
+
+def refuse_taken(path: Path) -> None:
+    """FileExistsError where ``path`` is anything but an empty folder, or nothing."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(
+            f"{path}: is not empty, and a run overwrites nothing. "
+            f"Give another folder, or go on with `quickstudy run --resume {path}`."
+        )
+
+
+def _claimed(path: Path) -> Path:
+    refuse_taken(path)
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        (path / "origin.json").touch(exist_ok=False)  # of two runs at once, one gets to make it
+    except FileExistsError:
+        refuse_taken(path)
+    return path
+
+
+def _new_folder(recipe: Recipe) -> Path:
+    base = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{recipe.learner}-{recipe.data}"
+    path, copies = base, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:  # a run that began in the same second
+            copies += 1
+            path = base.with_name(f"{base.name}-{copies}")
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()

@@ -1,0 +1,84 @@
+"""Where a result comes from: command, code and versions, as a run's folder records them."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from quickstudy.base.version import __version__
+from quickstudy.interfaces.runs.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a run was begun; "" where that is not known.
+
+    ``command``   the command that made it.
+    ``commit``    see :func:`commit`.
+    ``created``   local date and time.
+    ``versions``  what its result depends on: program, device, threads -> version.
+    """
+
+    command: str = ""
+    commit: str = ""
+    created: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(recipe: Recipe, command: str = "") -> Origin:
+        """The origin of a run of ``recipe`` that begins now."""
+        created = datetime.now().strftime("%Y-%m-%d %H:%M")
+        return Origin(command, commit(), created, versions(recipe))
+
+
+def versions(recipe: Recipe) -> dict[str, str]:
+    """What a result of ``recipe`` depends on beside the recipe."""
+    device = choose_device(recipe.device)
+    return {
+        "quickstudy": __version__,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": str(recipe.threads or torch.get_num_threads()),
+    }
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called ``name``; without one, the first GPU, or the CPU where there is none.
+
+    Raises ValueError for a device that is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise ValueError(
+            f"device: {name} was asked, but torch finds {found} CUDA GPUs here. Use --device cpu."
+        )
+    return device
+
+
+def commit() -> str:
+    """The commit of quickstudy's own source, if it is a git checkout; "" otherwise."""
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=here.parent, capture_output=True, text=True, timeout=5, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # Installed inside a project of the user's, the repository around this file is not ours.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("describe", "--always", "--dirty")
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,270 @@
+"""What a run is: every choice that a command line or a YAML file can make, with its default.
+
+Importing this module imports no torch, so that a wrong recipe is refused at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import yaml
+
+from quickstudy.datasets.registry import card
+from quickstudy.files.registry import BACKBONES, LEARNERS, nearest
+
+NORMS = ("group", "batch", "support", "running")
+"""The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
+
+PRECISIONS = ("float32", "bfloat16")
+"""Those of :mod:`quickstudy.training.precision`, which needs torch."""
+
+OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
+"""What trains a learner over its tasks, and its usual rate; both stand in ``training.trainer``."""
+
+LEAST = {
+    "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
+    "train_queries": 1, "steps": 1, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
+    "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1,
+}  # fmt: skip
+"""The least that a number may be; of fewer than 2 test tasks no interval can be given."""
+
+
+class Budget(NamedTuple):
+    """How long, and on what tasks, a learner trains."""
+
+    steps: int
+    tasks_per_step: int
+    train_ways: int
+    optimiser: str
+    rate: float
+    validate_every: int
+
+
+class _Default(NamedTuple):
+    steps: int
+    tasks_per_step: int
+    train_ways: int | None  # None: as many as in testing
+    rate: float = OPTIMISERS["adam"]
+    optimiser: str = "adam"
+
+
+# About a minute for Conv4 on two CPU cores; several for gradient learners, which need more tasks.
+# Metric learners learn faster from more ways than they are tested on (Snell et al., 2017).
+_METRIC = _Default(800, 1, 20)
+_GRADIENT = _Default(4000, 2, None, 2e-3)
+_MEMORY = _Default(4000, 1, None)
+_DEFAULTS = {
+    "prototypical": _METRIC,
+    "siamese": _METRIC,
+    "matching": _METRIC,
+    "relation": _Default(1500, 1, None),
+    "r2d2": _METRIC,
+    "meta_opt_net": _METRIC,
+    "maml": _GRADIENT,
+    "anil": _GRADIENT,
+    "boil": _GRADIENT,
+    "maml_plus_plus": _Default(1500, 2, None, 2e-3),
+    "reptile": _Default(1000, 5, None, 1.0, "sgd"),  # as in its paper
+    "meta_sgd": _GRADIENT,
+    "cavia": _GRADIENT,
+    "proto_maml": _Default(1500, 2, None, 2e-3),
+    "lstm_meta_learner": _Default(1000, 2, None, 2e-3),
+    "mann": _MEMORY,
+    "memory_network": _METRIC,
+    "meta_networks": _MEMORY,
+    "snail": _MEMORY,
+    "in_context": _MEMORY,
+    "conditional_neural_process": _MEMORY,
+    "attentive_neural_process": _MEMORY,
+    "linear_probe": _Default(600, 1, 20),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run. None means the default of the learner, of the data set or of the machine.
+
+    ``data``, ``root``, ``split``, ``size``, ``rotations``, ``strict``  see :func:`datasets.load`.
+    ``learner``, ``options``       its name, and arguments of its constructor.
+    ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
+    ``ways``, ``shots``, ``queries``       of the test tasks.
+    ``train_ways``, ``train_queries``      of the training tasks.
+    ``steps``, ``tasks_per_step``, ``rate``  of training; the rate falls along a cosine.
+    ``optimiser``                  "adam" or "sgd".
+    ``validate_every``, ``patience``   validation on the way; the best weights are kept.
+    ``test_tasks``, ``seed``       evaluation and randomness.
+    ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
+    ``workers``, ``processes``, ``compile``, ``precision``  how steps are computed: see
+                                   :func:`quickstudy.fit`.
+
+    Raises ValueError for unknown names and for numbers that no run could have.
+    """
+
+    data: str = "glyphs"
+    root: str | None = None
+    split: str | None = None
+    size: int | None = None
+    rotations: bool = False
+    strict: bool = False
+    learner: str = "prototypical"
+    options: dict[str, Any] = field(default_factory=dict)
+    backbone: str = "conv4"
+    channels: int = 64
+    norm: str = "group"
+    ways: int = 5
+    shots: int = 1
+    queries: int = 15
+    train_ways: int | None = None
+    train_queries: int = 5
+    steps: int | None = None
+    tasks_per_step: int | None = None
+    rate: float | None = None
+    optimiser: str | None = None
+    validate_every: int | None = None
+    patience: int | None = None
+    test_tasks: int = 600
+    seed: int = 0
+    threads: int | None = None
+    device: str | None = None
+    workers: int = 1
+    processes: bool = False
+    compile: bool = False
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        splits = card(self.data).splits
+        for kind, name, valid in (
+            ("learner", self.learner, LEARNERS), ("backbone", self.backbone, BACKBONES),
+            ("norm", self.norm, NORMS), ("optimiser", self.optimiser, OPTIMISERS),
+            ("precision", self.precision, PRECISIONS),
+            (f"split of {self.data}", self.split, splits),
+        ):  # fmt: skip
+            if name is not None and valid and name not in valid:
+                raise nearest(kind, name, dict.fromkeys(valid))
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: must be at least {least}; found {value}.")
+        if self.seed >= 1 << 63:
+            raise ValueError(f"seed: must be less than 2**63; found {self.seed}.")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise ValueError(f"rate: must be a positive number; found {self.rate}.")
+        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device: must be cpu, cuda or cuda:NUMBER; found {self.device!r}.")
+
+    def budget(self, train_classes: int | None = None) -> Budget:
+        """How the learner trains, defaults filled in.
+
+        ``train_classes``  of the data, where known: the *default* of train_ways gives way to it.
+        """
+        default = _DEFAULTS[self.learner]
+        steps = self.steps or default.steps
+        usual_ways = default.train_ways or self.ways
+        optimiser = self.optimiser or default.optimiser
+        usual_rate = default.rate if optimiser == default.optimiser else OPTIMISERS[optimiser]
+        if default.train_ways and train_classes:
+            usual_ways = min(usual_ways, train_classes)
+        return Budget(
+            steps=steps,
+            tasks_per_step=self.tasks_per_step or default.tasks_per_step,
+            train_ways=self.train_ways or usual_ways,
+            optimiser=optimiser,
+            rate=self.rate or usual_rate,
+            validate_every=self.validate_every or -(-steps // 4),
+        )
+
+    def complete(self, train_classes: int | None = None) -> Recipe:
+        """The recipe as a run records it: defaults filled in (:meth:`budget`), root absolute."""
+        root = self.root and str(Path(self.root).expanduser().absolute())
+        return replace(self, root=root, **self.budget(train_classes)._asdict())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON (and YAML) values."""
+        return asdict(self)
+
+
+def read_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values; ValueError for an unknown name or a value of the wrong type."""
+    hints = get_type_hints(Recipe)
+    known = {f.name: hints[f.name] for f in fields(Recipe)}
+    for name in values:
+        if name not in known:
+            raise nearest("recipe", str(name), known)
+    return Recipe(**{
+        name: checked(f"recipe: {name}", value, known[name]) for name, value in values.items()
+    })  # fmt: skip
+
+
+def merge(
+    values: Mapping[str, Any], given: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The ``values`` of a file, over which those ``given`` and single ``options`` win."""
+    merged = {**values, **given}
+    of_file = merged.get("options", {})
+    if options and isinstance(of_file, dict):  # anything else read_recipe will refuse
+        merged["options"] = {**of_file, **options}
+    return merged
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` texts as values of YAML by name; ValueError for any other text."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--option: must be NAME=VALUE; found {pair!r}.")
+        try:
+            options[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--option: {value!r} is not a YAML value ({error}).") from error
+    return options
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint`` says; ValueError, calling it ``name``, for any other.
+
+    ``hint`` is a plain type, ``dict[str, Any]``, ``Sequence[str]``, or a union of such. Whole
+    numbers do for a float, and so does the text that YAML 1.1 reads in ``1e-3``.
+    """
+    hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = tuple(get_origin(one) or one for one in hints)
+    if Sequence in kinds and not isinstance(value, str):
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise ValueError(f"{name} must be a list of texts; found {value!r}.")
+    if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):
+        value = _number(value)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
+        raise ValueError(f"{name} must be {expected}; found {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite; found {value}.")
+    return value
+
+
+def _number(value: int | str) -> Any:
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return value
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The values of a YAML file; ValueError where it is not a mapping of names to values."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such recipe.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({error}).") from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}."
+        )
+    return values

@@ -1,0 +1,124 @@
+"""Small facts about modules: weights in the place of parameters."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from quickstudy.backbones import MLP, Conv4, ResNet12
+from quickstudy.base.modules import call_with
+
+
+def moved(net: nn.Module) -> dict[str, Tensor]:
+    noise = torch.Generator().manual_seed(1)
+    return {
+        name: p.detach() + 0.1 * torch.randn(p.shape, generator=noise, dtype=p.dtype)
+        for name, p in net.named_parameters()
+    }
+
+
+class Twice(nn.Module):
+    """One layer in two places, and its weight in a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.Linear(3, 3)
+        self.third = nn.Linear(3, 3)
+        self.third.weight = self.first.weight
+        self.none = None
+        self.register_parameter("nothing", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.third(self.second(self.first(x)))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (MLP(4, (8, 8), outputs=2), (4,)),
+        (Conv4(8, outputs=5), (1, 28, 28)),
+        (ResNet12((4, 4, 8, 8)), (3, 16, 16)),
+        (nn.LSTM(4, 6), (4,)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_weights_answer_as_if_they_were_the_networks_own(
+    net: nn.Module, shape: tuple[int, ...]
+) -> None:
+    own, weights, x = dict(net.named_parameters()), moved(net), torch.randn(3, *shape)
+    other = copy.deepcopy(net)
+    other.load_state_dict(weights, strict=False)
+    with torch.no_grad():
+        found, expected, by_torch = (
+            call_with(net, weights, x),
+            other(x),
+            functional_call(net, weights, x),
+        )
+    if isinstance(found, tuple):
+        found, expected, by_torch = found[0], expected[0], by_torch[0]
+    assert torch.equal(found, expected)
+    assert torch.equal(found, by_torch)
+    assert not torch.equal(found, net(x)[0] if isinstance(net, nn.LSTM) else net(x))
+    for name, p in net.named_parameters():
+        assert p is own[name]
+
+
+@pytest.mark.parametrize("name", ["first.weight", "second.weight", "third.weight"])
+def test_a_shared_parameter_is_replaced_wherever_it_stands(name: str) -> None:
+    net, x, weight = Twice().double(), torch.randn(2, 3).double(), torch.randn(3, 3).double()
+    own, bias, last = net.first.weight, net.first.bias, net.third.bias
+    found = call_with(net, {name: weight}, x)
+    expected = ((x @ weight.T + bias) @ weight.T + bias) @ weight.T + last
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert net.first.weight is own
+    assert net.third.weight is own
+
+
+def test_the_networks_own_come_back_after_an_error_and_when_given_twice() -> None:
+    net = Twice()
+    own = dict(net.named_parameters(remove_duplicate=False))
+    weight = torch.randn(3, 3)
+    with pytest.raises(RuntimeError):
+        call_with(net, {"first.weight": weight}, torch.randn(2, 4))
+    with pytest.raises(KeyError):
+        call_with(net, {"third.bias": weight[0], "fourth.weight": weight}, torch.randn(2, 3))
+    call_with(net, {"first.weight": weight, "third.weight": weight}, torch.randn(2, 3))
+    for name, p in net.named_parameters(remove_duplicate=False):
+        assert p is own[name]
+
+
+def test_a_part_that_is_changed_later_is_seen() -> None:
+    net, x = MLP(4, (8,), outputs=2), torch.randn(3, 4)
+    call_with(net, moved(net), x)
+    net.head = nn.Linear(8, 3)
+    weights = moved(net)
+    features = net.layers[0](x).relu()
+    layers = {name: p.detach() for name, p in net.named_parameters() if "layers" in name}
+    found = call_with(net, weights | layers, x)
+    expected = features @ weights["head.weight"].T + weights["head.bias"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_transforms_and_compiling_see_the_weights() -> None:
+    net, x = MLP(4, (8,), outputs=2).double(), torch.randn(3, 4).double()
+    weights = moved(net)
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        answers: Tensor = call_with(net, weights, x)
+        return answers.square().sum()
+
+    def by_torch(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(net, weights, x).square().sum()  # type: ignore[no-any-return]
+
+    rows = x.unsqueeze(1)
+    found = vmap(grad(loss), (None, 0))(weights, rows)
+    expected = vmap(grad(by_torch), (None, 0))(weights, rows)
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(weights, x), by_torch(weights, x))
+    for name in weights:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-12, atol=1e-12)

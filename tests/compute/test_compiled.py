@@ -1,0 +1,344 @@
+"""Compiled code gives the loop's gradient, or is not used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import quickstudy as qs
+from made_up import random_classes
+from quickstudy.backbones import MLP, Conv4
+from quickstudy.compute.compiled import Compiled
+from quickstudy.compute.engine import COMPOSITES, Mapping, Plan, accumulate
+from quickstudy.contract.check import doubled
+from quickstudy.core import Learner, Task
+from quickstudy.files.storage import load_tree
+from quickstudy.learners.gradient.annealed import Annealed
+from quickstudy.objectives import query_loss
+from quickstudy.tasks.stacks import stack
+from quickstudy.training.plan import make_plan
+from witness import error, flat, in_general_position, vectors_task
+
+LEARNERS: dict[str, Callable[[], Learner]] = {
+    "prototypical": lambda: qs.Prototypical(MLP(24, (8,))),
+    "maml": lambda: qs.MAML(MLP(24, (8,), outputs=3), rate=0.1),
+}
+EVERY = [
+    ("prototypical", Mapping.VMAP), ("maml", Mapping.VMAP_GRAD), ("maml", Mapping.TASK_AXIS),
+]  # fmt: skip
+
+
+def made(name: str) -> Learner:
+    torch.manual_seed(0)
+    learner = LEARNERS[name]().double()
+    in_general_position(learner)
+    return learner
+
+
+def five_tasks() -> list[Task]:
+    tasks = [vectors_task(seed) for seed in range(5)]
+    for task in tasks[:2]:
+        task.support.weights[1] = 0.0
+    return tasks
+
+
+def gradient_of(
+    learner: Learner, batch: Task, plan: Plan, compiled: Compiled | None = None
+) -> tuple[Tensor, Tensor]:
+    learner.zero_grad()
+    outcome = accumulate(learner, batch, query_loss, plan, compiled)
+    return flat([p.grad for p in learner.parameters() if p.grad is not None]), outcome.loss
+
+
+def code(learner: Learner, like: Task, mapping: Mapping) -> Compiled:
+    return Compiled(learner, query_loss, like, COMPOSITES[mapping])
+
+
+@pytest.mark.parametrize(("name", "mapping"), EVERY)
+def test_compiled_code_gives_the_loops_gradient(name: str, mapping: Mapping) -> None:
+    learner, batch = made(name), stack(five_tasks())
+    compiled, plan = code(learner, batch, mapping), Plan(mapping, "", 5)
+    for _ in range(2):  # weights are its inputs, not constants in it
+        expected, losses = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
+        gradient, found = gradient_of(learner, batch, plan, compiled)
+        assert error(gradient, expected) <= 1e-10
+        torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-12)
+        in_general_position(learner)
+
+
+@pytest.fixture
+def not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operators as they were listed, without the seconds that building code from them takes."""
+    monkeypatch.setattr(torch, "compile", lambda operators, **_: operators)
+
+
+def test_norms_keep_their_promise_about_weights(not_built: None) -> None:
+    """A list made while all rows counted alike must not serve where they do not."""
+    torch.manual_seed(0)
+    learner = qs.Prototypical(Conv4(4, "batch", image_size=16)).double()
+    in_general_position(learner)
+    source = qs.episodes(random_classes(), 3, 1, 2)
+    tasks = [doubled(source(torch.Generator().manual_seed(seed))) for seed in range(2)]
+    batch, other = stack(tasks), stack(tasks)
+    other.query.weights[0, 0] = 0.0
+    compiled = code(learner, batch, Mapping.VMAP)
+    for rows in (batch, other, batch):
+        expected, _ = gradient_of(learner, rows, Plan(Mapping.LOOP, "", 2))
+        found, _ = gradient_of(learner, rows, Plan(Mapping.VMAP, "", 2), compiled)
+        assert error(found, expected) <= 1e-9
+
+
+@pytest.mark.parametrize(("name", "mapping"), EVERY)
+def test_unused_parameters_stay_without_gradient(
+    name: str, mapping: Mapping, not_built: None
+) -> None:
+    learner, batch = made(name), stack(five_tasks())
+    unused = learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    compiled = code(learner, batch, mapping)
+    accumulate(learner, batch, query_loss, Plan(mapping, "", 5), compiled)
+    assert unused.grad is None
+    assert all(p.grad is not None for p in learner.parameters() if p is not unused)
+
+
+@pytest.mark.parametrize(("name", "mapping"), EVERY)
+def test_chunks_of_any_size_and_tasks_of_other_sizes(
+    name: str, mapping: Mapping, not_built: None
+) -> None:
+    learner, batch = made(name), stack(five_tasks())
+    expected, losses = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
+    compiled = code(learner, stack([vectors_task(0)] * 2), mapping)
+    for chunk in (2, 3, 5):
+        gradient, found = gradient_of(learner, batch, Plan(mapping, "", chunk), compiled)
+        assert error(gradient, expected) <= 1e-10
+        torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-12)
+
+
+def test_tasks_of_other_shapes_are_left_to_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, batch = made("prototypical"), stack(five_tasks())
+    compiled = code(learner, stack([vectors_task(0)] * 2), Mapping.VMAP)
+    wider = batch._replace(query=type(batch.query)(*(leaf[:, :2] for leaf in batch.query)))
+    assert compiled.serves(batch)
+    assert not compiled.serves(wider)
+    assert not compiled.serves(batch._replace(spec=qs.classification(4)))
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    expected, _ = gradient_of(learner, wider, Plan(Mapping.LOOP, "", 5))
+    found, _ = gradient_of(learner, wider, Plan(Mapping.VMAP, "", 5), compiled)
+    assert error(found, expected) <= 1e-10
+
+
+class Gated(nn.Module):
+    """A net with all that may change beside the weights that are trained."""
+
+    gate: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.frozen = MLP(24, (8,)), nn.Linear(8, 8).requires_grad_(False)
+        self.register_buffer("gate", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.frozen(self.net(x)) * self.gate
+        return features if self.training else 2 * features.tanh()
+
+
+def test_what_is_seen_to_change_has_its_own_code(not_built: None) -> None:
+    torch.manual_seed(0)
+    net = Gated()
+    learner, batch = qs.Prototypical(net).double(), stack(five_tasks())
+    compiled, plan = code(learner, batch, Mapping.VMAP), Plan(Mapping.VMAP, "", 5)
+    gradient_of(learner, batch, plan, compiled)
+
+    def replace_buffer() -> None:
+        net.gate = torch.linspace(1, 3, 8, dtype=torch.float64)
+
+    def replace_frozen() -> None:
+        net.frozen.weight = nn.Parameter(net.frozen.weight.T.clone(), requires_grad=False)
+
+    for change in (
+        replace_buffer,
+        replace_frozen,
+        net.eval,
+        lambda: net.frozen.requires_grad_(True),
+        lambda: next(net.net.parameters()).requires_grad_(False),
+    ):
+        change()
+        expected, _ = gradient_of(learner, batch, plan)
+        found, _ = gradient_of(learner, batch, plan, compiled)
+        assert found.shape == expected.shape
+        assert error(found, expected) <= 1e-12
+
+
+def test_where_code_cannot_be_built_training_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The proof's small tasks compile; those of the real size do not."""
+
+    def for_two_alone(operators: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def code(parameters: Any, support: Any, query: Any) -> Any:
+            if len(support.weights) > 2:
+                raise ArithmeticError("the compiler gave up\nat length")
+            return operators(parameters, support, query)
+
+        return code
+
+    monkeypatch.setattr(torch, "compile", for_two_alone)
+    ends = []
+    for compile, run in ((False, None), (True, tmp_path)):
+        torch.manual_seed(0)
+        learner = qs.MAML(MLP(outputs=1), rate=0.01)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            plan = qs.fit(
+                learner, qs.Sinusoids(5, 5), 3, 4, run=run, compile=compile, progress=False
+            ).plan
+        said = [str(w.message) for w in told if "not compiled" in str(w.message)]
+        assert len(said) == compile, "once, not at each step"
+        assert not plan.compiled
+        ends.append(learner.state_dict())
+    assert "since the compiler gave up. Results" in said[0]
+    assert plan.why.endswith("not compiled, since the compiler gave up")
+    assert all(value.equal(ends[1][name]) for name, value in ends[0].items())
+    _, about = load_tree(tmp_path / "checkpoint.safetensors")
+    assert Plan.from_json(about["progress"]["plan"]) == plan
+
+
+# Planning.
+
+
+def test_wrong_code_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slightly_wrong(operators: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+        def wrong(*inputs: Any) -> Any:
+            gradients, outcome = operators(*inputs)
+            return {name: g * (1 + 1e-6) for name, g in gradients.items()}, outcome
+
+        return wrong
+
+    batch, learner = stack([vectors_task(0), vectors_task(1)]), made("maml")
+    monkeypatch.setattr(torch, "compile", lambda operators, **_: operators)
+    right = make_plan(learner, batch, query_loss, 4, compile=True)
+    assert (right.mapping, right.compiled) == (Mapping.TASK_AXIS, True)
+    assert "compiled" in str(right)
+    monkeypatch.setattr(torch, "compile", slightly_wrong)
+    plan = make_plan(learner, batch, query_loss, 4, compile=True)
+    assert (plan.mapping, plan.compiled) == (Mapping.TASK_AXIS, False)
+    assert "not compiled, since the meta-gradient of compiled code differs" in plan.why
+    with pytest.raises(RuntimeError, match="compile=True is not right for this learner"):
+        make_plan(learner, batch, query_loss, 4, "vmap", compile=True)
+
+
+def test_what_changes_with_progress_is_not_compiled() -> None:
+    batch = stack([vectors_task(0), vectors_task(1)])
+    learner = qs.MAML(MLP(24, (8,), outputs=3), 2, 0.1, meta_gradient=Annealed(0.5)).double()
+    learner.progress = 0.25
+    plan = make_plan(learner, batch, query_loss, 4, compile=True)
+    assert not plan.compiled
+    assert "what it computes changes with Learner.progress" in plan.why
+    assert learner.progress == 0.25
+
+
+def test_loops_are_not_compiled_and_need_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, learner = stack([vectors_task(0), vectors_task(1)]), made("maml")
+    with pytest.raises(ValueError, match="a loop is not compiled"):
+        make_plan(learner, batch, query_loss, 4, "loop", compile=True)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not make_plan(learner, batch, query_loss, 4).compiled
+    with pytest.raises(ValueError, match="no-such-compiler is not found"):
+        make_plan(learner, batch, query_loss, 4, compile=True)
+
+
+# Training.
+
+
+def train(folder: Path | None, resume: bool, stop_after: int | None = None) -> Learner:
+    torch.manual_seed(0)
+    learner = qs.MAML(MLP(outputs=1), rate=0.01)
+    source, calls = qs.Sinusoids(5, 5), 0
+
+    def stopping(generator: torch.Generator) -> Task:
+        nonlocal calls
+        calls += 1
+        if stop_after and calls > stop_after:
+            raise InterruptedError
+        return source(generator)
+
+    training = qs.fit(
+        learner, stopping, 12, 4, run=folder, resume=resume, checkpoint_every=5, compile=True,
+        progress=False,
+    )  # fmt: skip
+    assert training.plan.compiled
+    return learner
+
+
+def test_a_resumed_run_is_equal_to_the_bit(tmp_path: Path) -> None:
+    expected = train(None, resume=False)
+    with pytest.raises(InterruptedError):
+        train(tmp_path, resume=False, stop_after=45)
+    resumed = train(tmp_path, resume=True)
+    for name, value in expected.state_dict().items():
+        assert resumed.state_dict()[name].equal(value), name
+
+
+def test_a_compiled_run_is_not_resumed_without_a_compiler(
+    tmp_path: Path, not_built: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InterruptedError):
+        train(tmp_path, resume=False, stop_after=45)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    learner = qs.MAML(MLP(outputs=1), rate=0.01)
+    with pytest.raises(ValueError, match="no-such-compiler is not found"):
+        qs.fit(learner, qs.Sinusoids(5, 5), 12, 4, run=tmp_path, resume=True, progress=False)
+
+
+def test_plans_of_older_checkpoints_are_read() -> None:
+    old = {"mapping": "vmap", "why": "so", "chunk": 3, "workers": 1}
+    assert Plan.from_json(old) == Plan(Mapping.VMAP, "so", 3)
+    compiled = Plan(Mapping.VMAP, "so", 3, compiled=True)
+    assert Plan.from_json(compiled.to_json()) == compiled
+
+
+def test_tensors_that_were_one_when_code_was_made_may_be_two_later() -> None:
+    batch, learner = stack(five_tasks()), made("maml")
+    same = batch._replace(query=batch.support)
+    other = batch._replace(query=batch.support._replace(inputs=batch.support.inputs + 1))
+    compiled, plan = code(learner, same, Mapping.TASK_AXIS), Plan(Mapping.TASK_AXIS, "", 5)
+    for rows in (same, other):
+        expected, _ = gradient_of(learner, rows, Plan(Mapping.LOOP, "", 5))
+        assert error(gradient_of(learner, rows, plan, compiled)[0], expected) <= 1e-10
+
+
+def test_other_threads_and_layouts_have_their_own_code() -> None:
+    learner, batch = made("maml"), stack(five_tasks())
+    compiled, plan = code(learner, batch, Mapping.TASK_AXIS), Plan(Mapping.TASK_AXIS, "", 5)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
+            assert error(gradient_of(learner, batch, plan, compiled)[0], expected) <= 1e-10
+            for parameter in learner.parameters():
+                parameter.data = parameter.data.t().contiguous().t()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_autocast_has_its_own_code(not_built: None) -> None:
+    learner, batch = made("maml").float(), single(stack(five_tasks()))
+    compiled, plan = code(learner, batch, Mapping.TASK_AXIS), Plan(Mapping.TASK_AXIS, "", 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside, _ = gradient_of(learner, batch, plan, compiled)
+    outside, _ = gradient_of(learner, batch, plan, compiled)
+    expected, _ = gradient_of(learner, batch, plan)
+    assert error(outside, expected) <= 1e-5
+    assert 1e-4 < error(inside, expected) < 1e-1
+
+
+def single(batch: Task) -> Task:
+    support, query = (rows._replace(inputs=rows.inputs.float(), weights=rows.weights.float())
+                      for rows in batch[:2])  # fmt: skip
+    return Task(support, query, batch.spec)

@@ -1,0 +1,271 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import quickstudy as qs
+from quickstudy.files.registry import build, describe
+from quickstudy.files.storage import load_tree, save_tree, write_atomically
+from quickstudy.learners.gradient.meta_gradients import Implicit
+from quickstudy.learners.metric.distances import cosine
+from quickstudy.learners.transfer.linear_probe import logistic
+from quickstudy.tasks.numbering import draw
+
+LEARNERS = [
+    qs.Prototypical(qs.backbones.Conv4(8, "running", image_size=16), distance=cosine, scale=7.0),
+    qs.Prototypical(qs.backbones.ResNet12((4, 4, 8, 8), in_channels=1)),
+    qs.LinearProbe(qs.backbones.Conv4(8, "support", image_size=16), head=logistic, l2=0.5),
+    qs.MAML(qs.backbones.Conv4(8, image_size=16, outputs=3), steps=2, adapts=("head.*",)),
+    qs.MAML(qs.backbones.MLP(256, (8,), outputs=3), 2, 0.1, Implicit(1.5)),
+    qs.MAMLPlusPlus(qs.backbones.MLP(256, (8,), outputs=3)),
+]
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda m: type(m).__name__)
+def test_a_predictor_comes_back_without_its_code_or_learner(learner, classes, tmp_path):
+    task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
+    predictor = learner.eval()(task.support, task.spec)
+    path = predictor.save(tmp_path / "predictor.safetensors")
+    loaded = qs.load_predictor(path)
+    assert loaded(task.query.inputs).equal(predictor(task.query.inputs))
+    assert loaded.spec == predictor.spec
+
+
+@pytest.mark.parametrize("learner", LEARNERS, ids=lambda m: type(m).__name__)
+def test_a_description_is_json_and_builds_the_same(learner):
+    description = json.loads(json.dumps(describe(learner)))
+    rebuilt = build(description)
+    assert describe(rebuilt) == describe(learner)
+    shapes = {k: v.shape for k, v in learner.state_dict().items()}
+    assert {k: v.shape for k, v in rebuilt.state_dict().items()} == shapes
+
+
+def test_a_learner_comes_back_with_its_info(tmp_path):
+    learner = LEARNERS[0]
+    qs.save_learner(learner, tmp_path / "learner.safetensors", {"shape": [1, 16, 16]})
+    loaded, info = qs.load_learner(tmp_path / "learner.safetensors")
+    assert info == {"shape": [1, 16, 16]}
+    assert all(v.equal(learner.state_dict()[k]) for k, v in loaded.state_dict().items())
+
+
+def test_a_users_own_backbone_needs_the_learner_to_load(tmp_path, classes):
+    learner = qs.Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
+    task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
+    path = learner(task.support, task.spec).save(tmp_path / "p.safetensors")
+    with pytest.raises(ValueError, match="your own class"):
+        qs.load_predictor(path)
+    again = qs.Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
+    loaded = qs.load_predictor(path, learner=again)
+    expected = learner(task.support, task.spec)(task.query.inputs)
+    assert loaded(task.query.inputs).equal(expected)
+    with pytest.raises(ValueError, match="not one of quickstudy's own"):
+        qs.save_learner(learner, tmp_path / "learner.safetensors")
+
+
+def test_a_file_cannot_name_foreign_code():
+    with pytest.raises(ValueError, match="unknown"):
+        build({"name": "os:system"})
+    with pytest.raises(ValueError, match="unknown"):
+        build({"function": "eval"})
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\xff" * 4096, b"\x08" + b"\0" * 7 + b"{}      "]
+)
+def test_files_that_are_no_predictor_are_refused(content, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.safetensors: not a file that quickstudy wrote"):
+        qs.load_predictor(path)
+
+
+def test_other_safetensors_and_truncated_files_are_refused(tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(3)}, other)
+    with pytest.raises(ValueError, match="not a file that quickstudy wrote"):
+        qs.load_predictor(other)
+    tree = save_tree(tmp_path / "tree.safetensors", {"a": torch.arange(100)}, {"format": "x"})
+    with pytest.raises(ValueError, match="holds no predictor"):
+        qs.load_predictor(tree)
+    tree.write_bytes(tree.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="damaged"):
+        load_tree(tree)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        qs.load_predictor(tmp_path / "nothing")
+
+
+def test_trees_come_back_as_they_were(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    tree = {"a": [shared, shared.T], "b": (torch.tensor(True), {"c": 1.5, "d": None}), "e": {}}
+    loaded, about = load_tree(save_tree(tmp_path / "t", tree, {"x": [1, 2]}))
+    assert about == {"x": [1, 2]}
+    assert loaded["a"][1].equal(shared.T)
+    assert isinstance(loaded["b"], tuple)
+    assert loaded["b"][1] == {"c": 1.5, "d": None}
+    assert loaded["e"] == {}
+
+
+def test_files_have_the_modes_that_others_have(tmp_path):
+    (tmp_path / "plain").write_bytes(b"")
+    written = write_atomically(tmp_path / "f", b"")
+    assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_number_types_come_back(tmp_path):
+    support = qs.examples(torch.randn(6, 4), [0, 1, 2] * 2)
+    support = support._replace(inputs=support.inputs.double(), weights=support.weights.double())
+    learner = qs.Prototypical(qs.backbones.MLP(4)).double()
+    predictor = learner(support, qs.classification(3))
+    path = predictor.save(tmp_path / "p")
+    for given in (None, qs.Prototypical(qs.backbones.MLP(4))):
+        found = qs.load_predictor(path, given)(support.inputs)
+        torch.testing.assert_close(found, predictor(support.inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_saving_and_loading_take_no_random_numbers(tmp_path):
+    before = torch.get_rng_state()
+    qs.load_learner(qs.save_learner(LEARNERS[0], tmp_path / "learner"))
+    assert torch.get_rng_state().equal(before)
+
+
+def test_an_edited_backbone_is_no_description_of_it(tmp_path):
+    learner = qs.Prototypical(qs.backbones.MLP(4))
+    learner.backbone.layers[1] = nn.GELU()
+    with pytest.raises(ValueError, match=r"was changed after it was made.*GELU"):
+        describe(learner)
+    support = qs.examples(torch.randn(4, 4), [0, 1, 0, 1])
+    path = learner(support, qs.classification(2)).save(tmp_path / "p")
+    with pytest.raises(ValueError, match="changed after it was made"):
+        qs.load_predictor(path)
+
+
+MLP_OF = {"name": "mlp", "in_features": 4, "hidden": [5], "outputs": None}
+WRONG_LEARNERS = [
+    5,
+    "prototypical",
+    {"name": "prototypical"},
+    {"name": ["prototypical"]},
+    {"name": "conv5"},
+    MLP_OF,
+    {"name": "prototypical", "backbone": 5},
+    {"name": "prototypical", "backbone": MLP_OF, "distance": "cosine"},
+    {"name": "prototypical", "backbone": MLP_OF, "scale": "abc"},
+    {"name": "prototypical", "backbone": MLP_OF, "more": 1},
+    {"name": "prototypical", "backbone": MLP_OF | {"hidden": [6]}},
+    {"name": "prototypical", "backbone": MLP_OF | {"hidden": [10**12]}},
+    {"name": "prototypical", "backbone": MLP_OF | {"hidden": [10**40]}},
+    {"name": "prototypical", "backbone": MLP_OF | {"hidden": [-1]}},
+]
+RIGHT_SPEC = {"outputs": 2, "loss": "cross_entropy", "name": ""}
+
+
+def hostile(path, learner, spec=RIGHT_SPEC, info=None):
+    weights = dict(qs.Prototypical(qs.backbones.MLP(4, (5,))).state_dict())
+    about = {"format": "quickstudy predictor 1", "learner": learner, "spec": spec, "info": info}
+    return save_tree(path, {"learner": weights, "state": {}}, about)
+
+
+@pytest.mark.parametrize("learner", WRONG_LEARNERS)
+def test_a_header_with_a_wrong_learner_is_refused(learner, tmp_path):
+    with pytest.raises(ValueError, match="damaged"):
+        qs.load_predictor(hostile(tmp_path / "p", learner, info={}))
+
+
+@pytest.mark.parametrize(
+    "spec", [None, {}, RIGHT_SPEC | {"outputs": "2"}, RIGHT_SPEC | {"loss": 1}]
+)
+def test_a_header_with_a_wrong_spec_is_refused(spec, tmp_path):
+    learner = {"name": "prototypical", "backbone": MLP_OF}
+    assert qs.load_predictor(hostile(tmp_path / "good", learner, info={})).spec.outputs == 2
+    with pytest.raises(ValueError, match="damaged"):
+        qs.load_predictor(hostile(tmp_path / "p", learner, spec, {}))
+    with pytest.raises(ValueError, match="damaged"):
+        qs.load_predictor(hostile(tmp_path / "p", learner))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]",
+        "{}",
+        '{"tree": 1, "about": {}}',
+        '{"tree": {"tensor": "00009"}, "about": {}}',
+        '{"tree": {"dict": [[[], {"value": 1}]]}, "about": {}}',
+        '{"tree": {"value": 1}, "about": 3}',
+        '{"tree": ' + '{"list": [' * 5000 + "]}" * 5000 + ', "about": {}}',
+    ],
+)
+def test_a_malformed_header_is_refused(header, tmp_path):
+    save_file({"00000": torch.zeros(3)}, tmp_path / "p", metadata={"quickstudy": header})
+    with pytest.raises(ValueError, match="damaged"):
+        load_tree(tmp_path / "p")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = write_atomically(tmp_path / "f", b"old")
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def _conv4(**options):
+    return qs.backbones.Conv4(4, image_size=16, **options)
+
+
+EXPORTED = {  # one learner or two of each family; exporting takes seconds
+    "prototypical": lambda: qs.Prototypical(_conv4(norm="running"), distance=cosine, scale=7.0),
+    "relation": lambda: qs.Relation(_conv4(pools=2, flat=False), width=8),
+    "maml": lambda: qs.MAML(_conv4(outputs=3, norm="support"), rate=0.1),
+    "conditional neural process": lambda: qs.ConditionalNeuralProcess(_conv4(), size=8),
+    "meta networks": lambda: qs.MetaNetworks(_conv4(), outputs=3, hidden=4),
+    "linear probe": lambda: qs.LinearProbe(_conv4()),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_predictor_exports_to_onnx_for_any_number_of_rows(name, tmp_path, classes):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    task = draw(qs.episodes(classes, 3, 2, 3), 0, 0)
+    predictor = EXPORTED[name]().eval()(task.support, task.spec)
+    path = predictor.export(tmp_path / "p.onnx", task.query.inputs[:3])
+    session = onnxruntime.InferenceSession(path)
+    for rows in (task.query.inputs[:1], task.query.inputs[:7]):
+        (found,) = session.run(None, {"inputs": rows.numpy()})
+        expected = predictor(rows).detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+class FixingRows(nn.Module):
+    def forward(self, inputs):
+        return inputs.flatten(1)[:, :4] + torch.zeros(len(inputs), 4)
+
+
+@pytest.mark.parametrize(
+    ("learner", "said"),
+    [
+        (qs.Prototypical(FixingRows()), "fixes it at 3.*shape"),
+        (qs.MANN(qs.backbones.MLP(256, (4,)), 3, hidden=4, slots=8, width=4), "MANN.*aten.sort"),
+    ],
+    ids=["rows fixed", "no such operation"],
+)
+def test_what_does_not_export_is_refused(learner, said, tmp_path, classes):
+    pytest.importorskip("onnxscript")
+    task = draw(qs.episodes(classes, 3, 2, 2, shuffled=True), 0, 0)
+    predictor = learner.eval()(task.support, task.spec)
+    with pytest.raises(ValueError, match=said):
+        predictor.export(tmp_path / "p.onnx", task.query.inputs[:3])
+    with pytest.raises(ValueError, match="at least 2 rows"):
+        predictor.export(tmp_path / "p.onnx", task.query.inputs[:1])
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,150 @@
+"""From recipes to parts: options of learners, ways, and where the learner lies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import quickstudy as qs
+from quickstudy.datasets.images import ImageError
+from quickstudy.interfaces.runs.assemble import learner_options, make_learner, make_sources, prepare
+from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.learners.gradient.annealed import Annealed
+from quickstudy.learners.gradient.descend import Adam
+from quickstudy.learners.gradient.meta_gradients import Exact, Implicit
+from quickstudy.tasks.numbering import draw
+
+
+def test_first_weights_depend_on_the_seed_alone():
+    def weights(seed: int) -> torch.Tensor:
+        torch.rand(3)  # the global state moves, and must not matter
+        return make_learner(Recipe(seed=seed), (1, 28, 28)).backbone.blocks[0].conv.weight
+
+    assert weights(0).equal(weights(0))
+    assert not weights(0).equal(weights(1))
+
+
+@pytest.mark.parametrize(
+    ("learner", "options", "said"),
+    [
+        ("prototypical", {"distance": "cosin"}, "Did you mean 'cosine'"),
+        ("prototypical", {"distance": "ridge"}, "Valid names: squared_euclidean, cosine"),
+        ("prototypical", {"distance": ["cosine"]}, "option distance"),
+        ("prototypical", {"scale": "abc"}, "option scale of prototypical must be float"),
+        ("prototypical", {"scale": float("inf")}, "must be finite"),
+        ("prototypical", {"backbone": "conv4"}, "'backbone' is unknown"),
+        ("linear_probe", {"head": "cosine"}, "Valid names: ridge, logistic"),
+        ("maml", {"steps": 1.5}, "option steps of maml must be int"),
+        ("maml", {"meta_gradient": "second"}, "Valid names: exact, first_order, finite_diff"),
+        ("maml", {"meta_gradient": {"name": "implicit", "strenth": 1}}, "Did you mean 'strength'"),
+        ("maml", {"meta_gradient": {"name": "implicit", "strength": -1}}, "strength > 0"),
+        ("maml", {"meta_gradient": {"strength": 1}}, "'None' is unknown"),
+        ("maml", {"meta_gradient": {"name": "annealed", "then": "me"}}, "then: 'me' is unknown"),
+        ("maml", {"update": {"name": "sgd", "decay": 0.9}}, "sgd has no settings"),
+        ("maml", {"update": {"name": "adam", "decay": "much"}}, "decay must be float"),
+        ("maml", {"adapts": [1]}, "adapts of maml must be a list of texts"),
+        ("maml", {"stps": 1}, "Did you mean 'steps'"),
+        ("maml", {3: 1}, "'3' is unknown"),
+    ],
+)
+def test_wrong_options_are_refused(learner, options, said):
+    with pytest.raises(ValueError, match=said):
+        learner_options(Recipe(learner=learner, options=options))
+
+
+def test_options_become_arguments():
+    asked = {"distance": "cosine", "scale": 10}
+    got = learner_options(Recipe(options=asked))
+    assert got == {"distance": qs.learners.metric.distances.cosine, "scale": 10.0}
+    maml = learner_options(Recipe(learner="maml", options={"adapts": ["head.*"], "rate": "1e-2"}))
+    assert maml == {"adapts": ("head.*",), "rate": 0.01}
+    parts = {"update": "adam", "meta_gradient": {"name": "implicit", "strength": "1e-1"}}
+    maml = learner_options(Recipe(learner="maml", options=parts))
+    assert maml == {"update": Adam(), "meta_gradient": Implicit(strength=0.1)}
+
+
+def test_a_part_may_hold_another_part():
+    then = {"name": "exact", "recompute": True}
+    asked = {"meta_gradient": {"name": "annealed", "first_order_until": 0.2, "then": then}}
+    found = learner_options(Recipe(learner="maml", options=asked))["meta_gradient"]
+    assert found == Annealed(0.2, Exact(recompute=True))
+
+
+def test_the_number_of_train_ways_is_what_the_recipe_says(short):
+    parts = prepare(short)
+    assert parts.recipe.train_ways == 8, "20 by default, but there are 8 classes"
+    assert draw(parts.sources.train, 0, 0).spec.outputs == 8
+    with pytest.raises(ValueError, match=r"train classes: .* 9 ways asked, .* at most 8"):
+        prepare(replace(short, train_ways=9))
+    with pytest.raises(ValueError, match=r"val classes: .* 3 ways asked, .* at most 2"):
+        prepare(replace(short, ways=3))
+
+
+def test_an_adapted_network_answers_for_the_larger_ways(short):
+    parts = prepare(replace(short, learner="maml", train_ways=6))
+    for source in (parts.sources.train, parts.sources.test):
+        task = draw(source, 0, 0)
+        answer = parts.learner(task.support, task.spec)(task.query.inputs)
+        assert answer.shape[1] == task.spec.outputs
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [({}, 6), ({"shots": 5}, 26), ({"train_ways": 8, "shots": 2}, 17)],
+)
+def test_a_sequence_is_as_long_as_the_largest_task(changes, length):
+    recipe = Recipe(learner="snail", **changes)
+    assert make_learner(recipe, (1, 28, 28)).length == length
+    chosen = replace(recipe, options={"length": 9})
+    assert make_learner(chosen, (1, 28, 28)).length == 9
+
+
+@pytest.mark.parametrize(("ways", "train_ways"), [(5, None), (2, 5)])
+def test_outputs_must_suffice_for_every_task(ways, train_ways):
+    recipe = Recipe(learner="mann", ways=ways, train_ways=train_ways, options={"outputs": 4})
+    with pytest.raises(ValueError, match=r"outputs of mann: must be at least 5.*found 4"):
+        make_learner(recipe, (1, 28, 28))
+    assert make_learner(replace(recipe, options={"outputs": 7}), (1, 28, 28)).outputs == 7
+
+
+def test_strict_reaches_the_data(short, tmp_path):
+    with pytest.raises(ValueError, match="arrays does not take strict"):
+        prepare(replace(short, strict=True))
+    recipe = Recipe(data="folder", root=str(tmp_path), strict=True, size=16)
+    for kind in "abcdef":
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="broken"):
+        prepare(recipe)
+
+
+def test_the_learner_lies_on_the_device(short, monkeypatch):
+    # "meta" stands for a GPU that this machine need not have.
+    monkeypatch.setattr(
+        "quickstudy.interfaces.runs.assemble.choose_device", lambda name: torch.device("meta")
+    )
+    assert {p.device.type for p in prepare(short).learner.parameters()} == {"meta"}
+
+
+def test_a_device_that_is_not_there_is_refused(short):
+    with pytest.raises(ValueError, match="CUDA GPUs here"):
+        prepare(replace(short, device="cuda:63"))
+
+
+def test_sources_follow_an_incomplete_recipe_too(short):
+    parts = prepare(short)
+    assert make_sources(short, parts.data, parts.learner).train.ways == (8, 8)
+
+
+@pytest.mark.parametrize(("options", "shuffled"), [({}, False), ({"reads": 2}, True)])
+def test_sequences_get_their_rows_in_random_order(short, options, shuffled):
+    parts = prepare(replace(short, learner="matching", options=options))
+    assert {s.shuffled for s in vars(parts.sources).values()} == {shuffled}
+
+
+def test_relation_compares_maps_of_images_and_vectors_else(short):
+    images = make_learner(Recipe(learner="relation", channels=8), (1, 28, 28))
+    assert images.backbone.feature_shape == (8, 7, 7)
+    assert prepare(replace(short, learner="relation")).learner.backbone.features == 128

@@ -1,0 +1,301 @@
+"""The command line as a user meets it: on real files, with wrong arguments, and a second time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from quickstudy.compute.memory import TaskTooLarge
+from quickstudy.contract.laws import BrokenLaw
+from quickstudy.interfaces.cli import main
+from quickstudy.interfaces.runs.folder import Run
+from quickstudy.training.fit import NonFiniteLoss
+
+FAST = ["--channels", "8", "--steps", "12", "--tasks-per-step", "1", "--train-ways", "5",
+        "--test-tasks", "20", "--threads", "1"]  # fmt: skip
+
+
+def call(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """Twelve classes of twelve small pictures; odd sizes and modes as users have them."""
+    top = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for c in range(12):
+        folder = top / f"kind {c}"
+        folder.mkdir()
+        base = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        for i in range(12):
+            pixels = np.clip(base + rng.integers(-30, 30, base.shape), 0, 255).astype(np.uint8)
+            image = Image.fromarray(pixels).resize((40 + i, 40), Image.Resampling.NEAREST)
+            image.convert("L" if i == 3 else "RGB").save(folder / f"{i}.png")
+    return top
+
+
+@pytest.fixture(scope="module")
+def finished(photographs, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "exp[/x]first"  # no markup, just a name
+    done = call("run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
+                "--queries", "5", "--train-queries", "3", "--out", out, *FAST,
+                "--train-ways", "4")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_a_run_leaves_all_it_promises(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert names >= {"recipe.json", "metrics.jsonl", "learner.safetensors", "evaluation.json",
+                     "report.html"}  # fmt: skip
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    assert len(evaluation["scores"]) == 20
+    assert evaluation["mean"] == pytest.approx(np.mean(evaluation["scores"]), abs=1e-5)
+    page = (finished / "report.html").read_text()
+    assert "inductive" in page
+    assert (finished / "origin.json").is_file()
+    assert evaluation["fingerprint"] in page
+    assert "kind " in page
+    recipe = Run.open(finished).recipe
+    assert recipe.validate_every == 3, "defaults are recorded"
+
+
+def test_a_second_run_overwrites_nothing(finished, photographs):
+    before = {p: p.read_bytes() for p in finished.iterdir()}
+    again = call("run", "--data", "folder", "--root", photographs, "--out", finished)
+    assert again.exit_code == 1
+    assert "overwrites nothing" in again.output
+    assert {p: p.read_bytes() for p in finished.iterdir()} == before
+
+
+def test_resuming_a_finished_run_gives_the_same_numbers(finished):
+    before = json.loads((finished / "evaluation.json").read_text())
+    done = call("run", "--resume", finished)
+    assert done.exit_code == 0, done.output
+    after = json.loads((finished / "evaluation.json").read_text())
+    assert after["scores"] == before["scores"]
+    refused = call("run", "--resume", finished, "--ways", "3")
+    assert "give no other options" in refused.output
+
+
+def test_evaluate_again(finished):
+    own = call("evaluate", finished, "--tasks", "20", "--json")
+    assert own.exit_code == 0, own.output
+    stored = json.loads((finished / "evaluation.json").read_text())
+    assert json.loads(own.output)["scores"] == stored["scores"]
+    other = call("evaluate", finished, "--tasks", "10", "--shots", "3")
+    assert "accuracy" in other.output
+    for words, said in (
+        (["--ways", "40"], "test classes: episodes: 40 ways asked, but the split has"),
+        (["--ways", "0"], "ways: must be at least 2; found 0"),
+        (["--shots", "0"], "shots: must be at least 1; found 0"),
+        (["--tasks", "1"], "test_tasks: must be at least 2"),
+    ):
+        refused = call("evaluate", finished, *words)
+        assert refused.exit_code == 1
+        assert said in refused.output
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_adapt_and_predict(finished, photographs, tmp_path):
+    support = tmp_path / "support"
+    for kind in ("kind 0", "kind 1", "kind 2"):
+        (support / kind).mkdir(parents=True)
+        for i in range(5):
+            (support / kind / f"{i}.png").write_bytes(
+                (photographs / kind / f"{i}.png").read_bytes()
+            )
+    out = tmp_path / "three.safetensors"
+    done = call("adapt", finished, support, "-o", out)
+    assert done.exit_code == 0, done.output
+    assert "3 classes apart: kind 0, kind 1, kind 2" in done.output
+    assert "exists already" in call("adapt", finished, support, "-o", out).output
+
+    queries = [photographs / f"kind {k}" / f"{i}.png" for k in range(3) for i in (7, 8, 9)]
+    told = json.loads(call("predict", out, *queries, "--json").output)["predictions"]
+    assert [row["file"] for row in told] == [str(q) for q in queries]
+    for row in told:
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+        assert row["probability"] == max(row["probabilities"].values())
+    right = sum(row["class"] == Path(row["file"]).parent.name for row in told)
+    assert right >= 7, f"{right} of 9: these classes differ by colour alone and are easy"
+    table = call("predict", out, photographs / "kind 0")
+    assert "kind 0" in table.output
+    assert "protocol inductive" in table.output
+
+    (tmp_path / "note.txt").write_text("no picture")
+    mixed = call("predict", out, queries[0], tmp_path / "note.txt")
+    assert mixed.exit_code == 0
+    assert "1 files were left out" in mixed.output
+    assert call("predict", out, queries[0], tmp_path / "note.txt", "--strict").exit_code == 1
+    assert "none of the 1 files" in call("predict", out, tmp_path / "note.txt").output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["runn"], "Did you mean 'run'"),
+        (["run", "--lerner", "maml"], "--learner"),
+        (["run", "--learner", "protoypical"], "Did you mean 'prototypical'"),
+        (["run", "--data", "omnigloot"], "omniglot"),
+        (["run", "--backbone", "conv5"], "Did you mean 'conv4'"),
+        (["run", "--config", "nowhere.yaml"], "there is no such recipe"),
+        (["run", "--ways", "0"], "ways: must be at least 2"),
+        (["run", "--norm", "grop"], "Did you mean 'group'"),
+        (["run", "--steps", "0"], "steps: must be at least 1"),
+        (["run", "--workers", "0"], "workers: must be at least 1"),
+        (["run", "--rate", "nan"], "rate must be finite"),
+        (["run", "--optimiser", "rmsprop"], "Valid names: adam, sgd"),
+        (["run", "--test-tasks", "1"], "test_tasks: must be at least 2"),
+        (["run", "-o", "distance=cosin"], "Did you mean 'cosine'"),
+        (["run", "-o", "scale=abc"], "must be float"),
+        (["run", "-o", "scale=["], "is not a YAML value"),
+        (["run", "--device", "cuda:63"], "CUDA GPUs here"),
+        (["run", "-o", "steps"], "must be NAME=VALUE"),
+        (["run", "--resume", "nowhere"], "holds no run"),
+        (["evaluate", "nowhere"], "holds no run"),
+        (["adapt", "nowhere", "nothing"], "holds no run"),
+        (["predict", "nowhere", "x.png"], "there is no such file"),
+    ],
+)
+def test_mistakes_are_told_plainly(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call(*words)
+    assert result.exit_code in (1, 2)
+    assert said in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize("more", [[], ["--explain"]])
+def test_compiling_without_a_compiler_is_told_plainly(photographs, tmp_path, monkeypatch, more):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.chdir(tmp_path)
+    result = call("run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
+                  "--queries", "5", "--train-queries", "3", "--compile", *FAST, "--train-ways", "4",
+                  *more)  # fmt: skip
+    assert result.exit_code == 1
+    assert "no-such-compiler is not found" in result.output
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_corrupt_files_are_told_plainly(finished, tmp_path):
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"nonsense")
+    assert "not a file that quickstudy wrote" in call("predict", bad, "x.png").output
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text('{"ways": "five"}')
+    assert "ways must be int; found 'five'" in call("evaluate", run).output
+    (run / "recipe.json").write_text((finished / "recipe.json").read_text())
+    assert "training has not finished" in call("evaluate", run).output
+    (tmp_path / "empty").mkdir()
+    assert call("adapt", finished, tmp_path / "empty").exit_code == 1
+
+
+def test_explaining_trains_nothing_and_leaves_nothing(photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
+             "--queries", "5", "--workers", "2", "--tasks-per-step", "3"]  # fmt: skip
+    done = call(*words, "--explain", "--out", "here")
+    assert done.exit_code == 0, done.output
+    assert "mapping    loop: workers were asked for" in done.output
+    assert "tasks      2 at a time, of 3 a step" in done.output
+    done = call(*words, "--explain", "--processes")
+    assert "workers    2 processes" in done.output
+    assert not list(tmp_path.iterdir())
+    refused = call("run", "--resume", "here", "--explain")
+    assert "give no other options" in refused.output
+
+
+def test_help_waits_for_nothing_heavy():
+    """Importing torch takes seconds: a command line that only answers must not do it."""
+    look = (
+        "import sys; from quickstudy.interfaces.cli import main; main(['--help'], standalone_mode=False); "
+        "heavy = {'torch', 'numpy', 'matplotlib', 'rich', 'PIL', 'scipy', 'sklearn', 'yaml'}; "
+        "print('imported:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert "Start with `quickstudy run`" in done.stdout
+    assert done.stdout.endswith("imported: []\n")
+
+
+def test_a_recipe_file_is_read_and_options_win(tmp_path, photographs):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"data: folder\nroot: {photographs}\nsize: 32\nlearner: maml\nnorm: support\nways: 2\n"
+        "queries: 3\ntrain_queries: 2\noptions: {steps: 2, rate: 0.1, adapts: ['head.*']}\n"
+    )
+    out = tmp_path / "run"
+    done = call("run", "--config", recipe, "--shots", 2, "--out", out, "-o", "steps=1",
+                "-o", "rate=0.05", *FAST[:-4], "--test-tasks", 5, "--train-ways", 2)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    made = Run.open(out)
+    assert made.recipe.shots == 2
+    assert made.recipe.options == {"steps": 1, "rate": 0.05, "adapts": ["head.*"]}
+    learner, info = made.learner()
+    assert (learner.steps, learner.adapts) == (1, ("head.*",))
+    assert info["shape"] == [3, 32, 32]
+    wrong = call("run", "--learner", "maml", "-o", "stps=1", "--data", "folder", "--root",
+                 photographs, "--ways", "2", "--queries", "3", "--out", tmp_path / "x")  # fmt: skip
+    assert "Did you mean 'steps'" in wrong.output
+
+
+def test_rotations_of_a_recipe_file_can_be_switched_off(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: glyphs\nrotations: true\n")
+    assert "does not take rotations" in call("run", "--config", recipe).output
+    off = call("run", "--config", recipe, "--no-rotations", "--ways", "9999", "--out", "x")
+    assert "9999 ways asked" in off.output
+
+
+def test_a_bug_shows_its_trace_and_a_mistake_does_not(monkeypatch):
+    def raising(error):
+        monkeypatch.setattr(
+            "quickstudy.interfaces.runs.folder.Run.open", lambda path: _raise(error)
+        )
+        return call("evaluate", "run")
+
+    for error in (RuntimeError("bug"), AssertionError("bug"), ZeroDivisionError("bug")):
+        assert raising(error).exception is error
+    for error in (
+        ValueError("told"),
+        NonFiniteLoss("told"),
+        BrokenLaw("told"),
+        TaskTooLarge("told"),
+    ):
+        assert "Error: told" in raising(error).output
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_transductive_predictions_stand_together(photographs, tmp_path):
+    out, predictor = tmp_path / "run", tmp_path / "p.safetensors"
+    done = call("run", "--data", "folder", "--root", photographs, "--size", "16", "--ways", "2",
+                "--norm", "batch", "--queries", "5", "--out", out, *FAST)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "is transductive (norm='batch')" in call("adapt", out, photographs, "-o",
+                                                    predictor).output  # fmt: skip
+    told = json.loads(call("predict", predictor, photographs, "--json").output)
+    assert told["protocol"] == "transductive"
+    backwards = sorted(photographs.rglob("*.png"), reverse=True)
+    assert len(backwards) > 64, "more than are asked at once where they do not see one another"
+    other = json.loads(call("predict", predictor, *backwards, "--json").output)
+
+    def of(answers):
+        rows = sorted(answers["predictions"], key=lambda row: row["file"])
+        return [list(row["probabilities"].values()) for row in rows]
+
+    np.testing.assert_allclose(of(told), of(other), atol=1e-4)
