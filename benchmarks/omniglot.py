@@ -98,7 +98,7 @@ def _fit(
 
 
 def _evaluated(
-    name: str, learner: qs.Learner, split: qs.Classes, ways: int, shots: int, tasks: int
+    name: str, learner: qs.Learner, split: qs.LabelledRows, ways: int, shots: int, tasks: int
 ) -> dict[str, Any]:
     sequential = "support_order_is_irrelevant" in learner.exceptions
     queries = 15 if ways == 5 else 5

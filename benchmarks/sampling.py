@@ -69,7 +69,7 @@ class IntegerLabels(Dataset):  # type: ignore[type-arg]
         return self.inputs[index], self.labels[index]
 
 
-def quickstudy_sampler(data: qs.Classes) -> Sampler:
+def quickstudy_sampler(data: qs.LabelledRows) -> Sampler:
     """Numbered tasks, drawn as training draws them."""
     source, index = qs.episodes(data, WAYS, SHOTS, QUERIES), count()
 
@@ -80,17 +80,17 @@ def quickstudy_sampler(data: qs.Classes) -> Sampler:
     return sample
 
 
-def learn2learn_tensors(data: qs.Classes) -> Sampler:
+def learn2learn_tensors(data: qs.LabelledRows) -> Sampler:
     """``Taskset`` over a ``TensorDataset``."""
     return _learn2learn(TensorDataset(data.inputs, torch.tensor(_labels(data))), data)
 
 
-def learn2learn_integers(data: qs.Classes) -> Sampler:
+def learn2learn_integers(data: qs.LabelledRows) -> Sampler:
     """``Taskset`` over a data set whose labels are integers."""
     return _learn2learn(IntegerLabels(data.inputs, _labels(data)), data)
 
 
-def _learn2learn(rows: Dataset, data: qs.Classes) -> Sampler:  # type: ignore[type-arg]
+def _learn2learn(rows: Dataset, data: qs.LabelledRows) -> Sampler:  # type: ignore[type-arg]
     l2l = import_module("learn2learn")
     blocks = torch.arange(len(data.inputs)).split(data.counts.tolist())
     by_class = {c: block.tolist() for c, block in enumerate(blocks)}
@@ -115,7 +115,7 @@ def _learn2learn(rows: Dataset, data: qs.Classes) -> Sampler:  # type: ignore[ty
     return sample
 
 
-def torchmeta_sampler(data: qs.Classes) -> Sampler:
+def torchmeta_sampler(data: qs.LabelledRows) -> Sampler:
     """``CombinationMetaDataset`` over class data sets that hold views of the tensor."""
     utils = import_module("torchmeta.utils.data")
     transforms = import_module("torchmeta.transforms")
@@ -154,7 +154,7 @@ def torchmeta_sampler(data: qs.Classes) -> Sampler:
     return sample
 
 
-CONTENDERS: dict[str, tuple[str, Callable[[qs.Classes], Sampler]]] = {
+CONTENDERS: dict[str, tuple[str, Callable[[qs.LabelledRows], Sampler]]] = {
     OURS: ("quickstudy", quickstudy_sampler),
     "learn2learn, tensor labels": ("learn2learn", learn2learn_tensors),
     "learn2learn, integer labels": ("learn2learn", learn2learn_integers),
@@ -266,16 +266,16 @@ def _shown(row: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _data(root: Path | None) -> qs.Classes:
+def _data(root: Path | None) -> qs.LabelledRows:
     if root is not None:
         return qs.datasets.load("omniglot", root=root, rotations=True).train
     shape = (CLASSES * ROWS, 1, SIDE, SIDE)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator(0))
     names = tuple(str(c) for c in range(CLASSES))
-    return qs.Classes(pixels, torch.full((CLASSES,), ROWS), names)
+    return qs.LabelledRows(pixels, torch.full((CLASSES,), ROWS), names)
 
 
-def _labels(data: qs.Classes) -> list[int]:
+def _labels(data: qs.LabelledRows) -> list[int]:
     labels: list[int] = torch.arange(len(data)).repeat_interleave(data.counts).tolist()
     return labels
 

@@ -25,5 +25,5 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def classes() -> qs.Classes:
+def classes() -> qs.LabelledRows:
     return random_classes()

@@ -7,11 +7,11 @@ import torch
 import quickstudy as qs
 
 
-def random_classes(classes: int = 8, rows: int = 10, side: int = 16) -> qs.Classes:
+def random_classes(classes: int = 8, rows: int = 10, side: int = 16) -> qs.LabelledRows:
     """Noisy pictures around one random picture per class: learnable, and made in no time."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.rand(classes, 1, 1, side, side, generator=generator)
     noise = torch.rand(classes, rows, 1, side, side, generator=generator)
     pixels = ((0.6 * centres + 0.4 * noise) * 255).to(torch.uint8).flatten(0, 1)
     names = tuple(f"class {i}" for i in range(classes))
-    return qs.Classes(pixels, torch.full((classes,), rows), names)
+    return qs.LabelledRows(pixels, torch.full((classes,), rows), names)

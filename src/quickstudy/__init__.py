@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from quickstudy.base.version import __version__
 
 if TYPE_CHECKING:
-    from quickstudy import backbones, datasets, testing, training
+    from quickstudy import answers, backbones, datasets, tasks, testing, training
+    from quickstudy.answers.specs import (
+        classification,
+        detection,
+        multilabel,
+        regression,
+        segmentation,
+        spec,
+        tokens,
+    )
     from quickstudy.core import Examples, Learner, Predictor, Task, TaskSpec
     from quickstudy.evaluation.evaluate import Evaluation, evaluate
     from quickstudy.files.storage import load_learner, load_predictor, save_learner
@@ -42,9 +51,9 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import Siamese
     from quickstudy.learners.transfer.linear_probe import LinearProbe
     from quickstudy.tasks.episodes import episodes
-    from quickstudy.tasks.examples import classification, examples, regression
+    from quickstudy.tasks.examples import examples
     from quickstudy.tasks.functions import Sinusoids
-    from quickstudy.tasks.rows import Classes
+    from quickstudy.tasks.rows import LabelledRows
     from quickstudy.training.fit import Validation, fit
 
 _HOME = {
@@ -52,7 +61,7 @@ _HOME = {
     "AttentiveNeuralProcess": "learners.memory.neural_process",
     "BOIL": "learners.gradient.boil",
     "CAVIA": "learners.gradient.cavia",
-    "Classes": "tasks.rows",
+    "LabelledRows": "tasks.rows",
     "ConditionalNeuralProcess": "learners.memory.neural_process",
     "Evaluation": "evaluation.evaluate",
     "Examples": "core",
@@ -81,17 +90,22 @@ _HOME = {
     "Task": "core",
     "TaskSpec": "core",
     "Validation": "training.fit",
-    "classification": "tasks.examples",
+    "classification": "answers.specs",
+    "detection": "answers.specs",
+    "multilabel": "answers.specs",
+    "segmentation": "answers.specs",
+    "spec": "answers.specs",
+    "tokens": "answers.specs",
     "episodes": "tasks.episodes",
     "evaluate": "evaluation.evaluate",
     "examples": "tasks.examples",
     "fit": "training.fit",
     "load_learner": "files.storage",
     "load_predictor": "files.storage",
-    "regression": "tasks.examples",
+    "regression": "answers.specs",
     "save_learner": "files.storage",
 }
-_MODULES = ("backbones", "datasets", "testing", "training")
+_MODULES = ("answers", "backbones", "datasets", "tasks", "testing", "training")
 
 __all__ = [
     "ANIL",
@@ -102,13 +116,13 @@ __all__ = [
     "R2D2",
     "SNAIL",
     "AttentiveNeuralProcess",
-    "Classes",
     "ConditionalNeuralProcess",
     "Evaluation",
     "Examples",
     "FewShotClassifier",
     "InContext",
     "LSTMMetaLearner",
+    "LabelledRows",
     "Learner",
     "LinearProbe",
     "MAMLPlusPlus",
@@ -128,18 +142,25 @@ __all__ = [
     "TaskSpec",
     "Validation",
     "__version__",
+    "answers",
     "backbones",
     "classification",
     "datasets",
+    "detection",
     "episodes",
     "evaluate",
     "examples",
     "fit",
     "load_learner",
     "load_predictor",
+    "multilabel",
     "regression",
     "save_learner",
+    "segmentation",
+    "spec",
+    "tasks",
     "testing",
+    "tokens",
     "training",
 ]  # fmt: skip
 

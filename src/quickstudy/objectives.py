@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from quickstudy.backbones.norms import counting
-from quickstudy.core import Examples, Learner, Task, TaskSpec
-from quickstudy.tasks.examples import labelled, weighted_mean
-from quickstudy.tasks.metrics import score
+from quickstudy.base.trees import map_tree
+from quickstudy.base.weighting import weights_are_uniform
+from quickstudy.core import Answer, Examples, Learner, Predictor, State, Task
+from quickstudy.tasks.examples import counted_weights, weighted_mean
 
 
 class Outcome(NamedTuple):
@@ -23,31 +24,60 @@ class Outcome(NamedTuple):
 Objective = Callable[[Learner, Task], Tensor | Outcome]
 
 
-def answers(learner: Learner, task: Task) -> Tensor:
-    """Predictions (queries, outputs) after adapting; norms count query rows as weighted."""
-    predictor = learner(task.support, task.spec)
-    with counting(task.query.weights):
-        predictions: Tensor = predictor(task.query.inputs)
-    return predictions
+def predict_queries(learner: Learner, task: Task) -> Any:
+    """Predictions for the queries after adapting; norms count query rows as weighted."""
+    return ask(learner(task.support, task.spec), task.query)
+
+
+def ask(predictor: Predictor, query: Examples) -> Any:
+    """Predictions for ``query``; norms count its rows as weighted, and unlabelled ones not."""
+    return predictor(query.inputs, counted_weights(query, predictor.spec.answer))
 
 
 def query_loss(learner: Learner, task: Task) -> Outcome:
-    """The mean loss of the adapted predictor on the queries: the default objective."""
-    query = labelled(task.query)
-    predictions = answers(learner, task._replace(query=query))
-    return Outcome(mean_loss(predictions, query, task.spec), score(predictions.detach(), query))
+    """The mean loss of the adapted predictor on the queries: the default objective.
 
-
-def mean_loss(predictions: Tensor, rows: Examples, spec: TaskSpec, alike: bool = False) -> Tensor:
-    """The mean loss of labelled ``rows`` as weighted: (..., n, outputs), (..., n, …) -> (...).
-
-    ``alike``  a promise that all weights are one, which spares looking at them.
+    Queries of a class that the support set does not show are left out of the loss, where the
+    learner's state says which classes are present: no learner could name them. The score counts
+    them as wrong.
     """
-    targets, lead = rows.targets, rows.weights.ndim - 1
-    if lead:  # a loss is a function of rows, not of rows of many tasks
-        predictions, targets = predictions.flatten(0, lead), targets.flatten(0, lead)
-    losses = spec.loss(predictions, targets).view_as(rows.weights)
-    return losses.mean(-1) if alike else weighted_mean(losses, rows.weights)
+    predictor = learner(task.support, task.spec)
+    predictions, present = ask(predictor, task.query), present_in(predictor.state)
+    answer, uniform = task.spec.answer, weights_are_uniform()
+    loss = mean_loss(predictions, task.query, answer, present, uniform)
+    return Outcome(loss, score_of(predictions, task.query, answer))
+
+
+def mean_loss(
+    predictions: Any,
+    rows: Examples,
+    answer: Answer,
+    present: Tensor | None = None,
+    uniform: bool = False,
+) -> Tensor:
+    """The mean loss () of ``rows`` as weighted, over their known elements; 0 without any.
+
+    ``present``  (outputs,) classes that could be answered; elements of others are left out.
+    ``uniform``  a promise that all weights are one and all elements known: a plain mean.
+    """
+    if uniform:
+        losses = answer.element_losses(predictions, rows.targets)
+        return (losses if losses.ndim == 1 else losses.flatten(1).mean(1)).mean(-1)
+    losses, share = answer.loss_and_share(predictions, answer.hide_absent(rows.targets, present))
+    return weighted_mean(losses, rows.weights * share)
+
+
+def present_in(state: State) -> Tensor | None:
+    """The classes (outputs,) that a predictor can name; None where its state does not say."""
+    return state.get("present") if isinstance(state, dict) else None
+
+
+def score_of(predictions: Any, query: Examples, answer: Answer) -> Tensor:
+    """The answer's first score (); NaN for one that is not computed while training."""
+    score = answer.score
+    if not score.while_training:
+        return torch.full_like(query.weights[0], torch.nan)
+    return score.value(score.statistic(map_tree(Tensor.detach, predictions), query))
 
 
 def objective_of(learner: Learner) -> Objective:

@@ -542,7 +542,7 @@ def test_sequences_in_the_order_of_their_classes_are_refused() -> None:
     qs.fit(learner, qs.episodes(four_clouds(), 3, 2, 2, shuffled=True), 1, 1, progress=False)
 
 
-def four_clouds() -> qs.Classes:
+def four_clouds() -> qs.LabelledRows:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(4, 6, 24, generator=generator) + torch.randn(4, 1, 24, generator=generator)
-    return qs.Classes(rows.flatten(0, 1), torch.full((4,), 6), ("a", "b", "c", "d"))
+    return qs.LabelledRows(rows.flatten(0, 1), torch.full((4,), 6), ("a", "b", "c", "d"))

@@ -124,7 +124,7 @@ def classifier(name: str, norm: str) -> Learner:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("name", "norm"), CLASSIFIER_CASES)
 def test_classifier_keeps_exactly_what_it_does_not_except(
-    name: str, norm: str, law: str, classes: qs.Classes
+    name: str, norm: str, law: str, classes: qs.LabelledRows
 ) -> None:
     source = qs.episodes(classes, ways=5, shots=2, queries=2)
     judge(classifier(name, norm), source, law)
@@ -150,7 +150,7 @@ def judge(learner: Learner, source: TaskSource, law: str) -> None:
 
 @pytest.mark.parametrize(("name", "norm"), CLASSIFIER_CASES)
 def test_tasks_of_different_sizes_batch_as_if_alone(
-    name: str, norm: str, classes: qs.Classes
+    name: str, norm: str, classes: qs.LabelledRows
 ) -> None:
     source = qs.episodes(classes, ways=(3, 5), shots=(1, 3), queries=2)
     tasks = [doubled(draw(source, 0, i)) for i in range(4)]
@@ -215,7 +215,7 @@ def unlabelled_support_is_absent(learner: Learner, task: Task) -> None:
 
 @pytest.mark.parametrize(("name", "norm"), CLASSIFIER_CASES)
 def test_unlabelled_support_rows_are_absent_for_classifiers(
-    name: str, norm: str, classes: qs.Classes
+    name: str, norm: str, classes: qs.LabelledRows
 ) -> None:
     task = draw(qs.episodes(classes, ways=5, shots=2, queries=2), 0, 0)
     unlabelled_support_is_absent(classifier(name, norm), doubled(task))
@@ -234,7 +234,7 @@ def attends(learner: Learner) -> bool:
 
 @pytest.mark.parametrize("name", [n for n in CLASSIFIERS if attends(classifier(n, "group"))])
 def test_attention_of_classifiers_is_shared_among_the_rows_present(
-    name: str, classes: qs.Classes
+    name: str, classes: qs.LabelledRows
 ) -> None:
     task = doubled(draw(qs.episodes(classes, ways=5, shots=2, queries=2, shuffled=True), 0, 0))
     attention_is_shared_among_the_rows_present(classifier(name, "group"), task)
@@ -264,7 +264,7 @@ def attention_is_shared_among_the_rows_present(learner: Learner, task: Task) -> 
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_query_rows_count_in_the_objective_as_they_weigh(name: str, classes: qs.Classes) -> None:
+def test_query_rows_count_in_the_objective_as_they_weigh(name: str, classes: qs.LabelledRows) -> None:
     learner = classifier(name, "batch")  # whose statistics see every row not said to be absent
     task = doubled(draw(qs.episodes(classes, ways=5, shots=2, queries=2), 0, 0))
     one = Examples(*(leaf[:1] for leaf in task.support))
@@ -292,7 +292,7 @@ INEXACT = {
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in INEXACT])
-def test_the_meta_gradient_is_that_of_finite_differences(name: str, classes: qs.Classes) -> None:
+def test_the_meta_gradient_is_that_of_finite_differences(name: str, classes: qs.LabelledRows) -> None:
     """No path from a parameter to the objective is cut."""
     learner = classifier(name, "group")
     task = doubled(draw(qs.episodes(classes, ways=5, shots=2, queries=2), 0, 0))
@@ -552,7 +552,7 @@ class SelfWeighing(Learner):
         return embed_query(self.backbone, inputs, state)[:, : spec.outputs]
 
 
-def test_weights_made_by_a_learner_reach_the_norms(classes: qs.Classes) -> None:
+def test_weights_made_by_a_learner_reach_the_norms(classes: qs.LabelledRows) -> None:
     task = doubled(draw(qs.episodes(classes, ways=3, shots=2, queries=2), 0, 0))
     with pytest.raises(BrokenLaw, match="counting_exactly"):
         LAWS["vmap_equals_loop"](SelfWeighing(exactly=False).double(), task)

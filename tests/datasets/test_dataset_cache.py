@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quickstudy.datasets import cache
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 RECIPE = {"version": 1}
 
@@ -14,7 +14,7 @@ RECIPE = {"version": 1}
 def splits(seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: Classes(
+        name: LabelledRows(
             torch.randint(0, 256, (6, 1, 5, 5), generator=generator).to(torch.uint8),
             torch.tensor([2, 4]),
             (f"{name} ä", f"{name} b"),

@@ -5,7 +5,7 @@ import torch
 from quickstudy import datasets
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 LABELS = np.repeat(np.array(["cat", "dog", "emu", "fox", "gnu", "hen", "ibis"]), 5)
 X = np.arange(35 * 2 * 3, dtype=np.uint8).reshape(35, 2, 3)
@@ -72,9 +72,9 @@ def test_what_cannot_be_a_data_set_is_refused(x, y, message):
 
 
 def test_splits_that_share_a_class_are_refused():
-    part = Classes.from_labels(torch.rand(4, 2), ["a", "a", "b", "b"])
-    other = Classes.from_labels(torch.rand(4, 2), ["b", "b", "c", "c"])
-    third = Classes.from_labels(torch.rand(2, 2), ["d", "d"])
+    part = LabelledRows.from_labels(torch.rand(4, 2), ["a", "a", "b", "b"])
+    other = LabelledRows.from_labels(torch.rand(4, 2), ["b", "b", "c", "c"])
+    third = LabelledRows.from_labels(torch.rand(2, 2), ["d", "d"])
     with pytest.raises(ValueError, match=r"train and test must not share classes.*: b"):
         Dataset(card("arrays"), part, third, other)
 

@@ -154,7 +154,7 @@ def test_rows_of_weight_zero_and_queries_write_nothing_that_is_attended_to(
 
 @pytest.mark.parametrize("norm", ["group", "batch", "support"])
 @torch.no_grad()
-def test_the_objective_asks_a_query_as_predict_does(norm: str, classes: qs.Classes) -> None:
+def test_the_objective_asks_a_query_as_predict_does(norm: str, classes: qs.LabelledRows) -> None:
     torch.manual_seed(0)
     learner = qs.MANN(Conv4(4, norm, image_size=16), 5, hidden=8, slots=8, width=4).double()
     support, query, _ = doubled(draw(qs.episodes(classes, ways=3, shots=2, queries=1), 0, 0))
@@ -194,7 +194,7 @@ def test_a_regression_of_fewer_outputs_than_built_for() -> None:
     assert sequence_loss(learner, task).loss.isfinite()
 
 
-def test_sequences_that_come_class_by_class_are_refused(classes: qs.Classes) -> None:
+def test_sequences_that_come_class_by_class_are_refused(classes: qs.LabelledRows) -> None:
     learner = qs.MANN(qs.backbones.Conv4(4, image_size=16), hidden=8, slots=8, width=4)
     with pytest.raises(ValueError, match="shuffled=True"):
         qs.fit(learner, qs.episodes(classes, 5, 1, 1), steps=1, progress=False)

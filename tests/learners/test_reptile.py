@@ -22,7 +22,7 @@ from quickstudy.training.fit import sgd as outer_sgd
 Updated = tuple[Weights, None]
 
 
-def task(classes: qs.Classes, seed: int = 0) -> Task:
+def task(classes: qs.LabelledRows, seed: int = 0) -> Task:
     return doubled(draw(qs.episodes(classes, ways=3, shots=1, queries=3), seed, 0))
 
 
@@ -59,7 +59,7 @@ def adapted_by_hand(learner: qs.Reptile, task: Task, *, adam: bool) -> list[Tens
 
 
 @pytest.mark.parametrize("adam", [True, False])
-def test_the_gradient_is_theta_minus_phi(classes: qs.Classes, adam: bool) -> None:
+def test_the_gradient_is_theta_minus_phi(classes: qs.LabelledRows, adam: bool) -> None:
     # Ours adds Adam's epsilon inside the root, torch outside: as small as this, they agree.
     learner = made(update=Adam(0.0, epsilon=1e-12) if adam else sgd)
     one = task(classes)
@@ -74,7 +74,7 @@ def test_the_gradient_is_theta_minus_phi(classes: qs.Classes, adam: bool) -> Non
     assert distance > 0
 
 
-def test_inner_steps_record_nothing_to_be_differentiated_twice(classes: qs.Classes) -> None:
+def test_inner_steps_record_nothing_to_be_differentiated_twice(classes: qs.LabelledRows) -> None:
     recorded: list[bool] = []
 
     def watching(weights: Weights, gradients: Weights, rate: Rate, memory: None) -> Updated:
@@ -87,7 +87,7 @@ def test_inner_steps_record_nothing_to_be_differentiated_twice(classes: qs.Class
     assert not any(recorded)
 
 
-def test_training_at_rate_one_moves_to_the_adapted_weights(classes: qs.Classes) -> None:
+def test_training_at_rate_one_moves_to_the_adapted_weights(classes: qs.LabelledRows) -> None:
     learner = made(update=sgd)
     source = qs.episodes(classes, ways=3, shots=1, queries=3)
     ends: list[Tensor] = []
@@ -106,7 +106,7 @@ def test_training_at_rate_one_moves_to_the_adapted_weights(classes: qs.Classes) 
         torch.testing.assert_close(theta.detach(), phi, rtol=1e-9, atol=1e-12)
 
 
-def test_adapt_descends_on_the_whole_support(classes: qs.Classes) -> None:
+def test_adapt_descends_on_the_whole_support(classes: qs.LabelledRows) -> None:
     learner, one = made(update=sgd, test_steps=7), task(classes)
     net = MLP(256, (6,), outputs=3).double()
     net.load_state_dict(learner.backbone.state_dict())
@@ -123,7 +123,7 @@ def test_adapt_descends_on_the_whole_support(classes: qs.Classes) -> None:
 
 @pytest.mark.parametrize("norm", ["group", "batch", "support"])
 def test_the_objective_batches_over_tasks_of_different_sizes(
-    classes: qs.Classes, norm: str
+    classes: qs.LabelledRows, norm: str
 ) -> None:
     torch.manual_seed(0)
     learner = qs.Reptile(Conv4(8, norm, image_size=16, outputs=4), 2, 0.01, batch=6).double()
@@ -140,7 +140,7 @@ def test_the_objective_batches_over_tasks_of_different_sizes(
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)
 
 
-def test_gradients_are_clipped_in_training_and_testing(classes: qs.Classes) -> None:
+def test_gradients_are_clipped_in_training_and_testing(classes: qs.LabelledRows) -> None:
     learner, one = made(update=sgd, clip=1e-3, test_steps=1), task(classes)
     moved = learner.eval().adapt(one.support, one.spec)["weights"]
     steps = [moved[n] - p for n, p in learner.backbone.named_parameters()]

@@ -9,7 +9,7 @@ from report_samples import NearestMeanPixels, evaluation_of, training_log, views
 from quickstudy.evaluation.evaluate import Evaluation
 from quickstudy.reports.views import EpisodeView
 from quickstudy.tasks.episodes import episodes
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def squares() -> Classes:
     for way in range(12):
         top, left = 7 * (way // 4) + 2, 6 * (way % 4) + 2
         images[way, :, :, top : top + 8, left : left + 8] += 14
-    return Classes(
+    return LabelledRows(
         images.flatten(0, 1), torch.full((12,), 20), tuple(f"square {k}" for k in range(12))
     )
 

@@ -16,7 +16,7 @@ from quickstudy.evaluation.evaluate import Evaluation
 from quickstudy.reports.views import EpisodeView, view
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.examples import one_hot
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 
 class NearestMeanPixels(Learner):
@@ -79,7 +79,7 @@ def emoji(folder: Path) -> Classes:
     ]
     images = torch.from_numpy(np.stack(designs, 1)).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
     names = [described[i]["name"] for i in chosen]
-    return Classes.from_labels(images, np.repeat(names, 4))
+    return LabelledRows.from_labels(images, np.repeat(names, 4))
 
 
 def views_of(source: Episodes, learner: Learner, tasks: int) -> list[EpisodeView]:

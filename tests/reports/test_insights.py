@@ -27,7 +27,7 @@ from quickstudy.reports.neighbours import nearest
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import EpisodeView
 from quickstudy.tasks.episodes import episodes
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 TITLES = ("Step by step", "What adaptation changed", "Learnt learning rates",
           "Attention over the support set", "Nearest support examples")  # fmt: skip

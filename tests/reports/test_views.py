@@ -11,7 +11,7 @@ from quickstudy.reports.views import EpisodeView, RegressionView, view
 from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.examples import examples, regression
 from quickstudy.tasks.functions import Sinusoids
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 
 class LineThroughSupport(Learner):
@@ -82,7 +82,7 @@ def test_standardised_pixels_are_brought_to_one_common_scale(squares: Classes) -
 
 
 def test_vectors_are_no_images() -> None:
-    flat = Classes(torch.rand(40, 7), torch.full((4,), 10), ("a", "b", "c", "d"))
+    flat = LabelledRows(torch.rand(40, 7), torch.full((4,), 10), ("a", "b", "c", "d"))
     shown = view(NearestMeanPixels(), episode_of(flat))
     assert isinstance(shown, EpisodeView)
     assert shown.support_images is None

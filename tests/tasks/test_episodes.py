@@ -16,7 +16,7 @@ def numbered(counts):
     """Rows that know their class and their place: row = 1000 * class + place."""
     rows = [1000 * c + i for c, n in enumerate(counts) for i in range(n)]
     names = tuple(f"c{i}" for i in range(len(counts)))
-    return qs.Classes(torch.tensor(rows).float()[:, None], torch.tensor(counts), names)
+    return qs.LabelledRows(torch.tensor(rows).float()[:, None], torch.tensor(counts), names)
 
 
 @settings(max_examples=60, deadline=None)
@@ -129,27 +129,27 @@ def test_counts_may_come_from_numpy():
 def test_classes_refuse_what_does_not_fit():
     rows = torch.zeros(4, 1)
     with pytest.raises(ValueError, match="empty"):
-        qs.Classes(rows, torch.tensor([4, 0]), ("a", "b"))
+        qs.LabelledRows(rows, torch.tensor([4, 0]), ("a", "b"))
     with pytest.raises(ValueError, match="unique"):
-        qs.Classes(rows, torch.tensor([2, 2]), ("a", "a"))
+        qs.LabelledRows(rows, torch.tensor([2, 2]), ("a", "a"))
     with pytest.raises(ValueError, match="add up to 3"):
-        qs.Classes(rows, torch.tensor([2, 1]), ("a", "b"))
+        qs.LabelledRows(rows, torch.tensor([2, 1]), ("a", "b"))
     with pytest.raises(ValueError, match="one name per class"):
-        qs.Classes(rows, torch.tensor([4]), ("a", "b"))
+        qs.LabelledRows(rows, torch.tensor([4]), ("a", "b"))
     with pytest.raises(ValueError, match="one per row"):
-        qs.Classes.from_labels(rows, [1, 2])
+        qs.LabelledRows.from_labels(rows, [1, 2])
 
 
 def test_from_labels_groups_rows():
     rows = torch.arange(5).float()[:, None]
-    made = qs.Classes.from_labels(rows, ["b", "a", "b", "c", "a"])
+    made = qs.LabelledRows.from_labels(rows, ["b", "a", "b", "c", "a"])
     assert made.names == ("a", "b", "c")
     assert made.inputs.flatten().tolist() == [1, 4, 0, 2, 3]
     assert made.rows(1).flatten().tolist() == [0, 2]
 
 
 def test_rotations_are_classes_of_their_own():
-    made = qs.Classes(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([1]), ("a",))
+    made = qs.LabelledRows(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([1]), ("a",))
     turned = made.with_rotations()
     assert turned.names == ("a/rot000", "a/rot090", "a/rot180", "a/rot270")
     assert turned.rows(1).flatten().tolist() == [2, 4, 1, 3]  # counter-clockwise

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.kernels.standardise import EPSILON, Sharing, standardised
+from quickstudy.base.weighting import counting, current_weights
 from quickstudy.core import Examples, sees_other_rows
 
 Statistics = list[tuple[Tensor, Tensor]]
@@ -31,10 +32,8 @@ Statistics = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class _Pass:
-    """What the norms of one forward pass know beside their input."""
+    """What the norms of one forward pass know beside their input and the weights of its rows."""
 
-    weights: Tensor | None = None  # how often each row counts
-    rows_count_alike: bool = False  # all weights of the batch are one: native kernels will do
     record: Statistics | None = None  # where support statistics are written
     reuse: Iterator[tuple[Tensor, Tensor]] | None = None  # support statistics to use
     moments: dict[RunningNorm, Moments] | None = None  # where the population is estimated
@@ -52,40 +51,6 @@ def _set(new: _Pass) -> Iterator[None]:
         _current.reset(token)
 
 
-@contextmanager
-def counting(weights: Tensor) -> Iterator[None]:
-    """Batch statistics inside count each row as often as its weight says."""
-    now = _current.get()
-    with _set(now if now.rows_count_alike else replace(now, weights=weights)):
-        yield
-
-
-@contextmanager
-def counting_exactly(weights: Tensor) -> Iterator[None]:
-    """Like :func:`counting`, for weights that a learner makes itself.
-
-    The engine's promise (:func:`rows_count_alike`) is about the weights that the batch came with,
-    and knows nothing of these.
-    """
-    with _set(replace(_current.get(), weights=weights, rows_count_alike=False)):
-        yield
-
-
-@contextmanager
-def rows_count_alike() -> Iterator[None]:
-    """A promise that every row of the batch is labelled and has weight one.
-
-    Batch statistics may then use the native kernels, and losses of its own rows plain means.
-    """
-    with _set(replace(_current.get(), rows_count_alike=True, weights=None)):
-        yield
-
-
-def promised_alike() -> bool:
-    """Whether all rows of the batch are promised to count alike."""
-    return _current.get().rows_count_alike
-
-
 def embed_support(net: Callable[[Any], Tensor], support: Examples) -> tuple[Tensor, Statistics]:
     """``net(support.inputs)`` (n, d), and the statistics its queries are to reuse."""
     statistics: Statistics = []
@@ -99,19 +64,19 @@ def embed_query(net: Callable[[Any], Tensor], inputs: Any, statistics: Statistic
         return net(inputs)
 
 
-def blind_to_weights(net: nn.Module) -> list[str]:
+def ignores_weights(net: nn.Module) -> list[str]:
     """Names of the modules whose batch statistics count rows of weight 0 as whole ones.
 
     Those of torch do; a layer of your own says ``counts_weights = True`` if it does not.
     """
 
-    def blind(module: nn.Module) -> bool:
+    def ignores(module: nn.Module) -> bool:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return module.training or module.running_mean is None
         sees = getattr(module, "sees_other_rows", False)
         return bool(sees and not getattr(module, "counts_weights", False))
 
-    return [name for name, module in net.named_modules() if blind(module)]
+    return [name for name, module in net.named_modules() if ignores(module)]
 
 
 def rows_see_one_another(net: nn.Module) -> bool:
@@ -142,7 +107,7 @@ class _ChannelNorm(nn.Module):
 
     def _by_rows(self, x: Tensor) -> Tensor:
         """Normalise by the statistics of the rows at hand."""
-        if _current.get().weights is None:
+        if current_weights() is None:
             return standardised(x, self.weight, self.bias, Sharing())
         return self._by(x, *row_statistics(x))
 
@@ -155,7 +120,7 @@ class _ChannelNorm(nn.Module):
 
 def row_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance (channels,) of x (rows, channels, ...), rows as weighted."""
-    weights = _current.get().weights
+    weights = current_weights()
     positions = [d for d in range(x.ndim) if d != 1]
     if weights is None:  # torch.var_mean takes five times as long where channels come last
         mean = x.mean(positions)
@@ -239,7 +204,7 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """Count the rows of x (n, channels, ...), each as often as its weight says."""
-        weights = _current.get().weights
+        weights = current_weights()
         weights = x.new_ones(len(x)) if weights is None else weights
         weights = weights.double()
         values = x.detach().double().flatten(2) if x.ndim > 2 else x.detach().double()[..., None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,33 @@ def leaves(tree: Any) -> Iterator[Tensor]:
         yield tree
 
 
+def structure(tree: Any) -> Any:
+    """The tree without its leaves: equal for trees that :func:`map_tree` takes together."""
+    if isinstance(tree, dict):
+        return tuple((key, structure(value)) for key, value in tree.items())
+    if isinstance(tree, (list, tuple)):
+        return tuple(structure(value) for value in tree)
+    return None
+
+
+def named_leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every leaf with its path, such as ``text.mask`` or ``0``; "" for a single tensor."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from named_leaves(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(tree, (list, tuple)):
+        names = getattr(tree, "_fields", range(len(tree)))
+        for key, value in zip(names, tree, strict=True):
+            yield from named_leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, tree
+
+
 def rows(tree: Any) -> int:
-    """The number of rows (first dimension) of a tree of inputs."""
-    return int(next(leaves(tree)).shape[0])
+    """The number of rows (first dimension) of a tree of inputs; 0 for a tree without leaves."""
+    return next((int(leaf.shape[0]) for leaf in leaves(tree)), 0)
+
+
+def concatenate(*trees: Any) -> Any:
+    """Rows of all trees, one after the other."""
+    return map_tree(lambda *parts: torch.cat(parts), *trees)

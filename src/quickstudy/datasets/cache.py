@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from quickstudy.files.storage import replace_atomically
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
-Splits = dict[str, Classes]
+Splits = dict[str, LabelledRows]
 Recipe = Mapping[str, str | int | bool]
 """All that decides the decoded bytes: version of the code, options, size."""
 
@@ -117,7 +117,7 @@ def _cut(rows: Tensor, index: dict[str, Any]) -> Splits:
     counts = {name: torch.tensor(part["counts"]) for name, part in index.items()}
     parts = rows.split([int(count.sum()) for count in counts.values()])
     return {
-        name: Classes(part, counts[name], tuple(index[name]["names"]))
+        name: LabelledRows(part, counts[name], tuple(index[name]["names"]))
         for name, part in zip(index, parts, strict=True)
     }
 

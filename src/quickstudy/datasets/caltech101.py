@@ -24,7 +24,7 @@ from quickstudy.datasets.images import decode
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 VERSION = 1  # raise it whenever other bytes come out
 URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"
@@ -75,7 +75,7 @@ def build(root: Path, size: int, download: bool) -> Splits:
             decode(photographs[name], f"{sources[0]}: {name}", size=size, channels=3)
             for name in track(names, f"Decoding caltech101 {split}", len(names))
         ]
-        splits[split] = Classes(
+        splits[split] = LabelledRows(
             torch.from_numpy(np.stack(images)),
             torch.full((len(lists[split]),), len(KEPT)),
             tuple(lists[split]),

@@ -18,7 +18,7 @@ from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 VERSION = 1  # raise it whenever other bytes come out
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
@@ -49,7 +49,7 @@ def build(root: Path, download: bool) -> Splits:
     splits = {}
     for split in ("train", "val", "test"):
         rows = [np.flatnonzero(labels == number[name]) for name in lists[split]]
-        splits[split] = Classes(
+        splits[split] = LabelledRows(
             torch.from_numpy(images[np.concatenate(rows)]),
             torch.tensor([len(r) for r in rows]),
             tuple(lists[split]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quickstudy.datasets.registry import Card
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import refuse_overlap
 
 
@@ -14,9 +14,9 @@ class Dataset:
     """Train, validation and test classes, none in two splits (ValueError otherwise)."""
 
     card: Card
-    train: Classes
-    val: Classes
-    test: Classes
+    train: LabelledRows
+    val: LabelledRows
+    test: LabelledRows
 
     def __post_init__(self) -> None:
         refuse_overlap(train=self.train, val=self.val, test=self.test)
@@ -27,7 +27,7 @@ class Dataset:
         return self.card.name
 
     @property
-    def splits(self) -> dict[str, Classes]:
+    def splits(self) -> dict[str, LabelledRows]:
         """The three splits by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 

@@ -16,7 +16,7 @@ from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import split_classes
 
 SIZE = 84  # as mini-ImageNet and the photographs of most few-shot papers
@@ -60,7 +60,7 @@ def folder(
 
 def read_classes(
     path: str | Path, size: int = SIZE, channels: int = 3, *, strict: bool = False
-) -> Classes:
+) -> LabelledRows:
     """One class per folder in ``path``, in order of name; inputs (channels, size, size) uint8.
 
     Images lie in the class folder or deeper in it. Files whose names begin with a dot, and files
@@ -93,7 +93,7 @@ def read_classes(
             f"{top}: {len(bad)} of {len(pairs)} files were left out: {listed}{more}", stacklevel=2
         )
     good = rows[: sum(counts.values())]
-    return Classes(torch.from_numpy(good), torch.tensor(list(counts.values())), tuple(counts))
+    return LabelledRows(torch.from_numpy(good), torch.tensor(list(counts.values())), tuple(counts))
 
 
 def _class_names(top: Path) -> list[str]:

@@ -27,7 +27,7 @@ from quickstudy.datasets import glyph_rendering as rendering
 from quickstudy.datasets.cache import Splits, cached, data_root
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 VERSION = 1  # raise it whenever other bytes come out
 SEED = 20_240_229
@@ -71,7 +71,7 @@ def build() -> Splits:
     for split in ("train", "val", "test"):
         members = [i for i in kept if split_of[i] == split]
         faces = [torch.nonzero(glyphs.character == i).flatten() for i in members]
-        splits[split] = Classes(
+        splits[split] = LabelledRows(
             rendering.samples(glyphs.rasters, PER_CLASS, faces, generator),
             torch.full((len(members),), PER_CLASS),
             tuple(unicodedata.name(chr(codes[i])) for i in members),

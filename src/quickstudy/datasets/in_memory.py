@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import split_classes
 
 Labels = Sequence[object] | np.ndarray | Tensor
@@ -52,11 +52,11 @@ def arrays(
     become floats. Images need their channels first: (n, channels, height, width).
 
     Raises ValueError for other shapes, rows that are not finite, or under 6 classes. To give the
-    splits by hand, make three ``Classes`` and a ``Dataset`` of them: one that shares a class
+    splits by hand, make three ``LabelledRows`` and a ``Dataset`` of them: one that shares a class
     between splits is refused.
     """
     inputs = _inputs(X)
-    classes = Classes.from_labels(inputs, y if isinstance(y, Tensor) else np.asarray(y))
+    classes = LabelledRows.from_labels(inputs, y if isinstance(y, Tensor) else np.asarray(y))
     return Dataset(card("arrays"), *split_classes(classes, fractions, seed))
 
 

@@ -27,7 +27,7 @@ from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, find, published_split
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 VERSION = 1  # raise it whenever other bytes come out
 SIZE = 84
@@ -76,7 +76,7 @@ def build(root: Path, size: int, strict: bool) -> Decoded:
         indices = [synsets.index(synset) for synset in lists[split]]
         # archives list their members in any order: rows of a class stand in order of name
         ordered = [rows[i, np.argsort(names[i], kind="stable")] for i in indices]
-        splits[split] = Classes(
+        splits[split] = LabelledRows(
             torch.from_numpy(np.concatenate(ordered)),
             torch.tensor([len(names[i]) for i in indices]),
             tuple(lists[split]),

@@ -24,7 +24,7 @@ from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 VERSION = 1  # raise it whenever other bytes come out
 SIDE = 105
@@ -111,7 +111,7 @@ def build(root: Path, split: str, side: int, download: bool) -> Splits:
         else lake_members(sorted(background), sorted(evaluation))
     )
     return {
-        name: Classes(
+        name: LabelledRows(
             torch.from_numpy(np.concatenate([reduce(drawings[c], side) for c in characters])),
             torch.full((len(characters),), DRAWERS),
             tuple(characters),

@@ -14,18 +14,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.base.trees import map_tree
+from quickstudy.answers.specs import classification
+from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.core import Examples, Task
-from quickstudy.tasks.examples import classification, to_unit
-from quickstudy.tasks.rows import Classes
-from quickstudy.tasks.stacks import moved, stack
+from quickstudy.tasks.examples import to_unit
+from quickstudy.tasks.rows import LabelledRows
+from quickstudy.tasks.stacks import moved
 
 Count = int | tuple[int, int]
 """A fixed number, or an inclusive range from which each task draws its own."""
 
 
 def episodes(
-    split: Classes,
+    split: LabelledRows,
     ways: Count,
     shots: Count,
     queries: Count = 15,
@@ -87,7 +88,7 @@ def _bounds(name: str, count: Count) -> tuple[int, int]:
 class Episodes:
     """The task source that :func:`episodes` makes; counts are inclusive (low, high) ranges."""
 
-    classes: Classes
+    classes: LabelledRows
     ways: tuple[int, int]
     shots: tuple[int, int]
     queries: tuple[int, int]
@@ -98,11 +99,14 @@ class Episodes:
         """One task; the same generator state gives the same task."""
         return self._gathered(self._rows(generator))
 
-    def stacked(self, generators: Sequence[torch.Generator]) -> Task:
-        """The tasks that ``generators`` give, stacked: gathered as if they were one, then cut."""
+    def stacked(self, generators: Sequence[torch.Generator]) -> Task | None:
+        """The tasks that ``generators`` give, stacked: gathered as if they were one, then cut.
+
+        None where their sizes differ, and they may need more than one stack.
+        """
         tasks = [self._rows(generator) for generator in generators]
         if len({rows.sizes for rows in tasks}) > 1:
-            return stack([self._gathered(rows) for rows in tasks])
+            return None
         n, places = len(tasks[0].support_targets), torch.stack([rows.places for rows in tasks])
         whole = _Rows(
             tasks[0].ways,
@@ -140,17 +144,23 @@ class Episodes:
         return _Rows(ways, places, support_targets, query_targets)
 
     def _gathered(self, rows: _Rows) -> Task:
-        pixels, n = self.classes.inputs, len(rows.support_targets)
-        inputs = pixels.index_select(0, moved(rows.places, pixels.device))
-        if inputs.dtype == torch.uint8:
-            inputs = to_unit(inputs)
-        device = inputs.device
-        weights = torch.ones(len(inputs), device=device)
+        n = len(rows.support_targets)
+
+        def gather(leaf: Tensor) -> Tensor:
+            picked = leaf.index_select(0, moved(rows.places, leaf.device))
+            return to_unit(picked) if picked.dtype == torch.uint8 else picked
+
+        inputs = map_tree(gather, self.classes.inputs)
+        device = next(leaf.device for _, leaf in named_leaves(inputs))
+        weights = torch.ones(len(rows.places), device=device)
+        groups = torch.zeros(len(rows.places), dtype=torch.long, device=device)
         return Task(
-            Examples(inputs[:n], moved(rows.support_targets, device), weights[:n]),
-            Examples(inputs[n:], moved(rows.query_targets, device), weights[n:]),
+            Examples(map_tree(lambda leaf: leaf[:n], inputs),
+                     moved(rows.support_targets, device), weights[:n], groups[:n]),
+            Examples(map_tree(lambda leaf: leaf[n:], inputs),
+                     moved(rows.query_targets, device), weights[n:], groups[n:]),
             classification(rows.ways),
-        )
+        )  # fmt: skip
 
     def names(self, generator: torch.Generator) -> list[str]:
         """The class names of the task that this generator state gives, in order of its ways."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quickstudy.answers.specs import regression
 from quickstudy.core import Examples, Task
-from quickstudy.tasks.examples import regression
 from quickstudy.tasks.stacks import unstack
 
 
@@ -49,8 +49,9 @@ class Sinusoids:
         angles = zip(x.unbind(), phase.unbind(), strict=True)
         y = amplitude[:, None, None] * torch.stack([torch.sin(x - phase) for x, phase in angles])
         weights = torch.ones(x.shape[:2])
+        groups = torch.zeros(x.shape[:2], dtype=torch.long)
         support, query = (
-            Examples(*(leaf[:, part].contiguous() for leaf in (x, y, weights)))
+            Examples(*(leaf[:, part].contiguous() for leaf in (x, y, weights, groups)))
             for part in (slice(self.shots), slice(self.shots, rows))
         )
         return Task(support, query, regression())

@@ -1,68 +1,69 @@
-"""One look at the numbers of a batch, taken where its tasks were drawn.
+"""Inspecting the numbers of a stack of tasks once, where the tasks were drawn.
 
-A look at a GPU's tensor lets the host wait until the GPU has done all that it was told to. So a
-batch is looked at once, before it is moved, and what was seen goes with it: a step asks no more.
+Reading a value of a GPU's tensor makes the host wait for all that it was told to do. So a stack is
+inspected once, before it is moved, and what was found goes with it: a step asks no more.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch.func import vmap
 
-from quickstudy.core import Examples, Task
-from quickstudy.tasks.targets import check_support, check_targets
+from quickstudy.base.trees import leaves, map_tree
+from quickstudy.core import Answer, Examples, Task, check_support
 
 
-class Look(NamedTuple):
-    """What :func:`look_at` saw, beside targets that the batch's spec can judge.
+class Inspection(NamedTuple):
+    """What :func:`inspect_stack` found.
 
-    ``rows_count_alike``  whether all weights are one and all targets known.
+    ``uniform``  whether all weights are one, all elements of targets known, and all classes asked
+                 of the queries in the support set: losses and statistics are then plain means.
     """
 
-    rows_count_alike: bool
+    uniform: bool
 
 
-def look_at(batch: Task) -> Look:
-    """Look at weights and targets of a batch (tasks, rows, ...) of tasks: one transfer to the host.
+def inspect_stack(stack: Task) -> Inspection:
+    """Check targets and weights of a stack of tasks (tasks, rows, ...).
 
-    Raises ValueError for a support without rows, for targets whose shape or kind the spec does not
-    ask for, and for class ids that it has no output for.
+    Raises ValueError for tasks without support rows, and for targets whose shape, type or values
+    the answer does not ask for.
     """
-    support, query, spec = batch
-    check_support(support._replace(targets=support.targets[0], weights=support.weights[0]), spec)
-    check_targets("query", query.targets[0], spec)
-    parts = [part for part in (support, query) if part.weights.shape[1]]
-    alike, told = (
-        len(parts) == 2,
-        torch.stack([t for part in parts for t in _extremes(part, spec.outputs)]),
-    )
-    for part, numbers in zip(parts, told.view(len(parts), -1).tolist(), strict=True):
-        lightest, heaviest, lowest, beyond = numbers
-        real = part.targets.is_floating_point()
-        if not real and beyond >= 0:
-            raise ValueError(_no_output_for(part.targets, spec.outputs))
-        known = not math.isnan(lowest) if real else lowest >= 0
-        alike = alike and lightest == heaviest == 1 and known
-    return Look(alike)
+    support, query, spec = stack
+    one: Task = Task(*(map_tree(lambda leaf: leaf[0], part) for part in (support, query)), spec)
+    _check_shapes(one)
+    for what, part in (("support", support), ("query", query)):
+        if part.weights.shape[1]:
+            spec.answer.check_values(part.targets, what)
+    return Inspection(_is_uniform(support, query, spec.answer))
 
 
-def _extremes(part: Examples, outputs: int) -> tuple[Tensor, ...]:
-    """Lowest and highest weight, lowest target, and how far the highest id is beyond the last one.
-
-    One operator gives two, which are NaN where any number is. Side by side with floats, ids may be
-    rounded: to others of the same sign, so that comparing with 0 is safe.
-    """
-    low, high = part.targets.aminmax()
-    beyond = high if high.is_floating_point() else high.long() - outputs
-    return *part.weights.aminmax(), low, beyond
+def _check_shapes(task: Task) -> None:
+    support, query, spec = task
+    if len(support.weights) == 0:
+        check_support(support, spec.answer)  # which says so
+    spec.answer.check(support.targets, "support")
+    spec.answer.check(query.targets, "query")
 
 
-def _no_output_for(ids: Tensor, outputs: int) -> str:
-    return (
-        f"tasks: class ids must lie in 0 … {outputs - 1} for {outputs} outputs; found "
-        f"{int(ids.max())}. Renumber the classes of support and query alike, or raise the spec's "
-        "ways."
-    )
+def _is_uniform(support: Examples, query: Examples, answer: Answer) -> bool:
+    if not query.weights.shape[1]:
+        return False
+    for part in (support, query):
+        lightest, heaviest = part.weights.aminmax()
+        if not (lightest == heaviest == 1 and answer.known(part.targets).all()):
+            return False
+    return _asks_only_present(support, query, answer)
+
+
+def _asks_only_present(support: Examples, query: Examples, answer: Answer) -> bool:
+    """Whether no query asks for a class that the support set of its task does not show."""
+    first = map_tree(lambda leaf: leaf[0], support)
+    if answer.present(first.targets, first.weights) is None:
+        return True
+    present = vmap(answer.present)(support.targets, support.weights)
+    hidden = vmap(answer.hide_absent)(query.targets, present)
+    pairs = zip(leaves(hidden), leaves(query.targets), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)

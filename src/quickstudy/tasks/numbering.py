@@ -1,4 +1,4 @@
-"""Numbered tasks: task ``index`` of stream ``seed`` is always the same task.
+"""Numbered tasks: task ``index`` of a stream is always the same task.
 
 Training and evaluation draw by number, not from one long random stream, so that any single task
 can be drawn again, and a resumed run continues with exactly the tasks it would have seen.
@@ -8,26 +8,55 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import Protocol, TypeGuard
 
 import torch
 
 from quickstudy.base.trees import leaves
 from quickstudy.core import Task, TaskSource
-from quickstudy.tasks.stacks import stack
+from quickstudy.tasks.fixed import FixedTasks
+from quickstudy.tasks.stacks import Stack, count, stacks
 
-_MASK = (1 << 64) - 1
+_BITS = 30
+_MASK = (1 << _BITS) - 1
 
 
-def task_seed(seed: int, index: int) -> int:
-    """The generator seed of task ``index`` in stream ``seed``: 32 well-mixed bits.
+class Stream(Enum):
+    """What tasks are drawn for. No two streams share a generator seed, whatever their seeds.
 
-    SplitMix64 (Steele, Lea and Flood, 2014); 32 bits because torch's CPU generator uses no more.
+    So a task of one is never a task of another, even from one source that nobody split.
     """
-    z = (seed * 0xD1342543DE82EF95 + (index + 1) * 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return (z ^ (z >> 31)) >> 32
+
+    TRAINING = 0
+    VALIDATION = 1
+    TEST = 2
+    POPULATION = 3
+
+
+def task_seed(seed: int, index: int, stream: Stream = Stream.TRAINING) -> int:
+    """The generator seed of task ``index``: 32 bits, as torch's CPU generator uses no more.
+
+    The two highest name the stream. The others are a permutation of the index that ``seed``
+    chooses, so that no two of the first 2^30 tasks of a stream share a seed.
+    """
+    z = index & _MASK
+    key = _mixed(seed * 0x9E3779B97F4A7C15 + (index >> _BITS))
+    for turn in range(3):  # each line is a bijection of 30 bits
+        z = (z + (key >> (20 * turn))) & _MASK
+        z ^= z >> 15
+        z = (z * 0x2C1B3C6D) & _MASK
+        z ^= z >> 12
+    return stream.value << _BITS | z
+
+
+def _mixed(z: int) -> int:
+    """64 well-mixed bits: SplitMix64 (Steele, Lea and Flood, 2014)."""
+    mask = (1 << 64) - 1
+    z = (z + 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -35,9 +64,11 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def draw(source: TaskSource, seed: int, index: int) -> Task:
-    """Task ``index`` of stream ``seed``."""
-    return source(generator(task_seed(seed, index)))
+def draw(source: TaskSource, seed: int, index: int, stream: Stream = Stream.TRAINING) -> Task:
+    """Task ``index`` of a stream of ``source``; of fixed tasks, the one of this number."""
+    if isinstance(source, FixedTasks):
+        return source.at(index)
+    return source(generator(task_seed(seed, index, stream)))
 
 
 class Stacking(Protocol):
@@ -46,24 +77,33 @@ class Stacking(Protocol):
     def __call__(self, generator: torch.Generator) -> Task:
         """One task."""
 
-    def stacked(self, generators: Sequence[torch.Generator]) -> Task:
-        """Equal, to the bit, to :func:`quickstudy.tasks.stacks.stack` of what each one gives."""
+    def stacked(self, generators: Sequence[torch.Generator]) -> Task | None:
+        """Equal, to the bit, to the one stack of what each generator gives; None where that is more
+        than one stack."""
 
 
-def draw_stacked(source: TaskSource, seed: int, indices: Iterable[int]) -> Task:
-    """Tasks ``indices`` of stream ``seed``, stacked: those that :func:`draw` gives one by one."""
-    generators = [generator(task_seed(seed, index)) for index in indices]
-    if _stacks(source):
-        return source.stacked(generators)
-    return stack([source(each) for each in generators])
+def draw_stacks(
+    source: TaskSource,
+    seed: int,
+    indices: Iterable[int],
+    stream: Stream = Stream.TRAINING,
+    by_name: bool = True,
+) -> list[Stack]:
+    """Tasks ``indices`` of a stream, in stacks: those that :func:`draw` gives one by one."""
+    indices = list(indices)
+    if _draws_stacks(source):
+        drawn = source.stacked([generator(task_seed(seed, i, stream)) for i in indices])
+        if drawn is not None:
+            return [Stack(drawn, tuple(range(count(drawn))))]
+    return stacks([draw(source, seed, i, stream) for i in indices], by_name)
 
 
-def _stacks(source: TaskSource) -> TypeGuard[Stacking]:
+def _draws_stacks(source: TaskSource) -> TypeGuard[Stacking]:
     """Whether ``stacked`` belongs to the way in which ``source`` draws one task.
 
     It does not where a class derived from a source draws in a way of its own.
     """
-    draws = next(kind for kind in type(source).__mro__ if "__call__" in vars(kind))
+    draws = next((kind for kind in type(source).__mro__ if "__call__" in vars(kind)), object)
     return "stacked" in vars(draws)
 
 
@@ -74,11 +114,14 @@ class Fingerprint:
         self._digest = hashlib.sha256()
 
     def add(self, task: Task) -> None:
-        """Take one more task in; the order matters."""
-        self._digest.update(str(task.spec.outputs).encode())
-        for leaf in leaves((tuple(task.support), tuple(task.query))):
-            self._digest.update(str((leaf.dtype, tuple(leaf.shape))).encode())
-            self._digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
+        """Take one more task in; the order matters. Groups that are all zero leave no trace."""
+        self._digest.update(f"{task.spec.answer.kind} {task.spec.outputs}".encode())
+        for part in (task.support, task.query):
+            groups = getattr(part, "groups", None)
+            bare = part if groups is None or bool(groups.any()) else part[:-1]
+            for leaf in leaves(tuple(bare)):
+                self._digest.update(str((leaf.dtype, tuple(leaf.shape))).encode())
+                self._digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
 
     @property
     def value(self) -> str:

@@ -7,12 +7,12 @@ from itertools import combinations
 import torch
 
 from quickstudy.tasks.numbering import generator
-from quickstudy.tasks.rows import Classes
+from quickstudy.tasks.rows import LabelledRows
 
 
 def split_classes(
-    classes: Classes, fractions: tuple[float, float, float] = (0.64, 0.16, 0.2), seed: int = 0
-) -> tuple[Classes, Classes, Classes]:
+    classes: LabelledRows, fractions: tuple[float, float, float] = (0.64, 0.16, 0.2), seed: int = 0
+) -> tuple[LabelledRows, LabelledRows, LabelledRows]:
     """Whole classes at random into train, validation and test; the same seed, the same split.
 
     The default fractions are those of mini-ImageNet (64, 16 and 20 of 100 classes).
@@ -39,7 +39,7 @@ def split_classes(
     return tuple(classes.select(sorted(part)) for part in parts)  # type: ignore[return-value]
 
 
-def refuse_overlap(**splits: Classes) -> None:
+def refuse_overlap(**splits: LabelledRows) -> None:
     """Raise ValueError where two splits share a class name: test classes must never be seen."""
     for (first, a), (second, b) in combinations(splits.items(), 2):
         shared = sorted(set(a.names) & set(b.names))

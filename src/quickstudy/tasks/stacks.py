@@ -1,61 +1,242 @@
-"""Stacking tasks into one batch with a leading task dimension, padded where they differ."""
+"""Stacks: the tasks of a step that can be computed at once, with a leading dimension of tasks.
+
+The tasks of a step need not be alike. Those whose answers join and whose rows have one shape are
+stacked; numbers of rows may differ, and are padded with rows of weight 0. Ragged rows (sequences,
+graphs) are padded with zeros where their inputs bring a ``mask``, and ragged targets with what is
+unknown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from quickstudy.base.trees import map_tree
-from quickstudy.core import Examples, Task
+from quickstudy.base.trees import map_tree, named_leaves, structure
+from quickstudy.core import Acting, Answer, Examples, Task, TaskSpec
 from quickstudy.tasks.examples import pad_rows
 
+MOST_STACKS = 3
+"""Into which tasks of one kind but many sizes are parted, where padding all to one costs much."""
 
-def stack(tasks: Sequence[Task]) -> Task:
+WORTH_PARTING = 1.25
+"""Rows with padding over rows without, from which on tasks of one kind are parted."""
+
+
+class Stack(NamedTuple):
+    """Tasks as one, whose tensors have shape (tasks, rows, ...); ``places``: where each stood."""
+
+    task: Task
+    places: tuple[int, ...]
+
+
+def stack(tasks: Sequence[Task], by_name: bool = True) -> Task:
     """Tasks -> one task whose tensors have shape (tasks, rows, ...).
 
-    Tasks of fewer rows are padded with rows of weight 0, tasks of fewer ways share the widest
-    spec: a class without weight gets no probability.
+    Raises ValueError where they cannot be computed at once: see :func:`stacks`.
     """
-    specs = [task.spec for task in tasks]
-    kinds = {(spec.loss, spec.name) for spec in specs}
+    kinds = _kinds(tasks, by_name)
     if len(kinds) > 1:
+        specs = list(dict.fromkeys(task.spec for task in tasks))
         raise ValueError(
-            f"stack: the tasks of one batch must share loss and name; found {len(kinds)} kinds. "
-            "Draw each batch from one kind of task."
+            f"stack: the tasks of one stack must have answers that join and rows of one shape; "
+            f"found {len(kinds)} kinds among {', '.join(map(str, specs[:3]))}. Use stacks, which "
+            "makes one of each kind."
         )
-    spec = replace(specs[0], outputs=max(spec.outputs for spec in specs))
-    return Task(
-        _stack_examples([task.support for task in tasks]),
-        _stack_examples([task.query for task in tasks]),
-        spec,
+    return _stacked(tasks, kinds[0].answer, by_name)
+
+
+def stacks(tasks: Sequence[Task], by_name: bool = True) -> list[Stack]:
+    """Tasks -> as few stacks as they need, each to be computed at once.
+
+    ``by_name``  tasks of different names never share a stack, for learners that read the name.
+    """
+    found = []
+    for kind in _kinds(tasks, by_name):
+        for places in _parted(tasks, kind.places):
+            members = [tasks[place] for place in places]
+            answer = members[0].spec.answer
+            for member in members[1:]:
+                answer = _joined(answer, member.spec.answer)
+            found.append(Stack(_stacked(members, answer, by_name), tuple(places)))
+    return found
+
+
+@dataclass
+class _Kind:
+    answer: Answer
+    key: Any
+    places: list[int]
+
+
+def _kinds(tasks: Sequence[Task], by_name: bool) -> list[_Kind]:
+    """Tasks that can be stacked with one another, in order of their first."""
+    kinds: list[_Kind] = []
+    for place, task in enumerate(tasks):
+        key = (_key(task), task.spec.name if by_name else "")
+        for kind in kinds:
+            joined = kind.answer.join(task.spec.answer) if kind.key == key else None
+            if joined is not None:
+                kind.answer = joined
+                kind.places.append(place)
+                break
+        else:
+            kinds.append(_Kind(task.spec.answer, key, [place]))
+    return kinds
+
+
+def _joined(a: Answer, b: Answer) -> Answer:
+    joined = a.join(b)
+    assert joined is not None, "tasks of one kind have answers that join"
+    return joined
+
+
+def _key(task: Task) -> Any:
+    """What tasks must have in common to be stacked, beside their answers."""
+    return tuple(_part_key(part, task.spec.answer.ragged) for part in (task.support, task.query))
+
+
+def _part_key(part: Examples | Acting, ragged_targets: bool) -> Any:
+    if isinstance(part, Acting):
+        return (
+            "acting",
+            structure(part),
+            [(leaf.shape, leaf.dtype) for _, leaf in named_leaves(part)],
+        )
+    inputs, targets = part.inputs, part.targets
+    return (
+        _tree_key(inputs, has_mask(inputs)), _tree_key(targets, ragged_targets),
+        part.weights.dtype, part.weights.device,
+    )  # fmt: skip
+
+
+def _tree_key(tree: Any, ragged: bool) -> Any:
+    """Of ragged trees only the number of dimensions must agree."""
+    shapes = [
+        (leaf.ndim if ragged else leaf.shape[1:], leaf.dtype) for _, leaf in named_leaves(tree)
+    ]
+    return structure(tree), shapes
+
+
+def has_mask(inputs: Any) -> bool:
+    """Whether a tree of inputs has a leaf ``mask``, which says where rows are padded."""
+    return any(name.split(".")[-1] == "mask" for name, _ in named_leaves(inputs))
+
+
+def _size(task: Task) -> int:
+    parts = (task.support, task.query)
+    return sum(len(part.weights) for part in parts if isinstance(part, Examples))
+
+
+def _parted(tasks: Sequence[Task], places: list[int]) -> list[list[int]]:
+    """Places of tasks of one kind, parted by size where padding would cost much."""
+    sizes = sorted({_size(tasks[place]) for place in places})
+    real = sum(_size(tasks[place]) for place in places)
+    best = [sizes[-1:]]
+    for parts in range(1, min(MOST_STACKS, len(sizes)) + 1):
+        best, padded = _cheapest(sizes, [_size(tasks[place]) for place in places], parts)
+        if padded <= WORTH_PARTING * real:
+            break
+    return [
+        members for members in
+        ([p for p in places if _size(tasks[p]) in part] for part in best) if members
+    ]  # fmt: skip
+
+
+def _cheapest(sizes: list[int], of_tasks: list[int], parts: int) -> tuple[list[list[int]], int]:
+    """``sizes`` (rising) in so many ranges, and rows of all tasks padded to their range's largest."""
+    counts = [of_tasks.count(size) for size in sizes]
+    # best[i]: cheapest partition of the first i sizes into the parts so far, as (cost, cuts).
+    best: list[tuple[float, tuple[int, ...]]] = [(float("inf"), ())] * (len(sizes) + 1)
+    best[0] = (0, (0,))
+    for _ in range(parts):
+        best = [
+            min(
+                (
+                    (best[i][0] + sizes[j - 1] * sum(counts[i:j]), (*best[i][1], j))
+                    for i in range(j)
+                ),
+                default=(float("inf"), ()),
+            )
+            for j in range(len(sizes) + 1)
+        ]  # fmt: skip
+    cost, cuts = best[-1]
+    return [sizes[a:b] for a, b in pairwise(cuts)], int(cost)
+
+
+def _stacked(tasks: Sequence[Task], answer: Answer, by_name: bool) -> Task:
+    names = {task.spec.name for task in tasks}
+    spec = TaskSpec(answer, names.pop() if len(names) == 1 else "")
+    support, query = (
+        _stack_parts([getattr(task, part) for task in tasks]) for part in ("support", "query")
     )
+    return Task(support, query, spec)
 
 
-def _stack_examples(parts: Sequence[Examples]) -> Examples:
-    most = max(len(part.weights) for part in parts)
-    padded = [pad_rows(part, most) for part in parts]
-    stacked: Examples = map_tree(lambda *leaves: torch.stack(leaves), padded[0], *padded[1:])
-    return stacked
+def _stack_parts(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], Examples):
+        most = max(len(part.weights) for part in parts)
+        parts = _evened([pad_rows(part, most) for part in parts])
+    return map_tree(lambda *leaves: torch.stack(leaves), parts[0], *parts[1:])
 
 
-def unstack(batch: Task) -> list[Task]:
-    """The tasks of a batch, still padded."""
+def _evened(parts: Sequence[Examples]) -> list[Examples]:
+    """Ragged inputs padded with zeros, ragged targets with what is unknown."""
+    shapes = {tuple(leaf.shape for _, leaf in named_leaves(part)) for part in parts}
+    if len(shapes) == 1:
+        return list(parts)
+    inputs = _pad_alike([part.inputs for part in parts], lambda _: 0)
+    targets = _pad_alike([part.targets for part in parts], unknown_value)
+    return [p._replace(inputs=i, targets=t) for p, i, t in zip(parts, inputs, targets, strict=True)]
+
+
+def unknown_value(leaf: Tensor) -> float:
+    """What stands for an unknown target: NaN, or -1 for ids."""
+    return torch.nan if leaf.is_floating_point() else -1
+
+
+def _pad_alike(trees: Sequence[Any], value: Callable[[Tensor], float]) -> list[Any]:
+    """Every leaf padded at the end of each dimension to the largest size of that leaf."""
+
+    def padded(i: int) -> Callable[..., Tensor]:
+        return lambda *group: _padded(group[i], [leaf.shape for leaf in group], value)
+
+    return [map_tree(padded(i), *trees) for i in range(len(trees))]
+
+
+def _padded(leaf: Tensor, shapes: Sequence[Any], value: Callable[[Tensor], float]) -> Tensor:
+    shape = tuple(map(max, zip(*shapes, strict=True)))
+    if tuple(leaf.shape) == shape:
+        return leaf
+    padded = leaf.new_full(shape, value(leaf))
+    padded[tuple(slice(size) for size in leaf.shape)] = leaf
+    return padded
+
+
+def count(stacked: Task) -> int:
+    """How many tasks a stacked task holds."""
+    return int(next(leaf for _, leaf in named_leaves(stacked[:2])).shape[0])
+
+
+def unstack(stacked: Task) -> list[Task]:
+    """The tasks of a stack, still padded."""
     return [
         Task(
-            map_tree(lambda leaf, i=i: leaf[i], batch.support),
-            map_tree(lambda leaf, i=i: leaf[i], batch.query),
-            batch.spec,
+            map_tree(lambda leaf, i=i: leaf[i], stacked.support),
+            map_tree(lambda leaf, i=i: leaf[i], stacked.query),
+            stacked.spec,
         )
-        for i in range(len(batch.support.weights))
+        for i in range(count(stacked))
     ]
 
 
 def to_device(task: Task, device: torch.device) -> Task:
     """The task on ``device``; itself if it is there already."""
-    if task.support.weights.device == device:
+    if next(leaf for _, leaf in named_leaves(task[:2])).device == device:
         return task
     return Task(
         map_tree(lambda leaf: moved(leaf, device), task.support),

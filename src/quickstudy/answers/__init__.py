@@ -1,0 +1,36 @@
+"""What a task can ask: one frozen dataclass a file, with its loss, its scores, and their metrics.
+
+Classes   one class per row: cross-entropy, accuracy
+Reals     real numbers: squared error
+Labels    yes, no or unknown to each of several labels: ROC-AUC, average precision
+Pixels    a class for each pixel: mean IoU
+Tokens    a sequence of tokens: accuracy, exact match, F1, chrF
+Boxes     objects in a picture: AP50
+Actions   an action in each step of a world: return
+Custom    a loss and a score of your own
+"""
+
+from quickstudy.answers.actions import Actions, World
+from quickstudy.answers.boxes import Boxes
+from quickstudy.answers.classes import Classes
+from quickstudy.answers.custom import Custom, MeanOf
+from quickstudy.answers.labels import Labels
+from quickstudy.answers.pixels import Pixels
+from quickstudy.answers.reals import Reals
+from quickstudy.answers.tokens import Tokens
+from quickstudy.core import Answer, Score
+
+__all__ = [
+    "Actions",
+    "Answer",
+    "Boxes",
+    "Classes",
+    "Custom",
+    "Labels",
+    "MeanOf",
+    "Pixels",
+    "Reals",
+    "Score",
+    "Tokens",
+    "World",
+]

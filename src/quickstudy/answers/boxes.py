@@ -1,0 +1,242 @@
+"""Objects in a picture: a box and a class for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quickstudy.answers.checks import refuse_count
+from quickstudy.answers.classes import cross_entropy, one_hot
+from quickstudy.answers.metrics import box_iou, generalised_box_iou
+from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
+
+_NOTHING_WEIGHT = 0.1
+_LENGTH_WEIGHT, _OVERLAP_WEIGHT = 5.0, 2.0
+"""Of the terms of the loss, as in DETR."""
+
+
+@dataclass(frozen=True)
+class AP50(Score):
+    """Average precision at an overlap of one half, the mean over classes; pooled over tasks.
+
+    A box is right if it overlaps a true one of its class, not yet found by a surer one, by half.
+    The area is under the precision envelope at every recall (VOC since 2010).
+    """
+
+    name: ClassVar[str] = "AP50"
+    unit: ClassVar[str] = "%"
+    pooled: ClassVar[bool] = True
+    while_training: ClassVar[bool] = False
+
+    def statistic(self, predictions: Any, query: Examples) -> Statistic:
+        """Every slot's ``confidence``, ``class`` and whether it is ``right``; ``boxes`` (k,)."""
+        chosen = predictions["logits"].softmax(-1)[..., :-1].max(-1)
+        confidence, classes = chosen.values, chosen.indices
+        present = query.weights > 0
+        right = torch.stack([
+            _found(*row)
+            for row in zip(predictions["boxes"], confidence, classes,
+                           query.targets["boxes"], query.targets["classes"], strict=True)
+        ])  # fmt: skip
+        k = predictions["logits"].shape[-1] - 1
+        true = query.targets["classes"][present]
+        return {
+            "confidence": confidence[present].flatten(),
+            "class": classes[present].flatten(),
+            "right": right[present].flatten(),
+            "boxes": torch.bincount(true[true >= 0].flatten(), minlength=k),
+        }
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1]; NaN where there is no true box at all."""
+        of_class = []
+        for index, count in enumerate(statistic["boxes"].tolist()):
+            if count == 0:
+                continue
+            of_this = statistic["class"] == index
+            order = statistic["confidence"][of_this].argsort(descending=True, stable=True)
+            right = statistic["right"][of_this][order].double()
+            recall, precision = right.cumsum(0) / count, right.cumsum(0) / _ranks(right)
+            envelope = precision.flip(0).cummax(0).values.flip(0) if len(right) else precision
+            steps = recall.diff(prepend=recall.new_zeros(1))
+            of_class.append((steps * envelope).sum())
+        return torch.stack(of_class).mean() if of_class else torch.tensor(torch.nan)
+
+    def merge(self, statistics: Sequence[Statistic]) -> Statistic:
+        """All slots, one task after the other; true boxes added up."""
+        most = max(len(s["boxes"]) for s in statistics)
+        counts = [F.pad(s["boxes"], (0, most - len(s["boxes"]))) for s in statistics]
+        joined = {
+            n: torch.cat([s[n] for s in statistics]) for n in ("confidence", "class", "right")
+        }
+        return {**joined, "boxes": torch.stack(counts).sum(0)}
+
+
+def _ranks(rows: Tensor) -> Tensor:
+    return torch.arange(1, len(rows) + 1, dtype=rows.dtype, device=rows.device)
+
+
+def _found(
+    boxes: Tensor, confidence: Tensor, classes: Tensor, true_boxes: Tensor, true_classes: Tensor
+) -> Tensor:
+    """(slots,): which boxes of one picture find a true one, the surest first."""
+    overlap = box_iou(boxes, true_boxes.nan_to_num())
+    overlap = overlap.where(classes[:, None] == true_classes, 0.0)
+    right = torch.zeros_like(confidence, dtype=torch.bool)
+    for slot in confidence.argsort(descending=True, stable=True).tolist():
+        if overlap.shape[1] and overlap[slot].max() >= 0.5:
+            right[slot] = True
+            overlap[:, overlap[slot].argmax()] = 0.0
+    return right
+
+
+@dataclass(frozen=True)
+class Boxes(Answer):
+    """Boxes of ``k`` classes: object detection.
+
+    Targets a dict of ``boxes`` (n, m, 4), left, top, right and bottom as shares of the picture, and
+    ``classes`` (n, m) integer ids; a place without a box has class -1 and NaNs. A box whose class is
+    unknown has class -1 too, and is learnt as a box. Predictions a dict of ``boxes`` (n, slots, 4)
+    and ``logits`` (n, slots, k + 1), the last for "nothing".
+
+    The loss gives each true box a slot of its own and adds, for each of these, the distance of the
+    edges, what they do not overlap (generalised IoU) and the cross-entropy of the class, and for all
+    other slots that of "nothing", as in DETR (Carion et al., 2020).
+    Differs from DETR in matching boxes to slots greedily, the best pair first, where DETR takes the
+    best matching of all (Hungarian): it can be batched over tasks.
+
+    Raises ValueError for k < 1.
+    """
+
+    k: int
+    kind: ClassVar[str] = "boxes"
+    ragged: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        refuse_count("Boxes", "k", self.k, 1)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers for each slot: a box, the classes, nothing."""
+        return 4 + self.k + 1
+
+    def check(self, targets: Any, what: str = "targets") -> None:
+        """A dict of boxes (n, m, 4) and classes (n, m)."""
+        if isinstance(targets, dict) and set(targets) == {"boxes", "classes"}:
+            boxes, classes = targets["boxes"], targets["classes"]
+            fit = boxes.ndim == 3 and boxes.shape[-1] == 4 and boxes.shape[:2] == classes.shape
+            if fit and boxes.is_floating_point() and not classes.is_floating_point():
+                return
+            found = f"shapes {tuple(boxes.shape)} and {tuple(classes.shape)}, {boxes.dtype} and "
+            found += f"{classes.dtype}"
+        else:
+            found = f"{sorted(targets) if isinstance(targets, dict) else type(targets).__name__}"
+        raise ValueError(
+            f"{what}: detection asks for a dict of boxes (n, m, 4) of reals and classes (n, m) of "
+            f"integer ids; found {found}. Pad pictures of fewer boxes with class -1."
+        )
+
+    def check_values(self, targets: Any, what: str = "targets") -> None:
+        """No class beyond the last, no box whose right edge lies left of its left one."""
+        classes, boxes = targets["classes"], targets["boxes"]
+        if classes.numel() and int(classes.max()) >= self.k:
+            raise ValueError(
+                f"{what}: class ids must lie in 0 … {self.k - 1}; found {int(classes.max())}. "
+                "Renumber the classes, or raise the spec's classes."
+            )
+        if bool((boxes[..., 2:] < boxes[..., :2]).any()):
+            raise ValueError(
+                f"{what}: boxes are (left, top, right, bottom), but some end before they begin. "
+                "Turn (x, y, width, height) into edges."
+            )
+
+    def known(self, targets: Any) -> Tensor:
+        """(n,): all rows; a picture without boxes is known to be empty. Else give it weight 0."""
+        return torch.ones(targets["classes"].shape[:1], dtype=torch.bool,
+                          device=targets["classes"].device)  # fmt: skip
+
+    def fill(self, targets: Any) -> Any:
+        """``targets`` themselves: where a box is unknown, there is none."""
+        return targets
+
+    def element_losses(self, predictions: Any, targets: Any) -> Tensor:
+        """(n,): the loss of each picture."""
+        there = ~targets["boxes"].isnan().any(-1)
+        rows = (*(predictions[name] for name in ("boxes", "logits")),
+                targets["boxes"].nan_to_num(nan=0.0), targets["classes"], there)  # fmt: skip
+        pictures = zip(*(part.unbind() for part in rows), strict=True)
+        return torch.stack([self._picture(*picture) for picture in pictures])
+
+    def _picture(
+        self, boxes: Tensor, logits: Tensor, true_boxes: Tensor, classes: Tensor, there: Tensor
+    ) -> Tensor:
+        distance = (boxes[:, None] - true_boxes).abs().sum(-1)
+        apart = 1 - generalised_box_iou(boxes, true_boxes)
+        cost = _LENGTH_WEIGHT * distance + _OVERLAP_WEIGHT * apart
+        likely = logits.softmax(-1)[:, classes.clamp_min(0)]
+        slot_of = _matched((cost - likely.where(classes >= 0, 0.0)).detach(), there)
+        # (slots, m): a one where a slot is to answer for a true box.
+        pairs = (torch.arange(len(boxes), device=boxes.device)[:, None] == slot_of) & there
+        pairs = pairs.to(cost.dtype)
+        taken, named = pairs.sum(-1), pairs * (classes >= 0).to(cost.dtype)
+        nothing = cross_entropy(logits, torch.full_like(logits[:, 0], self.k, dtype=torch.long))
+        of_class = -logits.log_softmax(-1)[:, classes.clamp_min(0)]
+        weights = named.sum() + _NOTHING_WEIGHT * (1 - taken).sum()
+        classified = (named * of_class).sum() + _NOTHING_WEIGHT * ((1 - taken) * nothing).sum()
+        tiny = torch.finfo(cost.dtype).tiny
+        return (pairs * cost).sum() / pairs.sum().clamp_min(1) + classified / weights.clamp_min(
+            tiny
+        )
+
+    def encode(self, targets: Any, dtype: torch.dtype | None = None) -> Tensor:
+        """(n, m, 4 + k + 1): each true box, its one-hot class, and a one where it is there."""
+        dtype = dtype or torch.get_default_dtype()
+        there = ~targets["boxes"].isnan().any(-1, keepdim=True)
+        boxes = targets["boxes"].nan_to_num(nan=0.0).to(dtype)
+        return torch.cat([boxes, one_hot(targets["classes"], self.k, dtype), there.to(dtype)], -1)
+
+    def decode(self, predictor: Predictor, inputs: Any) -> Any:
+        """For each picture the slots that are more likely something than nothing, the surest first.
+
+        A list of dicts of ``boxes`` (m, 4), ``classes`` (m,) and ``confidence`` (m,).
+        """
+        predictions = predictor(inputs)
+        pictures = []
+        for boxes, p in zip(predictions["boxes"], predictions["logits"].softmax(-1), strict=True):
+            confidence, classes = p[:, :-1].max(-1)
+            order = confidence.argsort(descending=True)
+            order = order[confidence[order] > p[order, -1]]
+            pictures.append({"boxes": boxes[order], "classes": classes[order],
+                             "confidence": confidence[order]})  # fmt: skip
+        return pictures
+
+    def prediction_shape(self, targets: Any) -> dict[str, tuple[int | None, ...]]:
+        """(n, any number of slots, 4) and (n, slots, k + 1)."""
+        n = len(targets["classes"])
+        return {"boxes": (n, None, 4), "logits": (n, None, self.k + 1)}
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """AP50."""
+        return (AP50(),)
+
+
+def _matched(cost: Tensor, there: Tensor) -> Tensor:
+    """(m,): a slot for each true box, from costs (slots, m): the cheapest pair first."""
+    slots, m = cost.shape
+    cost = cost.where(there, torch.inf)
+    slot_of = torch.full((m,), -1, device=cost.device)
+    columns, rows = torch.arange(m, device=cost.device), torch.arange(slots, device=cost.device)
+    for _ in range(min(slots, m)):
+        best = cost.flatten().argmin()
+        row, column = best // m, best % m
+        valid = cost.flatten().amin() < torch.inf
+        slot_of = torch.where((columns == column) & valid, row, slot_of)
+        gone = (rows[:, None] == row) | (columns == column)
+        cost = cost.masked_fill(gone & valid, torch.inf)
+    return slot_of

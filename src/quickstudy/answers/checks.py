@@ -1,0 +1,42 @@
+"""What answers share: checks of targets, with errors of one form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def refuse_count(answer: str, name: str, value: Any, least: int) -> None:
+    """ValueError where ``value`` is no whole number of at least ``least``."""
+    if type(value) is not int or value < least:
+        raise ValueError(
+            f"{answer}: {name} must be a whole number of at least {least}; found {value!r}."
+        )
+
+
+def check_ids(targets: Any, what: str, answer: str, shape: tuple[str, ...], remedy: str) -> None:
+    """ValueError unless ``targets`` are integers of as many dimensions as ``shape`` names."""
+    wanted = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
+    if not isinstance(targets, Tensor):
+        raise ValueError(
+            f"{what}: {answer} asks for a tensor of integer ids {wanted}; found "
+            f"{type(targets).__name__}. {remedy}"
+        )
+    if targets.is_floating_point() or targets.is_complex() or targets.ndim != len(shape):
+        raise ValueError(
+            f"{what}: {answer} asks for integer ids {wanted} as targets; found "
+            f"{targets.dtype} of shape {tuple(targets.shape)}. {remedy}"
+        )
+
+
+def check_largest_id(targets: Tensor, what: str, outputs: int, remedy: str) -> None:
+    """ValueError where an id is beyond the last output."""
+    if targets.numel() == 0:
+        return
+    largest = int(targets.max())
+    if largest >= outputs:
+        raise ValueError(
+            f"{what}: class ids must lie in 0 … {outputs - 1} for a task of {outputs} outputs; "
+            f"found {largest}. {remedy}"
+        )

@@ -1,0 +1,119 @@
+"""One class per row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
+
+
+@dataclass(frozen=True)
+class Accuracy(Score):
+    """The share of queries answered rightly, as weighted; the mean over tasks."""
+
+    name: ClassVar[str] = "accuracy"
+    unit: ClassVar[str] = "%"
+
+    def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
+        """``right`` and ``total``, the weight of right answers and of all."""
+        right = (predictions.argmax(-1) == query.targets).to(query.weights.dtype)
+        weights = query.weights.masked_fill(query.targets < 0, 0.0)
+        return {"right": (weights * right).sum(-1), "total": weights.sum(-1)}
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1]."""
+        return statistic["right"] / statistic["total"]
+
+
+@dataclass(frozen=True)
+class Classes(Answer):
+    """Which of ``ways`` classes a row belongs to.
+
+    Targets (n,) integer ids, -1 where unknown; predictions (n, ways) logits. The loss is
+    cross-entropy, the score accuracy. Tasks of fewer ways join those of more: a class without
+    weight in the support set gets no probability.
+
+    Raises ValueError for fewer than 2 ways.
+    """
+
+    ways: int
+    kind: ClassVar[str] = "classes"
+
+    def __post_init__(self) -> None:
+        refuse_count("Classes", "ways", self.ways, 2)
+
+    @property
+    def outputs(self) -> int:
+        """The number of ways."""
+        return self.ways
+
+    def check(self, targets: Any, what: str = "targets") -> None:
+        """Integer ids (n,)."""
+        check_ids(targets, what, "classification", ("n",),
+                  "Use integer ids, or qs.regression(outputs) for reals.")  # fmt: skip
+
+    def check_values(self, targets: Tensor, what: str = "targets") -> None:
+        """No id beyond the last way."""
+        check_largest_id(
+            targets, what, self.ways, "Renumber the classes, or raise the spec's ways."
+        )
+
+    def known(self, targets: Tensor) -> Tensor:
+        """(n,): whether the class is known."""
+        return targets >= 0
+
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """-log softmax(predictions)[target]: (n, ways), (n,) -> (n,)."""
+        return cross_entropy(predictions, targets)
+
+    def encode(self, targets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """One-hot rows (n, ways), zeros where the class is unknown."""
+        return one_hot(targets, self.ways, dtype or torch.get_default_dtype())
+
+    def decode(self, predictor: Predictor, inputs: Any) -> Tensor:
+        """The most probable class of each row, (n,)."""
+        predictions: Tensor = predictor(inputs)
+        return predictions.argmax(-1)
+
+    def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
+        """(n, ways)."""
+        return len(targets), self.ways
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Accuracy."""
+        return (Accuracy(),)
+
+    def join(self, other: Answer) -> Answer | None:
+        """The wider of the two."""
+        return max(self, other, key=lambda each: each.outputs) if type(other) is Classes else None
+
+    def present(self, targets: Tensor, weights: Tensor) -> Tensor:
+        """(ways,): the classes that have weight."""
+        return weights @ one_hot(targets, self.ways, weights.dtype) > 0
+
+    def hide_absent(self, targets: Tensor, present: Tensor | None) -> Tensor:
+        """Absent classes as -1."""
+        return hide_absent(targets, present)
+
+
+def cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(predictions)[target] over the last axis: (..., classes), (...) -> (...)."""
+    return -predictions.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def one_hot(targets: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
+    """Class ids (...) -> (..., outputs) zeros and ones, written so that ``vmap`` takes it."""
+    return (targets.unsqueeze(-1) == torch.arange(outputs, device=targets.device)).to(dtype)
+
+
+def hide_absent(targets: Tensor, present: Tensor | None) -> Tensor:
+    """Ids (...) with -1 in the place of those that are not ``present`` (outputs,)."""
+    if present is None:
+        return targets
+    return targets.where(present[targets.clamp_min(0)], -1)

@@ -1,0 +1,145 @@
+"""An answer of the user's own: a loss and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from quickstudy.answers.checks import refuse_count
+from quickstudy.base.trees import leaves
+from quickstudy.core import Answer, Examples, Score, Statistic, mean_of_known
+
+Loss = Callable[[Any, Any], Tensor]
+"""(predictions, targets) -> one loss for each row, (n,), or for each element of the targets."""
+
+ScoreFunction = Callable[[Any, Any], Tensor]
+"""(predictions, targets) -> one score for each row, (n,), or for each element of the targets."""
+
+
+@dataclass(frozen=True)
+class MeanOf(Score):
+    """The mean of ``function`` over known elements, as weighted."""
+
+    function: ScoreFunction
+    name: str = ""  # type: ignore[misc]  # a ClassVar of scores whose name never changes
+    higher_is_better: bool = True  # type: ignore[misc]
+
+    def statistic(self, predictions: Any, query: Examples) -> Statistic:
+        """``sum`` and ``total``."""
+        values = self.function(predictions, _filled(query.targets))
+        known = _known_like(values, query.targets)
+        means, share = mean_of_known(values.where(known, 0.0), known)
+        weights = query.weights * share
+        return {"sum": (weights * means).sum(-1), "total": weights.sum(-1)}
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In the function's unit."""
+        return statistic["sum"] / statistic["total"]
+
+
+@dataclass(frozen=True)
+class Custom(Answer):
+    """Predictions of a width of one's own, with a loss and a score of one's own.
+
+    ``width``     of the layer that gives predictions.
+    ``function``  (predictions, targets) -> losses: one for each row, (n,), or one for each element,
+                  in the shape of the targets. Unknown elements (NaN, -1) are zeros there, and their
+                  losses are left out; with one loss a row, a row counts where all of it is known.
+    ``judge``     the :class:`~quickstudy.core.Score`; by default the mean loss, lower is better.
+
+    :func:`quickstudy.spec` makes them.
+    """
+
+    width: int
+    function: Loss
+    judge: Score | None = None
+    kind: ClassVar[str] = "custom"
+
+    def __post_init__(self) -> None:
+        refuse_count("spec", "outputs", self.width, 1)
+        if not callable(self.function):
+            raise ValueError(
+                "spec: loss must be a function (predictions, targets) -> losses; found "
+                f"{self.function!r}."
+            )
+
+    @property
+    def outputs(self) -> int:
+        """The width."""
+        return self.width
+
+    def check(self, targets: Any, what: str = "targets") -> None:
+        """Any tensors: what they hold is the loss's own affair."""
+        if not all(isinstance(leaf, Tensor) for leaf in leaves(targets)):
+            raise ValueError(f"{what}: targets must be tensors, or a tree of them.")
+
+    def known(self, targets: Any) -> Tensor:
+        """In the shape of a single tensor of targets; (n,) for a tree."""
+        return _known(targets)
+
+    def fill(self, targets: Any) -> Any:
+        """Zeros where unknown."""
+        return _filled(targets)
+
+    def element_losses(self, predictions: Any, targets: Any) -> Tensor:
+        """What the function gives; ValueError for anything but one loss a row or an element."""
+        losses = self.function(predictions, targets)
+        first = next(leaves(targets))
+        if not isinstance(losses, Tensor) or losses.shape not in (first.shape, first.shape[:1]):
+            found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(
+                f"spec: loss must give one loss for each row, {tuple(first.shape[:1])}, or for each "
+                f"element, {tuple(first.shape)}; found {found}. Leave out the mean over rows "
+                "(reduction='none')."
+            )
+        return losses
+
+    def loss_and_share(self, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """One loss per row, over its known elements, and their share."""
+        losses = self.element_losses(predictions, self.fill(targets))
+        known = _known_like(losses, targets)
+        return mean_of_known(losses.where(known, 0.0), known)
+
+    def encode(self, targets: Any, dtype: torch.dtype | None = None) -> Tensor:
+        """The targets as reals, zeros where unknown; ValueError for a tree."""
+        if not isinstance(targets, Tensor):
+            raise ValueError(
+                "spec: targets that are a tree cannot be read by a learner of labels. Write an "
+                "Answer with an encode of its own."
+            )
+        numbers = self.fill(targets).to(dtype or torch.get_default_dtype())
+        return numbers if numbers.ndim > 1 else numbers.unsqueeze(-1)
+
+    def prediction_shape(self, targets: Any) -> Any:
+        """Any number of dimensions between rows and the width."""
+        return (len(next(leaves(targets))), ..., self.width)
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The one given, or the loss."""
+        return (self.judge or MeanOf(self.function, "loss", higher_is_better=False),)
+
+
+def _known(targets: Any) -> Tensor:
+    if isinstance(targets, Tensor):
+        return ~targets.isnan() if targets.is_floating_point() else targets >= 0
+    first = next(leaves(targets))
+    return torch.ones(first.shape[:1], dtype=torch.bool, device=first.device)
+
+
+def _known_like(values: Tensor, targets: Any) -> Tensor:
+    """Which of ``values``, one an element or one a row, are of known targets."""
+    known = _known(targets)
+    if values.shape == known.shape:
+        return known
+    return known.flatten(1).all(1) if known.ndim > 1 else known
+
+
+def _filled(targets: Any) -> Any:
+    if not isinstance(targets, Tensor):
+        return targets
+    return targets.nan_to_num(nan=0.0) if targets.is_floating_point() else targets.clamp_min(0)

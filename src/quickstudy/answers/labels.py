@@ -1,0 +1,139 @@
+"""Yes or no to each of several questions, some of them unanswered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from quickstudy.answers import metrics
+from quickstudy.answers.checks import refuse_count
+from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
+
+
+class _Pairs(Score):
+    """A score of pairs (prediction, target), which tasks keep whole; pooled over tasks.
+
+    In one small task a label is often yes throughout, or no, and then has no such score.
+    """
+
+    pooled: ClassVar[bool] = True
+
+    def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
+        """``predictions`` and ``targets`` (n, k), ``weights`` (n,) of the queries."""
+        return {
+            "predictions": predictions,
+            "targets": _as_numbers(query.targets, predictions.dtype),
+            "weights": query.weights,
+        }
+
+    def merge(self, statistics: Any) -> Statistic:
+        """All pairs, one task after the other."""
+        return {name: torch.cat([s[name] for s in statistics]) for name in statistics[0]}
+
+    def _mean(self, of_label: Any, statistic: Statistic) -> Tensor:
+        """The mean over the labels that have a score, NaN without any."""
+        predictions, targets, weights = (
+            statistic[n] for n in ("predictions", "targets", "weights")
+        )
+        return torch.vmap(of_label, in_dims=(1, 1, None))(predictions, targets, weights).nanmean()
+
+
+@dataclass(frozen=True)
+class RocAuc(_Pairs):
+    """The area under the ROC curve, the mean over labels."""
+
+    name: ClassVar[str] = "ROC-AUC"
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1]; 0.5 is chance."""
+        return self._mean(metrics.roc_auc, statistic)
+
+
+@dataclass(frozen=True)
+class AveragePrecision(_Pairs):
+    """The area under the precision-recall curve, the mean over labels."""
+
+    name: ClassVar[str] = "average precision"
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1]; chance is the share of yes."""
+        return self._mean(metrics.average_precision, statistic)
+
+
+@dataclass(frozen=True)
+class Labels(Answer):
+    """Yes, no or unknown for each of ``k`` labels: several may hold for one row.
+
+    Targets (n, k): 0 and 1, as reals with NaN where unknown or as integers with -1; predictions
+    (n, k) logits. The loss is binary cross-entropy. Scores are the area under the ROC curve and
+    average precision, pooled over tasks.
+
+    Raises ValueError for k < 1.
+    """
+
+    k: int
+    kind: ClassVar[str] = "labels"
+
+    def __post_init__(self) -> None:
+        refuse_count("Labels", "k", self.k, 1)
+
+    @property
+    def outputs(self) -> int:
+        """k."""
+        return self.k
+
+    def check(self, targets: Any, what: str = "targets") -> None:
+        """(n, k)."""
+        shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        if not isinstance(targets, Tensor) or targets.ndim != 2 or targets.shape[1] != self.k:
+            raise ValueError(
+                f"{what}: multi-label tasks ask for targets (n, {self.k}) of 0 and 1; found {shape}. "
+                "Give a column for each label, with NaN where it is unknown."
+            )
+
+    def check_values(self, targets: Tensor, what: str = "targets") -> None:
+        """Nothing but 0, 1 and unknown."""
+        known = targets[self.known(targets)]
+        odd = known[(known != 0) & (known != 1)]
+        if odd.numel():
+            raise ValueError(
+                f"{what}: labels are 0 (no), 1 (yes), and NaN or -1 (unknown); found "
+                f"{odd[0].item():g}. Turn class ids into one column for each class."
+            )
+
+    def known(self, targets: Tensor) -> Tensor:
+        """(n, k): which labels are known."""
+        return ~targets.isnan() if targets.is_floating_point() else targets >= 0
+
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """-log sigmoid(±prediction): (n, k)."""
+        return softplus(predictions) - predictions * targets.to(predictions.dtype)
+
+    def encode(self, targets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """1 for yes, -1 for no, 0 for unknown: (n, k)."""
+        known = self.known(targets).to(dtype or torch.get_default_dtype())
+        return known * (2 * self.fill(targets).to(known.dtype) - 1)
+
+    def decode(self, predictor: Predictor, inputs: Any) -> Tensor:
+        """The labels that are more likely than not, (n, k) of booleans."""
+        predictions: Tensor = predictor(inputs)
+        return predictions > 0
+
+    def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
+        """(n, k)."""
+        return len(targets), self.k
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The area under the ROC curve, then average precision."""
+        return RocAuc(), AveragePrecision()
+
+
+def _as_numbers(targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 and 1 as reals, unknown ones as NaN."""
+    numbers = targets.to(dtype)
+    return numbers if targets.is_floating_point() else numbers.where(targets >= 0, torch.nan)

@@ -1,0 +1,122 @@
+"""A class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.answers.classes import cross_entropy, hide_absent, one_hot
+from quickstudy.answers.metrics import intersection_and_union
+from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
+
+
+@dataclass(frozen=True)
+class MeanIoU(Score):
+    """Intersection over union, the mean over classes; of each task, then the mean over tasks."""
+
+    name: ClassVar[str] = "mean IoU"
+    unit: ClassVar[str] = "%"
+
+    def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
+        """``intersection`` and ``union`` (k,): weighted counts of pixels."""
+        both, either = intersection_and_union(
+            predictions.argmax(-1), query.targets, query.weights, predictions.shape[-1]
+        )
+        return {"intersection": both, "union": either}
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1], over the classes that were asked for or answered."""
+        there = statistic["union"] > 0
+        return (statistic["intersection"] / statistic["union"]).where(there, torch.nan).nanmean()
+
+    def merge(self, statistics: Sequence[Statistic]) -> Statistic:
+        """Counts of each class added up; tasks of fewer classes have none of the others."""
+        most = max(len(s["union"]) for s in statistics)
+        padded = [{n: F.pad(v, (0, most - len(v))) for n, v in s.items()} for s in statistics]
+        return super().merge(padded)
+
+
+@dataclass(frozen=True)
+class PooledMeanIoU(MeanIoU):
+    """Intersections and unions added up over tasks first; may rank learners otherwise."""
+
+    name: ClassVar[str] = "pooled mean IoU"
+    pooled: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Pixels(Answer):
+    """Which of ``k`` classes each pixel belongs to: semantic segmentation.
+
+    Targets (n, height, width) integer ids, -1 where unknown; predictions (n, height, width, k)
+    logits. The loss is cross-entropy, the score mean intersection over union.
+
+    Raises ValueError for k < 2.
+    """
+
+    k: int
+    kind: ClassVar[str] = "pixels"
+
+    def __post_init__(self) -> None:
+        refuse_count("Pixels", "k", self.k, 2)
+
+    @property
+    def outputs(self) -> int:
+        """k."""
+        return self.k
+
+    def check(self, targets: Any, what: str = "targets") -> None:
+        """Integer ids (n, height, width)."""
+        check_ids(targets, what, "segmentation", ("n", "height", "width"),
+                  "Give the class of each pixel, -1 where it is unknown.")  # fmt: skip
+
+    def check_values(self, targets: Tensor, what: str = "targets") -> None:
+        """No id beyond the last class."""
+        check_largest_id(
+            targets, what, self.k, "Renumber the classes, or raise the spec's classes."
+        )
+
+    def known(self, targets: Tensor) -> Tensor:
+        """(n, height, width): which pixels are known."""
+        return targets >= 0
+
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """-log softmax(predictions)[target] of each pixel: (n, height, width)."""
+        return cross_entropy(predictions, targets)
+
+    def encode(self, targets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """One-hot pixels (n, height, width, k), zeros where unknown."""
+        return one_hot(targets, self.k, dtype or torch.get_default_dtype())
+
+    def decode(self, predictor: Predictor, inputs: Any) -> Tensor:
+        """The most probable class of each pixel: (n, height, width)."""
+        predictions: Tensor = predictor(inputs)
+        return predictions.argmax(-1)
+
+    def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
+        """(n, height, width, k)."""
+        return (*targets.shape, self.k)
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Mean intersection over union of each task, then pooled over tasks."""
+        return MeanIoU(), PooledMeanIoU()
+
+    def join(self, other: Answer) -> Answer | None:
+        """The one of more classes."""
+        return max(self, other, key=lambda each: each.outputs) if type(other) is Pixels else None
+
+    def present(self, targets: Tensor, weights: Tensor) -> Tensor:
+        """(k,): the classes of which a row with weight has a pixel."""
+        has = one_hot(targets, self.k, weights.dtype).flatten(1, -2).amax(1)
+        return weights @ has > 0
+
+    def hide_absent(self, targets: Tensor, present: Tensor | None) -> Tensor:
+        """Pixels of absent classes as -1."""
+        return hide_absent(targets, present)

@@ -1,0 +1,130 @@
+"""Real numbers: one or several for each row, or for each place of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from quickstudy.answers.checks import refuse_count
+from quickstudy.core import Answer, Examples, Score, Statistic
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Score):
+    """The mean of (prediction - target)² over all known numbers, as weighted; lower is better."""
+
+    name: ClassVar[str] = "mse"
+    higher_is_better: ClassVar[bool] = False
+
+    def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
+        """``error`` and ``total``: the weighted sum of squares, and the weight of all numbers."""
+        known = ~query.targets.isnan()
+        squares = (predictions - query.targets.nan_to_num()).square().where(known, 0.0)
+        per_row = squares.flatten(1).mean(1), known.to(squares.dtype).flatten(1).mean(1)
+        return {
+            name: (query.weights * rows).sum(-1)
+            for name, rows in zip(("error", "total"), per_row, strict=True)
+        }
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """Of the unit of the targets, squared."""
+        return statistic["error"] / statistic["total"]
+
+
+@dataclass(frozen=True)
+class Reals(Answer):
+    """``d`` real numbers for each row, or for each place of a row.
+
+    Targets (n, d), or (n, ..., d) such as a depth map (n, height, width, 1); predictions of the same
+    shape. Loss and score are the squared error.
+
+    ``missing``  whether single numbers may be unknown (NaN). Said beforehand, because a batched
+                 computation cannot look, and some learners then solve each output by itself.
+
+    Raises ValueError for d < 1.
+    """
+
+    d: int = 1
+    missing: bool = False
+    kind: ClassVar[str] = "reals"
+
+    def __post_init__(self) -> None:
+        refuse_count("Reals", "d", self.d, 1)
+
+    @property
+    def outputs(self) -> int:
+        """d."""
+        return self.d
+
+    def check(self, targets: Any, what: str = "targets") -> None:
+        """Floating-point targets (n, ..., d)."""
+        real = isinstance(targets, Tensor) and targets.is_floating_point()
+        if real and targets.ndim >= 2 and targets.shape[-1] == self.d:
+            return
+        found = (
+            f"{targets.dtype} of shape {tuple(targets.shape)}"
+            if isinstance(targets, Tensor) else type(targets).__name__
+        )  # fmt: skip
+        raise ValueError(
+            f"{what}: regression asks for real targets (n, {self.d}); found {found}. "
+            f"{_remedy(targets)}"
+        )
+
+    def check_values(self, targets: Tensor, what: str = "targets") -> None:
+        """No NaN where none was announced."""
+        if not self.missing and bool(targets.isnan().any()):
+            raise ValueError(
+                f"{what}: Reals({self.d}) asks for known numbers, but some are NaN. Where they are "
+                f"unknown, say so: qs.regression({self.d}, missing=True)."
+            )
+
+    def known(self, targets: Tensor) -> Tensor:
+        """(n, ..., d): which numbers are known."""
+        if self.missing:
+            return ~targets.isnan()
+        return torch.ones_like(targets, dtype=torch.bool)
+
+    def fill(self, targets: Tensor) -> Tensor:
+        """Zeros for unknown numbers."""
+        return targets.nan_to_num(nan=0.0) if self.missing else targets
+
+    def loss_and_share(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared difference over the known numbers of each row, and their share."""
+        if self.missing:
+            return super().loss_and_share(predictions, targets)
+        losses = self.element_losses(predictions, targets).flatten(1).mean(-1)
+        return losses, torch.ones_like(losses)
+
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """(prediction - target)²."""
+        return (predictions - targets).square()
+
+    def encode(self, targets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The numbers, zeros where unknown."""
+        return self.fill(targets).to(dtype or torch.get_default_dtype())
+
+    def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
+        """That of the targets."""
+        return tuple(targets.shape)
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Mean squared error."""
+        return (MeanSquaredError(),)
+
+    def join(self, other: Answer) -> Answer | None:
+        """As many numbers, any of which may be missing if so in either."""
+        if type(other) is not Reals or other.d != self.d:
+            return None
+        return Reals(self.d, self.missing or other.missing)
+
+
+def _remedy(targets: Any) -> str:
+    if not isinstance(targets, Tensor) or not targets.is_floating_point():
+        return "Use real targets, or qs.classification(ways)."
+    if targets.ndim == 1:
+        return "Write targets[:, None] for one output."
+    return f"Give as many targets as outputs: qs.regression({targets.shape[-1]})."

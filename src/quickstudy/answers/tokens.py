@@ -1,0 +1,204 @@
+"""A sequence of tokens: a tag for each word, or a text that is written token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.answers.classes import cross_entropy, one_hot
+from quickstudy.answers.metrics import chrf, ngram_counts, token_f1
+from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
+
+LONGEST_NGRAM = 6
+"""Of chrF, as in its paper."""
+
+
+@dataclass(frozen=True)
+class TokenAccuracy(Score):
+    """The share of tokens that are right, each predicted with the true ones before it."""
+
+    name: ClassVar[str] = "token accuracy"
+    unit: ClassVar[str] = "%"
+
+    def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
+        """``right`` and ``total``: weighted numbers of tokens."""
+        known = (query.targets >= 0).to(query.weights.dtype)
+        right = (predictions.argmax(-1) == query.targets).to(known.dtype) * known
+        return {
+            "right": (query.weights * right.sum(-1)).sum(-1),
+            "total": (query.weights * known.sum(-1)).sum(-1),
+        }
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1]."""
+        return statistic["right"] / statistic["total"]
+
+
+@dataclass(frozen=True)
+class _OfText(Score):
+    """A score of whole decoded rows; a row counts if any of its tokens is known."""
+
+    unit: ClassVar[str] = "%"
+    decoded: ClassVar[bool] = True
+    while_training: ClassVar[bool] = False
+
+    def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
+        """``score`` and ``total``: the weighted sum over rows, and their weight."""
+        pairs = _texts(predictions, query.targets)
+        weights = query.weights.cpu().double() * torch.tensor([bool(true) for _, true in pairs])
+        scores = torch.tensor([self._of_row(*pair) for pair in pairs], dtype=torch.float64)
+        return {"score": weights @ scores, "total": weights.sum()}
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1]."""
+        return statistic["score"] / statistic["total"]
+
+    def _of_row(self, predicted: list[int], true: list[int]) -> float:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ExactMatch(_OfText):
+    """The share of rows whose decoded tokens are all right, and no more of them than asked."""
+
+    name: ClassVar[str] = "exact match"
+
+    def _of_row(self, predicted: list[int], true: list[int]) -> float:
+        return float(predicted == true)
+
+
+@dataclass(frozen=True)
+class TokenF1(_OfText):
+    """F1 over the bags of decoded and true tokens, the mean over rows."""
+
+    name: ClassVar[str] = "F1"
+
+    def _of_row(self, predicted: list[int], true: list[int]) -> float:
+        return token_f1(predicted, true)
+
+
+@dataclass(frozen=True)
+class ChrF(Score):
+    """chrF of decoded rows, where tokens stand for characters; n-grams are counted over all rows."""
+
+    name: ClassVar[str] = "chrF"
+    unit: ClassVar[str] = "%"
+    pooled: ClassVar[bool] = True
+    decoded: ClassVar[bool] = True
+    while_training: ClassVar[bool] = False
+
+    def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
+        """``counts`` (6, 3): n-grams that are shared, predicted, true."""
+        counts = torch.zeros(LONGEST_NGRAM, 3, dtype=torch.float64)
+        for (predicted, true), weight in zip(
+            _texts(predictions, query.targets), query.weights.tolist(), strict=True
+        ):
+            counts += weight * torch.tensor(ngram_counts(predicted, true, LONGEST_NGRAM))
+        return {"counts": counts}
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1]."""
+        return chrf(statistic["counts"])
+
+
+@dataclass(frozen=True)
+class Tokens(Answer):
+    """Tokens (n, length) of a vocabulary.
+
+    Targets (n, length) integer ids, -1 after the end and where unknown; predictions (n, length,
+    vocabulary) logits. The loss is cross-entropy; rows of different length are padded.
+
+    ``vocabulary``  number of tokens.
+    ``before``      None: each token is said at once (tags). Otherwise the name of the leaf of the
+                    inputs, a dict, that holds the token before each (n, length): such predictors
+                    write from left to right, and decoding calls them once for each token.
+    ``start``       the token before the first.
+    ``end``         the token that ends a row, not part of what is scored; None without one.
+
+    Scores are token accuracy and, of what is decoded, exact match, F1 and chrF.
+
+    Raises ValueError for a vocabulary of fewer than 2 tokens, and for tokens outside it.
+    """
+
+    vocabulary: int
+    before: str | None = None
+    start: int = 0
+    end: int | None = None
+    kind: ClassVar[str] = "tokens"
+    ragged: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        refuse_count("Tokens", "vocabulary", self.vocabulary, 2)
+        for name, token in (("start", self.start), ("end", self.end)):
+            if token is not None and not 0 <= token < self.vocabulary:
+                raise ValueError(
+                    f"Tokens: {name} must be one of the {self.vocabulary} tokens; found {token}."
+                )
+
+    @property
+    def outputs(self) -> int:
+        """The size of the vocabulary."""
+        return self.vocabulary
+
+    def check(self, targets: Any, what: str = "targets") -> None:
+        """Integer ids (n, length)."""
+        check_ids(targets, what, "a sequence task", ("n", "length"),
+                  "Give one row of token ids for each, -1 after its end.")  # fmt: skip
+
+    def check_values(self, targets: Tensor, what: str = "targets") -> None:
+        """No id beyond the vocabulary."""
+        check_largest_id(targets, what, self.vocabulary, "Give the size of the whole vocabulary.")
+
+    def known(self, targets: Tensor) -> Tensor:
+        """(n, length): which tokens are known."""
+        return targets >= 0
+
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """-log softmax(predictions)[target] of each token: (n, length)."""
+        return cross_entropy(predictions, targets)
+
+    def encode(self, targets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """One-hot tokens (n, length, vocabulary), zeros where unknown."""
+        return one_hot(targets, self.vocabulary, dtype or torch.get_default_dtype())
+
+    def decode(self, predictor: Predictor, inputs: Any) -> Tensor:
+        """The most probable tokens (n, length), -1 from the end token on.
+
+        Where predictors read what is ``before``, each token is chosen with those already chosen
+        before it (greedy), whatever that leaf of the inputs holds.
+        """
+        if self.before is None:
+            return self._ended(predictor(inputs).argmax(-1))
+        given: Tensor = inputs[self.before]
+        before = torch.full_like(given, self.start)
+        chosen = torch.full_like(given, -1)
+        for t in range(given.shape[1]):
+            chosen[:, t] = predictor({**inputs, self.before: before})[:, t].argmax(-1)
+            if t + 1 < given.shape[1]:
+                before[:, t + 1] = chosen[:, t]
+        return self._ended(chosen)
+
+    def _ended(self, tokens: Tensor) -> Tensor:
+        if self.end is None:
+            return tokens
+        return tokens.masked_fill((tokens == self.end).cumsum(1) > 0, -1)
+
+    def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
+        """(n, length, vocabulary)."""
+        return (*targets.shape, self.vocabulary)
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Token accuracy; exact match, F1 and chrF of what is decoded."""
+        return TokenAccuracy(), ExactMatch(), TokenF1(), ChrF()
+
+
+def _texts(predicted: Tensor, true: Tensor) -> list[tuple[list[int], list[int]]]:
+    """Rows of known tokens, predicted and true."""
+    known: Callable[[list[int]], list[int]] = lambda row: [t for t in row if t >= 0]  # noqa: E731
+    return [(known(p), known(t)) for p, t in zip(predicted.tolist(), true.tolist(), strict=True)]

@@ -1,0 +1,97 @@
+"""Examples made by acting: a predictor in a world, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quickstudy.answers.actions import Actions, log_probability
+from quickstudy.base.trees import leaves, map_tree
+from quickstudy.core import Acting, Examples, Learner, Predictor, Task
+
+
+def act(predictor: Predictor, acting: Acting) -> Examples:
+    """What ``predictor`` meets and earns in the world of its spec: one row for each step.
+
+    ``acting.noise`` holds ``choice`` (episodes, horizon, actions), uniform in (0, 1), by which
+    actions are drawn, and ``world``, a tree (episodes, horizon, ...) of what the world draws from.
+
+    Rows come episode by episode, (episodes * horizon), and ``groups`` number the episodes. Steps
+    after an end have weight 0. The advantage of an action is the reward from then on, less its mean
+    over episodes at that step.
+    """
+    answer = predictor.spec.answer
+    if not isinstance(answer, Actions):
+        raise ValueError(f"act: needs a task that asks for Actions; found {answer}.")
+    world, (parameters, noise) = answer.world, acting
+    choice: Tensor = noise["choice"]
+    episodes, horizon = choice.shape[:2]
+    state, observation = world.begin(parameters, episodes)
+    alive = torch.ones_like(choice[:, 0, 0])
+    steps = []
+    for t in range(horizon):
+        logits = predictor(observation, alive)
+        # Adding Gumbel noise and taking the largest draws from the softmax (Gumbel, 1954).
+        gumbel = -(-choice[:, t].log()).log()
+        action = (logits + gumbel.to(logits.dtype)).argmax(-1)
+        drawn = map_tree(lambda leaf, t=t: leaf[:, t], noise["world"])
+        state, after, reward, ended = world.step(parameters, state, action, drawn)
+        steps.append((observation, action, log_probability(logits, action), reward * alive, alive))
+        alive = alive * (1 - ended.to(alive.dtype))
+        observation = after
+    observed, action, log_p, reward, weight = (
+        map_tree(lambda *parts: torch.stack(parts, 1), *parts) for parts in zip(*steps, strict=True)
+    )
+    targets = {
+        "action": action, "log_probability": log_p,
+        "advantage": _advantage(reward, weight), "reward": reward,
+    }  # fmt: skip
+    groups = torch.arange(episodes, device=weight.device)[:, None].expand(episodes, horizon)
+    by_row: Examples = map_tree(
+        lambda leaf: leaf.flatten(0, 1), Examples(observed, targets, weight, groups)
+    )
+    return by_row
+
+
+def _advantage(reward: Tensor, weight: Tensor) -> Tensor:
+    """(episodes, horizon): the reward from each step on, less its mean over episodes."""
+    to_come = reward.flip(1).cumsum(1).flip(1)
+    mean = (weight * to_come).sum(0) / weight.sum(0).clamp_min(1)
+    return weight * (to_come - mean)
+
+
+def acts(task: Task) -> bool:
+    """Whether support or query are yet to be made by acting."""
+    return isinstance(task.support, Acting) or isinstance(task.query, Acting)
+
+
+@torch.no_grad()
+def acted(learner: Learner, task: Task) -> Task:
+    """The task with given rows: the support met by the learner's prior, the query once adapted.
+
+    Raises ValueError for a learner without ``prior``.
+    """
+    support, query, spec = task
+    if isinstance(support, Acting):
+        support = act(Predictor(learner, prior_of(learner, task), spec), support)
+    if isinstance(query, Acting):
+        query = act(learner(support, spec), query)
+    return Task(support, query, spec)
+
+
+def prior_of(learner: Learner, task: Task) -> Any:
+    """The state before any support; ValueError for a learner that has none."""
+    prior = getattr(learner, "prior", None)
+    if prior is None:
+        raise ValueError(
+            f"{type(learner).__name__}: acts before it has any support, but has no `prior`. Give it "
+            "a method prior(spec) -> state, or use a learner that has one."
+        )
+    return prior(task.spec)
+
+
+def episodes_in(acting: Acting) -> int:
+    """How many episodes an acting task, or a stack's first, runs."""
+    return int(next(leaves(acting.noise)).shape[0])
