@@ -39,7 +39,8 @@ import quickstudy as qs
 from quickstudy.compute.allocation import keep_freed_memory
 from quickstudy.core import Examples, Learner
 from quickstudy.files.registry import LEARNERS, resolve
-from quickstudy.files.storage import load_learner, save_learner, write_atomically
+from quickstudy.base.atomic import write_atomically
+from quickstudy.files.storage import load, save
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.network import steps_now
 from quickstudy.reports.tables import markdown_table
@@ -92,8 +93,8 @@ def make_learner(name: str, backbone: str, support: int) -> Learner:
     sizes = {"outputs": outputs, "length": support + 1}
     own = {k: v for k, v in sizes.items() if k in inspect.signature(cls).parameters}
     with tempfile.TemporaryDirectory() as folder:
-        path = save_learner(cls(net, **own), Path(folder) / "learner.safetensors")
-        return load_learner(path)[0]
+        path = save(cls(net, **own), Path(folder) / "learner.safetensors")
+        return load(path)
 
 
 def make_support(backbone: str, shots: int) -> tuple[Examples, qs.TaskSpec]:

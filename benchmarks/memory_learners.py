@@ -30,7 +30,7 @@ from quickstudy.base.trees import map_tree
 from quickstudy.compute.allocation import keep_freed_memory
 from quickstudy.compute.engine import Mapping, Plan, accumulate
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.objectives import query_loss
 

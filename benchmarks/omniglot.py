@@ -26,7 +26,7 @@ from budget import steps_within
 from omniglot_learners import ENTRIES, Entry
 
 import quickstudy as qs
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table
 from quickstudy.tasks.episodes import Episodes

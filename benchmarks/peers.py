@@ -40,7 +40,7 @@ from contest.report import chart, load, report, table
 from contest.turns import contest, summary
 from contest.work import WORKLOADS, Workload
 
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table
 

@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import quickstudy as qs
 from quickstudy.compute.allocation import keep_freed_memory
 from quickstudy.compute.engine import accumulate
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.objectives import query_loss

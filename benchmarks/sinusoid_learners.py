@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import quickstudy as qs
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.descend import sgd as plain_descent
 from quickstudy.learners.gradient.meta_gradients import FiniteDifference, FirstOrder, Implicit

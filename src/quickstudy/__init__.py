@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     )
     from quickstudy.core import Examples, Learner, Predictor, Task, TaskSpec
     from quickstudy.evaluation.evaluate import Evaluation, evaluate
-    from quickstudy.files.storage import load_learner, load_predictor, save_learner
+    from quickstudy.files.export import export
+    from quickstudy.files.storage import load, save
     from quickstudy.interfaces.estimator import FewShotClassifier
     from quickstudy.learners.gradient.anil import ANIL
     from quickstudy.learners.gradient.boil import BOIL
@@ -100,10 +101,10 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "examples": "tasks.examples",
     "fit": "training.fit",
-    "load_learner": "files.storage",
-    "load_predictor": "files.storage",
+    "export": "files.export",
+    "load": "files.storage",
     "regression": "answers.specs",
-    "save_learner": "files.storage",
+    "save": "files.storage",
 }
 _MODULES = ("answers", "backbones", "datasets", "tasks", "testing", "training")
 
@@ -151,11 +152,11 @@ __all__ = [
     "evaluate",
     "examples",
     "fit",
-    "load_learner",
-    "load_predictor",
+    "export",
+    "load",
     "multilabel",
     "regression",
-    "save_learner",
+    "save",
     "segmentation",
     "spec",
     "tasks",

@@ -181,7 +181,6 @@ def evaluate(
 
     from quickstudy.evaluation.evaluate import evaluate as score
     from quickstudy.interfaces.runs.assemble import load_data, make_test_source
-    from quickstudy.interfaces.runs.execute import TEST_SEED
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.provenance import choose_device
     from quickstudy.reports.tables import evaluation_table
@@ -193,7 +192,7 @@ def evaluate(
     learner, _ = this.learner()
     learner.to(choose_device(recipe.device))
     source = make_test_source(recipe, load_data(recipe), learner)
-    result = score(learner, source, tasks, seed=TEST_SEED + recipe.seed if seed is None else seed)
+    result = score(learner, source, tasks, seed=recipe.seed if seed is None else seed)
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
@@ -209,13 +208,14 @@ def evaluate(
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
     """Adapt the learner of a RUN to the classes of FOLDER (one folder of images per class)."""
+    from quickstudy.files.storage import save
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.use import adapt_folder
 
     if output.exists():
         raise FileExistsError(f"{output}: exists already. Give another name with -o.")
     predictor = adapt_folder(Run.open(run), folder, strict=strict)
-    predictor.save(output)
+    save(predictor, output)
     names = predictor.info["names"]
     click.echo(f"{output}: tells {len(names)} classes apart: {', '.join(names)}")
 
@@ -227,11 +227,11 @@ def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bool) -> None:
     """Classify IMAGES (files or folders) with a PREDICTOR that `quickstudy adapt` made."""
-    from quickstudy.files.storage import load_predictor
+    from quickstudy.files.storage import load
     from quickstudy.interfaces.runs.use import predict_files
     from quickstudy.reports.tables import predictions_table
 
-    result = predict_files(load_predictor(predictor), images, strict=strict)
+    result = predict_files(load(predictor), images, strict=strict)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
         return
