@@ -129,8 +129,10 @@ _REQUIRED: _Kinds = {
 _OPTIONAL: _Kinds = {"module": str, "head": bool, "maps": bool, "choices": dict, "search": dict}
 _REQUIRED_OF_TRAINING: _Kinds = {"steps": int, "tasks_per_step": int}
 _OPTIONAL_OF_TRAINING: _Kinds = {"train_ways": int, "optimiser": str, "rate": float}
-_WORDS: Mapping[type, str] = {dict: "a table", str: "a text", int: "a whole number", float: "a number",
-                  bool: "true or false"}  # fmt: skip
+_WORDS: Mapping[type, str] = {
+    dict: "a table", list: "a list", str: "a text", int: "a whole number", float: "a number",
+    bool: "true or false",
+}  # fmt: skip
 
 
 def read_card(path: Path) -> Card:
