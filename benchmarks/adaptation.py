@@ -89,7 +89,7 @@ def make_learner(name: str, backbone: str, support: int) -> Learner:
     """As a user has it: from a file, for tasks of so many rows of support."""
     cls = resolve("learner", name, LEARNERS)
     outputs = 1 if backbone == "regression" else WAYS
-    net = BACKBONES[backbone][0](name, outputs if LEARNERS[name].answers else None)
+    net = BACKBONES[backbone][0](name, outputs if LEARNERS[name].head else None)
     sizes = {"outputs": outputs, "length": support + 1}
     own = {k: v for k, v in sizes.items() if k in inspect.signature(cls).parameters}
     with tempfile.TemporaryDirectory() as folder:

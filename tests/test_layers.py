@@ -79,7 +79,7 @@ def test_listing_on_the_command_line_imports_no_torch():
 
 def test_importing_the_package_imports_nothing_heavy():
     heavy = {"matplotlib", "sklearn", "scipy", "PIL", "click", "rich", "pooch", "yaml"}
-    assert not loaded_by("import quickstudy") & (heavy | {"torch"})
+    assert not loaded_by("import quickstudy") & (heavy | {"torch", "tomllib"})
     assert not loaded_by("from quickstudy import MAML, Prototypical") & heavy
     assert "rich" not in loaded_by("import quickstudy as qs; qs.episodes")
 

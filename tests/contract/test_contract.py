@@ -17,6 +17,9 @@ from quickstudy.base.trees import map_tree
 from quickstudy.compute.engine import Mapping, Plan, accumulate, as_outcome
 from quickstudy.contract.check import LAWS, BrokenLaw, applicable, check_learner, doubled
 from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
+from quickstudy.files.registry import LEARNERS
+from quickstudy.interfaces.runs.assemble import make_learner
+from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.learners.gradient.descend import Adam, Momentum
 from quickstudy.learners.gradient.meta_gradients import (
     Exact,
@@ -121,6 +124,12 @@ def classifier(name: str, norm: str) -> Learner:
     return CLASSIFIERS[name](net).double().eval()
 
 
+def by_default(name: str, shots: int) -> Learner:
+    """A learner of the registry as the command line makes it, from its card alone."""
+    recipe = Recipe(learner=name, channels=8, ways=5, train_ways=5, shots=shots)
+    return make_learner(recipe, (1, 16, 16)).double().eval()
+
+
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("name", "norm"), CLASSIFIER_CASES)
 def test_classifier_keeps_exactly_what_it_does_not_except(
@@ -128,6 +137,15 @@ def test_classifier_keeps_exactly_what_it_does_not_except(
 ) -> None:
     source = qs.episodes(classes, ways=5, shots=2, queries=2)
     judge(classifier(name, norm), source, law)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_learner_as_it_is_by_default_keeps_exactly_what_it_does_not_except(
+    name: str, law: str, classes: qs.Classes
+) -> None:
+    source = qs.episodes(classes, ways=5, shots=2, queries=2)
+    judge(by_default(name, shots=2), source, law)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -156,6 +174,14 @@ def test_tasks_of_different_sizes_batch_as_if_alone(
     tasks = [doubled(draw(source, 0, i)) for i in range(4)]
     assert len({t.spec.outputs for t in tasks}) > 1
     batch_as_if_alone(classifier(name, norm), tasks)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_tasks_of_different_sizes_batch_as_if_alone_with_every_learner_as_it_is_by_default(
+    name: str, classes: qs.Classes
+) -> None:
+    source = qs.episodes(classes, ways=(3, 5), shots=(1, 3), queries=2)
+    batch_as_if_alone(by_default(name, shots=3), [doubled(draw(source, 0, i)) for i in range(4)])
 
 
 @pytest.mark.parametrize("name", REGRESSORS)

@@ -289,7 +289,7 @@ def learners() -> None:
         table.add_column(column, overflow="fold")
     for card in LEARNERS.values():
         table.add_row(
-            card.name, card.title, card.family, f"{card.paper} ({card.year})", card.learns
+            card.name, card.title, card.family, f"{card.authors} ({card.year})", card.learns
         )
     _print(table)
 

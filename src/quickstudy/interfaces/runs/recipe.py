@@ -17,15 +17,13 @@ import yaml
 
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, LEARNERS, nearest
+from quickstudy.learners.cards import OPTIMISERS
 
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
 PRECISIONS = ("float32", "bfloat16")
 """Those of :mod:`quickstudy.training.precision`, which needs torch."""
-
-OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
-"""What trains a learner over its tasks, and its usual rate; both stand in ``training.trainer``."""
 
 LEAST = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
@@ -44,46 +42,6 @@ class Budget(NamedTuple):
     optimiser: str
     rate: float
     validate_every: int
-
-
-class _Default(NamedTuple):
-    steps: int
-    tasks_per_step: int
-    train_ways: int | None  # None: as many as in testing
-    rate: float = OPTIMISERS["adam"]
-    optimiser: str = "adam"
-
-
-# About a minute for Conv4 on two CPU cores; several for gradient learners, which need more tasks.
-# Metric learners learn faster from more ways than they are tested on (Snell et al., 2017).
-_METRIC = _Default(800, 1, 20)
-_GRADIENT = _Default(4000, 2, None, 2e-3)
-_MEMORY = _Default(4000, 1, None)
-_DEFAULTS = {
-    "prototypical": _METRIC,
-    "siamese": _METRIC,
-    "matching": _METRIC,
-    "relation": _Default(1500, 1, None),
-    "r2d2": _METRIC,
-    "meta_opt_net": _METRIC,
-    "maml": _GRADIENT,
-    "anil": _GRADIENT,
-    "boil": _GRADIENT,
-    "maml_plus_plus": _Default(1500, 2, None, 2e-3),
-    "reptile": _Default(1000, 5, None, 1.0, "sgd"),  # as in its paper
-    "meta_sgd": _GRADIENT,
-    "cavia": _GRADIENT,
-    "proto_maml": _Default(1500, 2, None, 2e-3),
-    "lstm_meta_learner": _Default(1000, 2, None, 2e-3),
-    "mann": _MEMORY,
-    "memory_network": _METRIC,
-    "meta_networks": _MEMORY,
-    "snail": _MEMORY,
-    "in_context": _MEMORY,
-    "conditional_neural_process": _MEMORY,
-    "attentive_neural_process": _MEMORY,
-    "linear_probe": _Default(600, 1, 20),
-}
 
 
 @dataclass(frozen=True)
@@ -163,7 +121,7 @@ class Recipe:
 
         ``train_classes``  of the data, where known: the *default* of train_ways gives way to it.
         """
-        default = _DEFAULTS[self.learner]
+        default = LEARNERS[self.learner].training
         steps = self.steps or default.steps
         usual_ways = default.train_ways or self.ways
         optimiser = self.optimiser or default.optimiser
