@@ -12,6 +12,7 @@ from quickstudy.base.version import __version__
 
 if TYPE_CHECKING:
     from quickstudy import backbones, datasets, testing, training
+    from quickstudy.compute.plan import Compute
     from quickstudy.core import Examples, Learner, Predictor, Task, TaskSpec
     from quickstudy.evaluation.evaluate import Evaluation, evaluate
     from quickstudy.files.storage import load_learner, load_predictor, save_learner
@@ -53,6 +54,7 @@ _HOME = {
     "BOIL": "learners.gradient.boil",
     "CAVIA": "learners.gradient.cavia",
     "Classes": "tasks.rows",
+    "Compute": "compute.plan",
     "ConditionalNeuralProcess": "learners.memory.neural_process",
     "Evaluation": "evaluation.evaluate",
     "Examples": "core",
@@ -103,6 +105,7 @@ __all__ = [
     "SNAIL",
     "AttentiveNeuralProcess",
     "Classes",
+    "Compute",
     "ConditionalNeuralProcess",
     "Evaluation",
     "Examples",

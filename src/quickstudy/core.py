@@ -84,9 +84,6 @@ class Learner(nn.Module, ABC):
     objective: Callable[[Learner, Task], Any] | None = None
     """What training minimises, where the learner's paper does not minimise the query loss."""
 
-    progress: float = 1.0
-    """How far training is, in [0, 1], for what changes on the way; ``fit`` says it at each step."""
-
     @abstractmethod
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """What ``support`` teaches, as a tree of tensors."""

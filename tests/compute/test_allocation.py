@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = """
 import resource, torch
-from quickstudy.compute.allocation import keep_freed_memory
+from quickstudy.compute.memory import keep_freed_memory
 print(keep_freed_memory())
 for _ in range(20):
     torch.ones(10_000_000).add(1)

@@ -14,7 +14,8 @@ import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.backbones.norms import counting_exactly, embed_query, embed_support
 from quickstudy.base.trees import map_tree
-from quickstudy.compute.engine import Mapping, Plan, accumulate, as_outcome
+from quickstudy.compute.engine import accumulate, as_outcome
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import LAWS, BrokenLaw, applicable, check_learner, doubled
 from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
 from quickstudy.learners.gradient.descend import Adam, Momentum

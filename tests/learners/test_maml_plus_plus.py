@@ -9,7 +9,7 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
-from quickstudy.compute.engine import Mapping
+from quickstudy.compute.plan import Mapping
 from quickstudy.contract.laws import meta_gradient
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.gradient import meta_gradients
@@ -149,7 +149,9 @@ def test_fit_tells_the_progress() -> None:
         return query_loss(learner, task)
 
     source = qs.Sinusoids()
-    plan = qs.fit(learner, source, 4, 1, objective=noting, engine="loop", progress=False).plan
+    plan = qs.fit(
+        learner, source, 4, 1, objective=noting, compute=qs.Compute("loop"), progress=False
+    ).plan
     assert plan.mapping is Mapping.LOOP
     assert noted[-4:] == [0.0, 0.25, 0.5, 0.75]
     assert learner.progress == 1.0

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 import torch
+from quickstudy.learners.memory.mann_sequence import all_rows
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from quickstudy.learners.memory import mann_sequence
 from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
-from quickstudy.learners.memory.mann_sequence import all_rows
 
 ROWS, HIDDEN, HEADS, WIDTH, SLOTS, DECAY = 6, 5, 2, 3, 7, 0.9
 FOUND = HEADS * WIDTH

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.trees import leaves, map_tree
-from quickstudy.compute.engine import Mapping, Plan, accumulate, map_tasks, miscounts_rows
+from quickstudy.compute.engine import accumulate, map_tasks, miscounts_rows
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import Objective, answers, objective_of, query_loss
 from quickstudy.tasks.stacks import stack, unstack

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from quickstudy.backbones.norms import norm_policy
-from quickstudy.base.errors import in_a_line
+from quickstudy.base.errors import first_line
 from quickstudy.base.modules import convolves_on_cpu, device_of, evaluation_mode
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.cost import cost_of_one_task
-from quickstudy.compute.engine import Mapping, Plan, computing, map_tasks
+from quickstudy.compute.engine import computing, map_tasks
 from quickstudy.compute.features import embedded
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Learner, Task, TaskSource
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.objectives import answers
@@ -195,7 +196,7 @@ def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int)
     try:
         map_tasks(answers, batch, learner, plan)
     except Exception as error:  # whatever vmap cannot map, the loop can
-        return Plan(Mapping.LOOP, in_a_line(error), 1)
+        return Plan(Mapping.LOOP, first_line(error), 1)
     return plan
 
 
