@@ -283,21 +283,31 @@ def test_convolutions_come_first_where_the_rest_sees_only_features() -> None:
     assert "not compiled" in compiled.why
 
 
-def test_features_are_not_for_objectives_that_change_with_progress() -> None:
-    """Proven where training ends, it would be wrong where it begins: the copy has no backbone."""
+class DecayedAtFirst:
+    """The query loss, and in the first half of training weight decay."""
 
-    def decayed_at_first(learner: Learner, task: Task) -> Outcome:
+    scheduled, progress = True, 1.0
+
+    def set_progress(self, progress: float) -> None:
+        self.progress = progress
+
+    def __call__(self, learner: Learner, task: Task) -> Outcome:
         outcome = query_loss(learner, task)
-        if learner.progress > 0.5:
+        if self.progress > 0.5:
             return outcome
         decay = torch.stack([p.square().sum() for p in learner.parameters()]).sum()
         return outcome._replace(loss=outcome.loss + decay)
 
-    batch = stack([vectors_task(0), vectors_task(1)])
+
+def test_features_are_not_for_what_is_scheduled() -> None:
+    """Proven where training ends, it would be wrong where it begins: the copy has no backbone."""
+    batch, decayed_at_first = stack([vectors_task(0), vectors_task(1)]), DecayedAtFirst()
     learner = qs.Prototypical(pictures(4, "group")).double()
     plan = make_plan(learner, batch, decayed_at_first, 4)
     assert plan.mapping is Mapping.VMAP
-    learner.progress = 0.0
+    why = "neither task_axis nor features, since DecayedAtFirst changes as training goes on"
+    assert plan.why.endswith(why)
+    decayed_at_first.set_progress(0.0)
     expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 2), decayed_at_first)
     found, _ = gradient_of(learner, batch, plan, decayed_at_first)
     assert error(found, expected) <= 1e-10
@@ -344,6 +354,8 @@ def test_a_wrong_task_axis_is_never_used() -> None:
 
     class Patient(qs.MAML):
         """Adapts from the middle of training on, of which ``over_tasks`` knows nothing."""
+
+        scheduled = True
 
         def adapt(self, support: Examples, spec: TaskSpec) -> State:
             rows = slice(None) if self.progress >= 0.5 else slice(1)

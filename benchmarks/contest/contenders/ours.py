@@ -26,7 +26,7 @@ from quickstudy.training.preflight import set_up
 
 
 def two_workers(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
-    """``fit(..., compute=Compute(workers=2))``: threads share the tasks of a loop, where tasks are looped."""
+    """``fit(..., compute=Compute(workers=2))``: threads share the tasks, where they are looped."""
     return _prepare(work, weights, tasks, qs.Compute(workers=2))
 
 
@@ -54,11 +54,9 @@ def _prepare(
     plan = make_plan(learner, two, objective, work.tasks, compute)
     if compute.compile and not plan.compiled:
         raise NotOffered(f"not compiled here: {plan.why}")
-    code = (
-        CompiledGradients(learner, objective, batch, composite)
-        if plan.compiled and composite
-        else None
-    )
+    code = None
+    if plan.compiled:
+        code = CompiledGradients(learner, objective, batch, GRADIENT_MAKERS[plan.mapping])
 
     def step() -> Weights:
         learner.zero_grad()
