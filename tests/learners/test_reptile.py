@@ -99,8 +99,8 @@ def test_training_at_rate_one_moves_to_the_adapted_weights(classes: qs.Classes) 
         return drawn
 
     qs.fit(
-        learner, remembering, 1, 1, optimiser=outer_sgd(1.0), schedule=linear, compute=qs.Compute("loop"),
-        progress=False,
+        learner, remembering, 1, 1, optimiser=outer_sgd(1.0), schedule=linear,
+        compute=qs.Compute("loop"), progress=False,
     )  # fmt: skip
     # `ends` is of the last task drawn, which is the one trained on.
     for theta, phi in zip(learner.backbone.parameters(), ends, strict=True):

@@ -16,6 +16,7 @@ from contest.work import (
     gradient_of,
 )
 from quickstudy.compute.compiled import CompiledGradients
+from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.memory import accumulate_within
 from quickstudy.core import Examples, Task
 from quickstudy.learners.gradient.descend import sgd

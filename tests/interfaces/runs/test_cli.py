@@ -219,7 +219,8 @@ def test_explaining_trains_nothing_and_leaves_nothing(photographs, tmp_path, mon
 def test_help_waits_for_nothing_heavy():
     """Importing torch takes seconds: a command line that only answers must not do it."""
     look = (
-        "import sys; from quickstudy.interfaces.cli import main; main(['--help'], standalone_mode=False); "
+        "import sys; from quickstudy.interfaces.cli import main; "
+        "main(['--help'], standalone_mode=False); "
         "heavy = {'torch', 'numpy', 'matplotlib', 'rich', 'PIL', 'scipy', 'sklearn', 'yaml'}; "
         "print('imported:', sorted(heavy & set(sys.modules)))"
     )
