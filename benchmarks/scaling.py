@@ -3,8 +3,8 @@
     python benchmarks/scaling.py            # about ten minutes on an idle machine of two cores
     python benchmarks/scaling.py --table    # what was measured, and its chart
 
-A step is the gradient of the mean query loss, as ``fit`` computes it with two workers, for
-Conv4 with batch norm on random images. The base is 5-way 1-shot with 15 queries, 28x28, 64 filters, 4
+A step is the gradient of the mean query loss, as ``fit`` computes it with two workers, for Conv4
+with batch norm on random images. The base is 5-way 1-shot with 15 queries, 28x28, 64 filters, 4
 tasks and, for gradient learners, 1 inner step. Every point is measured in a process of its own: the
 median of its steps, and the greatest resident memory less that before the first.
 
