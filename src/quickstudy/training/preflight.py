@@ -53,7 +53,8 @@ def check_lawful(learner: Learner, task: Task) -> None:
     :class:`quickstudy.contract.check.BrokenLaw` for running statistics updated in ``forward``,
     randomness in ``adapt``, predictions of a wrong shape, and, where undeclared, queries that see
     one another and rows of weight 0 that count;
-    :class:`quickstudy.compute.memory.TaskTooLarge` where memory runs out. Judged in float64, or, where that does not fit, in the learner's own type.
+    :class:`quickstudy.compute.memory.TaskTooLarge` where memory runs out. Judged in float64, or,
+    where that does not fit, in the learner's own type.
     """
     if not any(parameter.requires_grad for parameter in learner.parameters()):
         raise ValueError(
