@@ -23,7 +23,7 @@ NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
 OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
-"""What trains a learner over its tasks, and its usual rate; both stand in ``training.optimisers``."""
+"""What trains a learner over its tasks, and its usual rate (see ``training.optimisers``)."""
 
 LEAST = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,

@@ -45,13 +45,12 @@ class MemoryState(NamedTuple):
 
 def all_rows(rows: RowInputs, before: MemoryState, weights: Weights, decay: float) -> MemoryState:
     """What is kept before the first of ``rows`` (n, ...) and after each: (n + 1, ...)."""
-    device, dtype = before.seen.device.type, before.seen.dtype
+    dtype = before.seen.dtype  # autocast would mix types within a row
     rows = RowInputs(*(part.to(dtype) for part in rows))
     weights = Weights(*(part.to(dtype) for part in weights))
     states = [before]
-    # Autocast would mix types within a row.
-    plain = torch.autocast(device, enabled=False)
-    with plain if torch.is_autocast_enabled(device) else nullcontext():
+    autocast = torch._C._is_any_autocast_enabled()
+    with torch.autocast(before.seen.device.type, enabled=False) if autocast else nullcontext():
         for row in zip(*rows, strict=True):
             states.append(one_row(RowInputs(*row), states[-1], weights, decay))
     return MemoryState(*(torch.stack(part) for part in zip(*states, strict=True)))
