@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.compute.allocation import keep_freed_memory
+from quickstudy.compute.memory import keep_freed_memory
 from quickstudy.core import Examples, Learner
 from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.base.atomic import write_atomically

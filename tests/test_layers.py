@@ -13,14 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "src" / "quickstudy"
 
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = [
-    {"version", "trees", "core", "modules", "registry", "storage"},
-    {"tasks", "backbones"},
-    {"datasets"},
-    {"learners"},
-    {"training", "evaluation", "testing", "export", "estimator"},
+    {"base", "core"},
+    {"backbones", "files", "tasks"},
+    {"datasets", "objectives"},
+    {"compute", "learners"},
+    {"contract"},
+    {"evaluation", "testing"},
+    {"training"},
     {"reports"},
-    {"runs"},
-    {"cli"},
+    {"interfaces"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

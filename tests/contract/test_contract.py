@@ -14,7 +14,8 @@ import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.backbones.norms import counting_exactly, embed_query, embed_support
 from quickstudy.base.trees import map_tree
-from quickstudy.compute.engine import Mapping, Plan, accumulate, as_outcome
+from quickstudy.compute.engine import accumulate, as_outcome
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import LAWS, BrokenLaw, applicable, check_learner, doubled
 from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
 from quickstudy.files.registry import LEARNERS
@@ -30,7 +31,7 @@ from quickstudy.learners.gradient.meta_gradients import (
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.metric.siamese import linear_contrastive, verification
 from quickstudy.learners.transfer.heads import logistic, ridge
-from quickstudy.objectives import objective_of, query_loss
+from quickstudy.objectives import objective_of, query_loss, set_progress
 from quickstudy.tasks.examples import one_hot
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stack
@@ -195,8 +196,8 @@ def test_regression_tasks_of_different_sizes_batch_as_if_alone(name: str) -> Non
 def batch_as_if_alone(learner: Learner, tasks: list[Task]) -> None:
     """Under the learner's own objective, as it is when training begins."""
     assert len({len(t.support.weights) for t in tasks}) > 1
-    learner.progress = 0.0
     objective = objective_of(learner)
+    set_progress(learner, objective, 0.0)
     losses, gradients = [], []
     for task in tasks:  # unpadded, under its own spec, without the engine
         learner.zero_grad()

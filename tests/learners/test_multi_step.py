@@ -40,8 +40,9 @@ LEARNERS = [
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: type(learner).__name__)
 def test_it_is_the_weighted_sum_over_the_steps(learner: Learner) -> None:
     one = task()
-    learner.progress = 0.1
-    found = MultiStep(0.4)(learner, one)
+    objective = MultiStep(0.4)
+    objective.set_progress(0.1)
+    found = objective(learner, one)
     losses = [
         one.spec.loss(learner.predict(state, one.query.inputs, one.spec), one.query.targets).mean()
         for state in learner.trajectory(one.support, one.spec) or []
@@ -66,25 +67,33 @@ class Untraced(qs.MAML):
 
 def test_in_the_end_it_is_the_query_loss_and_costs_no_more() -> None:
     learner = made(Untraced)
-    learner.progress = 0.1
-    assert torch.equal(MultiStep(0.1)(learner, task()).loss, query_loss(learner, task()).loss)
-    learner.progress = 0.0
-    assert torch.equal(MultiStep(0.0)(learner, task()).loss, query_loss(learner, task()).loss)
+    for share, progress in ((0.1, 0.1), (0.0, 0.0), (0.1, 1.0)):
+        objective = MultiStep(share)
+        objective.set_progress(progress)
+        assert torch.equal(objective(learner, task()).loss, query_loss(learner, task()).loss)
 
 
 def test_training_takes_it() -> None:
     learner = made(qs.MAML, steps=2)
-    learner.progress = 0.5
-    trained = qs.fit(
-        learner, lambda generator: task(), 4, 2, objective=MultiStep(0.5), progress=False
-    )
+    objective = MultiStep(0.5)
+    trained = qs.fit(learner, lambda generator: task(), 4, 2, objective=objective, progress=False)
     assert trained.finished
+    assert objective.progress == 1.0
+
+
+def test_its_name_tells_its_share_alone() -> None:
+    objective = MultiStep(0.3)
+    objective.set_progress(0.2)
+    assert repr(objective) == "MultiStep(share=0.3)"
+    assert objective == MultiStep(0.3)
+    assert [MultiStep(share).scheduled for share in (0.0, 0.3)] == [False, True]
 
 
 def test_what_has_no_inner_steps_is_refused() -> None:
     with pytest.raises(ValueError, match=r"share of training, in \[0, 1\]; found 1.5"):
         MultiStep(1.5)
     for learner in (made(qs.Prototypical, None), made(qs.ProtoMAML, None, steps=0)):
-        learner.progress = 0.0
+        objective = MultiStep()
+        objective.set_progress(0.0)
         with pytest.raises(ValueError, match="takes no inner steps after which"):
-            MultiStep()(learner, task())
+            objective(learner, task())

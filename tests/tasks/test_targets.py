@@ -11,7 +11,8 @@ from torch.func import vmap
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
-from quickstudy.compute.engine import Mapping, Plan, accumulate, map_tasks
+from quickstudy.compute.engine import accumulate, map_tasks
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.metric.siamese import contrastive
 from quickstudy.objectives import query_loss

@@ -9,29 +9,27 @@ batch in one of five ways, all of which give the loop's gradient:
     features    the backbone once for the rows of all tasks, and vmap for what follows
     vmap_grad   vmap over whole per-task gradients, then their mean; for those whose ``adapt`` does
                 (differentiating *through* vmap(grad) is silently wrong in torch for some norms)
-    loop        one task after the other, or some at once, in threads or processes; right for
-                everything that autograd can differentiate
+    loop        one task after the other, or some at once, in threads; right for everything that
+                autograd can differentiate
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from enum import Enum
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.backbones.norms import blind_to_weights, rows_count_alike
 from quickstudy.base.trees import map_tree
-from quickstudy.compute.compiled import Compiled
+from quickstudy.compute.compiled import CompiledGradients
 from quickstudy.compute.features import embedded
 from quickstudy.compute.gradients import (
-    Composite,
+    GradientMaker,
     Parameters,
     as_outcome,
     of_each_task,
@@ -39,31 +37,14 @@ from quickstudy.compute.gradients import (
     of_task_axis,
     outcome_over_tasks,
 )
-from quickstudy.compute.loop import looped, right_attention
-from quickstudy.compute.workers import in_order, shared_out
+from quickstudy.compute.loop import in_task_order, loop_gradients, map_in_threads
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import Objective, Outcome
 from quickstudy.tasks.inspection import Look, look_at
 from quickstudy.tasks.stacks import unstack
-from quickstudy.training.precision import (
-    InBfloat16,
-    Precision,
-    in_precision,
-    products_in_bfloat16,
-)
 
-
-class Mapping(Enum):
-    """How tasks are mapped; see the module's docstring."""
-
-    TASK_AXIS = "task_axis"
-    VMAP = "vmap"
-    FEATURES = "features"
-    VMAP_GRAD = "vmap_grad"
-    LOOP = "loop"
-
-
-COMPOSITES: dict[Mapping, Composite] = {
+GRADIENT_MAKERS: dict[Mapping, GradientMaker] = {
     Mapping.TASK_AXIS: of_task_axis,
     Mapping.VMAP: of_one_graph,
     Mapping.VMAP_GRAD: of_each_task,
@@ -71,54 +52,12 @@ COMPOSITES: dict[Mapping, Composite] = {
 """The mappings that can be compiled."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a batch is computed: the mapping, why it was chosen, and how many tasks at a time.
-
-    ``workers``   threads among which a loop shares the tasks of a chunk.
-    ``processes``  whether these are processes instead (:mod:`quickstudy.training.processes`).
-    ``compiled``  whether mapped tasks run as compiled code (:mod:`quickstudy.compute.compiled`).
-    ``precision``  of products and convolutions (:mod:`quickstudy.training.precision`).
-    ``bytes``     that the graph of a task holds at most; 0 where that was not counted.
-    """
-
-    mapping: Mapping
-    why: str
-    chunk: int
-    workers: int = 1
-    compiled: bool = False
-    processes: bool = False
-    precision: Precision = "float32"
-    bytes: int = field(default=0, compare=False)
-
-    @property
-    def at_once(self) -> int:
-        """How many tasks' graphs are in memory at the same time."""
-        return self.workers if self.mapping is Mapping.LOOP else self.chunk
-
-    def to_json(self) -> dict[str, str | int]:
-        """As JSON, for a checkpoint."""
-        return asdict(self) | {"mapping": self.mapping.value}
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> Plan:
-        """What :meth:`to_json` gave."""
-        return Plan(**(values | {"mapping": Mapping(values["mapping"])}))
-
-    def __str__(self) -> str:
-        how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value
-        how += " in processes" if self.processes and self.workers > 1 else ""
-        how += " in bfloat16" if self.precision == "bfloat16" else ""
-        tasks = "1 task" if self.at_once == 1 else f"{self.at_once} tasks"
-        return f"{how}, {tasks} at a time ({self.why})"
-
-
 def accumulate(
     learner: Learner,
     batch: Task,
     objective: Objective,
     plan: Plan,
-    compiled: Compiled | None = None,
+    compiled: CompiledGradients | None = None,
     look: Look | None = None,
 ) -> Outcome:
     """Add the gradient of the batch's mean loss to ``.grad``; returns losses and scores (tasks,).
@@ -128,13 +67,12 @@ def accumulate(
     :func:`computing`.
     """
     total = len(batch.support.weights)
-    objective = in_precision(objective, plan.precision)
     steps: dict[Mapping, Callable[..., Outcome]] = {
         Mapping.TASK_AXIS: _task_axis,
         Mapping.VMAP: _vmap,
         Mapping.FEATURES: _features,
         Mapping.VMAP_GRAD: _vmap_grad,
-        Mapping.LOOP: partial(looped, plan),
+        Mapping.LOOP: partial(loop_gradients, plan.workers),
     }
     step = steps[plan.mapping]
     with computing(learner, batch, look) as alike:
@@ -147,11 +85,7 @@ def accumulate(
 
 
 def _task_axis(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    if isinstance(objective, InBfloat16):
-        of_many = partial(outcome_over_tasks, objective=objective.objective)
-        outcome = objective.within(of_many, learner, batch)
-    else:
-        outcome = outcome_over_tasks(learner, batch, objective)
+    outcome = outcome_over_tasks(learner, batch, objective)
     (outcome.loss.sum() / total).backward()
     return Outcome(outcome.loss.detach(), outcome.score)
 
@@ -163,9 +97,7 @@ def _vmap(learner: Learner, batch: Task, objective: Objective, total: int) -> Ou
 
 
 def _features(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    lowered = isinstance(objective, InBfloat16)
-    with products_in_bfloat16(learner) if lowered else nullcontext():
-        reader, features = embedded(learner, batch)
+    reader, features = embedded(learner, batch)
     return _vmap(reader, features, objective, total)
 
 
@@ -179,7 +111,12 @@ def _vmap_grad(learner: Learner, batch: Task, objective: Objective, total: int) 
 
 
 def _compiled(
-    compiled: Compiled, alike: bool, learner: Learner, batch: Task, _: Objective, total: int
+    compiled: CompiledGradients,
+    alike: bool,
+    learner: Learner,
+    batch: Task,
+    _: Objective,
+    total: int,
 ) -> Outcome:
     found, outcome = compiled(batch, alike)
     _add(learner, found, total)
@@ -214,7 +151,7 @@ def map_tasks(
     with torch.no_grad(), computing(learner, batch, look):
         if plan.mapping is Mapping.LOOP:
             tasks = unstack(batch)
-            return torch.stack(in_order(shared_out(each, learner, tasks, plan.workers)))
+            return torch.stack(in_task_order(map_in_threads(each, learner, tasks, plan.workers)))
         return torch.cat([
             vmap(lambda support, query: function(learner, Task(support, query, batch.spec)))(
                 chunk.support, chunk.query
@@ -246,8 +183,8 @@ def _chunks(batch: Task, size: int) -> Iterator[Task]:
 def computing(learner: Learner, batch: Task, look: Look | None = None) -> Iterator[bool]:
     """In which tasks of ``batch`` are computed, one or many; gives whether all rows count alike.
 
-    ``look``  what :func:`quickstudy.tasks.inspection.look_at` saw of these tasks, for a batch that has
-              been moved since; without it, the batch is looked at.
+    ``look``  what :func:`quickstudy.tasks.inspection.look_at` saw of these tasks, for a batch that
+              has been moved since; without it, the batch is looked at.
 
     Raises ValueError for tasks that the learner would get wrong, and for targets that the spec does
     not ask for.
@@ -262,8 +199,13 @@ def computing(learner: Learner, batch: Task, look: Look | None = None) -> Iterat
         )
     # A promise, made once and outside vmap, that spares every norm a weighted mean.
     promised = rows_count_alike() if alike else nullcontext()
-    with right_attention(learner), promised:
+    with _differentiable_attention(learner), promised:
         yield alike
+
+
+def _differentiable_attention(learner: Learner) -> AbstractContextManager[None]:
+    """Second derivatives of attention exist only in its plain mathematical form."""
+    return sdpa_kernel(SDPBackend.MATH) if learner.differentiates else nullcontext()
 
 
 def miscounts_rows(learner: Learner) -> str | None:

@@ -24,7 +24,7 @@ Parameters that no loss depends on have no gradient, as in autograd: one of zero
 decay and momentum move them.
 """
 
-Composite = Callable[[Learner, Objective, TaskSpec], Gradients]
+GradientMaker = Callable[[Learner, Objective, TaskSpec], Gradients]
 """What makes such a function of a learner: :func:`of_each_task`, …"""
 
 

@@ -96,9 +96,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @click.option("--workers", type=int, help="Tasks at once, each on one CPU thread.  [1]")
-@click.option("--processes/--no-processes", help="Workers are processes, not threads.  [no]")
 @click.option("--compile/--no-compile", help="Compile steps: for small networks.  [no]")
-@click.option("--precision", help="float32, or bfloat16 where it is safe: for GPUs.  [float32]")
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE",
               help="An argument of the learner, such as steps=5; may be repeated.")  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe (YAML); options win.")

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quickstudy.compute.engine import Plan
+from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
 from quickstudy.evaluation.evaluate import Evaluation
 from quickstudy.files.storage import load_tree, save_tree
 
-_FORMAT = "quickstudy checkpoint 1"
+_FORMAT = "quickstudy checkpoint 2"
 
 
 @dataclass

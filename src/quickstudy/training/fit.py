@@ -4,64 +4,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from quickstudy.base.modules import device_of
-from quickstudy.compute.compiled import Compiled, refuse_without_compiler
-from quickstudy.compute.engine import COMPOSITES, Plan
+from quickstudy.compute.compiled import CompiledGradients, refuse_without_compiler
+from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.memory import accumulate_within
+from quickstudy.compute.plan import Compute, Plan
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
 from quickstudy.files.registry import describe
-from quickstudy.objectives import Objective, Outcome, objective_of
+from quickstudy.objectives import Objective, Outcome, objective_of, set_progress
 from quickstudy.tasks.inspection import Look, look_at
 from quickstudy.tasks.numbering import Fingerprint, draw, draw_stacked, task_seed
 from quickstudy.tasks.stacks import to_device
 from quickstudy.training.checkpoint import RunFolder
-from quickstudy.training.display import Display
-from quickstudy.training.interrupts import Interrupts
+from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log
-from quickstudy.training.plan import Engine, made_ready, make_plan
+from quickstudy.training.optimisers import OptimiserMaker, adam
+from quickstudy.training.plan import make_plan
 from quickstudy.training.population import estimate_population
-from quickstudy.training.precision import Precision
-from quickstudy.training.processes import worker_processes
-
-Schedule = Callable[[float], float]
-"""Progress of training in [0, 1] -> factor on the learning rate."""
+from quickstudy.training.preflight import prepare
+from quickstudy.training.schedules import Schedule, constant
 
 _VALIDATION, _POPULATION = 1 << 20, 1 << 21  # added to the seed: streams of tasks of their own
-
-
-def adam(rate: float = 1e-3) -> Callable[[Iterable[Tensor]], Optimizer]:
-    """The default optimiser: parameters -> Adam at ``rate``."""
-    return lambda parameters: Adam(parameters, lr=rate)
-
-
-def sgd(rate: float) -> Callable[[Iterable[Tensor]], Optimizer]:
-    """Plain gradient descent: parameters -> SGD at ``rate``."""
-    return lambda parameters: SGD(parameters, lr=rate)
-
-
-def constant(progress: float) -> float:
-    """No change of the learning rate."""
-    return 1.0
-
-
-def linear(progress: float) -> float:
-    """From 1 down to 0 along a line."""
-    return 1 - progress
-
-
-def cosine(progress: float) -> float:
-    """From 1 down to 0 along half a cosine (Loshchilov and Hutter, 2017, without restarts)."""
-    return (1 + math.cos(math.pi * progress)) / 2
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -105,17 +78,12 @@ def fit(
     steps: int,
     tasks_per_step: int = 16,
     *,
-    optimiser: Callable[[Iterable[Tensor]], Optimizer] | None = None,
+    optimiser: OptimiserMaker | None = None,
     schedule: Schedule = constant,
     objective: Objective | None = None,
     validation: Validation | None = None,
     seed: int = 0,
-    engine: Engine = "auto",
-    memory: int | None = None,
-    workers: int = 1,
-    compile: bool = False,
-    processes: bool = False,
-    precision: Precision = "float32",
+    compute: Compute = Compute(),  # noqa: B008  (frozen)
     run: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
@@ -125,36 +93,34 @@ def fit(
     """Minimise the mean objective over tasks of ``source``; ``learner`` is changed in place.
 
     ``steps``, ``tasks_per_step``  optimiser steps, and tasks whose gradients each step averages.
-    ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default (:func:`adam`, :func:`sgd`).
-    ``schedule``    :func:`constant`, :func:`linear`, :func:`cosine`, or your own.
+    ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default
+                    (:mod:`quickstudy.training.optimisers`).
+    ``schedule``    of the learning rate (:mod:`quickstudy.training.schedules`), or your own.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``validation``  where given, the weights of the best validation are the ones kept.
-    ``engine``, ``memory``, ``workers``, ``compile``, ``processes``, ``precision``
-                    see :func:`quickstudy.training.plan.make_plan`.
+    ``compute``     how steps are computed.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
                     the run there goes on, and its end is bit-equal to that of an unbroken run
                     (same machine, same number of threads). It keeps the plan that it was started
-                    by, whatever ``engine``, ``memory``, ``workers``, ``compile``,
-                    ``processes`` and ``precision`` say.
+                    by, whatever ``compute`` says.
     ``progress``    show a progress bar.
 
     Ctrl-C ends training after the current step. With ``run`` there is then a checkpoint, and
     ``finished`` is False; without, KeyboardInterrupt is raised.
 
-    Raises :class:`quickstudy.contract.check.BrokenLaw` before the first step for a learner whose results
-    would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
+    Raises :class:`quickstudy.contract.check.BrokenLaw` before the first step for a learner whose
+    results would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
     :class:`quickstudy.compute.memory.TaskTooLarge` where one task alone does not fit in memory,
-    :class:`quickstudy.training.processes.WorkerEnded` where a worker process is killed,
     RuntimeError where ``engine="vmap"`` is not right, ValueError for arguments out of range, for
-    ``compile`` without a compiler, for ``processes`` where something cannot be sent to them and
-    where a resumed run had other settings, FileExistsError where ``run`` holds another run.
+    ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
+    ``run`` holds another run.
     """
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")
     objective = objective or objective_of(learner)
     folder = RunFolder(run, resume)
     trainer = _Trainer(learner, source, objective, seed, tasks_per_step)
-    two = made_ready(learner, trainer.task, tasks_per_step)
+    two = prepare(learner, objective, trainer.task, tasks_per_step)
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
@@ -164,21 +130,16 @@ def fit(
         "objective": _name(objective), "validation": validation and validation.identity(),
     }  # fmt: skip
     state = folder.restore(learner, opt, settings)
-    state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, engine, memory,
-                                         workers, compile, processes, precision)  # fmt: skip
+    state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, compute)
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
     interrupted = False
-    with (
-        worker_processes(state.plan, learner, objective, two),
-        Display(steps, state.step, progress) as display,
-        Interrupts() as interrupts,
-    ):
+    with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
         while state.step < steps and not (state.stopped_early or interrupted):
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
                 group["lr"] = rate * schedule(state.step / steps)
-            learner.progress = state.step / steps
+            set_progress(learner, objective, state.step / steps)
             loss, score = trainer.step(opt, state.step)
             state.plan = trainer.plan  # another, perhaps, where it could not be followed
             state.count(loss, score)
@@ -211,7 +172,7 @@ def _fingerprint(task: Task) -> str:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    """A function's name; a frozen dataclass that is called has its settings in its own."""
+    """A function's name; a dataclass that is called has its settings in its own."""
     if is_dataclass(function):
         return repr(function)
     return getattr(function, "__qualname__", type(function).__name__)
@@ -234,7 +195,7 @@ class _Trainer:
     seed: int
     tasks_per_step: int
     plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
-    compiled: Compiled | None = None
+    compiled: CompiledGradients | None = None
 
     def task(self, index: int) -> Task:
         return to_device(draw(self.source, self.seed, index), device_of(self.learner))
@@ -244,8 +205,9 @@ class _Trainer:
         self.plan = plan
         if plan.compiled:
             refuse_without_compiler(device_of(self.learner))
-            composite = COMPOSITES[plan.mapping]
-            self.compiled = Compiled(self.learner, self.objective, self.batch(0)[0], composite)
+            like, _ = self.batch(0)
+            maker = GRADIENT_MAKERS[plan.mapping]
+            self.compiled = CompiledGradients(self.learner, self.objective, like, maker)
 
     def batch(self, step: int) -> tuple[Task, Look]:
         """The tasks of a step where the learner is, and what was seen of them before they moved."""
@@ -260,13 +222,13 @@ class _Trainer:
         outcome, self.plan = accumulate_within(
             self.learner, batch, self.objective, self.plan, self.compiled, look
         )
-        losses, scores, norm = self._told(outcome)
+        losses, scores, norm = self._sync_scalars(outcome)
         if not all(map(math.isfinite, [*losses, norm])):
             raise self._not_finite(losses, step)
         optimiser.step()
         return sum(losses) / len(losses), sum(scores) / len(scores)
 
-    def _told(self, outcome: Outcome) -> tuple[list[float], list[float], float]:
+    def _sync_scalars(self, outcome: Outcome) -> tuple[list[float], list[float], float]:
         """Losses, scores and the gradient's norm: what a step asks a device, in one transfer."""
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
         told = (*outcome, torch.nn.utils.get_total_norm(gradients).reshape(1))
@@ -296,5 +258,5 @@ class _Trainer:
             self.learner.load_state_dict(best_weights)
         else:
             estimate_population(self.learner, self.source, self.seed + _POPULATION)
-        self.learner.progress = 1.0
+        set_progress(self.learner, self.objective, 1.0)
         self.learner.eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -23,10 +22,11 @@ from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
-from quickstudy.training.explain import explain as explain_training
-from quickstudy.training.fit import Validation, adam, cosine, fit, sgd
+from quickstudy.training.fit import Validation, fit
 from quickstudy.training.log import read_metrics
-from quickstudy.training.precision import Precision
+from quickstudy.training.optimisers import adam, sgd
+from quickstudy.training.plan import explain as explain_training
+from quickstudy.training.schedules import cosine
 
 DRAWN_TASKS = 20
 
@@ -48,8 +48,7 @@ def explain(recipe: Recipe) -> str:
         torch.set_num_threads(recipe.threads)
     return explain_training(
         parts.learner, parts.sources.train, parts.recipe.budget().tasks_per_step, seed=recipe.seed,
-        workers=recipe.workers, compile=recipe.compile, processes=recipe.processes,
-        precision=cast(Precision, recipe.precision),
+        compute=recipe.compute,
     )  # fmt: skip
 
 
@@ -87,9 +86,7 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
     training = fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
         optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
-        run=run.path, resume=resume, progress=progress, workers=recipe.workers,
-        compile=recipe.compile, processes=recipe.processes,
-        precision=cast(Precision, recipe.precision),
+        run=run.path, resume=resume, progress=progress, compute=recipe.compute,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
     return training.finished

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
+from quickstudy.compute.plan import Compute
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, LEARNERS, nearest
 from quickstudy.learners.cards import OPTIMISERS
@@ -22,8 +23,6 @@ from quickstudy.learners.cards import OPTIMISERS
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
-PRECISIONS = ("float32", "bfloat16")
-"""Those of :mod:`quickstudy.training.precision`, which needs torch."""
 
 LEAST = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
@@ -58,8 +57,7 @@ class Recipe:
     ``validate_every``, ``patience``   validation on the way; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
-    ``workers``, ``processes``, ``compile``, ``precision``  how steps are computed: see
-                                   :func:`quickstudy.fit`.
+    ``workers``, ``compile``       how steps are computed: see :class:`quickstudy.Compute`.
 
     Raises ValueError for unknown names and for numbers that no run could have.
     """
@@ -91,16 +89,13 @@ class Recipe:
     threads: int | None = None
     device: str | None = None
     workers: int = 1
-    processes: bool = False
     compile: bool = False
-    precision: str = "float32"
 
     def __post_init__(self) -> None:
         splits = card(self.data).splits
         for kind, name, valid in (
             ("learner", self.learner, LEARNERS), ("backbone", self.backbone, BACKBONES),
             ("norm", self.norm, NORMS), ("optimiser", self.optimiser, OPTIMISERS),
-            ("precision", self.precision, PRECISIONS),
             (f"split of {self.data}", self.split, splits),
         ):  # fmt: skip
             if name is not None and valid and name not in valid:
@@ -115,6 +110,11 @@ class Recipe:
             raise ValueError(f"rate: must be a positive number; found {self.rate}.")
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device: must be cpu, cuda or cuda:NUMBER; found {self.device!r}.")
+
+    @property
+    def compute(self) -> Compute:
+        """How steps are computed."""
+        return Compute(workers=self.workers, compile=self.compile)
 
     def budget(self, train_classes: int | None = None) -> Budget:
         """How the learner trains, defaults filled in.

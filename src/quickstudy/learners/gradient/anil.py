@@ -11,6 +11,7 @@ from quickstudy.backbones.norms import Statistics, embed_support
 from quickstudy.base.modules import call_with
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
+from quickstudy.learners.gradient.annealed import FollowsTraining
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.dual import answers_over_tasks
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
@@ -27,7 +28,7 @@ from quickstudy.learners.gradient.network import (
 from quickstudy.tasks.examples import labelled
 
 
-class ANIL(Learner):
+class ANIL(FollowsTraining, Learner):
     """Maps a support set to the backbone under a head that took a few gradient steps on it.
 
         h_{k+1} = h_k - rate * ∇_h L_support(h_k ∘ f),     k = 0 … steps - 1

@@ -1,4 +1,4 @@
-"""A way of the meta-gradient that changes as training goes on."""
+"""A way of the meta-gradient that changes as training goes on, and the learners that follow it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class Annealed(MetaGradient):
                 f"{self.first_order_until}."
             )
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether first order comes before anything else, or what follows changes."""
+        return self.first_order_until > 0 or self.then.scheduled
+
     def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
         """Steps as at the end of training."""
         return self.then.descend(loss, weights, descent)
@@ -41,3 +46,22 @@ class Annealed(MetaGradient):
     def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
         """Refuse what the later way refuses; first order takes everything."""
         self.then.check(who, steps, rate, update)
+
+
+class FollowsTraining:
+    """A learner that is told how far training is, where its meta-gradient changes with it.
+
+    ``progress``  the share of training done, in [0, 1]; not saved.
+    """
+
+    meta_gradient: MetaGradient
+    progress: float = 1.0
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the meta-gradient changes as training goes on."""
+        return self.meta_gradient.scheduled
+
+    def set_progress(self, progress: float) -> None:
+        """Take note of how far training is."""
+        self.progress = progress

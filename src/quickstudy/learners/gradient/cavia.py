@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import like, refuse_sizes
+from quickstudy.learners.gradient.annealed import FollowsTraining
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
@@ -21,7 +22,7 @@ from quickstudy.learners.gradient.network import (
 )
 
 
-class CAVIA(Learner):
+class CAVIA(FollowsTraining, Learner):
     """Maps a support set to a context vector φ, an input of the network beside the others.
 
         φ_0     = 0

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
+from quickstudy.learners.gradient.annealed import FollowsTraining
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.dual import answers_over_tasks
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
@@ -24,7 +25,7 @@ from quickstudy.learners.gradient.network import (
 )
 
 
-class MAML(Learner):
+class MAML(FollowsTraining, Learner):
     """Maps a support set to the backbone after a few gradient steps on it.
 
         θ_0     = θ

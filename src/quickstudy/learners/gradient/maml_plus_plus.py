@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient import rates
-from quickstudy.learners.gradient.annealed import Annealed
+from quickstudy.learners.gradient.annealed import Annealed, FollowsTraining
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.multi_step import MultiStep
@@ -25,7 +25,7 @@ from quickstudy.learners.gradient.network import (
 )
 
 
-class MAMLPlusPlus(Learner):
+class MAMLPlusPlus(FollowsTraining, Learner):
     """Maps a support set to the backbone after a few gradient steps at learnt rates.
 
         θ_{k+1,l} = θ_{k,l} - rates_{k,l} * ∇_l L_support(θ_k),     k = 0 … steps - 1
@@ -101,6 +101,11 @@ class MAMLPlusPlus(Learner):
         self.first_order_until, self.meta_gradient = first_order_until, meta_gradient
         self.adapts, self.update, self.clip, self.test_steps = adapts, update, clip, test_steps
         self.rates = rates.learnt(self._adapted, steps, rate, backbone) if learn_rates else None
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether first order comes first, or ``meta_gradient`` changes itself."""
+        return self._annealed.scheduled
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The backbone's weights after the inner steps on ``support``."""

@@ -43,6 +43,11 @@ class MetaGradient(ABC):
     def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
         """The weights before and after each step; ``descent`` says how to step."""
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether the way changes as training goes on."""
+        return False
+
     def at(self, progress: float) -> MetaGradient:
         """The way to take when training is so far, in [0, 1]."""
         return self

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.gradient.annealed import FollowsTraining
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
@@ -23,7 +24,7 @@ from quickstudy.learners.gradient.network import (
 )
 
 
-class MetaSGD(Learner):
+class MetaSGD(FollowsTraining, Learner):
     """Maps a support set to the backbone after steps whose direction and length are learnt.
 
         θ' = θ - α ∘ ∇ L_support(θ)                                        (equation 2)

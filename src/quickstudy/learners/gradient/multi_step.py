@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -13,7 +13,7 @@ from quickstudy.tasks.examples import labelled, weighted_mean
 from quickstudy.tasks.metrics import score
 
 
-@dataclass(frozen=True)
+@dataclass
 class MultiStep:
     """An objective: sum_k v_k L_query(θ_k), query losses after every inner step k = 1 … K.
 
@@ -21,6 +21,7 @@ class MultiStep:
 
     ``share``  of training over which v goes from 1 / K each to the last step alone. From then on,
                and with 0 from the start, it is the query loss, and costs no more.
+    ``progress``  how far training is, in [0, 1]: told by the trainer, 1 outside of training.
 
     The score is that of the last step. For ``fit(learner, …, objective=MultiStep())`` with any
     learner that has a ``trajectory``.
@@ -32,6 +33,7 @@ class MultiStep:
     """
 
     share: float = 0.1
+    progress: float = field(default=1.0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -39,9 +41,18 @@ class MultiStep:
                 f"MultiStep: share is a share of training, in [0, 1]; found {self.share}."
             )
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether there is a share of training over which v changes."""
+        return self.share > 0
+
+    def set_progress(self, progress: float) -> None:
+        """Take note of how far training is."""
+        self.progress = progress
+
     def __call__(self, learner: Learner, task: Task) -> Outcome:
-        """The weighted sum at this point of the learner's training."""
-        if learner.progress >= self.share:
+        """The weighted sum at this point of training."""
+        if self.progress >= self.share:
             return query_loss(learner, task)
         query, spec = labelled(task.query), task.spec
         states = (learner.trajectory(task.support, spec) or [])[1:]
@@ -56,7 +67,7 @@ class MultiStep:
                 predictions = learner.predict(state, query.inputs, spec)
             loss = spec.loss(predictions, query.targets)
             losses.append(weighted_mean(loss, query.weights))
-        shares = self.shares(learner.progress, len(states))
+        shares = self.shares(self.progress, len(states))
         total = torch.stack([v * loss for v, loss in zip(shares, losses, strict=True)]).sum()
         return Outcome(total, score(predictions.detach(), query))
 

@@ -13,6 +13,7 @@ from quickstudy.base.modules import call_with
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.gradient import rates
+from quickstudy.learners.gradient.annealed import FollowsTraining
 from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 from quickstudy.learners.gradient.network import (
@@ -28,7 +29,7 @@ from quickstudy.tasks.examples import class_ids, class_means
 _BODY, _WEIGHT, _BIAS = "backbone.", "head.weight", "head.bias"
 
 
-class ProtoMAML(Learner):
+class ProtoMAML(FollowsTraining, Learner):
     """Maps a support set to the backbone and a head of its own after a few gradient steps on it.
 
         c_k = mean of f_θ(x) over the support rows of class k

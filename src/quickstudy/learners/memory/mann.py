@@ -14,8 +14,13 @@ from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.memory.external_memory import Used, read, unused
-from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
-from quickstudy.learners.memory.mann_sequence import all_rows
+from quickstudy.learners.memory.mann_rows import (
+    MemoryState,
+    RowInputs,
+    Weights,
+    all_rows,
+    one_row,
+)
 from quickstudy.learners.outputs import label_vectors, present_outputs, refuse_more_outputs
 from quickstudy.learners.recurrent import CellState, LSTMCell
 from quickstudy.objectives import Outcome
@@ -207,8 +212,8 @@ class MANN(Learner):
         """
         n = features.shape[0]  # not len, which an exported graph would hold as a constant
         label, tag = carried.label.expand(n, -1), carried.tag.expand(n, -1)
-        told = self._told(features, label, torch.zeros_like(tag), tag)
-        kept = one_row(told, _kept(carried), self._weights(), self.decay)
+        row_inputs = self._row_inputs(features, label, torch.zeros_like(tag), tag)
+        kept = one_row(row_inputs, _memory_state(carried), self._weights(), self.decay)
         return self._predictions(kept.seen), read(kept.memory[..., self.width :], kept.looks)
 
     def read_rows(
@@ -228,18 +233,20 @@ class MANN(Learner):
             torch.cat([before.unsqueeze(0), own])
             for before, own in ((carried.label, labels), (carried.tag, tags))
         )
-        told = self._told(features, labels[:-1], tags[1:], tags[:-1])
-        kept = all_rows(told, _kept(carried), self._weights(), self.decay)
+        row_inputs = self._row_inputs(features, labels[:-1], tags[1:], tags[:-1])
+        kept = all_rows(row_inputs, _memory_state(carried), self._weights(), self.decay)
         return self._carried(kept, labels, tags), self._predictions(kept.seen[1:])
 
-    def _told(self, features: Tensor, label: Tensor, tag: Tensor, tag_before: Tensor) -> Told:
+    def _row_inputs(
+        self, features: Tensor, label: Tensor, tag: Tensor, tag_before: Tensor
+    ) -> RowInputs:
         """What rows say by themselves: their features, and the label before each."""
         cell, outside = self.controller.gates, features.shape[-1] + self.outputs
         gates = F.linear(torch.cat([features, label], -1), cell.weight[:, :outside], cell.bias)
         keys = F.linear(features, self.key.weight[:, self.hidden :], self.key.bias)
         late = F.linear(label, self.late.weight[:, self.hidden :], self.late.bias)
         gate = self.gate.bias.expand(*features.shape[:-1], -1)
-        return Told(gates, torch.cat([keys, late, gate], -1), tag, tag_before)
+        return RowInputs(gates, torch.cat([keys, late, gate], -1), tag, tag_before)
 
     def _weights(self) -> Weights:
         """What rows apply to what was read and to the controller's state."""
@@ -254,15 +261,15 @@ class MANN(Learner):
         predictions: Tensor = self.answer(torch.cat([hidden, reads], -1))
         return predictions
 
-    def _carried(self, kept: Kept, label: Tensor, tag: Tensor) -> Carried:
+    def _carried(self, kept: MemoryState, label: Tensor, tag: Tensor) -> Carried:
         reads, hidden = kept.seen.split([self.reads * self.width, self.hidden], -1)
         used = Used(kept.memory, kept.usage, kept.looks)
         return Carried(CellState(hidden, kept.cell), used, reads, label, tag)
 
 
-def _kept(carried: Carried) -> Kept:
+def _memory_state(carried: Carried) -> MemoryState:
     seen = torch.cat([carried.reads, carried.cell.hidden], -1)
-    return Kept(seen, carried.cell.cell, *carried.used)
+    return MemoryState(seen, carried.cell.cell, *carried.used)
 
 
 def _present_first(weights: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from quickstudy.contract.laws import BrokenLaw
 from quickstudy.core import Learner
 from quickstudy.learners.gradient.meta_gradients import Exact
 from quickstudy.training import plan as planning
-from quickstudy.training.explain import explain
+from quickstudy.training.plan import explain
 
 
 def maml() -> Learner:
@@ -35,10 +35,12 @@ def test_it_says_what_training_then_does() -> None:
     ):
         before = {name: value.clone() for name, value in learner.state_dict().items()}
         learner.eval()
-        said = explain(learner, source, 4, workers=workers)
+        said = explain(learner, source, 4, compute=qs.Compute(workers=workers))
         assert not learner.training
         assert all(value.equal(before[name]) for name, value in learner.state_dict().items())
-        plan = qs.fit(learner, source, 1, 4, workers=workers, progress=False).plan
+        plan = qs.fit(
+            learner, source, 1, 4, compute=qs.Compute(workers=workers), progress=False
+        ).plan
         lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in said.splitlines()}
         assert lines["mapping"] == f"{plan.mapping.value}: {plan.why}"
         at_once = plan.workers if workers > 1 else plan.chunk

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import quickstudy as qs
 from made_up import random_classes
-from quickstudy.compute.engine import Mapping, Plan, accumulate
-from quickstudy.compute.workers import in_order, shared_out
+from quickstudy.compute.engine import accumulate
+from quickstudy.compute.loop import in_task_order, map_in_threads
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import doubled
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import query_loss
@@ -38,7 +39,7 @@ def test_each_worker_has_its_own_module_and_the_same_parameters() -> None:
         return own, len(given), torch.get_num_threads()
 
     before = torch.get_num_threads()
-    found = shared_out(work, shared, tasks(7), 3)
+    found = map_in_threads(work, shared, tasks(7), 3)
     assert [count for _, count, _ in found] == [3, 2, 2]
     assert [threads for *_, threads in found] == [1, 1, 1]
     assert len({id(own) for own, *_ in found} | {id(shared)}) == 4
@@ -51,7 +52,7 @@ def test_the_first_worker_is_the_thread_that_asks() -> None:
     def thread(_: Learner, given: Sequence[Task]) -> threading.Thread:
         return threading.current_thread()
 
-    first, *others = shared_out(thread, learner(), tasks(3), 3)
+    first, *others = map_in_threads(thread, learner(), tasks(3), 3)
     assert first is threading.main_thread()
     assert first not in others
 
@@ -64,10 +65,10 @@ def test_workers_take_over_the_gradient_mode_and_their_errors_arrive() -> None:
         raise ArithmeticError("of a worker")
 
     with torch.no_grad():
-        assert shared_out(mode, learner(), tasks(2), 2) == [False, False]
-    assert shared_out(mode, learner(), tasks(2), 2) == [True, True]
+        assert map_in_threads(mode, learner(), tasks(2), 2) == [False, False]
+    assert map_in_threads(mode, learner(), tasks(2), 2) == [True, True]
     with pytest.raises(ArithmeticError, match="of a worker"):
-        shared_out(fail, learner(), tasks(2), 2)
+        map_in_threads(fail, learner(), tasks(2), 2)
 
 
 def test_results_come_in_the_order_of_the_tasks() -> None:
@@ -77,7 +78,7 @@ def test_results_come_in_the_order_of_the_tasks() -> None:
 
     for count in (1, 4, 5, 7):
         given = tasks(count)
-        found = in_order(shared_out(seen, learner(), given, 3))
+        found = in_task_order(map_in_threads(seen, learner(), given, 3))
         for a, b in zip(found, given, strict=True):
             assert torch.equal(a, b.query.inputs)
 
@@ -102,7 +103,8 @@ def test_fit_shares_out_what_it_is_asked_to() -> None:
     for workers in (1, 2):
         one = learner().double()
         training = qs.fit(
-            one, lambda g: doubled(source(g)), 3, 4, engine="loop", workers=workers, progress=False
+            one, lambda g: doubled(source(g)), 3, 4, compute=qs.Compute("loop", workers=workers),
+            progress=False,
         )  # fmt: skip
         assert training.plan.workers == workers
         tasks_at_once = "1 task" if workers == 1 else "2 tasks"
@@ -110,5 +112,5 @@ def test_fit_shares_out_what_it_is_asked_to() -> None:
         ends.append(one.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-9, atol=1e-12)
-    with pytest.raises(ValueError, match="workers: must be 1 or more threads; found 0"):
-        qs.fit(learner(), source, 1, workers=0, progress=False)
+    with pytest.raises(ValueError, match="workers must be 1 or more threads; found 0"):
+        qs.Compute(workers=0)
