@@ -54,10 +54,10 @@ class CompiledGradients:
         """Whether the rows of ``batch`` have the shapes that this was made for."""
         return bool(_shapes(batch) == self._like)
 
-    def __call__(self, batch: Task, rows_count_alike: bool) -> tuple[Parameters, Outcome]:
+    def __call__(self, batch: Task, uniform: bool) -> tuple[Parameters, Outcome]:
         """The gradient of the sum of the tasks' losses, and what each gave.
 
-        ``rows_count_alike``  whether the norms have been promised so; a graph is made for each.
+        ``uniform``  whether uniform weights have been promised; a graph is made for each.
 
         Raises :class:`CannotCompile`, and what says that memory ran out.
         """
@@ -67,7 +67,7 @@ class CompiledGradients:
         constants = [p for _, p in named if not p.requires_grad] + buffers
         strides = tuple(leaf.stride() for leaf in leaves(batch[:2]))
         modes = tuple(part.training for part in parts)
-        key = (len(batch.support.weights), strides, rows_count_alike, tuple(parameters),
+        key = (len(batch.support.weights), strides, uniform, tuple(parameters),
                tuple(map(id, constants)), modes, _types_in_use(batch))  # fmt: skip
         if key not in self._code:  # the constants are held, so that none of their ids comes back
             self._code[key] = self._build(parameters, batch), constants

@@ -1,4 +1,4 @@
-"""One task after the other, or some at once: the way of computing a batch that is always right.
+"""One task after the other, or some at once: the way of computing a stack that is always right.
 
 Several tasks at once are for a CPU: each worker is a thread of Python with one thread of torch. The
 threads that torch keeps inside an operator wait for one another after each, which costs much where
@@ -30,35 +30,59 @@ from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective, Outcome
 from quickstudy.tasks.stacks import unstack
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def loop_gradients(
-    workers: int, learner: Learner, batch: Task, objective: Objective, total: int
+    workers: int, learner: Learner, stack: Task, objective: Objective, scale: int | Tensor
 ) -> Outcome:
-    """Add the gradient of the tasks' summed loss over ``total`` to ``.grad``; their outcomes."""
-    shares = map_in_threads(partial(_in_turn, objective, total), learner, unstack(batch), workers)
+    """Add the gradient of the tasks' summed loss to ``.grad``; their outcomes.
+
+    ``scale``  what the losses are divided by, or a factor (tasks,) for each.
+    """
+    tasks = list(enumerate(unstack(stack)))
+    work = partial(_in_turn, objective, scale)
+    shares = map_in_threads(work, learner, tasks, workers)
     for _, gradients in shares:
         for parameter, gradient in zip(_trained(learner), gradients, strict=True):
             parameter.grad = _sum(parameter.grad, gradient)
-    outcomes = in_task_order([outcomes for outcomes, _ in shares])
-    return Outcome(
-        torch.stack([o.loss for o in outcomes]), torch.stack([o.score for o in outcomes])
-    )
+    return _joined(in_task_order([outcomes for outcomes, _ in shares]))
 
 
 def _in_turn(
-    objective: Objective, total: int, learner: Learner, tasks: Sequence[Task]
+    objective: Objective, scale: int | Tensor, learner: Learner, tasks: Sequence[tuple[int, Task]]
 ) -> tuple[list[Outcome], list[Tensor | None]]:
     outcomes: list[Outcome] = []
     parameters = _trained(learner)
     gradients: list[Tensor | None] = [None] * len(parameters)
-    for task in tasks:
+    for place, task in tasks:
         outcome = as_outcome(objective(learner, task))
-        found = torch.autograd.grad(outcome.loss / total, parameters, allow_unused=True)
+        loss = outcome.loss * scale[place] if isinstance(scale, Tensor) else outcome.loss / scale
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
         gradients = [_sum(a, b) for a, b in zip(gradients, found, strict=True)]
         outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
     return outcomes, gradients
+
+
+def tasks_gradients(learner: Learner, stack: Task, objective: Objective) -> tuple[Tensor, Outcome]:
+    """The gradient of each task, flat (tasks, numbers of all trained parameters), and outcomes.
+
+    A parameter that a task does not reach has a gradient of zeros there.
+    """
+    rows, outcomes, parameters = [], [], _trained(learner)
+    for task in unstack(stack):
+        outcome = as_outcome(objective(learner, task))
+        found = torch.autograd.grad(outcome.loss, parameters, allow_unused=True)
+        pairs = zip(found, parameters, strict=True)
+        rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten()
+                               for g, p in pairs]))  # fmt: skip
+        outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
+    return torch.stack(rows), _joined(outcomes)
+
+
+def _joined(outcomes: Sequence[Outcome]) -> Outcome:
+    return Outcome(*(torch.stack(part) for part in zip(*outcomes, strict=True)))
 
 
 def _trained(learner: Learner) -> list[Tensor]:
@@ -72,9 +96,9 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def map_in_threads(
-    work: Callable[[Learner, Sequence[Task]], Result],
+    work: Callable[[Learner, Sequence[Item]], Result],
     learner: Learner,
-    tasks: Sequence[Task],
+    tasks: Sequence[Item],
     workers: int,
 ) -> list[Result]:
     """``work(learner, tasks[k::workers])`` of every worker k, all at once.

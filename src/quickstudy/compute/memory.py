@@ -15,22 +15,23 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from quickstudy.base.errors import first_line, out_of_memory
 from quickstudy.base.modules import device_of
 from quickstudy.compute.compiled import CannotCompile, CompiledGradients
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Mapping, Plan
-from quickstudy.core import Learner, Task
+from quickstudy.compute.prepare import Prepared
+from quickstudy.core import Learner
 from quickstudy.objectives import Objective, Outcome
-from quickstudy.tasks.inspection import Look
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # glibc's <malloc.h>
 
@@ -41,11 +42,11 @@ class TaskTooLarge(MemoryError):
 
 def accumulate_within(
     learner: Learner,
-    batch: Task,
+    step: Sequence[Prepared],
     objective: Objective,
     plan: Plan,
     compiled: CompiledGradients | None = None,
-    look: Look | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Outcome, Plan]:
     """:func:`accumulate`; where memory runs out, again with half as many tasks at a time.
 
@@ -60,7 +61,7 @@ def accumulate_within(
     while True:
         try:
             code = compiled if fitting.compiled else None
-            outcome = accumulate(learner, batch, objective, fitting, code, look)
+            outcome = accumulate(learner, step, objective, fitting, code, weights)
             break
         except CannotCompile as error:
             why = f"not compiled, since {error}"

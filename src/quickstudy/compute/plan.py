@@ -65,11 +65,14 @@ class Compute:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a batch is computed: the mapping, why it was chosen, and how many tasks at a time.
+    """How a step is computed: the mapping, why it was chosen, and how many tasks at a time.
 
     ``workers``   threads among which a loop shares the tasks of a chunk.
     ``compiled``  whether mapped tasks run as compiled code (:mod:`quickstudy.compute.compiled`).
     ``bytes``     that the graph of a task holds at most; 0 where that was not counted.
+    ``kinds``     of tasks for which the mapping is proven, as
+                  :func:`quickstudy.compute.prepare.kind_of` names them; others are looped. None
+                  for all.
     """
 
     mapping: Mapping
@@ -78,6 +81,7 @@ class Plan:
     workers: int = 1
     compiled: bool = False
     bytes: int = field(default=0, compare=False)
+    kinds: tuple[str, ...] | None = None
 
     @property
     def at_once(self) -> int:
@@ -91,7 +95,9 @@ class Plan:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
         """What :meth:`to_json` gave."""
-        return Plan(**(values | {"mapping": Mapping(values["mapping"])}))
+        kinds = values["kinds"]
+        read = {"mapping": Mapping(values["mapping"]), "kinds": kinds and tuple(kinds)}
+        return Plan(**(values | read))
 
     def __str__(self) -> str:
         how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value

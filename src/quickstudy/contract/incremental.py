@@ -40,7 +40,9 @@ def _extended(learner: Any, state: State, support: Any, task: Task) -> State:
     return learner.extend(state, support, task.spec)
 
 
-def _same_predictions(learner: Learner, task: Task, expected: State, found: State, rule: str) -> None:
+def _same_predictions(
+    learner: Learner, task: Task, expected: State, found: State, rule: str
+) -> None:
     compare(
         *(learner.predict(state, task.query.inputs, task.spec) for state in (expected, found)),
         rule,

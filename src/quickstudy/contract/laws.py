@@ -18,6 +18,7 @@ from quickstudy.answers.classes import Classes
 from quickstudy.base.trees import concatenate, leaves, map_tree
 from quickstudy.compute.engine import accumulate, map_tasks, miscounts_rows
 from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import prepare_stack, prepare_tasks
 from quickstudy.contract.compare import (
     BrokenLaw,
     compare,
@@ -29,7 +30,7 @@ from quickstudy.contract.compare import (
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.files.storage import load, save
 from quickstudy.objectives import Objective, objective_of, predict_queries, query_loss
-from quickstudy.tasks.stacks import Stack, count, stack, unstack
+from quickstudy.tasks.stacks import count, stack, unstack, whole
 
 Law = Callable[[Learner, Task], None]
 
@@ -72,7 +73,11 @@ def adapt_is_pure(learner: Learner, task: Task) -> None:
         again = predicted(learner, task.support, task)
         learner(_turned(task.query), task.spec)(task.support.inputs)
         later = predictor(task.query.inputs)
-    changed = [name for name, value in _tensors(learner) if name not in before or not same(value, before[name])]
+    changed = [
+        name
+        for name, value in _tensors(learner)
+        if name not in before or not same(value, before[name])
+    ]
     if changed:
         raise BrokenLaw(
             f"adapt and predict must change nothing in the module, but {', '.join(changed[:3])} "
@@ -200,9 +205,8 @@ def meta_gradient(
 ) -> Tensor:
     """The gradient of the batch's mean objective, flat (parameters,), as the engine computes it."""
     learner.zero_grad()
-    tasks = count(batch)
-    step = [Stack(batch, tuple(range(tasks)))]
-    accumulate(learner, step, objective, Plan(mapping, "asked for", tasks))
+    step = [prepare_stack(learner, whole(batch))]
+    accumulate(learner, step, objective, Plan(mapping, "asked for", count(batch)))
     flat = [
         torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
         for p in learner.parameters()
@@ -229,7 +233,7 @@ def relabelling_permutes_outputs(learner: Learner, task: Task) -> None:
 def every_parameter_gets_a_gradient(learner: Learner, task: Task) -> None:
     """The meta-gradient reaches every trainable parameter."""
     learner.zero_grad()
-    step = [Stack(stack([task]), (0,))]
+    step = prepare_tasks(learner, [task])
     accumulate(learner, step, objective_of(learner), Plan(Mapping.LOOP, "asked for", 1))
     missing = [
         name

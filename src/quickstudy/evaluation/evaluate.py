@@ -19,16 +19,17 @@ from quickstudy.base.trees import leaves, map_tree
 from quickstudy.compute.cost import cost_of_one_task
 from quickstudy.compute.engine import computing, map_tasks
 from quickstudy.compute.features import embedded
-from quickstudy.compute.plan import Mapping, Plan, kind_of
+from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import kind_of, prepare_stack
 from quickstudy.core import Examples, Learner, Score, Statistic, Task, TaskSource
 from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.results import Evaluation, result_of
 from quickstudy.objectives import predict_queries
-from quickstudy.tasks.acting import acted, acts
+from quickstudy.tasks.acting import acts
 from quickstudy.tasks.fixed import FixedTasks
-from quickstudy.tasks.inspection import Inspection, inspect_stack
+from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
-from quickstudy.tasks.stacks import Stack, count, stacks, to_device, unstack
+from quickstudy.tasks.stacks import Stack, first_tasks, stacks, to_device, unstack
 
 TIMED_TASKS = 8
 """The first tasks, on which adapting is timed."""
@@ -111,21 +112,17 @@ class _Scoring:
 
     def _answered(self, stack: Stack) -> Iterator[tuple[Examples, Any, Any]]:
         """Query, predictions, and what is decoded of these, for each task of a stack, on the CPU."""
-        learner, task = self.learner, stack.task
-        if acts(task):
-            task = _act_out(learner, to_device(task, device_of(learner)))
-        inspection = inspect_stack(task)
-        there = to_device(task, device_of(learner))
+        learner = self.learner
+        there, *_, inspection = prepare_stack(learner, stack)
         kind = kind_of(there)
         if kind not in self.plans:
             self.plans[kind] = _plan(learner, there, inspection, self.tasks_per_batch)
         predictions = _predictions(learner, there, self.plans[kind], inspection)
-        decodes = any(score.decoded for score in task.spec.answer.scores)
-        host = map_tree(Tensor.cpu, (predictions, task.query))
-        for i in range(count(task)):
+        decodes = any(score.decoded for score in there.spec.answer.scores)
+        host = map_tree(Tensor.cpu, (predictions, there.query))
+        for i, task in enumerate(unstack(there)):
             mine, query = map_tree(lambda leaf, i=i: leaf[i], host)
-            decoded = _decoded(learner, unstack(there)[i]) if decodes else None
-            yield Examples(*query), mine, decoded
+            yield query, mine, _decoded(learner, task) if decodes else None
 
     def _keep(self, task: Task, query: Examples, predictions: Any, decoded: Any) -> None:
         answer = task.spec.answer
@@ -157,14 +154,6 @@ class _Scoring:
             seed=seed,
             fingerprint=self.seen.value,
         )
-
-
-def _act_out(learner: Learner, stack: Task) -> Task:
-    """Every task of a stack with the rows that acting gives."""
-    tasks = [acted(learner, task) for task in unstack(stack)]
-    made = stacks(tasks, by_name=False)
-    assert len(made) == 1, "what is acted in one world has one shape"
-    return made[0].task
 
 
 def _decoded(learner: Learner, task: Task) -> Any:
@@ -204,8 +193,7 @@ def _plan(learner: Learner, stack: Task, inspection: Inspection, tasks: int) -> 
     one_by_one = Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
     if learner.differentiates:
         return one_by_one
-    first = map_tree(lambda leaf: leaf[:1], stack[:2])
-    one = Task(*(type(part)(*leaf) for part, leaf in zip(stack[:2], first, strict=True)), stack.spec)
+    one = first_tasks(stack, 1)
     plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks)
     with torch.no_grad():
         if convolves_on_cpu(learner):

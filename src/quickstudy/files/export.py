@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.atomic import write_atomically
 from quickstudy.base.trees import map_tree
 from quickstudy.core import Predictor
-from quickstudy.base.atomic import write_atomically
 
 
 class PredictorModule(nn.Module):

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from quickstudy.core import Learner, Predictor, TaskSpec
 from quickstudy.base.atomic import write_atomically
+from quickstudy.core import Learner, Predictor, TaskSpec
 from quickstudy.files.answers import build_answer, describe_answer
 from quickstudy.files.registry import build_empty, describe
 
@@ -108,9 +108,7 @@ def save(
     return save_tree(Path(path), dict(thing.state_dict()), about)
 
 
-def load(
-    path: str | Path, learner: Learner | None = None, spec: TaskSpec | None = None
-) -> Any:
+def load(path: str | Path, learner: Learner | None = None, spec: TaskSpec | None = None) -> Any:
     """The predictor or learner in a file that :func:`save` wrote. Nothing in it can run code.
 
     ``learner``  for a predictor whose learner is of your own class, or was changed after it was

@@ -13,11 +13,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from quickstudy.answers.specs import classification
 from quickstudy.base.modules import device_of
 from quickstudy.core import Examples, Learner
 from quickstudy.learners.transfer.heads import logistic
 from quickstudy.learners.transfer.linear_probe import LinearProbe
-from quickstudy.answers.specs import classification
 from quickstudy.tasks.examples import one_place
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.evaluation.results import Result
 
 _MEMORY = 0.95  # of the running means, per step
 
@@ -55,7 +55,7 @@ class Display:
         self._bar.update(self._task, completed=step, description=text + self._validation)
         return speed
 
-    def validated(self, result: Evaluation) -> None:
+    def validated(self, result: Result) -> None:
         """Show the newest validation."""
         self._validation = f"  validation {result.mean:.3f}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,21 +13,35 @@ from quickstudy.base.trees import map_tree
 from quickstudy.compute.compiled import CompiledGradients
 from quickstudy.compute.engine import GRADIENT_MAKERS, accumulate
 from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import prepare_stack
 from quickstudy.contract.check import doubled
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective
 from quickstudy.tasks.numbering import generator
+from quickstudy.tasks.stacks import count, first_tasks, whole
 
 TOLERANCE = 1e-8
 """Relative difference in float64 up to which two ways of mapping count as the same gradient."""
 
 
 def difference_from_loop(
-    learner: Learner, batch: Task, mapping: Mapping, objective: Objective, compile: bool = False
+    learner: Learner,
+    step: Sequence[Task],
+    mapping: Mapping,
+    objective: Objective,
+    compile: bool = False,
 ) -> str | None:
-    """Why ``mapping``, perhaps compiled, cannot be trusted with this learner; None where it can."""
+    """Why ``mapping``, perhaps compiled, cannot be trusted with this learner; None where it can.
+
+    Judged on the first two tasks of each stack of ``step``.
+    """
+
+    def difference() -> str | None:
+        each = (_difference(learner, stack, mapping, objective, compile) for stack in step)
+        return next((found for found in each if found), None)
+
     return where_it_fits(
-        lambda: _difference(learner, batch, mapping, objective, compile),
+        difference,
         lambda: "the comparison in float64 does not fit in memory",
     )
 
@@ -35,7 +50,7 @@ def _difference(
     learner: Learner, batch: Task, mapping: Mapping, objective: Objective, compile: bool
 ) -> str | None:
     judged = _in_general_position(in_double(learner))
-    two = _first_two(doubled(few_queries(batch, 4)))
+    two = first_tasks(doubled(few_queries(batch, 4)), 2)
     way = "compiled code" if compile else mapping.value
     try:
         compiled = None
@@ -58,11 +73,6 @@ def _difference(
     return f"the meta-gradient of {way} differs from the loop's by {difference:.1g}"
 
 
-def _first_two(batch: Task) -> Task:
-    support, query = (map_tree(lambda leaf: leaf[:2], part) for part in batch[:2])
-    return Task(support, query, batch.spec)
-
-
 def _gradients(
     learner: Learner,
     batch: Task,
@@ -72,7 +82,8 @@ def _gradients(
 ) -> list[Tensor | None]:
     """The meta-gradient of each parameter, None for those that the objective does not reach."""
     learner.zero_grad()
-    accumulate(learner, batch, objective, Plan(mapping, "", 2), compiled)
+    step = [prepare_stack(learner, whole(batch))]
+    accumulate(learner, step, objective, Plan(mapping, "", count(batch)), compiled)
     return [p.grad for p in learner.parameters()]
 
 

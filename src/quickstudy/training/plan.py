@@ -4,6 +4,7 @@ that comes to in words."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.compiled import refuse_without_compiler
@@ -11,10 +12,9 @@ from quickstudy.compute.cost import Cost, cost_of_one_task, cost_over_tasks
 from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.memory import free_memory, one_task_must_fit
 from quickstudy.compute.plan import Compute, Engine, Mapping, Plan
+from quickstudy.compute.prepare import kind_of
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.objectives import Objective, is_scheduled, objective_of
-from quickstudy.tasks.numbering import draw
-from quickstudy.tasks.stacks import to_device
 from quickstudy.training.equivalence import difference_from_loop
 from quickstudy.training.preflight import prepare
 
@@ -26,12 +26,15 @@ _NO_WORKERS = "none: they share only the tasks of a loop"
 
 def make_plan(
     learner: Learner,
-    batch: Task,
+    step: Sequence[Task],
     objective: Objective,
     tasks: int,
     compute: Compute = Compute(),  # noqa: B008  (frozen)
 ) -> Plan:
-    """How to compute steps of ``tasks`` tasks such as the two or more of ``batch``.
+    """How to compute steps of ``tasks`` tasks such as those of ``step``, stacks whose rows are given.
+
+    A mapping is taken where it is proven for every kind of task in ``step``; tasks of other kinds,
+    should they come later, are looped.
 
     What an objective looks at beside its arguments must not change while it trains, except where it
     is :class:`quickstudy.objectives.Scheduled`: what is proven is proven of the objective as it is
@@ -47,11 +50,12 @@ def make_plan(
         refuse_without_compiler(device_of(learner))
     change = _scheduled_change(learner, objective)
     with one_task_must_fit():
-        cost = cost_of_one_task(learner, batch, objective)
-        axis = None if change else cost_over_tasks(learner, batch, objective)
+        costs = [cost_of_one_task(learner, stack, objective) for stack in step]
+        cost = max(costs, key=lambda each: each.bytes)
+        axis = None if change else _over_tasks(learner, step, objective)
     faster = axis is not None and axis.seconds(tasks) < cost.seconds(tasks, _CALLS_OF_VMAP)
     mapping, why = _choose(
-        learner, batch, objective, engine, workers, cost, faster, change is not None
+        learner, step, objective, engine, workers, cost, faster, change is not None
     )
     if axis is not None and mapping is Mapping.TASK_AXIS:
         cost = axis
@@ -67,11 +71,20 @@ def make_plan(
         return Plan(mapping, why, tasks, min(fits, workers), bytes=cost.bytes)
     problem = None
     if compile:
-        problem = change or difference_from_loop(learner, batch, mapping, objective, compile)
+        problem = change or difference_from_loop(learner, step, mapping, objective, compile)
     if problem and engine == "vmap":
         raise RuntimeError(f"compile=True is not right for this learner: {problem}. Leave it out.")
     why += f"; not compiled, since {problem}" if problem else ""
-    return Plan(mapping, why, min(fits, tasks), compiled=compile and not problem, bytes=cost.bytes)
+    kinds = tuple(dict.fromkeys(map(kind_of, step)))
+    return Plan(mapping, why, min(fits, tasks), compiled=compile and not problem, bytes=cost.bytes,
+                kinds=kinds)  # fmt: skip
+
+
+def _over_tasks(learner: Learner, step: Sequence[Task], objective: Objective) -> Cost | None:
+    """The largest cost over tasks; None where one of the stacks has no such way."""
+    costs = [cost_over_tasks(learner, stack, objective) for stack in step]
+    there = [cost for cost in costs if cost is not None]
+    return max(there, key=lambda each: each.bytes) if len(there) == len(costs) else None
 
 
 def _scheduled_change(learner: Learner, objective: Objective) -> str | None:
@@ -82,7 +95,7 @@ def _scheduled_change(learner: Learner, objective: Objective) -> str | None:
 
 def _choose(
     learner: Learner,
-    batch: Task,
+    step: Sequence[Task],
     objective: Objective,
     engine: Engine,
     workers: int,
@@ -96,7 +109,7 @@ def _choose(
         if workers > 1:
             return Mapping.LOOP, "workers were asked for, and share the tasks of a loop"
         way, apart = Mapping.FEATURES, not (learner.differentiates or scheduled)
-        if apart and not difference_from_loop(learner, batch, way, objective):
+        if apart and not difference_from_loop(learner, step, way, objective):
             return way, "one call of the backbone; equals the loop in float64"
         if cost.is_arithmetic:
             return Mapping.LOOP, f"{cost}: on a CPU, the feature maps of one task stay in the cache"
@@ -105,7 +118,7 @@ def _choose(
         ways.insert(0, Mapping.TASK_AXIS)
     problem = ""
     for way in ways:
-        problem = difference_from_loop(learner, batch, way, objective) or ""
+        problem = difference_from_loop(learner, step, way, objective) or ""
         if not problem:
             return way, "asked for" if engine == "vmap" else f"{cost}; equals the loop in float64"
     if engine == "vmap":
@@ -129,11 +142,8 @@ def explain(
     learner, objective = copy.deepcopy(learner), objective or objective_of(learner)
     device = device_of(learner)
 
-    def task(index: int) -> Task:
-        return to_device(draw(source, seed, index), device)
-
-    two = prepare(learner, objective, task, tasks_per_step)
-    plan = make_plan(learner, two, objective, tasks_per_step, compute)
+    first = prepare(learner, objective, source, seed, tasks_per_step)
+    plan = make_plan(learner, first, objective, tasks_per_step, compute)
     return "\n".join((
         f"mapping    {plan.mapping.value}: {plan.why}",
         f"tasks      {plan.at_once} at a time, of {tasks_per_step} a step",

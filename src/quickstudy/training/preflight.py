@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
+from quickstudy.answers.classes import Classes
 from quickstudy.base.errors import where_it_fits
-from quickstudy.base.modules import convolves_on_cpu
+from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
-from quickstudy.contract.check import BrokenLaw, applicable, check_laws, doubled
-from quickstudy.core import Learner, Task
+from quickstudy.compute.prepare import kind_of
+from quickstudy.contract.check import applicable, check_laws, doubled
+from quickstudy.contract.compare import BrokenLaw
+from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
 from quickstudy.objectives import Objective, set_progress
-from quickstudy.tasks.stacks import stack
-from quickstudy.tasks.targets import check_targets
+from quickstudy.tasks.acting import acted
+from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import stacks, to_device
 from quickstudy.training.equivalence import few_queries, in_double
 
 _BEFORE_TRAINING = (
@@ -27,30 +31,40 @@ _BEFORE_TRAINING = (
 """Laws without which results are silently wrong, and which take but a few adaptations to see."""
 
 
+FIRST_TASKS = 8
+"""What is looked at before training: tasks may be sorted, or of one kind, by chance."""
+
+
 def prepare(
-    learner: Learner, objective: Objective, task: Callable[[int], Task], tasks_per_step: int
-) -> Task:
-    """Set ``learner`` up to train on ``task(0)``, ``task(1)``, …; gives the first two, stacked.
+    learner: Learner, objective: Objective, source: TaskSource, seed: int, tasks_per_step: int
+) -> list[Task]:
+    """Set ``learner`` up to train on ``source``; gives the stacks of its first tasks, rows given.
 
     What is scheduled is as at the end of training, for which laws hold and a plan is made.
 
     Raises what :func:`quickstudy.training.fit.fit` raises before it plans: ValueError for fewer
-    than one task a step, and what :func:`refuse_sorted` and :func:`check_lawful` raise.
+    than one task a step and for answers that the learner cannot give, and what
+    :func:`refuse_sorted` and :func:`check_lawful` raise.
     """
     if tasks_per_step < 1:
         raise ValueError(f"fit: tasks_per_step must be positive; found {tasks_per_step}.")
     set_up(learner)
     set_progress(learner, objective, 1.0)
-    refuse_sorted(learner, (task(i) for i in range(8)))  # one may be so by chance
-    check_lawful(learner, task(0))
-    return stack([task(0), task(1)])
+    drawn = [draw(source, seed, index) for index in range(FIRST_TASKS)]
+    for spec in dict.fromkeys(task.spec for task in drawn):
+        check_answer(learner, spec.answer)
+    refuse_sorted(learner, drawn)
+    tasks = [acted(learner, to_device(task, device_of(learner))) for task in drawn]
+    for task in {kind_of(task): task for task in reversed(tasks)}.values():
+        check_lawful(learner, task)
+    return [stack.task for stack in stacks(tasks, learner.reads_name)]
 
 
 def check_lawful(learner: Learner, task: Task) -> None:
     """Refuse, before any training, a learner whose results would be silently wrong.
 
     Raises ValueError for one without trainable parameters, and
-    :class:`quickstudy.contract.check.BrokenLaw` for running statistics updated in ``forward``,
+    :class:`quickstudy.testing.BrokenLaw` for running statistics updated in ``forward``,
     randomness in ``adapt``, predictions of a wrong shape, and, where undeclared, queries that see
     one another and rows of weight 0 that count;
     :class:`quickstudy.compute.memory.TaskTooLarge` where memory runs out. Judged in float64, or,
@@ -71,8 +85,8 @@ def check_lawful(learner: Learner, task: Task) -> None:
                 "(norm='group', 'support', 'batch' or 'running'), or build it with "
                 "track_running_stats=False, or keep it in eval mode by overriding train()."
             )
-    check_targets("query", task.query.targets, task.spec)
-    small = few_queries(task, 2 * task.spec.outputs)
+    task.spec.answer.check(task.query.targets, "query")
+    small = few_queries(task, max(4, min(16, 2 * task.spec.outputs)))
     laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
     with one_task_must_fit():
         where_it_fits(
@@ -102,10 +116,13 @@ def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
     """
     if "support_order_is_irrelevant" not in learner.exceptions:
         return
-    targets = [task.support.targets for task in tasks]
-    if any(t.is_floating_point() or len(t) < 3 for t in targets):
+    targets = [
+        task.support.targets for task in tasks
+        if isinstance(task.spec.answer, Classes) and isinstance(task.support, Examples)
+    ]  # fmt: skip
+    if not targets or any(len(each) < 3 for each in targets):
         return
-    if all(bool((t.diff() >= 0).all()) for t in targets):
+    if all(bool((each.diff() >= 0).all()) for each in targets):
         raise ValueError(
             f"fit: {type(learner).__name__} reads its support rows as a sequence, but they come "
             "class by class, so it would learn their places. Draw tasks with "

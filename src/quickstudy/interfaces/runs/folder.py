@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from quickstudy.core import Learner
 from quickstudy.base.atomic import write_atomically
+from quickstudy.core import Learner
 from quickstudy.files.storage import load_with_info
 from quickstudy.interfaces.runs.provenance import Origin
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.answers.specs import classification
 from quickstudy.core import Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.interfaces.runs.folder import Run
-from quickstudy.answers.specs import classification
 from quickstudy.tasks.examples import examples, to_unit
 
 
