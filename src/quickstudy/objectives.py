@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,33 @@ class Outcome(NamedTuple):
 
 
 Objective = Callable[[Learner, Task], Tensor | Outcome]
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A learner or objective of which something changes as training goes on."""
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether anything really changes with the settings it has."""
+
+    def set_progress(self, progress: float) -> None:
+        """Told by the trainer before each step: the share of training done, in [0, 1].
+
+        At the end it is 1.0.
+        """
+
+
+def is_scheduled(part: Learner | Objective) -> bool:
+    """Whether ``part`` is :class:`Scheduled`, and changes with the settings it has."""
+    return isinstance(part, Scheduled) and part.scheduled
+
+
+def set_progress(learner: Learner, objective: Objective, progress: float) -> None:
+    """Tell both how far training is, where they change with it."""
+    for part in (learner, objective):
+        if isinstance(part, Scheduled) and part.scheduled:
+            part.set_progress(progress)
 
 
 def predict_queries(learner: Learner, task: Task) -> Any:

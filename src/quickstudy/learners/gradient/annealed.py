@@ -1,7 +1,8 @@
-"""A way of the meta-gradient that changes as training goes on."""
+"""A meta-gradient that changes as training goes on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quickstudy.learners.gradient.descend import Descent, Update, Weights
@@ -11,7 +12,7 @@ from quickstudy.learners.gradient.network import SupportLoss
 
 @dataclass(frozen=True)
 class Annealed(MetaGradient):
-    """First order at the beginning of training, ``then`` another way (MAML++'s DA).
+    """First order at the beginning of training, ``then`` another (MAML++'s DA).
 
     ``first_order_until``  share of training. Outside of training it is ``then`` throughout.
 
@@ -30,7 +31,12 @@ class Annealed(MetaGradient):
                 f"{self.first_order_until}."
             )
 
-    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
+    @property
+    def scheduled(self) -> bool:
+        """Whether first order comes before anything else, or what follows changes."""
+        return self.first_order_until > 0 or self.then.scheduled
+
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
         """Steps as at the end of training."""
         return self.then.descend(loss, weights, descent)
 
@@ -39,5 +45,5 @@ class Annealed(MetaGradient):
         return FirstOrder() if progress < self.first_order_until else self.then.at(progress)
 
     def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
-        """Refuse what the later way refuses; first order takes everything."""
+        """Refuse what the later one refuses; first order takes everything."""
         self.then.check(who, steps, rate, update)
