@@ -42,7 +42,6 @@ from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.base.atomic import write_atomically
 from quickstudy.files.storage import load, save
 from quickstudy.interfaces.runs.provenance import commit
-from quickstudy.learners.gradient.network import steps_now
 from quickstudy.reports.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "adaptation.json"
@@ -113,7 +112,7 @@ def plain_adaptation(name: str, learner: Any, support: Examples) -> Work:
     if LEARNERS[name].family != "gradient":
         return lambda: learner.backbone(inputs)
     net = network_of(name, learner)
-    descend = partial(descended, targets=targets, steps=steps_now(learner), adam=name == "reptile")
+    descend = partial(descended, targets=targets, steps=learner.steps_now, adam=name == "reptile")
 
     def all_weights() -> nn.Module:
         copied = copy.deepcopy(net)

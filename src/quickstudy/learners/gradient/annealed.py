@@ -1,7 +1,8 @@
-"""A way of the meta-gradient that changes as training goes on, and the learners that follow it."""
+"""A meta-gradient that changes as training goes on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quickstudy.learners.gradient.descend import Descent, Update, Weights
@@ -11,7 +12,7 @@ from quickstudy.learners.gradient.network import SupportLoss
 
 @dataclass(frozen=True)
 class Annealed(MetaGradient):
-    """First order at the beginning of training, ``then`` another way (MAML++'s DA).
+    """First order at the beginning of training, ``then`` another (MAML++'s DA).
 
     ``first_order_until``  share of training. Outside of training it is ``then`` throughout.
 
@@ -35,7 +36,7 @@ class Annealed(MetaGradient):
         """Whether first order comes before anything else, or what follows changes."""
         return self.first_order_until > 0 or self.then.scheduled
 
-    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
         """Steps as at the end of training."""
         return self.then.descend(loss, weights, descent)
 
@@ -44,24 +45,5 @@ class Annealed(MetaGradient):
         return FirstOrder() if progress < self.first_order_until else self.then.at(progress)
 
     def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
-        """Refuse what the later way refuses; first order takes everything."""
+        """Refuse what the later one refuses; first order takes everything."""
         self.then.check(who, steps, rate, update)
-
-
-class FollowsTraining:
-    """A learner that is told how far training is, where its meta-gradient changes with it.
-
-    ``progress``  the share of training done, in [0, 1]; not saved.
-    """
-
-    meta_gradient: MetaGradient
-    progress: float = 1.0
-
-    @property
-    def scheduled(self) -> bool:
-        """Whether the meta-gradient changes as training goes on."""
-        return self.meta_gradient.scheduled
-
-    def set_progress(self, progress: float) -> None:
-        """Take note of how far training is."""
-        self.progress = progress

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.gradient import rates
-from quickstudy.learners.gradient.annealed import FollowsTraining
-from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
-from quickstudy.learners.gradient.dual import answers_over_tasks
+from quickstudy.core import Examples, TaskSpec
+from quickstudy.learners.gradient.descend import Update, sgd
+from quickstudy.learners.gradient.dual import predictions_over_tasks
+from quickstudy.learners.gradient.gradient_learner import GradientLearner
+from quickstudy.learners.gradient.inner_loop import InnerLoop
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
-from quickstudy.learners.gradient.network import (
-    SupportLoss,
-    answer,
-    features,
-    refuse_headless,
-    refuse_numbers,
-    refuse_running,
-    steps_now,
-)
+from quickstudy.learners.gradient.network import linear_head, refuse_running
 
 
-class BOIL(FollowsTraining, Learner):
+class BOIL(GradientLearner):
     """Maps a support set to the backbone after a few gradient steps of its body alone.
+
+    A preset of :class:`quickstudy.MAML`: everything but the head adapts.
 
         f_{k+1} = f_k - rate * ∇_f L_support(h ∘ f_k),     k = 0 … steps - 1
         predict = h ∘ f_steps
@@ -37,8 +30,8 @@ class BOIL(FollowsTraining, Learner):
     ``steps``, ``rate``, ``meta_gradient``, ``update``, ``clip``, ``test_steps``, ``learn_rates``
                        as for :class:`quickstudy.MAML`.
 
-    State: the body's adapted ``weights`` by name; ``present`` (ways,) for classification;
-    ``statistics`` for norm="support".
+    State: the body's adapted ``weights`` by name; ``present`` (ways,) where the answer has
+    classes; ``statistics`` for norm="support".
 
     Raises ValueError for numbers that are not positive, for settings that ``meta_gradient`` cannot
     work with, for a backbone without linear ``head``, and for norm="running", whose population
@@ -55,11 +48,6 @@ class BOIL(FollowsTraining, Learner):
     torch.Size([2, 1])
     """
 
-    differentiates = True
-    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "relabelling_permutes_outputs": "the head is learnt: every way has weights of its own"
-    }
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -71,59 +59,18 @@ class BOIL(FollowsTraining, Learner):
         test_steps: int | None = None,
         learn_rates: bool = False,
     ) -> None:
-        super().__init__()
-        refuse_numbers("BOIL", steps, test_steps, rate, clip)
-        meta_gradient.check("BOIL", steps, None if learn_rates else rate, update)
-        refuse_headless(backbone, "BOIL")
+        linear_head(backbone, "BOIL")
         refuse_running(backbone, "BOIL")
-        self.backbone, self.steps, self.rate = backbone, steps, rate
-        self.meta_gradient, self.update, self.clip = meta_gradient, update, clip
-        self.test_steps, self.learn_rates = test_steps, learn_rates
-        names = list(self._body)
-        self.rates = rates.learnt(names, steps, rate, backbone) if learn_rates else None
-
-    def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The body's weights after the inner steps on ``support``."""
-        loss = SupportLoss(self.backbone, support, spec)
-        return loss.state(self._descend(loss)[-1])
-
-    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Predictions (n, outputs) of the adapted body under the head."""
-        return answer(self.backbone, state, inputs, spec)
+        body = [
+            name for name, parameter in backbone.named_parameters()
+            if parameter.requires_grad and not name.startswith("head.")
+        ]  # fmt: skip
+        inner = InnerLoop(
+            "BOIL", steps, rate, meta_gradient, body, update, clip, test_steps, learn_rates
+        )
+        super().__init__(backbone, inner)
+        self.backbone = backbone
 
     def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
         """Predictions (tasks, n, outputs) of many tasks, where linear layers alone adapt."""
-        return answers_over_tasks(
-            self.backbone,
-            list(self._body),
-            self.meta_gradient,
-            self._descent(),
-            support,
-            inputs,
-            spec,
-        )
-
-    def embed(self, state: State, inputs: Any) -> Tensor | None:
-        """What the adapted body gives the head: (n, d)."""
-        return features(self.backbone, state, inputs)
-
-    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
-        """The state after 0, 1, … inner steps."""
-        loss = SupportLoss(self.backbone, support, spec)
-        return [loss.state(weights) for weights in self._descend(loss)]
-
-    def learnt_rates(self) -> Mapping[str, Tensor]:
-        """(steps,) rates by the name of the body's parameter that they move."""
-        return rates.by_name(self.rates, list(self._body))
-
-    def _descend(self, loss: SupportLoss) -> list[Weights]:
-        return self.meta_gradient.at(self.progress).descend(loss, self._body, self._descent())
-
-    def _descent(self) -> Descent:
-        by_step = rates.by_step(self.rates, list(self._body), self.rate)
-        return Descent(steps_now(self), by_step, self.update, self.clip)
-
-    @property
-    def _body(self) -> Weights:
-        own = self.backbone.named_parameters()
-        return {name: p for name, p in own if not name.startswith("head.")}
+        return predictions_over_tasks(self, support, inputs, spec)

@@ -6,23 +6,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import like, refuse_sizes
-from quickstudy.learners.gradient.annealed import FollowsTraining
-from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
+from quickstudy.learners.gradient.descend import Update, sgd
+from quickstudy.learners.gradient.gradient_learner import GradientLearner
+from quickstudy.learners.gradient.inner_loop import InnerLoop
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
-from quickstudy.learners.gradient.network import (
-    SupportLoss,
-    answer,
-    features,
-    refuse_features,
-    refuse_numbers,
-    refuse_running,
-    steps_now,
-)
+from quickstudy.learners.gradient.network import check_backbone
 
 
-class CAVIA(FollowsTraining, Learner):
+class CAVIA(GradientLearner):
     """Maps a support set to a context vector φ, an input of the network beside the others.
 
         φ_0     = 0
@@ -45,8 +37,8 @@ class CAVIA(FollowsTraining, Learner):
     ``meta_gradient``, ``update``, ``clip``, ``test_steps``
                   as for :class:`quickstudy.MAML`.
 
-    State: ``weights`` holds φ (context,) alone; ``present`` (ways,) for classification;
-    ``statistics`` for norm="support".
+    State: ``weights`` holds φ (context,) alone; ``present`` (ways,) where the answer has
+    classes; ``statistics`` for norm="support".
 
     Raises ValueError for settings that are not positive or that ``meta_gradient`` cannot work with,
     a layer that the backbone lacks, a backbone built without outputs, and norm="running", whose
@@ -65,11 +57,6 @@ class CAVIA(FollowsTraining, Learner):
     torch.Size([5])
     """
 
-    differentiates = True
-    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "relabelling_permutes_outputs": "the head is learnt and shared: every way has its own row"
-    }
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -83,45 +70,22 @@ class CAVIA(FollowsTraining, Learner):
         clip: float | None = None,
         test_steps: int | None = None,
     ) -> None:
-        super().__init__()
         refuse_sizes("CAVIA", context=context)
-        refuse_numbers("CAVIA", steps, test_steps, rate, clip)
-        meta_gradient.check("CAVIA", steps, rate, update)
-        refuse_features(backbone, "CAVIA")
-        refuse_running(backbone, "CAVIA")
-        self.network = _Modulated(backbone, context, at or _first_layer(backbone), film)
-        self.context, self.steps, self.rate = context, steps, rate
-        self.at, self.film, self.meta_gradient = at, film, meta_gradient
-        self.update, self.clip, self.test_steps = update, clip, test_steps
+        inner = InnerLoop("CAVIA", steps, rate, meta_gradient, "context", update, clip, test_steps)
+        check_backbone(backbone, "CAVIA")
+        network = _Modulated(backbone, context, at or _first_layer(backbone), film)
+        super().__init__(network, inner, ["context"])
+        self.network, self.context, self.at, self.film = network, context, at, film
+
+    @property
+    def adapted_network(self) -> nn.Module:
+        """The backbone with the context among its parameters."""
+        return self.network
 
     @property
     def backbone(self) -> nn.Module:
         """The network that the context moves."""
         return self.network.backbone
-
-    def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The context after the inner steps on ``support``."""
-        loss = SupportLoss(self.network, support, spec)
-        return loss.state(self._descend(loss)[-1])
-
-    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Predictions (n, outputs) of the network under the context."""
-        return answer(self.network, state, inputs, spec)
-
-    def embed(self, state: State, inputs: Any) -> Tensor | None:
-        """What the modulated network gives its head: (n, d); None for one without a ``head``."""
-        return features(self.network, state, inputs, ending=self.backbone)
-
-    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
-        """The state after 0, 1, … inner steps."""
-        loss = SupportLoss(self.network, support, spec)
-        return [loss.state(weights) for weights in self._descend(loss)]
-
-    def _descend(self, loss: SupportLoss) -> list[Weights]:
-        start: Weights = {"context": self.network.context}
-        way = self.meta_gradient.at(self.progress)
-        descent = Descent(steps_now(self), self.rate, self.update, self.clip)
-        return way.descend(loss, start, descent)
 
 
 class _Modulated(nn.Module):

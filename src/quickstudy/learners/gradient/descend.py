@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from quickstudy.base.modules import transformed
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
-Slope = Callable[[Weights], Weights]
-"""The gradients of a loss, as a function of the weights."""
+Gradients = Callable[[Weights], Weights]
+"""The gradient of a loss, as a function of the weights."""
 
 Rate = float | Weights
 """A learning rate for all, or one (a scalar, or one per entry) for each of the weights."""
@@ -111,20 +111,19 @@ class Descent:
     update: Update = sgd
     clip: float | None = None
 
-    def on(self, loss: Loss, weights: Weights) -> list[Weights]:
-        """The weights before the first step, after it, … after the last: ``steps`` + 1 of them."""
-        return self.along(slope_of(loss), weights)
+    def along(self, gradients_at: Gradients, weights: Weights) -> Iterator[Weights]:
+        """The weights before the first step, after it, … after the last: ``steps`` + 1 of them.
 
-    def along(self, slope: Slope, weights: Weights) -> list[Weights]:
-        """Like :meth:`on`, for gradients that are any function of the weights."""
-        memory, path = None, [weights]
+        One after the other, so that whoever wants the last alone (:func:`last`) keeps no others.
+        """
+        memory = None
+        yield weights
         for k in range(self.steps):
-            gradients = slope(weights)
+            gradients = gradients_at(weights)
             if self.clip is not None:
                 gradients = clipped(gradients, self.clip)
             weights, memory = self.update(weights, gradients, self.rate(k), memory)
-            path.append(weights)
-        return path
+            yield weights
 
     def rate(self, step: int) -> Rate:
         """The rate of step 0, 1, …"""
@@ -132,17 +131,24 @@ class Descent:
         return rates[min(step, len(rates) - 1)] if isinstance(rates, Sequence) else rates
 
 
-def slope_of(loss: Loss) -> Slope:
-    """The gradients of ``loss`` as a function of the weights, differentiable in grad mode.
+def last(path: Iterator[Weights]) -> Weights:
+    """The last weights of a path, which must have some."""
+    for weights in path:  # noqa: B007  (the last one is what is asked for)
+        pass
+    return weights
+
+
+def gradients_of(loss: Loss) -> Gradients:
+    """The gradient of ``loss`` as a function of the weights, differentiable in grad mode.
 
     ``torch.func.grad`` is right everywhere, but its wrapped tensors make a small network's step
     half as long again; where nothing is being transformed, autograd does the same.
     """
 
-    def slope(weights: Weights) -> Weights:
+    def gradients_at(weights: Weights) -> Weights:
         if transformed() or torch.is_inference_mode_enabled():
             return torch.func.grad(loss)(weights)  # type: ignore[no-any-return]
-        # A derivative of the slopes is for what will be trained: frozen learners keep no graph.
+        # A second derivative is for what will be trained: frozen learners keep no graph.
         trained = any(w.requires_grad for w in weights.values()) or depends_on_trained(loss)
         recorded = torch.is_grad_enabled() and trained
         with torch.enable_grad():
@@ -151,12 +157,12 @@ def slope_of(loss: Loss) -> Slope:
                 n: w.view_as(w) if recorded and w.requires_grad else w.detach().requires_grad_()
                 for n, w in weights.items()
             }
-            slopes = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 loss(free), list(free.values()), create_graph=recorded, materialize_grads=True
             )
-        return dict(zip(weights, slopes, strict=True))
+        return dict(zip(weights, gradients, strict=True))
 
-    return slope
+    return gradients_at
 
 
 def depends_on_trained(loss: Loss) -> bool:
@@ -164,9 +170,9 @@ def depends_on_trained(loss: Loss) -> bool:
     return bool(getattr(loss, "requires_grad", True))
 
 
-def constant(slope: Slope) -> Slope:
+def constant(gradients_at: Gradients) -> Gradients:
     """The same gradients, as numbers that depend on nothing, and whose graph is never built."""
-    return torch.no_grad()(slope)
+    return torch.no_grad()(gradients_at)
 
 
 def clipped(gradients: Weights, length: float) -> Weights:

@@ -3,28 +3,21 @@ learnt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.gradient.descend import Weights
-from quickstudy.learners.gradient.network import (
-    SupportLoss,
-    answer,
-    features,
-    refuse_features,
-    refuse_numbers,
-    refuse_running,
-    steps_now,
-)
+from quickstudy.learners.gradient.gradient_learner import GradientLearner
+from quickstudy.learners.gradient.inner_loop import InnerLoop
+from quickstudy.learners.gradient.network import SupportLoss, check_backbone
 from quickstudy.learners.preprocessing import preprocess
 
 
-class LSTMMetaLearner(Learner):
+class LSTMMetaLearner(GradientLearner):
     """Maps a support set to the backbone after steps of a learnt update rule.
 
         θ_t = f_t ∘ θ_{t-1} - i_t ∘ ∇_t                                    (equation 2)
@@ -43,8 +36,7 @@ class LSTMMetaLearner(Learner):
     ``hidden``    size of the first LSTM layer; 20 in the paper's code.
     ``test_steps``  steps in evaluation mode; None for as many as in training, as in the paper.
 
-    State: the adapted ``weights`` by name; ``present`` (ways,) for classification; ``statistics``
-    for norm="support".
+    State: as that of MAML.
 
     Raises ValueError for numbers below 1, for a backbone built without outputs, and for
     norm="running", whose population statistics belong to no adapted weights.
@@ -61,11 +53,6 @@ class LSTMMetaLearner(Learner):
     torch.Size([2, 1])
     """
 
-    differentiates = True
-    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "relabelling_permutes_outputs": "the initial head is learnt: every way starts from its own"
-    }
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -73,42 +60,22 @@ class LSTMMetaLearner(Learner):
         hidden: int = 20,
         test_steps: int | None = None,
     ) -> None:
-        super().__init__()
         refuse_sizes("LSTMMetaLearner", hidden=hidden)
-        refuse_numbers("LSTMMetaLearner", steps, test_steps)
-        refuse_features(backbone, "LSTMMetaLearner")
-        refuse_running(backbone, "LSTMMetaLearner")
-        self.backbone, self.steps, self.hidden = backbone, steps, hidden
-        self.test_steps = test_steps
+        inner = InnerLoop("LSTMMetaLearner", steps, test_steps=test_steps)
+        check_backbone(backbone, "LSTMMetaLearner")
+        super().__init__(backbone, inner)
+        self.backbone, self.hidden = backbone, hidden
         self.rule = like(backbone, UpdateRule(hidden))
 
-    def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The backbone's weights after the learnt steps on ``support``."""
-        loss = SupportLoss(self.backbone, support, spec)
-        return loss.state(self._descend(loss)[-1])
-
-    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Predictions (n, outputs) of the adapted backbone."""
-        return answer(self.backbone, state, inputs, spec)
-
-    def embed(self, state: State, inputs: Any) -> Tensor | None:
-        """What the adapted backbone gives its head: (n, d); None for one without a ``head``."""
-        return features(self.backbone, state, inputs)
-
-    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
-        """The state after 0, 1, … steps of the rule."""
-        loss = SupportLoss(self.backbone, support, spec)
-        return [loss.state(weights) for weights in self._descend(loss)]
-
-    def _descend(self, loss: SupportLoss) -> list[Weights]:
-        path: list[Weights] = [dict(self.backbone.named_parameters())]
+    def _path(self, loss: SupportLoss, weights: Weights) -> Iterator[Weights]:
         seen = torch.no_grad()(torch.func.grad_and_value(loss))  # constants for the rule
         memory = None
-        for _ in range(steps_now(self)):
-            gradients, value = seen(path[-1])
-            flat, memory = self.rule(_flat(path[-1]), _flat(gradients), value, memory)
-            path.append(_shaped(flat, path[-1]))
-        return path
+        yield weights
+        for _ in range(self.steps_now):
+            gradients, value = seen(weights)
+            flat, memory = self.rule(_flat(weights), _flat(gradients), value, memory)
+            weights = _shaped(flat, weights)
+            yield weights
 
 
 class Memory(NamedTuple):
@@ -166,6 +133,5 @@ def _flat(weights: Weights) -> Tensor:
 
 
 def _shaped(flat: Tensor, like: Weights) -> Weights:
-    sizes: Sequence[int] = [weight.numel() for weight in like.values()]
-    parts = zip(like.items(), flat.split(list(sizes)), strict=True)
+    parts = zip(like.items(), flat.split([w.numel() for w in like.values()]), strict=True)
     return {name: part.reshape(weight.shape) for (name, weight), part in parts}

@@ -6,7 +6,7 @@ second derivatives. The choices differ in how H meets the vector v that arrives 
     Exact             H v by autograd, through recorded steps, or through steps made again
     FirstOrder        0
     FiniteDifference  (g(w + r v) - g(w - r v)) / 2r
-    Implicit          (I + H / strength)^-1 v, once, at the end of the way
+    Implicit          (I + H / strength)^-1 v, once, at the end of the steps
 
 All but the last leave the update rule itself to autograd, so they hold for every rule.
 """
@@ -14,6 +14,7 @@ All but the last leave the update rule itself to autograd, so they hold for ever
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,14 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
-from quickstudy.learners.gradient.descend import Descent, Update, Weights, constant, sgd, slope_of
+from quickstudy.learners.gradient.descend import (
+    Descent,
+    Update,
+    Weights,
+    constant,
+    gradients_of,
+    sgd,
+)
 from quickstudy.learners.gradient.network import SupportLoss
 from quickstudy.learners.gradient.pullback import (
     Problem,
@@ -29,10 +37,10 @@ from quickstudy.learners.gradient.pullback import (
     Tensors,
     conjugate_gradients,
     dot,
+    gradients_with_product,
     recomputed_product,
     replaced,
     shifted,
-    slope_with,
 )
 
 
@@ -40,20 +48,20 @@ class MetaGradient(ABC):
     """How to descend on a support loss, and how the result depends on where it started."""
 
     @abstractmethod
-    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
         """The weights before and after each step; ``descent`` says how to step."""
 
     @property
     def scheduled(self) -> bool:
-        """Whether the way changes as training goes on."""
+        """Whether it changes as training goes on."""
         return False
 
     def at(self, progress: float) -> MetaGradient:
-        """The way to take when training is so far, in [0, 1]."""
+        """The one to take when training is so far, in [0, 1]."""
         return self
 
     def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:  # noqa: B027
-        """Raise ValueError, in the name of ``who``, for settings that cannot work with this way.
+        """Raise ValueError, in the name of ``who``, for settings that cannot work with it.
 
         ``rate``  None where rates are learnt.
         """
@@ -69,20 +77,20 @@ class Exact(MetaGradient):
 
     recompute: bool = False
 
-    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
         """Steps that autograd records, or that it can make again."""
         if not self.recompute:
-            return descent.on(loss, weights)
-        return descent.along(partial(slope_with, loss, recomputed_product), weights)
+            return descent.along(gradients_of(loss), weights)
+        return descent.along(partial(gradients_with_product, loss, recomputed_product), weights)
 
 
 @dataclass(frozen=True)
 class FirstOrder(MetaGradient):
     """The support gradients as constants (FOMAML: Finn et al., 2017, section 5.2)."""
 
-    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
         """Steps whose derivative is that of ``update`` alone."""
-        return descent.along(constant(slope_of(loss)), weights)
+        return descent.along(constant(gradients_of(loss)), weights)
 
 
 @dataclass(frozen=True)
@@ -105,17 +113,19 @@ class FiniteDifference(MetaGradient):
         if not self.radius > 0:
             raise ValueError(f"FiniteDifference: needs radius > 0; found {self.radius}.")
 
-    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
         """Steps through whose gradients differences pass back."""
-        return descent.along(partial(slope_with, loss, self._product), weights)
+        return descent.along(partial(gradients_with_product, loss, self._product), weights)
 
     def _product(
         self, problem: Problem, at: Tensors, _: Tensors, v: Tensors, needed: list[int]
     ) -> Tensors:
         length = dot(v, v).sqrt()
         r = self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
-        slopes = grad(problem.loss, argnums=tuple(needed))
-        ahead, behind = (slopes(*shifted(at[: len(v)], side, v), *at[len(v) :]) for side in (r, -r))
+        gradients = grad(problem.loss, argnums=tuple(needed))
+        ahead, behind = (
+            gradients(*shifted(at[: len(v)], side, v), *at[len(v) :]) for side in (r, -r)
+        )
         return [(a - b) / (2 * r) for a, b in zip(ahead, behind, strict=True)]
 
 
@@ -157,29 +167,27 @@ class Implicit(MetaGradient):
                 f"{self.strength}, {self.solver_steps} and {self.damping}."
             )
 
-    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> list[Weights]:
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
         """Steps on the proximal loss; only the last weights pass a gradient back."""
         if not isinstance(descent.rates, int | float):
             raise _learnt_in_vain("Implicit.descend")
-        problem, names, count = Problem(loss, weights), list(weights), len(weights)
+        problem = Problem(loss, weights)
+        tensors = problem.tensors(loss, weights)
+        start = {name: w.detach() for name, w in weights.items()}
 
-        def solve(*tensors: Tensor) -> tuple[Tensor, ...]:
-            start = dict(zip(names, tensors[:count], strict=True))
+        def gradients_at(now: Weights) -> Weights:
+            gradients = problem.gradients(*now.values(), *tensors[problem.count :])
+            return {
+                name: g + self.strength * (now[name] - start[name])
+                for name, g in zip(start, gradients, strict=True)
+            }
 
-            def slope(now: Weights) -> Weights:
-                gradients = problem.gradients(*now.values(), *tensors[count:])
-                return {
-                    name: g + self.strength * (now[name] - start[name])
-                    for name, g in zip(names, gradients, strict=True)
-                }
-
-            path = descent.along(slope, start)[1:]
-            return tuple(w for now in path for w in now.values())
-
-        pull = partial(self._pull, problem)
-        flat = Pulled.apply(solve, pull, *problem.tensors(loss, weights))  # type: ignore[no-untyped-call]
-        ends = [flat[i : i + count] for i in range(0, len(flat), count)]
-        return [weights, *(dict(zip(names, end, strict=True)) for end in ends)]
+        yield weights
+        for k, now in enumerate(descent.along(constant(gradients_at), start)):
+            if k == descent.steps:
+                yield self._solution(problem, tensors, now)
+            elif k > 0:
+                yield now
 
     def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
         """Refuse what cannot come close to φ."""
@@ -198,17 +206,26 @@ class Implicit(MetaGradient):
                 "Lower one of them."
             )
 
+    def _solution(self, problem: Problem, tensors: Tensors, end: Weights) -> Weights:
+        """``end``, taken for φ: a function of all ``tensors`` whose derivative is the lemma's."""
+        count = problem.count
+
+        def values(*given: Tensor) -> tuple[Tensor, ...]:
+            return tuple(w.clone() for w in given[-count:])
+
+        constants = (w.detach() for w in end.values())
+        found = Pulled.apply(values, partial(self._pull, problem), *tensors, *constants)  # type: ignore[no-untyped-call]
+        return dict(zip(end, found, strict=True))
+
     def _pull(
-        self, problem: Problem, at: Tensors, path: Tensors, v: Tensors, needed: list[int]
+        self, problem: Problem, at: Tensors, end: Tensors, v: Tensors, needed: list[int]
     ) -> Tensors:
         count, strength = problem.count, self.strength + self.damping
-        end, v = path[-count:], v[-count:]
+        tensors = [*end, *at[count:-count]]  # where the loss is differentiated
         others = [i for i in needed if i >= count]
 
         def gradients(*chosen: Tensor) -> tuple[Tensor, ...]:
-            return problem.gradients(
-                *replaced([*end, *at[count:]], [*range(count), *others], chosen)
-            )
+            return problem.gradients(*replaced(tensors, [*range(count), *others], chosen))
 
         back = vjp(gradients, *end, *(at[i] for i in others))[1]
 

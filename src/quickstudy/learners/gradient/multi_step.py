@@ -6,21 +6,19 @@ from dataclasses import dataclass, field
 
 import torch
 
-from quickstudy.backbones.norms import counting
-from quickstudy.core import Learner, Task
-from quickstudy.objectives import Outcome, query_loss
-from quickstudy.tasks.examples import labelled, weighted_mean
-from quickstudy.tasks.metrics import score
+from quickstudy.base.weighting import weights_are_uniform
+from quickstudy.core import Examples, Learner, Predictor, Task
+from quickstudy.objectives import Outcome, ask, mean_loss, present_in, query_loss, score_of
 
 
-@dataclass
+@dataclass(eq=False)
 class MultiStep:
     """An objective: sum_k v_k L_query(θ_k), query losses after every inner step k = 1 … K.
 
         v_k = early / K,  k < K;     v_K = 1 - the others;     early = max(0, 1 - progress / share)
 
-    ``share``  of training over which v goes from 1 / K each to the last step alone. From then on,
-               and with 0 from the start, it is the query loss, and costs no more.
+    ``share``     of training over which v goes from 1 / K each to the last step alone. From then
+                  on, and with 0 from the start, it is the query loss, and costs no more.
     ``progress``  how far training is, in [0, 1]: told by the trainer, 1 outside of training.
 
     The score is that of the last step. For ``fit(learner, …, objective=MultiStep())`` with any
@@ -33,7 +31,7 @@ class MultiStep:
     """
 
     share: float = 0.1
-    progress: float = field(default=1.0, init=False, repr=False, compare=False)
+    progress: float = field(default=1.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -54,22 +52,22 @@ class MultiStep:
         """The weighted sum at this point of training."""
         if self.progress >= self.share:
             return query_loss(learner, task)
-        query, spec = labelled(task.query), task.spec
-        states = (learner.trajectory(task.support, spec) or [])[1:]
+        support, query, spec = task
+        assert isinstance(query, Examples), "acting makes rows before a loss is asked for"
+        trajectory = getattr(learner, "trajectory", None)
+        states = trajectory(support, spec)[1:] if trajectory else []
         if not states:
             raise ValueError(
                 f"MultiStep: {type(learner).__name__} takes no inner steps after which a query "
                 "loss could be taken. Use a gradient learner with steps >= 1, or query_loss."
             )
-        losses = []
+        losses, uniform = [], weights_are_uniform()
         for state in states:
-            with counting(query.weights):
-                predictions = learner.predict(state, query.inputs, spec)
-            loss = spec.loss(predictions, query.targets)
-            losses.append(weighted_mean(loss, query.weights))
+            predictions = ask(Predictor(learner, state, spec), query)
+            losses.append(mean_loss(predictions, query, spec.answer, present_in(state), uniform))
         shares = self.shares(self.progress, len(states))
         total = torch.stack([v * loss for v, loss in zip(shares, losses, strict=True)]).sum()
-        return Outcome(total, score(predictions.detach(), query))
+        return Outcome(total, score_of(predictions, query, spec.answer))
 
     def shares(self, progress: float, steps: int) -> list[float]:
         """v: the share of each of K = ``steps`` inner steps when training is so far."""

@@ -1,15 +1,15 @@
-"""What gradient learners share: a network under other weights than its own, on one task."""
+"""A network under other weights than its own, on one task."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quickstudy.answers import Classes, Pixels
 from quickstudy.backbones.norms import (
     RunningNorm,
     Statistics,
@@ -19,30 +19,48 @@ from quickstudy.backbones.norms import (
 )
 from quickstudy.base.modules import call_with
 from quickstudy.base.trees import leaves
+from quickstudy.base.weighting import weights_are_uniform
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.gradient.descend import Weights
 from quickstudy.objectives import mean_loss
-from quickstudy.tasks.examples import class_weights, labelled, without_absent
+from quickstudy.tasks.examples import labelled, without_absent
 
 
 class SupportLoss:
     """The mean loss of one support set as a function of the network's weights.
 
-    ``weights`` given by name replace the network's own; the others stay what they are. Raises
-    ValueError for a network of fewer outputs than the task asks.
+    ``weights`` given by name replace the network's own; the others stay what they are.
+
+    ``present``     (outputs or fewer,): classes that are known already, beside ``support``'s.
+    ``statistics``  of norms that ran before ``network``, for the queries to reuse.
+
+    Raises ValueError for predictions of another shape than the task asks.
     """
 
-    def __init__(self, network: nn.Module, support: Examples, spec: TaskSpec) -> None:
-        self.network, self.support, self.spec = network, labelled(support), spec
-        self.present: Tensor | None = None
-        if not support.targets.is_floating_point():
-            self.present = class_weights(self.support, spec.outputs) > 0
+    def __init__(
+        self,
+        network: nn.Module,
+        support: Examples,
+        spec: TaskSpec,
+        present: Tensor | None = None,
+        statistics: Statistics | None = None,
+    ) -> None:
+        self.network, self.spec = network, spec
+        self.support = labelled(support, spec.answer)
+        own = spec.answer.present(self.support.targets, self.support.weights)
+        self.present = own if own is None or present is None else _either(own, present)
+        self._statistics = statistics
 
     def __call__(self, weights: Weights) -> Tensor:
         """The weighted mean over the support rows."""
-        predictions, _ = self._run(weights)
-        predictions = _answers(predictions, self.present, self.spec)
-        return mean_loss(predictions, self.support, self.spec)
+        predictions = within_task(self._run(weights)[0], self.spec, self.present)
+        wanted = self.spec.answer.prediction_shape(self.support.targets)
+        if isinstance(predictions, Tensor) and ... not in wanted and predictions.shape != wanted:
+            raise ValueError(
+                f"the task asks for predictions of shape {wanted}, but the backbone gives "
+                f"predictions of shape {tuple(predictions.shape)}. Reshape what it returns."
+            )
+        return mean_loss(predictions, self.support, self.spec.answer, uniform=weights_are_uniform())
 
     @property
     def requires_grad(self) -> bool:
@@ -52,37 +70,74 @@ class SupportLoss:
 
     def state(self, weights: Weights) -> State:
         """What a predictor needs to know: these weights, the classes present, the statistics."""
-        state: dict[str, Any] = {"weights": weights, "statistics": []}
-        if self.present is not None:
-            state["present"] = self.present
-        if needs_support_statistics(self.network):
-            state["statistics"] = self._run(weights)[1]
-        return state
+        statistics = self._statistics
+        if statistics is None:
+            needed = needs_support_statistics(self.network)
+            statistics = self._run(weights)[1] if needed else []
+        state: dict[str, Any] = {"weights": weights, "statistics": statistics}
+        return state if self.present is None else state | {"present": self.present}
 
-    def _run(self, weights: Weights) -> tuple[Tensor, Statistics]:
+    def _run(self, weights: Weights) -> tuple[Any, Statistics]:
         return embed_support(lambda inputs: call_with(self.network, weights, inputs), self.support)
 
 
-def answer(network: nn.Module, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-    """Predictions (n, outputs) of ``network`` under the weights of ``state``."""
-    predictions = _run(network, state["weights"], inputs, state)
-    return _answers(predictions, state.get("present"), spec)
+def _either(present: Tensor, before: Tensor) -> Tensor:
+    """Classes that are present now or were ``before``, when there may have been fewer."""
+    absent = before.new_zeros(len(present) - len(before))
+    return present | torch.cat([before, absent])
 
 
-def features(
-    network: nn.Module, state: State, inputs: Any, ending: nn.Module | None = None
-) -> Tensor | None:
-    """What ``network`` gives its head, (n, d); None where it does not end in a linear ``head``.
+def prior_state(network: nn.Module, weights: Weights, learner: str) -> State:
+    """The state before any support; ValueError, in the name of ``learner``, for norm="support"."""
+    if needs_support_statistics(network):
+        raise ValueError(
+            f"{learner}: norm='support' reuses the statistics of a support set, and before any "
+            "support there are none. Use norm='group' or 'batch'."
+        )
+    return {"weights": weights, "statistics": []}
 
-    ``ending``  the part of the network that ends in the head; by default the network itself.
+
+def predict_under(network: nn.Module, state: State, inputs: Any, spec: TaskSpec) -> Any:
+    """Predictions of ``network`` under the weights of ``state``."""
+    return within_task(run_under(network, state, inputs), spec, state.get("present"))
+
+
+def run_under(network: nn.Module, state: State, inputs: Any) -> Any:
+    """What ``network`` gives for ``inputs`` under the weights of ``state``."""
+    weights = state["weights"]
+    return embed_query(lambda i: call_with(network, weights, i), inputs, state["statistics"])
+
+
+def within_task(predictions: Any, spec: TaskSpec, present: Tensor | None) -> Any:
+    """Predictions for the task's classes alone, without those that are absent; a tree as it is.
+
+    A network may know more classes than a task has. ValueError for any other number of outputs
+    than the task's.
     """
-    head = head_of(ending or network)
-    if head is None:
-        return None
-    given: list[Tensor] = []
-    with head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0])):
-        _run(network, state["weights"], inputs, state)
-    return given[-1]
+    if not isinstance(predictions, Tensor):
+        return predictions
+    width, asked = predictions.shape[-1], spec.outputs
+    if width > asked and isinstance(spec.answer, Classes | Pixels):
+        predictions = predictions[..., :asked]
+    elif width != asked:
+        raise ValueError(
+            f"the task asks {asked} outputs, but the backbone gives predictions of shape "
+            f"{tuple(predictions.shape)}. Build it with outputs={asked}."
+        )
+    return without_absent(predictions, present)
+
+
+def features_under(network: nn.Module, head: nn.Linear, state: State, inputs: Any) -> Tensor:
+    """What ``network``, under the weights of ``state``, gives its last layer ``head``: (n, d)."""
+    seen: list[Tensor] = []
+    with head.register_forward_pre_hook(lambda _, given: seen.append(given[0])):
+        run_under(network, state, inputs)
+    return seen[-1]
+
+
+def weights_of(network: nn.Module, names: Sequence[str]) -> Weights:
+    """The network's own parameters of these names."""
+    return {name: attrgetter(name)(network) for name in names}
 
 
 def head_of(network: nn.Module) -> nn.Linear | None:
@@ -91,8 +146,8 @@ def head_of(network: nn.Module) -> nn.Linear | None:
     return head if name == "head" and isinstance(head, nn.Linear) else None
 
 
-def passing(head: nn.Linear) -> Weights:
-    """Weights of the identity under the names of ``head``, which then answers what it is given."""
+def identity_head(head: nn.Linear) -> Weights:
+    """Weights of the identity under the names of ``head``, which then returns its inputs."""
     like = head.weight  # made where it is needed: a copy from the host would wait for a GPU
     eye = torch.eye(head.in_features, dtype=like.dtype, device=like.device)
     identity = {"head.weight": eye}
@@ -101,101 +156,35 @@ def passing(head: nn.Linear) -> Weights:
     return identity
 
 
-def parameters_matching(network: nn.Module, patterns: Sequence[str], who: str) -> list[str]:
-    """Names of the parameters that one of ``patterns`` matches, in the network's order.
-
-    Raises ValueError, in the name of the learner ``who``, for no pattern, and for one that matches
-    no parameter.
-    """
-    names = [name for name, _ in network.named_parameters()]
-    if not patterns:
+def linear_head(network: nn.Module, learner: str) -> nn.Linear:
+    """The ``head`` of ``network``; ValueError, in the name of ``learner``, for one without."""
+    head = head_of(network)
+    if head is None:
         raise ValueError(
-            f"{who}: adapts=() lets no parameter adapt. Give name patterns such as 'head.*', or "
-            "leave adapts out to adapt all."
-        )
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(
-                f"{who}: adapts={pattern!r} matches no parameter. The backbone has: "
-                f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}."
-            )
-    return [name for name in names if any(fnmatchcase(name, p) for p in patterns)]
-
-
-def refuse_headless(network: nn.Module, who: str) -> None:
-    """ValueError, in the name of the learner ``who``, for a network without a linear ``head``."""
-    if head_of(network) is None:
-        raise ValueError(
-            f"{who}: the backbone must end in a linear layer called `head`, but "
+            f"{learner}: the backbone must end in a linear layer called `head`, but "
             f"{type(network).__name__} does not. Build ours with outputs=, as Conv4(outputs=5)."
         )
+    return head
 
 
-def refuse_features(network: nn.Module, who: str) -> None:
-    """ValueError, in the name of ``who``, for a backbone of ours that was built without a head.
+def check_backbone(network: nn.Module, learner: str) -> None:
+    """ValueError, in the name of ``learner``, for a backbone that cannot be adapted as a whole.
 
-    Features would pass for predictions. A network that says nothing of ``outputs`` is believed.
+    That is one with norm="running", and one of ours that was built without a head: its features
+    would pass for predictions. A network that says nothing of ``outputs`` is believed.
     """
+    refuse_running(network, learner)
     if getattr(network, "outputs", ...) is None:
         raise ValueError(
-            f"{who}: adapts a backbone that answers, but this {type(network).__name__} gives "
+            f"{learner}: adapts a backbone that predicts, but this {type(network).__name__} gives "
             "features: found outputs=None. Build it with the task's outputs, as Conv4(outputs=5)."
         )
 
 
-def refuse_numbers(
-    who: str,
-    steps: int,
-    test_steps: int | None,
-    rate: float | None = None,
-    clip: float | None = None,
-    least: int = 1,
-) -> None:
-    """ValueError, in the name of ``who``, for few ``steps`` and for what is not positive."""
-    for name, count, fewest in (("steps", steps, least), ("test_steps", test_steps, 1)):
-        if count is not None and count < fewest:
-            raise ValueError(f"{who}: {name} must be at least {fewest}; found {count}.")
-    for name, value in (("rate", rate), ("clip", clip)):
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{who}: {name} must be a positive number; found {value}.")
-
-
-class Stepping(Protocol):
-    """A learner whose number of inner steps may differ in evaluation mode."""
-
-    steps: int
-    test_steps: int | None
-    training: bool
-
-
-def steps_now(learner: Stepping) -> int:
-    """``steps`` in training, ``test_steps`` in evaluation mode, where given."""
-    return learner.steps if learner.training else learner.test_steps or learner.steps
-
-
-def refuse_running(network: nn.Module, who: str) -> None:
-    """ValueError, in the name of the learner ``who``, for norm="running"."""
+def refuse_running(network: nn.Module, learner: str) -> None:
+    """ValueError, in the name of ``learner``, for norm="running"."""
     if any(isinstance(module, RunningNorm) for module in network.modules()):
         raise ValueError(
-            f"{who}: norm='running' keeps one population's statistics, but adapted weights have "
-            "their own. Use norm='group', 'support' or 'batch'."
+            f"{learner}: norm='running' keeps one population's statistics, but adapted weights "
+            "have their own. Use norm='group', 'support' or 'batch'."
         )
-
-
-def _run(network: nn.Module, weights: Weights, inputs: Any, state: State) -> Tensor:
-    return embed_query(lambda i: call_with(network, weights, i), inputs, state["statistics"])
-
-
-def _answers(predictions: Tensor, present: Tensor | None, spec: TaskSpec) -> Tensor:
-    predictions = within_spec(predictions, spec)
-    return predictions if present is None else without_absent(predictions, present)
-
-
-def within_spec(predictions: Tensor, spec: TaskSpec) -> Tensor:
-    """The first ``spec.outputs`` of (n, outputs or more); ValueError for fewer."""
-    if predictions.ndim != 2 or predictions.shape[-1] < spec.outputs:
-        raise ValueError(
-            f"the task asks {spec.outputs} outputs, but the backbone gives predictions of shape "
-            f"{tuple(predictions.shape)}. Build it with outputs={spec.outputs}."
-        )
-    return predictions if predictions.shape[1] == spec.outputs else predictions[:, : spec.outputs]

@@ -8,28 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quickstudy.answers import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.modules import call_with
-from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.core import State
 from quickstudy.learners.features import refuse_heads_and_maps
-from quickstudy.learners.gradient import rates
-from quickstudy.learners.gradient.annealed import FollowsTraining
-from quickstudy.learners.gradient.descend import Descent, Update, Weights, sgd
+from quickstudy.learners.gradient.descend import Update, Weights, sgd
+from quickstudy.learners.gradient.gradient_learner import GradientLearner
+from quickstudy.learners.gradient.inner_loop import InnerLoop
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
-from quickstudy.learners.gradient.network import (
-    SupportLoss,
-    answer,
-    parameters_matching,
-    refuse_numbers,
-    refuse_running,
-    steps_now,
-)
-from quickstudy.tasks.examples import class_ids, class_means
+from quickstudy.learners.gradient.network import SupportLoss, refuse_running
+from quickstudy.tasks.examples import class_means
 
 _BODY, _WEIGHT, _BIAS = "backbone.", "head.weight", "head.bias"
 
 
-class ProtoMAML(FollowsTraining, Learner):
+class ProtoMAML(GradientLearner):
     """Maps a support set to the backbone and a head of its own after a few gradient steps on it.
 
         c_k = mean of f_θ(x) over the support rows of class k
@@ -44,8 +38,8 @@ class ProtoMAML(FollowsTraining, Learner):
     ``backbone``     inputs (n, ...) -> features (n, d).
     ``steps``        inner steps; chosen by validation in the paper, 1 or 6 in its code's settings.
                      0 is a prototypical network.
-    ``rate``         inner learning rate, chosen by validation in the paper. Slopes grow with the
-                     head, which grows with the features: on Conv4 0.01 already undoes the start.
+    ``rate``         inner learning rate, chosen by validation in the paper. Gradients grow with
+                     the head, and it with the features: on Conv4 0.01 already undoes the start.
     ``meta_gradient``, ``update``, ``clip``, ``test_steps``, ``learn_rates``
                      as for :class:`quickstudy.MAML`; the paper's is ``FirstOrder()``.
     ``adapts``       name patterns of the backbone's parameters that the steps change, all by
@@ -54,10 +48,10 @@ class ProtoMAML(FollowsTraining, Learner):
     State: ``weights`` by name, those of the backbone that adapt and ``head.weight`` (ways, d),
     ``head.bias`` (ways,); ``present`` (ways,); ``statistics`` for norm="support".
 
-    Raises ValueError for real-valued targets, for numbers that are not positive, for settings that
-    ``meta_gradient`` cannot work with, for no pattern or one that no parameter matches, for a
-    backbone that tells of a head of its own or of maps, and for norm="running", whose population
-    statistics belong to no adapted weights.
+    Raises ValueError for answers other than classes, for numbers that are not positive, for
+    settings that ``meta_gradient`` cannot work with, for no pattern or one that no trainable
+    parameter matches, for a backbone that tells of a head of its own or of maps, and for
+    norm="running", whose population statistics belong to no adapted weights.
 
     Reference: Triantafillou et al. (2020), Meta-Dataset: A Dataset of Datasets for Learning to
     Learn from Few Examples.
@@ -71,7 +65,12 @@ class ProtoMAML(FollowsTraining, Learner):
     torch.Size([2, 2])
     """
 
-    differentiates = True
+    answers = (Classes,)
+    exceptions = {}  # noqa: RUF012  (a ClassVar in Learner)
+    # The head starts from the support set: without one, and for classes that a later one adds,
+    # there is nothing to start from.
+    prior = None  # type: ignore[assignment]
+    extend = None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -85,34 +84,25 @@ class ProtoMAML(FollowsTraining, Learner):
         test_steps: int | None = None,
         learn_rates: bool = False,
     ) -> None:
-        super().__init__()
-        adapts = (adapts,) if isinstance(adapts, str) else tuple(adapts)
-        least = 1 if learn_rates else 0
-        refuse_numbers("ProtoMAML", steps, test_steps, rate, clip, least)
-        meta_gradient.check("ProtoMAML", steps, None if learn_rates else rate, update)
+        inner = InnerLoop(
+            "ProtoMAML", steps, rate, meta_gradient, adapts, update, clip, test_steps, learn_rates,
+            fewest_steps=0,
+        )  # fmt: skip
         refuse_heads_and_maps(backbone, "ProtoMAML")
         refuse_running(backbone, "ProtoMAML")
-        body = parameters_matching(backbone, adapts, "ProtoMAML")
-        self._adapted = [*(_BODY + name for name in body), _WEIGHT, _BIAS]
+        body = [_BODY + name for name in inner.names_in(backbone)]
+        super().__init__(backbone, inner, [*body, _WEIGHT, _BIAS])
         self.network = _Headed(backbone)
-        self.steps, self.rate, self.meta_gradient = steps, rate, meta_gradient
-        self.adapts, self.update, self.clip = adapts, update, clip
-        self.test_steps, self.learn_rates = test_steps, learn_rates
-        self.rates = rates.learnt(self._adapted, steps, rate, backbone) if learn_rates else None
+
+    @property
+    def adapted_network(self) -> nn.Module:
+        """The backbone under the task's head."""
+        return self.network
 
     @property
     def backbone(self) -> nn.Module:
         """The network that gives the features."""
         return self.network.backbone
-
-    def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """Backbone and head after the inner steps on ``support``."""
-        loss = SupportLoss(self.network, class_ids(support, "ProtoMAML"), spec)
-        return loss.state(self._descend(loss)[-1])
-
-    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Logits (n, ways)."""
-        return answer(self.network, state, inputs, spec)
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """Features (n, d) of the adapted backbone."""
@@ -121,28 +111,15 @@ class ProtoMAML(FollowsTraining, Learner):
             lambda rows: call_with(self.backbone, body, rows), inputs, state["statistics"]
         )
 
-    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
-        """The state after 0, 1, … inner steps."""
-        loss = SupportLoss(self.network, class_ids(support, "ProtoMAML"), spec)
-        return [loss.state(weights) for weights in self._descend(loss)]
-
     def learnt_rates(self) -> Mapping[str, Tensor]:
         """(steps,) rates by the name of the parameter of backbone or head that they move."""
-        found = rates.by_name(self.rates, self._adapted)
-        return {name.removeprefix(_BODY): each for name, each in found.items()}
-
-    def _descend(self, loss: SupportLoss) -> list[Weights]:
-        start, way = self._start(loss), self.meta_gradient.at(self.progress)
-        by_step = rates.by_step(self.rates, self._adapted, self.rate)
-        descent = Descent(steps_now(self), by_step, self.update, self.clip)
-        return way.descend(loss, start, descent)
+        return {name.removeprefix(_BODY): each for name, each in super().learnt_rates().items()}
 
     def _start(self, loss: SupportLoss) -> Weights:
         features, _ = embed_support(self.backbone, loss.support)
         prototypes, _ = class_means(features, loss.support, loss.spec.outputs)
         head = {_WEIGHT: 2 * prototypes, _BIAS: -prototypes.square().sum(-1)}
-        everything = dict(self.network.named_parameters()) | head
-        return {name: everything[name] for name in self._adapted}
+        return self._own_weights() | head
 
 
 class _Headed(nn.Module):

@@ -66,8 +66,9 @@ class Problem:
 
     def gradients(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The gradient of the support loss for each of the adapted weights."""
-        slopes: tuple[Tensor, ...] = grad(self.loss, argnums=tuple(range(self.count)))(*tensors)
-        return slopes
+        of_adapted = grad(self.loss, argnums=tuple(range(self.count)))
+        gradients: tuple[Tensor, ...] = of_adapted(*tensors)
+        return gradients
 
     @staticmethod
     def _everything(loss: SupportLoss, weights: Weights) -> Any:
@@ -111,7 +112,7 @@ class Pulled(torch.autograd.Function):
         return None, None, *gradients
 
 
-def slope_with(loss: SupportLoss, product: Any, weights: Weights) -> Weights:
+def gradients_with_product(loss: SupportLoss, product: Any, weights: Weights) -> Weights:
     """The support gradients, cotangents of which ``product`` multiplies by second derivatives."""
     problem = Problem(loss, weights)
     pull = partial(product, problem)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from quickstudy.base.trees import map_tree, rows
-from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.answers import Classes
+from quickstudy.answers.classes import one_hot
+from quickstudy.base.trees import concatenate, map_tree
+from quickstudy.core import Answer, Examples, Learner, Task
 from quickstudy.learners.features import refuse_sizes
 from quickstudy.learners.gradient.descend import (
     Adam,
@@ -16,19 +16,14 @@ from quickstudy.learners.gradient.descend import (
     Update,
     Weights,
     constant,
-    slope_of,
+    gradients_of,
+    last,
 )
+from quickstudy.learners.gradient.gradient_learner import GradientLearner
+from quickstudy.learners.gradient.inner_loop import InnerLoop
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
-from quickstudy.learners.gradient.network import (
-    SupportLoss,
-    answer,
-    features,
-    refuse_features,
-    refuse_numbers,
-    refuse_running,
-    steps_now,
-)
-from quickstudy.tasks.examples import labelled, one_hot
+from quickstudy.learners.gradient.network import SupportLoss, check_backbone, weights_of
+from quickstudy.tasks.examples import labelled
 
 ADAM_WITHOUT_MOMENTUM = Adam(decay=0.0)
 """The paper's inner optimiser (section 6.1)."""
@@ -47,22 +42,24 @@ def displacement(learner: Learner, task: Task) -> Tensor:
     """
     if not isinstance(learner, Reptile):
         raise TypeError(f"displacement: needs a Reptile learner; found {type(learner).__name__}.")
-    start = dict(learner.backbone.named_parameters())
-    end: Weights = {name: weight.detach() for name, weight in start.items()}
-    everything: Examples = map_tree(lambda *part: torch.cat(part), task.support, task.query)
-    batches = iter(minibatches(everything, learner.batch, learner.steps, task.spec.outputs))
+    start = weights_of(learner.backbone, learner.adapted)
+    batches = iter(
+        minibatches(concatenate(task.support, task.query), learner.batch, learner.steps,
+                    task.spec.answer)
+    )  # fmt: skip
 
-    def slope_on_the_next_batch(weights: Weights) -> Weights:
+    def gradients_on_the_next_batch(weights: Weights) -> Weights:
         loss = SupportLoss(learner.backbone, next(batches), task.spec)
-        return constant(slope_of(loss))(weights)
+        return constant(gradients_of(loss))(weights)
 
     descent = Descent(learner.steps, learner.rate, learner.update, learner.clip)
-    end = descent.along(slope_on_the_next_batch, end)[-1]
+    path = descent.along(gradients_on_the_next_batch, {n: w.detach() for n, w in start.items()})
+    end = last(path)
     squares = [(start[name] - end[name].detach()).square().sum() for name in start]
     return torch.stack(squares).sum() / 2
 
 
-def minibatches(examples: Examples, size: int, count: int, outputs: int) -> list[Examples]:
+def minibatches(examples: Examples, size: int, count: int, answer: Answer) -> list[Examples]:
     """``count`` batches of ``size`` rows: one after the other, from the first again after the last.
 
     Rows are dealt out class by class (the first of each, the second of each, …), so that every
@@ -70,9 +67,9 @@ def minibatches(examples: Examples, size: int, count: int, outputs: int) -> list
     batches. Rows of weight 0 and unlabelled ones take no place; a row of weight 2 takes one, with
     weight 2. With fewer rows than ``size``, a batch is all of them.
     """
-    examples = labelled(examples)
-    n, device = rows(examples.inputs), examples.weights.device
-    order, present = _dealt(examples, outputs).argsort(), (examples.weights > 0).sum().clamp_min(1)
+    examples = labelled(examples, answer)
+    n, device = len(examples.weights), examples.weights.device
+    order, present = _dealt(examples, answer).argsort(), (examples.weights > 0).sum().clamp_min(1)
     # Only values depend on the data, never a shape, so tasks of different sizes still batch.
     place = torch.arange(min(size, n), device=device)
     batches = []
@@ -83,19 +80,19 @@ def minibatches(examples: Examples, size: int, count: int, outputs: int) -> list
     return batches
 
 
-def _dealt(examples: Examples, outputs: int) -> Tensor:
+def _dealt(examples: Examples, answer: Answer) -> Tensor:
     """Distinct keys (n,) by which sorting deals the rows out class by class, absent ones last."""
-    targets, present = examples.targets, examples.weights > 0
-    n = len(present)
+    present = examples.weights > 0
+    n, ways = len(present), answer.outputs
     position = torch.arange(n, device=present.device)
-    if targets.is_floating_point():
+    if not isinstance(answer, Classes):
         return position + n * ~present
-    of_class = one_hot(targets, outputs, torch.long) * present.long().unsqueeze(-1)
+    of_class = one_hot(examples.targets, ways, torch.long) * present.long().unsqueeze(-1)
     round_ = (of_class.cumsum(0) * of_class).sum(-1)  # 1 for the first row of its class, 2, …
-    return torch.where(present, round_ * outputs + targets, (n + 1) * outputs + position)
+    return torch.where(present, round_ * ways + examples.targets, (n + 1) * ways + position)
 
 
-class Reptile(Learner):
+class Reptile(GradientLearner):
     """Maps a support set to the backbone after some steps of descent on it.
 
         θ_{k+1} = update(θ_k, ∇ L_support(θ_k), rate)
@@ -117,11 +114,10 @@ class Reptile(Learner):
     The paper's outer step is ``fit(..., optimiser=sgd(1.0), schedule=linear)`` with both names from
     :mod:`quickstudy.training`.
 
-    State: the adapted ``weights`` by name; ``present`` (ways,) for classification; ``statistics``
-    for norm="support".
+    State: as that of MAML.
 
-    There is no choice of what adapts: weights that stay where they are in a task are not displaced,
-    so they would never learn.
+    There is no choice of what adapts beside freezing the rest: weights that stay where they are in
+    a task are not displaced, so they would never learn.
 
     Raises ValueError for settings that are not positive, for a backbone built without outputs, and
     for norm="running", whose population statistics belong to no adapted weights.
@@ -139,11 +135,7 @@ class Reptile(Learner):
     torch.Size([2, 1])
     """
 
-    differentiates = True
     objective = staticmethod(displacement)
-    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "relabelling_permutes_outputs": "the initial head is learnt: every way starts from its own"
-    }
 
     def __init__(
         self,
@@ -155,33 +147,10 @@ class Reptile(Learner):
         batch: int = 10,
         test_steps: int | None = 50,
     ) -> None:
-        super().__init__()
         refuse_sizes("Reptile", batch=batch)
-        refuse_numbers("Reptile", steps, test_steps, rate, clip)
-        refuse_features(backbone, "Reptile")
-        refuse_running(backbone, "Reptile")
-        self.backbone, self.steps, self.rate, self.update = backbone, steps, rate, update
-        self.clip, self.batch, self.test_steps = clip, batch, test_steps
-
-    def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The backbone's weights after the inner steps on ``support``."""
-        loss = SupportLoss(self.backbone, support, spec)
-        return loss.state(self._descend(loss)[-1])
-
-    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Predictions (n, outputs) of the adapted backbone."""
-        return answer(self.backbone, state, inputs, spec)
-
-    def embed(self, state: State, inputs: Any) -> Tensor | None:
-        """What the adapted backbone gives its head: (n, d); None for one without a ``head``."""
-        return features(self.backbone, state, inputs)
-
-    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
-        """The state after 0, 1, … inner steps."""
-        loss = SupportLoss(self.backbone, support, spec)
-        return [loss.state(weights) for weights in self._descend(loss)]
-
-    def _descend(self, loss: SupportLoss) -> list[Weights]:
-        start: Weights = dict(self.backbone.named_parameters())
-        descent = Descent(steps_now(self), self.rate, self.update, self.clip)
-        return FirstOrder().descend(loss, start, descent)
+        inner = InnerLoop(
+            "Reptile", steps, rate, FirstOrder(), update=update, clip=clip, test_steps=test_steps
+        )
+        check_backbone(backbone, "Reptile")
+        super().__init__(backbone, inner)
+        self.backbone, self.batch = backbone, batch

@@ -1,0 +1,165 @@
+"""What gradient learners share: a network whose weights take the inner loop's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.gradient.descend import Descent, Rates, Weights, last
+from quickstudy.learners.gradient.inner_loop import InnerLoop
+from quickstudy.learners.gradient.network import (
+    SupportLoss,
+    features_under,
+    head_of,
+    predict_under,
+    prior_state,
+    weights_of,
+)
+
+
+def setting(path: str) -> property:
+    """A constructor's argument as an attribute of its name, by which files keep it; read-only.
+
+    ``path``  where the learner has it: "inner.steps".
+    """
+    return property(attrgetter(path))
+
+
+class GradientLearner(Learner):
+    """Maps a support set to a network under weights that the steps of ``inner`` lead to.
+
+        w_0     = the network's own                                       (:meth:`_start`)
+        w_{k+1} = update(w_k, ∇ L_support(w_k), rate_k)                   (:meth:`_path`)
+        predict = f_{w_steps}
+
+    A learner of this kind is a constructor, and what it does otherwise than this. It keeps its
+    network as ``backbone``, or says in :attr:`adapted_network` which one steps.
+
+    ``network``  whose parameters adapt; what is frozen when the learner is made does not.
+    ``inner``    the steps.
+    ``names``    of the parameters that adapt, in the order of the learnt rates; by default those
+                 that ``inner`` finds in ``network``.
+
+    State: the adapted ``weights`` by name; ``present`` where the answer has classes; ``statistics``
+    for norm="support".
+    """
+
+    differentiates = True
+    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
+        "relabelling_permutes_outputs": "the head is learnt: every way has weights of its own",
+        "extending_equals_adapting_to_all": (
+            "steps on one support set and then on another are not steps on both"
+        ),
+    }
+    rates: Tensor | nn.ParameterList | None
+
+    steps, rate, test_steps = (
+        setting("inner.steps"),
+        setting("inner.rate"),
+        setting("inner.test_steps"),
+    )
+    meta_gradient, adapts = setting("inner.meta_gradient"), setting("inner.adapts")
+    update, clip, learn_rates = (
+        setting("inner.update"),
+        setting("inner.clip"),
+        setting("inner.learn_rates"),
+    )
+
+    def __init__(
+        self, network: nn.Module, inner: InnerLoop, names: Sequence[str] | None = None
+    ) -> None:
+        super().__init__()
+        self.inner, self.progress = inner, 1.0
+        self.adapted = tuple(inner.names_in(network) if names is None else names)
+        self.rates = inner.first_rates(self.adapted, network)
+
+    @property
+    def adapted_network(self) -> nn.Module:
+        """The network that steps: the backbone, unless a learner puts it into another."""
+        return cast(nn.Module, self.backbone)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        """The weights after the inner steps on ``support``."""
+        loss = self._support_loss(support, spec)
+        return loss.state(last(self._path(loss, self._start(loss))))
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Any:
+        """Predictions of the network under the adapted weights."""
+        return predict_under(self.adapted_network, state, inputs, spec)
+
+    def prior(self, spec: TaskSpec) -> State:
+        """The state before any step; ValueError for norm="support", which has no statistics yet."""
+        return prior_state(self.adapted_network, self._own_weights(), self.inner.learner)
+
+    def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
+        """``state`` after as many inner steps more, now on ``support``.
+
+        Classes that were known stay known; ``spec`` may have more of them, and the network must.
+        """
+        loss = self._support_loss(support, spec, state.get("present"))
+        return loss.state(last(self._path(loss, state["weights"])))
+
+    def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
+        """The state after 0, 1, … inner steps."""
+        loss = self._support_loss(support, spec)
+        return [loss.state(weights) for weights in self._path(loss, self._start(loss))]
+
+    def embed(self, state: State, inputs: Any) -> Tensor | None:
+        """What the adapted network gives its head: (n, d); None for one without a ``head``."""
+        head = head_of(cast(nn.Module, self.backbone))
+        return None if head is None else features_under(self.adapted_network, head, state, inputs)
+
+    def learnt_rates(self) -> Mapping[str, Tensor]:
+        """(steps,) rates by the name of the parameter that they move; empty for fixed ones."""
+        if not self.inner.learn_rates:
+            return {}
+        return dict(zip(self.adapted, cast(Tensor, self.rates).unbind(1), strict=True))
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the meta-gradient changes as training goes on."""
+        return self.inner.meta_gradient.scheduled
+
+    def set_progress(self, progress: float) -> None:
+        """Take note of how far training is, in [0, 1]."""
+        self.progress = progress
+
+    def descent(self) -> Descent:
+        """The steps as they are taken now, in training or in evaluation mode."""
+        return Descent(self.steps_now, self._rates(), self.update, self.clip)
+
+    @property
+    def steps_now(self) -> int:
+        """The number of steps in training, or in evaluation mode."""
+        inner = self.inner
+        return inner.steps if self.training else inner.test_steps or inner.steps
+
+    def _support_loss(
+        self, support: Examples, spec: TaskSpec, present: Tensor | None = None
+    ) -> SupportLoss:
+        """What the steps go down on, as a function of the weights that adapt."""
+        return SupportLoss(self.adapted_network, support, spec, present)
+
+    def _start(self, loss: SupportLoss) -> Weights:
+        """The weights before the first step on a support set."""
+        return self._own_weights()
+
+    def _own_weights(self) -> Weights:
+        return weights_of(self.adapted_network, self.adapted)
+
+    def _path(self, loss: SupportLoss, weights: Weights) -> Iterator[Weights]:
+        """``weights``, and those after each step."""
+        meta_gradient = self.inner.meta_gradient.at(self.progress)
+        return meta_gradient.descend(loss, weights, self.descent())
+
+    def _rates(self) -> Rates:
+        """The rate of every step, or the rates of each by name."""
+        if not self.inner.learn_rates:
+            assert self.inner.rate is not None, "a learner without a rate has rates of its own"
+            return self.inner.rate
+        rows = cast(Tensor, self.rates).unbind()
+        return [dict(zip(self.adapted, row.unbind(), strict=True)) for row in rows]

@@ -1,0 +1,103 @@
+"""The inner loop: how a gradient learner steps on a support set, as one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from quickstudy.learners.features import like
+from quickstudy.learners.gradient.descend import Update, sgd
+from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The steps that a learner takes on a support set.
+
+    ``learner``        the name of the learner, in which errors speak.
+    ``steps``          number of steps while training.
+    ``rate``           of a step; None for a learner that brings rates of its own.
+    ``meta_gradient``  how the meta-gradient passes back through the steps.
+    ``adapts``         a name pattern, or several, of the parameters that the steps change.
+    ``update``         what a step makes of a gradient.
+    ``clip``           greatest length of the gradient of all adapted weights together, before
+                       ``update``; None for any.
+    ``test_steps``     number of steps in evaluation mode; None for ``steps``.
+    ``learn_rates``    a learnt rate for each step and parameter tensor (LSLR: Antoniou, Edwards and
+                       Storkey, 2019, section 4), starting at ``rate``.
+    ``fewest_steps``   that the learner can work with.
+
+    Raises ValueError for numbers that are not positive, for too few steps, and for settings that
+    ``meta_gradient`` cannot work with.
+    """
+
+    learner: str
+    steps: int
+    rate: float | None = None
+    meta_gradient: MetaGradient = Exact()  # noqa: RUF009  (frozen)
+    adapts: str | Sequence[str] = ("*",)
+    update: Update = sgd
+    clip: float | None = None
+    test_steps: int | None = None
+    learn_rates: bool = False
+    fewest_steps: int = 1
+
+    def __post_init__(self) -> None:
+        least = max(self.fewest_steps, int(self.learn_rates))
+        for name, count, fewest in (
+            ("steps", self.steps, least),
+            ("test_steps", self.test_steps, 1),
+        ):
+            if count is not None and count < fewest:
+                raise ValueError(
+                    f"{self.learner}: {name} must be at least {fewest}; found {count}."
+                )
+        for name, value in (("rate", self.rate), ("clip", self.clip)):
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(
+                    f"{self.learner}: {name} must be a positive number; found {value}."
+                )
+        fixed_rate = None if self.learn_rates else self.rate
+        self.meta_gradient.check(self.learner, self.steps, fixed_rate, self.update)
+
+    def first_rates(self, names: Sequence[str], network: nn.Module) -> nn.Parameter | None:
+        """(steps, names) rates that all start at ``rate``; None where none are learnt."""
+        if not self.learn_rates:
+            return None
+        assert self.rate is not None, "learners whose rates can be learnt have one to start from"
+        return nn.Parameter(like(network, torch.full((self.steps, len(names)), self.rate)))
+
+    def names_in(self, network: nn.Module) -> list[str]:
+        """The parameters of ``network`` that adapt, in its order: trainable ones that match.
+
+        Raises ValueError for no pattern, and for one that matches no trainable parameter.
+        """
+        patterns = (self.adapts,) if isinstance(self.adapts, str) else self.adapts
+        trainable = {name: p.requires_grad for name, p in network.named_parameters()}
+        if not patterns:
+            raise ValueError(
+                f"{self.learner}: adapts=() lets no parameter adapt. Give name patterns such as "
+                "'head.*', or leave adapts out to adapt all."
+            )
+        for pattern in patterns:
+            matching = [name for name in trainable if fnmatchcase(name, pattern)]
+            if not matching:
+                raise ValueError(
+                    f"{self.learner}: adapts={pattern!r} matches no parameter. The backbone has: "
+                    f"{', '.join(list(trainable)[:8])}{', …' if len(trainable) > 8 else ''}."
+                )
+            if not any(trainable[name] for name in matching):
+                raise ValueError(
+                    f"{self.learner}: adapts={pattern!r} matches frozen parameters alone "
+                    f"({', '.join(matching[:8])}), and what is frozen does not adapt. Set "
+                    "requires_grad=True for some of them, or leave the pattern out."
+                )
+        return [
+            name for name, free in trainable.items()
+            if free and any(fnmatchcase(name, pattern) for pattern in patterns)
+        ]  # fmt: skip
