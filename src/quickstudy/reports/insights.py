@@ -1,6 +1,6 @@
 """What a learner did with one task, in numbers: what moved, at which rates, what it looked at.
 
-Each part comes from one optional method of the learner (:mod:`quickstudy.reports.protocols`), and is
+Each part comes from an optional method of the learner (:mod:`quickstudy.reports.protocols`), and is
 None for a learner without it:
 
     trajectory    ->  Adaptation   what each inner step changed

@@ -37,9 +37,8 @@ def _task(index: int, view: PixelsView) -> Markup:
     supports = (_support(view, row) for row in range(shots))
     asked = (_query(view, row) for row in range(queries))
     left = len(view.query_targets) - queries, len(view.support_targets) - shots
-    said = [
-        f"{n} more {name}" for n, name in zip(left, ("queries", "support rows"), strict=True) if n
-    ]
+    kinds = zip(left, ("queries", "support rows"), strict=True)
+    said = [f"{count} more {kind}" for count, kind in kinds if count]
     return tag(
         "section",
         tag("h3", f"Task {index + 1}"),
@@ -73,13 +72,9 @@ def _support(view: PixelsView, row: int) -> Markup:
 
 
 def _query(view: PixelsView, row: int) -> Markup:
-    image, true, answered = (
-        _row(view.query_images, row),
-        view.query_targets[row],
-        view.predicted[row],
-    )
-    known = true >= 0
-    right = float((answered == true)[known].mean()) if known.any() else float("nan")
+    image = _row(view.query_images, row)
+    true, answered = view.query_targets[row], view.predicted[row]
+    right = float((answered == true)[true >= 0].mean())
     return tag(
         "div",
         _tile(_plain(image, true), "query", "Query picture"),
@@ -113,10 +108,10 @@ def _plain(image: Array | None, mask: Array) -> Array:
     colour = np.broadcast_to(colour, (3, *image.shape[1:]))
     if colour.shape[1:] == mask.shape:
         return colour
-    pixels = Image.fromarray(
-        (np.clip(colour, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    pixels = (np.clip(colour, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    resized = Image.fromarray(pixels).resize(
+        (mask.shape[1], mask.shape[0]), Image.Resampling.BILINEAR
     )
-    resized = pixels.resize((mask.shape[1], mask.shape[0]), Image.Resampling.BILINEAR)
     return np.asarray(resized).transpose(2, 0, 1) / 255
 
 

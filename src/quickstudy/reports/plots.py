@@ -29,7 +29,8 @@ def learning_curves(
     """Score (above) and loss (below) against training steps.
 
     ``metrics``  rows of a training log, see :func:`quickstudy.training.log.read_metrics`.
-    ``score``    the score's name, such as "accuracy"; ``unit``, "%" for one that is shown in percent.
+    ``score``    the score's name, such as "accuracy".
+    ``unit``     its unit, "%" for one that is shown in percent.
 
     Thin lines are logged values, thick ones their running mean; dots are validation with its 95%
     interval. Raises ValueError where the log has no row with a loss.
@@ -184,8 +185,8 @@ def projection(view: EpisodeView) -> Figure:
     """
     if view.support_embeddings is None or view.query_embeddings is None:
         raise ValueError(
-            "projection: this view has no embeddings. Give the learner a method embed, or leave the "
-            "projection out."
+            "projection: this view has no embeddings. Give the learner a method embed, or leave "
+            "the projection out."
         )
     support, query, shares = _principal_plane(view.support_embeddings, view.query_embeddings)
     size = min(1.0, 150 / len(view.query_targets)) ** 0.5  # many points need small marks

@@ -97,8 +97,8 @@ def _(first: EpisodeView, views: Sequence[EpisodeView], ids: str) -> Iterator[Ma
         note = f"{DRAWN[:-1]}. Letters name the classes of a task: each task has its own."
         yield section("Test tasks", first.task, note, drawn)
     figures = tag("div", *_episode_figures(views, ids), class_="figures")
-    note = None if drawn else "Inputs of these tasks are no pictures, so none are drawn."
-    yield section("Where it is right and wrong", first.task, note, figures)
+    missing = None if drawn else "Inputs of these tasks are no pictures, so none are drawn."
+    yield section("Where it is right and wrong", first.task, missing, figures)
 
 
 def _episode_figures(views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]:

@@ -105,7 +105,8 @@ def view_of(answer: Answer, given: _Answered) -> View:
 
 def _score_of_row(answer: Answer, predictions: Any, query: Examples, row: int) -> Tensor:
     one, asked = map_tree(lambda leaf: leaf[row : row + 1], (predictions, query))
-    return answer.score.value(answer.score.statistic(one, asked))
+    value: Tensor = answer.score.value(answer.score.statistic(one, asked))
+    return value
 
 
 @view_of.register
@@ -148,7 +149,7 @@ def _embedded(predictor: Predictor, rows: Examples) -> Tensor | None:
 @view_of.register
 def _(answer: Reals, given: _Answered) -> View:
     if given.query.targets.ndim > 2:
-        return view_of.dispatch(Answer)(answer, given)  # type: ignore[no-any-return]
+        return view_of.dispatch(Answer)(answer, given)
     learner, spec = given.predictor.learner, given.predictor.spec
     nothing = given.support._replace(weights=torch.zeros_like(given.support.weights))
     before = ask(learner(nothing, spec), given.query)
