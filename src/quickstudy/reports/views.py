@@ -175,7 +175,8 @@ def _(answer: Reals, given: _Answered) -> View:
 def _(answer: Labels, given: _Answered) -> LabelsView:
     def numbers(rows: Examples) -> Tensor:
         known = answer.known(rows.targets)
-        return answer.fill(rows.targets).float().where(known, torch.nan)
+        filled: Tensor = answer.fill(rows.targets).float()
+        return filled.where(known, torch.nan)
 
     kept_support, kept_query = given.shown
     return LabelsView(
