@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from report_samples import result_with
 
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.reports import plots, style
@@ -71,6 +72,25 @@ def test_histogram_bins_hold_each_accuracy_in_its_middle() -> None:
 def test_equal_scores_are_drawn(make_evaluation: Callable[..., Evaluation]) -> None:
     plots.score_distribution(make_evaluation(torch.ones(10)).main)
     plots.score_distribution(make_evaluation(torch.zeros(10)).main)
+
+
+def test_scores_that_are_not_numbers_are_left_out() -> None:
+    scores = torch.tensor([0.2, 0.4, torch.nan, torch.inf, 0.4])
+    bars = plots.score_distribution(result_with(scores, "mse")).axes[0].patches
+    assert sum(bar.get_height() for bar in bars if bar.get_height() >= 1) >= 3
+
+
+def test_unknown_numbers_are_not_drawn() -> None:
+    known = curve(None)
+    targets = known.query_targets.copy()
+    targets[1] = np.nan
+    dots = plots.predicted_against_true([replace(known, query_targets=targets)])
+    assert len(np.asarray(dots.axes[0].collections[0].get_offsets())) == 4
+
+
+def test_values_that_were_not_logged_are_left_out() -> None:
+    rows = [{"step": s, "loss": 1.0, "score": float("nan")} for s in (1, 2, 3)]
+    assert not plots.learning_curves(rows).axes[0].lines
 
 
 def test_running_mean_is_neither_shifted_nor_padded() -> None:
@@ -136,6 +156,10 @@ def test_a_band_shows_what_a_learner_says_of_its_own_error() -> None:
 def test_missing_data_is_an_error(square_views: list[EpisodeView]) -> None:
     with pytest.raises(ValueError, match="no row with a loss"):
         plots.learning_curves([{"step": 1, "validation": 0.5}])
+    with pytest.raises(ValueError, match="found AP50, pooled over 9 tasks"):
+        plots.score_distribution(result_with(torch.rand(9), "AP50", pooled=True))
+    with pytest.raises(ValueError, match="found mse, without a number in all of 9 tasks"):
+        plots.score_distribution(result_with(torch.full((9,), torch.nan), "mse"))
     with pytest.raises(ValueError, match="no views"):
         plots.reliability([])
     with pytest.raises(ValueError, match="no views"):

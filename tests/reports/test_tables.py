@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from report_samples import evaluation_with, result_with
 from rich.console import Console
 
 from quickstudy.evaluation.results import Evaluation
@@ -27,6 +28,14 @@ def test_an_evaluation_carries_all_that_it_must(make_evaluation: Callable[..., E
                  "group", "seed", "3f9ac1d27b60"):  # fmt: skip
         assert said in text, said
     assert "–" in printed(evaluation_table(make_evaluation(torch.rand(5), "mse")))
+
+
+def test_each_kind_of_task_has_its_line() -> None:
+    rows = result_with(torch.ones(4), name="birds"), result_with(torch.ones(5), "mse", "waves")
+    text = " ".join(printed(evaluation_table(evaluation_with(*rows))).split())
+    assert "birds: accuracy 100.0% ± 0.0 (95% interval, 4 tasks)" in text
+    assert "waves: mse 1 ± 0 (95% interval, 5 tasks)" in text
+    assert "tasks 9 " in text
 
 
 def test_predictions_are_ordered_by_probability() -> None:

@@ -98,18 +98,18 @@ def _noisy_line(
 def score_distribution(result: Result) -> Figure:
     """How the scores spread over tasks, with their mean and its 95% interval.
 
-    Raises ValueError for a pooled score, which single tasks do not have, and where no task has one.
+    Raises ValueError for a pooled score, which single tasks do not have, and where none is finite.
     """
     from matplotlib.ticker import MaxNLocator
 
-    if result.pooled or result.scored == 0:
+    scores = result.values[result.values.isfinite()].numpy()
+    if result.pooled or not len(scores):
+        how = "pooled over" if result.pooled else "without a number in all of"
         raise ValueError(
-            f"score_distribution: single tasks must have a score; found {result.label}, "
-            f"{'pooled over' if result.pooled else 'undefined in all of'} {result.tasks} tasks. "
-            "Leave the figure out."
+            f"score_distribution: single tasks must have a score; found {result.label}, {how} "
+            f"{result.tasks} tasks. Leave the figure out."
         )
     scale = in_unit(result.unit)
-    scores = result.values[~result.values.isnan()].numpy()
     with style.figure_style():
         figure = style.new_figure(3.7)
         axes = figure.subplots()
@@ -128,7 +128,7 @@ def score_distribution(result: Result) -> Figure:
 
 
 def _bin_edges(scores: Array) -> Array:
-    """Up to about 30 bins that fit the lattice on which accuracies lie.
+    """Up to about 30 bins, fewer for few tasks, that fit the lattice on which accuracies lie.
 
     With 75 queries accuracies are multiples of 1/75; bins of any other width would hold now one,
     now two of these values, and the histogram would show teeth that are not in the data.
@@ -137,7 +137,8 @@ def _bin_edges(scores: Array) -> Array:
     if len(values) == 1:
         return np.array([values[0] - 0.005, values[0] + 0.005])
     gap = float(np.diff(values).min())
-    steps = max(1, math.ceil((values[-1] - values[0]) / gap / 30))
+    most = min(30, max(8, math.ceil(2 * len(scores) ** 0.5)))
+    steps = max(1, math.ceil((values[-1] - values[0]) / gap / most))
     width = gap * steps
     bins = math.floor((values[-1] - values[0]) / width + 1e-6) + 1
     return np.asarray(values[0] - gap / 2 + width * np.arange(bins + 1))

@@ -60,8 +60,8 @@ def _distribution(row: Result, index: int) -> Markup:
             "the interval comes from leaving out each task in turn (jackknife)."
         )
         return piece(title, note, tag("p"))
-    if row.scored == 0:
-        return piece(title, f"None of {row.tasks} tasks has a score.", tag("p"))
+    if not bool(row.values.isfinite().any()):
+        return piece(title, f"None of {row.tasks} tasks has a finite score.", tag("p"))
     note = (
         "Single tasks differ much more than the interval of their mean, which says how well the "
         "mean is known."
