@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from quickstudy.training.fit import Validation as Validation
     from quickstudy.training.fit import fit as fit
 
-# learners, written by `python -m quickstudy.learners.cards`
+# learners, written by `python -m quickstudy.learners.listing`
 if TYPE_CHECKING:
     from quickstudy.learners.gradient.anil import ANIL as ANIL
     from quickstudy.learners.gradient.boil import BOIL as BOIL

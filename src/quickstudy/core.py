@@ -21,6 +21,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.known import filled, mean_of_known
+from quickstudy.base.modules import sees_other_rows
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.base.weighting import counting
 
@@ -51,13 +53,10 @@ class Examples(NamedTuple):
 
 
 class Acting(NamedTuple):
-    """Examples yet to be made by acting with a predictor in a world; tensors only.
+    """Examples yet to be made by acting in a world, :class:`quickstudy.answers.Actions`' own.
 
     ``parameters``  a tree of tensors: which world of its family this is.
-    ``noise``       a tree of tensors, drawn before: all the randomness of acting, so that the same
-                    predictor gives the same examples.
-
-    The world itself is static and stands in the answer, :class:`quickstudy.answers.Actions`.
+    ``noise``       a tree of tensors, drawn before: all the randomness of acting.
     """
 
     parameters: Any
@@ -67,9 +66,9 @@ class Acting(NamedTuple):
 class Score(ABC):
     """How well predictions answer a task, as a figure that people read.
 
-    Each task keeps a ``statistic``. A result over tasks is the mean of each one's ``value``, or, for
-    a *pooled* score, the ``value`` of all statistics merged: where single tasks are too small for
-    the score to mean something. Frozen dataclasses, equal by value.
+    Each task keeps a ``statistic``. A result over tasks is the mean of each one's ``value``; of a
+    *pooled* score, for which single tasks are too small, the ``value`` of all statistics merged.
+    Frozen dataclasses, equal by value.
     """
 
     name: ClassVar[str]
@@ -85,7 +84,7 @@ class Score(ABC):
 
     @abstractmethod
     def statistic(self, predictions: Any, query: Examples) -> Statistic:
-        """What to keep of the predictions for one task's queries; unknown elements leave no trace."""
+        """What to keep of the predictions for one task's queries, over their known elements."""
 
     @abstractmethod
     def value(self, statistic: Statistic) -> Tensor:
@@ -103,9 +102,8 @@ class Answer(ABC):
     ``outputs``  width of the layer that gives it; the class axis is the last one.
 
     Nothing else asks for a target's type or compares losses: whoever needs to know asks here.
-    Elements of targets are known or unknown one by one; a subclass names them in :meth:`known` and
-    gives one loss each in :meth:`element_losses`, where unknown ones are zeros (:meth:`fill`) and
-    their losses are left out afterwards.
+    Elements of targets are known one by one: a subclass says which in :meth:`known`, and gives a
+    loss of each in :meth:`element_losses`.
     """
 
     kind: ClassVar[str]
@@ -118,13 +116,10 @@ class Answer(ABC):
 
     @abstractmethod
     def check(self, targets: Any, what: str = "targets") -> None:
-        """ValueError, calling them ``what``, for targets that this answer cannot judge.
-
-        Looks at shapes and types only, so ``vmap`` and GPUs are asked nothing.
-        """
+        """ValueError, calling them ``what``, for targets of a wrong shape or type."""
 
     def check_values(self, targets: Any, what: str = "targets") -> None:  # noqa: B027
-        """ValueError for values that no target may have, such as a class id beyond the last."""
+        """ValueError for values that no target may have, such as an id beyond the last class."""
 
     @abstractmethod
     def known(self, targets: Any) -> Tensor:
@@ -136,7 +131,7 @@ class Answer(ABC):
 
     def fill(self, targets: Any) -> Any:
         """``targets`` with a zero in the place of what is unknown."""
-        return map_tree(_filled, targets)
+        return map_tree(filled, targets)
 
     def loss(self, predictions: Any, targets: Any) -> Tensor:
         """One loss per row (n,): the mean over its known elements; 0 for a row without any."""
@@ -145,8 +140,8 @@ class Answer(ABC):
     def loss_and_share(self, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """One loss per row (n,), and the share (n,) of each row's elements that are known.
 
-        In a mean over rows a row counts as its weight times its share. So an unknown element is as
-        good as absent, and leaves every other element's part in the mean as it was.
+        In a mean over rows a row counts as its weight times its share, so that every known element
+        counts as often as its row, whatever else is unknown.
         """
         known = self.known(targets)
         losses = self.element_losses(predictions, self.fill(targets))
@@ -182,35 +177,18 @@ class Answer(ABC):
         return self if self == other else None
 
     loss_is_score: ClassVar[bool] = False
-    """Whether the mean loss is the first score, so that training need not compute it twice."""
+    """Whether the mean loss is the first score."""
 
     ragged: ClassVar[bool] = False
-    """Whether targets of two tasks may differ in other dimensions than rows, and are then padded
-    with what is unknown."""
+    """Whether targets of tasks that differ in size beyond rows are padded with what is unknown."""
 
     def present(self, targets: Any, weights: Tensor) -> Tensor | None:
         """(outputs,): which outputs a support set tells of; None where it may tell of all."""
         return None
 
     def hide_absent(self, targets: Any, present: Tensor | None) -> Any:
-        """``targets`` in which classes that are not ``present`` are unknown: nobody could say them.
-
-        For losses. A score counts such elements as answered wrongly.
-        """
+        """``targets`` in which absent classes are unknown: losses leave them out, scores do not."""
         return targets
-
-
-def mean_of_known(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, ...) values that are 0 where unknown -> each row's mean over known ones, their share."""
-    if known.ndim == 1:
-        return values, known.to(values.dtype)
-    counts = known.flatten(1).sum(1)
-    means = values.flatten(1).sum(1) / counts.clamp_min(1)
-    return means, counts.to(values.dtype) / known[0].numel()
-
-
-def _filled(leaf: Tensor) -> Tensor:
-    return leaf.nan_to_num(nan=0.0) if leaf.is_floating_point() else leaf.clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -233,8 +211,8 @@ class TaskSpec:
 class Task(NamedTuple):
     """One task: adapt on ``support``, be judged on ``query``; both given, or made by acting."""
 
-    support: Examples | Acting
-    query: Examples | Acting
+    support: Any  # Examples | Acting: all but the engine's first step see Examples
+    query: Any
     spec: TaskSpec
 
 
@@ -248,8 +226,7 @@ class Learner(nn.Module, ABC):
     Write ``adapt`` and ``predict`` for ONE task, in the paper's own equations; the engine maps
     them over stacks of tasks. ``adapt`` changes nothing in the module and never sees a query.
 
-    A state that is a dict may hold ``present`` (outputs,): classes where it is False get no
-    probability, and losses leave them out.
+    A state that is a dict may hold ``present`` (outputs,): losses leave out the other classes.
     """
 
     answers: ClassVar[tuple[type[Answer], ...]] = (Answer,)
@@ -315,18 +292,10 @@ def check_support(support: Examples, answer: Answer) -> None:
             "to learn from."
         )
     answer.check(support.targets, "support")
-    # Values are looked at where that costs nothing: a GPU would have to be waited for, and under
-    # vmap or tracing there is no single value.
+    # A GPU would have to be waited for, and under vmap there is no single value.
     on_cpu = all(leaf.device.type == "cpu" for leaf in leaves(support.targets))
     if on_cpu and not torch._C._are_functorch_transforms_active():
         answer.check_values(support.targets, "support")
-
-
-def sees_other_rows(module: nn.Module) -> bool:
-    """Whether what this layer gives for a row depends on the rows beside it."""
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.training or module.running_mean is None
-    return bool(getattr(module, "sees_other_rows", False))
 
 
 @dataclass(frozen=True)

@@ -62,9 +62,9 @@ class Actions(Answer):
     """Which action to take in a ``world``, by what is observed.
 
     Examples are made by acting (:func:`quickstudy.tasks.acting.act`): inputs are observations, one
-    row for each step, of weight 0 after the end of an episode. Targets are a dict of ``action`` (n,)
-    as it was taken, its ``log_probability`` (n,) then, the ``advantage`` (n,) that it turned out to
-    have, and the ``reward`` (n,). Predictions (n, actions) are logits.
+    row for each step, of weight 0 after the end of an episode. Targets are a dict of ``action`` as
+    it was taken, its ``log_probability`` then, the ``advantage`` that it turned out to have, and
+    the ``reward``, each (n,). Predictions (n, actions) are logits.
 
     The loss is -p(action) / p_then(action) * advantage, whose gradient where p = p_then is that of
     the policy gradient (Williams, 1992, with a baseline). The score is the return.
@@ -99,7 +99,8 @@ class Actions(Answer):
     def element_losses(self, predictions: Tensor, targets: Any) -> Tensor:
         """-ratio * advantage of each step, (n,)."""
         log_p = log_probability(predictions, targets["action"])
-        return -(log_p - targets["log_probability"]).exp() * targets["advantage"]
+        losses: Tensor = -(log_p - targets["log_probability"]).exp() * targets["advantage"]
+        return losses
 
     def encode(self, targets: Any, dtype: torch.dtype | None = None) -> Tensor:
         """The action one-hot, and the reward: (n, actions + 1)."""

@@ -100,13 +100,13 @@ class Boxes(Answer):
     """Boxes of ``k`` classes: object detection.
 
     Targets a dict of ``boxes`` (n, m, 4), left, top, right and bottom as shares of the picture, and
-    ``classes`` (n, m) integer ids; a place without a box has class -1 and NaNs. A box whose class is
-    unknown has class -1 too, and is learnt as a box. Predictions a dict of ``boxes`` (n, slots, 4)
+    ``classes`` (n, m) integer ids; a place without a box has class -1 and NaNs. A box of unknown
+    class has class -1 too, and is learnt as a box. Predictions a dict of ``boxes`` (n, slots, 4)
     and ``logits`` (n, slots, k + 1), the last for "nothing".
 
     The loss gives each true box a slot of its own and adds, for each of these, the distance of the
-    edges, what they do not overlap (generalised IoU) and the cross-entropy of the class, and for all
-    other slots that of "nothing", as in DETR (Carion et al., 2020).
+    edges, what they do not overlap (generalised IoU) and the cross-entropy of the class, and for
+    all other slots that of "nothing", as in DETR (Carion et al., 2020).
     Differs from DETR in matching boxes to slots greedily, the best pair first, where DETR takes the
     best matching of all (Hungarian): it can be batched over tasks.
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.checks import refuse_count
+from quickstudy.base.known import filled, mean_of_known
 from quickstudy.base.trees import leaves
-from quickstudy.core import Answer, Examples, Score, Statistic, mean_of_known
+from quickstudy.core import Answer, Examples, Score, Statistic
 
 Loss = Callable[[Any, Any], Tensor]
 """(predictions, targets) -> one loss for each row, (n,), or for each element of the targets."""
@@ -30,7 +31,7 @@ class MeanOf(Score):
 
     def statistic(self, predictions: Any, query: Examples) -> Statistic:
         """``sum`` and ``total``."""
-        values = self.function(predictions, _filled(query.targets))
+        values = self.function(predictions, _fill(query.targets))
         known = _known_like(values, query.targets)
         means, share = mean_of_known(values.where(known, 0.0), known)
         weights = query.weights * share
@@ -83,7 +84,7 @@ class Custom(Answer):
 
     def fill(self, targets: Any) -> Any:
         """Zeros where unknown."""
-        return _filled(targets)
+        return _fill(targets)
 
     def element_losses(self, predictions: Any, targets: Any) -> Tensor:
         """What the function gives; ValueError for anything but one loss a row or an element."""
@@ -92,8 +93,8 @@ class Custom(Answer):
         if not isinstance(losses, Tensor) or losses.shape not in (first.shape, first.shape[:1]):
             found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise ValueError(
-                f"spec: loss must give one loss for each row, {tuple(first.shape[:1])}, or for each "
-                f"element, {tuple(first.shape)}; found {found}. Leave out the mean over rows "
+                f"spec: loss must give one loss for each row, {tuple(first.shape[:1])}, or for "
+                f"each element, {tuple(first.shape)}; found {found}. Leave out the mean over rows "
                 "(reduction='none')."
             )
         return losses
@@ -111,7 +112,7 @@ class Custom(Answer):
                 "spec: targets that are a tree cannot be read by a learner of labels. Write an "
                 "Answer with an encode of its own."
             )
-        numbers = self.fill(targets).to(dtype or torch.get_default_dtype())
+        numbers: Tensor = self.fill(targets).to(dtype or torch.get_default_dtype())
         return numbers if numbers.ndim > 1 else numbers.unsqueeze(-1)
 
     def prediction_shape(self, targets: Any) -> Any:
@@ -139,7 +140,5 @@ def _known_like(values: Tensor, targets: Any) -> Tensor:
     return known.flatten(1).all(1) if known.ndim > 1 else known
 
 
-def _filled(targets: Any) -> Any:
-    if not isinstance(targets, Tensor):
-        return targets
-    return targets.nan_to_num(nan=0.0) if targets.is_floating_point() else targets.clamp_min(0)
+def _fill(targets: Any) -> Any:
+    return filled(targets) if isinstance(targets, Tensor) else targets

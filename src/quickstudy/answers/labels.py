@@ -39,7 +39,10 @@ class _Pairs(Score):
         predictions, targets, weights = (
             statistic[n] for n in ("predictions", "targets", "weights")
         )
-        return torch.vmap(of_label, in_dims=(1, 1, None))(predictions, targets, weights).nanmean()
+        of_labels: Tensor = torch.vmap(of_label, in_dims=(1, 1, None))(
+            predictions, targets, weights
+        )
+        return of_labels.nanmean()
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class Labels(Answer):
         shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
         if not isinstance(targets, Tensor) or targets.ndim != 2 or targets.shape[1] != self.k:
             raise ValueError(
-                f"{what}: multi-label tasks ask for targets (n, {self.k}) of 0 and 1; found {shape}. "
-                "Give a column for each label, with NaN where it is unknown."
+                f"{what}: multi-label tasks ask for targets (n, {self.k}) of 0 and 1; found "
+                f"{shape}. Give a column for each label, with NaN where it is unknown."
             )
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
@@ -116,7 +119,8 @@ class Labels(Answer):
     def encode(self, targets: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """1 for yes, -1 for no, 0 for unknown: (n, k)."""
         known = self.known(targets).to(dtype or torch.get_default_dtype())
-        return known * (2 * self.fill(targets).to(known.dtype) - 1)
+        signs: Tensor = 2 * self.fill(targets).to(known.dtype) - 1
+        return known * signs
 
     def decode(self, predictor: Predictor, inputs: Any) -> Tensor:
         """The labels that are more likely than not, (n, k) of booleans."""

@@ -92,9 +92,9 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def token_f1(predicted: list[int], true: list[int]) -> float:
-    """The harmonic mean of precision and recall over bags of tokens (SQuAD: Rajpurkar et al., 2016).
+    """The harmonic mean of precision and recall over bags of tokens; 1 where both are empty.
 
-    1 where both are empty.
+    As for SQuAD (Rajpurkar et al., 2016).
     """
     if not predicted or not true:
         return float(predicted == true)
@@ -103,7 +103,7 @@ def token_f1(predicted: list[int], true: list[int]) -> float:
 
 
 def ngram_counts(predicted: list[int], true: list[int], longest: int) -> list[list[int]]:
-    """[shared, predicted, true] numbers of n-grams for n = 1 … ``longest``: what chrF is made of."""
+    """[shared, predicted, true] numbers of n-grams, n = 1 … ``longest``: what chrF is made of."""
     from collections import Counter
 
     counts = []

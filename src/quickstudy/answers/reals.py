@@ -38,8 +38,8 @@ class MeanSquaredError(Score):
 class Reals(Answer):
     """``d`` real numbers for each row, or for each place of a row.
 
-    Targets (n, d), or (n, ..., d) such as a depth map (n, height, width, 1); predictions of the same
-    shape. Loss and score are the squared error.
+    Targets (n, d), or (n, ..., d) such as a depth map (n, height, width, 1); predictions of the
+    same shape. Loss and score are the squared error.
 
     ``missing``  whether single numbers may be unknown (NaN). Said beforehand, because a batched
                  computation cannot look, and some learners then solve each output by itself.

@@ -84,7 +84,7 @@ class TokenF1(_OfText):
 
 @dataclass(frozen=True)
 class ChrF(Score):
-    """chrF of decoded rows, where tokens stand for characters; n-grams are counted over all rows."""
+    """chrF of decoded rows, where tokens stand for characters; n-grams are counted over all."""
 
     name: ClassVar[str] = "chrF"
     unit: ClassVar[str] = "%"

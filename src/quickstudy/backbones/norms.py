@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.kernels.standardise import EPSILON, Sharing, standardised
+from quickstudy.base.modules import sees_other_rows
 from quickstudy.base.weighting import counting, current_weights
-from quickstudy.core import Examples, sees_other_rows
+from quickstudy.core import Examples
 
 Statistics = list[tuple[Tensor, Tensor]]
 """Mean and variance (channels,) of each support-normalised layer, in the order of execution."""

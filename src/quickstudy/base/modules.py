@@ -15,6 +15,13 @@ def device_of(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
+def sees_other_rows(module: nn.Module) -> bool:
+    """Whether what this layer gives for a row depends on the rows beside it."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return module.training or module.running_mean is None
+    return bool(getattr(module, "sees_other_rows", False))
+
+
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, and afterwards each part's own mode again: some may be frozen in it."""

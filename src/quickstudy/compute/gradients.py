@@ -112,8 +112,9 @@ def outcome_over_tasks(learner: Learner, stack: Task, objective: Objective) -> O
     if objective is not query_loss:
         raise TypeError("over_tasks gives predictions, but the objective may ask for more")
     support, query, spec = stack
-    has_one = isinstance(learner, PredictsOverTasks)
-    predictions = learner.over_tasks(support, query.inputs, spec) if has_one else None
+    predictions = None
+    if isinstance(learner, PredictsOverTasks):
+        predictions = learner.over_tasks(support, query.inputs, spec)
     if predictions is None:
         raise TypeError(f"{type(learner).__name__} has no way of its own with many tasks at once")
     loss = _losses_over_tasks(predictions, support, query, spec.answer)

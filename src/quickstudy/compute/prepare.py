@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.func import vmap
@@ -50,12 +50,13 @@ def prepare_tasks(learner: Learner, tasks: Sequence[Task]) -> list[Prepared]:
 def act_out(learner: Learner, stack: Task) -> Task:
     """A stack of tasks with the rows that acting gives, all tasks at once where that maps."""
 
-    def one(support: object, query: object) -> tuple[object, object]:
-        task = acted(learner, Task(support, query, stack.spec))  # type: ignore[arg-type]
+    def one(support: Any, query: Any) -> tuple[Any, Any]:
+        task = acted(learner, Task(support, query, stack.spec))
         return task.support, task.query
 
     try:
-        return Task(*vmap(one)(stack.support, stack.query), stack.spec)
+        support, query = vmap(one)(stack.support, stack.query)
+        return Task(support, query, stack.spec)
     except RuntimeError:  # of operators that vmap cannot map
         made = stacks([acted(learner, task) for task in unstack(stack)], by_name=False)
         return made[0].task
@@ -66,7 +67,7 @@ def kind_of(task: Task) -> str:
 
     The number of rows, of classes and of features is no part of it.
     """
-    inputs = structure(task.support.inputs)  # type: ignore[union-attr]
+    inputs = structure(task.support.inputs)
     return f"{task.spec.answer.kind} {inputs}"
 
 

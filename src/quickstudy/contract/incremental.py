@@ -9,6 +9,7 @@ import torch
 from quickstudy.base.trees import concatenate
 from quickstudy.contract.compare import compare
 from quickstudy.core import Learner, State, Task
+from quickstudy.tasks.acting import prior_of
 
 
 def extending_the_prior_equals_adapting(learner: Learner, task: Task) -> None:
@@ -16,7 +17,7 @@ def extending_the_prior_equals_adapting(learner: Learner, task: Task) -> None:
     if not (hasattr(learner, "prior") and hasattr(learner, "extend")):
         return
     with torch.no_grad():
-        state = _extended(learner, learner.prior(task.spec), task.support, task)
+        state = _extended(learner, prior_of(learner, task), task.support, task)
         _same_predictions(
             learner, task, learner.adapt(task.support, task.spec), state,
             "extending the prior by a support set must equal adapting to it",
@@ -43,9 +44,11 @@ def _extended(learner: Any, state: State, support: Any, task: Task) -> State:
 def _same_predictions(
     learner: Learner, task: Task, expected: State, found: State, rule: str
 ) -> None:
+    before, after = (
+        learner.predict(state, task.query.inputs, task.spec) for state in (expected, found)
+    )
     compare(
-        *(learner.predict(state, task.query.inputs, task.spec) for state in (expected, found)),
-        rule,
+        before, after, rule,
         "Keep in the state what a later support set must be added to, or declare the law in "
         "`exceptions`.",
-    )
+    )  # fmt: skip

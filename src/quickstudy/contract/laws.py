@@ -59,7 +59,7 @@ def _has_shape(found: Any, expected: Any) -> bool:
     if ... in expected:
         start = expected.index(...)
         tail = expected[start + 1 :]
-        return found[:start] == expected[:start] and found[len(found) - len(tail) :] == tail
+        return bool(found[:start] == expected[:start] and found[len(found) - len(tail) :] == tail)
     pairs = zip(found, expected, strict=False)
     return len(found) == len(expected) and all(e in (None, f) for f, e in pairs)
 
@@ -123,7 +123,8 @@ def queries_are_independent(learner: Learner, task: Task) -> None:
         ends = [map_tree(lambda leaf, i=i: leaf[i:][:1], task.query.inputs) for i in (0, -1)]
         alone = concatenate(*(predictor(one) for one in ends))
     compare(
-        rows_at(together, 0, -1), alone, "a query's prediction must not depend on the other queries",
+        rows_at(together, 0, -1), alone,
+        "a query's prediction must not depend on the other queries",
         "Batch statistics do this: use norm='group' or 'support'; where it is meant, say so with "
         "`sees_other_rows = True` on the layer, and reports will call the result transductive.",
     )  # fmt: skip

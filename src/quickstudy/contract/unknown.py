@@ -12,10 +12,10 @@ from quickstudy.answers.actions import Actions
 from quickstudy.answers.boxes import Boxes
 from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import rows_see_one_another
+from quickstudy.base.known import unknown_value
 from quickstudy.base.trees import concatenate, map_tree
 from quickstudy.contract.compare import compare, predicted
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.tasks.stacks import unknown_value
 
 
 def unknown_element_is_absent(learner: Learner, task: Task) -> None:

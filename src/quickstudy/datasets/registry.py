@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quickstudy.files.registry import nearest
+from quickstudy.base.names import nearest
 
 
 @dataclass(frozen=True)

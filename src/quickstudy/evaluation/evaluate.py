@@ -111,7 +111,7 @@ class _Scoring:
         self.count += len(drawn)
 
     def _answered(self, stack: Stack) -> Iterator[tuple[Examples, Any, Any]]:
-        """Query, predictions, and what is decoded of these, for each task of a stack, on the CPU."""
+        """Query, predictions, and what is decoded of these, of each task of a stack, on the CPU."""
         learner = self.learner
         there, *_, inspection = prepare_stack(learner, stack)
         kind = kind_of(there)
@@ -189,7 +189,7 @@ def _predictions(learner: Learner, stack: Task, plan: Plan, inspection: Inspecti
 
 
 def _plan(learner: Learner, stack: Task, inspection: Inspection, tasks: int) -> Plan:
-    """How to predict stacks such as this one: in one graph where that gives the same predictions."""
+    """How to predict stacks such as this one: in one graph where that gives the same."""
     one_by_one = Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
     if learner.differentiates:
         return one_by_one

@@ -25,7 +25,8 @@ class PredictorModule(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Predictions (n, outputs)."""
-        return self.predictor(inputs)
+        predictions: Tensor = self.predictor(inputs)
+        return predictions
 
 
 def export(predictor: Predictor, path: str | Path, inputs: Tensor) -> Path:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from quickstudy.base.names import nearest
 from quickstudy.learners.cards import cards
 
 
@@ -64,13 +64,6 @@ for _name, _target in [
             f"{_target}. Rename one of them."
         )
 _NAMES = {target: name for name, target in _TARGETS.items()}
-
-
-def nearest(kind: str, name: str, valid: Mapping[str, Any]) -> ValueError:
-    """The error for an unknown ``name``: it lists the valid ones, the closest first."""
-    close = get_close_matches(name.lower().replace("-", "_"), valid, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-    return ValueError(f"{kind}: {name!r} is unknown. {hint}Valid names: {', '.join(valid)}.")
 
 
 def resolve(kind: str, name: str, valid: Mapping[str, Any]) -> Any:

@@ -23,7 +23,7 @@ def _told_plainly(error: Exception) -> bool:
     if isinstance(error, (ValueError, OSError)):
         return True
     from quickstudy.compute.memory import TaskTooLarge
-    from quickstudy.contract.laws import BrokenLaw
+    from quickstudy.contract.compare import BrokenLaw
     from quickstudy.training.fit import NonFiniteLoss
 
     return isinstance(error, (BrokenLaw, NonFiniteLoss, TaskTooLarge))
@@ -37,7 +37,7 @@ class _Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            from quickstudy.files.registry import nearest
+            from quickstudy.base.names import nearest
 
             ctx.fail(str(nearest("command", name, self.commands)))
         return super().resolve_command(ctx, args)

@@ -3,7 +3,7 @@
 A card is a TOML file beside the learner's class, ``<family>/<name>.toml``; CONTRIBUTING.md says
 what its keys mean. Importing this module and reading the cards imports no torch.
 
-``python -m quickstudy.learners.cards`` rewrites the lists of learners in a checkout: see
+``python -m quickstudy.learners.listing`` rewrites the lists of learners in a checkout: see
 :mod:`quickstudy.learners.listing`.
 """
 
@@ -258,9 +258,3 @@ def _is_a(value: Any, kind: type) -> bool:
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(repr(name) for name in names)
-
-
-if __name__ == "__main__":
-    from quickstudy.learners.listing import main
-
-    main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from quickstudy.learners.cards import FAMILIES, Card, cards
 
-COMMAND = "python -m quickstudy.learners.cards"
+COMMAND = "python -m quickstudy.learners.listing"
 
 IMPORTS, TABLE, INDEX = "src/quickstudy/__init__.py", "README.md", "docs/learners/README.md"
 
@@ -100,3 +100,7 @@ def _between(path: Path, comment: str, text: str) -> str:
             "it lacks. Put them back."
         )
     return f"{before}{start}\n{text}\n{end}\n{after}"
+
+
+if __name__ == "__main__":
+    main()

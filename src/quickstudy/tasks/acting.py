@@ -86,8 +86,8 @@ def prior_of(learner: Learner, task: Task) -> Any:
     prior = getattr(learner, "prior", None)
     if prior is None:
         raise ValueError(
-            f"{type(learner).__name__}: acts before it has any support, but has no `prior`. Give it "
-            "a method prior(spec) -> state, or use a learner that has one."
+            f"{type(learner).__name__}: acts before it has any support, but has no `prior`. Give "
+            "it a method prior(spec) -> state, or use a learner that has one."
         )
     return prior(task.spec)
 

@@ -19,8 +19,8 @@ def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None)
     """Examples from tensors or arrays, with shapes checked.
 
     ``inputs``   (n, ...), or a tree (dict or tuple) of such; uint8 images are scaled to [0, 1].
-    ``targets``  what the task's answer asks: (n,) integer class ids (-1 where unknown), (n, d) reals
-                 (NaN where unknown), (n, height, width) ids, or a tree of tensors.
+    ``targets``  what the task's answer asks: (n,) integer class ids (-1 where unknown), (n, d)
+                 reals (NaN where unknown), (n, height, width) ids, or a tree of tensors.
     ``weights``  (n,) non-negative; ones by default.
     ``groups``   (n,) integers: where a row comes from; zeros by default.
 

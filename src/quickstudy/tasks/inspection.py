@@ -13,6 +13,7 @@ from torch.func import vmap
 
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Answer, Examples, Task, check_support
+from quickstudy.tasks.stacks import first_tasks, unstack
 
 
 class Inspection(NamedTuple):
@@ -32,8 +33,7 @@ def inspect_stack(stack: Task) -> Inspection:
     the answer does not ask for.
     """
     support, query, spec = stack
-    one: Task = Task(*(map_tree(lambda leaf: leaf[0], part) for part in (support, query)), spec)
-    _check_shapes(one)
+    _check_shapes(unstack(first_tasks(stack, 1))[0])
     for what, part in (("support", support), ("query", query)):
         if part.weights.shape[1]:
             spec.answer.check_values(part.targets, what)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from quickstudy.base.known import unknown_value
 from quickstudy.base.trees import map_tree, named_leaves, structure
 from quickstudy.core import Acting, Answer, Examples, Task, TaskSpec
 from quickstudy.tasks.examples import pad_rows
@@ -153,7 +154,7 @@ def _parted(tasks: Sequence[Task], places: list[int]) -> list[list[int]]:
 
 
 def _cheapest(sizes: list[int], of_tasks: list[int], parts: int) -> tuple[list[list[int]], int]:
-    """``sizes`` (rising) in so many ranges, and rows of all tasks padded to their range's largest."""
+    """``sizes`` (rising) in so many ranges, and the rows of all tasks with their padding."""
     counts = [of_tasks.count(size) for size in sizes]
     # best[i]: cheapest partition of the first i sizes into the parts so far, as (cost, cuts).
     best: list[tuple[float, tuple[int, ...]]] = [(float("inf"), ())] * (len(sizes) + 1)
@@ -197,11 +198,6 @@ def _evened(parts: Sequence[Examples]) -> list[Examples]:
     inputs = _pad_alike([part.inputs for part in parts], lambda _: 0)
     targets = _pad_alike([part.targets for part in parts], unknown_value)
     return [p._replace(inputs=i, targets=t) for p, i, t in zip(parts, inputs, targets, strict=True)]
-
-
-def unknown_value(leaf: Tensor) -> float:
-    """What stands for an unknown target: NaN, or -1 for ids."""
-    return torch.nan if leaf.is_floating_point() else -1
 
 
 def _pad_alike(trees: Sequence[Any], value: Callable[[Tensor], float]) -> list[Any]:

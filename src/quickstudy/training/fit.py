@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,8 @@ class Validation:
     """How training is judged on the way: every ``every`` steps on the same ``tasks`` tasks.
 
     ``patience``  validations without a new best after which training stops; None for never.
-    ``select``    which result decides, where tasks of several names or kinds give several: a score's
-                  name, or (task's name, score's name). By default the first score of the answer.
+    ``select``    which result decides, where tasks of several names or kinds give several: a
+                  score's name, or (task's name, score's name). By default the first score of the answer.
     """
 
     source: TaskSource
@@ -200,7 +199,7 @@ def _fingerprint(task: Task) -> str:
     return digest.value
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Any) -> str:
     """A function's name; a dataclass that is called has its settings in its own."""
     if is_dataclass(function):
         return repr(function)

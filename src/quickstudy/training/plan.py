@@ -31,7 +31,7 @@ def make_plan(
     tasks: int,
     compute: Compute = Compute(),  # noqa: B008  (frozen)
 ) -> Plan:
-    """How to compute steps of ``tasks`` tasks such as those of ``step``, stacks whose rows are given.
+    """How to compute steps of ``tasks`` tasks such as those of ``step``, stacks of given rows.
 
     A mapping is taken where it is proven for every kind of task in ``step``; tasks of other kinds,
     should they come later, are looped.

@@ -11,9 +11,10 @@ from typing import Any, get_type_hints
 import torch
 
 from quickstudy import datasets
+from quickstudy.base.names import nearest
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
-from quickstudy.files.registry import BACKBONES, FUNCTIONS, LEARNERS, nearest, resolve
+from quickstudy.files.registry import BACKBONES, FUNCTIONS, LEARNERS, resolve
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes

@@ -12,7 +12,8 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.base.modules import device_of
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
-from quickstudy.evaluation.evaluate import Evaluation, evaluate
+from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.registry import LEARNERS
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, prepare

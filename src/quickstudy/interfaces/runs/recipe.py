@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
+from quickstudy.base.names import nearest
 from quickstudy.compute.plan import Compute
 from quickstudy.datasets.registry import card
-from quickstudy.files.registry import BACKBONES, LEARNERS, nearest
+from quickstudy.files.registry import BACKBONES, LEARNERS
 from quickstudy.learners.cards import OPTIMISERS
 
 NORMS = ("group", "batch", "support", "running")

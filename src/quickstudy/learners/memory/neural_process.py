@@ -13,8 +13,9 @@ from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.base.known import mean_of_known
 from quickstudy.base.weighting import counting
-from quickstudy.core import Examples, Learner, State, Task, TaskSpec, mean_of_known
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.attention import (
     join_heads,
     log_weights,
