@@ -12,9 +12,11 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Plan
+from quickstudy.compute.prepare import Prepared, prepare_stack
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import query_loss
-from quickstudy.tasks.stacks import stack
+from quickstudy.tasks.examples import one_place
+from quickstudy.tasks.stacks import stack, whole
 
 TOLERANCE = 1e-9
 Weights = dict[str, Tensor]
@@ -49,10 +51,10 @@ def adapted_loss(
     names = [name for name in weights if fnmatch(name, adapts)]
     for _ in range(steps):
         loss = loss_of(forward(fast, task.support, None), task.support)
-        slopes = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             loss, [fast[n] for n in names], create_graph=create_graph and not first_order
         )
-        fast |= {n: fast[n] - rate * g for n, g in zip(names, slopes, strict=True)}
+        fast |= {n: fast[n] - rate * g for n, g in zip(names, gradients, strict=True)}
     return loss_of(forward(fast, task.query, task.support), task.query)
 
 
@@ -64,9 +66,14 @@ def independent_gradient(
     return flat(torch.autograd.grad(loss, list(weights.values())))
 
 
+def as_step(learner: Learner, stacked: Task) -> list[Prepared]:
+    """A stacked task as a step that is ready to be computed."""
+    return [prepare_stack(learner, whole(stacked))]
+
+
 def engine_gradient(learner: Learner, tasks: list[Task], plan: Plan) -> Tensor:
     learner.zero_grad()
-    accumulate(learner, stack(tasks), query_loss, plan)
+    accumulate(learner, as_step(learner, stack(tasks)), query_loss, plan)
     return flat([torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters()])
 
 
@@ -97,6 +104,7 @@ def vectors_task(seed: int) -> Task:
     def drawn(n: int) -> Examples:
         noise = torch.randn(3 * n, 24, generator=generator, dtype=torch.float64)
         inputs = centres.repeat(n, 1) + 0.5 * noise
-        return Examples(inputs, torch.arange(3).repeat(n), torch.ones(3 * n, dtype=torch.float64))
+        weights = torch.ones(3 * n, dtype=torch.float64)
+        return Examples(inputs, torch.arange(3).repeat(n), weights, one_place(weights))
 
     return Task(drawn(2), drawn(3), qs.classification(3))

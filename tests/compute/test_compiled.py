@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.stacks import stack
 from quickstudy.training.plan import make_plan
-from witness import error, flat, in_general_position, vectors_task
+from witness import as_step, error, flat, in_general_position, vectors_task
 
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "prototypical": lambda: qs.Prototypical(MLP(24, (8,))),
@@ -53,7 +54,7 @@ def gradient_of(
     learner: Learner, batch: Task, plan: Plan, compiled: CompiledGradients | None = None
 ) -> tuple[Tensor, Tensor]:
     learner.zero_grad()
-    outcome = accumulate(learner, batch, query_loss, plan, compiled)
+    outcome = accumulate(learner, as_step(learner, batch), query_loss, plan, compiled)
     return flat([p.grad for p in learner.parameters() if p.grad is not None]), outcome.loss
 
 
@@ -102,7 +103,7 @@ def test_unused_parameters_stay_without_gradient(
     learner, batch = made(name), stack(five_tasks())
     unused = learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
     compiled = code(learner, batch, mapping)
-    accumulate(learner, batch, query_loss, Plan(mapping, "", 5), compiled)
+    accumulate(learner, as_step(learner, batch), query_loss, Plan(mapping, "", 5), compiled)
     assert unused.grad is None
     assert all(p.grad is not None for p in learner.parameters() if p is not unused)
 
@@ -228,22 +229,22 @@ def test_wrong_code_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
     batch, learner = stack([vectors_task(0), vectors_task(1)]), made("maml")
     monkeypatch.setattr(torch, "compile", lambda operators, **_: operators)
-    right = make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
+    right = make_plan(learner, [batch], query_loss, 4, qs.Compute(compile=True))
     assert (right.mapping, right.compiled) == (Mapping.TASK_AXIS, True)
     assert "compiled" in str(right)
     monkeypatch.setattr(torch, "compile", slightly_wrong)
-    plan = make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
+    plan = make_plan(learner, [batch], query_loss, 4, qs.Compute(compile=True))
     assert (plan.mapping, plan.compiled) == (Mapping.TASK_AXIS, False)
     assert "not compiled, since the meta-gradient of compiled code differs" in plan.why
     with pytest.raises(RuntimeError, match="compile=True is not right for this learner"):
-        make_plan(learner, batch, query_loss, 4, qs.Compute("vmap", compile=True))
+        make_plan(learner, [batch], query_loss, 4, qs.Compute("vmap", compile=True))
 
 
 def test_what_changes_with_progress_is_not_compiled() -> None:
     batch = stack([vectors_task(0), vectors_task(1)])
     learner = qs.MAML(MLP(24, (8,), outputs=3), 2, 0.1, meta_gradient=Annealed(0.5)).double()
     learner.progress = 0.25
-    plan = make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
+    plan = make_plan(learner, [batch], query_loss, 4, qs.Compute(compile=True))
     assert not plan.compiled
     assert "since MAML changes as training goes on" in plan.why
     assert learner.progress == 0.25
@@ -254,9 +255,9 @@ def test_loops_are_not_compiled_and_need_no_compiler(monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="a loop is not compiled"):
         qs.Compute("loop", compile=True)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not make_plan(learner, batch, query_loss, 4).compiled
+    assert not make_plan(learner, [batch], query_loss, 4).compiled
     with pytest.raises(ValueError, match="no-such-compiler is not found"):
-        make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
+        make_plan(learner, [batch], query_loss, 4, qs.Compute(compile=True))
 
 
 # Training.
@@ -303,11 +304,10 @@ def test_a_compiled_run_is_not_resumed_without_a_compiler(
         qs.fit(learner, qs.Sinusoids(5, 5), 12, 4, run=tmp_path, resume=True, progress=False)
 
 
-def test_plans_of_older_checkpoints_are_read() -> None:
-    old = {"mapping": "vmap", "why": "so", "chunk": 3, "workers": 1}
-    assert Plan.from_json(old) == Plan(Mapping.VMAP, "so", 3)
-    compiled = Plan(Mapping.VMAP, "so", 3, compiled=True)
-    assert Plan.from_json(compiled.to_json()) == compiled
+def test_plans_are_read_as_they_were_written() -> None:
+    for kinds in (None, ("classes None", "reals (('text', None),)")):
+        plan = Plan(Mapping.VMAP, "so", 3, compiled=True, kinds=kinds)
+        assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
 def test_tensors_that_were_one_when_code_was_made_may_be_two_later() -> None:

@@ -30,6 +30,7 @@ from quickstudy.training.preflight import check_lawful
 from witness import (
     TOLERANCE,
     Weights,
+    as_step,
     error,
     flat,
     in_general_position,
@@ -74,9 +75,9 @@ def gradient_of(
     learner: Learner, batch: Task, plan: Plan, objective: Objective = query_loss
 ) -> tuple[Tensor, Outcome]:
     learner.zero_grad()
-    outcome = accumulate(learner, batch, objective, plan)
-    slopes = (torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters())
-    return flat(slopes), outcome
+    outcome = accumulate(learner, as_step(learner, batch), objective, plan)
+    gradients = (torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters())
+    return flat(gradients), outcome
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 9])
@@ -100,7 +101,7 @@ def test_gradients_add_up_and_hold_no_graph(name: str) -> None:
     learner, batch = made(name), stack(five_tasks())
     for mapping in (Mapping.LOOP, *batched_mappings(learner)):
         once, outcome = gradient_of(learner, batch, Plan(mapping, "", 5))
-        accumulate(learner, batch, query_loss, Plan(mapping, "", 5))
+        accumulate(learner, as_step(learner, batch), query_loss, Plan(mapping, "", 5))
         twice = flat([p.grad for p in learner.parameters() if p.grad is not None])
         torch.testing.assert_close(twice, 2 * once)
         kept = [p.grad for p in learner.parameters()] + [outcome.loss, outcome.score]
@@ -112,7 +113,7 @@ def test_frozen_parameters_stay_without_gradient(name: str) -> None:
     learner, batch = made(name), stack(five_tasks())
     frozen = next(learner.parameters()).requires_grad_(False)
     for mapping in (Mapping.LOOP, *batched_mappings(learner)):
-        accumulate(learner, batch, query_loss, Plan(mapping, "", 5))
+        accumulate(learner, as_step(learner, batch), query_loss, Plan(mapping, "", 5))
         assert frozen.grad is None
         assert all(p.grad is not None for p in learner.parameters() if p.requires_grad)
         learner.zero_grad()
@@ -125,7 +126,7 @@ def test_unused_parameters_stay_without_gradient(name: str) -> None:
     unused = learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
     for mapping in (Mapping.LOOP, *batched_mappings(learner)):
         learner.zero_grad()
-        accumulate(learner, batch, query_loss, Plan(mapping, "", 5))
+        accumulate(learner, as_step(learner, batch), query_loss, Plan(mapping, "", 5))
         assert unused.grad is None
         assert all(p.grad is not None for p in learner.parameters() if p is not unused)
 
@@ -201,7 +202,7 @@ def test_memory_decides_the_chunk() -> None:
     ):  # fmt: skip
         each = costs[mapping].bytes
         for memory, chunk in ((1, 1), (3 * each, 3), (each * 1000, 16)):
-            plan = make_plan(learner, batch, objective, 16, qs.Compute(memory=memory))
+            plan = make_plan(learner, [batch], objective, 16, qs.Compute(memory=memory))
             assert (plan.mapping, plan.chunk) == (mapping, chunk)
     each = costs[Mapping.VMAP_GRAD].bytes
     for memory, workers, why in (
@@ -209,9 +210,9 @@ def test_memory_decides_the_chunk() -> None:
         (2 * each, 2, "asked for; memory has room for 2"),
         (3 * each, 3, "asked for"),
     ):
-        plan = make_plan(learner, batch, query_loss, 16, qs.Compute("loop", memory, 3))
+        plan = make_plan(learner, [batch], query_loss, 16, qs.Compute("loop", memory, 3))
         assert (plan.workers, plan.at_once, plan.why) == (workers, workers, why)
-    few = make_plan(learner, batch, query_loss, 2, qs.Compute("loop", workers=3))
+    few = make_plan(learner, [batch], query_loss, 2, qs.Compute("loop", workers=3))
     assert (few.workers, few.why) == (2, "asked for"), "it is the tasks that are few, not memory"
     for memory in (0, -5):
         with pytest.raises(ValueError, match=f"memory must be 1 or more bytes; found {memory}"):
@@ -238,13 +239,13 @@ def test_graph_bytes_bounds_what_autograd_keeps() -> None:
 def test_plans_say_why() -> None:
     batch = stack([vectors_task(seed) for seed in range(2)])
     maml = made("maml")
-    assert make_plan(maml, batch, query_loss, 4).mapping is Mapping.TASK_AXIS
-    assert make_plan(maml, batch, own_query_loss, 4).mapping is Mapping.VMAP_GRAD
-    assert make_plan(made("ridge"), batch, query_loss, 4).mapping is Mapping.VMAP
-    asked = make_plan(maml, batch, query_loss, 4, qs.Compute("loop"))
+    assert make_plan(maml, [batch], query_loss, 4).mapping is Mapping.TASK_AXIS
+    assert make_plan(maml, [batch], own_query_loss, 4).mapping is Mapping.VMAP_GRAD
+    assert make_plan(made("ridge"), [batch], query_loss, 4).mapping is Mapping.VMAP
+    asked = make_plan(maml, [batch], query_loss, 4, qs.Compute("loop"))
     assert asked == Plan(Mapping.LOOP, "asked for", 4)
-    assert "equals the loop" in str(make_plan(maml, batch, query_loss, 4))
-    asked = make_plan(maml, batch, query_loss, 4, qs.Compute("vmap"))
+    assert "equals the loop" in str(make_plan(maml, [batch], query_loss, 4))
+    asked = make_plan(maml, [batch], query_loss, 4, qs.Compute("vmap"))
     assert asked == Plan(Mapping.VMAP_GRAD, "asked for", 4)
     with pytest.raises(ValueError, match="engine must be 'auto', 'vmap' or 'loop'; found 'fast'"):
         qs.Compute("fast")  # type: ignore[arg-type]
@@ -263,22 +264,22 @@ def test_convolutions_are_looped_where_arithmetic_outweighs_calls(
 ) -> None:
     learner = qs.Prototypical(pictures(channels, "batch")).double()
     batch = stack([vectors_task(0), vectors_task(1)])
-    plan = make_plan(learner, batch, query_loss, 4)
+    plan = make_plan(learner, [batch], query_loss, 4)
     assert plan.mapping is mapping
     cost = cost_of_one_task(learner, batch, query_loss)
     assert f"{cost.operators} operators" in plan.why
     assert f"{cost.flops / 1e9:.2g} GFLOP" in plan.why
-    shared = make_plan(learner, batch, query_loss, 4, qs.Compute(workers=2))
+    shared = make_plan(learner, [batch], query_loss, 4, qs.Compute(workers=2))
     assert (shared.mapping, shared.workers) == (Mapping.LOOP, 2), "workers are for loops"
 
 
 def test_convolutions_come_first_where_the_rest_sees_only_features() -> None:
     batch = stack([vectors_task(0), vectors_task(1)])
     learner = qs.Prototypical(pictures(4, "group")).double()
-    assert make_plan(learner, batch, query_loss, 4).mapping is Mapping.FEATURES
+    assert make_plan(learner, [batch], query_loss, 4).mapping is Mapping.FEATURES
     beside = AlsoInputs(pictures(4, "group")).double()
-    assert make_plan(beside, batch, query_loss, 4).mapping is not Mapping.FEATURES
-    compiled = make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
+    assert make_plan(beside, [batch], query_loss, 4).mapping is not Mapping.FEATURES
+    compiled = make_plan(learner, [batch], query_loss, 4, qs.Compute(compile=True))
     assert not compiled.compiled
     assert "not compiled" in compiled.why
 
@@ -303,7 +304,7 @@ def test_features_are_not_for_what_is_scheduled() -> None:
     """Proven where training ends, it would be wrong where it begins: the copy has no backbone."""
     batch, decayed_at_first = stack([vectors_task(0), vectors_task(1)]), DecayedAtFirst()
     learner = qs.Prototypical(pictures(4, "group")).double()
-    plan = make_plan(learner, batch, decayed_at_first, 4)
+    plan = make_plan(learner, [batch], decayed_at_first, 4)
     assert plan.mapping is Mapping.VMAP
     why = "neither task_axis nor features, since DecayedAtFirst changes as training goes on"
     assert plan.why.endswith(why)
@@ -325,9 +326,9 @@ def test_a_mapping_that_reaches_other_parameters_is_not_trusted(
 
     monkeypatch.setattr(proof, "accumulate", with_zeros)
     learner, batch = made("maml"), stack([vectors_task(0), vectors_task(1)])
-    assert make_plan(learner, batch, own_query_loss, 4).mapping is Mapping.VMAP_GRAD
+    assert make_plan(learner, [batch], own_query_loss, 4).mapping is Mapping.VMAP_GRAD
     learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    plan = make_plan(learner, batch, own_query_loss, 4)
+    plan = make_plan(learner, [batch], own_query_loss, 4)
     assert plan.mapping is Mapping.LOOP
     assert plan.why == "vmap_grad gives gradients to other parameters than the loop"
 
@@ -340,7 +341,7 @@ def test_the_task_axis_is_taken_where_it_costs_less() -> None:
     learner = qs.MAML(MLP(24, (64,), outputs=3), 5, 0.1).double()
     for rows, mapping in ((tasks, Mapping.TASK_AXIS), (many, Mapping.VMAP_GRAD)):
         batch = stack(rows)
-        assert make_plan(learner, batch, query_loss, 25).mapping is mapping
+        assert make_plan(learner, [batch], query_loss, 25).mapping is mapping
         expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 2))
         found, _ = gradient_of(learner, batch, Plan(Mapping.TASK_AXIS, "", 2))
         assert error(found, expected) <= 1e-10, "right all the same"
@@ -364,7 +365,7 @@ def test_a_wrong_task_axis_is_never_used() -> None:
     batch = stack([vectors_task(0), vectors_task(1)])
     for kind in (Hasty, Patient):
         learner = kind(MLP(24, (8,), outputs=3), rate=0.1).double()
-        assert make_plan(learner, batch, query_loss, 4).mapping is Mapping.VMAP_GRAD
+        assert make_plan(learner, [batch], query_loss, 4).mapping is Mapping.VMAP_GRAD
 
 
 class AlsoInputs(qs.Prototypical):
@@ -414,7 +415,7 @@ def test_what_cannot_be_counted_is_looped_on_a_cpu() -> None:
 
     net = nn.Sequential(pictures(4, "group"), Unwatchable())
     learner, batch = qs.MAML(net, rate=0.1).double(), stack([vectors_task(0), vectors_task(1)])
-    plan = make_plan(learner, batch, query_loss, 4)
+    plan = make_plan(learner, [batch], query_loss, 4)
     assert plan.mapping is Mapping.LOOP
     assert "cannot be counted" in plan.why
     assert (

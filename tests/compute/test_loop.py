@@ -19,6 +19,7 @@ from quickstudy.contract.check import doubled
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.stacks import stack
+from witness import as_step
 
 
 def learner() -> qs.MAML:
@@ -88,7 +89,7 @@ def test_the_same_number_of_workers_gives_the_same_bits() -> None:
     gradients = []
     for _ in range(3):
         one = learner()
-        accumulate(one, batch, query_loss, plan)
+        accumulate(one, as_step(one, batch), query_loss, plan)
         gradients.append([p.grad for p in one.parameters()])
     for other in gradients[1:]:
         for a, b in zip(gradients[0], other, strict=True):

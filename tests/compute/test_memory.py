@@ -31,7 +31,7 @@ from quickstudy.objectives import Objective, Outcome, query_loss
 from quickstudy.tasks.stacks import stack
 from quickstudy.training.plan import make_plan
 from quickstudy.training.preflight import check_lawful
-from witness import error, flat, in_general_position, vectors_task
+from witness import as_step, error, flat, in_general_position, vectors_task
 
 LEARNERS: dict[Mapping, Callable[[], Learner]] = {
     Mapping.VMAP: lambda: qs.Prototypical(MLP(24, (8,))),
@@ -78,13 +78,13 @@ def test_the_step_is_repeated_with_fewer_tasks_at_a_time(mapping: Mapping) -> No
     learner, expected = made(mapping), made(mapping)
     whole = copy.deepcopy(expected)
     for one in (learner, expected, whole):  # the gradient of an earlier step
-        accumulate(one, batch, query_loss, Plan(Mapping.LOOP, "", 8))
-    losses = accumulate(expected, batch, query_loss, Plan(mapping, "", 1)).loss
-    accumulate(whole, batch, query_loss, Plan(mapping, "", 8))
+        accumulate(one, as_step(one, batch), query_loss, Plan(Mapping.LOOP, "", 8))
+    losses = accumulate(expected, as_step(expected, batch), query_loss, Plan(mapping, "", 1)).loss
+    accumulate(whole, as_step(whole, batch), query_loss, Plan(mapping, "", 8))
     plan = Plan(mapping, "so", 5)
     with pytest.warns(UserWarning, match="out of memory with 5 tasks at a time; 1 from") as told:
         # The first five tasks pass, so their gradient has to be taken back.
-        outcome, fitting = accumulate_within(learner, batch, room_for(1, from_call=2), plan)
+        outcome, fitting = accumulate_within(learner, as_step(learner, batch), room_for(1, from_call=2), plan)
     assert len(told) == 1
     assert fitting == replace(plan, chunk=1)
     assert outcome.loss.equal(losses)
@@ -102,16 +102,16 @@ def test_a_loop_gives_up_workers() -> None:
 
     plan = Plan(Mapping.LOOP, "so", 4, workers=3)
     with pytest.warns(UserWarning, match="with 3 tasks at a time; 1 from now on"):
-        _, fitting = accumulate_within(learner, batch, objective, plan)
+        _, fitting = accumulate_within(learner, as_step(learner, batch), objective, plan)
     assert fitting == replace(plan, workers=1)
-    accumulate(expected, batch, query_loss, fitting)
+    accumulate(expected, as_step(expected, batch), query_loss, fitting)
     assert gradients(learner).equal(gradients(expected))
 
 
 def test_one_task_too_large_is_told_with_remedies() -> None:
     batch, learner = stack([vectors_task(0)] * 2), made(Mapping.VMAP)
     with pytest.raises(TaskTooLarge, match=r"one task alone .*2.00 GiB.*recompute=True"):
-        accumulate_within(learner, batch, room_for(0), Plan(Mapping.VMAP, "", 2))
+        accumulate_within(learner, as_step(learner, batch), room_for(0), Plan(Mapping.VMAP, "", 2))
 
 
 def test_what_torch_says_on_a_cpu_is_understood() -> None:
@@ -120,9 +120,9 @@ def test_what_torch_says_on_a_cpu_is_understood() -> None:
 
     batch, learner = stack([vectors_task(0)] * 2), made(Mapping.VMAP)
     with pytest.raises(TaskTooLarge):
-        accumulate_within(learner, batch, greedy, Plan(Mapping.LOOP, "", 2))
+        accumulate_within(learner, as_step(learner, batch), greedy, Plan(Mapping.LOOP, "", 2))
     with pytest.raises(TaskTooLarge):
-        make_plan(learner, batch, greedy, 2)
+        make_plan(learner, [batch], greedy, 2)
 
 
 def test_other_errors_pass() -> None:
@@ -131,7 +131,7 @@ def test_other_errors_pass() -> None:
 
     batch, learner = stack([vectors_task(0)] * 2), made(Mapping.VMAP)
     with pytest.raises(RuntimeError, match="of another kind"):
-        accumulate_within(learner, batch, broken, Plan(Mapping.VMAP, "", 2))
+        accumulate_within(learner, as_step(learner, batch), broken, Plan(Mapping.VMAP, "", 2))
 
 
 @pytest.mark.parametrize(
@@ -166,15 +166,15 @@ def no_room_in(*types: torch.dtype) -> Objective:
 def test_a_proof_that_does_not_fit_leaves_the_loop() -> None:
     two = stack([qs.Sinusoids(5, 5)(torch.Generator().manual_seed(seed)) for seed in range(2)])
     learner, single = qs.MAML(MLP(outputs=1), rate=0.01), no_room_in(torch.float64)
-    plan = make_plan(learner, two, single, 8)
+    plan = make_plan(learner, [two], single, 8)
     assert plan.mapping is Mapping.LOOP
     assert plan.why == "the comparison in float64 does not fit in memory"
-    assert make_plan(learner, two, room_for(1), 8).why == plan.why
+    assert make_plan(learner, [two], room_for(1), 8).why == plan.why
     with pytest.raises(RuntimeError, match="the comparison in float64 does not fit"):
-        make_plan(learner, two, single, 8, qs.Compute("vmap"))
+        make_plan(learner, [two], single, 8, qs.Compute("vmap"))
     assert qs.fit(learner, qs.Sinusoids(5, 5), 1, 2, objective=single, progress=False).finished
     with pytest.raises(TaskTooLarge, match="one task alone"):
-        make_plan(learner, two, no_room_in(torch.float32), 8)
+        make_plan(learner, [two], no_room_in(torch.float32), 8)
 
 
 class Wide(nn.Module):
@@ -201,8 +201,9 @@ class WeightBlind(qs.Prototypical):
 
 def test_laws_are_judged_in_the_type_that_fits() -> None:
     task = vectors_task(0)
-    single = Task(*(Examples(e.inputs.float(), e.targets, e.weights.float()) for e in task[:2]),
-                  task.spec)  # fmt: skip
+    support, query = (e._replace(inputs=e.inputs.float(), weights=e.weights.float())
+                      for e in task[:2])  # fmt: skip
+    single = Task(support, query, task.spec)
     check_lawful(qs.Prototypical(Wide(torch.float64)), single)
     with pytest.raises(BrokenLaw, match="weight 0"):
         check_lawful(WeightBlind(Wide(torch.float64)), single)

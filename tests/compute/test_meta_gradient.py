@@ -18,6 +18,7 @@ from quickstudy.backbones import Conv4
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Task
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
+from quickstudy.tasks.examples import one_place
 from witness import (
     TOLERANCE,
     Forward,
@@ -42,7 +43,8 @@ def images_task(seed: int, weighted: bool) -> Task:
         weights = torch.ones(3 * n, dtype=torch.float64)
         if weighted:
             weights[:4] = torch.tensor([2.0, 0.0, 0.5, 0.0])
-        return Examples(centres.repeat(n, 1, 1, 1) + noise, torch.arange(3).repeat(n), weights)
+        inputs = centres.repeat(n, 1, 1, 1) + noise
+        return Examples(inputs, torch.arange(3).repeat(n), weights, one_place(weights))
 
     return Task(drawn(2), drawn(3), qs.classification(3))
 
@@ -109,7 +111,7 @@ def check(learner: qs.MAML, forward: Forward, tasks: list[Task], **options: Any)
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "weighted"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("norm", ["group", "batch", "support"])
 def test_conv4(norm: str, steps: int, first_order: bool, weighted: bool) -> None:
     torch.manual_seed(0)
@@ -150,7 +152,8 @@ def test_linear_regression_in_closed_form(steps: int, mapping: Mapping) -> None:
     def drawn(n: int) -> Examples:
         x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
         y = torch.randn(n, 1, generator=generator, dtype=torch.float64)
-        return Examples(x, y, torch.rand(n, generator=generator, dtype=torch.float64))
+        weights = torch.rand(n, generator=generator, dtype=torch.float64)
+        return Examples(x, y, weights, one_place(weights))
 
     support, query = drawn(7), drawn(5)
     net = in_general_position(nn.Linear(3, 1, bias=False))

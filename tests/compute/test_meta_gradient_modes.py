@@ -25,6 +25,7 @@ from quickstudy.learners.gradient.meta_gradients import (
 )
 from quickstudy.learners.gradient.pullback import conjugate_gradients
 from quickstudy.objectives import query_loss
+from quickstudy.tasks.examples import one_place
 from witness import engine_gradient, error, in_general_position, vectors_task
 
 LOOP, MAPPED = Plan(Mapping.LOOP, "", 2), Plan(Mapping.VMAP_GRAD, "", 2)
@@ -122,13 +123,13 @@ def test_steps_are_those_of_torch(way: MetaGradient) -> None:
     for weights in path:
         for found, w in zip(weights, own, strict=True):
             torch.testing.assert_close(found, w, rtol=1e-10, atol=1e-12)
-        loss = (rows.weights * spec.loss(net(rows.inputs), rows.targets)).sum()
+        loss = (rows.weights * spec.answer.loss(net(rows.inputs), rows.targets)).sum()
         pulls = [(w - s).square().sum() for w, s in zip(own, NET.parameters(), strict=True)]
         total = loss / rows.weights.sum() + strength / 2 * torch.stack(pulls).sum()
-        slopes = torch.autograd.grad(total, own)
-        length = torch.cat([g.flatten() for g in slopes]).norm()
+        gradients = torch.autograd.grad(total, own)
+        length = torch.cat([g.flatten() for g in gradients]).norm()
         assert length > 0.1
-        for w, g in zip(own, slopes, strict=True):
+        for w, g in zip(own, gradients, strict=True):
             w.grad = g * 0.1 / length
         optimiser.step()
 
@@ -153,7 +154,8 @@ def quadratic(rows: Examples) -> tuple[Tensor, Tensor]:
 def drawn(n: int, generator: torch.Generator) -> Examples:
     x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
     y = torch.randn(n, 1, generator=generator, dtype=torch.float64)
-    return Examples(x, y, torch.rand(n, generator=generator, dtype=torch.float64))
+    weights = torch.rand(n, generator=generator, dtype=torch.float64)
+    return Examples(x, y, weights, one_place(weights))
 
 
 def plane(seed: int = 0) -> Task:
@@ -198,8 +200,8 @@ def test_implicit_reaches_parameters_that_do_not_adapt() -> None:
     for _ in range(steps):
         pull = sum(((f - s) ** 2).sum() for f, s in zip(fast, start, strict=True))
         total = loss(fast, task.support) + strength / 2 * pull
-        slopes = torch.autograd.grad(total, fast, create_graph=True)
-        fast = [f - 0.1 * g for f, g in zip(fast, slopes, strict=True)]
+        gradients = torch.autograd.grad(total, fast, create_graph=True)
+        fast = [f - 0.1 * g for f, g in zip(fast, gradients, strict=True)]
     expected = torch.autograd.grad(loss(fast, task.query), list(own.values()))
     assert error(found, torch.cat([g.flatten() for g in expected])) <= 1e-9
 

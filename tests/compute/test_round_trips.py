@@ -24,9 +24,7 @@ from quickstudy.backbones import MLP, Conv4
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.objectives import Outcome, objective_of, query_loss
-from quickstudy.tasks.inspection import look_at
-from quickstudy.tasks.numbering import draw_stacked
-from quickstudy.tasks.stacks import to_device
+from quickstudy.training.combine import mean
 from quickstudy.training.fit import _Trainer
 from quickstudy.training.optimisers import adam
 
@@ -74,7 +72,7 @@ def trainer(
 ) -> _Trainer:
     torch.manual_seed(0)
     objective = objective or objective_of(learner)
-    return _Trainer(learner.to(DEVICE).train(), source, objective, 0, TASKS,
+    return _Trainer(learner.to(DEVICE).train(), source, objective, mean, 0, TASKS,
                     Plan(mapping, "asked for", 2))  # fmt: skip
 
 
@@ -117,7 +115,7 @@ STEPS: dict[str, tuple[Callable[[], Learner], TaskSource, Mapping]] = {
         Mapping.VMAP,
     ),
 }  # fmt: skip
-LEAVES = 6  # inputs, targets and weights of support and query
+LEAVES = 8  # inputs, targets, weights and groups of support and query
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -129,7 +127,8 @@ def test_a_step_asks_the_device_once(name: str) -> None:
         with watched() as (told, crossings):
             steps.step(optimiser, step)
         assert told.count == 1
-        assert crossings.copied == {"aten._to_copy.default": LEAVES}, "one copy for a leaf"
+        leaves = LEAVES * len(steps.tasks(step))
+        assert crossings.copied == {"aten._to_copy.default": leaves}, "one copy for a leaf"
 
 
 def curious(learner: Learner, task: Task) -> Outcome:
@@ -152,12 +151,3 @@ def test_what_would_let_the_host_wait_is_seen() -> None:
     with watched() as (_, crossings):
         copying.step(optimiser, 0)
     assert crossings.copied.total() == LEAVES + TASKS
-
-
-@pytest.mark.parametrize("source", [qs.Sinusoids(5, 5), images()], ids=["reals", "class ids"])
-def test_a_look_at_tasks_on_a_device_asks_it_once(source: TaskSource) -> None:
-    batch = to_device(draw_stacked(source, 0, range(TASKS)), DEVICE)
-    with watched() as (told, crossings):
-        look_at(batch)
-    assert told.count == 1
-    assert not crossings.copied

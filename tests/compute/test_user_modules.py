@@ -25,6 +25,7 @@ from witness import (
     TOLERANCE,
     Forward,
     Weights,
+    as_step,
     engine_gradient,
     error,
     in_general_position,
@@ -147,9 +148,9 @@ def test_user_modules(name: str, engine: Engine) -> None:
     check_lawful(learner, tasks[0])
     if engine == "vmap" and name in LOOPED_ONLY:
         with pytest.raises(RuntimeError, match="vmap_grad cannot map it"):
-            make_plan(learner, stack(tasks), query_loss, 2, qs.Compute(engine))
+            make_plan(learner, [stack(tasks)], query_loss, 2, qs.Compute(engine))
         return
-    plan = make_plan(learner, stack(tasks), query_loss, 2, qs.Compute(engine))
+    plan = make_plan(learner, [stack(tasks)], query_loss, 2, qs.Compute(engine))
     expected = [independent_gradient(substituting(net), net, task, 2, 0.1) for task in tasks]
     for task, right in zip(tasks, expected, strict=True):
         assert error(engine_gradient(learner, [task], plan), right) <= TOLERANCE
@@ -227,7 +228,7 @@ def test_batch_statistics_of_torch_refuse_padding() -> None:
     task = vectors_task(0)
     fewer = task._replace(support=Examples(*(leaf[:5] for leaf in task.support)))
     with pytest.raises(ValueError, match=r"BatchNorm|know no weights"):
-        accumulate(learner, stack([task, fewer]), query_loss, Plan(Mapping.LOOP, "", 2))
+        accumulate(learner, as_step(learner, stack([task, fewer])), query_loss, Plan(Mapping.LOOP, "", 2))
 
 
 class Undeclared(qs.MAML):
@@ -245,11 +246,11 @@ def test_the_engine_sees_wrong_gradients_before_training() -> None:
     tasks = [vectors_task(seed) for seed in range(2)]
     right = engine_gradient(learner, tasks, Plan(Mapping.LOOP, "", 2))
     assert error(engine_gradient(learner, tasks, Plan(Mapping.VMAP, "", 2)), right) > 1e-3
-    plan = make_plan(learner, stack(tasks), query_loss, 2)
+    plan = make_plan(learner, [stack(tasks)], query_loss, 2)
     assert plan.mapping is Mapping.LOOP
     assert "differs from the loop" in plan.why
     with pytest.raises(RuntimeError, match="differs from the loop"):
-        make_plan(learner, stack(tasks), query_loss, 2, qs.Compute("vmap"))
+        make_plan(learner, [stack(tasks)], query_loss, 2, qs.Compute("vmap"))
 
 
 def test_a_head_of_zeros_does_not_hide_a_wrong_gradient() -> None:
@@ -263,4 +264,4 @@ def test_a_head_of_zeros_does_not_hide_a_wrong_gradient() -> None:
     tasks = [vectors_task(seed) for seed in range(2)]
     right = engine_gradient(learner, tasks, Plan(Mapping.LOOP, "", 2))
     assert error(engine_gradient(learner, tasks, Plan(Mapping.VMAP, "", 2)), right) <= TOLERANCE
-    assert make_plan(learner, stack(tasks), query_loss, 2).mapping is Mapping.LOOP
+    assert make_plan(learner, [stack(tasks)], query_loss, 2).mapping is Mapping.LOOP

@@ -11,6 +11,7 @@ from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective, Outcome, query_loss
 from quickstudy.tasks.numbering import draw
+from quickstudy.training.combine import mean
 from quickstudy.training.fit import NonFiniteLoss, _Trainer
 from quickstudy.training.optimisers import adam
 
@@ -20,7 +21,7 @@ SOURCE, TASKS, STEP = qs.Sinusoids(5, 5), 3, 2
 def trainer(objective: Objective) -> _Trainer:
     torch.manual_seed(0)
     learner = qs.MAML(MLP(outputs=1), rate=0.01)
-    return _Trainer(learner, SOURCE, objective, 0, TASKS, Plan(Mapping.LOOP, "asked for", TASKS))
+    return _Trainer(learner, SOURCE, objective, mean, 0, TASKS, Plan(Mapping.LOOP, "", TASKS))
 
 
 def doubled(learner: Learner, task: Task) -> Outcome:

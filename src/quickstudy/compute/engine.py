@@ -44,7 +44,7 @@ from quickstudy.compute.gradients import (
 )
 from quickstudy.compute.loop import in_task_order, loop_gradients, map_in_threads, tasks_gradients
 from quickstudy.compute.plan import Mapping, Plan
-from quickstudy.compute.prepare import Prepared, count_of, in_places, kind_of
+from quickstudy.compute.prepare import Prepared, at_places, count_of, in_places, kind_of
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import Objective, Outcome
 from quickstudy.tasks.inspection import Inspection, inspect_stack
@@ -76,7 +76,7 @@ def accumulate(
     total = count_of(step)
     parts = []
     for prepared in step:
-        of_stack = None if weights is None else weights[list(prepared.places)]
+        of_stack = None if weights is None else at_places(weights, prepared.places)
         parts.append(
             _accumulate_stack(learner, prepared, objective, plan, compiled, of_stack, total)
         )

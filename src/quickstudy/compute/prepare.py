@@ -89,7 +89,11 @@ def in_places(step: Sequence[Prepared], parts: Sequence[torch.Tensor]) -> torch.
     joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
     if len(parts) == 1:  # one stack holds the tasks in their order
         return joined
-    places = torch.tensor([place for prepared in step for place in prepared.places])
-    ordered = torch.empty_like(joined)
-    ordered[places.to(joined.device)] = joined
-    return ordered
+    places = [place for prepared in step for place in prepared.places]
+    return at_places(joined, sorted(range(len(places)), key=places.__getitem__))
+
+
+def at_places(values: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+    """Some entries of the first dimension, by views: indices would be copied to the device."""
+    entries = values.unbind()
+    return torch.stack([entries[place] for place in places])
