@@ -16,7 +16,8 @@ from quickstudy.learners.gradient import meta_gradients
 from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.meta_gradients import Exact
 from quickstudy.learners.gradient.multi_step import MultiStep
-from quickstudy.objectives import Outcome, objective_of, query_loss
+from quickstudy.objectives import Outcome, objective_of, query_loss, set_progress
+from quickstudy.tasks.examples import one_place
 from quickstudy.tasks.stacks import stack
 
 STEPS, RATE = 3, 0.2
@@ -27,7 +28,8 @@ def task() -> Task:
 
     def rows(n: int) -> Examples:
         inputs = torch.randn(n, 4, generator=generator, dtype=torch.float64)
-        return Examples(inputs, torch.arange(n) % 3, torch.ones(n, dtype=torch.float64))
+        weights = torch.ones(n, dtype=torch.float64)
+        return Examples(inputs, torch.arange(n) % 3, weights, one_place(weights))
 
     return Task(rows(6), rows(9), qs.classification(3))
 
@@ -61,10 +63,9 @@ def by_hand(learner: qs.MAMLPlusPlus, shares: list[float], first_order: bool) ->
 
     weights, total = parameters, torch.zeros((), dtype=torch.float64)
     for k, share in enumerate(shares):
-        slopes = torch.autograd.grad(loss(weights, rows), weights, create_graph=not first_order)
+        own = torch.autograd.grad(loss(weights, rows), weights, create_graph=not first_order)
         weights = [
-            w - learner.rates[k, i] * g
-            for i, (w, g) in enumerate(zip(weights, slopes, strict=True))
+            w - learner.rates[k, i] * g for i, (w, g) in enumerate(zip(weights, own, strict=True))
         ]
         total = total + share * loss(weights, query)
     found = torch.autograd.grad(total, [*learner.parameters()])
@@ -85,14 +86,14 @@ def test_loss_and_order_follow_the_progress(
     progress: float, shares: list[float], first_order: bool
 ) -> None:
     learner = made(multi_step=0.5, first_order_until=0.3)
-    learner.progress = progress
+    set_progress(learner, objective_of(learner), progress)
     assert MultiStep(0.5).shares(progress, STEPS) == pytest.approx(shares)
     torch.testing.assert_close(gradient(learner), by_hand(learner, shares, first_order))
 
 
 def test_without_its_ingredients_it_is_maml() -> None:
     plain = made(learn_rates=False, multi_step=0.0, first_order_until=0.0)
-    plain.progress = 0.0
+    set_progress(plain, objective_of(plain), 0.0)
     maml = qs.MAML(plain.backbone, STEPS, RATE)
     torch.testing.assert_close(gradient(plain), gradient(maml, query_loss), rtol=1e-12, atol=1e-12)
     assert plain.learnt_rates() == {}
@@ -103,9 +104,10 @@ def test_it_is_maml_with_the_same_ingredients() -> None:
     parts = qs.MAML(whole.backbone, STEPS, RATE, Annealed(0.3), learn_rates=True).double()
     parts.load_state_dict(whole.state_dict())
     for progress in (0.0, 0.25, 0.4, 1.0):
-        whole.progress = parts.progress = progress
+        for learner in (whole, parts):
+            set_progress(learner, whole.objective, progress)
         torch.testing.assert_close(
-            gradient(whole), gradient(parts, MultiStep(0.5)), rtol=1e-12, atol=1e-12
+            gradient(whole), gradient(parts, whole.objective), rtol=1e-12, atol=1e-12
         )
 
 
@@ -114,15 +116,16 @@ def test_first_order_gives_way_to_the_meta_gradient_asked_for(
 ) -> None:
     kept, recomputed = made(), made(meta_gradient=Exact(recompute=True))
     steps = []
-    real = meta_gradients.slope_with
+    real = meta_gradients.gradients_with_product
     monkeypatch.setattr(
-        meta_gradients, "slope_with", lambda *given: steps.append(given) or real(*given)
+        meta_gradients, "gradients_with_product", lambda *given: steps.append(given) or real(*given)
     )
     expected = gradient(kept)
     assert not steps
     torch.testing.assert_close(gradient(recomputed), expected, rtol=1e-12, atol=1e-12)
     assert len(steps) == 2 * STEPS  # in a loop, and mapped
-    kept.progress = recomputed.progress = 0.0
+    for learner in (kept, recomputed):
+        set_progress(learner, objective_of(learner), 0.0)
     torch.testing.assert_close(gradient(recomputed), gradient(kept))
     assert len(steps) == 2 * STEPS
 
