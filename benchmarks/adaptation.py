@@ -36,10 +36,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.compute.allocation import keep_freed_memory
+from quickstudy.compute.memory import keep_freed_memory
 from quickstudy.core import Examples, Learner
 from quickstudy.files.registry import LEARNERS, resolve
-from quickstudy.files.storage import load_learner, save_learner, write_atomically
+from quickstudy.base.atomic import write_atomically
+from quickstudy.files.storage import load, save
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table
 
@@ -87,12 +88,12 @@ def make_learner(name: str, backbone: str, support: int) -> Learner:
     """As a user has it: from a file, for tasks of so many rows of support."""
     cls = resolve("learner", name, LEARNERS)
     outputs = 1 if backbone == "regression" else WAYS
-    net = BACKBONES[backbone][0](name, outputs if LEARNERS[name].answers else None)
+    net = BACKBONES[backbone][0](name, outputs if LEARNERS[name].head else None)
     sizes = {"outputs": outputs, "length": support + 1}
     own = {k: v for k, v in sizes.items() if k in inspect.signature(cls).parameters}
     with tempfile.TemporaryDirectory() as folder:
-        path = save_learner(cls(net, **own), Path(folder) / "learner.safetensors")
-        return load_learner(path)[0]
+        path = save(cls(net, **own), Path(folder) / "learner.safetensors")
+        return load(path)
 
 
 def make_support(backbone: str, shots: int) -> tuple[Examples, qs.TaskSpec]:

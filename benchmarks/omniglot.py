@@ -26,11 +26,13 @@ from budget import steps_within
 from omniglot_learners import ENTRIES, Entry
 
 import quickstudy as qs
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.training.fit import Training, adam, cosine
+from quickstudy.training.fit import Training
+from quickstudy.training.optimisers import adam
+from quickstudy.training.schedules import cosine
 
 RESULTS = Path(__file__).parent / "results" / "omniglot"
 COLUMNS = {(5, 1): "5-way 1-shot", (5, 5): "5-way 5-shot", (20, 1): "20-way 1-shot"}

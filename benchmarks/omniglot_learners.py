@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 import quickstudy as qs
 from quickstudy.learners.gradient.meta_gradients import FirstOrder, Implicit
-from quickstudy.training.fit import sgd
+from quickstudy.training.optimisers import sgd
 
 Figures = tuple[float | None, float | None, float | None]
 """Published accuracy in percent: 5-way 1-shot, 5-way 5-shot, 20-way 1-shot."""

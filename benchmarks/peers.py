@@ -18,8 +18,8 @@ one is not timed.
 
 Each contender then lives in a process of its own, all started first. In every round each takes its
 turn while the others sleep, so that whatever else the machine does disturbs all alike. Peers have
-torch's default number of threads; quickstudy sets what ``fit(..., workers=2)`` does. Memory is the
-greatest of the process, less what imports, weights and tasks take.
+torch's default number of threads; quickstudy has two workers with one thread each where it
+loops over tasks. Memory is the greatest of the process, less what imports, weights and tasks take.
 
 Peers are optional: one that is not installed is a line with the reason.
 """
@@ -40,7 +40,7 @@ from contest.report import chart, load, report, table
 from contest.turns import contest, summary
 from contest.work import WORKLOADS, Workload
 
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table
 

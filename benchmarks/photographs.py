@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.files.storage import load_predictor
+from quickstudy.files.storage import load
 from quickstudy.interfaces.runs.execute import execute
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.provenance import commit
@@ -82,7 +82,7 @@ def _one_draw(run: Run, kinds: list[Path], draws: random.Random, folder: Path) -
         queries += [file for file in files if file not in shown]
     predictor = adapt_folder(run, support)
     path = predictor.save(folder / "predictor.safetensors")
-    told = predict_files(load_predictor(path), queries).to_json()["predictions"]
+    told = predict_files(load(path), queries).to_json()["predictions"]
     return sum(row["class"] == Path(row["file"]).parent.name for row in told) / len(told)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py            # about ten minutes on an idle machine of two cores
     python benchmarks/scaling.py --table    # what was measured, and its chart
 
-A step is the gradient of the mean query loss, as ``fit(..., workers=2)`` computes it, for Conv4
+A step is the gradient of the mean query loss, as ``fit`` computes it with two workers, for Conv4
 with batch norm on random images. The base is 5-way 1-shot with 15 queries, 28x28, 64 filters, 4
 tasks and, for gradient learners, 1 inner step. Every point is measured in a process of its own: the
 median of its steps, and the greatest resident memory less that before the first.
@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import quickstudy as qs
-from quickstudy.compute.allocation import keep_freed_memory
 from quickstudy.compute.engine import accumulate
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
+from quickstudy.compute.memory import keep_freed_memory
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.objectives import query_loss
@@ -108,7 +108,7 @@ def measure(point: Point) -> dict[str, Any]:
     keep_freed_memory()
     learner, batch = make_learner(point), make_batch(point)
     before = memory_mib("VmRSS")
-    plan = make_plan(learner, batch, query_loss, point.tasks, engine="loop", workers=WORKERS)
+    plan = make_plan(learner, batch, query_loss, point.tasks, qs.Compute("loop", workers=WORKERS))
 
     def step() -> None:
         learner.zero_grad(set_to_none=True)

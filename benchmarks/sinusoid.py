@@ -28,10 +28,11 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.base.version import __version__
-from quickstudy.compute.engine import Mapping, Plan
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
 from quickstudy.reports.tables import markdown_table
-from quickstudy.training.fit import adam, constant, cosine
+from quickstudy.training.optimisers import adam
+from quickstudy.training.schedules import constant, cosine
 
 RESULTS = Path(__file__).parent / "results"
 SHOTS, STEPS, QUERIES = (5, 10, 20), range(11), 100

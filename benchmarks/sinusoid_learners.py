@@ -25,12 +25,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import quickstudy as qs
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.descend import sgd as plain_descent
 from quickstudy.learners.gradient.meta_gradients import FiniteDifference, FirstOrder, Implicit
 from quickstudy.reports.tables import markdown_table
-from quickstudy.training.fit import Training, adam, cosine, sgd
+from quickstudy.training.fit import Training
+from quickstudy.training.optimisers import adam, sgd
+from quickstudy.training.schedules import cosine
 
 RESULTS = Path(__file__).parent / "results" / "sinusoid_learners.json"
 TEST_SEED = 1_000_002

@@ -7,12 +7,12 @@ from importlib import import_module
 
 import pytest
 
-from quickstudy.files.registry import LEARNERS
+from quickstudy.learners.cards import cards
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", cards())
 def test_the_example_of(name: str) -> None:
-    module = import_module(LEARNERS[name].target.split(":")[0])
+    module = import_module(cards()[name].home)
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import make_learner
 from quickstudy.interfaces.runs.recipe import read_recipe, read_recipe_file
 
@@ -33,7 +32,3 @@ def test_recipes_build(path):
     learner = make_learner(recipe, (1, 28, 28))
     assert path.stem.endswith(recipe.learner)
     assert all(hasattr(learner, option) for option in recipe.options)
-
-
-def test_every_learner_has_a_recipe():
-    assert {read_recipe_file(path)["learner"] for path in RECIPES} == set(LEARNERS)

@@ -13,14 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "src" / "quickstudy"
 
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = [
-    {"version", "trees", "core", "modules", "registry", "storage"},
-    {"tasks", "backbones"},
-    {"datasets"},
-    {"learners"},
-    {"training", "evaluation", "testing", "export", "estimator"},
+    {"base", "core"},
+    {"backbones", "files", "tasks"},
+    {"datasets", "objectives"},
+    {"compute", "learners"},
+    {"contract"},
+    {"evaluation", "testing"},
+    {"training"},
     {"reports"},
-    {"runs"},
-    {"cli"},
+    {"interfaces"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -79,7 +80,7 @@ def test_listing_on_the_command_line_imports_no_torch():
 
 def test_importing_the_package_imports_nothing_heavy():
     heavy = {"matplotlib", "sklearn", "scipy", "PIL", "click", "rich", "pooch", "yaml"}
-    assert not loaded_by("import quickstudy") & (heavy | {"torch"})
+    assert not loaded_by("import quickstudy") & (heavy | {"torch", "tomllib"})
     assert not loaded_by("from quickstudy import MAML, Prototypical") & heavy
     assert "rich" not in loaded_by("import quickstudy as qs; qs.episodes")
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.compute.engine import Plan, accumulate
+from quickstudy.compute.engine import accumulate
+from quickstudy.compute.plan import Plan
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.stacks import stack

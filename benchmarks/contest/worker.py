@@ -92,12 +92,8 @@ class _Server:
         return {"seconds": time.perf_counter() - began}
 
     def memory(self, question: dict[str, Any]) -> dict[str, Any]:
-        """The greatest memory of this process and of those that it has started, each at its peak;
-        and that of imports, weights and tasks alone.
-        """
-        own = memory_mib("VmHWM")
-        others = [memory_mib("VmHWM", process) or 0 for process in _children()]
-        return {"before_mib": self.before, "peak_mib": own and own + sum(others)}
+        """The greatest memory of this process, and that of imports, weights and tasks alone."""
+        return {"before_mib": self.before, "peak_mib": memory_mib("VmHWM")}
 
 
 def write_gradient(contender: Contender, work: Workload, dtype_name: str, file: str) -> None:
@@ -112,19 +108,13 @@ def write_gradient(contender: Contender, work: Workload, dtype_name: str, file: 
     torch.cat([found[name].double().flatten() for name in weights]).numpy().tofile(file)
 
 
-def _children() -> list[str]:
-    """Ids of the processes that this one has started; none outside of Linux."""
-    lists = Path("/proc/self/task").glob("*/children")
-    return [process for some in lists for process in some.read_text().split()]
-
-
-def memory_mib(field: str, process: str = "self") -> int | None:
-    """``VmRSS`` (now) or ``VmHWM`` (greatest so far) of a process; None outside of Linux.
+def memory_mib(field: str) -> int | None:
+    """``VmRSS`` (now) or ``VmHWM`` (greatest so far) of this process; None outside of Linux.
 
     Not from ``getrusage``, whose greatest size begins at that of the process that started this one.
     """
     try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(f"{field}:"))

@@ -8,172 +8,144 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from quickstudy.base.version import __version__
+from quickstudy.base.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from quickstudy import answers, backbones, datasets, tasks, testing, training
-    from quickstudy.answers.specs import (
-        classification,
-        detection,
-        multilabel,
-        regression,
-        segmentation,
-        spec,
-        tokens,
-    )
-    from quickstudy.core import Examples, Learner, Predictor, Task, TaskSpec
-    from quickstudy.evaluation.evaluate import Evaluation, evaluate
-    from quickstudy.files.storage import load_learner, load_predictor, save_learner
-    from quickstudy.interfaces.estimator import FewShotClassifier
-    from quickstudy.learners.gradient.anil import ANIL
-    from quickstudy.learners.gradient.boil import BOIL
-    from quickstudy.learners.gradient.cavia import CAVIA
-    from quickstudy.learners.gradient.lstm_meta_learner import LSTMMetaLearner
-    from quickstudy.learners.gradient.maml import MAML
-    from quickstudy.learners.gradient.maml_plus_plus import MAMLPlusPlus
-    from quickstudy.learners.gradient.meta_sgd import MetaSGD
-    from quickstudy.learners.gradient.proto_maml import ProtoMAML
-    from quickstudy.learners.gradient.reptile import Reptile
-    from quickstudy.learners.memory.in_context import InContext
-    from quickstudy.learners.memory.mann import MANN
-    from quickstudy.learners.memory.memory_network import MemoryNetwork
-    from quickstudy.learners.memory.meta_networks import MetaNetworks
+    from quickstudy import answers as answers
+    from quickstudy import backbones as backbones
+    from quickstudy import datasets as datasets
+    from quickstudy import tasks as tasks
+    from quickstudy import testing as testing
+    from quickstudy import training as training
+    from quickstudy.answers.specs import classification as classification
+    from quickstudy.answers.specs import detection as detection
+    from quickstudy.answers.specs import multilabel as multilabel
+    from quickstudy.answers.specs import regression as regression
+    from quickstudy.answers.specs import segmentation as segmentation
+    from quickstudy.answers.specs import spec as spec
+    from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.compute.plan import Compute as Compute
+    from quickstudy.core import Acting as Acting
+    from quickstudy.core import Answer as Answer
+    from quickstudy.core import Examples as Examples
+    from quickstudy.core import Learner as Learner
+    from quickstudy.core import Predictor as Predictor
+    from quickstudy.core import Score as Score
+    from quickstudy.core import Task as Task
+    from quickstudy.core import TaskSpec as TaskSpec
+    from quickstudy.evaluation.evaluate import evaluate as evaluate
+    from quickstudy.evaluation.results import Evaluation as Evaluation
+    from quickstudy.files.export import export as export
+    from quickstudy.files.storage import load as load
+    from quickstudy.files.storage import save as save
+    from quickstudy.interfaces.estimator import FewShotClassifier as FewShotClassifier
+    from quickstudy.learners.gradient import meta_gradients as meta_gradients
+    from quickstudy.tasks.episodes import episodes as episodes
+    from quickstudy.tasks.examples import examples as examples
+    from quickstudy.tasks.functions import Sinusoids as Sinusoids
+    from quickstudy.tasks.rows import LabelledRows as LabelledRows
+    from quickstudy.training import optimisers as optimisers
+    from quickstudy.training import schedules as schedules
+    from quickstudy.training.fit import Validation as Validation
+    from quickstudy.training.fit import fit as fit
+
+# learners, written by `python -m quickstudy.learners.cards`
+if TYPE_CHECKING:
+    from quickstudy.learners.gradient.anil import ANIL as ANIL
+    from quickstudy.learners.gradient.boil import BOIL as BOIL
+    from quickstudy.learners.gradient.cavia import CAVIA as CAVIA
+    from quickstudy.learners.gradient.lstm_meta_learner import LSTMMetaLearner as LSTMMetaLearner
+    from quickstudy.learners.gradient.maml import MAML as MAML
+    from quickstudy.learners.gradient.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
+    from quickstudy.learners.gradient.meta_sgd import MetaSGD as MetaSGD
+    from quickstudy.learners.gradient.proto_maml import ProtoMAML as ProtoMAML
+    from quickstudy.learners.gradient.reptile import Reptile as Reptile
+    from quickstudy.learners.memory.in_context import InContext as InContext
+    from quickstudy.learners.memory.mann import MANN as MANN
+    from quickstudy.learners.memory.memory_network import MemoryNetwork as MemoryNetwork
+    from quickstudy.learners.memory.meta_networks import MetaNetworks as MetaNetworks
     from quickstudy.learners.memory.neural_process import (
-        AttentiveNeuralProcess,
-        ConditionalNeuralProcess,
+        AttentiveNeuralProcess as AttentiveNeuralProcess,
     )
-    from quickstudy.learners.memory.snail import SNAIL
-    from quickstudy.learners.metric.matching import Matching
-    from quickstudy.learners.metric.meta_opt_net import MetaOptNet
-    from quickstudy.learners.metric.prototypical import Prototypical
-    from quickstudy.learners.metric.r2d2 import R2D2
-    from quickstudy.learners.metric.relation import Relation
-    from quickstudy.learners.metric.siamese import Siamese
-    from quickstudy.learners.transfer.linear_probe import LinearProbe
-    from quickstudy.tasks.episodes import episodes
-    from quickstudy.tasks.examples import examples
-    from quickstudy.tasks.functions import Sinusoids
-    from quickstudy.tasks.rows import LabelledRows
-    from quickstudy.training.fit import Validation, fit
+    from quickstudy.learners.memory.neural_process import (
+        ConditionalNeuralProcess as ConditionalNeuralProcess,
+    )
+    from quickstudy.learners.memory.snail import SNAIL as SNAIL
+    from quickstudy.learners.metric.matching import Matching as Matching
+    from quickstudy.learners.metric.meta_opt_net import MetaOptNet as MetaOptNet
+    from quickstudy.learners.metric.prototypical import Prototypical as Prototypical
+    from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
+    from quickstudy.learners.metric.relation import Relation as Relation
+    from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
+# end of the learners
 
 _HOME = {
-    "ANIL": "learners.gradient.anil",
-    "AttentiveNeuralProcess": "learners.memory.neural_process",
-    "BOIL": "learners.gradient.boil",
-    "CAVIA": "learners.gradient.cavia",
-    "LabelledRows": "tasks.rows",
-    "ConditionalNeuralProcess": "learners.memory.neural_process",
-    "Evaluation": "evaluation.evaluate",
+    "Acting": "core",
+    "Answer": "core",
+    "Compute": "compute.plan",
+    "Evaluation": "evaluation.results",
     "Examples": "core",
     "FewShotClassifier": "interfaces.estimator",
-    "InContext": "learners.memory.in_context",
-    "LSTMMetaLearner": "learners.gradient.lstm_meta_learner",
+    "LabelledRows": "tasks.rows",
     "Learner": "core",
-    "LinearProbe": "learners.transfer.linear_probe",
-    "MAML": "learners.gradient.maml",
-    "MAMLPlusPlus": "learners.gradient.maml_plus_plus",
-    "MANN": "learners.memory.mann",
-    "Matching": "learners.metric.matching",
-    "MemoryNetwork": "learners.memory.memory_network",
-    "MetaNetworks": "learners.memory.meta_networks",
-    "MetaOptNet": "learners.metric.meta_opt_net",
-    "MetaSGD": "learners.gradient.meta_sgd",
     "Predictor": "core",
-    "ProtoMAML": "learners.gradient.proto_maml",
-    "Prototypical": "learners.metric.prototypical",
-    "R2D2": "learners.metric.r2d2",
-    "Relation": "learners.metric.relation",
-    "Reptile": "learners.gradient.reptile",
-    "SNAIL": "learners.memory.snail",
-    "Siamese": "learners.metric.siamese",
+    "Score": "core",
     "Sinusoids": "tasks.functions",
     "Task": "core",
     "TaskSpec": "core",
     "Validation": "training.fit",
     "classification": "answers.specs",
     "detection": "answers.specs",
-    "multilabel": "answers.specs",
-    "segmentation": "answers.specs",
-    "spec": "answers.specs",
-    "tokens": "answers.specs",
     "episodes": "tasks.episodes",
     "evaluate": "evaluation.evaluate",
     "examples": "tasks.examples",
+    "export": "files.export",
     "fit": "training.fit",
-    "load_learner": "files.storage",
-    "load_predictor": "files.storage",
+    "load": "files.storage",
+    "multilabel": "answers.specs",
     "regression": "answers.specs",
-    "save_learner": "files.storage",
+    "save": "files.storage",
+    "segmentation": "answers.specs",
+    "spec": "answers.specs",
+    "tokens": "answers.specs",
 }
-_MODULES = ("answers", "backbones", "datasets", "tasks", "testing", "training")
-
-__all__ = [
-    "ANIL",
-    "BOIL",
-    "CAVIA",
-    "MAML",
-    "MANN",
-    "R2D2",
-    "SNAIL",
-    "AttentiveNeuralProcess",
-    "ConditionalNeuralProcess",
-    "Evaluation",
-    "Examples",
-    "FewShotClassifier",
-    "InContext",
-    "LSTMMetaLearner",
-    "LabelledRows",
-    "Learner",
-    "LinearProbe",
-    "MAMLPlusPlus",
-    "Matching",
-    "MemoryNetwork",
-    "MetaNetworks",
-    "MetaOptNet",
-    "MetaSGD",
-    "Predictor",
-    "ProtoMAML",
-    "Prototypical",
-    "Relation",
-    "Reptile",
-    "Siamese",
-    "Sinusoids",
-    "Task",
-    "TaskSpec",
-    "Validation",
-    "__version__",
-    "answers",
-    "backbones",
-    "classification",
-    "datasets",
-    "detection",
-    "episodes",
-    "evaluate",
-    "examples",
-    "fit",
-    "load_learner",
-    "load_predictor",
-    "multilabel",
-    "regression",
-    "save_learner",
-    "segmentation",
-    "spec",
-    "tasks",
-    "testing",
-    "tokens",
-    "training",
-]  # fmt: skip
+_MODULES = {
+    "answers": "answers",
+    "backbones": "backbones",
+    "datasets": "datasets",
+    "meta_gradients": "learners.gradient.meta_gradients",
+    "optimisers": "training.optimisers",
+    "schedules": "training.schedules",
+    "tasks": "tasks",
+    "testing": "testing",
+    "training": "training",
+}
+"""Modules by their public names: nothing a user needs stands four packages deep."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"quickstudy.{name}")
-    if name in _HOME:
+        return import_module(f"quickstudy.{_MODULES[name]}")
+    value: Any
+    if name == "__all__":
+        value = sorted({"__version__", *_HOME, *_MODULES, *_learners()})
+    elif name in _HOME:
         value = getattr(import_module(f"quickstudy.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'quickstudy' has no attribute {name!r}")
+    elif not name.startswith("_") and name in (learners := _learners()):
+        value = getattr(import_module(learners[name]), name)
+    else:
+        raise AttributeError(f"module 'quickstudy' has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return list(__getattr__("__all__"))
+
+
+def _learners() -> dict[str, str]:
+    """The learners' classes, and the modules that have them, as their cards say."""
+    from quickstudy.learners.cards import cards
+
+    return {card.class_name: card.home for card in cards().values()}

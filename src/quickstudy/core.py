@@ -181,6 +181,9 @@ class Answer(ABC):
         """One answer for tasks of both, so that these can be computed at once; None without one."""
         return self if self == other else None
 
+    loss_is_score: ClassVar[bool] = False
+    """Whether the mean loss is the first score, so that training need not compute it twice."""
+
     ragged: ClassVar[bool] = False
     """Whether targets of two tasks may differ in other dimensions than rows, and are then padded
     with what is unknown."""

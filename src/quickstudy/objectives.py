@@ -72,6 +72,8 @@ def query_loss(learner: Learner, task: Task) -> Outcome:
     predictions, present = ask(predictor, task.query), present_in(predictor.state)
     answer, uniform = task.spec.answer, weights_are_uniform()
     loss = mean_loss(predictions, task.query, answer, present, uniform)
+    if answer.loss_is_score:
+        return Outcome(loss, loss.detach())
     return Outcome(loss, score_of(predictions, task.query, answer))
 
 

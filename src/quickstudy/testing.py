@@ -1,6 +1,7 @@
 """The contract for your own learners; see ``docs/contract.md``."""
 
-from quickstudy.contract.check import applicable, check_laws, check_learner
-from quickstudy.contract.laws import LAWS, BrokenLaw, Law
+from quickstudy.contract.check import LAWS, applicable, check_laws, check_learner
+from quickstudy.contract.compare import BrokenLaw
+from quickstudy.contract.laws import Law
 
 __all__ = ["LAWS", "BrokenLaw", "Law", "applicable", "check_laws", "check_learner"]

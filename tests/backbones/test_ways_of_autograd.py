@@ -13,7 +13,7 @@ from quickstudy.backbones import Conv4
 from quickstudy.contract.check import doubled
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
 from quickstudy.objectives import query_loss
-from quickstudy.training.plan import set_up
+from quickstudy.training.preflight import set_up
 
 
 @pytest.fixture(params=["group", "batch"])

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import quickstudy as qs
 from made_up import random_classes
 from quickstudy.backbones import MLP, Conv4
-from quickstudy.compute.compiled import Compiled
-from quickstudy.compute.engine import COMPOSITES, Mapping, Plan, accumulate
+from quickstudy.compute.compiled import CompiledGradients
+from quickstudy.compute.engine import GRADIENT_MAKERS, accumulate
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import doubled
 from quickstudy.core import Learner, Task
 from quickstudy.files.storage import load_tree
@@ -49,15 +50,15 @@ def five_tasks() -> list[Task]:
 
 
 def gradient_of(
-    learner: Learner, batch: Task, plan: Plan, compiled: Compiled | None = None
+    learner: Learner, batch: Task, plan: Plan, compiled: CompiledGradients | None = None
 ) -> tuple[Tensor, Tensor]:
     learner.zero_grad()
     outcome = accumulate(learner, batch, query_loss, plan, compiled)
     return flat([p.grad for p in learner.parameters() if p.grad is not None]), outcome.loss
 
 
-def code(learner: Learner, like: Task, mapping: Mapping) -> Compiled:
-    return Compiled(learner, query_loss, like, COMPOSITES[mapping])
+def code(learner: Learner, like: Task, mapping: Mapping) -> CompiledGradients:
+    return CompiledGradients(learner, query_loss, like, GRADIENT_MAKERS[mapping])
 
 
 @pytest.mark.parametrize(("name", "mapping"), EVERY)
@@ -195,7 +196,13 @@ def test_where_code_cannot_be_built_training_goes_on_without(
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             plan = qs.fit(
-                learner, qs.Sinusoids(5, 5), 3, 4, run=run, compile=compile, progress=False
+                learner,
+                qs.Sinusoids(5, 5),
+                3,
+                4,
+                run=run,
+                compute=qs.Compute(compile=compile),
+                progress=False,
             ).plan
         said = [str(w.message) for w in told if "not compiled" in str(w.message)]
         assert len(said) == compile, "once, not at each step"
@@ -221,35 +228,35 @@ def test_wrong_code_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
     batch, learner = stack([vectors_task(0), vectors_task(1)]), made("maml")
     monkeypatch.setattr(torch, "compile", lambda operators, **_: operators)
-    right = make_plan(learner, batch, query_loss, 4, compile=True)
+    right = make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
     assert (right.mapping, right.compiled) == (Mapping.TASK_AXIS, True)
     assert "compiled" in str(right)
     monkeypatch.setattr(torch, "compile", slightly_wrong)
-    plan = make_plan(learner, batch, query_loss, 4, compile=True)
+    plan = make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
     assert (plan.mapping, plan.compiled) == (Mapping.TASK_AXIS, False)
     assert "not compiled, since the meta-gradient of compiled code differs" in plan.why
     with pytest.raises(RuntimeError, match="compile=True is not right for this learner"):
-        make_plan(learner, batch, query_loss, 4, "vmap", compile=True)
+        make_plan(learner, batch, query_loss, 4, qs.Compute("vmap", compile=True))
 
 
 def test_what_changes_with_progress_is_not_compiled() -> None:
     batch = stack([vectors_task(0), vectors_task(1)])
     learner = qs.MAML(MLP(24, (8,), outputs=3), 2, 0.1, meta_gradient=Annealed(0.5)).double()
     learner.progress = 0.25
-    plan = make_plan(learner, batch, query_loss, 4, compile=True)
+    plan = make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
     assert not plan.compiled
-    assert "what it computes changes with Learner.progress" in plan.why
+    assert "since MAML changes as training goes on" in plan.why
     assert learner.progress == 0.25
 
 
 def test_loops_are_not_compiled_and_need_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     batch, learner = stack([vectors_task(0), vectors_task(1)]), made("maml")
     with pytest.raises(ValueError, match="a loop is not compiled"):
-        make_plan(learner, batch, query_loss, 4, "loop", compile=True)
+        qs.Compute("loop", compile=True)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not make_plan(learner, batch, query_loss, 4).compiled
     with pytest.raises(ValueError, match="no-such-compiler is not found"):
-        make_plan(learner, batch, query_loss, 4, compile=True)
+        make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
 
 
 # Training.
@@ -268,7 +275,8 @@ def train(folder: Path | None, resume: bool, stop_after: int | None = None) -> L
         return source(generator)
 
     training = qs.fit(
-        learner, stopping, 12, 4, run=folder, resume=resume, checkpoint_every=5, compile=True,
+        learner, stopping, 12, 4, run=folder, resume=resume, checkpoint_every=5,
+        compute=qs.Compute(compile=True),
         progress=False,
     )  # fmt: skip
     assert training.plan.compiled

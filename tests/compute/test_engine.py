@@ -15,8 +15,9 @@ import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.backbones.norms import make_norm
 from quickstudy.compute.cost import Cost, cost_of_one_task, cost_over_tasks
-from quickstudy.compute.engine import Mapping, Plan, accumulate, map_tasks
+from quickstudy.compute.engine import accumulate, map_tasks
 from quickstudy.compute.features import embedded
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.laws import BrokenLaw
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.transfer.heads import logistic
@@ -24,7 +25,8 @@ from quickstudy.objectives import Objective, Outcome, query_loss
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stack, unstack
 from quickstudy.training import equivalence as proof
-from quickstudy.training.plan import check_lawful, make_plan
+from quickstudy.training.plan import make_plan
+from quickstudy.training.preflight import check_lawful
 from witness import (
     TOLERANCE,
     Weights,
@@ -199,7 +201,7 @@ def test_memory_decides_the_chunk() -> None:
     ):  # fmt: skip
         each = costs[mapping].bytes
         for memory, chunk in ((1, 1), (3 * each, 3), (each * 1000, 16)):
-            plan = make_plan(learner, batch, objective, 16, memory=memory)
+            plan = make_plan(learner, batch, objective, 16, qs.Compute(memory=memory))
             assert (plan.mapping, plan.chunk) == (mapping, chunk)
     each = costs[Mapping.VMAP_GRAD].bytes
     for memory, workers, why in (
@@ -207,13 +209,13 @@ def test_memory_decides_the_chunk() -> None:
         (2 * each, 2, "asked for; memory has room for 2"),
         (3 * each, 3, "asked for"),
     ):
-        plan = make_plan(learner, batch, query_loss, 16, "loop", memory, workers=3)
+        plan = make_plan(learner, batch, query_loss, 16, qs.Compute("loop", memory, 3))
         assert (plan.workers, plan.at_once, plan.why) == (workers, workers, why)
-    few = make_plan(learner, batch, query_loss, 2, "loop", workers=3)
+    few = make_plan(learner, batch, query_loss, 2, qs.Compute("loop", workers=3))
     assert (few.workers, few.why) == (2, "asked for"), "it is the tasks that are few, not memory"
     for memory in (0, -5):
-        with pytest.raises(ValueError, match=f"memory: must be 1 or more bytes; found {memory}"):
-            make_plan(learner, batch, query_loss, 16, memory=memory)
+        with pytest.raises(ValueError, match=f"memory must be 1 or more bytes; found {memory}"):
+            qs.Compute(memory=memory)
 
 
 def test_graph_bytes_bounds_what_autograd_keeps() -> None:
@@ -239,13 +241,13 @@ def test_plans_say_why() -> None:
     assert make_plan(maml, batch, query_loss, 4).mapping is Mapping.TASK_AXIS
     assert make_plan(maml, batch, own_query_loss, 4).mapping is Mapping.VMAP_GRAD
     assert make_plan(made("ridge"), batch, query_loss, 4).mapping is Mapping.VMAP
-    asked = make_plan(maml, batch, query_loss, 4, "loop")
+    asked = make_plan(maml, batch, query_loss, 4, qs.Compute("loop"))
     assert asked == Plan(Mapping.LOOP, "asked for", 4)
     assert "equals the loop" in str(make_plan(maml, batch, query_loss, 4))
-    asked = make_plan(maml, batch, query_loss, 4, "vmap")
+    asked = make_plan(maml, batch, query_loss, 4, qs.Compute("vmap"))
     assert asked == Plan(Mapping.VMAP_GRAD, "asked for", 4)
-    with pytest.raises(ValueError, match="engine: must be 'auto', 'vmap' or 'loop'; found 'fast'"):
-        make_plan(maml, batch, query_loss, 4, "fast")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="engine must be 'auto', 'vmap' or 'loop'; found 'fast'"):
+        qs.Compute("fast")  # type: ignore[arg-type]
 
 
 def pictures(channels: int, norm: str) -> nn.Module:
@@ -266,7 +268,7 @@ def test_convolutions_are_looped_where_arithmetic_outweighs_calls(
     cost = cost_of_one_task(learner, batch, query_loss)
     assert f"{cost.operators} operators" in plan.why
     assert f"{cost.flops / 1e9:.2g} GFLOP" in plan.why
-    shared = make_plan(learner, batch, query_loss, 4, workers=2)
+    shared = make_plan(learner, batch, query_loss, 4, qs.Compute(workers=2))
     assert (shared.mapping, shared.workers) == (Mapping.LOOP, 2), "workers are for loops"
 
 
@@ -276,26 +278,36 @@ def test_convolutions_come_first_where_the_rest_sees_only_features() -> None:
     assert make_plan(learner, batch, query_loss, 4).mapping is Mapping.FEATURES
     beside = AlsoInputs(pictures(4, "group")).double()
     assert make_plan(beside, batch, query_loss, 4).mapping is not Mapping.FEATURES
-    compiled = make_plan(learner, batch, query_loss, 4, compile=True)
+    compiled = make_plan(learner, batch, query_loss, 4, qs.Compute(compile=True))
     assert not compiled.compiled
     assert "not compiled" in compiled.why
 
 
-def test_features_are_not_for_objectives_that_change_with_progress() -> None:
-    """Proven where training ends, it would be wrong where it begins: the copy has no backbone."""
+class DecayedAtFirst:
+    """The query loss, and in the first half of training weight decay."""
 
-    def decayed_at_first(learner: Learner, task: Task) -> Outcome:
+    scheduled, progress = True, 1.0
+
+    def set_progress(self, progress: float) -> None:
+        self.progress = progress
+
+    def __call__(self, learner: Learner, task: Task) -> Outcome:
         outcome = query_loss(learner, task)
-        if learner.progress > 0.5:
+        if self.progress > 0.5:
             return outcome
         decay = torch.stack([p.square().sum() for p in learner.parameters()]).sum()
         return outcome._replace(loss=outcome.loss + decay)
 
-    batch = stack([vectors_task(0), vectors_task(1)])
+
+def test_features_are_not_for_what_is_scheduled() -> None:
+    """Proven where training ends, it would be wrong where it begins: the copy has no backbone."""
+    batch, decayed_at_first = stack([vectors_task(0), vectors_task(1)]), DecayedAtFirst()
     learner = qs.Prototypical(pictures(4, "group")).double()
     plan = make_plan(learner, batch, decayed_at_first, 4)
     assert plan.mapping is Mapping.VMAP
-    learner.progress = 0.0
+    why = "neither task_axis nor features, since DecayedAtFirst changes as training goes on"
+    assert plan.why.endswith(why)
+    decayed_at_first.set_progress(0.0)
     expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 2), decayed_at_first)
     found, _ = gradient_of(learner, batch, plan, decayed_at_first)
     assert error(found, expected) <= 1e-10
@@ -342,6 +354,8 @@ def test_a_wrong_task_axis_is_never_used() -> None:
 
     class Patient(qs.MAML):
         """Adapts from the middle of training on, of which ``over_tasks`` knows nothing."""
+
+        scheduled = True
 
         def adapt(self, support: Examples, spec: TaskSpec) -> State:
             rows = slice(None) if self.progress >= 0.5 else slice(1)

@@ -1,8 +1,12 @@
-"""A step that does not fit in memory is repeated in smaller pieces, and nothing is lost."""
+"""A step that does not fit in memory is repeated in smaller pieces, and nothing is lost; freed
+memory is kept, which a process of its own has to show."""
 
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -17,14 +21,16 @@ import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.base.errors import out_of_memory
 from quickstudy.compute.cost import cost_of_one_task
-from quickstudy.compute.engine import Mapping, Plan, accumulate
+from quickstudy.compute.engine import accumulate
 from quickstudy.compute.memory import TaskTooLarge, accumulate_within
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.laws import BrokenLaw
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.files.storage import load_tree
 from quickstudy.objectives import Objective, Outcome, query_loss
 from quickstudy.tasks.stacks import stack
-from quickstudy.training.plan import check_lawful, make_plan
+from quickstudy.training.plan import make_plan
+from quickstudy.training.preflight import check_lawful
 from witness import error, flat, in_general_position, vectors_task
 
 LEARNERS: dict[Mapping, Callable[[], Learner]] = {
@@ -165,7 +171,7 @@ def test_a_proof_that_does_not_fit_leaves_the_loop() -> None:
     assert plan.why == "the comparison in float64 does not fit in memory"
     assert make_plan(learner, two, room_for(1), 8).why == plan.why
     with pytest.raises(RuntimeError, match="the comparison in float64 does not fit"):
-        make_plan(learner, two, single, 8, "vmap")
+        make_plan(learner, two, single, 8, qs.Compute("vmap"))
     assert qs.fit(learner, qs.Sinusoids(5, 5), 1, 2, objective=single, progress=False).finished
     with pytest.raises(TaskTooLarge, match="one task alone"):
         make_plan(learner, two, no_room_in(torch.float32), 8)
@@ -210,7 +216,8 @@ def test_training_goes_on_as_if_the_smaller_plan_had_been_the_first(tmp_path: Pa
     def fit(objective: Objective, memory: int | None, run: Path | None) -> tuple[Learner, Plan]:
         torch.manual_seed(0)
         learner = qs.MAML(MLP(outputs=1), rate=0.01)
-        training = qs.fit(learner, source, 5, 8, objective=objective, memory=memory, run=run,
+        training = qs.fit(learner, source, 5, 8, objective=objective, run=run,
+                          compute=qs.Compute(memory=memory),
                           progress=False)  # fmt: skip
         return learner, training.plan
 
@@ -229,3 +236,36 @@ def test_training_goes_on_as_if_the_smaller_plan_had_been_the_first(tmp_path: Pa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Plan.from_json(about["progress"]["plan"]) == plan
+
+
+SCRIPT = """
+import resource, torch
+from quickstudy.compute.memory import keep_freed_memory
+print(keep_freed_memory())
+for _ in range(20):
+    torch.ones(10_000_000).add(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(10_000_000).add(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(**environment: str) -> tuple[str, int]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "LD_PRELOAD"))}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=clean | environment, capture_output=True, text=True,
+        check=True, timeout=120,
+    )  # fmt: skip
+    kept, faults = done.stdout.split()
+    return kept, int(faults)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is told so under Linux alone")
+def test_the_second_pass_finds_its_memory_unless_the_environment_says_otherwise() -> None:
+    kept, faults = page_faults()
+    if kept == "False":
+        pytest.skip("this system's malloc is not glibc's")
+    declined, more = page_faults(MALLOC_MMAP_MAX_="65536")
+    assert declined == "False"
+    assert faults < 1000 < more

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.backbones import Conv4
-from quickstudy.compute.engine import Mapping, Plan
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Task
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder
 from witness import (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
-from quickstudy.compute.engine import Mapping, Plan
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Task
 from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Adam, Momentum, Update, sgd

@@ -21,13 +21,14 @@ from torch.utils._pytree import tree_leaves
 import quickstudy as qs
 from made_up import random_classes
 from quickstudy.backbones import MLP, Conv4
-from quickstudy.compute.engine import Mapping, Plan
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.objectives import Outcome, objective_of, query_loss
 from quickstudy.tasks.inspection import look_at
 from quickstudy.tasks.numbering import draw_stacked
 from quickstudy.tasks.stacks import to_device
-from quickstudy.training.fit import _Trainer, adam
+from quickstudy.training.fit import _Trainer
+from quickstudy.training.optimisers import adam
 
 DEVICE = torch.device("meta")
 TASKS = 3

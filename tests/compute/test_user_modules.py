@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import quickstudy as qs
-from quickstudy.compute.engine import Mapping, Plan, accumulate
+from quickstudy.compute.engine import accumulate
+from quickstudy.compute.plan import Engine, Mapping, Plan
 from quickstudy.contract.laws import BrokenLaw
 from quickstudy.core import Examples
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.stacks import stack
-from quickstudy.training.plan import Engine, check_lawful, make_plan
+from quickstudy.training.plan import make_plan
+from quickstudy.training.preflight import check_lawful
 from witness import (
     TOLERANCE,
     Forward,
@@ -145,9 +147,9 @@ def test_user_modules(name: str, engine: Engine) -> None:
     check_lawful(learner, tasks[0])
     if engine == "vmap" and name in LOOPED_ONLY:
         with pytest.raises(RuntimeError, match="vmap_grad cannot map it"):
-            make_plan(learner, stack(tasks), query_loss, 2, engine)
+            make_plan(learner, stack(tasks), query_loss, 2, qs.Compute(engine))
         return
-    plan = make_plan(learner, stack(tasks), query_loss, 2, engine)
+    plan = make_plan(learner, stack(tasks), query_loss, 2, qs.Compute(engine))
     expected = [independent_gradient(substituting(net), net, task, 2, 0.1) for task in tasks]
     for task, right in zip(tasks, expected, strict=True):
         assert error(engine_gradient(learner, [task], plan), right) <= TOLERANCE
@@ -243,11 +245,11 @@ def test_the_engine_sees_wrong_gradients_before_training() -> None:
     tasks = [vectors_task(seed) for seed in range(2)]
     right = engine_gradient(learner, tasks, Plan(Mapping.LOOP, "", 2))
     assert error(engine_gradient(learner, tasks, Plan(Mapping.VMAP, "", 2)), right) > 1e-3
-    plan = make_plan(learner, stack(tasks), query_loss, 2, "auto")
+    plan = make_plan(learner, stack(tasks), query_loss, 2)
     assert plan.mapping is Mapping.LOOP
     assert "differs from the loop" in plan.why
     with pytest.raises(RuntimeError, match="differs from the loop"):
-        make_plan(learner, stack(tasks), query_loss, 2, "vmap")
+        make_plan(learner, stack(tasks), query_loss, 2, qs.Compute("vmap"))
 
 
 def test_a_head_of_zeros_does_not_hide_a_wrong_gradient() -> None:
@@ -261,4 +263,4 @@ def test_a_head_of_zeros_does_not_hide_a_wrong_gradient() -> None:
     tasks = [vectors_task(seed) for seed in range(2)]
     right = engine_gradient(learner, tasks, Plan(Mapping.LOOP, "", 2))
     assert error(engine_gradient(learner, tasks, Plan(Mapping.VMAP, "", 2)), right) <= TOLERANCE
-    assert make_plan(learner, stack(tasks), query_loss, 2, "auto").mapping is Mapping.LOOP
+    assert make_plan(learner, stack(tasks), query_loss, 2).mapping is Mapping.LOOP

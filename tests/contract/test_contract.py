@@ -14,9 +14,13 @@ import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.backbones.norms import counting_exactly, embed_query, embed_support
 from quickstudy.base.trees import map_tree
-from quickstudy.compute.engine import Mapping, Plan, accumulate, as_outcome
+from quickstudy.compute.engine import accumulate, as_outcome
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import LAWS, BrokenLaw, applicable, check_learner, doubled
 from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
+from quickstudy.files.registry import LEARNERS
+from quickstudy.interfaces.runs.assemble import make_learner
+from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.learners.gradient.descend import Adam, Momentum
 from quickstudy.learners.gradient.meta_gradients import (
     Exact,
@@ -27,7 +31,7 @@ from quickstudy.learners.gradient.meta_gradients import (
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.metric.siamese import linear_contrastive, verification
 from quickstudy.learners.transfer.heads import logistic, ridge
-from quickstudy.objectives import objective_of, query_loss
+from quickstudy.objectives import objective_of, query_loss, set_progress
 from quickstudy.tasks.examples import one_hot
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stack
@@ -121,6 +125,12 @@ def classifier(name: str, norm: str) -> Learner:
     return CLASSIFIERS[name](net).double().eval()
 
 
+def by_default(name: str, shots: int) -> Learner:
+    """A learner of the registry as the command line makes it, from its card alone."""
+    recipe = Recipe(learner=name, channels=8, ways=5, train_ways=5, shots=shots)
+    return make_learner(recipe, (1, 16, 16)).double().eval()
+
+
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("name", "norm"), CLASSIFIER_CASES)
 def test_classifier_keeps_exactly_what_it_does_not_except(
@@ -128,6 +138,15 @@ def test_classifier_keeps_exactly_what_it_does_not_except(
 ) -> None:
     source = qs.episodes(classes, ways=5, shots=2, queries=2)
     judge(classifier(name, norm), source, law)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_learner_as_it_is_by_default_keeps_exactly_what_it_does_not_except(
+    name: str, law: str, classes: qs.Classes
+) -> None:
+    source = qs.episodes(classes, ways=5, shots=2, queries=2)
+    judge(by_default(name, shots=2), source, law)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -158,6 +177,14 @@ def test_tasks_of_different_sizes_batch_as_if_alone(
     batch_as_if_alone(classifier(name, norm), tasks)
 
 
+@pytest.mark.parametrize("name", LEARNERS)
+def test_tasks_of_different_sizes_batch_as_if_alone_with_every_learner_as_it_is_by_default(
+    name: str, classes: qs.Classes
+) -> None:
+    source = qs.episodes(classes, ways=(3, 5), shots=(1, 3), queries=2)
+    batch_as_if_alone(by_default(name, shots=3), [doubled(draw(source, 0, i)) for i in range(4)])
+
+
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_regression_tasks_of_different_sizes_batch_as_if_alone(name: str) -> None:
     torch.manual_seed(0)
@@ -169,8 +196,8 @@ def test_regression_tasks_of_different_sizes_batch_as_if_alone(name: str) -> Non
 def batch_as_if_alone(learner: Learner, tasks: list[Task]) -> None:
     """Under the learner's own objective, as it is when training begins."""
     assert len({len(t.support.weights) for t in tasks}) > 1
-    learner.progress = 0.0
     objective = objective_of(learner)
+    set_progress(learner, objective, 0.0)
     losses, gradients = [], []
     for task in tasks:  # unpadded, under its own spec, without the engine
         learner.zero_grad()
@@ -264,7 +291,9 @@ def attention_is_shared_among_the_rows_present(learner: Learner, task: Task) -> 
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_query_rows_count_in_the_objective_as_they_weigh(name: str, classes: qs.LabelledRows) -> None:
+def test_query_rows_count_in_the_objective_as_they_weigh(
+    name: str, classes: qs.LabelledRows
+) -> None:
     learner = classifier(name, "batch")  # whose statistics see every row not said to be absent
     task = doubled(draw(qs.episodes(classes, ways=5, shots=2, queries=2), 0, 0))
     one = Examples(*(leaf[:1] for leaf in task.support))
@@ -292,7 +321,9 @@ INEXACT = {
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in INEXACT])
-def test_the_meta_gradient_is_that_of_finite_differences(name: str, classes: qs.LabelledRows) -> None:
+def test_the_meta_gradient_is_that_of_finite_differences(
+    name: str, classes: qs.LabelledRows
+) -> None:
     """No path from a parameter to the objective is cut."""
     learner = classifier(name, "group")
     task = doubled(draw(qs.episodes(classes, ways=5, shots=2, queries=2), 0, 0))

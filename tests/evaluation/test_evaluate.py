@@ -14,7 +14,8 @@ import quickstudy as qs
 from made_up import random_classes
 from quickstudy.base.trees import map_tree
 from quickstudy.compute import cost
-from quickstudy.compute.engine import Mapping, Plan, map_tasks
+from quickstudy.compute.engine import map_tasks
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.evaluation import evaluate as module
 from quickstudy.evaluation.evaluate import _answered, _plan
 from quickstudy.evaluation.intervals import half_width

@@ -9,7 +9,8 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.files.registry import build, describe
-from quickstudy.files.storage import load_tree, save_tree, write_atomically
+from quickstudy.base.atomic import write_atomically
+from quickstudy.files.storage import load_tree, save_tree
 from quickstudy.learners.gradient.meta_gradients import Implicit
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.transfer.linear_probe import logistic
@@ -29,8 +30,8 @@ LEARNERS = [
 def test_a_predictor_comes_back_without_its_code_or_learner(learner, classes, tmp_path):
     task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
     predictor = learner.eval()(task.support, task.spec)
-    path = predictor.save(tmp_path / "predictor.safetensors")
-    loaded = qs.load_predictor(path)
+    path = qs.save(predictor, tmp_path / "predictor.safetensors")
+    loaded = qs.load(path)
     assert loaded(task.query.inputs).equal(predictor(task.query.inputs))
     assert loaded.spec == predictor.spec
 
@@ -46,8 +47,8 @@ def test_a_description_is_json_and_builds_the_same(learner):
 
 def test_a_learner_comes_back_with_its_info(tmp_path):
     learner = LEARNERS[0]
-    qs.save_learner(learner, tmp_path / "learner.safetensors", {"shape": [1, 16, 16]})
-    loaded, info = qs.load_learner(tmp_path / "learner.safetensors")
+    qs.save(learner, tmp_path / "learner.safetensors", {"shape": [1, 16, 16]})
+    loaded, info = qs.load(tmp_path / "learner.safetensors")
     assert info == {"shape": [1, 16, 16]}
     assert all(v.equal(learner.state_dict()[k]) for k, v in loaded.state_dict().items())
 
@@ -55,15 +56,15 @@ def test_a_learner_comes_back_with_its_info(tmp_path):
 def test_a_users_own_backbone_needs_the_learner_to_load(tmp_path, classes):
     learner = qs.Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
     task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
-    path = learner(task.support, task.spec).save(tmp_path / "p.safetensors")
+    path = qs.save(learner(task.support, task.spec), tmp_path / "p.safetensors")
     with pytest.raises(ValueError, match="your own class"):
-        qs.load_predictor(path)
+        qs.load(path)
     again = qs.Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
-    loaded = qs.load_predictor(path, learner=again)
+    loaded = qs.load(path, learner=again)
     expected = learner(task.support, task.spec)(task.query.inputs)
     assert loaded(task.query.inputs).equal(expected)
     with pytest.raises(ValueError, match="not one of quickstudy's own"):
-        qs.save_learner(learner, tmp_path / "learner.safetensors")
+        qs.save(learner, tmp_path / "learner.safetensors")
 
 
 def test_a_file_cannot_name_foreign_code():
@@ -80,22 +81,22 @@ def test_files_that_are_no_predictor_are_refused(content, tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.safetensors: not a file that quickstudy wrote"):
-        qs.load_predictor(path)
+        qs.load(path)
 
 
 def test_other_safetensors_and_truncated_files_are_refused(tmp_path):
     other = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(3)}, other)
     with pytest.raises(ValueError, match="not a file that quickstudy wrote"):
-        qs.load_predictor(other)
+        qs.load(other)
     tree = save_tree(tmp_path / "tree.safetensors", {"a": torch.arange(100)}, {"format": "x"})
     with pytest.raises(ValueError, match="holds no predictor"):
-        qs.load_predictor(tree)
+        qs.load(tree)
     tree.write_bytes(tree.read_bytes()[:-9])
     with pytest.raises(ValueError, match="damaged"):
         load_tree(tree)
     with pytest.raises(FileNotFoundError, match="no such file"):
-        qs.load_predictor(tmp_path / "nothing")
+        qs.load(tmp_path / "nothing")
 
 
 def test_trees_come_back_as_they_were(tmp_path):
@@ -120,15 +121,15 @@ def test_number_types_come_back(tmp_path):
     support = support._replace(inputs=support.inputs.double(), weights=support.weights.double())
     learner = qs.Prototypical(qs.backbones.MLP(4)).double()
     predictor = learner(support, qs.classification(3))
-    path = predictor.save(tmp_path / "p")
+    path = qs.save(predictor, tmp_path / "p")
     for given in (None, qs.Prototypical(qs.backbones.MLP(4))):
-        found = qs.load_predictor(path, given)(support.inputs)
+        found = qs.load(path, given)(support.inputs)
         torch.testing.assert_close(found, predictor(support.inputs), rtol=1e-12, atol=1e-12)
 
 
 def test_saving_and_loading_take_no_random_numbers(tmp_path):
     before = torch.get_rng_state()
-    qs.load_learner(qs.save_learner(LEARNERS[0], tmp_path / "learner"))
+    qs.load(qs.save(LEARNERS[0], tmp_path / "learner"))
     assert torch.get_rng_state().equal(before)
 
 
@@ -138,9 +139,9 @@ def test_an_edited_backbone_is_no_description_of_it(tmp_path):
     with pytest.raises(ValueError, match=r"was changed after it was made.*GELU"):
         describe(learner)
     support = qs.examples(torch.randn(4, 4), [0, 1, 0, 1])
-    path = learner(support, qs.classification(2)).save(tmp_path / "p")
+    path = qs.save(learner(support, qs.classification(2)), tmp_path / "p")
     with pytest.raises(ValueError, match="changed after it was made"):
-        qs.load_predictor(path)
+        qs.load(path)
 
 
 MLP_OF = {"name": "mlp", "in_features": 4, "hidden": [5], "outputs": None}
@@ -172,7 +173,7 @@ def hostile(path, learner, spec=RIGHT_SPEC, info=None):
 @pytest.mark.parametrize("learner", WRONG_LEARNERS)
 def test_a_header_with_a_wrong_learner_is_refused(learner, tmp_path):
     with pytest.raises(ValueError, match="damaged"):
-        qs.load_predictor(hostile(tmp_path / "p", learner, info={}))
+        qs.load(hostile(tmp_path / "p", learner, info={}))
 
 
 @pytest.mark.parametrize(
@@ -180,11 +181,11 @@ def test_a_header_with_a_wrong_learner_is_refused(learner, tmp_path):
 )
 def test_a_header_with_a_wrong_spec_is_refused(spec, tmp_path):
     learner = {"name": "prototypical", "backbone": MLP_OF}
-    assert qs.load_predictor(hostile(tmp_path / "good", learner, info={})).spec.outputs == 2
+    assert qs.load(hostile(tmp_path / "good", learner, info={})).spec.outputs == 2
     with pytest.raises(ValueError, match="damaged"):
-        qs.load_predictor(hostile(tmp_path / "p", learner, spec, {}))
+        qs.load(hostile(tmp_path / "p", learner, spec, {}))
     with pytest.raises(ValueError, match="damaged"):
-        qs.load_predictor(hostile(tmp_path / "p", learner))
+        qs.load(hostile(tmp_path / "p", learner))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,7 @@ def test_a_predictor_exports_to_onnx_for_any_number_of_rows(name, tmp_path, clas
     torch.manual_seed(0)
     task = draw(qs.episodes(classes, 3, 2, 3), 0, 0)
     predictor = EXPORTED[name]().eval()(task.support, task.spec)
-    path = predictor.export(tmp_path / "p.onnx", task.query.inputs[:3])
+    path = qs.export(predictor, tmp_path / "p.onnx", task.query.inputs[:3])
     session = onnxruntime.InferenceSession(path)
     for rows in (task.query.inputs[:1], task.query.inputs[:7]):
         (found,) = session.run(None, {"inputs": rows.numpy()})
@@ -265,7 +266,7 @@ def test_what_does_not_export_is_refused(learner, said, tmp_path, classes):
     task = draw(qs.episodes(classes, 3, 2, 2, shuffled=True), 0, 0)
     predictor = learner.eval()(task.support, task.spec)
     with pytest.raises(ValueError, match=said):
-        predictor.export(tmp_path / "p.onnx", task.query.inputs[:3])
+        qs.export(predictor, tmp_path / "p.onnx", task.query.inputs[:3])
     with pytest.raises(ValueError, match="at least 2 rows"):
-        predictor.export(tmp_path / "p.onnx", task.query.inputs[:1])
+        qs.export(predictor, tmp_path / "p.onnx", task.query.inputs[:1])
     assert not any(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from torch import nn
 import quickstudy as qs
 from made_up import random_classes
 from quickstudy.backbones import MLP, Conv4
-from quickstudy.compute.engine import Mapping
+from quickstudy.compute.plan import Mapping
 from quickstudy.contract.check import doubled
 from quickstudy.contract.laws import meta_gradient
 from quickstudy.learners.gradient.descend import Adam

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
-from quickstudy.compute.engine import Mapping
+from quickstudy.compute.plan import Mapping
 from quickstudy.contract.laws import meta_gradient
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.gradient import meta_gradients
@@ -86,14 +86,15 @@ def test_loss_and_order_follow_the_progress(
     progress: float, shares: list[float], first_order: bool
 ) -> None:
     learner = made(multi_step=0.5, first_order_until=0.3)
-    set_progress(learner, objective_of(learner), progress)
+    set_progress(learner, learner.objective, progress)
     assert MultiStep(0.5).shares(progress, STEPS) == pytest.approx(shares)
     torch.testing.assert_close(gradient(learner), by_hand(learner, shares, first_order))
 
 
 def test_without_its_ingredients_it_is_maml() -> None:
     plain = made(learn_rates=False, multi_step=0.0, first_order_until=0.0)
-    set_progress(plain, objective_of(plain), 0.0)
+    set_progress(plain, plain.objective, 0.0)
+    assert not plain.scheduled
     maml = qs.MAML(plain.backbone, STEPS, RATE)
     torch.testing.assert_close(gradient(plain), gradient(maml, query_loss), rtol=1e-12, atol=1e-12)
     assert plain.learnt_rates() == {}
@@ -104,10 +105,11 @@ def test_it_is_maml_with_the_same_ingredients() -> None:
     parts = qs.MAML(whole.backbone, STEPS, RATE, Annealed(0.3), learn_rates=True).double()
     parts.load_state_dict(whole.state_dict())
     for progress in (0.0, 0.25, 0.4, 1.0):
-        for learner in (whole, parts):
-            set_progress(learner, whole.objective, progress)
+        objective = MultiStep(0.5)
+        set_progress(whole, whole.objective, progress)
+        set_progress(parts, objective, progress)
         torch.testing.assert_close(
-            gradient(whole), gradient(parts, whole.objective), rtol=1e-12, atol=1e-12
+            gradient(whole), gradient(parts, objective), rtol=1e-12, atol=1e-12
         )
 
 
@@ -125,7 +127,7 @@ def test_first_order_gives_way_to_the_meta_gradient_asked_for(
     torch.testing.assert_close(gradient(recomputed), expected, rtol=1e-12, atol=1e-12)
     assert len(steps) == 2 * STEPS  # in a loop, and mapped
     for learner in (kept, recomputed):
-        set_progress(learner, objective_of(learner), 0.0)
+        set_progress(learner, learner.objective, 0.0)
     torch.testing.assert_close(gradient(recomputed), gradient(kept))
     assert len(steps) == 2 * STEPS
 
@@ -152,7 +154,9 @@ def test_fit_tells_the_progress() -> None:
         return query_loss(learner, task)
 
     source = qs.Sinusoids()
-    plan = qs.fit(learner, source, 4, 1, objective=noting, engine="loop", progress=False).plan
+    plan = qs.fit(
+        learner, source, 4, 1, objective=noting, compute=qs.Compute("loop"), progress=False
+    ).plan
     assert plan.mapping is Mapping.LOOP
     assert noted[-4:] == [0.0, 0.25, 0.5, 0.75]
     assert learner.progress == 1.0

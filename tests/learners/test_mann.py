@@ -17,6 +17,7 @@ from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import pad_rows
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import to_device
+from quickstudy.training.optimisers import adam
 
 SUPPORT, QUERIES, WAYS, READS, WIDTH, SLOTS, HIDDEN = 5, 3, 3, 2, 4, 6, 7
 
@@ -215,8 +216,7 @@ def test_it_learns_to_bind_labels_to_rows() -> None:
 
     torch.manual_seed(0)
     learner = qs.MANN(Vectors(), outputs=4, hidden=32, slots=16, width=20)
-    adam = qs.training.trainer.adam(3e-3)
-    qs.fit(learner, source, steps=250, tasks_per_step=32, optimiser=adam, seed=1, progress=False)
+    qs.fit(learner, source, 250, tasks_per_step=32, optimiser=adam(3e-3), seed=1, progress=False)
     assert qs.evaluate(learner, source, tasks=100).mean > 0.8
     support, query, spec = source(torch.Generator().manual_seed(2))
     with torch.no_grad():  # what is read was written by rows of the query's own class

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.files.storage import load_predictor
+from quickstudy.files.storage import load
 from quickstudy.learners.memory.mann import sequence_loss
 from quickstudy.learners.memory.neural_process import gaussian_likelihood
 from quickstudy.learners.metric.siamese import contrastive, linear_contrastive, verification
@@ -160,7 +160,7 @@ def test_a_saved_predictor_answers_to_the_last_bit(kind: str, tmp_path: Path) ->
         torch.manual_seed(seed)
         learner, queries = KINDS[kind](MLP(2, (8,))).eval(), torch.randn(5, 2)
         predictor = learner(support(2), qs.classification(WAYS))
-        loaded = load_predictor(predictor.save(tmp_path / "predictor.safetensors"))
+        loaded = load(qs.save(predictor, tmp_path / "predictor.safetensors"))
         assert torch.equal(predictor(queries), loaded(queries))
 
 

@@ -68,18 +68,26 @@ class Untraced(qs.MAML):
 
 def test_in_the_end_it_is_the_query_loss_and_costs_no_more() -> None:
     learner = made(Untraced)
-    for share in (0.1, 0.0):
+    for share, progress in ((0.1, 0.1), (0.0, 0.0), (0.1, 1.0)):
         objective = MultiStep(share)
-        objective.set_progress(share)
+        objective.set_progress(progress)
         assert torch.equal(objective(learner, task()).loss, query_loss(learner, task()).loss)
 
 
 def test_training_takes_it() -> None:
     learner = made(qs.MAML, steps=2)
-    trained = qs.fit(
-        learner, lambda generator: task(), 4, 2, objective=MultiStep(0.5), progress=False
-    )
+    objective = MultiStep(0.5)
+    trained = qs.fit(learner, lambda generator: task(), 4, 2, objective=objective, progress=False)
     assert trained.finished
+    assert objective.progress == 1.0
+
+
+def test_its_name_tells_its_share_alone() -> None:
+    objective = MultiStep(0.3)
+    objective.set_progress(0.2)
+    assert repr(objective) == "MultiStep(share=0.3)"
+    assert objective == MultiStep(0.3)
+    assert [MultiStep(share).scheduled for share in (0.0, 0.3)] == [False, True]
 
 
 def test_what_has_no_inner_steps_is_refused() -> None:

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.answers import Classes, Reals
 from quickstudy.backbones import MLP, Conv4
-from quickstudy.compute.engine import Mapping, Plan, accumulate
+from quickstudy.compute.engine import accumulate
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import doubled
 from quickstudy.core import Task
 from quickstudy.learners.gradient.descend import Adam, Rate, Weights, sgd
 from quickstudy.learners.gradient.reptile import displacement, minibatches
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stack
-from quickstudy.training.fit import linear
-from quickstudy.training.fit import sgd as outer_sgd
+from quickstudy.training.optimisers import sgd as outer_sgd
+from quickstudy.training.schedules import linear
 
 Updated = tuple[Weights, None]
 
@@ -99,8 +100,8 @@ def test_training_at_rate_one_moves_to_the_adapted_weights(classes: qs.LabelledR
         return drawn
 
     qs.fit(
-        learner, remembering, 1, 1, optimiser=outer_sgd(1.0), schedule=linear, engine="loop",
-        progress=False,
+        learner, remembering, 1, 1, optimiser=outer_sgd(1.0), schedule=linear,
+        compute=qs.Compute("loop"), progress=False,
     )  # fmt: skip
     # `ends` is of the last task drawn, which is the one trained on.
     for theta, phi in zip(learner.backbone.parameters(), ends, strict=True):

@@ -7,11 +7,12 @@ import torch
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
-from quickstudy.compute.engine import Mapping, Plan
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective, Outcome, query_loss
 from quickstudy.tasks.numbering import draw
-from quickstudy.training.fit import NonFiniteLoss, _Trainer, adam
+from quickstudy.training.fit import NonFiniteLoss, _Trainer
+from quickstudy.training.optimisers import adam
 
 SOURCE, TASKS, STEP = qs.Sinusoids(5, 5), 3, 2
 

@@ -19,8 +19,10 @@ from made_up import random_classes
 from quickstudy.files.storage import load_tree
 from quickstudy.learners.gradient.multi_step import MultiStep
 from quickstudy.training.checkpoint import Progress
-from quickstudy.training.fit import NonFiniteLoss, adam, cosine
+from quickstudy.training.fit import NonFiniteLoss
 from quickstudy.training.log import read_metrics
+from quickstudy.training.optimisers import adam
+from quickstudy.training.schedules import cosine
 
 KILLS = 20
 
@@ -117,7 +119,7 @@ def test_a_plan_is_kept_whatever_memory_is_free_later(tmp_path):
 
         result = qs.fit(
             learner, stopping, steps=12, tasks_per_step=8, run=tmp_path / f"{steps_before_stop}",
-            resume=resume, checkpoint_every=2, memory=memory, progress=False,
+            resume=resume, checkpoint_every=2, compute=qs.Compute(memory=memory), progress=False,
         )  # fmt: skip
         return learner, result
 

@@ -39,8 +39,7 @@ _PARALLEL = "parallel-metalearn"
 _PIP_PARALLEL = "pip install parallel-metalearn (its module is called metalearn)"
 
 CONTENDERS: Sequence[Contender] = (
-    Contender(OURS, "ours.two_processes", "quickstudy", "pip install quickstudy"),
-    Contender("quickstudy, 2 threads", "ours.two_threads", "quickstudy", "pip install quickstudy"),
+    Contender(OURS, "ours.two_workers", "quickstudy", "pip install quickstudy"),
     Contender("quickstudy, 1 worker", "ours.one_worker", "quickstudy", "pip install quickstudy"),
     Contender("quickstudy, compiled", "ours.compiled", "quickstudy",
               "pip install quickstudy, and a C++ compiler"),

@@ -15,58 +15,49 @@ from contest.work import (
     Workload,
     gradient_of,
 )
-from quickstudy.compute.compiled import Compiled
-from quickstudy.compute.engine import COMPOSITES, Mapping
+from quickstudy.compute.compiled import CompiledGradients
+from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.memory import accumulate_within
 from quickstudy.core import Examples, Task
 from quickstudy.learners.gradient.descend import sgd
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.objectives import objective_of
-from quickstudy.training.plan import make_plan, set_up
+from quickstudy.training.plan import make_plan
+from quickstudy.training.preflight import set_up
 
 
-def two_processes(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
-    """``fit(..., workers=2, processes=True)``: processes share the tasks of loops."""
-    return _prepare(work, weights, tasks, workers=2, processes=True)
-
-
-def two_threads(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
-    """``fit(..., workers=2)``, where tasks are looped."""
-    return _prepare(work, weights, tasks, workers=2)
+def two_workers(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
+    """``fit(..., compute=Compute(workers=2))``: threads share the tasks, where they are looped."""
+    return _prepare(work, weights, tasks, qs.Compute(workers=2))
 
 
 def one_worker(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
     """``fit(...)``; torch has its own threads."""
-    return _prepare(work, weights, tasks, workers=1)
+    return _prepare(work, weights, tasks, qs.Compute())
 
 
 def compiled(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
-    """``fit(..., compile=True)``, where that compiles anything."""
-    return _prepare(work, weights, tasks, workers=1, compile=True)
+    """``fit(..., compute=Compute(compile=True))``, where that compiles anything."""
+    return _prepare(work, weights, tasks, qs.Compute(compile=True))
 
 
 def _prepare(
     work: Workload,
     weights: Weights,
     tasks: Tasks,
-    workers: int,
-    compile: bool = False,
-    processes: bool = False,
+    compute: qs.Compute,
 ) -> Contest:
     learner = _learner(work).to(next(iter(weights.values())).dtype)
     learner.backbone.load_state_dict(weights)  # type: ignore[union-attr]
     set_up(learner)
     objective, batch = objective_of(learner), _batch(work, tasks)
     two = _batch(work, Tasks(*(part[:2] for part in tasks)))
-    plan = make_plan(
-        learner, two, objective, work.tasks, workers=workers, compile=compile, processes=processes
-    )
-    if compile and not plan.compiled:
+    plan = make_plan(learner, two, objective, work.tasks, compute)
+    if compute.compile and not plan.compiled:
         raise NotOffered(f"not compiled here: {plan.why}")
-    if workers > 1 and plan.mapping is not Mapping.LOOP and not processes:
-        raise NotOffered(f"not looped here: {plan.why}")
-    composite = COMPOSITES.get(plan.mapping)
-    code = Compiled(learner, objective, batch, composite) if plan.compiled and composite else None
+    code = None
+    if plan.compiled:
+        code = CompiledGradients(learner, objective, batch, GRADIENT_MAKERS[plan.mapping])
 
     def step() -> Weights:
         learner.zero_grad()

@@ -50,6 +50,7 @@ class Reals(Answer):
     d: int = 1
     missing: bool = False
     kind: ClassVar[str] = "reals"
+    loss_is_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         refuse_count("Reals", "d", self.d, 1)

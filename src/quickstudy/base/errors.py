@@ -1,4 +1,4 @@
-"""What errors say."""
+"""Classify out-of-memory errors, and quote errors in one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def where_it_fits(compute: Callable[[], Result], otherwise: Callable[[], Result]
     return otherwise()
 
 
-def in_a_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what ``error`` says, or its name where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [repr(error)])[0][:120]

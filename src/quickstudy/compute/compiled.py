@@ -4,8 +4,8 @@ Of a batch of tasks, ``parameters, support, query -> gradients, losses, scores``
 operators without Python, autograd or vmap (all of which have done their work by then), and that is
 compiled, once for each shape. The list is what the operators were *when it was made*: what else a
 learner or objective looks at must not change while it trains. What is seen to change has another
-list made (buffers that are replaced, modes, what is frozen); those that look at
-:attr:`Learner.progress` are not compiled.
+list made (buffers that are replaced, modes, what is frozen); what is
+:class:`quickstudy.objectives.Scheduled` is not compiled.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from quickstudy.base.errors import in_a_line, out_of_memory
+from quickstudy.base.errors import first_line, out_of_memory
 from quickstudy.base.modules import device_of
 from quickstudy.base.trees import leaves, map_tree
-from quickstudy.compute.gradients import Composite, Gradients, Parameters
+from quickstudy.compute.gradients import GradientMaker, Gradients, Parameters
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective, Outcome
-from quickstudy.training.narrow import NARROW_PRODUCTS
-from quickstudy.training.untold import untold_progress
 
 _ON_CPU: dict[str, Any] = {"cpp_wrapper": True}
 """Calls between kernels in C++, too: a fifth of a small network's step."""
@@ -36,7 +34,7 @@ class CannotCompile(RuntimeError):
     """Code for a batch could not be built; the message says why."""
 
 
-class Compiled:
+class CompiledGradients:
     """Gradients of tasks whose rows have the shapes of those in ``like``, however many there are.
 
     ``composite``  which mapping of tasks is compiled.
@@ -46,20 +44,20 @@ class Compiled:
     """
 
     def __init__(
-        self, learner: Learner, objective: Objective, like: Task, composite: Composite
+        self, learner: Learner, objective: Objective, like: Task, composite: GradientMaker
     ) -> None:
         self._learner, self._objective, self._composite = learner, objective, composite
         self._like = _shapes(like)
-        self._made: dict[Any, tuple[Gradients, list[Tensor]]] = {}
+        self._code: dict[Any, tuple[Gradients, list[Tensor]]] = {}
 
     def serves(self, batch: Task) -> bool:
         """Whether the rows of ``batch`` have the shapes that this was made for."""
         return bool(_shapes(batch) == self._like)
 
-    def __call__(self, batch: Task, rows_count_alike: bool) -> tuple[Parameters, Outcome]:
+    def __call__(self, batch: Task, uniform: bool) -> tuple[Parameters, Outcome]:
         """The gradient of the sum of the tasks' losses, and what each gave.
 
-        ``rows_count_alike``  whether the norms have been promised so; a graph is made for each.
+        ``uniform``  whether uniform weights have been promised; a graph is made for each.
 
         Raises :class:`CannotCompile`, and what says that memory ran out.
         """
@@ -69,22 +67,21 @@ class Compiled:
         constants = [p for _, p in named if not p.requires_grad] + buffers
         strides = tuple(leaf.stride() for leaf in leaves(batch[:2]))
         modes = tuple(part.training for part in parts)
-        key = (len(batch.support.weights), strides, rows_count_alike, tuple(parameters),
+        key = (len(batch.support.weights), strides, uniform, tuple(parameters),
                tuple(map(id, constants)), modes, _types_in_use(batch))  # fmt: skip
-        if key not in self._made:  # the constants are held, so that none of their ids comes back
-            self._made[key] = self._built(parameters, batch), constants
-        gradients, _ = self._made[key]
+        if key not in self._code:  # the constants are held, so that none of their ids comes back
+            self._code[key] = self._build(parameters, batch), constants
+        gradients, _ = self._code[key]
         with torch.no_grad():
             return gradients(parameters, batch.support, batch.query)
 
-    def _built(self, parameters: Parameters, batch: Task) -> Gradients:
+    def _build(self, parameters: Parameters, batch: Task) -> Gradients:
         gradients = self._composite(self._learner, self._objective, batch.spec)
         # Views, because tensors that are one here, by chance, would be taken for one ever after.
         support, query = (map_tree(lambda leaf: leaf.view_as(leaf), part) for part in batch[:2])
         inputs = parameters, support, query
         try:
-            with untold_progress(self._learner):
-                operators = make_fx(gradients, NARROW_PRODUCTS)(*inputs)
+            operators = make_fx(gradients)(*inputs)
             operators.graph.eliminate_dead_code()  # such as attempts that raised, and were caught
             operators.recompile()
             options = _ON_CPU if device_of(self._learner).type == "cpu" else {}
@@ -96,7 +93,7 @@ class Compiled:
         except Exception as error:  # of any kind, from the learner to the C++ compiler
             if out_of_memory(error):
                 raise
-            raise CannotCompile(in_a_line(error)) from error
+            raise CannotCompile(first_line(error)) from error
         return compiled
 
 

@@ -15,7 +15,8 @@ from quickstudy.compute.engine import computing
 from quickstudy.compute.gradients import outcome_over_tasks
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective
-from quickstudy.tasks.stacks import stack, unstack
+from quickstudy.tasks.inspection import Inspection
+from quickstudy.tasks.stacks import first_tasks, unstack
 
 _SECONDS_PER_OPERATOR = 10e-6
 _FLOPS_PER_SECOND = 40e9
@@ -55,23 +56,30 @@ class Cost:
         return f"a task is {self.operators:,} operators and {self.flops / 1e9:.2g} GFLOP"
 
 
-def cost_of_one_task(learner: Learner, batch: Task, objective: Objective) -> Cost:
-    """The cost of the first task of ``batch`` as it is computed, steps inside ``adapt`` included.
+def cost_of_one_task(
+    learner: Learner,
+    stack: Task,
+    objective: Callable[[Learner, Task], object],
+    inspection: Inspection | None = None,
+) -> Cost:
+    """The cost of the first task of ``stack`` as it is computed, steps inside ``adapt`` included.
 
     Raises what :func:`quickstudy.compute.engine.computing` refuses, and where memory runs out.
     """
-    with computing(learner, batch):
-        return _cost(lambda: objective(learner, unstack(batch)[0])) or Cost(counted=False)
+    with computing(learner, stack, inspection):
+        return _cost(lambda: objective(learner, unstack(stack)[0])) or Cost(counted=False)
 
 
-def cost_over_tasks(learner: Learner, batch: Task, objective: Objective) -> Cost | None:
-    """The cost of the first task of ``batch`` by :meth:`Learner.over_tasks`.
+def cost_over_tasks(
+    learner: Learner, stack: Task, objective: Objective, inspection: Inspection | None = None
+) -> Cost | None:
+    """The cost of the first task of ``stack`` by a learner's own ``over_tasks``.
 
     More tasks at once share its operators. None for a learner or an objective without such a way.
     Raises as :func:`cost_of_one_task` does.
     """
-    one = stack(unstack(batch)[:1])
-    with computing(learner, batch):
+    one = first_tasks(stack, 1)
+    with computing(learner, stack, inspection):
         return _cost(lambda: outcome_over_tasks(learner, one, objective))
 
 

@@ -1,37 +1,40 @@
-"""From a batch of tasks to the losses and the meta-gradient: right for every module, and batched.
+"""From a step's tasks to losses and the meta-gradient: right for every module, and batched.
 
 Learners are written for one task. The engine maps ``(support, query) -> loss`` over the tasks of a
-batch in one of five ways, all of which give the loop's gradient:
+stack in one of five ways, all of which give the loop's gradient:
 
-    task_axis   all tasks at once, by the learner's own :meth:`Learner.over_tasks`
+    task_axis   all tasks at once, by a learner's own ``over_tasks``
     vmap        one batched graph, differentiated from outside; for learners whose ``adapt`` takes
                 no gradient itself
     features    the backbone once for the rows of all tasks, and vmap for what follows
-    vmap_grad   vmap over whole per-task gradients, then their mean; for those whose ``adapt`` does
+    vmap_grad   vmap over whole per-task gradients, then their sum; for those whose ``adapt`` does
                 (differentiating *through* vmap(grad) is silently wrong in torch for some norms)
-    loop        one task after the other, or some at once, in threads or processes; right for
-                everything that autograd can differentiate
+    loop        one task after the other, or some at once, in threads; right for everything that
+                autograd can differentiate
+
+A step is a list of stacks, since its tasks need not be alike; each stack is computed at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from enum import Enum
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quickstudy.backbones.norms import blind_to_weights, rows_count_alike
+from quickstudy.backbones.norms import ignores_weights
 from quickstudy.base.trees import map_tree
-from quickstudy.compute.compiled import Compiled
+from quickstudy.base.weighting import uniform_weights
+from quickstudy.compute.compiled import CompiledGradients
 from quickstudy.compute.features import embedded
 from quickstudy.compute.gradients import (
-    Composite,
+    GradientMaker,
     Parameters,
     as_outcome,
     of_each_task,
@@ -39,31 +42,15 @@ from quickstudy.compute.gradients import (
     of_task_axis,
     outcome_over_tasks,
 )
-from quickstudy.compute.loop import looped, right_attention
-from quickstudy.compute.workers import in_order, shared_out
+from quickstudy.compute.loop import in_task_order, loop_gradients, map_in_threads, tasks_gradients
+from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import Prepared, count_of, in_places, kind_of
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import Objective, Outcome
-from quickstudy.tasks.inspection import Look, look_at
-from quickstudy.tasks.stacks import unstack
-from quickstudy.training.precision import (
-    InBfloat16,
-    Precision,
-    in_precision,
-    products_in_bfloat16,
-)
+from quickstudy.tasks.inspection import Inspection, inspect_stack
+from quickstudy.tasks.stacks import count, unstack
 
-
-class Mapping(Enum):
-    """How tasks are mapped; see the module's docstring."""
-
-    TASK_AXIS = "task_axis"
-    VMAP = "vmap"
-    FEATURES = "features"
-    VMAP_GRAD = "vmap_grad"
-    LOOP = "loop"
-
-
-COMPOSITES: dict[Mapping, Composite] = {
+GRADIENT_MAKERS: dict[Mapping, GradientMaker] = {
     Mapping.TASK_AXIS: of_task_axis,
     Mapping.VMAP: of_one_graph,
     Mapping.VMAP_GRAD: of_each_task,
@@ -71,117 +58,113 @@ COMPOSITES: dict[Mapping, Composite] = {
 """The mappings that can be compiled."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a batch is computed: the mapping, why it was chosen, and how many tasks at a time.
-
-    ``workers``   threads among which a loop shares the tasks of a chunk.
-    ``processes``  whether these are processes instead (:mod:`quickstudy.training.processes`).
-    ``compiled``  whether mapped tasks run as compiled code (:mod:`quickstudy.compute.compiled`).
-    ``precision``  of products and convolutions (:mod:`quickstudy.training.precision`).
-    ``bytes``     that the graph of a task holds at most; 0 where that was not counted.
-    """
-
-    mapping: Mapping
-    why: str
-    chunk: int
-    workers: int = 1
-    compiled: bool = False
-    processes: bool = False
-    precision: Precision = "float32"
-    bytes: int = field(default=0, compare=False)
-
-    @property
-    def at_once(self) -> int:
-        """How many tasks' graphs are in memory at the same time."""
-        return self.workers if self.mapping is Mapping.LOOP else self.chunk
-
-    def to_json(self) -> dict[str, str | int]:
-        """As JSON, for a checkpoint."""
-        return asdict(self) | {"mapping": self.mapping.value}
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> Plan:
-        """What :meth:`to_json` gave."""
-        return Plan(**(values | {"mapping": Mapping(values["mapping"])}))
-
-    def __str__(self) -> str:
-        how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value
-        how += " in processes" if self.processes and self.workers > 1 else ""
-        how += " in bfloat16" if self.precision == "bfloat16" else ""
-        tasks = "1 task" if self.at_once == 1 else f"{self.at_once} tasks"
-        return f"{how}, {tasks} at a time ({self.why})"
-
-
 def accumulate(
     learner: Learner,
-    batch: Task,
+    step: Sequence[Prepared],
     objective: Objective,
     plan: Plan,
-    compiled: Compiled | None = None,
-    look: Look | None = None,
+    compiled: CompiledGradients | None = None,
+    weights: Tensor | None = None,
 ) -> Outcome:
-    """Add the gradient of the batch's mean loss to ``.grad``; returns losses and scores (tasks,).
+    """Add the gradient of the step's mean loss to ``.grad``; losses and scores (tasks,) in order.
 
-    The batch is computed in chunks of ``plan.chunk`` tasks, whose graphs are freed one by one; by
-    ``compiled``, where it is given and made for tasks such as these. ``look`` is for
-    :func:`computing`.
+    ``plan``      says how; stacks are computed in chunks of ``plan.chunk`` tasks, whose graphs are
+                  freed one by one, and tasks of kinds that it does not know are looped.
+    ``compiled``  computes the stacks that it was made for, where it is given.
+    ``weights``   (tasks,) factors on the losses; by default one over the number of tasks.
     """
-    total = len(batch.support.weights)
-    objective = in_precision(objective, plan.precision)
-    steps: dict[Mapping, Callable[..., Outcome]] = {
+    total = count_of(step)
+    parts = []
+    for prepared in step:
+        of_stack = None if weights is None else weights[list(prepared.places)]
+        parts.append(
+            _accumulate_stack(learner, prepared, objective, plan, compiled, of_stack, total)
+        )
+    return Outcome(*(in_places(step, part) for part in zip(*parts, strict=True)))
+
+
+def _accumulate_stack(
+    learner: Learner,
+    prepared: Prepared,
+    objective: Objective,
+    plan: Plan,
+    compiled: CompiledGradients | None,
+    weights: Tensor | None,
+    total: int,
+) -> Outcome:
+    stack, plan = prepared.task, plan_for(plan, prepared.task)
+    mapped: dict[Mapping, Callable[..., Outcome]] = {
         Mapping.TASK_AXIS: _task_axis,
         Mapping.VMAP: _vmap,
         Mapping.FEATURES: _features,
         Mapping.VMAP_GRAD: _vmap_grad,
-        Mapping.LOOP: partial(looped, plan),
+        Mapping.LOOP: partial(loop_gradients, plan.workers),
     }
-    step = steps[plan.mapping]
-    with computing(learner, batch, look) as alike:
-        if compiled is not None and compiled.serves(batch):
-            step = partial(_compiled, compiled, alike)
-        parts = [step(learner, chunk, objective, total) for chunk in _chunks(batch, plan.chunk)]
+    compute = mapped[plan.mapping]
+    with computing(learner, stack, prepared.inspection) as uniform:
+        if compiled is not None and weights is None and compiled.serves(stack):
+            compute = partial(_compiled, compiled, uniform)
+        parts = [
+            compute(learner, chunk, objective, total if factors is None else factors)
+            for chunk, factors in _chunks(stack, weights, plan.chunk)
+        ]
     if len(parts) == 1:
         return parts[0]
     return Outcome(torch.cat([p.loss for p in parts]), torch.cat([p.score for p in parts]))
 
 
-def _task_axis(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    if isinstance(objective, InBfloat16):
-        of_many = partial(outcome_over_tasks, objective=objective.objective)
-        outcome = objective.within(of_many, learner, batch)
-    else:
-        outcome = outcome_over_tasks(learner, batch, objective)
-    (outcome.loss.sum() / total).backward()
+def plan_for(plan: Plan, stack: Task) -> Plan:
+    """``plan``, or a loop for a kind of task for which its mapping was never proven."""
+    if plan.kinds is None or plan.mapping is Mapping.LOOP or kind_of(stack) in plan.kinds:
+        return plan
+    return replace(plan, mapping=Mapping.LOOP, workers=1)
+
+
+Scale = int | Tensor
+"""The number of tasks, by which losses are divided, or a factor for each."""
+
+
+def scaled_sum(losses: Tensor, scale: Scale) -> Tensor:
+    """sum(losses) / number, or sum(factors * losses): ()."""
+    return (scale * losses).sum() if isinstance(scale, Tensor) else losses.sum() / scale
+
+
+def _task_axis(learner: Learner, stack: Task, objective: Objective, scale: Scale) -> Outcome:
+    outcome = outcome_over_tasks(learner, stack, objective)
+    scaled_sum(outcome.loss, scale).backward()
     return Outcome(outcome.loss.detach(), outcome.score)
 
 
-def _vmap(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    outcome = vmap(_composite(learner, objective, batch))(batch.support, batch.query)
-    (outcome.loss.sum() / total).backward()
+def _vmap(learner: Learner, stack: Task, objective: Objective, scale: Scale) -> Outcome:
+    outcome = vmap(_composite(learner, objective, stack))(stack.support, stack.query)
+    scaled_sum(outcome.loss, scale).backward()
     return Outcome(outcome.loss.detach(), outcome.score.detach())
 
 
-def _features(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
-    lowered = isinstance(objective, InBfloat16)
-    with products_in_bfloat16(learner) if lowered else nullcontext():
-        reader, features = embedded(learner, batch)
-    return _vmap(reader, features, objective, total)
+def _features(learner: Learner, stack: Task, objective: Objective, scale: Scale) -> Outcome:
+    reader, features = embedded(learner, stack)
+    return _vmap(reader, features, objective, scale)
 
 
-def _vmap_grad(learner: Learner, batch: Task, objective: Objective, total: int) -> Outcome:
+def _vmap_grad(learner: Learner, stack: Task, objective: Objective, scale: Scale) -> Outcome:
     # Detached, because `grad` keeps its own record and autograd's would be a second one.
     detached = {name: p.detach() for name, p in learner.named_parameters() if p.requires_grad}
-    gradients = of_each_task(learner, objective, batch.spec)
-    found, outcome = gradients(detached, batch.support, batch.query)
+    gradients = of_each_task(learner, objective, stack.spec)
+    factors, total = (scale, 1) if isinstance(scale, Tensor) else (None, scale)
+    found, outcome = gradients(detached, stack.support, stack.query, factors)
     _add(learner, found, total)
     return Outcome(outcome.loss.detach(), outcome.score.detach())
 
 
 def _compiled(
-    compiled: Compiled, alike: bool, learner: Learner, batch: Task, _: Objective, total: int
+    compiled: CompiledGradients,
+    uniform: bool,
+    learner: Learner,
+    stack: Task,
+    _: Objective,
+    total: int,
 ) -> Outcome:
-    found, outcome = compiled(batch, alike)
+    found, outcome = compiled(stack, uniform)
     _add(learner, found, total)
     return outcome
 
@@ -196,74 +179,113 @@ def _add(learner: Learner, gradients: Parameters, total: int) -> None:
         parameters[name].grad = share if before is None else before + share
 
 
+def losses_of_tasks(learner: Learner, step: Sequence[Prepared], objective: Objective) -> Outcome:
+    """Losses and scores (tasks,) without a meta-gradient, one task after the other."""
+
+    def outcome(learner: Learner, task: Task) -> Outcome:
+        found = as_outcome(objective(learner, task))
+        return Outcome(found.loss.detach(), found.score.detach())
+
+    loop = Plan(Mapping.LOOP, "one task after the other", 1)
+    parts = [map_tasks(outcome, p.task, learner, loop, p.inspection) for p in step]
+    return Outcome(*(in_places(step, part) for part in zip(*parts, strict=True)))
+
+
+def gradients_of_tasks(
+    learner: Learner, step: Sequence[Prepared], objective: Objective
+) -> tuple[Tensor, Outcome]:
+    """The gradient of each task (tasks, numbers of all trained parameters), and their outcomes."""
+    parts, outcomes = [], []
+    for prepared in step:
+        with computing(learner, prepared.task, prepared.inspection):
+            gradients, outcome = tasks_gradients(learner, prepared.task, objective)
+        parts.append(gradients)
+        outcomes.append(outcome)
+    ordered = Outcome(*(in_places(step, part) for part in zip(*outcomes, strict=True)))
+    return in_places(step, parts), ordered
+
+
 def map_tasks(
-    function: Callable[[Learner, Task], Tensor],
-    batch: Task,
+    function: Callable[[Learner, Task], Any],
+    stack: Task,
     learner: Learner,
     plan: Plan,
-    look: Look | None = None,
-) -> Tensor:
-    """``function`` of every task, stacked (tasks, ...), without gradients: for evaluation.
+    inspection: Inspection | None = None,
+) -> Any:
+    """``function`` of every task, a tree stacked (tasks, ...), without gradients: for evaluation.
 
-    ``look`` is for :func:`computing`.
+    ``inspection`` is for :func:`computing`.
     """
 
-    def each(learner: Learner, tasks: Sequence[Task]) -> list[Tensor]:
+    def each(learner: Learner, tasks: Sequence[Task]) -> list[Any]:
         return [function(learner, task) for task in tasks]
 
-    with torch.no_grad(), computing(learner, batch, look):
+    with torch.no_grad(), computing(learner, stack, inspection):
         if plan.mapping is Mapping.LOOP:
-            tasks = unstack(batch)
-            return torch.stack(in_order(shared_out(each, learner, tasks, plan.workers)))
-        return torch.cat([
-            vmap(lambda support, query: function(learner, Task(support, query, batch.spec)))(
+            shares = map_in_threads(each, learner, unstack(stack), plan.workers)
+            return map_tree(lambda *parts: torch.stack(parts), *in_task_order(shares))
+        parts = [
+            vmap(lambda support, query: function(learner, Task(support, query, stack.spec)))(
                 chunk.support, chunk.query
             )
-            for chunk in _chunks(batch, plan.chunk)
-        ])  # fmt: skip
+            for chunk, _ in _chunks(stack, None, plan.chunk)
+        ]
+    return map_tree(lambda *leaves: torch.cat(leaves), *parts)
 
 
 def _composite(
-    learner: Learner, objective: Objective, batch: Task
+    learner: Learner, objective: Objective, stack: Task
 ) -> Callable[[Examples, Examples], Outcome]:
-    return lambda support, query: as_outcome(objective(learner, Task(support, query, batch.spec)))
+    return lambda support, query: as_outcome(objective(learner, Task(support, query, stack.spec)))
 
 
-def _chunks(batch: Task, size: int) -> Iterator[Task]:
-    if size >= len(batch.support.weights):  # slices of the whole would cost a small network's step
-        yield batch
+def _chunks(stack: Task, factors: Tensor | None, size: int) -> Iterator[tuple[Task, Tensor | None]]:
+    """The stack in chunks of ``size`` tasks, with the factors of each where there are some."""
+    tasks = count(stack)
+    if size >= tasks:  # slices of the whole would cost a small network's step
+        yield stack, factors
         return
-    for start in range(0, len(batch.support.weights), size):
+    for start in range(0, tasks, size):
         part = slice(start, start + size)
-        yield Task(
-            map_tree(lambda leaf, part=part: leaf[part], batch.support),
-            map_tree(lambda leaf, part=part: leaf[part], batch.query),
-            batch.spec,
+        yield (
+            Task(
+                map_tree(lambda leaf, part=part: leaf[part], stack.support),
+                map_tree(lambda leaf, part=part: leaf[part], stack.query),
+                stack.spec,
+            ),
+            None if factors is None else factors[part],
         )
 
 
 @contextmanager
-def computing(learner: Learner, batch: Task, look: Look | None = None) -> Iterator[bool]:
-    """In which tasks of ``batch`` are computed, one or many; gives whether all rows count alike.
+def computing(
+    learner: Learner, stack: Task, inspection: Inspection | None = None
+) -> Iterator[bool]:
+    """In which tasks of ``stack`` are computed, one or many; gives whether weights are uniform.
 
-    ``look``  what :func:`quickstudy.tasks.inspection.look_at` saw of these tasks, for a batch that has
-              been moved since; without it, the batch is looked at.
+    ``inspection``  of these tasks, for a stack that has been moved since; without it, the stack is
+                    inspected.
 
-    Raises ValueError for tasks that the learner would get wrong, and for targets that the spec does
-    not ask for.
+    Raises ValueError for tasks that the learner would get wrong, and for targets that the answer
+    cannot judge.
     """
-    alike = (look or look_at(batch)).rows_count_alike
-    reason = None if alike else miscounts_rows(learner)
+    uniform = (inspection or inspect_stack(stack)).uniform
+    reason = None if uniform else miscounts_rows(learner)
     if reason:
         raise ValueError(
             "tasks of different sizes, and unlabelled rows, need a learner to which a row of "
             f"weight 0 is absent, but in {type(learner).__name__} {reason}. Use a norm of "
             "quickstudy.backbones.norms, or tasks of one size, fully labelled."
         )
-    # A promise, made once and outside vmap, that spares every norm a weighted mean.
-    promised = rows_count_alike() if alike else nullcontext()
-    with right_attention(learner), promised:
-        yield alike
+    # A promise, made once and outside vmap, that spares every norm and loss a weighted mean.
+    promised = uniform_weights() if uniform else nullcontext()
+    with _differentiable_attention(learner), promised:
+        yield uniform
+
+
+def _differentiable_attention(learner: Learner) -> AbstractContextManager[None]:
+    """Second derivatives of attention exist only in its plain mathematical form."""
+    return sdpa_kernel(SDPBackend.MATH) if learner.differentiates else nullcontext()
 
 
 def miscounts_rows(learner: Learner) -> str | None:
@@ -271,5 +293,5 @@ def miscounts_rows(learner: Learner) -> str | None:
     declared = learner.exceptions.get("weight_zero_is_absent")
     if declared:
         return declared
-    blind = blind_to_weights(learner)
-    return f"the statistics of {', '.join(blind[:3])} know no weights" if blind else None
+    ignoring = ignores_weights(learner)
+    return f"the statistics of {', '.join(ignoring[:3])} know no weights" if ignoring else None

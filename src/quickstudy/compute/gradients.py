@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
-from quickstudy.backbones.norms import promised_alike
 from quickstudy.base.modules import call_with
-from quickstudy.core import Examples, Learner, Task, TaskSpec
-from quickstudy.objectives import Objective, Outcome, mean_loss, query_loss
-from quickstudy.tasks.examples import labelled
-from quickstudy.tasks.metrics import score
+from quickstudy.base.weighting import weights_are_uniform
+from quickstudy.core import Answer, Examples, Learner, Task, TaskSpec
+from quickstudy.objectives import Objective, Outcome, mean_loss, query_loss, score_of
+from quickstudy.tasks.examples import counted_weights
 
 Parameters = dict[str, Tensor]
 Gradients = Callable[[Parameters, Examples, Examples], tuple[Parameters, Outcome]]
@@ -24,7 +24,9 @@ Parameters that no loss depends on have no gradient, as in autograd: one of zero
 decay and momentum move them.
 """
 
-Composite = Callable[[Learner, Objective, TaskSpec], Gradients]
+_WeightedGradients = Callable[..., tuple[Parameters, Outcome]]
+
+GradientMaker = Callable[[Learner, Objective, TaskSpec], Gradients]
 """What makes such a function of a learner: :func:`of_each_task`, …"""
 
 
@@ -35,16 +37,20 @@ def as_outcome(value: Tensor | Outcome) -> Outcome:
     return Outcome(value, torch.full_like(value.detach(), torch.nan))
 
 
-def of_each_task(learner: Learner, objective: Objective, spec: TaskSpec) -> Gradients:
-    """Whole gradients of single tasks, mapped, and then their sum."""
+def of_each_task(learner: Learner, objective: Objective, spec: TaskSpec) -> _WeightedGradients:
+    """Whole gradients of single tasks, mapped, and then their sum, under ``factors`` (tasks,)."""
 
     def gradients(
-        parameters: Parameters, support: Examples, query: Examples
+        parameters: Parameters, support: Examples, query: Examples, factors: Tensor | None = None
     ) -> tuple[Parameters, Outcome]:
         loss = _Loss(learner, objective, spec)
         over_tasks = vmap(grad_and_value(loss, has_aux=True), in_dims=(None, 0, 0))
         found, (losses, scores) = over_tasks(parameters, support, query)
-        return {n: g.sum(0) for n, g in found.items() if n in loss.reached}, Outcome(losses, scores)
+        summed = {
+            name: g.sum(0) if factors is None else torch.tensordot(factors, g, 1)
+            for name, g in found.items() if name in loss.reached
+        }  # fmt: skip
+        return summed, Outcome(losses, scores)
 
     return gradients
 
@@ -85,7 +91,19 @@ def of_task_axis(learner: Learner, objective: Objective, spec: TaskSpec) -> Grad
     return gradients
 
 
-def outcome_over_tasks(learner: Learner, batch: Task, objective: Objective) -> Outcome:
+@runtime_checkable
+class PredictsOverTasks(Protocol):
+    """A learner with a way of its own with many tasks at once."""
+
+    def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
+        """Predictions (tasks, n, outputs) after adapting to each of many support sets, all at once.
+
+        ``support`` and ``inputs`` have a first axis of tasks: (tasks, rows, ...). None where there
+        is no faster way than to map ``adapt`` and ``predict``, whose results these are.
+        """
+
+
+def outcome_over_tasks(learner: Learner, stack: Task, objective: Objective) -> Outcome:
     """Losses and scores (tasks,) of the learner's own way with many tasks at once.
 
     Raises TypeError for a learner that has none here, and for another objective than the loss of
@@ -93,13 +111,32 @@ def outcome_over_tasks(learner: Learner, batch: Task, objective: Objective) -> O
     """
     if objective is not query_loss:
         raise TypeError("over_tasks gives predictions, but the objective may ask for more")
-    alike = promised_alike()
-    query = batch.query if alike else vmap(labelled)(batch.query)
-    predictions = learner.over_tasks(batch.support, query.inputs, batch.spec)
+    support, query, spec = stack
+    has_one = isinstance(learner, PredictsOverTasks)
+    predictions = learner.over_tasks(support, query.inputs, spec) if has_one else None
     if predictions is None:
         raise TypeError(f"{type(learner).__name__} has no way of its own with many tasks at once")
-    loss = mean_loss(predictions, query, batch.spec, alike)
-    return Outcome(loss, score(predictions.detach(), query, alike))
+    loss = _losses_over_tasks(predictions, support, query, spec.answer)
+    if spec.answer.loss_is_score:
+        return Outcome(loss, loss.detach())
+    score = vmap(lambda p, q: score_of(p, q, spec.answer))(predictions.detach(), query)
+    return Outcome(loss, score)
+
+
+def _losses_over_tasks(
+    predictions: Tensor, support: Examples, query: Examples, answer: Answer
+) -> Tensor:
+    """(tasks,): the mean loss of each task's queries."""
+    if weights_are_uniform():  # rows of all tasks as if of one: fewer calls than mapping the loss
+        elements = answer.element_losses(predictions.flatten(0, 1), query.targets.flatten(0, 1))
+        rows = elements if elements.ndim == 1 else elements.flatten(1).mean(1)
+        return rows.view(query.weights.shape).mean(-1)
+
+    def of_one(predictions: Tensor, support: Examples, query: Examples) -> Tensor:
+        present = answer.present(support.targets, counted_weights(support, answer))
+        return mean_loss(predictions, query, answer, present)
+
+    return vmap(of_one)(predictions, support, query)
 
 
 class _Loss:

@@ -1,14 +1,14 @@
 """The contract: laws that every learner keeps, to be run on your own learners too.
 
 >>> import quickstudy as qs
->>> from quickstudy.contract.check import check_learner
+>>> from quickstudy.testing import check_learner
 >>> source = qs.Sinusoids(shots=5, queries=5)
 >>> kept = check_learner(qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01), source)
 >>> "adapt_is_pure" in kept
 True
 
-The laws are in :mod:`quickstudy.contract.laws`. A learner declares those it cannot keep in
-``exceptions``, each with the reason; all others are tested.
+A learner declares the laws that it cannot keep in ``exceptions``, each with the reason; all others
+are tested.
 """
 
 from __future__ import annotations
@@ -18,13 +18,39 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from quickstudy.backbones.norms import SupportNorm
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.engine import miscounts_rows
-from quickstudy.contract.laws import LAWS, BrokenLaw, Law
+from quickstudy.contract import laws
+from quickstudy.contract.incremental import (
+    extending_equals_adapting_to_all,
+    extending_the_prior_equals_adapting,
+)
+from quickstudy.contract.laws import Law
+from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.tasks.numbering import draw
 
-__all__ = ["LAWS", "BrokenLaw", "Law", "applicable", "check_laws", "check_learner", "doubled"]
+LAWS: dict[str, Law] = {
+    law.__name__: law
+    for law in (
+        laws.shape_is_right_and_finite,
+        laws.adapt_is_pure,
+        laws.queries_are_independent,
+        laws.weight_zero_is_absent,
+        laws.weight_two_is_twice,
+        laws.support_order_is_irrelevant,
+        unknown_element_is_absent,
+        laws.vmap_equals_loop,
+        laws.relabelling_permutes_outputs,
+        laws.every_parameter_gets_a_gradient,
+        laws.dtype_and_device_are_kept,
+        laws.saved_predictor_is_the_same,
+        extending_the_prior_equals_adapting,
+        extending_equals_adapting_to_all,
+    )
+}
+"""By name, in the order in which they are tested."""
 
 
 def check_learner(learner: Learner, source: TaskSource, seed: int = 0) -> list[str]:
@@ -56,7 +82,10 @@ def applicable(learner: Learner) -> list[str]:
     if learner.transductive:
         waived.add("queries_are_independent")
     if miscounts_rows(learner):
-        waived |= {"weight_zero_is_absent", "weight_two_is_twice"}
+        waived |= {"weight_zero_is_absent", "weight_two_is_twice", "unknown_element_is_absent"}
+    if any(isinstance(module, SupportNorm) for module in learner.modules()):
+        # Statistics are those of one support set.
+        waived |= {"extending_the_prior_equals_adapting", "extending_equals_adapting_to_all"}
     return [name for name in LAWS if name not in waived]
 
 

@@ -9,38 +9,59 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from quickstudy.base.trees import leaves, map_tree
-from quickstudy.compute.engine import Mapping, Plan, accumulate, map_tasks, miscounts_rows
+from quickstudy.answers.classes import Classes
+from quickstudy.base.trees import concatenate, leaves, map_tree
+from quickstudy.compute.engine import accumulate, map_tasks, miscounts_rows
+from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import prepare_stack, prepare_tasks
+from quickstudy.contract.compare import (
+    BrokenLaw,
+    compare,
+    largest_difference,
+    predicted,
+    rows_at,
+    same,
+)
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.objectives import Objective, answers, objective_of, query_loss
-from quickstudy.tasks.stacks import stack, unstack
+from quickstudy.files.storage import load, save
+from quickstudy.objectives import Objective, objective_of, predict_queries, query_loss
+from quickstudy.tasks.stacks import count, stack, unstack, whole
 
 Law = Callable[[Learner, Task], None]
 
 
-class BrokenLaw(AssertionError):
-    """A learner broke a law of the contract; the message says which, how far, and the remedy."""
-
-
-def answer(learner: Learner, support: Examples, task: Task) -> Tensor:
-    """The queries' predictions after adapting to ``support``."""
-    with torch.no_grad():
-        predictions: Tensor = learner(support, task.spec)(task.query.inputs)
-    return predictions
-
-
 def shape_is_right_and_finite(learner: Learner, task: Task) -> None:
-    """Predictions are (queries, outputs) finite numbers."""
-    predictions = answer(learner, task.support, task)
-    expected = (len(task.query.weights), task.spec.outputs)
-    if predictions.shape != expected:
-        raise BrokenLaw(f"predict must give shape {expected}; found {tuple(predictions.shape)}.")
-    if not predictions.isfinite().all():
+    """Predictions have the shape that the answer asks for, and are finite numbers."""
+    predictions = predicted(learner, task.support, task)
+    expected = task.spec.answer.prediction_shape(task.query.targets)
+    found = map_tree(lambda leaf: tuple(leaf.shape), predictions)
+    if not _has_shape(found, expected):
+        raise BrokenLaw(f"predict must give shape {expected}; found {found}.")
+    if not all(leaf.isfinite().all() for leaf in leaves(predictions)):
         raise BrokenLaw("predict must give finite numbers; found NaN or infinity.")
+
+
+def _has_shape(found: Any, expected: Any) -> bool:
+    """Whether shapes agree: None stands for any size, an ellipsis for any number of dimensions."""
+    if isinstance(expected, dict):
+        return (
+            isinstance(found, dict)
+            and found.keys() == expected.keys()
+            and all(_has_shape(found[name], expected[name]) for name in expected)
+        )
+    if not isinstance(found, tuple):
+        return False
+    if ... in expected:
+        start = expected.index(...)
+        tail = expected[start + 1 :]
+        return found[:start] == expected[:start] and found[len(found) - len(tail) :] == tail
+    pairs = zip(found, expected, strict=False)
+    return len(found) == len(expected) and all(e in (None, f) for f, e in pairs)
 
 
 def adapt_is_pure(learner: Learner, task: Task) -> None:
@@ -49,25 +70,29 @@ def adapt_is_pure(learner: Learner, task: Task) -> None:
     with torch.no_grad():
         predictor = learner(task.support, task.spec)
         first = predictor(task.query.inputs)
-        again = answer(learner, task.support, task)
+        again = predicted(learner, task.support, task)
         learner(_turned(task.query), task.spec)(task.support.inputs)
         later = predictor(task.query.inputs)
-    changed = [name for name, value in _tensors(learner) if not _same(value, before.get(name))]
+    changed = [
+        name
+        for name, value in _tensors(learner)
+        if name not in before or not same(value, before[name])
+    ]
     if changed:
         raise BrokenLaw(
             f"adapt and predict must change nothing in the module, but {', '.join(changed[:3])} "
             "changed. Running statistics updated in forward do this: use norm='group', or "
             "BatchNorm with track_running_stats=False, or put those layers in eval mode."
         )
-    if not _same(first, again):
+    if not same(first, again):
         random = [n for n, m in learner.named_modules() if "Dropout" in type(m).__name__]
         raise BrokenLaw(
             "adapting twice must give the same predictor, but predictions differ by "
-            f"{float((first - again).abs().max()):.2g}. Randomness does this"
+            f"{largest_difference(first, again):.2g}. Randomness does this"
             + (f": set p=0 in, or eval(), the dropout layers {', '.join(random)}." if random
                else ": remove it from forward, or make it a function of the inputs.")
         )  # fmt: skip
-    if not _same(first, later):
+    if not same(first, later):
         raise BrokenLaw(
             "two predictors of one learner must not disturb each other, but a later adapt changed "
             "what an earlier predictor answers. Keep what adapt learns in the state it returns."
@@ -83,10 +108,6 @@ def _tensors(learner: Learner) -> Iterator[tuple[str, Tensor]]:
     yield from learner.named_buffers()
 
 
-def _same(a: Tensor, b: Tensor | None) -> bool:
-    return b is not None and torch.equal(a.nan_to_num(), b.nan_to_num())
-
-
 def _turned(examples: Examples) -> Examples:
     """The rows in reverse order, which no permutation of two rows or more leaves as they are."""
     turned: Examples = map_tree(lambda leaf: leaf.flip(0), examples)
@@ -100,9 +121,9 @@ def queries_are_independent(learner: Learner, task: Task) -> None:
         together = predictor(task.query.inputs)
         # First and last: a layer that takes rows for a sequence lets a row see only its past.
         ends = [map_tree(lambda leaf, i=i: leaf[i:][:1], task.query.inputs) for i in (0, -1)]
-        alone = torch.cat([predictor(one) for one in ends])
-    _compare(
-        together[[0, -1]], alone, "a query's prediction must not depend on the other queries",
+        alone = concatenate(*(predictor(one) for one in ends))
+    compare(
+        rows_at(together, 0, -1), alone, "a query's prediction must not depend on the other queries",
         "Batch statistics do this: use norm='group' or 'support'; where it is meant, say so with "
         "`sees_other_rows = True` on the layer, and reports will call the result transductive.",
     )  # fmt: skip
@@ -116,8 +137,8 @@ def weight_zero_is_absent(learner: Learner, task: Task) -> None:
     padded: Examples = map_tree(
         lambda rows, more: torch.cat([more[:1], rows, more[-2:]]), support, absent
     )
-    _compare(
-        answer(learner, support, task), answer(learner, padded, task),
+    compare(
+        predicted(learner, support, task), predicted(learner, padded, task),
         "a support row of weight 0 must count as absent",
         "Weigh every sum over support rows; where that is impossible, declare the law in "
         "`exceptions`, and tasks of different sizes will be refused.",
@@ -130,16 +151,16 @@ def weight_two_is_twice(learner: Learner, task: Task) -> None:
     two = one._replace(weights=2 * one.weights)
     weighted: Examples = map_tree(lambda *rows: torch.cat(rows), task.support, two)
     repeated: Examples = map_tree(lambda *rows: torch.cat(rows), task.support, one, one)
-    _compare(
-        answer(learner, repeated, task), answer(learner, weighted, task),
+    compare(
+        predicted(learner, repeated, task), predicted(learner, weighted, task),
         "a support row of weight 2 must count as two rows", "Weigh every sum over support rows.",
     )  # fmt: skip
 
 
 def support_order_is_irrelevant(learner: Learner, task: Task) -> None:
     """Reversing the support rows changes nothing."""
-    _compare(
-        answer(learner, task.support, task), answer(learner, _turned(task.support), task),
+    compare(
+        predicted(learner, task.support, task), predicted(learner, _turned(task.support), task),
         "the order of the support rows must not matter",
         "A sequential learner declares this law in `exceptions`.",
     )  # fmt: skip
@@ -157,7 +178,7 @@ def vmap_equals_loop(learner: Learner, task: Task) -> None:
 def _mapped_is_looped(learner: Learner, batch: Task) -> None:
     mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
     try:
-        values = map_tasks(answers, batch, learner, Plan(Mapping.VMAP, "", 2))
+        values = map_tasks(predict_queries, batch, learner, Plan(Mapping.VMAP, "", 2))
         gradient = meta_gradient(learner, batch, mapping)
     except Exception as error:  # whatever vmap cannot map, under any name
         raise BrokenLaw(
@@ -166,12 +187,13 @@ def _mapped_is_looped(learner: Learner, batch: Task) -> None:
             "`exceptions`: the learner is then looped."
         ) from error
     with torch.no_grad():  # called as a user would, without the engine
-        expected = torch.stack([answers(learner, task) for task in unstack(batch)])
-    _compare(
+        each = [predict_queries(learner, task) for task in unstack(batch)]
+        expected = map_tree(lambda *parts: torch.stack(parts), *each)
+    compare(
         expected, values, "vmapped predictions must equal a loop's",
         "Give weights that adapt makes itself to the norms with norms.counting_exactly.",
     )  # fmt: skip
-    _compare(
+    compare(
         meta_gradient(learner, batch, Mapping.LOOP), gradient,
         "vmapped meta-gradients must equal a loop's",
         "Set `differentiates = True` on a learner whose adapt takes gradients.",
@@ -183,7 +205,8 @@ def meta_gradient(
 ) -> Tensor:
     """The gradient of the batch's mean objective, flat (parameters,), as the engine computes it."""
     learner.zero_grad()
-    accumulate(learner, batch, objective, Plan(mapping, "asked for", len(batch.support.weights)))
+    step = [prepare_stack(learner, whole(batch))]
+    accumulate(learner, step, objective, Plan(mapping, "asked for", count(batch)))
     flat = [
         torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
         for p in learner.parameters()
@@ -194,14 +217,14 @@ def meta_gradient(
 
 def relabelling_permutes_outputs(learner: Learner, task: Task) -> None:
     """Renaming the classes permutes the outputs in the same way."""
-    if task.support.targets.is_floating_point():
-        return  # a regression task has no class names
+    if not isinstance(task.spec.answer, Classes):
+        return  # no other answer has names that could be given anew
     # A turn by one place moves every class, whatever their number.
     targets = task.support.targets
     order = (torch.arange(task.spec.outputs, device=targets.device) + 1) % task.spec.outputs
     renamed = task.support._replace(targets=torch.where(targets < 0, targets, order[targets]))
-    _compare(
-        answer(learner, task.support, task), answer(learner, renamed, task)[:, order],
+    compare(
+        predicted(learner, task.support, task), predicted(learner, renamed, task)[:, order],
         "renaming the classes must permute the outputs",
         "A learnt head or one-hot label inputs break this: declare the law in `exceptions`.",
     )  # fmt: skip
@@ -210,7 +233,8 @@ def relabelling_permutes_outputs(learner: Learner, task: Task) -> None:
 def every_parameter_gets_a_gradient(learner: Learner, task: Task) -> None:
     """The meta-gradient reaches every trainable parameter."""
     learner.zero_grad()
-    accumulate(learner, stack([task]), objective_of(learner), Plan(Mapping.LOOP, "asked for", 1))
+    step = prepare_tasks(learner, [task])
+    accumulate(learner, step, objective_of(learner), Plan(Mapping.LOOP, "asked for", 1))
     missing = [
         name
         for name, p in learner.named_parameters()
@@ -236,63 +260,26 @@ def dtype_and_device_are_kept(learner: Learner, task: Task) -> None:
         (torch.float32, single, to_float),
     ):
         support, query = map_tree(convert, task.support), map_tree(convert, task.query)
-        predictions = answer(model, support, Task(support, query, task.spec))
+        predictions = predicted(model, support, Task(support, query, task.spec))
         inputs = next(leaves(query.inputs))
-        if predictions.dtype != dtype or predictions.device != inputs.device:
-            raise BrokenLaw(
-                f"predictions must keep dtype and device; given {dtype} on {inputs.device}, found "
-                f"{predictions.dtype} on {predictions.device}. Make new tensors `like` the inputs."
-            )
+        for leaf in leaves(predictions):
+            if leaf.dtype != dtype or leaf.device != inputs.device:
+                raise BrokenLaw(
+                    f"predictions must keep dtype and device; given {dtype} on {inputs.device}, "
+                    f"found {leaf.dtype} on {leaf.device}. Make new tensors `like` the inputs."
+                )
 
 
 def saved_predictor_is_the_same(learner: Learner, task: Task) -> None:
     """A predictor saved and loaded predicts the same."""
-    from quickstudy.files.storage import load_predictor
-
     blank = copy.deepcopy(learner)  # before adapt, which might hide something in the module
     with torch.no_grad():
         predictor = learner(task.support, task.spec)
         with tempfile.TemporaryDirectory() as folder:
-            path = predictor.save(Path(folder) / "predictor.safetensors")
-            loaded = load_predictor(path, learner=blank)
-        _compare(
+            path = save(predictor, Path(folder) / "predictor.safetensors")
+            loaded = load(path, learner=blank, spec=task.spec)
+        compare(
             predictor(task.query.inputs), loaded(task.query.inputs),
             "a saved and loaded predictor must predict the same",
             "Keep everything that adapt learns in the state, and nothing of it in the module.",
         )  # fmt: skip
-
-
-def _compare(expected: Tensor, found: Tensor, rule: str, remedy: str) -> None:
-    """Sums in another order agree far below the tolerance; broken laws are off by far more."""
-    tolerance = 1e-8 if expected.dtype == torch.float64 else 1e-3
-    expected, found = expected.detach(), found.detach()
-    if expected.shape != found.shape:
-        raise BrokenLaw(f"{rule}; found {tuple(found.shape)} for {tuple(expected.shape)}. {remedy}")
-    # The huge logits of absent classes must agree too, but are no scale to judge others by.
-    size = expected.abs()
-    ordinary = size.where(size < _HUGE, 0.0).max().clamp_min(1e-12)
-    scale = size.where(size >= _HUGE, ordinary)
-    error = float(((expected - found).abs() / scale).max())
-    if not error <= tolerance:
-        raise BrokenLaw(f"{rule}; found a relative difference of {error:.2g}. {remedy}".strip())
-
-
-_HUGE = 1e20
-
-
-LAWS: dict[str, Law] = {
-    law.__name__: law
-    for law in (
-        shape_is_right_and_finite,
-        adapt_is_pure,
-        queries_are_independent,
-        weight_zero_is_absent,
-        weight_two_is_twice,
-        support_order_is_irrelevant,
-        vmap_equals_loop,
-        relabelling_permutes_outputs,
-        every_parameter_gets_a_gradient,
-        dtype_and_device_are_kept,
-        saved_predictor_is_the_same,
-    )
-}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.files.storage import replace_atomically
+from quickstudy.base.atomic import replace_atomically
 from quickstudy.tasks.rows import LabelledRows
 
 Splits = dict[str, LabelledRows]

@@ -4,217 +4,240 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import norm_policy
-from quickstudy.base.errors import in_a_line
+from quickstudy.base.errors import first_line
 from quickstudy.base.modules import convolves_on_cpu, device_of, evaluation_mode
-from quickstudy.base.trees import map_tree
+from quickstudy.base.trees import leaves, map_tree
 from quickstudy.compute.cost import cost_of_one_task
-from quickstudy.compute.engine import Mapping, Plan, computing, map_tasks
+from quickstudy.compute.engine import computing, map_tasks
 from quickstudy.compute.features import embedded
-from quickstudy.core import Examples, Learner, Task, TaskSource
-from quickstudy.evaluation.intervals import half_width
-from quickstudy.objectives import answers
-from quickstudy.tasks.examples import labelled
-from quickstudy.tasks.inspection import Look, look_at
-from quickstudy.tasks.metrics import calibration_error, score
-from quickstudy.tasks.numbering import Fingerprint, draw, task_seed
-from quickstudy.tasks.stacks import stack, to_device
+from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import kind_of, prepare_stack
+from quickstudy.core import Examples, Learner, Score, Statistic, Task, TaskSource
+from quickstudy.evaluation.calibration import calibration_error
+from quickstudy.evaluation.results import Evaluation, result_of
+from quickstudy.objectives import predict_queries
+from quickstudy.tasks.acting import acts
+from quickstudy.tasks.fixed import FixedTasks
+from quickstudy.tasks.inspection import Inspection
+from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
+from quickstudy.tasks.stacks import Stack, first_tasks, stacks, to_device, unstack
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of one learner on one set of tasks, with all that is needed to compare them.
-
-    ``metric``                  "accuracy" (in [0, 1]) or "mse".
-    ``scores``                  (tasks,): one score per task.
-    ``mean``, ``half_width``    the mean over tasks and half its 95% interval (Student's t).
-    ``calibration_error``       ECE with 15 bins over all queries; None for regression.
-    ``seconds_per_adaptation``  median time of one ``adapt``, measured one task at a time.
-    ``transductive``            whether queries of a task see one another.
-    ``norm``                    the normalisation policy of the backbone.
-    ``seed``, ``fingerprint``   the tasks' stream, and a hash of their tensors.
-    """
-
-    metric: str
-    scores: Tensor
-    mean: float
-    half_width: float
-    calibration_error: float | None
-    seconds_per_adaptation: float
-    transductive: bool
-    norm: str
-    seed: int
-    fingerprint: str
-
-    @property
-    def protocol(self) -> str:
-        """ "inductive" or "transductive"."""
-        return "transductive" if self.transductive else "inductive"
-
-    def __str__(self) -> str:
-        about = f"(95% CI, {len(self.scores)} tasks, {self.protocol})"
-        if self.metric == "accuracy":
-            return f"{100 * self.mean:.1f}% ± {100 * self.half_width:.1f} {about}"
-        return f"MSE {self.mean:.3g} ± {self.half_width:.2g} {about}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, scores included, as JSON."""
-        return {
-            "metric": self.metric, "mean": self.mean, "half_width": self.half_width,
-            "tasks": len(self.scores), "protocol": self.protocol, "norm": self.norm,
-            "calibration_error": self.calibration_error,
-            "seconds_per_adaptation": self.seconds_per_adaptation,
-            "seed": self.seed, "fingerprint": self.fingerprint,
-            "scores": [float(f"{s:.8g}") for s in self.scores.tolist()],
-        }  # fmt: skip
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> Evaluation:
-        """What :meth:`to_json` gave."""
-        names = ("metric", "mean", "half_width", "calibration_error", "seconds_per_adaptation",
-                 "norm", "seed", "fingerprint")  # fmt: skip
-        return Evaluation(
-            **{name: values[name] for name in names},
-            scores=torch.tensor(values["scores"]),
-            transductive=values["protocol"] == "transductive",
-        )
+TIMED_TASKS = 8
+"""The first tasks, on which adapting is timed."""
 
 
 def evaluate(
     learner: Learner,
     source: TaskSource,
-    tasks: int = 600,
+    tasks: int | None = None,
     *,
     seed: int = 0,
     tasks_per_batch: int = 16,
-    plan: Plan | None = None,
     on_batch: Callable[[int], None] | None = None,
+    stream: Stream = Stream.TEST,
 ) -> Evaluation:
     """Adapt ``learner`` to each of ``tasks`` tasks and score its predictor on the queries.
 
-    The same ``seed`` and source give the same tasks, which the fingerprint proves. The learner is
-    used in evaluation mode and left as it was. ``on_batch`` is told the number of tasks done.
+    ``tasks``     600 by default; of :func:`quickstudy.tasks.fixed`, all of them.
+    ``seed``      the same seed and source give the same tasks, which the fingerprint proves. Tasks
+                  come from a ``stream`` of their own: never one that training with any seed saw.
+    ``on_batch``  is told the number of tasks done.
 
-    Raises ValueError for fewer than 2 tasks, of which no interval can be given.
+    Tasks of several kinds or names have a row of results each. Every task is drawn once, in order.
+    The learner is used in evaluation mode and left as it was.
+
+    Raises ValueError for fewer than 2 tasks, of which no interval can be given, for predictions
+    that are not finite, and for a task without a known query.
     """
+    if tasks is None:
+        tasks = len(source) if isinstance(source, FixedTasks) else 600
     if tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
+    scoring = _Scoring(learner, tasks_per_batch)
     with evaluation_mode(learner):
-        return _evaluate(learner, source, tasks, seed, tasks_per_batch, plan, on_batch)
+        for start in range(0, tasks, tasks_per_batch):
+            numbers = range(start, min(start + tasks_per_batch, tasks))
+            drawn = [draw(source, seed, number, stream) for number in numbers]
+            scoring.add(drawn, [task_seed(seed, number, stream) for number in numbers])
+            if on_batch is not None:
+                on_batch(numbers.stop)
+        return scoring.evaluation(seed)
 
 
-def _evaluate(
-    learner: Learner,
-    source: TaskSource,
-    tasks: int,
-    seed: int,
-    tasks_per_batch: int,
-    plan: Plan | None,
-    on_batch: Callable[[int], None] | None,
-) -> Evaluation:
-    seen, device = Fingerprint(), device_of(learner)
-    scores: list[Tensor] = []
-    confidences: list[Tensor] = []
-    seconds = _seconds_per_adaptation(
-        learner, [draw(source, seed, i) for i in range(min(tasks, 8))]
-    )
-    plan = plan or _plan(learner, source, seed, tasks_per_batch)
-    for start in range(0, tasks, tasks_per_batch):
-        drawn = [draw(source, seed, i) for i in range(start, min(start + tasks_per_batch, tasks))]
+@dataclass
+class _Row:
+    """What tasks of one name gave under one score."""
+
+    score: Score
+    first: bool
+    statistics: list[Statistic] = field(default_factory=list)
+
+
+@dataclass
+class _Scoring:
+    """Takes tasks batch by batch, and keeps their statistics."""
+
+    learner: Learner
+    tasks_per_batch: int
+    seen: Fingerprint = field(default_factory=Fingerprint)
+    count: int = 0
+    rows: dict[tuple[str, str], _Row] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    calibration: list[Tensor] = field(default_factory=list)
+    seconds: float = math.nan
+
+    def add(self, drawn: Sequence[Task], seeds: Sequence[int]) -> None:
+        """Score one batch of tasks."""
         for task in drawn:
-            seen.add(task)
-        batch = stack(drawn)
-        predictions = _answered(learner, to_device(batch, device), plan, look_at(batch))
-        # In one transfer, to where the scores are wanted; of the queries, inputs are not asked for.
-        told = map_tree(Tensor.cpu, batch.query._replace(inputs=()))
-        for i, answered in enumerate(predictions.cpu()):
-            query = labelled(map_tree(lambda leaf, i=i: leaf[i], told))
-            _refuse_unscorable(answered, query, task_seed(seed, start + i))
-            scores.append(score(answered, query))
-            if not query.targets.is_floating_point():
-                confidence, chosen = answered.softmax(-1).max(-1)
-                right = (chosen == query.targets).to(confidence.dtype)
-                confidences.append(torch.stack([confidence, right, query.weights]))
-        if on_batch is not None:
-            on_batch(start + len(drawn))
-    values = torch.stack(scores)
-    return Evaluation(
-        metric="accuracy" if confidences else "mse",
-        scores=values,
-        mean=float(values.double().mean()),
-        half_width=half_width(values),
-        calibration_error=calibration_error(*torch.cat(confidences, 1)) if confidences else None,
-        seconds_per_adaptation=seconds,
-        transductive=learner.transductive,
-        norm=norm_policy(learner),
-        seed=seed,
-        fingerprint=seen.value,
-    )
+            self.seen.add(task)
+        if not self.count:
+            self.seconds = _seconds_per_adaptation(self.learner, drawn[:TIMED_TASKS])
+        found: list[tuple[Examples, Any, Any]] = [None] * len(drawn)  # type: ignore[list-item]
+        for stack in stacks(drawn, self.learner.reads_name):
+            for place, answered in zip(stack.places, self._answered(stack), strict=True):
+                found[place] = answered
+        for task, seed, (query, predictions, decoded) in zip(drawn, seeds, found, strict=True):
+            _refuse_unscorable(task, query, predictions, seed)
+            self._keep(task, query, predictions, decoded)
+        self.count += len(drawn)
+
+    def _answered(self, stack: Stack) -> Iterator[tuple[Examples, Any, Any]]:
+        """Query, predictions, and what is decoded of these, for each task of a stack, on the CPU."""
+        learner = self.learner
+        there, *_, inspection = prepare_stack(learner, stack)
+        kind = kind_of(there)
+        if kind not in self.plans:
+            self.plans[kind] = _plan(learner, there, inspection, self.tasks_per_batch)
+        predictions = _predictions(learner, there, self.plans[kind], inspection)
+        decodes = any(score.decoded for score in there.spec.answer.scores)
+        host = map_tree(Tensor.cpu, (predictions, there.query))
+        for i, task in enumerate(unstack(there)):
+            mine, query = map_tree(lambda leaf, i=i: leaf[i], host)
+            yield query, mine, _decoded(learner, task) if decodes else None
+
+    def _keep(self, task: Task, query: Examples, predictions: Any, decoded: Any) -> None:
+        answer = task.spec.answer
+        for place, score in enumerate(answer.scores):
+            key = (task.spec.name, score.name)
+            row = self.rows.setdefault(key, _Row(score, place == 0))
+            judged = decoded if score.decoded else predictions
+            row.statistics.append(score.statistic(judged, query))
+        if isinstance(answer, Classes):
+            confidence, chosen = predictions.softmax(-1).max(-1)
+            right = (chosen == query.targets).to(confidence.dtype)
+            known = query.weights.masked_fill(query.targets < 0, 0.0)
+            self.calibration.append(torch.stack([confidence, right, known.to(confidence.dtype)]))
+
+    def evaluation(self, seed: int) -> Evaluation:
+        """All that was found."""
+        rows = tuple(
+            result_of(name, row.score, tuple(row.statistics), first=row.first)
+            for (name, _), row in self.rows.items()
+        )
+        calibration = torch.cat(self.calibration, 1) if self.calibration else None
+        return Evaluation(
+            rows=rows,
+            tasks=self.count,
+            calibration_error=None if calibration is None else calibration_error(*calibration),
+            seconds_per_adaptation=self.seconds,
+            transductive=self.learner.transductive,
+            norm=norm_policy(self.learner),
+            seed=seed,
+            fingerprint=self.seen.value,
+        )
 
 
-def _refuse_unscorable(predictions: Tensor, query: Examples, seed: int) -> None:
-    task = f"the task of source(torch.Generator().manual_seed({seed}))"
-    if not bool(predictions.isfinite().all()):
+def _decoded(learner: Learner, task: Task) -> Any:
+    """What a person would be given for the queries."""
+    with torch.no_grad():
+        decoded = task.spec.answer.decode(learner(task.support, task.spec), task.query.inputs)
+    return map_tree(Tensor.cpu, decoded)
+
+
+def _refuse_unscorable(task: Task, query: Examples, predictions: Any, seed: int) -> None:
+    where = f"the task of source(torch.Generator().manual_seed({seed}))"
+    if not all(bool(leaf.isfinite().all()) for leaf in leaves(predictions)):
         raise ValueError(
-            f"evaluate: a prediction for {task} is NaN or infinite. Look at the learner's weights "
+            f"evaluate: a prediction for {where} is NaN or infinite. Look at the learner's weights "
             "(was training stopped by a loss that was not finite?) and at that task's data."
         )
-    if not bool((query.weights > 0).any()):
+    known = task.spec.answer.known(query.targets)
+    known = known if known.ndim == 1 else known.flatten(1).any(1)
+    if not bool((known & (query.weights > 0)).any()):
         raise ValueError(
-            f"evaluate: {task} has no labelled query, so there is nothing to score. "
+            f"evaluate: {where} has no labelled query, so there is nothing to score. "
             "Give queries whose targets are known."
         )
 
 
-def _answered(learner: Learner, batch: Task, plan: Plan, look: Look | None = None) -> Tensor:
-    """Predictions (tasks, n, outputs) for the queries of ``batch``."""
+def _predictions(learner: Learner, stack: Task, plan: Plan, inspection: Inspection) -> Any:
+    """Predictions (tasks, n, ...) for the queries of a stack."""
     if plan.mapping is Mapping.FEATURES:
-        with torch.no_grad(), computing(learner, batch, look):
-            learner, batch = embedded(learner, batch)
+        with torch.no_grad(), computing(learner, stack, inspection):
+            learner, stack = embedded(learner, stack)
         plan = replace(plan, mapping=Mapping.VMAP)
-    return map_tasks(answers, batch, learner, plan, look)
+    return map_tasks(predict_queries, stack, learner, plan, inspection)
 
 
-def _plan(learner: Learner, source: TaskSource, seed: int, tasks_per_batch: int) -> Plan:
+def _plan(learner: Learner, stack: Task, inspection: Inspection, tasks: int) -> Plan:
+    """How to predict stacks such as this one: in one graph where that gives the same predictions."""
     one_by_one = Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
     if learner.differentiates:
         return one_by_one
-    batch = stack([to_device(draw(source, seed, 0), device_of(learner))])
+    one = first_tasks(stack, 1)
+    plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks)
     with torch.no_grad():
-        if convolves_on_cpu(learner) and cost_of_one_task(learner, batch, answers).is_arithmetic:
-            once = Plan(Mapping.FEATURES, "the backbone once for all rows", tasks_per_batch)
-            return once if _answers_alike(learner, batch, once, one_by_one) else one_by_one
-    plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks_per_batch)
+        if convolves_on_cpu(learner):
+            if not cost_of_one_task(learner, one, predict_queries, inspection).is_arithmetic:
+                return _if_it_maps(learner, one, plan, inspection)
+            plan = Plan(Mapping.FEATURES, "the backbone once for all rows", tasks)
+            same = _predicts_alike(learner, one, plan, one_by_one, inspection)
+            return plan if same else one_by_one
+    return _if_it_maps(learner, one, plan, inspection)
+
+
+def _if_it_maps(learner: Learner, one: Task, plan: Plan, inspection: Inspection) -> Plan:
     try:
-        map_tasks(answers, batch, learner, plan)
+        map_tasks(predict_queries, one, learner, plan, inspection)
     except Exception as error:  # whatever vmap cannot map, the loop can
-        return Plan(Mapping.LOOP, in_a_line(error), 1)
+        return Plan(Mapping.LOOP, first_line(error), 1)
     return plan
 
 
-def _answers_alike(learner: Learner, batch: Task, plan: Plan, known: Plan) -> bool:
+def _predicts_alike(
+    learner: Learner, stack: Task, plan: Plan, known: Plan, inspection: Inspection
+) -> bool:
     """Whether ``plan`` gives what a ``known`` one does; not where it cannot be followed at all."""
-    expected = _answered(learner, batch, known)
+    expected = _predictions(learner, stack, known, inspection)
     try:
-        found = _answered(learner, batch, plan)
+        found = _predictions(learner, stack, plan, inspection)
     except Exception:  # of learners that are more than a backbone and what follows it
         return False
-    if found.shape != expected.shape:
-        return False
-    usual = float(expected.abs().median())  # answers may be small, and absent classes are -1e30
-    return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * usual)
+    pairs = zip(leaves(expected), leaves(found), strict=False)
+    return all(a.shape == b.shape and _close(a, b) for a, b in pairs)
 
 
-def _seconds_per_adaptation(learner: Learner, tasks: list[Task]) -> float:
+def _close(a: Tensor, b: Tensor) -> bool:
+    usual = float(a.abs().median())  # predictions may be small, and absent classes are -1e30
+    return torch.allclose(b, a, rtol=1e-3, atol=1e-3 * usual)
+
+
+def _seconds_per_adaptation(learner: Learner, tasks: Sequence[Task]) -> float:
+    """The median time of one adaptation, of tasks that are given; NaN without any."""
+
     def timed() -> Iterator[float]:
         for task in tasks:
+            if acts(task):
+                continue
             support = to_device(task, device_of(learner)).support
             start = time.perf_counter()
             with torch.no_grad():

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.atomic import write_atomically
 from quickstudy.base.trees import map_tree
 from quickstudy.core import Predictor
-from quickstudy.files.storage import write_atomically
 
 
 class PredictorModule(nn.Module):
@@ -28,8 +28,10 @@ class PredictorModule(nn.Module):
         return self.predictor(inputs)
 
 
-def export_onnx(predictor: Predictor, path: Path, inputs: Tensor) -> Path:
-    """One ONNX file; ``inputs`` (n >= 2, ...) is an example, and n stays free.
+def export(predictor: Predictor, path: str | Path, inputs: Tensor) -> Path:
+    """Write an ONNX model that maps any number of rows to predictions.
+
+    ``inputs``  (n >= 2, ...): an example; n stays free. Needs the extra ``quickstudy[onnx]``.
 
     Raises ValueError for an example of one row, for a learner whose operations ONNX lacks (the
     stable sort of MANN), and for one whose code makes the number of rows a constant.
@@ -67,7 +69,7 @@ def export_onnx(predictor: Predictor, path: Path, inputs: Tensor) -> Path:
                 f"export: the number of rows must stay free, but code of {name} or its backbone "
                 f"fixes it at {rows.dim_value}. Use tensor.shape[0] there instead of len(tensor)."
             )
-        return write_atomically(path, file.read_bytes())
+        return write_atomically(Path(path), file.read_bytes())
 
 
 def _root(error: BaseException) -> str:

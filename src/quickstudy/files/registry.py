@@ -8,153 +8,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-
-@dataclass(frozen=True)
-class LearnerCard:
-    """What is known of a learner before it is imported."""
-
-    name: str
-    title: str
-    family: str
-    year: int
-    paper: str
-    learns: str
-    target: str
-    answers: bool = False
-    """Whether its backbone ends in a head of the task's outputs, instead of giving features."""
-    maps: bool = False
-    """Whether, on images, it wants feature maps, (n, channels, height, width), for vectors."""
+from quickstudy.learners.cards import cards
 
 
-LEARNERS = {
-    card.name: card
-    for card in (
-        LearnerCard(
-            "prototypical", "Prototypical Networks", "metric", 2017, "Snell, Swersky and Zemel",
-            "a feature space in which class means classify",
-            "quickstudy.learners.metric.prototypical:Prototypical",
-        ),
-        LearnerCard(
-            "siamese", "Siamese networks", "metric", 2015, "Koch, Zemel and Salakhutdinov",
-            "a distance that is small within a class and large between classes",
-            "quickstudy.learners.metric.siamese:Siamese",
-        ),
-        LearnerCard(
-            "matching", "Matching Networks", "metric", 2016, "Vinyals et al.",
-            "a feature space in which attention over the support rows classifies",
-            "quickstudy.learners.metric.matching:Matching",
-        ),
-        LearnerCard(
-            "relation", "Relation Networks", "metric", 2018, "Sung et al.",
-            "features, and a network that compares them",
-            "quickstudy.learners.metric.relation:Relation", maps=True,
-        ),
-        LearnerCard(
-            "r2d2", "R2D2", "metric", 2019, "Bertinetto, Henriques, Torr and Vedaldi",
-            "features on which ridge regression classifies, and its penalty",
-            "quickstudy.learners.metric.r2d2:R2D2",
-        ),
-        LearnerCard(
-            "meta_opt_net", "MetaOptNet", "metric", 2019,
-            "Lee, Maji, Ravichandran and Soatto",
-            "features on which a support vector machine classifies",
-            "quickstudy.learners.metric.meta_opt_net:MetaOptNet",
-        ),
-        LearnerCard(
-            "maml", "MAML", "gradient", 2017, "Finn, Abbeel and Levine",
-            "an initialisation that a few gradient steps adapt",
-            "quickstudy.learners.gradient.maml:MAML", answers=True,
-        ),
-        LearnerCard(
-            "anil", "ANIL", "gradient", 2020, "Raghu, Raghu, Bengio and Vinyals",
-            "features under a head that a few gradient steps adapt",
-            "quickstudy.learners.gradient.anil:ANIL", answers=True,
-        ),
-        LearnerCard(
-            "boil", "BOIL", "gradient", 2021, "Oh, Yoo, Kim and Yun",
-            "a head, and features that a few gradient steps bring to it",
-            "quickstudy.learners.gradient.boil:BOIL", answers=True,
-        ),
-        LearnerCard(
-            "maml_plus_plus", "MAML++", "gradient", 2019, "Antoniou, Edwards and Storkey",
-            "an initialisation, and a learning rate for each step and layer",
-            "quickstudy.learners.gradient.maml_plus_plus:MAMLPlusPlus", answers=True,
-        ),
-        LearnerCard(
-            "reptile", "Reptile", "gradient", 2018, "Nichol, Achiam and Schulman",
-            "an initialisation near the weights that each task descends to",
-            "quickstudy.learners.gradient.reptile:Reptile", answers=True,
-        ),
-        LearnerCard(
-            "meta_sgd", "Meta-SGD", "gradient", 2017, "Li, Zhou, Chen and Li",
-            "an initialisation, and a learning rate for each of its weights",
-            "quickstudy.learners.gradient.meta_sgd:MetaSGD", answers=True,
-        ),
-        LearnerCard(
-            "cavia", "CAVIA", "gradient", 2019, "Zintgraf, Shiarlis, Kurin, Hofmann and Whiteson",
-            "a network that a small adapted context vector steers",
-            "quickstudy.learners.gradient.cavia:CAVIA", answers=True,
-        ),
-        LearnerCard(
-            "proto_maml", "Proto-MAML", "gradient", 2020, "Triantafillou and others",
-            "features whose class means start a head that gradient steps improve",
-            "quickstudy.learners.gradient.proto_maml:ProtoMAML",
-        ),
-        LearnerCard(
-            "lstm_meta_learner", "LSTM meta-learner", "gradient", 2017, "Ravi and Larochelle",
-            "an initialisation and the rule that updates it, an LSTM's gates",
-            "quickstudy.learners.gradient.lstm_meta_learner:LSTMMetaLearner", answers=True,
-        ),
-        LearnerCard(
-            "mann", "MANN", "memory", 2016, "Santoro et al.",
-            "a controller that binds late labels to rows in an external memory",
-            "quickstudy.learners.memory.mann:MANN",
-        ),
-        LearnerCard(
-            "memory_network", "Memory Network", "memory", 2015, "Sukhbaatar et al.",
-            "questions to the support set, refined in several hops",
-            "quickstudy.learners.memory.memory_network:MemoryNetwork",
-        ),
-        LearnerCard(
-            "meta_networks", "Meta Networks", "memory", 2017, "Munkhdalai and Yu",
-            "slow weights, and maps from gradients to fast ones beside them",
-            "quickstudy.learners.memory.meta_networks:MetaNetworks",
-        ),
-        LearnerCard(
-            "snail", "SNAIL", "memory", 2018, "Mishra, Rohaninejad, Chen and Abbeel",
-            "temporal convolutions and attention that read the support as a sequence",
-            "quickstudy.learners.memory.snail:SNAIL",
-        ),
-        LearnerCard(
-            "in_context", "In-context learner", "memory", 2022,
-            "Kirsch, Harrison, Sohl-Dickstein and Metz",
-            "a transformer that reads the support as a set",
-            "quickstudy.learners.memory.in_context:InContext",
-        ),
-        LearnerCard(
-            "conditional_neural_process", "Conditional Neural Process", "memory", 2018,
-            "Garnelo et al.",
-            "an encoder of the support, and a decoder that says how sure it is",
-            "quickstudy.learners.memory.neural_process:ConditionalNeuralProcess",
-        ),
-        LearnerCard(
-            "attentive_neural_process", "Attentive Neural Process", "memory", 2019, "Kim et al.",
-            "what each query reads of the support, and a decoder that says how sure it is",
-            "quickstudy.learners.memory.neural_process:AttentiveNeuralProcess",
-        ),
-        LearnerCard(
-            "linear_probe", "Linear probe", "transfer", 2016, "Alain and Bengio",
-            "features on which a closed-form linear head classifies",
-            "quickstudy.learners.transfer.linear_probe:LinearProbe",
-        ),
-    )
-}  # fmt: skip
+def _is_a_class(target: str) -> bool:
+    """Whether "module:attribute" names a class, which is capitalised, and not a function."""
+    return target.split(":")[1][0].isupper()
+
+
+LEARNERS = cards()
+"""The learners' cards by name; each lies beside its class."""
 
 BACKBONES = {
     "conv4": "quickstudy.backbones.conv4:Conv4",
@@ -162,18 +30,17 @@ BACKBONES = {
     "mlp": "quickstudy.backbones.mlp:MLP",
 }
 
+_OF_CARDS = [
+    named for card in LEARNERS.values() for choice in card.choices.values()
+    for named in choice.items()
+]  # fmt: skip
+
 FUNCTIONS = {
-    "squared_euclidean": "quickstudy.learners.metric.distances:squared_euclidean",
-    "cosine": "quickstudy.learners.metric.distances:cosine",
-    "contrastive": "quickstudy.learners.metric.siamese:contrastive",
-    "linear_contrastive": "quickstudy.learners.metric.siamese:linear_contrastive",
-    "verification": "quickstudy.learners.metric.siamese:verification",
     "sgd": "quickstudy.learners.gradient.descend:sgd",
-    "ridge": "quickstudy.learners.transfer.heads:ridge",
-    "logistic": "quickstudy.learners.transfer.heads:logistic",
     "cross_entropy": "quickstudy.tasks.examples:cross_entropy",
     "squared_error": "quickstudy.tasks.examples:squared_error",
-}
+} | {name: target for name, target in _OF_CARDS if not _is_a_class(target)}
+"""Functions that learners are given: those of many, and those of one, which its card names."""
 
 PARTS = {
     "momentum": "quickstudy.learners.gradient.descend:Momentum",
@@ -183,10 +50,19 @@ PARTS = {
     "finite_difference": "quickstudy.learners.gradient.meta_gradients:FiniteDifference",
     "implicit": "quickstudy.learners.gradient.meta_gradients:Implicit",
     "annealed": "quickstudy.learners.gradient.annealed:Annealed",
-}
+} | {name: target for name, target in _OF_CARDS if _is_a_class(target)}
 """Small classes that learners are given: inner optimisers, ways of the meta-gradient."""
 
-_TARGETS = {name: card.target for name, card in LEARNERS.items()} | BACKBONES | FUNCTIONS | PARTS
+_TARGETS: dict[str, str] = {}
+for _name, _target in [
+    *((card.name, card.target) for card in LEARNERS.values()),
+    *BACKBONES.items(), *FUNCTIONS.items(), *PARTS.items(), *_OF_CARDS,
+]:  # fmt: skip
+    if _TARGETS.setdefault(_name, _target) != _target:
+        raise ValueError(
+            f"registry: a name stands for one thing, but {_name!r} for {_TARGETS[_name]} and "
+            f"{_target}. Rename one of them."
+        )
 _NAMES = {target: name for name, target in _TARGETS.items()}
 
 

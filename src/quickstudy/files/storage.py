@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Learner, Predictor, TaskSpec
-from quickstudy.files.registry import FUNCTIONS, build_empty, describe, resolve
+from quickstudy.files.answers import build_answer, describe_answer
+from quickstudy.files.registry import build_empty, describe
 
 _HEADER = "quickstudy"
-_FORMAT = "quickstudy predictor 1"
+_FORMAT = "quickstudy predictor 2"
 _LEARNER = "quickstudy learner 1"
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write ``content`` so that a reader, or a crash, sees the old file or the new one, whole."""
-    return replace_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def replace_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Have ``write`` make a file beside ``path``, then put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's: those files are their owner's alone, and a report is there to be shared.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> Path:
@@ -63,7 +43,7 @@ def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> Path:
         return {"value": node}
 
     header = json.dumps({"tree": skeleton(tree), "about": about})
-    return write_atomically(path, save(tensors, metadata={_HEADER: header}))
+    return write_atomically(path, to_safetensors(tensors, metadata={_HEADER: header}))
 
 
 def load_tree(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -111,23 +91,52 @@ def _reading(path: Path) -> Iterator[None]:
         ) from e
 
 
-def save_learner(learner: Learner, path: str | Path, info: dict[str, Any] | None = None) -> Path:
-    """A learner's description and weights in one file; ``info`` is any JSON to keep with them.
+def save(
+    thing: Predictor | Learner, path: str | Path, info: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a predictor, or a learner, to one file without pickle; :func:`load` reads it.
 
-    Raises ValueError for a learner, or a backbone, of your own class, or changed after it was
-    made: keep its ``state_dict``.
+    ``info``  any JSON to keep with it; for a predictor, beside its own.
+
+    Raises ValueError for a learner whose class, or a part of it, is not of quickstudy, or that was
+    changed after it was made: keep its ``state_dict``. A predictor of such a learner is written,
+    and read by ``load(path, learner=...)``.
     """
-    about = {"format": _LEARNER, "learner": describe(learner), "info": info or {}}
-    return save_tree(Path(path), dict(learner.state_dict()), about)
+    if isinstance(thing, Predictor):
+        return _save_predictor(thing, Path(path), {**thing.info, **(info or {})})
+    about = {"format": _LEARNER, "learner": describe(thing), "info": dict(info or {})}
+    return save_tree(Path(path), dict(thing.state_dict()), about)
 
 
-def load_learner(path: str | Path) -> tuple[Learner, dict[str, Any]]:
-    """The learner in a file that :func:`save_learner` wrote, and its ``info``."""
-    weights, about = load_tree(Path(path))
-    if about.get("format") != _LEARNER:
-        raise ValueError(f"{path}: holds no learner (format {about.get('format')!r}).")
-    with _reading(Path(path)):
-        return _rebuilt(about["learner"], weights), dict(about["info"])
+def load(path: str | Path, learner: Learner | None = None, spec: TaskSpec | None = None) -> Any:
+    """The predictor or learner in a file that :func:`save` wrote. Nothing in it can run code.
+
+    ``learner``  for a predictor whose learner is of your own class, or was changed after it was
+                 made: it takes the saved weights.
+    ``spec``     for a predictor whose answer has functions of your own (``qs.spec``).
+
+    Raises FileNotFoundError without such a file, ValueError for any other.
+    """
+    return load_with_info(path, learner, spec)[0]
+
+
+def load_with_info(
+    path: str | Path, learner: Learner | None = None, spec: TaskSpec | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """What :func:`load` gives, and the ``info`` that was saved with it."""
+    path = Path(path)
+    tree, about = load_tree(path)
+    kind = about.get("format")
+    if kind not in (_FORMAT, _LEARNER):
+        raise ValueError(
+            f"{path}: holds neither a predictor nor a learner (format {kind!r}). Give a file that "
+            "quickstudy.save or `quickstudy adapt` wrote."
+        )
+    if kind == _FORMAT:
+        predictor = _load_predictor(path, tree, about, learner, spec)
+        return predictor, dict(predictor.info)
+    with _reading(path):
+        return _rebuilt(about["learner"], tree), dict(about["info"])
 
 
 def _rebuilt(description: Any, weights: Mapping[str, Tensor]) -> Learner:
@@ -151,63 +160,46 @@ def _take_weights(learner: Learner, weights: Mapping[str, Tensor]) -> Learner:
     return learner.eval()
 
 
-def save_predictor(predictor: Predictor, path: Path) -> Path:
-    """Learner, state and spec in one file; see :meth:`quickstudy.core.Predictor.save`."""
+def _save_predictor(predictor: Predictor, path: Path, info: Mapping[str, Any]) -> Path:
     try:
         description = describe(predictor.learner)
     except ValueError:
         description = None  # a user's own code is not ours to name in a file
-    losses = {resolve("loss", name, FUNCTIONS): name for name in FUNCTIONS}
-    if predictor.spec.loss not in losses:
-        raise ValueError(
-            "save: the spec's loss is a function of your own, which a file cannot hold. "
-            "Save with spec=classification(...) or regression(...); prediction needs no loss."
-        )
+    spec = predictor.spec
     about = {
         "format": _FORMAT,
         "learner": description,
         "learner_class": type(predictor.learner).__name__,
-        "spec": {
-            "outputs": predictor.spec.outputs,
-            "loss": losses[predictor.spec.loss],
-            "name": predictor.spec.name,
-        },
-        "info": dict(predictor.info),
+        "spec": {"answer": describe_answer(spec.answer), "name": spec.name},
+        "info": dict(info),
     }
     tree = {"learner": dict(predictor.learner.state_dict()), "state": predictor.state}
     return save_tree(path, tree, about)
 
 
-def load_predictor(path: str | Path, learner: Learner | None = None) -> Predictor:
-    """The predictor in a file that ``predictor.save`` wrote.
-
-    ``learner`` is needed only where the saved one is of your own class, or was changed after it was
-    made; it then takes the saved weights. Nothing in the file can run code. Raises ValueError for
-    files that are no predictor.
-    """
-    tree, about = load_tree(Path(path))
-    if about.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path}: holds no predictor (format {about.get('format')!r}). "
-            "Give a file that predictor.save or `quickstudy adapt` wrote."
-        )
-    with _reading(Path(path)):
+def _load_predictor(
+    path: Path, tree: Any, about: dict[str, Any], learner: Learner | None, spec: TaskSpec | None
+) -> Predictor:
+    with _reading(path):
         weights, state = tree["learner"], tree["state"]
-        spec, info, description = _spec(about["spec"]), dict(about["info"]), about["learner"]
+        info, description = dict(about["info"]), about["learner"]
+        saved = about["spec"]
+        answer = build_answer(saved["answer"])
+        found = None if answer is None else TaskSpec(answer, str(saved["name"]))
+    if found is None and spec is None:
+        raise ValueError(
+            f"{path}: its spec has functions of your own, which a file cannot hold. Load with "
+            "load(path, spec=...), the spec that it was made with."
+        )
+    if found is not None and spec is not None and found != spec:
+        raise ValueError(f"{path}: was made for {found}, but spec={spec} was given. Leave it out.")
     if learner is not None:
-        return Predictor(_take_weights(learner, weights), state, spec, info)
+        return Predictor(_take_weights(learner, weights), state, found or spec, info)  # type: ignore[arg-type]
     if description is None:
         raise ValueError(
             f"{path}: its learner {about.get('learner_class')!r} is your own class, has a part "
             "that is, or was changed after it was made. Build it and load with "
-            "load_predictor(path, learner=...)."
+            "load(path, learner=...)."
         )
-    with _reading(Path(path)):
-        return Predictor(_rebuilt(description, weights), state, spec, info)
-
-
-def _spec(about: Any) -> TaskSpec:
-    outputs, loss, name = about["outputs"], about["loss"], about["name"]
-    if type(outputs) is not int or outputs < 1 or not isinstance(loss, str):
-        raise ValueError(f"its spec is {about!r}")
-    return TaskSpec(outputs, resolve("loss", loss, FUNCTIONS), str(name))
+    with _reading(path):
+        return Predictor(_rebuilt(description, weights), state, found or spec, info)  # type: ignore[arg-type]

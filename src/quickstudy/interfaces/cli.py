@@ -96,9 +96,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @click.option("--workers", type=int, help="Tasks at once, each on one CPU thread.  [1]")
-@click.option("--processes/--no-processes", help="Workers are processes, not threads.  [no]")
 @click.option("--compile/--no-compile", help="Compile steps: for small networks.  [no]")
-@click.option("--precision", help="float32, or bfloat16 where it is safe: for GPUs.  [float32]")
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE",
               help="An argument of the learner, such as steps=5; may be repeated.")  # fmt: skip
 @click.option("--config", type=click.Path(path_type=Path), help="A recipe (YAML); options win.")
@@ -181,7 +179,6 @@ def evaluate(
 
     from quickstudy.evaluation.evaluate import evaluate as score
     from quickstudy.interfaces.runs.assemble import load_data, make_test_source
-    from quickstudy.interfaces.runs.execute import TEST_SEED
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.provenance import choose_device
     from quickstudy.reports.tables import evaluation_table
@@ -193,7 +190,7 @@ def evaluate(
     learner, _ = this.learner()
     learner.to(choose_device(recipe.device))
     source = make_test_source(recipe, load_data(recipe), learner)
-    result = score(learner, source, tasks, seed=TEST_SEED + recipe.seed if seed is None else seed)
+    result = score(learner, source, tasks, seed=recipe.seed if seed is None else seed)
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
@@ -209,13 +206,14 @@ def evaluate(
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
     """Adapt the learner of a RUN to the classes of FOLDER (one folder of images per class)."""
+    from quickstudy.files.storage import save
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.use import adapt_folder
 
     if output.exists():
         raise FileExistsError(f"{output}: exists already. Give another name with -o.")
     predictor = adapt_folder(Run.open(run), folder, strict=strict)
-    predictor.save(output)
+    save(predictor, output)
     names = predictor.info["names"]
     click.echo(f"{output}: tells {len(names)} classes apart: {', '.join(names)}")
 
@@ -227,11 +225,11 @@ def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bool) -> None:
     """Classify IMAGES (files or folders) with a PREDICTOR that `quickstudy adapt` made."""
-    from quickstudy.files.storage import load_predictor
+    from quickstudy.files.storage import load
     from quickstudy.interfaces.runs.use import predict_files
     from quickstudy.reports.tables import predictions_table
 
-    result = predict_files(load_predictor(predictor), images, strict=strict)
+    result = predict_files(load(predictor), images, strict=strict)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
         return
@@ -289,7 +287,7 @@ def learners() -> None:
         table.add_column(column, overflow="fold")
     for card in LEARNERS.values():
         table.add_row(
-            card.name, card.title, card.family, f"{card.paper} ({card.year})", card.learns
+            card.name, card.title, card.family, f"{card.authors} ({card.year})", card.learns
         )
     _print(table)
 

@@ -13,11 +13,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from quickstudy.answers.specs import classification
 from quickstudy.base.modules import device_of
 from quickstudy.core import Examples, Learner
 from quickstudy.learners.transfer.heads import logistic
 from quickstudy.learners.transfer.linear_probe import LinearProbe
-from quickstudy.tasks.examples import classification
+from quickstudy.tasks.examples import one_place
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -54,11 +55,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learner = copy.deepcopy(self.learner) if self.learner is not None else _baseline()
         self._dtype = next((p.dtype for p in learner.parameters()), torch.float64)
         self._device = device_of(learner)
-        support = Examples(
-            self._inputs(rows),
-            torch.from_numpy(ids).to(self._device),
-            torch.from_numpy(weights).to(self._device, self._dtype),
-        )
+        counted = torch.from_numpy(weights).to(self._device, self._dtype)
+        targets = torch.from_numpy(ids).to(self._device)
+        support = Examples(self._inputs(rows), targets, counted, one_place(counted))
         with torch.no_grad():
             self.predictor_ = learner.eval()(support, classification(len(self.classes_)))
         return self

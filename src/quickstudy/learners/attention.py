@@ -1,4 +1,4 @@
-"""What learners that attend to the support share: weights as biases, shares, heads."""
+"""What learners share that attend to the support: weights as biases, shares, heads."""
 
 from __future__ import annotations
 
@@ -23,11 +23,19 @@ def shares(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
 
 
 def of_present(share: Tensor, bias: Tensor) -> Tensor:
-    """Shares (..., n) as a learner's ``attention`` tells them: an absent row has none.
+    """Shares (..., n) as a learner's ``attention`` reports them: 0 for absent rows.
 
-    So it is anyway beside others; where all rows are absent, a softmax divides one among them.
+    That matters where all rows are absent: a softmax divides 1 among them.
     """
     return share.where(bias > ABSENT / 2, 0.0)
+
+
+def mean_over_outputs(share: Tensor, present: Tensor | None) -> Tensor:
+    """Shares (outputs, n, m) -> (n, m): the mean over outputs that are ``present`` (or all)."""
+    if present is None:
+        return share.mean(0)
+    weights = present.to(share.dtype)
+    return torch.einsum("k, knm -> nm", weights / weights.sum().clamp_min(1), share)
 
 
 def read_beside_self(

@@ -1,4 +1,4 @@
-"""Labels as inputs, and which outputs a task has: for learners whose heads have a fixed size."""
+"""How learners read targets: as vectors, with a weight for each element."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.core import Examples, TaskSpec
-from quickstudy.tasks.examples import class_weights, one_hot
+from quickstudy.core import Answer, Examples, TaskSpec
 
 
 def refuse_more_outputs(who: str, spec: TaskSpec, outputs: int) -> None:
@@ -19,16 +18,30 @@ def refuse_more_outputs(who: str, spec: TaskSpec, outputs: int) -> None:
         )
 
 
-def label_vectors(support: Examples, outputs: int, dtype: torch.dtype) -> Tensor:
-    """Targets as vectors (n, outputs): one-hot class ids, or reals and zeros after them."""
-    if not support.targets.is_floating_point():
-        return one_hot(support.targets, outputs, dtype)
-    targets = support.targets.to(dtype)
-    return F.pad(targets, (0, outputs - targets.shape[-1]))
+def label_vectors(rows: Examples, answer: Answer, outputs: int, dtype: torch.dtype) -> Tensor:
+    """Targets as vectors (n, outputs), as the answer encodes them; zeros after its own outputs.
+
+    Unknown elements are zeros. Raises ValueError for targets that are not one vector a row, such as
+    depth maps.
+    """
+    encoded = answer.encode(rows.targets, dtype)
+    if encoded.ndim != 2:
+        raise ValueError(
+            f"support: this learner reads a vector of targets for each row, (n, {answer.outputs}); "
+            f"found shape {tuple(rows.targets.shape)}. Use a learner whose backbone "
+            "predicts every place of a row, such as MAML."
+        )
+    return F.pad(encoded, (0, outputs - encoded.shape[-1]))
 
 
-def present_outputs(support: Examples, spec: TaskSpec) -> Tensor:
-    """(outputs,): which outputs the labelled support tells of; all of them in regression."""
-    if support.targets.is_floating_point():
-        return support.weights.new_ones(spec.outputs, dtype=torch.bool)
-    return class_weights(support, spec.outputs) > 0
+def element_weights(rows: Examples, answer: Answer, dtype: torch.dtype) -> Tensor:
+    """How often each element of the targets counts, (n, outputs): w_i where known, else 0."""
+    known = answer.known(rows.targets)
+    known = known if known.ndim > 1 else known.unsqueeze(-1).expand(-1, answer.outputs)
+    return rows.weights.to(dtype).unsqueeze(-1) * known
+
+
+def present_entry(support: Examples, spec: TaskSpec) -> dict[str, Tensor]:
+    """The entry ``present`` (outputs,) of a state; empty where all outputs are always present."""
+    present = spec.answer.present(support.targets, support.weights)
+    return {} if present is None else {"present": present}

@@ -28,10 +28,14 @@ WORTH_PARTING = 1.25
 
 
 class Stack(NamedTuple):
-    """Tasks as one, whose tensors have shape (tasks, rows, ...); ``places``: where each stood."""
+    """Tasks as one, whose tensors have shape (tasks, rows, ...).
+
+    ``places``  where each of its tasks stood among all; ``names``, their names.
+    """
 
     task: Task
     places: tuple[int, ...]
+    names: tuple[str, ...]
 
 
 def stack(tasks: Sequence[Task], by_name: bool = True) -> Task:
@@ -47,7 +51,7 @@ def stack(tasks: Sequence[Task], by_name: bool = True) -> Task:
             f"found {len(kinds)} kinds among {', '.join(map(str, specs[:3]))}. Use stacks, which "
             "makes one of each kind."
         )
-    return _stacked(tasks, kinds[0].answer, by_name)
+    return _stacked(tasks, kinds[0].answer)
 
 
 def stacks(tasks: Sequence[Task], by_name: bool = True) -> list[Stack]:
@@ -62,7 +66,8 @@ def stacks(tasks: Sequence[Task], by_name: bool = True) -> list[Stack]:
             answer = members[0].spec.answer
             for member in members[1:]:
                 answer = _joined(answer, member.spec.answer)
-            found.append(Stack(_stacked(members, answer, by_name), tuple(places)))
+            names = tuple(member.spec.name for member in members)
+            found.append(Stack(_stacked(members, answer), tuple(places), names))
     return found
 
 
@@ -168,7 +173,7 @@ def _cheapest(sizes: list[int], of_tasks: list[int], parts: int) -> tuple[list[l
     return [sizes[a:b] for a, b in pairwise(cuts)], int(cost)
 
 
-def _stacked(tasks: Sequence[Task], answer: Answer, by_name: bool) -> Task:
+def _stacked(tasks: Sequence[Task], answer: Answer) -> Task:
     names = {task.spec.name for task in tasks}
     spec = TaskSpec(answer, names.pop() if len(names) == 1 else "")
     support, query = (
@@ -217,6 +222,12 @@ def _padded(leaf: Tensor, shapes: Sequence[Any], value: Callable[[Tensor], float
     return padded
 
 
+def whole(stacked: Task) -> Stack:
+    """A task that is stacked already, as the stack of all tasks of a step."""
+    tasks = count(stacked)
+    return Stack(stacked, tuple(range(tasks)), (stacked.spec.name,) * tasks)
+
+
 def count(stacked: Task) -> int:
     """How many tasks a stacked task holds."""
     return int(next(leaf for _, leaf in named_leaves(stacked[:2])).shape[0])
@@ -232,6 +243,15 @@ def unstack(stacked: Task) -> list[Task]:
         )
         for i in range(count(stacked))
     ]
+
+
+def first_tasks(stacked: Task, n: int) -> Task:
+    """The first ``n`` tasks of a stack, as a stack."""
+    return Task(
+        map_tree(lambda leaf: leaf[:n], stacked.support),
+        map_tree(lambda leaf: leaf[:n], stacked.query),
+        stacked.spec,
+    )
 
 
 def to_device(task: Task, device: torch.device) -> Task:

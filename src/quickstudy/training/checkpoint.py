@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quickstudy.compute.engine import Plan
+from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
-from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.evaluation.results import Result
 from quickstudy.files.storage import load_tree, save_tree
 
-_FORMAT = "quickstudy checkpoint 1"
+_FORMAT = "quickstudy checkpoint 2"
 
 
 @dataclass
@@ -47,16 +47,15 @@ class Progress:
         self.summed = 0
         return {name: round(mean, 6) for name, mean in means.items() if math.isfinite(mean)}
 
-    def judge(self, result: Evaluation, learner: Learner, patience: int | None) -> None:
+    def judge(self, result: Result, learner: Learner, patience: int | None) -> None:
         """Keep the weights if ``result`` is the best so far; stop after ``patience`` without."""
-        higher_is_better = result.metric == "accuracy"
         best = self.best_score
         if not math.isfinite(result.mean):
             better = False
         elif best is None:
             better = True
         else:
-            better = result.mean > best if higher_is_better else result.mean < best
+            better = result.mean > best if result.higher_is_better else result.mean < best
         if better:
             self.best_score, self.best_step, self.fruitless = result.mean, self.step, 0
             self.best_weights = {n: v.clone() for n, v in learner.state_dict().items()}

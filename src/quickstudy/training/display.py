@@ -1,14 +1,17 @@
-"""The progress bar of training."""
+"""What stands between training and its terminal: the progress bar, and Ctrl-C."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.evaluation.results import Result
 
 _MEMORY = 0.95  # of the running means, per step
 
@@ -52,10 +55,40 @@ class Display:
         self._bar.update(self._task, completed=step, description=text + self._validation)
         return speed
 
-    def validated(self, result: Evaluation) -> None:
+    def validated(self, result: Result) -> None:
         """Show the newest validation."""
         self._validation = f"  validation {result.mean:.3f}"
 
     @staticmethod
     def _mean(before: float, now: float) -> float:
         return now if math.isnan(before) else _MEMORY * before + (1 - _MEMORY) * now
+
+
+class Interrupts:
+    """While entered, the first Ctrl-C only sets ``requested``; the second one interrupts at once.
+
+    Outside the main thread, where Python delivers no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

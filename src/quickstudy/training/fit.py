@@ -4,64 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from quickstudy.base.modules import device_of
-from quickstudy.compute.compiled import Compiled, refuse_without_compiler
-from quickstudy.compute.engine import COMPOSITES, Plan
-from quickstudy.compute.memory import accumulate_within
+from quickstudy.compute.compiled import CompiledGradients, refuse_without_compiler
+from quickstudy.compute.engine import GRADIENT_MAKERS
+from quickstudy.compute.plan import Compute, Plan
+from quickstudy.compute.prepare import Prepared, prepare_stack
 from quickstudy.core import Learner, Task, TaskSource
-from quickstudy.evaluation.evaluate import Evaluation, evaluate
+from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.evaluation.results import Evaluation, Result
 from quickstudy.files.registry import describe
-from quickstudy.objectives import Objective, Outcome, objective_of
-from quickstudy.tasks.inspection import Look, look_at
-from quickstudy.tasks.numbering import Fingerprint, draw, draw_stacked, task_seed
-from quickstudy.tasks.stacks import to_device
+from quickstudy.objectives import Objective, Outcome, objective_of, set_progress
+from quickstudy.tasks.numbering import Fingerprint, Stream, draw, draw_stacks, task_seed
 from quickstudy.training.checkpoint import RunFolder
-from quickstudy.training.display import Display
-from quickstudy.training.interrupts import Interrupts
+from quickstudy.training.combine import Combine, check_combine, combined, mean
+from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log
-from quickstudy.training.plan import Engine, made_ready, make_plan
+from quickstudy.training.optimisers import OptimiserMaker, adam
+from quickstudy.training.plan import make_plan
 from quickstudy.training.population import estimate_population
-from quickstudy.training.precision import Precision
-from quickstudy.training.processes import worker_processes
-
-Schedule = Callable[[float], float]
-"""Progress of training in [0, 1] -> factor on the learning rate."""
-
-_VALIDATION, _POPULATION = 1 << 20, 1 << 21  # added to the seed: streams of tasks of their own
-
-
-def adam(rate: float = 1e-3) -> Callable[[Iterable[Tensor]], Optimizer]:
-    """The default optimiser: parameters -> Adam at ``rate``."""
-    return lambda parameters: Adam(parameters, lr=rate)
-
-
-def sgd(rate: float) -> Callable[[Iterable[Tensor]], Optimizer]:
-    """Plain gradient descent: parameters -> SGD at ``rate``."""
-    return lambda parameters: SGD(parameters, lr=rate)
-
-
-def constant(progress: float) -> float:
-    """No change of the learning rate."""
-    return 1.0
-
-
-def linear(progress: float) -> float:
-    """From 1 down to 0 along a line."""
-    return 1 - progress
-
-
-def cosine(progress: float) -> float:
-    """From 1 down to 0 along half a cosine (Loshchilov and Hutter, 2017, without restarts)."""
-    return (1 + math.cos(math.pi * progress)) / 2
+from quickstudy.training.preflight import prepare
+from quickstudy.training.schedules import Schedule, constant
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -86,17 +57,40 @@ class Validation:
     """How training is judged on the way: every ``every`` steps on the same ``tasks`` tasks.
 
     ``patience``  validations without a new best after which training stops; None for never.
+    ``select``    which result decides, where tasks of several names or kinds give several: a score's
+                  name, or (task's name, score's name). By default the first score of the answer.
     """
 
     source: TaskSource
     every: int = 500
     tasks: int = 200
     patience: int | None = None
+    select: str | tuple[str, str] | None = None
+
+    def check(self) -> None:
+        """ValueError, before training, where no single result would decide."""
+        drawn = [draw(self.source, 0, i, Stream.VALIDATION) for i in range(min(self.tasks, 16))]
+        kinds = dict.fromkeys((task.spec.name, task.spec.answer.score.name) for task in drawn)
+        if self.select is None and len(kinds) > 1:
+            raise ValueError(
+                "validation: tasks of several kinds have no one score to choose weights by; found "
+                f"{', '.join(map(str, kinds))}. Give select=(task's name, score's name)."
+            )
+
+    def decides(self, evaluation: Evaluation) -> Result:
+        """The result that decides."""
+        if self.select is None:
+            return evaluation.main
+        name, score = ("", self.select) if isinstance(self.select, str) else self.select
+        return evaluation.row(name, score)
 
     def identity(self) -> str:
         """What a resumed run must have in common with the one it continues."""
-        first = _fingerprint(draw(self.source, 0, 0))
-        return f"every {self.every}, {self.tasks} tasks, patience {self.patience}, {first}"
+        first = _fingerprint(draw(self.source, 0, 0, Stream.VALIDATION))
+        return (
+            f"every {self.every}, {self.tasks} tasks, patience {self.patience}, "
+            f"select {self.select}, {first}"
+        )
 
 
 def fit(
@@ -105,17 +99,13 @@ def fit(
     steps: int,
     tasks_per_step: int = 16,
     *,
-    optimiser: Callable[[Iterable[Tensor]], Optimizer] | None = None,
+    optimiser: OptimiserMaker | None = None,
     schedule: Schedule = constant,
     objective: Objective | None = None,
+    combine: Combine = mean,
     validation: Validation | None = None,
     seed: int = 0,
-    engine: Engine = "auto",
-    memory: int | None = None,
-    workers: int = 1,
-    compile: bool = False,
-    processes: bool = False,
-    precision: Precision = "float32",
+    compute: Compute = Compute(),  # noqa: B008  (frozen)
     run: str | Path | None = None,
     resume: bool = False,
     checkpoint_every: int = 200,
@@ -125,60 +115,60 @@ def fit(
     """Minimise the mean objective over tasks of ``source``; ``learner`` is changed in place.
 
     ``steps``, ``tasks_per_step``  optimiser steps, and tasks whose gradients each step averages.
-    ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default (:func:`adam`, :func:`sgd`).
-    ``schedule``    :func:`constant`, :func:`linear`, :func:`cosine`, or your own.
+    ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default
+                    (:mod:`quickstudy.training.optimisers`).
+    ``schedule``    of the learning rate (:mod:`quickstudy.training.schedules`), or your own.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
-    ``validation``  where given, the weights of the best validation are the ones kept.
-    ``engine``, ``memory``, ``workers``, ``compile``, ``processes``, ``precision``
-                    see :func:`quickstudy.training.plan.make_plan`.
+    ``combine``     how the tasks of a step make one gradient: the mean of their losses, or what
+                    reads these or their gradients (:mod:`quickstudy.training.combine`).
+    ``validation``  where given, the weights of the best validation are the ones kept: by the first
+                    score of the answer, whatever the objective.
+    ``compute``     how steps are computed.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
                     the run there goes on, and its end is bit-equal to that of an unbroken run
                     (same machine, same number of threads). It keeps the plan that it was started
-                    by, whatever ``engine``, ``memory``, ``workers``, ``compile``,
-                    ``processes`` and ``precision`` say.
+                    by, whatever ``compute`` says.
     ``progress``    show a progress bar.
 
     Ctrl-C ends training after the current step. With ``run`` there is then a checkpoint, and
     ``finished`` is False; without, KeyboardInterrupt is raised.
 
-    Raises :class:`quickstudy.contract.check.BrokenLaw` before the first step for a learner whose results
-    would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
+    Raises :class:`quickstudy.testing.BrokenLaw` before the first step for a learner whose
+    results would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
     :class:`quickstudy.compute.memory.TaskTooLarge` where one task alone does not fit in memory,
-    :class:`quickstudy.training.processes.WorkerEnded` where a worker process is killed,
     RuntimeError where ``engine="vmap"`` is not right, ValueError for arguments out of range, for
-    ``compile`` without a compiler, for ``processes`` where something cannot be sent to them and
-    where a resumed run had other settings, FileExistsError where ``run`` holds another run.
+    ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
+    ``run`` holds another run.
     """
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")
+    check_combine(combine)
+    if validation:
+        validation.check()
     objective = objective or objective_of(learner)
     folder = RunFolder(run, resume)
-    trainer = _Trainer(learner, source, objective, seed, tasks_per_step)
-    two = made_ready(learner, trainer.task, tasks_per_step)
+    trainer = _Trainer(learner, source, objective, combine, seed, tasks_per_step)
+    first = prepare(learner, objective, source, seed, tasks_per_step)
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
         "steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
-        "learner": _identity(learner), "first task": _fingerprint(trainer.task(0)),
+        "learner": _identity(learner), "first task": _fingerprint(draw(source, seed, 0)),
         "optimiser": f"{type(opt).__name__} {opt.defaults}", "schedule": _name(schedule),
-        "objective": _name(objective), "validation": validation and validation.identity(),
+        "objective": _name(objective), "combine": _name(combine),
+        "validation": validation and validation.identity(),
     }  # fmt: skip
     state = folder.restore(learner, opt, settings)
-    state.plan = state.plan or make_plan(learner, two, objective, tasks_per_step, engine, memory,
-                                         workers, compile, processes, precision)  # fmt: skip
+    state.plan = state.plan or make_plan(learner, first, objective, tasks_per_step, compute)
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
     interrupted = False
-    with (
-        worker_processes(state.plan, learner, objective, two),
-        Display(steps, state.step, progress) as display,
-        Interrupts() as interrupts,
-    ):
+    with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
         while state.step < steps and not (state.stopped_early or interrupted):
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
                 group["lr"] = rate * schedule(state.step / steps)
-            learner.progress = state.step / steps
+            set_progress(learner, objective, state.step / steps)
             loss, score = trainer.step(opt, state.step)
             state.plan = trainer.plan  # another, perhaps, where it could not be followed
             state.count(loss, score)
@@ -188,7 +178,7 @@ def fit(
                 log.add({"step": state.step, **state.means(), "tasks_per_second": round(speed, 3),
                          "seconds": round(state.seconds, 3)})  # fmt: skip
             if validation and (state.step % validation.every == 0 or state.step == steps):
-                result = trainer.validate(validation)
+                result = validation.decides(trainer.validate(validation))
                 state.judge(result, learner, validation.patience)
                 log.add({"step": state.step, "validation": result.mean,
                          "half_width": result.half_width,
@@ -211,7 +201,7 @@ def _fingerprint(task: Task) -> str:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    """A function's name; a frozen dataclass that is called has its settings in its own."""
+    """A function's name; a dataclass that is called has its settings in its own."""
     if is_dataclass(function):
         return repr(function)
     return getattr(function, "__qualname__", type(function).__name__)
@@ -231,46 +221,48 @@ class _Trainer:
     learner: Learner
     source: TaskSource
     objective: Objective
+    combine: Combine
     seed: int
     tasks_per_step: int
     plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
-    compiled: Compiled | None = None
-
-    def task(self, index: int) -> Task:
-        return to_device(draw(self.source, self.seed, index), device_of(self.learner))
+    compiled: CompiledGradients | None = None
+    scores: set[str] = field(default_factory=set)  # of the tasks seen: of several there is no mean
 
     def follow(self, plan: Plan) -> None:
         """Compute steps by ``plan``."""
         self.plan = plan
         if plan.compiled:
             refuse_without_compiler(device_of(self.learner))
-            composite = COMPOSITES[plan.mapping]
-            self.compiled = Compiled(self.learner, self.objective, self.batch(0)[0], composite)
+            like, maker = self.tasks(0)[0].task, GRADIENT_MAKERS[plan.mapping]
+            self.compiled = CompiledGradients(self.learner, self.objective, like, maker)
 
-    def batch(self, step: int) -> tuple[Task, Look]:
-        """The tasks of a step where the learner is, and what was seen of them before they moved."""
+    def tasks(self, step: int) -> list[Prepared]:
+        """The tasks of a step, in stacks that are where the learner is."""
         first = step * self.tasks_per_step
-        drawn = draw_stacked(self.source, self.seed, range(first, first + self.tasks_per_step))
-        return to_device(drawn, device_of(self.learner)), look_at(drawn)
+        numbers = range(first, first + self.tasks_per_step)
+        drawn = draw_stacks(self.source, self.seed, numbers, by_name=self.learner.reads_name)
+        return [prepare_stack(self.learner, stack) for stack in drawn]
 
     def step(self, optimiser: Optimizer, step: int) -> tuple[float, float]:
         """Mean loss and score of the tasks of a step, taken unless something is not finite."""
-        batch, look = self.batch(step)
+        tasks = self.tasks(step)
+        self.scores |= {prepared.task.spec.answer.score.name for prepared in tasks}
         optimiser.zero_grad(set_to_none=True)
-        outcome, self.plan = accumulate_within(
-            self.learner, batch, self.objective, self.plan, self.compiled, look
+        outcome, self.plan = combined(
+            self.combine, self.learner, tasks, self.objective, self.plan, self.compiled
         )
-        losses, scores, norm = self._told(outcome)
+        losses, scores, norm = self._sync_scalars(outcome)
         if not all(map(math.isfinite, [*losses, norm])):
             raise self._not_finite(losses, step)
         optimiser.step()
-        return sum(losses) / len(losses), sum(scores) / len(scores)
+        score = sum(scores) / len(scores) if len(self.scores) == 1 else math.nan
+        return sum(losses) / len(losses), score
 
-    def _told(self, outcome: Outcome) -> tuple[list[float], list[float], float]:
+    def _sync_scalars(self, outcome: Outcome) -> tuple[list[float], list[float], float]:
         """Losses, scores and the gradient's norm: what a step asks a device, in one transfer."""
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
-        told = (*outcome, torch.nn.utils.get_total_norm(gradients).reshape(1))
-        *numbers, norm = torch.cat([t.to(outcome.loss.device) for t in told]).tolist()
+        scalars = (*outcome, torch.nn.utils.get_total_norm(gradients).reshape(1))
+        *numbers, norm = torch.cat([s.to(outcome.loss.device) for s in scalars]).tolist()
         tasks = len(outcome.loss)
         return numbers[:tasks], numbers[tasks:], norm
 
@@ -286,15 +278,17 @@ class _Trainer:
         )
 
     def validate(self, validation: Validation) -> Evaluation:
-        estimate_population(self.learner, self.source, self.seed + _POPULATION)
-        seed = self.seed + _VALIDATION
-        return evaluate(self.learner, validation.source, validation.tasks, seed=seed)
+        estimate_population(self.learner, self.source, self.seed)
+        return evaluate(
+            self.learner, validation.source, validation.tasks, seed=self.seed,
+            stream=Stream.VALIDATION,
+        )  # fmt: skip
 
     def finish(self, best_weights: dict[str, Tensor]) -> None:
         """Leave the learner ready for use: the best weights, or the last ones."""
         if best_weights:
             self.learner.load_state_dict(best_weights)
         else:
-            estimate_population(self.learner, self.source, self.seed + _POPULATION)
-        self.learner.progress = 1.0
+            estimate_population(self.learner, self.source, self.seed)
+        set_progress(self.learner, self.objective, 1.0)
         self.learner.eval()

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from quickstudy.files.storage import write_atomically
+from quickstudy.base.atomic import write_atomically
 
 
 class Log:

@@ -7,8 +7,9 @@ import torch
 from quickstudy.backbones.norms import RunningNorm, estimating
 from quickstudy.base.modules import device_of
 from quickstudy.core import Learner, TaskSource
-from quickstudy.objectives import answers
-from quickstudy.tasks.numbering import draw
+from quickstudy.objectives import predict_queries
+from quickstudy.tasks.acting import acted
+from quickstudy.tasks.numbering import Stream, draw
 from quickstudy.tasks.stacks import to_device
 
 TASKS = 32
@@ -26,5 +27,5 @@ def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None
         return
     with torch.no_grad(), estimating():
         for index in range(TASKS):
-            task = to_device(draw(source, seed, index), device_of(learner))
-            answers(learner, task)
+            task = to_device(draw(source, seed, index, Stream.POPULATION), device_of(learner))
+            predict_queries(learner, acted(learner, task))

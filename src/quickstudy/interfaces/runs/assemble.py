@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
@@ -18,15 +18,16 @@ from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes
 
-CHOICES = {
-    "distance": ("squared_euclidean", "cosine"),
-    "head": ("ridge", "logistic"),
-    "objective": ("contrastive", "linear_contrastive", "verification"),
+Choices = Mapping[str, tuple[str, ...]]
+
+CHOICES: Choices = {
     "update": ("sgd", "momentum", "adam"),
     "meta_gradient": ("exact", "first_order", "finite_difference", "implicit", "annealed"),
     "then": ("exact", "finite_difference", "implicit"),
 }
-"""Arguments that are functions or parts, and the names by which a recipe may give them.
+"""Arguments of many learners that are functions or parts, and the names that a recipe may give.
+
+Those of one learner stand in its card.
 
 Those with settings may also be given as a mapping, such as ``{name: implicit, strength: 2.0}``.
 """
@@ -131,19 +132,23 @@ def learner_options(recipe: Recipe) -> dict[str, Any]:
     cls = resolve("learner", recipe.learner, LEARNERS)
     hints = get_type_hints(cls.__init__)
     valid = {name: hints[name] for name in inspect.signature(cls).parameters if name != "backbone"}
+    choices = {
+        **CHOICES,
+        **{name: tuple(of) for name, of in LEARNERS[recipe.learner].choices.items()},
+    }
     arguments = {}
     for name, value in recipe.options.items():
         if name not in valid:
             raise nearest(f"option of {recipe.learner}", str(name), valid)
         where = f"option {name} of {recipe.learner}"
-        arguments[name] = _argument(where, name, value, valid[name])
+        arguments[name] = _argument(where, name, value, valid[name], choices)
     return arguments
 
 
-def _argument(where: str, name: str, value: Any, hint: Any) -> Any:
+def _argument(where: str, name: str, value: Any, hint: Any, choices: Choices) -> Any:
     """``value`` as the type ``hint`` says, or the function or part that it names."""
-    if name in CHOICES:
-        return _choice(where, value, CHOICES[name])
+    if name in choices:
+        return _choice(where, value, choices[name])
     return checked(where, value, hint)
 
 
@@ -162,14 +167,14 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
         if setting not in valid:
             raise nearest(f"setting of {name}", str(setting), valid)
     return chosen(**{
-        s: _argument(f"{where}: {s}", s, v, valid[s]) for s, v in settings.items()
+        s: _argument(f"{where}: {s}", s, v, valid[s], CHOICES) for s, v in settings.items()
     })  # fmt: skip
 
 
 def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int) -> torch.nn.Module:
     cls: Callable[..., torch.nn.Module] = resolve("backbone", recipe.backbone, BACKBONES)
     card = LEARNERS[recipe.learner]
-    head = outputs if card.answers else None
+    head = outputs if card.head else None
     if recipe.backbone == "mlp":
         return cls(math.prod(inputs), hidden=(256, 128), outputs=head)
     if len(inputs) != 3:

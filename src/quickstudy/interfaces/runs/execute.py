@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import torch
 
+from quickstudy.base.atomic import write_atomically
 from quickstudy.base.modules import device_of
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
 from quickstudy.evaluation.evaluate import Evaluation, evaluate
 from quickstudy.files.registry import LEARNERS
-from quickstudy.files.storage import save_learner, write_atomically
+from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, prepare
 from quickstudy.interfaces.runs.folder import Run, refuse_taken
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
-from quickstudy.tasks.numbering import draw, generator, task_seed
-from quickstudy.training.explain import explain as explain_training
-from quickstudy.training.fit import Validation, adam, cosine, fit, sgd
+from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
+from quickstudy.training.fit import Validation, fit
 from quickstudy.training.log import read_metrics
-from quickstudy.training.precision import Precision
+from quickstudy.training.optimisers import adam, sgd
+from quickstudy.training.plan import explain as explain_training
+from quickstudy.training.schedules import cosine
 
-TEST_SEED = 1 << 22  # test tasks: a stream that neither training nor validation draws from
 DRAWN_TASKS = 20
 
 
@@ -48,8 +48,7 @@ def explain(recipe: Recipe) -> str:
         torch.set_num_threads(recipe.threads)
     return explain_training(
         parts.learner, parts.sources.train, parts.recipe.budget().tasks_per_step, seed=recipe.seed,
-        workers=recipe.workers, compile=recipe.compile, processes=recipe.processes,
-        precision=cast(Precision, recipe.precision),
+        compute=recipe.compute,
     )  # fmt: skip
 
 
@@ -70,9 +69,8 @@ def execute(
         return None
     recipe, learner, data = parts.recipe, parts.learner, parts.data
     shape = tuple(data.train.inputs.shape[1:])
-    save_learner(learner, run.path / "learner.safetensors", {"shape": shape, "data": recipe.data})
-    seed = TEST_SEED + recipe.seed
-    evaluation = evaluate(learner, parts.sources.test, recipe.test_tasks, seed=seed)
+    save(learner, run.path / "learner.safetensors", {"shape": shape, "data": recipe.data})
+    evaluation = evaluate(learner, parts.sources.test, recipe.test_tasks, seed=recipe.seed)
     content = json.dumps(evaluation.to_json(), indent=1) + "\n"
     write_atomically(run.path / "evaluation.json", content.encode())
     _report(run, parts, evaluation)
@@ -88,9 +86,7 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
     training = fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
         optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
-        run=run.path, resume=resume, progress=progress, workers=recipe.workers,
-        compile=recipe.compile, processes=recipe.processes,
-        precision=cast(Precision, recipe.precision),
+        run=run.path, resume=resume, progress=progress, compute=recipe.compute,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
     return training.finished
@@ -102,8 +98,8 @@ def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:
     learner = parts.learner.cpu()  # where tasks are drawn; a few of them take no time
 
     def test_task(index: int) -> tuple[Learner, Task, Sequence[str]]:
-        names = source.names(generator(task_seed(evaluation.seed, index)))
-        return learner, draw(source, evaluation.seed, index), names
+        names = source.names(generator(task_seed(evaluation.seed, index, Stream.TEST)))
+        return learner, draw(source, evaluation.seed, index, Stream.TEST), names
 
     first = insights(*test_task(0))
     others = range(1, min(DRAWN_TASKS, recipe.test_tasks))

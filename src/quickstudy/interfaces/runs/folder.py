@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Learner
-from quickstudy.files.storage import load_learner, write_atomically
+from quickstudy.files.storage import load_with_info
 from quickstudy.interfaces.runs.provenance import Origin
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
 
@@ -68,7 +69,7 @@ class Run:
                 f"{self.path}: training has not finished. "
                 f"Go on with `quickstudy run --resume {self.path}`."
             )
-        return load_learner(file)
+        return load_with_info(file)
 
 
 def refuse_taken(path: Path) -> None:

@@ -15,17 +15,14 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
+from quickstudy.compute.plan import Compute
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, LEARNERS, nearest
+from quickstudy.learners.cards import OPTIMISERS
 
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
-PRECISIONS = ("float32", "bfloat16")
-"""Those of :mod:`quickstudy.training.precision`, which needs torch."""
-
-OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
-"""What trains a learner over its tasks, and its usual rate; both stand in ``training.trainer``."""
 
 LEAST = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
@@ -46,46 +43,6 @@ class Budget(NamedTuple):
     validate_every: int
 
 
-class _Default(NamedTuple):
-    steps: int
-    tasks_per_step: int
-    train_ways: int | None  # None: as many as in testing
-    rate: float = OPTIMISERS["adam"]
-    optimiser: str = "adam"
-
-
-# About a minute for Conv4 on two CPU cores; several for gradient learners, which need more tasks.
-# Metric learners learn faster from more ways than they are tested on (Snell et al., 2017).
-_METRIC = _Default(800, 1, 20)
-_GRADIENT = _Default(4000, 2, None, 2e-3)
-_MEMORY = _Default(4000, 1, None)
-_DEFAULTS = {
-    "prototypical": _METRIC,
-    "siamese": _METRIC,
-    "matching": _METRIC,
-    "relation": _Default(1500, 1, None),
-    "r2d2": _METRIC,
-    "meta_opt_net": _METRIC,
-    "maml": _GRADIENT,
-    "anil": _GRADIENT,
-    "boil": _GRADIENT,
-    "maml_plus_plus": _Default(1500, 2, None, 2e-3),
-    "reptile": _Default(1000, 5, None, 1.0, "sgd"),  # as in its paper
-    "meta_sgd": _GRADIENT,
-    "cavia": _GRADIENT,
-    "proto_maml": _Default(1500, 2, None, 2e-3),
-    "lstm_meta_learner": _Default(1000, 2, None, 2e-3),
-    "mann": _MEMORY,
-    "memory_network": _METRIC,
-    "meta_networks": _MEMORY,
-    "snail": _MEMORY,
-    "in_context": _MEMORY,
-    "conditional_neural_process": _MEMORY,
-    "attentive_neural_process": _MEMORY,
-    "linear_probe": _Default(600, 1, 20),
-}
-
-
 @dataclass(frozen=True)
 class Recipe:
     """One run. None means the default of the learner, of the data set or of the machine.
@@ -100,8 +57,7 @@ class Recipe:
     ``validate_every``, ``patience``   validation on the way; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
-    ``workers``, ``processes``, ``compile``, ``precision``  how steps are computed: see
-                                   :func:`quickstudy.fit`.
+    ``workers``, ``compile``       how steps are computed: see :class:`quickstudy.Compute`.
 
     Raises ValueError for unknown names and for numbers that no run could have.
     """
@@ -133,16 +89,13 @@ class Recipe:
     threads: int | None = None
     device: str | None = None
     workers: int = 1
-    processes: bool = False
     compile: bool = False
-    precision: str = "float32"
 
     def __post_init__(self) -> None:
         splits = card(self.data).splits
         for kind, name, valid in (
             ("learner", self.learner, LEARNERS), ("backbone", self.backbone, BACKBONES),
             ("norm", self.norm, NORMS), ("optimiser", self.optimiser, OPTIMISERS),
-            ("precision", self.precision, PRECISIONS),
             (f"split of {self.data}", self.split, splits),
         ):  # fmt: skip
             if name is not None and valid and name not in valid:
@@ -158,12 +111,17 @@ class Recipe:
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device: must be cpu, cuda or cuda:NUMBER; found {self.device!r}.")
 
+    @property
+    def compute(self) -> Compute:
+        """How steps are computed."""
+        return Compute(workers=self.workers, compile=self.compile)
+
     def budget(self, train_classes: int | None = None) -> Budget:
         """How the learner trains, defaults filled in.
 
         ``train_classes``  of the data, where known: the *default* of train_ways gives way to it.
         """
-        default = _DEFAULTS[self.learner]
+        default = LEARNERS[self.learner].training
         steps = self.steps or default.steps
         usual_ways = default.train_ways or self.ways
         optimiser = self.optimiser or default.optimiser

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.answers.specs import classification
 from quickstudy.core import Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.interfaces.runs.folder import Run
-from quickstudy.tasks.examples import classification, examples, to_unit
+from quickstudy.tasks.examples import examples, to_unit
 
 
 def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predictor:

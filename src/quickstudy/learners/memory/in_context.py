@@ -7,11 +7,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from quickstudy.answers.classes import Classes
+from quickstudy.answers.labels import Labels
+from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
     join_heads,
     log_weights,
+    mean_over_outputs,
     of_present,
     read_beside_self,
     shares,
@@ -19,7 +23,7 @@ from quickstudy.learners.attention import (
 )
 from quickstudy.learners.features import like
 from quickstudy.learners.memory.centring import FEWEST, normalised, normalised_size
-from quickstudy.learners.outputs import label_vectors, present_outputs
+from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
 from quickstudy.tasks.examples import labelled, without_absent
 
 Memory = tuple[Tensor, Tensor]
@@ -31,7 +35,7 @@ class InContext(Learner):
 
     One transformer answers one question per output k: "is it class k?", or "what is target k?".
 
-        label_ki = [y_i = k]  or, in regression,  y_ik
+        label_ki = [y_i = k];  in regression y_ik;  of labels 1 for yes, -1 for no
         token_ki = E norm(f(x_i)) + label_ki * u + v      for the support
         token_k  = E norm(f(x)) + w                       for a query
         t <- t + attend(norm(t));   t <- t + feed_forward(norm(t))       in every layer
@@ -40,7 +44,7 @@ class InContext(Learner):
     Support tokens attend to the support; a query token to the support and itself. There are no
     positions, so order is irrelevant; every output is asked alike, so renaming classes permutes
     the outputs and a task may have any number of ways. A row of weight w counts as w rows, by
-    a bias of log w in every softmax.
+    a bias of log w in every softmax, and one whose label k is unknown is not read for output k.
 
     ``backbone``  inputs (n, ...) -> features (n, d), at least 4, because each row is normalised.
     ``size``      of a token, at least 4; ``heads`` must divide it.
@@ -48,10 +52,11 @@ class InContext(Learner):
     ``heads``     of each attention.
 
     State: ``memory``, keys and values of the support in every layer, (outputs, heads, n,
-    size / heads) each; ``bias`` (n,); ``present`` (outputs,).
+    size / heads) each; ``bias`` (outputs, 1, 1, n), the logarithm of how often a row counts for an
+    output; ``present`` (outputs,) for classification.
 
-    Raises ValueError for a backbone of fewer than 4 features, or that does not tell its
-    ``features``.
+    Raises ValueError for targets that are not one vector a row, and for a backbone of fewer than 4
+    features, or that does not declare its ``features``.
 
     Reference: Kirsch, Harrison, Sohl-Dickstein and Metz (2022), General-Purpose In-Context Learning
     by Meta-Learning Transformers; Fifty et al. (2024), Context-Aware Meta-Learning; the layers are
@@ -65,6 +70,8 @@ class InContext(Learner):
     >>> learner(support, qs.classification(ways=2))(support.inputs).shape
     torch.Size([2, 2])
     """
+
+    answers = (Classes, Reals, Labels)
 
     def __init__(
         self, backbone: nn.Module, size: int = 128, layers: int = 2, heads: int = 4
@@ -86,17 +93,18 @@ class InContext(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The support's keys and values in every layer."""
-        support = labelled(support)
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
-        labels = label_vectors(support, spec.outputs, features.dtype)
+        labels = label_vectors(support, spec.answer, spec.outputs, features.dtype)
         tokens = self.embedding(normalised(features)) + self.label(labels.mT.unsqueeze(-1))
-        bias, memory = log_weights(support.weights.to(features.dtype)), []
+        bias = log_weights(element_weights(support, spec.answer, features.dtype).mT)[:, None, None]
+        memory = []
         for block in self._layers():
             memory.append(block.remember(tokens))
             tokens = block.read(tokens, memory[-1], bias)
         return {
-            "memory": memory, "bias": bias,
-            "present": present_outputs(support, spec), "statistics": statistics,
+            "memory": memory, "bias": bias, "statistics": statistics,
+            **present_entry(support, spec),
         }  # fmt: skip
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
@@ -104,29 +112,29 @@ class InContext(Learner):
         tokens = self._query(state, inputs)
         for block, memory in zip(self._layers(), state["memory"], strict=True):
             tokens = block.step(tokens, memory, state["bias"])
-        return without_absent(self.head(normalised(tokens)).squeeze(-1).mT, state["present"])
+        predictions = self.head(normalised(tokens)).squeeze(-1).mT
+        return without_absent(predictions, state.get("present"))
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The features (n, d), each row normalised, of which tokens are made."""
         return normalised(embed_query(self.backbone, inputs, state["statistics"]))
 
     def attention(self, state: State, inputs: Any) -> Tensor:
-        """The last layer's shares (n, support rows), mean over heads and outputs that are there."""
+        """The last layer's shares (n, support rows), the mean over heads and present outputs."""
         tokens = self._query(state, inputs)
         *earlier, (last, memory) = zip(self._layers(), state["memory"], strict=True)
         for block, earlier_memory in earlier:
             tokens = block.step(tokens, earlier_memory, state["bias"])
-        share = shares(last.queries(tokens), memory[0], state["bias"]).mean(1)
-        present = state["present"].to(share.dtype)
-        share = torch.einsum("k, knm -> nm", present / present.sum().clamp_min(1), share)
-        return of_present(share, state["bias"])
+        share = shares(last.queries(tokens), memory[0], state["bias"])
+        share = of_present(share, state["bias"]).mean(1)
+        return mean_over_outputs(share, state.get("present"))
 
     def _layers(self) -> list[_Block]:
         return cast(list[_Block], list(self.blocks))
 
     def _query(self, state: State, inputs: Any) -> Tensor:
         tokens: Tensor = self.embedding(self.embed(state, inputs)) + self.unknown
-        return tokens.expand(len(state["present"]), *tokens.shape)
+        return tokens.expand(len(state["bias"]), *tokens.shape)
 
 
 class _Block(nn.Module):

@@ -8,23 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.backbones.norms import counting, embed_query, embed_support
-from quickstudy.base.trees import map_tree
-from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.answers.classes import Classes
+from quickstudy.answers.labels import Labels
+from quickstudy.answers.reals import Reals
+from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.base.trees import concatenate, map_tree
+from quickstudy.base.weighting import counting
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, check_support
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.memory.external_memory import Used, read, unused
-from quickstudy.learners.memory.mann_rows import Kept, Told, Weights, one_row
-from quickstudy.learners.memory.mann_sequence import all_rows
-from quickstudy.learners.outputs import label_vectors, present_outputs, refuse_more_outputs
-from quickstudy.learners.recurrent import CellState, LSTMCell
-from quickstudy.objectives import Outcome
-from quickstudy.tasks.examples import (
-    labelled,
-    weighted_mean,
-    without_absent,
+from quickstudy.learners.memory.mann_rows import (
+    MemoryState,
+    RowInputs,
+    Weights,
+    all_rows,
+    one_row,
 )
-from quickstudy.tasks.metrics import score
+from quickstudy.learners.outputs import label_vectors, present_entry, refuse_more_outputs
+from quickstudy.learners.recurrent import CellState, LSTMCell
+from quickstudy.objectives import Outcome, mean_loss, score_of
+from quickstudy.tasks.examples import labelled, without_absent
 
 
 class Carried(NamedTuple):
@@ -49,24 +53,31 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
     """
     if not isinstance(learner, MANN):
         raise TypeError(f"sequence_loss: needs a MANN learner; found {type(learner).__name__}.")
+    answer = task.spec.answer
+    check_answer(learner, answer)
+    check_support(task.support, answer)
     refuse_more_outputs("MANN", task.spec, learner.outputs)
-    support, query = labelled(task.support), labelled(task.query)
-    targets, weights = (torch.cat([a, b]) for a, b in zip(support[1:], query[1:], strict=True))
+    support, query = labelled(task.support, answer), labelled(task.query, answer)
     # In two passes, so that norm="support" sees queries as predict does.
     first, statistics = embed_support(learner.backbone, support)
     with counting(query.weights):
         later = embed_query(learner.backbone, query.inputs, statistics)
-    centre, present = centre_of(first, support.weights), present_outputs(support, task.spec)
-    first, later = centred(first, centre), centred(later, centre)
-    order, features = _present_first(weights), torch.cat([first, later])
-    rows = Examples(None, targets[order], weights[order])
-    path, predictions = learner.read_rows(learner.start(), features[order], rows)
-    predictions = _answers(predictions, present, task.spec)
-    loss = weighted_mean(task.spec.loss(predictions, rows.targets), rows.weights)
+    centre, present = centre_of(first, support.weights), present_entry(support, task.spec)
+    later = centred(later, centre)
+    rows = concatenate(*(
+        part._replace(inputs=features)
+        for part, features in ((support, centred(first, centre)), (query, later))
+    ))  # fmt: skip
+    order = _present_first(rows.weights)
+    rows = map_tree(lambda leaf: leaf[order], rows)
+    labels = label_vectors(rows, answer, learner.outputs, rows.inputs.dtype)
+    path, predictions = learner.read_rows(learner.start(), rows.inputs, labels)
+    predictions = _of_task(predictions, present, task.spec)
+    loss = mean_loss(predictions, rows, answer, present.get("present"))
     with torch.no_grad():
         carried = _after(path, support.weights)
-        asked = _answers(learner.ask(carried, later)[0], present, task.spec)
-    return Outcome(loss, score(asked, query))
+        asked = _of_task(learner.ask(carried, later)[0], present, task.spec)
+    return Outcome(loss, score_of(asked, query, answer))
 
 
 class MANN(Learner):
@@ -90,11 +101,13 @@ class MANN(Learner):
     ``decay``     of usage per row, between 0.95 and 0.99 in other works; not given in the paper.
 
     State: ``carried``, the :class:`Carried` after the support; ``centre`` (features,);
-    ``present`` (outputs,); ``statistics`` for norm="support". Beside what is read, each slot of the
-    memory holds in one column per support row how much of it that row wrote.
+    ``present`` (outputs,) for classification; ``statistics`` for norm="support". Beside what is
+    read, each slot of the memory holds in one column per support row how much of it that row wrote.
 
-    Raises ValueError for a backbone of fewer than 4 features, or that does not tell its
-    ``features``, and for a task of more outputs.
+    Unknown labels and real targets are read as zeros.
+
+    Raises ValueError for a backbone of fewer than 4 features, or that does not declare its
+    ``features``, for a task of more outputs, and for targets that are not one vector a row.
 
     Reference: Santoro, Bartunov, Botvinick, Wierstra and Lillicrap (2016), Meta-Learning with
     Memory-Augmented Neural Networks.
@@ -112,6 +125,7 @@ class MANN(Learner):
     torch.Size([2, 2])
     """
 
+    answers = (Classes, Reals, Labels)
     objective = staticmethod(sequence_loss)
     exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
         "support_order_is_irrelevant": "the support set is read as a sequence",
@@ -151,24 +165,24 @@ class MANN(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """Controller and memory after the rows of ``support``, in their order."""
         refuse_more_outputs("MANN", spec, self.outputs)
-        support = labelled(support)
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         centre = centre_of(features, support.weights)
         order = _present_first(support.weights)
         tags = torch.eye(len(order), dtype=features.dtype, device=features.device)[order]
-        rows = Examples(None, support.targets[order], support.weights[order])
+        labels = label_vectors(support, spec.answer, self.outputs, features.dtype)[order]
         start = self.start(len(order))
-        path, _ = self.read_rows(start, centred(features, centre)[order], rows, tags)
+        path, _ = self.read_rows(start, centred(features, centre)[order], labels, tags)
         return {
             "carried": _after(path, support.weights),
             "centre": centre,
             "statistics": statistics,
-            "present": present_outputs(support, spec),
+            **present_entry(support, spec),
         }
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Predictions (n, outputs), each for its row as if it came next."""
-        return _answers(self._ask(state, inputs)[0], state["present"], spec)
+        return _of_task(self._ask(state, inputs)[0], state, spec)
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The centred features (n, features) that the controller reads."""
@@ -207,15 +221,16 @@ class MANN(Learner):
         """
         n = features.shape[0]  # not len, which an exported graph would hold as a constant
         label, tag = carried.label.expand(n, -1), carried.tag.expand(n, -1)
-        told = self._told(features, label, torch.zeros_like(tag), tag)
-        kept = one_row(told, _kept(carried), self._weights(), self.decay)
+        row_inputs = self._row_inputs(features, label, torch.zeros_like(tag), tag)
+        kept = one_row(row_inputs, _memory_state(carried), self._weights(), self.decay)
         return self._predictions(kept.seen), read(kept.memory[..., self.width :], kept.looks)
 
     def read_rows(
-        self, carried: Carried, features: Tensor, rows: Examples, tags: Tensor | None = None
+        self, carried: Carried, features: Tensor, labels: Tensor, tags: Tensor | None = None
     ) -> tuple[Carried, Tensor]:
-        """One step for each of ``rows``, whose features (n, features) are given.
+        """One step for each row, whose ``features`` (n, features) are given.
 
+        ``labels`` (n, outputs), what is read of each row's target with the row after it.
         ``tags`` (n, columns that ``carried`` has for them); without them, rows write untagged.
         Returns what is carried before the first row and after each, (n + 1, ...), and the
         predictions (n, outputs) made before each row's label was seen. Rows of weight 0 must come
@@ -223,23 +238,24 @@ class MANN(Learner):
         """
         if tags is None:
             tags = carried.tag.new_zeros(len(features), len(carried.tag))
-        labels = label_vectors(rows, self.outputs, features.dtype)
         labels, tags = (
             torch.cat([before.unsqueeze(0), own])
             for before, own in ((carried.label, labels), (carried.tag, tags))
         )
-        told = self._told(features, labels[:-1], tags[1:], tags[:-1])
-        kept = all_rows(told, _kept(carried), self._weights(), self.decay)
+        row_inputs = self._row_inputs(features, labels[:-1], tags[1:], tags[:-1])
+        kept = all_rows(row_inputs, _memory_state(carried), self._weights(), self.decay)
         return self._carried(kept, labels, tags), self._predictions(kept.seen[1:])
 
-    def _told(self, features: Tensor, label: Tensor, tag: Tensor, tag_before: Tensor) -> Told:
+    def _row_inputs(
+        self, features: Tensor, label: Tensor, tag: Tensor, tag_before: Tensor
+    ) -> RowInputs:
         """What rows say by themselves: their features, and the label before each."""
         cell, outside = self.controller.gates, features.shape[-1] + self.outputs
         gates = F.linear(torch.cat([features, label], -1), cell.weight[:, :outside], cell.bias)
         keys = F.linear(features, self.key.weight[:, self.hidden :], self.key.bias)
         late = F.linear(label, self.late.weight[:, self.hidden :], self.late.bias)
         gate = self.gate.bias.expand(*features.shape[:-1], -1)
-        return Told(gates, torch.cat([keys, late, gate], -1), tag, tag_before)
+        return RowInputs(gates, torch.cat([keys, late, gate], -1), tag, tag_before)
 
     def _weights(self) -> Weights:
         """What rows apply to what was read and to the controller's state."""
@@ -254,15 +270,15 @@ class MANN(Learner):
         predictions: Tensor = self.answer(torch.cat([hidden, reads], -1))
         return predictions
 
-    def _carried(self, kept: Kept, label: Tensor, tag: Tensor) -> Carried:
+    def _carried(self, kept: MemoryState, label: Tensor, tag: Tensor) -> Carried:
         reads, hidden = kept.seen.split([self.reads * self.width, self.hidden], -1)
         used = Used(kept.memory, kept.usage, kept.looks)
         return Carried(CellState(hidden, kept.cell), used, reads, label, tag)
 
 
-def _kept(carried: Carried) -> Kept:
+def _memory_state(carried: Carried) -> MemoryState:
     seen = torch.cat([carried.reads, carried.cell.hidden], -1)
-    return Kept(seen, carried.cell.cell, *carried.used)
+    return MemoryState(seen, carried.cell.cell, *carried.used)
 
 
 def _present_first(weights: Tensor) -> Tensor:
@@ -277,5 +293,6 @@ def _after(path: Carried, weights: Tensor) -> Carried:
     return carried
 
 
-def _answers(predictions: Tensor, present: Tensor, spec: TaskSpec) -> Tensor:
-    return without_absent(predictions[:, : spec.outputs], present)
+def _of_task(predictions: Tensor, state: State, spec: TaskSpec) -> Tensor:
+    """The outputs that the task has, absent classes without probability."""
+    return without_absent(predictions[:, : spec.outputs], state.get("present"))

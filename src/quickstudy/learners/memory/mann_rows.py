@@ -6,6 +6,7 @@ matrix product does it for all rows; here is what must wait for the row before.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ class Weights(NamedTuple):
     strength: Tensor  # (heads,)
 
 
-class Told(NamedTuple):
+class RowInputs(NamedTuple):
     """What rows (..., numbers) say by themselves, biases included."""
 
     gates: Tensor  # (..., 4 hidden)
@@ -32,7 +33,7 @@ class Told(NamedTuple):
     tag_before: Tensor  # (..., tags): written beside what comes late
 
 
-class Kept(NamedTuple):
+class MemoryState(NamedTuple):
     """What goes from row to row."""
 
     seen: Tensor  # (..., found + hidden): [r, h]
@@ -42,7 +43,20 @@ class Kept(NamedTuple):
     looks: Tensor  # (..., heads, slots): where each head read
 
 
-def one_row(row: Told, before: Kept, weights: Weights, decay: float) -> Kept:
+def all_rows(rows: RowInputs, before: MemoryState, weights: Weights, decay: float) -> MemoryState:
+    """What is kept before the first of ``rows`` (n, ...) and after each: (n + 1, ...)."""
+    dtype = before.seen.dtype  # autocast would mix types within a row
+    rows = RowInputs(*(part.to(dtype) for part in rows))
+    weights = Weights(*(part.to(dtype) for part in weights))
+    states = [before]
+    autocast = torch._C._is_any_autocast_enabled()
+    with torch.autocast(before.seen.device.type, enabled=False) if autocast else nullcontext():
+        for row in zip(*rows, strict=True):
+            states.append(one_row(RowInputs(*row), states[-1], weights, decay))
+    return MemoryState(*(torch.stack(part) for part in zip(*states, strict=True)))
+
+
+def one_row(row: RowInputs, before: MemoryState, weights: Weights, decay: float) -> MemoryState:
     """What is kept after a row; of rows (n, ...) that each come next, after each."""
     heads = len(weights.strength)
     state = gated(row.gates + before.seen @ weights.gates.mT, before.cell)
@@ -58,7 +72,7 @@ def one_row(row: Told, before: Kept, weights: Weights, decay: float) -> Kept:
         decay=decay,
     )
     reads = reads[..., : keys.shape[-1]].flatten(-2)
-    return Kept(torch.cat([reads, state.hidden], -1), state.cell, *used)
+    return MemoryState(torch.cat([reads, state.hidden], -1), state.cell, *used)
 
 
 def _tagged(vectors: Tensor, tag: Tensor) -> Tensor:

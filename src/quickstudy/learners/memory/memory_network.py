@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import ABSENT, log_weights, of_present
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
-from quickstudy.tasks.examples import class_ids, class_means, labelled, one_hot, without_absent
+from quickstudy.tasks.examples import class_means, labelled, without_absent
 
 
 class MemoryNetwork(Learner):
@@ -41,8 +42,8 @@ class MemoryNetwork(Learner):
     logarithm of the weights; ``centre`` (features,); ``present`` (ways,); ``statistics`` for
     norm="support".
 
-    Raises ValueError for real-valued targets, and a backbone of fewer than 4 features, or that does
-    not tell its ``features``.
+    Raises ValueError for a backbone of fewer than 4 features, or that does not declare its
+    ``features``.
 
     Reference: Sukhbaatar, Szlam, Weston and Fergus (2015), End-To-End Memory Networks, with the
     layer-wise (RNN-like) tying of section 2.2; Miller et al. (2016), Key-Value Memory Networks for
@@ -58,6 +59,8 @@ class MemoryNetwork(Learner):
     >>> learner(support, qs.classification(ways=2))(support.inputs).shape
     torch.Size([2, 2])
     """
+
+    answers = (Classes,)
 
     def __init__(
         self, backbone: nn.Module, hops: int = 3, width: int = 64, key_value: bool = False
@@ -82,11 +85,11 @@ class MemoryNetwork(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The memory of ``support``: keys, values and labels."""
-        support = labelled(class_ids(support, "MemoryNetwork"))
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         centre = centre_of(features, support.weights)
         features = centred(features, centre)
-        labels = one_hot(support.targets, spec.outputs, features.dtype)
+        labels = spec.answer.encode(support.targets, features.dtype)
         weights = support.weights.to(features.dtype)
         means, totals = class_means(features, support, spec.outputs)
         meanings = labels @ means

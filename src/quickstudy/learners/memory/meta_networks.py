@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from quickstudy.answers.classes import Classes
+from quickstudy.answers.labels import Labels
+from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
-from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import log_weights, of_present
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
-from quickstudy.learners.outputs import present_outputs, refuse_more_outputs
+from quickstudy.learners.outputs import element_weights, present_entry, refuse_more_outputs
 from quickstudy.learners.preprocessing import preprocess
 from quickstudy.tasks.examples import labelled, without_absent
 
@@ -47,10 +50,13 @@ class MetaNetworks(Learner):
 
     State: ``memory`` (fast weights of b, one for each support row), ``keys`` (rows, hidden),
     ``bias`` (rows,), the logarithm of the weights, ``representation`` (fast weights of u);
-    ``centre`` (features,); ``present`` (outputs,); ``statistics`` for norm="support".
+    ``centre`` (features,); ``present`` (outputs,) for classification; ``statistics`` for
+    norm="support".
 
-    Raises ValueError for a task of more outputs, and a backbone of fewer than 4 features, or that
-    does not tell its ``features``.
+    Unknown labels and real targets have no part in the gradients.
+
+    Raises ValueError for a task of more outputs, and for a backbone of fewer than 4 features, or
+    that does not declare its ``features``.
 
     Reference: Munkhdalai and Yu (2017), Meta Networks.
     Differs from the paper in which layers have fast weights: there all five convolutions of b and
@@ -69,6 +75,7 @@ class MetaNetworks(Learner):
     torch.Size([2, 2])
     """
 
+    answers = (Classes, Reals, Labels)
     differentiates = True
     exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
         "relabelling_permutes_outputs": "the slow weights of every way are its own"
@@ -95,18 +102,20 @@ class MetaNetworks(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """Fast weights from the gradients of the losses of ``support``."""
         refuse_more_outputs("MetaNetworks", spec, self.outputs)
-        support = labelled(support)
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         weights = support.weights.to(features.dtype)
         centre = centre_of(features, weights)
         features = centred(features, centre)
-        present = F.pad(present_outputs(support, spec), (0, self.outputs - spec.outputs))
+        present = present_entry(support, spec)
+        counts = element_weights(support, spec.answer, features.dtype).mean(-1)
 
         def base_loss(layers: Layers, row: Tensor, target: Tensor) -> Tensor:
-            return _loss(run(layers, row), target, present, spec)
+            return _loss(run(layers, row), target, present.get("present"), spec.answer)
 
         def representation_loss(layers: Layers, row: Tensor, target: Tensor) -> Tensor:
-            return _loss(self.guess(run(layers, row)), target, present, spec)
+            guessed = self.guess(run(layers, row))
+            return _loss(guessed, target, present.get("present"), spec.answer)
 
         def gradients(loss: Any, layers: Layers) -> Layers:
             """Of each row alone: leading dimension (rows,)."""
@@ -116,7 +125,7 @@ class MetaNetworks(Learner):
 
         slow = _layers(self.representation)
         mean = [
-            (_row_mean(weight, weights), _row_mean(bias, weights))
+            (_row_mean(weight, counts), _row_mean(bias, counts))
             for weight, bias in gradients(representation_loss, slow)
         ]
         fast = self.representation_mapper(mean)
@@ -126,8 +135,8 @@ class MetaNetworks(Learner):
             "bias": log_weights(weights),
             "representation": fast,
             "centre": centre,
-            "present": present,
             "statistics": statistics,
+            **present,
         }
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
@@ -138,8 +147,8 @@ class MetaNetworks(Learner):
             (torch.einsum("nr,roi->noi", shares, weight), shares @ bias)
             for weight, bias in state["memory"]
         ]
-        predictions = run(_layers(self.base), features, fast)
-        return without_absent(predictions, state["present"])[:, : spec.outputs]
+        predictions = run(_layers(self.base), features, fast)[:, : spec.outputs]
+        return without_absent(predictions, state.get("present"))
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """u(Q, Q*, x): (n, hidden), the space in which queries attend to support rows."""
@@ -245,8 +254,7 @@ def _row_mean(rows: Tensor, weights: Tensor) -> Tensor:
     return mean
 
 
-def _loss(prediction: Tensor, target: Tensor, present: Tensor, spec: TaskSpec) -> Tensor:
-    """The task's loss of one row."""
-    allowed = without_absent(prediction, present)[: spec.outputs]
-    loss: Tensor = spec.loss(allowed[None], target[None])
-    return loss.squeeze(0)
+def _loss(prediction: Tensor, target: Tensor, present: Tensor | None, answer: Answer) -> Tensor:
+    """The loss of one row, over its known elements."""
+    allowed = without_absent(prediction[: answer.outputs], present)
+    return answer.loss(allowed[None], target[None]).squeeze(0)

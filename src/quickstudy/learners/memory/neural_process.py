@@ -9,25 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.backbones.norms import counting, embed_query, embed_support
-from quickstudy.core import Examples, Learner, State, Task, TaskSpec
+from quickstudy.answers.classes import Classes
+from quickstudy.answers.labels import Labels
+from quickstudy.answers.reals import Reals
+from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.base.weighting import counting
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec, mean_of_known
 from quickstudy.learners.attention import (
     join_heads,
     log_weights,
+    mean_over_outputs,
     shares,
     split_heads,
 )
+from quickstudy.learners.extending import joint_means, refuse_shared_statistics
 from quickstudy.learners.features import feature_size, like, refuse_sizes
-from quickstudy.learners.outputs import present_outputs
-from quickstudy.objectives import Outcome
-from quickstudy.tasks.examples import labelled, one_hot, weighted_mean, without_absent
-from quickstudy.tasks.metrics import score
+from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
+from quickstudy.objectives import Outcome, query_loss, score_of
+from quickstudy.tasks.examples import counted_weights, labelled, weighted_mean, without_absent
 
 
 def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
-    """-log N(y; mean(x), deviation(x)²), the mean over queries and outputs.
+    """-log N(y; mean(x), deviation(x)²), the mean over the known numbers of the queries.
 
-    Class ids are judged by the task's own loss instead: classes have no deviation.
+    Classes and labels have no deviation, and are judged by their own loss instead.
 
     Raises TypeError for a learner other than a neural process.
     """
@@ -35,19 +40,19 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
         raise TypeError(
             f"gaussian_likelihood: needs a neural process; found {type(learner).__name__}."
         )
-    query = labelled(task.query)
-    predictor = learner(task.support, task.spec)
-    with counting(query.weights):
-        if not query.targets.is_floating_point():
-            mean = predictor(query.inputs)
-            losses = task.spec.loss(mean, query.targets)
-        else:
-            mean, deviation = learner.distribution(predictor.state, query.inputs)
-            # Written out, since torch's looks at single values, which vmap does not allow.
-            distances = (query.targets - mean) / deviation
-            surprise = deviation.log() + (distances.square() + math.log(2 * math.pi)) / 2
-            losses = surprise.mean(-1)
-    return Outcome(weighted_mean(losses, query.weights), score(mean.detach(), query))
+    query, answer = task.query, task.spec.answer
+    if not isinstance(answer, Reals):
+        return query_loss(learner, task)
+    state = learner(task.support, task.spec).state
+    with counting(counted_weights(query, answer)):
+        mean, deviation = learner.distribution(state, query.inputs)
+    # Written out, since torch's looks at single values, which vmap does not allow.
+    distances = (answer.fill(query.targets) - mean) / deviation
+    surprise = deviation.log() + (distances.square() + math.log(2 * math.pi)) / 2
+    known = answer.known(query.targets)
+    losses, share = mean_of_known(surprise.where(known, 0.0), known)
+    loss = weighted_mean(losses, query.weights * share)
+    return Outcome(loss, score_of(mean, query, answer))
 
 
 class ConditionalNeuralProcess(Learner):
@@ -56,15 +61,22 @@ class ConditionalNeuralProcess(Learner):
         r_k                = sum_i w_i e(f(x_i), y_ik) / sum_i w_i              (equations 1, 2)
         mean_k, deviation_k = g(f(x), r_k),   deviation = floor + (1 - floor) softplus(·)    (3)
 
-    Each output k of a regression is a function of its own under the same prior. In classification,
-    r_k is the mean over the rows of class k alone (the paper's section 4.3), y_ik is 1, and mean_k
-    is the logit of class k. Without any row, r_k is 0, and the prediction that of the prior.
+    Each output k of a regression is a function of its own under the same prior, and reads the rows
+    whose y_ik is known. So is each label, whose y_ik is 1 or -1 and whose logit is mean_k. In
+    classification, r_k is the mean over the rows of class k alone (the paper's section 4.3), y_ik
+    is 1, and mean_k is the logit of class k. Without any row, r_k is 0, and the prediction that of
+    the prior.
 
     ``backbone``  inputs (n, ...) -> features (n, d), for support and queries alike.
     ``size``      of the representation and the hidden layers, 128 in the paper.
     ``floor``     least standard deviation, in the unit of the targets; 0.1 in the paper's code.
 
-    State: ``representation`` (outputs, size); ``present`` (outputs,).
+    State: ``representation`` (outputs, size); ``totals`` (outputs,), the weight of the rows that it
+    is the mean of; ``present`` (outputs,) for classification; ``statistics`` for norm="support".
+
+    :meth:`extend` adds rows and outputs later.
+
+    Raises ValueError for targets that are not one vector a row.
 
     :meth:`uncertainty` gives the standard deviation, which :func:`gaussian_likelihood` trains.
 
@@ -80,6 +92,7 @@ class ConditionalNeuralProcess(Learner):
     (torch.Size([2, 1]), torch.Size([2, 1]))
     """
 
+    answers = (Classes, Reals, Labels)
     objective = staticmethod(gaussian_likelihood)
 
     def __init__(self, backbone: nn.Module, size: int = 128, floor: float = 0.1) -> None:
@@ -94,19 +107,39 @@ class ConditionalNeuralProcess(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The mean representation of ``support``, for every output."""
-        support = labelled(support)
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         encoded, weights = _encode(self.encoder, features, support, spec)
-        tiny = torch.finfo(weights.dtype).tiny
-        share = weights / weights.sum(-1, keepdim=True).clamp_min(tiny)
-        return {
-            "representation": torch.einsum("kn, knd -> kd", share, encoded),
-            "present": present_outputs(support, spec), "statistics": statistics,
-        }  # fmt: skip
+        totals = weights.sum(-1)
+        share = weights / totals.clamp_min(torch.finfo(totals.dtype).tiny).unsqueeze(-1)
+        representation = torch.einsum("kn, knd -> kd", share, encoded)
+        return _state(representation, totals, spec) | {"statistics": statistics}
+
+    def prior(self, spec: TaskSpec) -> State:
+        """Representation 0 for every output.
+
+        Raises ValueError for a backbone that normalises by statistics of one support set.
+        """
+        refuse_shared_statistics(self.backbone, "ConditionalNeuralProcess")
+        representation = like(self.backbone, torch.zeros(spec.outputs, self.size))
+        totals = representation.new_zeros(spec.outputs)
+        return _state(representation, totals, spec) | {"statistics": []}
+
+    def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
+        """The mean representation of all rows so far and ``support``; outputs may be added.
+
+        Raises ValueError for a backbone that normalises by statistics of one support set.
+        """
+        refuse_shared_statistics(self.backbone, "ConditionalNeuralProcess")
+        more = self.adapt(support, spec)
+        means = joint_means(
+            state["representation"], state["totals"], more["representation"], more["totals"]
+        )
+        return _state(*means, spec) | {"statistics": []}
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """The mean, or logits, (n, outputs)."""
-        return without_absent(self.distribution(state, inputs)[0], state["present"])
+        return without_absent(self.distribution(state, inputs)[0], state.get("present"))
 
     def uncertainty(self, state: State, inputs: Any) -> Tensor:
         """The standard deviation (n, outputs) of a regression's targets."""
@@ -140,7 +173,10 @@ class AttentiveNeuralProcess(Learner):
     ``floor``     least standard deviation, in the unit of the targets; 0.1 in the paper's code.
 
     State: ``keys`` (heads, n, size / heads); ``values`` (outputs, heads, n, size / heads);
-    ``weights`` (outputs, n); ``present`` (outputs,).
+    ``weights`` (outputs, n); ``present`` (outputs,) for classification; ``statistics`` for
+    norm="support".
+
+    Raises ValueError for targets that are not one vector a row.
 
     :meth:`uncertainty` gives the standard deviation, which :func:`gaussian_likelihood` trains.
 
@@ -155,6 +191,7 @@ class AttentiveNeuralProcess(Learner):
     torch.Size([2, 1])
     """
 
+    answers = (Classes, Reals, Labels)
     objective = staticmethod(gaussian_likelihood)
 
     def __init__(
@@ -178,18 +215,18 @@ class AttentiveNeuralProcess(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """Keys and values of ``support``."""
-        support = labelled(support)
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         encoded, weights = _encode(self.encoder, features, support, spec)
         return {
             "keys": split_heads(self.place(features), self.heads),
             "values": split_heads(encoded, self.heads), "weights": weights,
-            "present": present_outputs(support, spec), "statistics": statistics,
+            "statistics": statistics, **present_entry(support, spec),
         }  # fmt: skip
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """The mean, or logits, (n, outputs)."""
-        return without_absent(self.distribution(state, inputs)[0], state["present"])
+        return without_absent(self.distribution(state, inputs)[0], state.get("present"))
 
     def uncertainty(self, state: State, inputs: Any) -> Tensor:
         """The standard deviation (n, outputs) of a regression's targets."""
@@ -200,19 +237,17 @@ class AttentiveNeuralProcess(Learner):
         return embed_query(self.backbone, inputs, state["statistics"])
 
     def attention(self, state: State, inputs: Any) -> Tensor:
-        """Shares (n, support rows), mean over heads and outputs that are there."""
-        features = self.embed(state, inputs)
-        present = state["present"].to(features.dtype)
-        share = self._shares(state, features).mean(1)
-        share = share.where(state["weights"].unsqueeze(1) > 0, 0.0)  # also where none is there
-        return torch.einsum("k, knm -> nm", present / present.sum().clamp_min(1), share)
+        """Shares (n, support rows), the mean over heads and present outputs."""
+        share = self._shares(state, self.embed(state, inputs)).mean(1)
+        share = share.where(state["weights"].unsqueeze(1) > 0, 0.0)  # also where no row has weight
+        return mean_over_outputs(share, state.get("present"))
 
     def distribution(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (n, outputs)."""
         features = self.embed(state, inputs)
         read = self.mix(join_heads(self._shares(state, features) @ state["values"]))
-        taught = (state["weights"].sum(-1) > 0).to(read.dtype)
-        return _decode(self.decoder, features, read * taught[:, None, None], self.floor)
+        has_rows = (state["weights"].sum(-1) > 0).to(read.dtype)
+        return _decode(self.decoder, features, read * has_rows[:, None, None], self.floor)
 
     def _shares(self, state: State, features: Tensor) -> Tensor:
         """(outputs, heads, n, support rows)."""
@@ -242,14 +277,18 @@ def _encode(
     encoder: nn.Module, features: Tensor, support: Examples, spec: TaskSpec
 ) -> tuple[Tensor, Tensor]:
     """Encoded rows (outputs, n, size), and how often each counts for each output (outputs, n)."""
-    weights = support.weights.to(features.dtype)
-    if support.targets.is_floating_point():
-        labels = support.targets.mT
-        weights = weights.expand(spec.outputs, -1)
-    else:
-        weights = weights * one_hot(support.targets, spec.outputs, weights.dtype).mT
-        labels = torch.ones_like(weights)
+    labels = label_vectors(support, spec.answer, spec.outputs, features.dtype).mT
+    weights = element_weights(support, spec.answer, features.dtype).mT
+    if isinstance(spec.answer, Classes):  # a row is of its own class alone
+        labels, weights = torch.ones_like(labels), weights * labels
     return encoder(_beside(features, labels.unsqueeze(-1))), weights
+
+
+def _state(representation: Tensor, totals: Tensor, spec: TaskSpec) -> dict[str, Any]:
+    state = {"representation": representation, "totals": totals}
+    if isinstance(spec.answer, Classes):
+        state["present"] = totals > 0
+    return state
 
 
 def _decode(

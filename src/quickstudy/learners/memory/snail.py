@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.answers.classes import Classes
+from quickstudy.answers.labels import Labels
+from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
@@ -19,7 +22,7 @@ from quickstudy.learners.attention import (
 )
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import normalised, normalised_size
-from quickstudy.learners.outputs import label_vectors, present_outputs, refuse_more_outputs
+from quickstudy.learners.outputs import label_vectors, present_entry, refuse_more_outputs
 from quickstudy.tasks.examples import labelled, without_absent
 
 
@@ -44,10 +47,12 @@ class SNAIL(Learner):
     ``filters``   of each dense block, 128 in the paper.
 
     State: ``steps``, for every block what its next step needs: one earlier row, or keys and values;
-    ``order`` (n,), rows of weight 0 first; ``bias`` (n,); ``present`` (outputs,).
+    ``order`` (n,), rows of weight 0 first; ``bias`` (n,); ``present`` (outputs,) for
+    classification. Unknown labels and real targets are read as zeros.
 
-    Raises ValueError for a task of more outputs than ``outputs``, and a backbone of fewer than 4
-    features, or that does not tell its ``features``.
+    Raises ValueError for a task of more outputs than ``outputs``, for targets that are not one
+    vector a row, and for a backbone of fewer than 4 features, or that does not declare its
+    ``features``.
 
     Reference: Mishra, Rohaninejad, Chen and Abbeel (2018), A Simple Neural Attentive Meta-Learner.
     Differs from the paper in dilations that start at 1 (its pseudo-code says 2, which would leave
@@ -62,6 +67,7 @@ class SNAIL(Learner):
     torch.Size([2, 2])
     """
 
+    answers = (Classes, Reals, Labels)
     exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
         "support_order_is_irrelevant": "the support is a sequence",
         "weight_two_is_twice": "a step of a sequence is there or not",
@@ -95,9 +101,11 @@ class SNAIL(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """What every block needs to take one further step after ``support``."""
         refuse_more_outputs("SNAIL", spec, self.outputs)
-        support = labelled(support)
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
-        labels = features.shape[-1] ** 0.5 * label_vectors(support, self.outputs, features.dtype)
+        labels = features.shape[-1] ** 0.5 * label_vectors(
+            support, spec.answer, self.outputs, features.dtype
+        )
         there = (support.weights > 0).to(features.dtype)
         # Absent rows go before the first step, where a causal convolution sees zeros anyway.
         order = torch.argsort(there, stable=True)
@@ -107,8 +115,8 @@ class SNAIL(Learner):
             rows, memory = block.read(rows * there.unsqueeze(-1), bias)
             steps.append(memory)
         return {
-            "steps": steps, "order": order, "bias": bias,
-            "present": present_outputs(support, spec), "statistics": statistics,
+            "steps": steps, "order": order, "bias": bias, "statistics": statistics,
+            **present_entry(support, spec),
         }  # fmt: skip
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
@@ -117,8 +125,8 @@ class SNAIL(Learner):
         rows = self._query(state, inputs)
         for block, memory in zip(self._layers(), state["steps"], strict=True):
             rows = block.step(rows, memory, state["bias"])
-        answers = self.head(rows)[:, : spec.outputs]
-        return without_absent(answers, state["present"])
+        predictions = self.head(rows)[:, : spec.outputs]
+        return without_absent(predictions, state.get("present"))
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The features (n, d), each row normalised, of a step of the sequence."""

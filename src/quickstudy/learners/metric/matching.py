@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quickstudy.answers.classes import Classes, one_hot
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import log_weights
 from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.recurrent import CellState, LSTMCell
-from quickstudy.tasks.examples import class_ids, labelled, one_hot, without_absent
+from quickstudy.tasks.examples import labelled, without_absent
 
 
 class Matching(Learner):
@@ -32,9 +33,8 @@ class Matching(Learner):
 
     State: ``keys`` (m, d), ``targets`` (m,), ``weights`` (m,).
 
-    Raises ValueError for real-valued targets, a negative number of reads, a scale that is not
-    positive, a backbone with a head or with maps, and for reads over a backbone that does not tell
-    its number of features.
+    Raises ValueError for a negative number of reads, a scale that is not positive, a backbone with
+    a head or with maps, and for reads over a backbone that does not declare its number of features.
 
     Reference: Vinyals et al. (2016), Matching Networks for One Shot Learning.
     Differs from the paper in the scale, in ``weights``, which are one there, and in starting the
@@ -46,6 +46,8 @@ class Matching(Learner):
     >>> learner(support, qs.classification(ways=2))(support.inputs).shape
     torch.Size([2, 2])
     """
+
+    answers = (Classes,)
 
     def __init__(self, backbone: nn.Module, scale: float = 30.0, reads: int = 0) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class Matching(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The features of ``support``, in each other's context if there are ``reads``."""
-        support = labelled(class_ids(support, "Matching"))
+        support = labelled(support, spec.answer)
         keys, statistics = embed_support(self.backbone, support)
         if self.context is not None:
             keys = self.context.of_support(keys, support.weights > 0)

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import like, refuse_heads_and_maps
 from quickstudy.learners.metric.svm import crammer_singer
-from quickstudy.tasks.examples import class_ids, class_weights, labelled, one_hot, without_absent
+from quickstudy.learners.outputs import present_entry
+from quickstudy.tasks.examples import labelled, without_absent
 
 
 class MetaOptNet(Learner):
@@ -28,10 +30,9 @@ class MetaOptNet(Learner):
 
     The machine is solved to its optimum and differentiated there: see :func:`svm.crammer_singer`.
 
-    State: ``slope`` (d, ways), ``present`` (ways,).
+    State: ``weight`` (d, ways), ``present`` (ways,).
 
-    Raises ValueError for real-valued targets, for numbers that are not positive, and for a backbone
-    with a head or with maps.
+    Raises ValueError for numbers that are not positive, and for a backbone with a head or maps.
 
     Reference: Lee, Maji, Ravichandran and Soatto (2019), Meta-Learning with Differentiable Convex
     Optimization.
@@ -46,6 +47,8 @@ class MetaOptNet(Learner):
     torch.Size([2, 2])
     """
 
+    answers = (Classes,)
+
     def __init__(self, backbone: nn.Module, C: float = 0.1, scale: float = 1.0) -> None:
         super().__init__()
         if C <= 0 or scale <= 0:
@@ -56,20 +59,20 @@ class MetaOptNet(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The machine fitted to ``support``."""
-        support = labelled(class_ids(support, "MetaOptNet"))
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
-        labels = one_hot(support.targets, spec.outputs, features.dtype)
+        labels = spec.answer.encode(support.targets, features.dtype)
         weights = support.weights.to(features.dtype)
         return {
-            # A file keeps row order, and a product rounds by layout.
-            "slope": crammer_singer(features, labels, weights, self.C).contiguous(),
-            "present": class_weights(support, spec.outputs) > 0,
+            # A file keeps row order, and products round by layout.
+            "weight": crammer_singer(features, labels, weights, self.C).contiguous(),
             "statistics": statistics,
+            **present_entry(support, spec),
         }
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits (n, ways)."""
-        logits = self.log_scale.exp() * (self.embed(state, inputs) @ state["slope"])
+        logits = self.log_scale.exp() * (self.embed(state, inputs) @ state["weight"])
         return without_absent(logits, state["present"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.answers.classes import Classes
+from quickstudy.backbones.norms import Statistics, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.features import refuse_heads_and_maps
+from quickstudy.learners.extending import joint_means, refuse_shared_statistics
+from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.learners.metric.distances import squared_euclidean
-from quickstudy.tasks.examples import class_ids, class_means, labelled, without_absent
+from quickstudy.tasks.examples import class_means, labelled, without_absent
 
 
 class Prototypical(Learner):
@@ -25,10 +28,13 @@ class Prototypical(Learner):
                   choice, or :func:`distances.cosine`.
     ``scale``     factor on the distance, 1 in the paper; the cosine, bounded by 2, wants about 10.
 
-    State: ``prototypes`` (ways, d); ``present`` (ways,), classes with no weight get no probability.
+    State: ``prototypes`` (ways, d); ``totals`` (ways,), the weight of each class; ``present``
+    (ways,), since classes without weight get no probability; ``statistics`` for norm="support".
 
-    Raises ValueError for real-valued targets, for a scale that is not positive, and for a backbone
-    with a head or with maps.
+    :meth:`extend` adds rows and classes later: a mean over more rows needs only the mean so far and
+    its weight.
+
+    Raises ValueError for a scale that is not positive, and for a backbone with a head or with maps.
 
     Reference: Snell, Swersky and Zemel (2017), Prototypical Networks for Few-shot Learning.
     Differs from the paper in nothing but ``weights``, which are one there.
@@ -39,6 +45,8 @@ class Prototypical(Learner):
     >>> learner(support, qs.classification(ways=2))(support.inputs).shape
     torch.Size([2, 2])
     """
+
+    answers = (Classes,)
 
     def __init__(
         self,
@@ -54,10 +62,33 @@ class Prototypical(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The prototypes of ``support``."""
-        support = labelled(class_ids(support, "Prototypical"))
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         prototypes, totals = class_means(features, support, spec.outputs)
-        return {"prototypes": prototypes, "present": totals > 0, "statistics": statistics}
+        return _state(prototypes, totals, statistics)
+
+    def prior(self, spec: TaskSpec) -> State:
+        """No class is present yet.
+
+        Raises ValueError for a backbone that does not declare its number of features, or that
+        normalises by statistics of one support set.
+        """
+        refuse_shared_statistics(self.backbone, "Prototypical")
+        features = feature_size(self.backbone, "Prototypical")
+        prototypes = like(self.backbone, torch.zeros(spec.outputs, features))
+        return _state(prototypes, prototypes.new_zeros(spec.outputs), [])
+
+    def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
+        """The prototypes of all rows so far and ``support``; the spec may have more classes.
+
+        Raises ValueError for a backbone that normalises by statistics of one support set.
+        """
+        refuse_shared_statistics(self.backbone, "Prototypical")
+        more = self.adapt(support, spec)
+        means = joint_means(
+            state["prototypes"], state["totals"], more["prototypes"], more["totals"]
+        )
+        return _state(*means, [])
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits (n, ways)."""
@@ -65,5 +96,11 @@ class Prototypical(Learner):
         return without_absent(-self.scale * distances, state["present"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:
-        """Features (n, d), the space the prototypes live in."""
+        """Features (n, d), the space of the prototypes."""
         return embed_query(self.backbone, inputs, state["statistics"])
+
+
+def _state(prototypes: Tensor, totals: Tensor, statistics: Statistics) -> State:
+    return {
+        "prototypes": prototypes, "totals": totals, "present": totals > 0, "statistics": statistics,
+    }  # fmt: skip

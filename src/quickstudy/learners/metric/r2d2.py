@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import like, refuse_heads_and_maps
-from quickstudy.learners.transfer.heads import ridge_slope
-from quickstudy.tasks.examples import class_ids, class_weights, labelled, one_hot, without_absent
+from quickstudy.learners.outputs import present_entry
+from quickstudy.learners.transfer.heads import ridge_weight
+from quickstudy.tasks.examples import labelled, without_absent
 
 
 class R2D2(Learner):
@@ -23,12 +25,12 @@ class R2D2(Learner):
 
     ``backbone``  inputs (n, ...) -> features (n, d).
     ``l2``        where the penalty starts; learnt, and kept positive by its logarithm.
-    ``scale``     where the factor starts; learnt likewise. Ridge answers lie about 0 and 1, far too
-                  close for a softmax, hence 10.
+    ``scale``     where the factor starts; learnt likewise. Ridge predicts about 0 and 1, far too close
+                  for a softmax, hence 10.
 
-    State: ``slope`` (d, ways), ``present`` (ways,).
+    State: ``weight`` (d, ways), ``present`` (ways,).
 
-    Raises ValueError for real-valued targets, for numbers that are not positive, and for a backbone
+    Raises ValueError for numbers that are not positive, and for a backbone
     with a head or with maps.
 
     Reference: Bertinetto, Henriques, Torr and Vedaldi (2019), Meta-learning with Differentiable
@@ -44,6 +46,8 @@ class R2D2(Learner):
     torch.Size([2, 2])
     """
 
+    answers = (Classes,)
+
     def __init__(self, backbone: nn.Module, l2: float = 1.0, scale: float = 10.0) -> None:
         super().__init__()
         if l2 <= 0 or scale <= 0:
@@ -54,22 +58,22 @@ class R2D2(Learner):
         self.log_scale = nn.Parameter(like(backbone, torch.tensor(math.log(scale))))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The slope fitted to ``support``."""
-        support = labelled(class_ids(support, "R2D2"))
+        """The weight fitted to ``support``."""
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
-        labels = one_hot(support.targets, spec.outputs, features.dtype)
+        labels = spec.answer.encode(support.targets, features.dtype)
         weights = support.weights.to(features.dtype)
-        slope = ridge_slope(features, labels, weights, self.log_l2.exp())
+        weight = ridge_weight(features, labels, weights, self.log_l2.exp())
         return {
-            # Solvers answer in column order, a file in row order, and a product rounds by layout.
-            "slope": slope.contiguous(),
-            "present": class_weights(support, spec.outputs) > 0,
+            # Solvers return column order, a file in row order, and a product rounds by layout.
+            "weight": weight.contiguous(),
             "statistics": statistics,
+            **present_entry(support, spec),
         }
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits (n, ways)."""
-        logits = self.log_scale.exp() * (self.embed(state, inputs) @ state["slope"])
+        logits = self.log_scale.exp() * (self.embed(state, inputs) @ state["weight"])
         return without_absent(logits, state["present"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:

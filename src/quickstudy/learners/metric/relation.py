@@ -11,21 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.answers.classes import Classes
 from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import GroupNorm, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import feature_shape, like, refuse_sizes
-from quickstudy.objectives import Outcome, answers
+from quickstudy.objectives import Outcome, ask, score_of
 from quickstudy.tasks.examples import (
-    class_ids,
     class_means,
-    class_weights,
+    counted_weights,
     labelled,
-    one_hot,
     weighted_mean,
     without_absent,
 )
-from quickstudy.tasks.metrics import score
 
 
 def relation_error(learner: Learner, task: Task) -> Outcome:
@@ -33,12 +31,13 @@ def relation_error(learner: Learner, task: Task) -> Outcome:
 
     The paper's sum is a mean here, so that one learning rate fits tasks of all sizes.
     """
-    query = labelled(task.query)
-    logits = answers(learner, task._replace(query=query))
-    errors = (logits.sigmoid() - one_hot(query.targets, task.spec.outputs, logits.dtype)).square()
-    present = class_weights(labelled(task.support), task.spec.outputs) > 0
-    pairs = query.weights.unsqueeze(-1) * present
-    return Outcome(weighted_mean(errors.flatten(), pairs.flatten()), score(logits.detach(), query))
+    answer, query = task.spec.answer, task.query
+    predictor = learner(task.support, task.spec)
+    logits = ask(predictor, query)
+    errors = (logits.sigmoid() - answer.encode(query.targets, logits.dtype)).square()
+    pairs = counted_weights(query, answer).unsqueeze(-1) * predictor.state["present"]
+    loss = weighted_mean(errors.flatten(), pairs.flatten())
+    return Outcome(loss, score_of(logits, query, answer))
 
 
 class Relation(Learner):
@@ -58,8 +57,8 @@ class Relation(Learner):
 
     State: ``classes`` (ways, ...) mean features, ``present`` (ways,).
 
-    Raises ValueError for real-valued targets, sizes below 1, and for a backbone that has a head or
-    does not tell the shape of its features.
+    Raises ValueError for sizes below 1, and for a backbone that has a head or does not declare the
+    shape of its features.
 
     Reference: Sung et al. (2018), Learning to Compare: Relation Network for Few-Shot Learning.
     Differs from the paper in the mean (there a sum) over a class's rows, which one network for any
@@ -72,6 +71,7 @@ class Relation(Learner):
     torch.Size([2, 2])
     """
 
+    answers = (Classes,)
     objective: Callable[[Learner, Task], Any] = staticmethod(relation_error)
 
     def __init__(self, backbone: nn.Module, width: int = 64, hidden: int = 8) -> None:
@@ -88,7 +88,7 @@ class Relation(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The mean features of each class of ``support``."""
-        support = labelled(class_ids(support, "Relation"))
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         classes, totals = class_means(features, support, spec.outputs)
         return {"classes": classes, "present": totals > 0, "statistics": statistics}
@@ -110,7 +110,7 @@ class Relation(Learner):
         Its first layer is linear, so class and query pass their half of it before they are paired;
         not where it has hooks, as those of a weight norm, which wait for a call.
         """
-        parts: list[Any] = list(self.relation)  # a module says nothing of the weights it has
+        parts: list[Any] = list(self.relation)  # the type of a module says nothing of its weights
         first, *others = parts
         if first._forward_pre_hooks or first._forward_hooks:
             shape = (len(queries), *classes.shape)

@@ -9,18 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from quickstudy.backbones.norms import counting, embed_query, embed_support
+from quickstudy.answers.classes import Classes, one_hot
+from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.base.weighting import counting
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
-from quickstudy.objectives import Outcome
-from quickstudy.tasks.examples import (
-    class_ids,
-    labelled,
-    one_hot,
-    weighted_mean,
-    without_absent,
-)
-from quickstudy.tasks.metrics import score
+from quickstudy.objectives import Outcome, score_of
+from quickstudy.tasks.examples import counted_weights, labelled, weighted_mean, without_absent
 
 
 def contrastive(learner: Siamese, task: Task) -> Outcome:
@@ -77,14 +72,15 @@ def compare(learner: Siamese, task: Task) -> Pairs:
         raise TypeError(
             f"objectives over pairs: need a Siamese learner; found {type(learner).__name__}."
         )
-    query = labelled(task.query)
-    state = learner.adapt(task.support, task.spec)
-    with counting(query.weights):
+    query, answer = task.query, task.spec.answer
+    state = learner(task.support, task.spec).state
+    counted = counted_weights(query, answer)
+    with counting(counted):
         distances = learner.distances(state, query.inputs)
-    predictions = learner.nearest(state, distances, task.spec).detach()
-    weights = query.weights.unsqueeze(-1) * state["weights"]
+    predictions = learner.nearest(state, distances, task.spec)
+    weights = counted.unsqueeze(-1) * state["weights"]
     alike = query.targets.unsqueeze(-1) == state["targets"]
-    return Pairs(distances, alike, weights, score(predictions, query))
+    return Pairs(distances, alike, weights, score_of(predictions, query, answer))
 
 
 class Siamese(Learner):
@@ -103,8 +99,8 @@ class Siamese(Learner):
 
     State: ``features`` (m, d), ``targets`` (m,) and ``weights`` (m,) of the support rows.
 
-    Raises ValueError for real-valued targets, for a margin that is not positive, for a backbone
-    with a head or with maps, and for verification on one that does not tell its number of features.
+    Raises ValueError for a margin that is not positive, for a backbone with a head or with maps,
+    and for verification on one that does not declare its number of features.
 
     Reference: Hadsell, Chopra and LeCun (2006) and Koch, Zemel and Salakhutdinov (2015); see the
     objectives.
@@ -118,6 +114,7 @@ class Siamese(Learner):
     tensor([0, 1])
     """
 
+    answers = (Classes,)
     objective: Callable[[Any, Task], Any]
 
     def __init__(
@@ -138,7 +135,7 @@ class Siamese(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The features of ``support``, kept row by row."""
-        support = labelled(class_ids(support, "Siamese"))
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         return {
             "features": features,

@@ -34,10 +34,10 @@ LEAST = 1e-15
 
 
 def crammer_singer(features: Tensor, targets: Tensor, weights: Tensor, C: float) -> Tensor:
-    """The slope (d, classes) that minimises |W|^2 / 2 + C sum_i w_i xi_i.
+    """The weight (d, classes) that minimises |W|^2 / 2 + C sum_i w_i xi_i.
 
     xi_i = max_k (f_i W_k + [k != y_i]) - f_i W_{y_i}, over the classes that have weight: features
-    (n, d), one-hot targets (n, classes), weights (n,). Classes without weight get slope 0.
+    (n, d), one-hot targets (n, classes), weights (n,). Classes without rows of weight get 0.
 
     Solved as the dual quadratic program, by a primal-dual interior-point method in float64:
 

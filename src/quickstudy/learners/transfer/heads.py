@@ -1,13 +1,12 @@
-"""Linear heads: the best slope and offset for a weighted support set, in closed form or iterated.
+"""Linear heads: the best weight and offset for a support set, in closed form or iterated.
 
-A head is a function (features (n, d), targets (n, outputs), weights (n,), l2) -> (slope
-(d, outputs), offset (outputs,)); both here are differentiable in features, targets and weights, and
-batch under vmap.
+A head is a function (features (n, d), targets (n, outputs), row weights (n,), l2) -> (weight
+(d, outputs), offset (outputs,)). Both here are differentiable in features, targets and row weights,
+and batch under vmap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -30,11 +29,11 @@ SHRINKAGES = 8
 def ridge(features: Tensor, targets: Tensor, weights: Tensor, l2: float) -> tuple[Tensor, Tensor]:
     """The exact minimiser of sum_i w_i |f_i W + b - y_i|^2 + l2 |W|^2; b is not penalised."""
     feature_mean, target_mean = _mean(features, weights), _mean(targets, weights)
-    slope = ridge_slope(features - feature_mean, targets - target_mean, weights, l2)
-    return slope, target_mean - feature_mean @ slope
+    weight = ridge_weight(features - feature_mean, targets - target_mean, weights, l2)
+    return weight, target_mean - feature_mean @ weight
 
 
-def ridge_slope(x: Tensor, y: Tensor, weights: Tensor, l2: float | Tensor) -> Tensor:
+def ridge_weight(x: Tensor, y: Tensor, weights: Tensor, l2: float | Tensor) -> Tensor:
     """The exact minimiser (d, outputs) of sum_i w_i |x_i W - y_i|^2 + l2 |W|^2, with no offset.
 
     Solved in the smaller of the two equivalent forms, d x d or n x n (push-through identity); the
@@ -68,17 +67,37 @@ def logistic(
 
     Solved by Newton's method, each direction by preconditioned conjugate gradients (Nocedal and
     Wright, 2006, Numerical Optimization, chapter 7). Its derivative is that of the minimiser
-    (implicit function theorem), not of the iterations, of which nothing is stored. Classes without
-    weight get slope 0; among the offsets, which a constant may shift, the sum is 0.
+    (implicit function theorem), not of the iterations, of which nothing is stored. Absent classes
+    get weight 0; among the offsets, which a constant may shift, the sum is 0.
 
     Exact to rounding in float64 where l2 is at least 1e-6 of the features' variance, of one
     feature; in float32 the loss is then within about a tenth of its least value, and close to it
     from 1e-4 on. Below, on classes that can be told apart, the fit stops short of the optimum.
     """
-    # Centring makes slope and offset nearly independent, so that few iterations suffice.
+    # Centring makes weight and offset nearly independent, so that few iterations suffice.
     feature_mean = _mean(features, weights)
-    slope, offset = _Minimiser.apply(features - feature_mean, targets, weights, l2)  # type: ignore[no-untyped-call]
-    return slope, offset - feature_mean @ slope
+    weight, offset = _Minimiser.apply(features - feature_mean, targets, weights, l2)  # type: ignore[no-untyped-call]
+    return weight, offset - feature_mean @ weight
+
+
+def binary_logistic(
+    features: Tensor, targets: Tensor, weights: Tensor, l2: float
+) -> tuple[Tensor, Tensor]:
+    """The minimiser of sum_i w_i BCE(sigmoid(f_i v + b), y_i) + l2 / 2 |v|^2, for one column y.
+
+    Targets are (n, 1), of which positive ones mean yes: v (d, 1), b (1,). A softmax over no and yes
+    with weights -v/2 and v/2 has half of the penalty, so it gets twice the ``l2``.
+
+    Where only one of no and yes occurs, the best offset would be infinite. It is then
+    log((yes + 1) / (no + 1)) of their total weights, as by Laplace's rule of succession, and v = 0.
+    """
+    yes = (targets > 0).to(features.dtype)
+    both = torch.cat([1 - yes, yes], -1)
+    weight, offset = logistic(features, both, weights, 2 * l2)
+    totals = weights @ both
+    alone = ((totals[1] + 1) / (totals[0] + 1)).log()
+    offset = torch.where((totals > 0).all(), offset[1] - offset[0], alone)
+    return (weight[:, 1] - weight[:, 0]).unsqueeze(-1), offset.unsqueeze(-1)
 
 
 def _mean(rows: Tensor, weights: Tensor) -> Tensor:
@@ -91,16 +110,16 @@ def _eye(n: int, like: Tensor) -> Tensor:
 
 
 class _Head(NamedTuple):
-    """A slope (d, outputs) and an offset (outputs,), or a direction in their space."""
+    """A weight (d, outputs) and an offset (outputs,), or a direction in their space."""
 
-    slope: Tensor
+    weight: Tensor
     offset: Tensor
 
     def plus(self, factor: Tensor, other: _Head) -> _Head:
-        return _Head(self.slope + factor * other.slope, self.offset + factor * other.offset)
+        return _Head(self.weight + factor * other.weight, self.offset + factor * other.offset)
 
     def dot(self, other: _Head) -> Tensor:
-        return (self.slope * other.slope).sum() + (self.offset * other.offset).sum()
+        return (self.weight * other.weight).sum() + (self.offset * other.offset).sum()
 
 
 class _Problem(NamedTuple):
@@ -121,24 +140,33 @@ class _Problem(NamedTuple):
         return present * (offset - present @ offset / present.sum().clamp_min(1))
 
     def logits(self, head: _Head) -> Tensor:
-        return without_absent(self.x @ head.slope + head.offset, self.present)
+        return without_absent(self.x @ head.weight + head.offset, self.present)
 
     def loss(self, head: _Head) -> Tensor:
         log_p = self.logits(head).log_softmax(-1)
         # A class without weight has log-probability of huge size and only targets of weight 0.
         rows = -(self.y * log_p.where(self.present, 0.0)).sum(-1)
-        return self.w @ rows + self.l2 / 2 * head.slope.square().sum()
+        return self.w @ rows + self.l2 / 2 * head.weight.square().sum()
 
     def gradient(self, head: _Head, p: Tensor) -> _Head:
         error = self.w.unsqueeze(-1) * (p - self.y)
-        return _Head(self.x.mT @ error + self.l2 * head.slope, error.sum(0))
+        return _Head(self.x.mT @ error + self.l2 * head.weight, error.sum(0))
+
+    def gradient_terms(self) -> _Head:
+        """What the terms of the gradient's sums over rows add up to in size, at probability 0.
+
+        Rounding leaves a residual of this times machine precision, also where the sums are 0, as
+        for constant features.
+        """
+        size = self.w.unsqueeze(-1) * self.y
+        return _Head(self.x.abs().mT @ size, size.sum(0))
 
     def hessian(self, p: Tensor, direction: _Head) -> _Head:
         """The second derivative times ``direction``, where the probabilities are ``p``."""
         change = self.w.unsqueeze(-1) * through_softmax(
-            p, self.x @ direction.slope + direction.offset
+            p, self.x @ direction.weight + direction.offset
         )
-        return _Head(self.x.mT @ change + self.l2 * direction.slope, change.sum(0))
+        return _Head(self.x.mT @ change + self.l2 * direction.weight, change.sum(0))
 
 
 def through_softmax(p: Tensor, v: Tensor) -> Tensor:
@@ -157,14 +185,13 @@ class _Minimiser(torch.autograd.Function):
         x = x @ basis
         problem = _Problem(x, y, w, l2)
         head = _Head(x.new_zeros(x.shape[1], y.shape[1]), x.new_zeros(y.shape[1]))
-        uniform = problem.logits(head).softmax(-1)
-        at_first = problem.gradient(head, uniform)
+        terms = problem.gradient_terms()
         for _ in range(NEWTON_STEPS):
             p = problem.logits(head).softmax(-1)
             gradient = problem.gradient(head, p)
-            direction = _solve(problem, p, gradient, CONJUGATE_STEPS, at_first)
+            direction = _solve(problem, p, gradient, CONJUGATE_STEPS, terms)
             head = _line_search(problem, head, direction)
-        return basis @ head.slope, head.offset
+        return basis @ head.weight, head.offset
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -175,24 +202,25 @@ class _Minimiser(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Of -<H^-1 upstream, gradient(x, y, w)>, with the head held at the optimum."""
-        x, y, w, slope, offset = ctx.saved_tensors
+        x, y, w, weight, offset = ctx.saved_tensors
         basis = _basis(x)
         problem = _Problem(x @ basis, y, w, ctx.l2)
-        p = problem.logits(_Head(basis.mT @ slope, offset)).softmax(-1)
-        d_slope, d_offset = upstream
-        right = _Head(basis.mT @ d_slope, problem.without_shift(d_offset))
-        within = _solve(problem, p, right, ADJOINT_STEPS, right)
+        p = problem.logits(_Head(basis.mT @ weight, offset)).softmax(-1)
+        d_weight, d_offset = upstream
+        size = _Head(basis.mT @ d_weight, d_offset)
+        right = _Head(size.weight, problem.without_shift(d_offset))
+        within = _solve(problem, p, right, ADJOINT_STEPS, size)
         # Outside the span of the rows, the penalty is all the curvature there is.
-        outside = (d_slope - basis @ right.slope) / ctx.l2
-        adjoint = _Head(basis @ within.slope + outside, within.offset)
-        along = x @ adjoint.slope + adjoint.offset
+        outside = (d_weight - basis @ right.weight) / ctx.l2
+        adjoint = _Head(basis @ within.weight + outside, within.offset)
+        along = x @ adjoint.weight + adjoint.offset
         weighted = w.unsqueeze(-1)
-        d_x = -weighted * (through_softmax(p, along) @ slope.mT + (p - y) @ adjoint.slope.mT)
+        d_x = -weighted * (through_softmax(p, along) @ weight.mT + (p - y) @ adjoint.weight.mT)
         return d_x, weighted * along, -(along * (p - y)).sum(-1), None
 
 
 def _basis(x: Tensor) -> Tensor:
-    """Orthonormal columns (d, min(n, d)) that span the rows of x (n, d), where the slope lies.
+    """Orthonormal columns (d, min(n, d)) that span the rows of x (n, d), where the weight lies.
 
     In it no more than n numbers per class are sought, and far more stably than by the push-through
     identity, whose differences cancel once the features are large next to the penalty.
@@ -204,12 +232,12 @@ def _basis(x: Tensor) -> Tensor:
 def _solve(problem: _Problem, p: Tensor, right: _Head, steps: int, size: _Head) -> _Head:
     """H^-1 right by ``steps`` conjugate gradients, preconditioned by one matrix for all classes.
 
-    Stays where what remains of ``right`` is rounding, next to numbers of the size of ``size``.
+    Stops where what remains of ``right`` is rounding, next to numbers of the size of ``size``:
+    the ratios of rounding errors would be any numbers, and NaN in the end.
     """
-    precondition = _preconditioner(problem, p)
-    solution = _Head(torch.zeros_like(right.slope), torch.zeros_like(right.offset))
-    # Below this the remainder is noise, and the ratios of noise would blow up.
-    resolution = size.dot(precondition(size)) * torch.finfo(p.dtype).eps ** 2
+    precondition = _Preconditioner.at(problem, p)
+    solution = _Head(torch.zeros_like(right.weight), torch.zeros_like(right.offset))
+    resolution = precondition.energy(size) * torch.finfo(p.dtype).eps ** 2
     residual = right
     direction = precondition(residual)
     energy = residual.dot(direction)
@@ -231,25 +259,36 @@ def _ratio(a: Tensor, b: Tensor, known: Tensor) -> Tensor:
     return torch.where(known, a / torch.where(known, b, 1.0), 0.0)
 
 
-def _preconditioner(problem: _Problem, p: Tensor) -> Callable[[_Head], _Head]:
+class _Preconditioner(NamedTuple):
     """The inverse of the Hessian in which each row's softmax is replaced by its mean curvature."""
-    x, w = problem.x, problem.w
-    others = (problem.present.sum() - 1).clamp_min(1)
-    curvature = w * (1 - p.square().sum(-1)) / others
-    total = curvature.sum().clamp_min(torch.finfo(p.dtype).eps)
-    rows = x * curvature.unsqueeze(-1)
-    inverse = torch.linalg.inv(_penalised(x.mT @ rows, problem.l2))
 
-    def apply(v: _Head) -> _Head:
-        return _Head(inverse @ v.slope, problem.without_shift(v.offset) / total)
+    problem: _Problem
+    inverse: Tensor  # (d, d), for the weight of every class
+    total: Tensor  # (), the curvature of every offset
 
-    return apply
+    @staticmethod
+    def at(problem: _Problem, p: Tensor) -> _Preconditioner:
+        """Where the probabilities are ``p``."""
+        x, w = problem.x, problem.w
+        others = (problem.present.sum() - 1).clamp_min(1)
+        curvature = w * (1 - p.square().sum(-1)) / others
+        total = curvature.sum().clamp_min(torch.finfo(p.dtype).eps)
+        rows = x * curvature.unsqueeze(-1)
+        inverse = torch.linalg.inv(_penalised(x.mT @ rows, problem.l2))
+        return _Preconditioner(problem, inverse, total)
+
+    def __call__(self, v: _Head) -> _Head:
+        return _Head(self.inverse @ v.weight, self.problem.without_shift(v.offset) / self.total)
+
+    def energy(self, v: _Head) -> Tensor:
+        """v' inverse v, shifts of all offsets included."""
+        return (v.weight * (self.inverse @ v.weight)).sum() + v.offset.square().sum() / self.total
 
 
 def _line_search(problem: _Problem, head: _Head, direction: _Head) -> _Head:
     """The best of the full step, its halvings, and no step: the loss never rises."""
     factors = [-(0.5**k) for k in range(SHRINKAGES)] + [0.0]
-    steps = direction.slope.new_tensor(factors)
+    steps = direction.weight.new_tensor(factors)
     losses = torch.stack([problem.loss(head.plus(step, direction)) for step in steps])
     # Near the optimum all losses agree to rounding, and then the full step is the best one.
     resolution = 8 * torch.finfo(losses.dtype).eps * losses[-1].abs()

@@ -5,36 +5,49 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
+from quickstudy.answers.classes import Classes
+from quickstudy.answers.labels import Labels
+from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
-from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.features import refuse_heads_and_maps
-from quickstudy.learners.transfer.heads import logistic, ridge
-from quickstudy.tasks.examples import class_weights, labelled, one_hot, without_absent
+from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
+from quickstudy.learners.extending import refuse_shared_statistics, widened
+from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
+from quickstudy.learners.outputs import element_weights, label_vectors
+from quickstudy.learners.transfer.heads import binary_logistic, logistic, ridge
+from quickstudy.tasks.examples import labelled, without_absent
 
 Head = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""(features (n, d), targets (n, outputs), weights (n,), l2) -> slope (d, outputs) and offset."""
+"""(features (n, d), targets (n, outputs), row weights (n,), l2) -> weight (d, outputs), offset."""
 
 
 class LinearProbe(Learner):
     """Maps a support set to a linear head on the backbone's features, the best one for that set.
 
-        W, b   = head(f(x_support), y_support, weights, l2)
-        logits = scale * (f(x) W + b)
+        W, b        = head(f(x_support), encoded y_support, weights, l2)
+        predictions = scale * (f(x) W + b)        (scale is 1 for real targets and ``logistic``)
+
+    Where single elements of the targets may be unknown (:class:`Labels`, or :class:`Reals` with
+    ``missing=True``), every output has a head of its own, fitted to the rows that know it.
 
     ``backbone``  inputs (n, ...) -> features (n, d); kept as it is by ``adapt``. Training over many
                   tasks differentiates through the head, so the features learn to be probed.
-    ``head``      :func:`ridge` (closed form; classification and regression) or :func:`logistic`
-                  (convex, iterated to its optimum; classification only).
-    ``l2``        penalty on the slope, against a sum (not mean) of losses; 1 as in scikit-learn.
-    ``scale``     factor on the answers of a ridge classifier, which regresses on 0 and 1 and would
-                  otherwise be far too unsure; default 10.
+    ``head``      :func:`ridge` (closed form; classes, reals and labels) or :func:`logistic`
+                  (convex, iterated to its optimum; classes, and labels as one binary regression
+                  each).
+    ``l2``        penalty on the weight, against a sum (not mean) of losses; 1 as in scikit-learn.
+    ``scale``     factor on what a ridge classifier predicts, which regresses on 0 and 1 (labels: -1
+                  and 1) and would otherwise be far too unsure; default 10.
 
-    State: ``slope`` (d, outputs), ``offset`` (outputs,), ``present`` (outputs,) for classification.
+    State: ``weight`` (d, outputs), ``offset`` (outputs,); ``present`` (ways,) for classification;
+    what :meth:`extend` fits again: ``features`` (n, d), ``encoded`` targets and ``counts``, the
+    weight of each of their elements, both (n, outputs); ``statistics`` for norm="support".
 
     Raises ValueError for numbers that are not positive, for a backbone with a head or with maps,
-    and for real-valued targets under the logistic head.
+    and for targets that are not one vector a row.
 
     Reference: Alain and Bengio (2016), Understanding intermediate layers using linear classifier
     probes; as a few-shot baseline: Tian et al. (2020), Rethinking Few-Shot Image Classification.
@@ -48,6 +61,8 @@ class LinearProbe(Learner):
     torch.Size([2, 2])
     """
 
+    answers = (Classes, Reals, Labels)
+
     def __init__(
         self, backbone: nn.Module, head: Head = ridge, l2: float = 1.0, scale: float = 10.0
     ) -> None:
@@ -58,36 +73,81 @@ class LinearProbe(Learner):
             )
         refuse_heads_and_maps(backbone, "LinearProbe")
         self.backbone, self.head, self.l2, self.scale = backbone, head, l2, scale
+        if head is logistic:
+            self.answers = (Classes, Labels)  # type: ignore[misc]  # it has no real targets
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The head fitted to ``support``."""
-        support = labelled(support)
+        support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
-        state: dict[str, Any] = {"statistics": statistics}
-        targets = support.targets
-        if targets.is_floating_point():
-            if self.head is logistic:
-                raise ValueError(
-                    "LinearProbe: the logistic head classifies; found real-valued targets. "
-                    "Use head=ridge for regression."
-                )
-        else:
-            state["present"] = class_weights(support, spec.outputs) > 0
-            targets = one_hot(targets, spec.outputs, features.dtype)
-        weights = support.weights.to(features.dtype)
-        slope, offset = self.head(features, targets, weights, self.l2)
-        # Solvers answer in column order, a file in row order, and a product rounds by its layout.
-        state["slope"], state["offset"] = slope.contiguous(), offset
-        return state
+        encoded = label_vectors(support, spec.answer, spec.outputs, features.dtype)
+        counts = element_weights(support, spec.answer, features.dtype)
+        return self._fitted(features, encoded, counts, spec) | {"statistics": statistics}
+
+    def prior(self, spec: TaskSpec) -> State:
+        """Weight and offset 0.
+
+        Raises ValueError for a backbone that does not declare its number of features, or that
+        normalises by statistics of one support set.
+        """
+        refuse_shared_statistics(self.backbone, "LinearProbe")
+        nothing = like(self.backbone, torch.zeros(0, spec.outputs))
+        features = nothing.new_zeros(0, feature_size(self.backbone, "LinearProbe"))
+        return self._fitted(features, nothing, nothing, spec) | {"statistics": []}
+
+    def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
+        """The head fitted to all rows so far and ``support``; the spec may have more outputs.
+
+        Raises ValueError for a backbone that normalises by statistics of one support set, and for
+        further real targets, which the rows so far do not have, unless the spec says
+        ``missing=True``.
+        """
+        refuse_shared_statistics(self.backbone, "LinearProbe")
+        more = self.adapt(support, spec)
+        encoded, counts = (widened(state[n].mT, spec.outputs).mT for n in ("encoded", "counts"))
+        if isinstance(spec.answer, Classes):
+            counts = state["counts"][:, :1].expand_as(encoded)  # no row so far is of a new class
+        elif not by_columns(spec.answer) and encoded.shape != state["encoded"].shape:
+            raise ValueError(
+                f"LinearProbe: the rows so far have {state['encoded'].shape[1]} real targets, but "
+                f"the task asks {spec.outputs}. Say that some are unknown: "
+                f"qs.regression({spec.outputs}, missing=True)."
+            )
+        features, encoded, counts = (
+            torch.cat([old, more[name]])
+            for name, old in (
+                ("features", state["features"]), ("encoded", encoded), ("counts", counts),
+            )
+        )  # fmt: skip
+        return self._fitted(features, encoded, counts, spec) | {"statistics": []}
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits or regression values (n, outputs)."""
-        answers: Tensor = self.embed(state, inputs) @ state["slope"] + state["offset"]
-        if "present" not in state:
-            return answers
-        scale = self.scale if self.head is ridge else 1.0
-        return without_absent(scale * answers, state["present"])
+        predictions: Tensor = self.embed(state, inputs) @ state["weight"] + state["offset"]
+        if self.head is ridge and not isinstance(spec.answer, Reals):
+            predictions = self.scale * predictions
+        return without_absent(predictions, state.get("present"))
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """Features (n, d), in which the head is linear."""
         return embed_query(self.backbone, inputs, state["statistics"])
+
+    def _fitted(self, features: Tensor, encoded: Tensor, counts: Tensor, spec: TaskSpec) -> State:
+        state = {"features": features, "encoded": encoded, "counts": counts}
+        if by_columns(spec.answer):
+            head = binary_logistic if self.head is logistic else self.head
+            weight, offset = vmap(lambda y, w: head(features, y.unsqueeze(-1), w, self.l2), 1)(
+                encoded, counts
+            )
+            weight, offset = weight.squeeze(-1).mT, offset.squeeze(-1)
+        else:
+            weight, offset = self.head(features, encoded, counts[:, 0], self.l2)
+        if isinstance(spec.answer, Classes):
+            state["present"] = (counts * encoded).sum(0) > 0
+        # Solvers return column order, a file has row order, and products round by their layout.
+        return state | {"weight": weight.contiguous(), "offset": offset}
+
+
+def by_columns(answer: Answer) -> bool:
+    """Whether each output is fitted by itself, because elements of a row may be unknown."""
+    return isinstance(answer, Labels) or (isinstance(answer, Reals) and answer.missing)

@@ -1,0 +1,105 @@
+"""How steps are computed: what is asked for, and what was then chosen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+Engine = Literal["auto", "vmap", "loop"]
+
+
+class Mapping(Enum):
+    """How tasks are mapped; see :mod:`quickstudy.compute.engine`."""
+
+    TASK_AXIS = "task_axis"
+    VMAP = "vmap"
+    FEATURES = "features"
+    VMAP_GRAD = "vmap_grad"
+    LOOP = "loop"
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What is asked of how steps are computed; none of it changes a result but by rounding.
+
+    ``engine``   "auto" takes the faster mapping that is proven to give the loop's gradient for the
+                 learner; "vmap" insists and raises where it does not; "loop" is always right.
+    ``memory``   bytes that the graphs of a chunk of tasks may hold, 1 or more; by default half of
+                 the free.
+    ``workers``  threads among which a loop shares its tasks: see :mod:`quickstudy.compute.loop`
+                 for what they ask of learner and objective.
+    ``compile``  compile mapped tasks where that, too, is proven: see
+                 :mod:`quickstudy.compute.compiled` for what it asks of learner and objective.
+
+    Raises ValueError for values out of range, and for a loop that is to be compiled.
+    """
+
+    engine: Engine = "auto"
+    memory: int | None = None
+    workers: int = 1
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("auto", "vmap", "loop"):
+            raise ValueError(
+                f"Compute: engine must be 'auto', 'vmap' or 'loop'; found {self.engine!r}. "
+                "Leave it out for 'auto'."
+            )
+        if self.memory is not None and self.memory < 1:
+            raise ValueError(
+                f"Compute: memory must be 1 or more bytes; found {self.memory}. "
+                "Leave it out for half of the free."
+            )
+        if self.workers < 1:
+            raise ValueError(
+                f"Compute: workers must be 1 or more threads; found {self.workers}. "
+                "Leave it out for one."
+            )
+        if self.compile and self.engine == "loop":
+            raise ValueError(
+                "Compute: a loop is not compiled; found compile=True with engine='loop'. "
+                "Leave one of them out."
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a step is computed: the mapping, why it was chosen, and how many tasks at a time.
+
+    ``workers``   threads among which a loop shares the tasks of a chunk.
+    ``compiled``  whether mapped tasks run as compiled code (:mod:`quickstudy.compute.compiled`).
+    ``bytes``     that the graph of a task holds at most; 0 where that was not counted.
+    ``kinds``     of tasks for which the mapping is proven, as
+                  :func:`quickstudy.compute.prepare.kind_of` names them; others are looped. None
+                  for all.
+    """
+
+    mapping: Mapping
+    why: str
+    chunk: int
+    workers: int = 1
+    compiled: bool = False
+    bytes: int = field(default=0, compare=False)
+    kinds: tuple[str, ...] | None = None
+
+    @property
+    def at_once(self) -> int:
+        """How many tasks' graphs are in memory at the same time."""
+        return self.workers if self.mapping is Mapping.LOOP else self.chunk
+
+    def to_json(self) -> dict[str, str | int]:
+        """As JSON, for a checkpoint."""
+        return asdict(self) | {"mapping": self.mapping.value}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Plan:
+        """What :meth:`to_json` gave."""
+        kinds = values["kinds"]
+        read = {"mapping": Mapping(values["mapping"]), "kinds": kinds and tuple(kinds)}
+        return Plan(**(values | read))
+
+    def __str__(self) -> str:
+        how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value
+        tasks = "1 task" if self.at_once == 1 else f"{self.at_once} tasks"
+        return f"{how}, {tasks} at a time ({self.why})"

@@ -1,0 +1,66 @@
+"""Comparing what a learner gives with what a law asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quickstudy.base.trees import leaves, map_tree, structure
+from quickstudy.core import Examples, Learner, Task
+
+_HUGE = 1e20
+
+
+class BrokenLaw(AssertionError):
+    """A learner broke a law of the contract; the message says which, how far, and the remedy."""
+
+
+def predicted(learner: Learner, support: Examples, task: Task) -> Any:
+    """The queries' predictions after adapting to ``support``."""
+    with torch.no_grad():
+        return learner(support, task.spec)(task.query.inputs)
+
+
+def compare(expected: Any, found: Any, rule: str, remedy: str) -> None:
+    """BrokenLaw where two trees of predictions differ by more than sums in another order do."""
+    if structure(expected) != structure(found):
+        raise BrokenLaw(f"{rule}; found predictions of another structure. {remedy}")
+    for a, b in zip(leaves(expected), leaves(found), strict=True):
+        _compare_tensors(a.detach(), b.detach(), rule, remedy)
+
+
+def _compare_tensors(expected: Tensor, found: Tensor, rule: str, remedy: str) -> None:
+    # Sums in another order agree far below the tolerance; broken laws are off by far more.
+    tolerance = 1e-8 if expected.dtype == torch.float64 else 1e-3
+    if expected.shape != found.shape:
+        raise BrokenLaw(f"{rule}; found {tuple(found.shape)} for {tuple(expected.shape)}. {remedy}")
+    if not expected.numel():
+        return
+    # The huge logits of absent classes must agree too, but are no scale to judge others by.
+    size = expected.abs()
+    ordinary = size.where(size < _HUGE, 0.0).max().clamp_min(1e-12)
+    scale = size.where(size >= _HUGE, ordinary)
+    error = float(((expected - found).abs() / scale).max())
+    if not error <= tolerance:
+        raise BrokenLaw(f"{rule}; found a relative difference of {error:.2g}. {remedy}".strip())
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees of tensors are equal to the bit, NaN counting as equal to itself."""
+    if structure(a) != structure(b):
+        return False
+    pairs = zip(leaves(a), leaves(b), strict=True)
+    return all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in pairs)
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """The largest difference between two trees of one shape."""
+    pairs = zip(leaves(a), leaves(b), strict=True)
+    return max(float((x - y).abs().max()) for x, y in pairs)
+
+
+def rows_at(tree: Any, *places: int) -> Any:
+    """Some rows of a tree, such as the first and the last."""
+    return map_tree(lambda leaf: leaf[list(places)], tree)

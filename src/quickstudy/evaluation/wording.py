@@ -1,0 +1,13 @@
+"""Scores as people read them; needs no torch."""
+
+from __future__ import annotations
+
+
+def score(value: float, unit: str = "") -> str:
+    """A score in its unit: 0.9712 in "%" -> "97.1%", 0.03512 without a unit -> "0.0351"."""
+    return f"{100 * value:.1f}%" if unit == "%" else f"{value:.3g}"
+
+
+def half_width(value: float, unit: str = "") -> str:
+    """The half-width of an interval, to follow a score and "±": 0.0021 in "%" -> "0.2"."""
+    return f"{100 * value:.1f}" if unit == "%" else f"{value:.2g}"

@@ -1,0 +1,105 @@
+"""From the tasks of a step to one gradient: how their losses, or their gradients, are combined.
+
+A combiner says what it reads, since each reading costs more than the one before:
+
+    nothing     the mean of the losses: one pass
+    losses      a weight for each task, from the losses of all: another pass without gradients
+    gradients   one gradient, from that of each task: one backward pass a task, and all in memory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from quickstudy.compute.compiled import CompiledGradients
+from quickstudy.compute.engine import gradients_of_tasks, losses_of_tasks
+from quickstudy.compute.memory import accumulate_within
+from quickstudy.compute.plan import Plan
+from quickstudy.compute.prepare import Prepared, names_of
+from quickstudy.core import Learner
+from quickstudy.objectives import Objective, Outcome
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean over tasks."""
+
+    reads: ClassVar[Literal["nothing"]] = "nothing"
+
+
+@runtime_checkable
+class WeighsTasks(Protocol):
+    """Reads the losses of a step's tasks and gives each a weight."""
+
+    reads: ClassVar[Literal["losses"]]
+
+    def weights(self, losses: Tensor, names: Sequence[str]) -> Tensor:
+        """Factors (tasks,) on the losses (tasks,) of tasks of these names, taken as constants."""
+
+
+@runtime_checkable
+class CombinesGradients(Protocol):
+    """Reads the gradient of each of a step's tasks and makes one of them."""
+
+    reads: ClassVar[Literal["gradients"]]
+
+    def gradient(self, gradients: Tensor, losses: Tensor, names: Sequence[str]) -> Tensor:
+        """One gradient (p,) from those of the tasks (tasks, p), whose losses are (tasks,)."""
+
+
+Combine = Mean | WeighsTasks | CombinesGradients
+
+mean = Mean()
+"""The default."""
+
+
+def check_combine(combine: Combine) -> None:
+    """ValueError for what does not say what it reads, or lacks the method that goes with it."""
+    needs = {"nothing": Mean, "losses": WeighsTasks, "gradients": CombinesGradients}
+    reads = getattr(combine, "reads", None)
+    if reads in needs and isinstance(combine, needs[reads]):
+        return
+    raise ValueError(
+        "fit: combine must say what it reads: reads = 'losses' with a method weights(losses, "
+        "names), or 'gradients' with gradient(gradients, losses, names); found "
+        f"{combine!r}. Leave it out for the mean."
+    )
+
+
+def combined(
+    combine: Combine,
+    learner: Learner,
+    step: Sequence[Prepared],
+    objective: Objective,
+    plan: Plan,
+    compiled: CompiledGradients | None,
+) -> tuple[Outcome, Plan]:
+    """Set ``.grad`` to the combined gradient of a step; its outcome, and the plan that it took."""
+    names = [] if isinstance(combine, Mean) else names_of(step)
+    if isinstance(combine, CombinesGradients):
+        gradients, outcome = gradients_of_tasks(learner, step, objective)
+        _set_gradient(learner, combine.gradient(gradients, outcome.loss, names))
+        return outcome, plan
+    weights = None
+    if isinstance(combine, WeighsTasks):
+        losses = losses_of_tasks(learner, step, objective).loss
+        weights = combine.weights(losses, names).detach()
+    return accumulate_within(learner, step, objective, plan, compiled, weights)
+
+
+def _set_gradient(learner: Learner, flat: Tensor) -> None:
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    expected = sum(p.numel() for p in parameters)
+    if flat.shape != (expected,):
+        raise ValueError(
+            f"fit: combine must give one gradient of {expected} numbers, one for each trained "
+            f"parameter's entry; found shape {tuple(flat.shape)}."
+        )
+    for parameter, part in zip(
+        parameters, flat.split([p.numel() for p in parameters]), strict=True
+    ):
+        parameter.grad = part.view_as(parameter).clone()

@@ -1,0 +1,139 @@
+"""Before training: is the learner lawful, are its tasks such as it can learn from, is it set up?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from quickstudy.answers.classes import Classes
+from quickstudy.base.errors import where_it_fits
+from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
+from quickstudy.compute.prepare import kind_of
+from quickstudy.contract.check import applicable, check_laws, doubled
+from quickstudy.contract.compare import BrokenLaw
+from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
+from quickstudy.objectives import Objective, set_progress
+from quickstudy.tasks.acting import acted
+from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import stacks, to_device
+from quickstudy.training.equivalence import few_queries, in_double
+
+_BEFORE_TRAINING = (
+    "shape_is_right_and_finite",
+    "adapt_is_pure",
+    "queries_are_independent",
+    "weight_zero_is_absent",
+)
+"""Laws without which results are silently wrong, and which take but a few adaptations to see."""
+
+
+FIRST_TASKS = 8
+"""What is looked at before training: tasks may be sorted, or of one kind, by chance."""
+
+
+def prepare(
+    learner: Learner, objective: Objective, source: TaskSource, seed: int, tasks_per_step: int
+) -> list[Task]:
+    """Set ``learner`` up to train on ``source``; gives the stacks of its first tasks, rows given.
+
+    What is scheduled is as at the end of training, for which laws hold and a plan is made.
+
+    Raises what :func:`quickstudy.training.fit.fit` raises before it plans: ValueError for fewer
+    than one task a step and for answers that the learner cannot give, and what
+    :func:`refuse_sorted` and :func:`check_lawful` raise.
+    """
+    if tasks_per_step < 1:
+        raise ValueError(f"fit: tasks_per_step must be positive; found {tasks_per_step}.")
+    set_up(learner)
+    set_progress(learner, objective, 1.0)
+    drawn = [draw(source, seed, index) for index in range(FIRST_TASKS)]
+    for spec in dict.fromkeys(task.spec for task in drawn):
+        check_answer(learner, spec.answer)
+    refuse_sorted(learner, drawn)
+    tasks = [acted(learner, to_device(task, device_of(learner))) for task in drawn]
+    for task in {kind_of(task): task for task in reversed(tasks)}.values():
+        check_lawful(learner, task)
+    return [stack.task for stack in stacks(tasks, learner.reads_name)]
+
+
+def check_lawful(learner: Learner, task: Task) -> None:
+    """Refuse, before any training, a learner whose results would be silently wrong.
+
+    Raises ValueError for one without trainable parameters, and
+    :class:`quickstudy.testing.BrokenLaw` for running statistics updated in ``forward``,
+    randomness in ``adapt``, predictions of a wrong shape, and, where undeclared, queries that see
+    one another and rows of weight 0 that count;
+    :class:`quickstudy.compute.memory.TaskTooLarge` where memory runs out. Judged in float64, or,
+    where that does not fit, in the learner's own type.
+    """
+    if not any(parameter.requires_grad for parameter in learner.parameters()):
+        raise ValueError(
+            f"fit: {type(learner).__name__} has no trainable parameters, so there is nothing to "
+            "learn. Use it as it is, or set requires_grad=True on some."
+        )
+    for name, module in learner.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.training and module.running_mean is not None
+        ):
+            raise BrokenLaw(
+                f"{name} is a {type(module).__name__} that updates running statistics in forward, "
+                "so adapting would change the learner. Use a norm of quickstudy.backbones.norms "
+                "(norm='group', 'support', 'batch' or 'running'), or build it with "
+                "track_running_stats=False, or keep it in eval mode by overriding train()."
+            )
+    task.spec.answer.check(task.query.targets, "query")
+    small = few_queries(task, max(4, min(16, 2 * task.spec.outputs)))
+    laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
+    with one_task_must_fit():
+        where_it_fits(
+            lambda: _judge(in_double(learner), doubled(small), laws),
+            lambda: _judge(copy.deepcopy(learner), small, laws),
+        )
+
+
+def _judge(learner: Learner, task: Task, laws: Sequence[str]) -> None:
+    try:
+        check_laws(learner, task, laws)
+    except RuntimeError as error:
+        if "mutate a captured Tensor" not in str(error):
+            raise
+        buffers = [name for name, _ in learner.named_buffers()]
+        raise BrokenLaw(
+            "adapt must change nothing in the module, but forward changes something in place "
+            f"(its buffers are {', '.join(buffers) or 'none'}). Statistics that move by themselves "
+            "do this: compute them anew in every pass, or freeze them."
+        ) from error
+
+
+def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
+    """A sequence whose classes always come in one order teaches the order, not the classes.
+
+    Raises ValueError for a learner of sequences where all of ``tasks`` come class by class.
+    """
+    if "support_order_is_irrelevant" not in learner.exceptions:
+        return
+    targets = [
+        task.support.targets for task in tasks
+        if isinstance(task.spec.answer, Classes) and isinstance(task.support, Examples)
+    ]  # fmt: skip
+    if not targets or any(len(each) < 3 for each in targets):
+        return
+    if all(bool((each.diff() >= 0).all()) for each in targets):
+        raise ValueError(
+            f"fit: {type(learner).__name__} reads its support rows as a sequence, but they come "
+            "class by class, so it would learn their places. Draw tasks with "
+            "episodes(..., shuffled=True)."
+        )
+
+
+def set_up(learner: Learner) -> None:
+    """Training mode, and on a CPU the layout and the allocation in which convolutions are fast."""
+    learner.train()
+    if convolves_on_cpu(learner):
+        keep_freed_memory()
+        # Or each convolution would lay out its weights anew, and each step their gradients.
+        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

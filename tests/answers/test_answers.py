@@ -1,0 +1,287 @@
+"""What every answer promises: unknown elements are absent, classes join, errors name the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import quickstudy as qs
+from quickstudy.answers import Boxes, Classes, Custom, Labels, Pixels, Reals, Tokens
+from quickstudy.base.trees import leaves, map_tree
+from quickstudy.core import Answer, Examples, Learner, Predictor
+from quickstudy.objectives import mean_loss, score_of
+from quickstudy.tasks.examples import one_place
+
+NAN = torch.nan
+
+
+def rows(targets: Any, weights: Tensor | None = None) -> Examples:
+    n = len(next(leaves(targets)))
+    weights = torch.ones(n, dtype=torch.float64) if weights is None else weights
+    return Examples(torch.zeros(n, 1), targets, weights, one_place(weights))
+
+
+def absolute(predictions: Tensor, targets: Tensor) -> Tensor:
+    return (predictions - targets).abs()
+
+
+def case(answer: Answer, seed: int = 0) -> tuple[Any, Any]:
+    """Predictions in float64, and targets of which some elements are unknown."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    def ids(most: int, *shape: int) -> Tensor:
+        return torch.randint(-1, most, shape, generator=draw)
+
+    match answer:
+        case Classes():
+            return normal(6, answer.ways), ids(answer.ways, 6)
+        case Reals() | Labels() | Custom():
+            targets = normal(6, answer.outputs)
+            if isinstance(answer, Labels):
+                targets = (targets > 0).double()
+            targets[normal(6, answer.outputs) > 0.8] = NAN
+            return normal(6, answer.outputs), targets
+        case Pixels():
+            return normal(6, 3, 4, answer.k), ids(answer.k, 6, 3, 4)
+        case Tokens():
+            return normal(6, 5, answer.vocabulary), ids(answer.vocabulary, 6, 5)
+    raise NotImplementedError(answer)
+
+
+ELEMENTWISE = [
+    Classes(3), Reals(2, missing=True), Labels(3), Pixels(3), Tokens(7), Custom(2, absolute),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
+def test_a_mean_loss_counts_each_known_element_as_often_as_its_row(answer):
+    """Against a sum written out, element by element."""
+    predictions, targets = case(answer)
+    weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 3.0, 1.0], dtype=torch.float64)
+    known = answer.known(targets)
+    elements = answer.element_losses(predictions, answer.fill(targets))
+    total = count = 0.0
+    for i in range(6):
+        for value, there in zip(elements[i].flatten(), known[i].flatten(), strict=True):
+            if there:
+                total, count = total + float(weights[i] * value), count + float(weights[i])
+    found = mean_loss(predictions, rows(targets, weights), answer)
+    assert float(found) == pytest.approx(total / count, abs=1e-12)
+
+
+@pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
+def test_a_mean_of_row_means_would_be_another(answer):
+    """So that the test above can fail: rows know different shares of their elements."""
+    predictions, targets = case(answer)
+    if answer.known(targets).ndim == 1:
+        pytest.skip("a row of this answer is one element")
+    means, share = answer.loss_and_share(predictions, targets)
+    by_rows = means[share > 0].mean()
+    assert abs(float(by_rows - mean_loss(predictions, rows(targets), answer))) > 1e-3
+
+
+@pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
+def test_second_derivatives_through_vmap_are_finite_with_unknown_elements(answer):
+    """A mask after the arithmetic would let the NaN of an unknown target back in."""
+    predictions, targets = case(answer)
+    scale = torch.ones((), dtype=torch.float64)
+
+    def loss(scale: Tensor, predictions: Tensor, targets: Tensor) -> Tensor:
+        return mean_loss(scale * predictions**2, rows(targets), answer)
+
+    second = torch.func.hessian(loss)
+    both = [torch.stack([t, t.flip(0)]) for t in (predictions, targets)]
+    found = torch.vmap(second, in_dims=(None, 0, 0))(scale, *both)
+    assert found.isfinite().all()
+    alone = torch.stack([second(scale, *(t[i] for t in both)) for i in range(2)])
+    assert torch.allclose(found, alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
+def test_predictions_for_unknown_elements_get_no_gradient(answer):
+    predictions, targets = case(answer)
+    predictions.requires_grad_()
+    mean_loss(predictions, rows(targets), answer).backward()
+    gradient = predictions.grad
+    if gradient.ndim > answer.known(targets).ndim:
+        gradient = gradient.abs().sum(-1)
+    assert gradient[~answer.known(targets)].abs().max() == 0
+    assert gradient[answer.known(targets)].abs().min() > 0
+
+
+def test_losing_the_labels_of_one_column_does_not_move_another_ones_gradient_share():
+    """With means of row means it would: the other elements of a row would count more."""
+    answer = Reals(2, missing=True)
+    predictions, targets = case(answer)
+    targets = targets.nan_to_num()
+    lost = targets.clone()
+    lost[:3, 0] = NAN
+
+    def gradient_of_second_column(targets: Tensor) -> Tensor:
+        p = predictions.clone().requires_grad_()
+        mean_loss(p, rows(targets), answer).backward()
+        return p.grad[:, 1]
+
+    before, after = gradient_of_second_column(targets), gradient_of_second_column(lost)
+    ratio = after / before
+    assert torch.allclose(ratio, ratio[0].expand(6), atol=1e-14)  # 12 elements, then 9
+    assert float(ratio[0]) == pytest.approx(12 / 9)
+
+
+@pytest.mark.parametrize("answer", [Classes(3), Pixels(3)], ids=lambda a: a.kind)
+def test_an_absent_class_costs_no_loss_but_counts_as_wrong(answer):
+    predictions, targets = case(answer)
+    targets = targets.clamp_min(0)
+    present = torch.tensor([True, False, True])
+    masked = torch.where(present, predictions, -1e30)
+    loss = mean_loss(masked, rows(targets), answer, present)
+    assert float(loss) < 100  # 1e27 and more, if absent classes were asked for
+    hidden = answer.hide_absent(targets, present)
+    assert torch.equal(answer.known(hidden), targets != 1)
+    best = torch.where(present, torch.nn.functional.one_hot(targets, 3), -1e30).double()
+    if isinstance(answer, Classes):
+        right = (targets != 1).double().mean()
+        assert float(score_of(best, rows(targets), answer)) == pytest.approx(float(right))
+    else:
+        assert float(score_of(best, rows(targets), answer)) < 1
+
+
+def test_answers_join_where_their_tasks_can_share_a_stack():
+    assert Classes(3).join(Classes(5)) == Classes(5).join(Classes(3)) == Classes(5)
+    assert Reals(2).join(Reals(2, missing=True)) == Reals(2, missing=True)
+    assert Reals(2).join(Reals(3)) is None
+    assert Classes(3).join(Pixels(3)) is None
+    assert Pixels(2).join(Pixels(4)) == Pixels(4)
+    assert Labels(2).join(Labels(2)) == Labels(2)
+    assert Labels(2).join(Labels(3)) is None
+
+
+def test_specs_are_equal_by_value():
+    assert qs.classification(5) == qs.classification(5) != qs.classification(4)
+    assert qs.regression(2, name="a") != qs.regression(2, name="b")
+    assert qs.spec(2, absolute) == qs.spec(2, absolute)
+    assert len({qs.multilabel(3), qs.multilabel(3), qs.segmentation(3)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "targets", "words"),
+    [
+        (qs.classification(3), torch.rand(4, 1), "Use integer ids"),
+        (qs.classification(3), torch.tensor([0, 3]), "found 3"),
+        (qs.regression(2), torch.rand(4, 3), r"qs.regression\(3\)"),
+        (qs.regression(), torch.rand(4), r"targets\[:, None\]"),
+        (qs.regression(), torch.tensor([[1.0], [NAN]]), "missing=True"),
+        (qs.multilabel(2), torch.tensor([[0.0, 2.0]]), "found 2"),
+        (qs.multilabel(2), torch.zeros(3, 3), "column for each label"),
+        (qs.segmentation(2), torch.zeros(3, 4), "integer class ids"),
+        (qs.segmentation(2), torch.full((1, 2, 2), 2), "found 2"),
+        (qs.tokens(9), torch.zeros(3, dtype=torch.long), "length"),
+        (qs.detection(2), torch.zeros(3, 4), "dict of boxes"),
+        (qs.detection(2), {"boxes": torch.tensor([[[1.0, 0, 0, 1]]]),
+                           "classes": torch.zeros(1, 1, dtype=torch.long)}, "end before"),
+    ],
+)  # fmt: skip
+def test_wrong_targets_are_refused_with_the_remedy(spec, targets, words):
+    def check() -> None:
+        spec.answer.check(targets)
+        spec.answer.check_values(targets)
+
+    with pytest.raises(ValueError, match=words):
+        check()
+
+
+@pytest.mark.parametrize("make", [Classes, Reals, Labels, Pixels, Tokens, Boxes])
+@pytest.mark.parametrize("wrong", [0, 2.0, "5", True])
+def test_a_width_that_is_no_positive_whole_number_is_refused(make, wrong):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        make(wrong)
+
+
+def test_a_loss_of_ones_own_may_be_for_rows_or_for_elements():
+    predictions, targets = case(Reals(2, missing=True))
+    by_element = qs.spec(2, absolute).answer
+    by_row = qs.spec(2, lambda p, t: (p - t).abs().mean(-1)).answer
+    full = targets.nan_to_num()
+    both = [float(mean_loss(predictions, rows(full), a)) for a in (by_element, by_row)]
+    assert both[0] == pytest.approx(both[1])
+    whole = ~targets.isnan().any(1)  # a loss of rows takes those of which all is known
+    expected = (predictions - full).abs().mean(1)[whole].mean()
+    assert float(mean_loss(predictions, rows(targets), by_row)) == pytest.approx(float(expected))
+    scalar = qs.spec(2, lambda p, t: (p - t).abs().mean()).answer
+    with pytest.raises(ValueError, match="Leave out the mean over rows"):
+        mean_loss(predictions, rows(targets), scalar)
+
+
+class Copier(Learner):
+    """Says again the token that it is given as the one before, plus one."""
+
+    def adapt(self, support: Examples, spec: qs.TaskSpec) -> Any:
+        return {}
+
+    def predict(self, state: Any, inputs: Any, spec: qs.TaskSpec) -> Tensor:
+        return torch.nn.functional.one_hot((inputs["before"] + 1) % spec.outputs, spec.outputs)
+
+
+def test_tokens_are_decoded_from_left_to_right_until_the_end():
+    answer = Tokens(6, before="before", start=1, end=4)
+    predictor = Predictor(Copier(), {}, qs.TaskSpec(answer))
+    given = {"before": torch.zeros(2, 5, dtype=torch.long)}
+    assert answer.decode(predictor, given).tolist() == [[2, 3, -1, -1, -1]] * 2
+
+
+def boxes(*edges: tuple[float, ...]) -> Tensor:
+    return torch.tensor([edges], dtype=torch.float64)
+
+
+def test_the_loss_of_boxes_gives_each_true_box_a_slot_of_its_own():
+    answer = Boxes(2)
+    true = {"boxes": boxes((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1), (NAN,) * 4),
+            "classes": torch.tensor([[0, 1, -1]])}  # fmt: skip
+    logits = torch.tensor([[[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0], [0, 0, 9.0]]]).double()
+    right = {"boxes": boxes((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1), (0, 0, 1, 1), (0, 0, 1, 1)),
+             "logits": logits}  # fmt: skip
+    assert float(answer.loss(right, true)) < 0.01
+    order = [2, 1, 0]  # of the true boxes: none is the first by nature
+    turned = map_tree(lambda leaf: leaf[:, order], true)
+    assert torch.allclose(answer.loss(right, turned), answer.loss(right, true))
+    both_on_one = map_tree(lambda leaf: leaf[:, [0, 0, 2, 3]], right)
+    assert float(answer.loss(both_on_one, true)) > 1
+    nothing = map_tree(lambda leaf: leaf[:, 2:], true)  # a picture without objects
+    assert float(answer.loss(right, nothing)) > 0.1  # two slots claim something
+
+
+def test_ap50_finds_each_true_box_once_and_pools_pictures():
+    """By hand: ranked right, wrong (a second time), right; recall 1/2, 1/2, 1 of two boxes."""
+    true = {"boxes": boxes((0, 0, 0.4, 0.4), (0.6, 0.6, 1, 1)), "classes": torch.tensor([[0, 0]])}
+    confidence = torch.tensor([0.9, 0.8, 0.7])
+    found = {
+        "boxes": boxes((0, 0, 0.4, 0.4), (0, 0, 0.4, 0.42), (0.6, 0.6, 1, 0.98)),
+        "logits": torch.stack([confidence.log(), (1 - confidence).log()], -1)[None].double(),
+    }
+    score = Boxes(1).score
+    statistic = score.statistic(found, rows(true))
+    assert float(score.value(statistic)) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    missed = score.statistic(map_tree(lambda leaf: leaf[:, 1:2], found), rows(true))
+    pooled = score.value(score.merge([statistic, missed]))
+    # Four slots, 0.9 and 0.8 right in one, 0.8 right in the other, 0.7 right: of four true boxes.
+    assert 0.5 < float(pooled) < 0.84
+
+
+@pytest.mark.parametrize(
+    "answer", [Classes(3), Labels(3), Pixels(3), Tokens(7)], ids=lambda a: a.kind
+)
+def test_unknown_elements_leave_no_trace_in_a_score(answer):
+    predictions, targets = case(answer)
+    score = answer.score
+    before = score.value(score.statistic(predictions, rows(targets)))
+    known = answer.known(targets)
+    moved = predictions.clone()
+    moved[~known] = -7 * moved[~known]
+    after = score.value(score.statistic(moved, rows(targets)))
+    assert torch.equal(before, after)
