@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 import quickstudy as qs
+from quickstudy.core import Examples
+from quickstudy.tasks.examples import one_place
+
+
+def examples_of(inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Examples:
+    """Examples of these very tensors; ``qs.examples`` would convert them to the default type."""
+    if weights is None:
+        weights = torch.ones(len(inputs), dtype=inputs.dtype)
+    return Examples(inputs, targets, weights, one_place(weights))
 
 
 def random_classes(classes: int = 8, rows: int = 10, side: int = 16) -> qs.LabelledRows:

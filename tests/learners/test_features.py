@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Learner
 from quickstudy.learners.features import like, refuse_heads_and_maps, refuse_sizes
@@ -79,7 +80,7 @@ def test_layers_of_a_learner_have_the_type_of_its_backbone(name: str, maps: bool
     learner = WITH_LAYERS[name](net)
     assert {p.dtype for p in learner.parameters()} == {torch.float64}
     noise = torch.rand(4, 1, 16, 16, dtype=torch.float64)
-    rows = qs.Examples(noise, torch.tensor([0, 1, 0, 1]), torch.ones(4))
+    rows = examples_of(noise, torch.tensor([0, 1, 0, 1]), torch.ones(4))
     predictions: Tensor = learner(rows, qs.classification(2))(noise)
     assert predictions.dtype == torch.float64
     torch.manual_seed(0)

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.func import vmap
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
-from quickstudy.learners.transfer.heads import logistic, ridge, ridge_slope
+from quickstudy.learners.transfer.heads import logistic, ridge, ridge_weight
 
 L2 = (1e-2, 1e-1, 1.0, 1e2)
 SHAPES = {"d < n": (30, 4, 3), "d > n": (15, 40, 5), "d = n": (12, 12, 3), "1 shot": (5, 16, 5)}
@@ -41,10 +42,10 @@ def test_ridge_is_scikit_learns(shape: str, l2: float) -> None:
     n, d, _ = SHAPES[shape]
     x, _, weights = problem(*SHAPES[shape])
     y = torch.randn(n, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    slope, offset = ridge(x, y, weights, l2)
+    weight, offset = ridge(x, y, weights, l2)
     reference = Ridge(alpha=l2, solver="cholesky" if d <= n else "svd")
     reference.fit(x.numpy(), y.numpy(), sample_weight=weights.numpy())
-    np.testing.assert_allclose(slope.numpy(), reference.coef_.T, rtol=1e-7, atol=1e-10)
+    np.testing.assert_allclose(weight.numpy(), reference.coef_.T, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(offset.numpy(), reference.intercept_, rtol=1e-7, atol=1e-10)
 
 
@@ -53,22 +54,22 @@ def test_ridge_is_scikit_learns(shape: str, l2: float) -> None:
 def test_logistic_is_scikit_learns(shape: str, l2: float) -> None:
     x, ids, weights = problem(*SHAPES[shape])
     classes = SHAPES[shape][2]
-    slope, offset = logistic(x, one_hot(ids, classes), weights, l2)
+    weight, offset = logistic(x, one_hot(ids, classes), weights, l2)
     reference = LogisticRegression(C=1 / l2, tol=1e-12, max_iter=10_000, solver="newton-cg")
     reference.fit(x.numpy(), ids.numpy(), sample_weight=weights.numpy())
-    np.testing.assert_allclose(slope.numpy(), reference.coef_.T, atol=1e-5)
-    found = (x @ slope + offset).softmax(-1)
+    np.testing.assert_allclose(weight.numpy(), reference.coef_.T, atol=1e-5)
+    found = (x @ weight + offset).softmax(-1)
     np.testing.assert_allclose(found.numpy(), reference.predict_proba(x.numpy()), atol=1e-6)
 
 
-def test_two_classes_share_the_penalty_of_one_slope() -> None:
-    """scikit-learn has one slope v for two classes; ours are v/2 and -v/2, of half the penalty."""
+def test_two_classes_share_the_penalty_of_one_weight() -> None:
+    """scikit-learn has one weight v for two classes; ours are v/2 and -v/2, of half the penalty."""
     x, ids, weights = problem(30, 4, 2)
-    slope, _ = logistic(x, one_hot(ids, 2), weights, l2=0.6)
+    weight, _ = logistic(x, one_hot(ids, 2), weights, l2=0.6)
     reference = LogisticRegression(C=1 / 0.3, tol=1e-12, max_iter=10_000, solver="newton-cg")
     reference.fit(x.numpy(), ids.numpy(), sample_weight=weights.numpy())
-    np.testing.assert_allclose((slope[:, 1] - slope[:, 0]).numpy(), reference.coef_[0], atol=1e-6)
-    torch.testing.assert_close(slope[:, 0], -slope[:, 1])
+    np.testing.assert_allclose((weight[:, 1] - weight[:, 0]).numpy(), reference.coef_[0], atol=1e-6)
+    torch.testing.assert_close(weight[:, 0], -weight[:, 1])
 
 
 @pytest.mark.parametrize(("shape", "l2"), list(product(SHAPES, L2)))
@@ -76,11 +77,11 @@ def test_logistic_is_at_its_optimum(shape: str, l2: float) -> None:
     """By the first-order condition, which needs no reference at all."""
     x, ids, weights = problem(*SHAPES[shape])
     y = one_hot(ids, SHAPES[shape][2])
-    slope, offset = logistic(x, y, weights, l2)
-    error = weights[:, None] * ((x @ slope + offset).softmax(-1) - y)
-    curvature_at_least = l2  # of the objective along any slope, so |W - W*| <= |gradient| / l2
-    gradient = (x.T @ error + l2 * slope).norm()
-    assert gradient / curvature_at_least <= 1e-6 * slope.norm()
+    weight, offset = logistic(x, y, weights, l2)
+    error = weights[:, None] * ((x @ weight + offset).softmax(-1) - y)
+    curvature_at_least = l2  # of the objective along any weight, so |W - W*| <= |gradient| / l2
+    gradient = (x.T @ error + l2 * weight).norm()
+    assert gradient / curvature_at_least <= 1e-6 * weight.norm()
     assert error.sum(0).abs().max() <= 1e-8
 
 
@@ -89,10 +90,10 @@ def test_logistic_is_at_its_optimum(shape: str, l2: float) -> None:
 def test_logistic_stays_finite_and_close_in_every_scale(dtype: torch.dtype, scale: float) -> None:
     x, ids, weights = problem(25, 8, 5)
     y = one_hot(ids, 5)
-    exact_slope, exact_offset = logistic(scale * x, y, weights, 1.0)
-    exact = (scale * x @ exact_slope + exact_offset).softmax(-1)
-    slope, offset = logistic((scale * x).to(dtype), y.to(dtype), weights.to(dtype), 1.0)
-    found = ((scale * x).to(dtype) @ slope + offset).softmax(-1)
+    exact_weight, exact_offset = logistic(scale * x, y, weights, 1.0)
+    exact = (scale * x @ exact_weight + exact_offset).softmax(-1)
+    weight, offset = logistic((scale * x).to(dtype), y.to(dtype), weights.to(dtype), 1.0)
+    found = ((scale * x).to(dtype) @ weight + offset).softmax(-1)
     assert (found - exact).abs().max() < 1e-3
 
 
@@ -104,12 +105,12 @@ def test_large_features_of_many_dimensions_are_fitted(
 ) -> None:
     x, ids, weights = problem(*SHAPES[shape])
     y = one_hot(ids, SHAPES[shape][2])
-    slope, offset = logistic((scale * x).to(dtype), y.to(dtype), weights.to(dtype), 1.0)
-    error = weights[:, None] * ((scale * x @ slope.double() + offset.double()).softmax(-1) - y)
+    weight, offset = logistic((scale * x).to(dtype), y.to(dtype), weights.to(dtype), 1.0)
+    error = weights[:, None] * ((scale * x @ weight.double() + offset.double()).softmax(-1) - y)
     assert error.abs().max() < 1e-2
     if dtype == torch.float64:
-        gradient = (scale * x.T @ error + slope).norm()
-        assert gradient <= 1e-4 * slope.norm()
+        gradient = (scale * x.T @ error + weight).norm()
+        assert gradient <= 1e-4 * weight.norm()
 
 
 @pytest.mark.parametrize("shape", ["d < n", "d > n"])
@@ -123,11 +124,11 @@ def test_large_features_of_repeated_rows_are_fitted(shape: str, scale: float) ->
     x.requires_grad_()
     y, weights = torch.eye(5).repeat(2, 1), torch.ones(10)
     for head in (ridge, logistic):
-        slope, offset = head(x, y, weights, 1.0)
-        assert slope.isfinite().all()
-        assert torch.autograd.grad(slope.sum() + offset.sum(), x)[0].isfinite().all()
-    fitted = x @ ridge_slope(x, y, weights, 1.0)
-    exact = x.double() @ ridge_slope(x.double(), y.double(), weights.double(), 1.0)
+        weight, offset = head(x, y, weights, 1.0)
+        assert weight.isfinite().all()
+        assert torch.autograd.grad(weight.sum() + offset.sum(), x)[0].isfinite().all()
+    fitted = x @ ridge_weight(x, y, weights, 1.0)
+    exact = x.double() @ ridge_weight(x.double(), y.double(), weights.double(), 1.0)
     torch.testing.assert_close(fitted.double(), exact, rtol=0, atol=1e-4)
     learner = qs.R2D2(torch.nn.Identity())
     support = qs.examples(x.detach(), torch.arange(5).repeat(2))
@@ -158,8 +159,8 @@ def test_derivatives_alone_and_vmapped(head: object, shape: str) -> None:
     weights.requires_grad_()
 
     def probabilities(x: Tensor, weights: Tensor) -> Tensor:
-        slope, offset = head(x, y, weights, 0.5)  # type: ignore[operator]
-        predicted: Tensor = (x @ slope[:, :3] + offset[:3]).softmax(-1)
+        weight, offset = head(x, y, weights, 0.5)  # type: ignore[operator]
+        predicted: Tensor = (x @ weight[:, :3] + offset[:3]).softmax(-1)
         return predicted
 
     assert torch.autograd.gradcheck(lambda x, w: probabilities(x[0], w[0]), (x, weights))
@@ -175,7 +176,7 @@ def test_the_probe_predicts_with_its_head_on_features() -> None:
     x, ids, _ = problem(30, 4, 3)
     torch.manual_seed(0)
     learner = qs.LinearProbe(MLP(4, (6,)), logistic, l2=0.5).double()
-    support = qs.Examples(x, ids, torch.ones(30, dtype=torch.float64))
+    support = examples_of(x, ids, torch.ones(30, dtype=torch.float64))
     with torch.no_grad():
         features = learner.backbone(x)
         found = learner(support, qs.classification(3))(x).softmax(-1)

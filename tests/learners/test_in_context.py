@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
 from quickstudy.core import TaskSpec
 
@@ -83,7 +84,7 @@ REALS = numbers(5, 5, 2)
 def test_predictions_are_those_computed_by_hand(targets: Tensor, spec: TaskSpec) -> None:
     learner, queries = made(), numbers(2, 2, 4)
     weights = torch.tensor([1.0, 2.0, 0.5, 1.0, 0.0], dtype=torch.float64)
-    support = qs.Examples(numbers(1, 5, 4), targets, weights)
+    support = examples_of(numbers(1, 5, 4), targets, weights)
     with torch.no_grad():
         found = learner(support, spec)(queries)
         for k in range(spec.outputs):
@@ -96,14 +97,14 @@ def test_predictions_are_those_computed_by_hand(targets: Tensor, spec: TaskSpec)
 def test_attention_sums_to_one_over_rows_that_are_there() -> None:
     learner, queries = made(), numbers(2, 4, 4)
     weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    support = qs.Examples(numbers(1, 5, 4), CLASSES, weights)
+    support = examples_of(numbers(1, 5, 4), CLASSES, weights)
     share = learner.attention(learner(support, qs.classification(4)).state, queries)
     torch.testing.assert_close(share.sum(-1), torch.ones(4, dtype=torch.float64))
     assert torch.equal(share[:, 2], torch.zeros(4, dtype=torch.float64))
 
 
 def test_without_any_row_a_regression_is_finite() -> None:
-    support = qs.Examples(numbers(1, 5, 4), REALS, torch.zeros(5, dtype=torch.float64))
+    support = examples_of(numbers(1, 5, 4), REALS, torch.zeros(5, dtype=torch.float64))
     assert made()(support, qs.regression(2))(numbers(2, 3, 4)).isfinite().all()
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.contract.check import doubled
 from quickstudy.core import Examples, Task
@@ -162,7 +163,7 @@ def test_the_objective_asks_a_query_as_predict_does(norm: str, classes: qs.Label
     spec = qs.classification(5)  # two of the ways are absent
 
     def loss(weight: float) -> Tensor:
-        row = Examples(query.inputs[:1], query.targets[:1], weight * query.weights[:1])
+        row = examples_of(query.inputs[:1], query.targets[:1], weight * query.weights[:1])
         return sequence_loss(learner, Task(support, row, spec)).loss
 
     of_query = spec.loss(learner(support, spec)(query.inputs[:1]), query.targets[:1]).squeeze()

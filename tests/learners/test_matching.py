@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
 
 TARGETS = [0, 1, 2, 0, 1, 2, 2, -1]
@@ -27,7 +28,7 @@ def made(**options: float) -> qs.Matching:
 
 def support() -> qs.Examples:
     weights = torch.tensor(WEIGHTS, dtype=torch.float64)
-    return qs.Examples(numbers(1, 8, 4), torch.tensor(TARGETS), weights)
+    return examples_of(numbers(1, 8, 4), torch.tensor(TARGETS), weights)
 
 
 def embedded(learner: qs.Matching, inputs: torch.Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.files.storage import load
@@ -48,7 +49,7 @@ class Plain(nn.Module):
 def support(inputs: int, dtype: torch.dtype = torch.float32) -> Examples:
     torch.manual_seed(1)
     rows = qs.examples(torch.randn(2 * WAYS, inputs), torch.arange(2 * WAYS) % WAYS)
-    return Examples(rows.inputs.to(dtype), rows.targets, rows.weights.to(dtype))
+    return examples_of(rows.inputs.to(dtype), rows.targets, rows.weights.to(dtype))
 
 
 @pytest.mark.parametrize("kind", NORMALISING)

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
 from quickstudy.learners.metric import svm
 from quickstudy.learners.metric.svm import crammer_singer
@@ -25,16 +26,16 @@ def classes(n: int, ways: int, size: float = 1.0, features: int = 6) -> tuple[Te
     return size * (numbers(1, n, features) + targets @ numbers(2, ways, features)), targets
 
 
-def loss(slope: Tensor, x: Tensor, y: Tensor, w: Tensor, C: float) -> Tensor:
+def loss(weight: Tensor, x: Tensor, y: Tensor, w: Tensor, C: float) -> Tensor:
     """The primal objective as the paper writes it."""
-    answers = x @ slope
+    answers = x @ weight
     slack = (answers + 1 - y).amax(1) - (answers * y).sum(1)
-    return slope.square().sum() / 2 + C * (w * slack).sum()
+    return weight.square().sum() / 2 + C * (w * slack).sum()
 
 
 @pytest.mark.parametrize("C", [0.001, 0.1, 10.0])
 @pytest.mark.parametrize(("n", "ways"), [(5, 5), (12, 3), (20, 2)])
-def test_slope_is_that_of_scikit_learn(n: int, ways: int, C: float) -> None:
+def test_weight_is_that_of_scikit_learn(n: int, ways: int, C: float) -> None:
     from sklearn.svm import LinearSVC
 
     x, y = classes(n, ways)
@@ -47,7 +48,7 @@ def test_slope_is_that_of_scikit_learn(n: int, ways: int, C: float) -> None:
     np.testing.assert_allclose(found, machine.coef_.T, rtol=0, atol=1e-6 * float(found.norm()))
 
 
-def test_slope_is_that_of_a_quadratic_program() -> None:
+def test_weight_is_that_of_a_quadratic_program() -> None:
     x, y = classes(7, 3)
     w = torch.tensor([1, 2, 0.5, 1, 1, 3, 1], dtype=torch.float64)
     cap = 0.1 * (w[:, None] * y).numpy()
@@ -69,7 +70,7 @@ def test_slope_is_that_of_a_quadratic_program() -> None:
 
 @pytest.mark.parametrize("size", [0.01, 0.1, 1.0, 10.0, 100.0])
 @pytest.mark.parametrize("C", [0.1, 10.0])
-def test_no_slope_nearby_is_better(size: float, C: float) -> None:
+def test_no_weight_nearby_is_better(size: float, C: float) -> None:
     """First order: the loss is convex, so from its minimum it falls in no direction."""
     x, y = classes(30, 5, size)
     w = torch.ones(30, dtype=torch.float64)
@@ -137,7 +138,7 @@ def test_classes_and_rows_without_weight_do_not_count() -> None:
     assert torch.equal(found[:, 3], torch.zeros(6, dtype=torch.float64))
 
 
-def test_one_class_alone_needs_no_slope() -> None:
+def test_one_class_alone_needs_no_weight() -> None:
     x, y = classes(3, 2)
     found = crammer_singer(x, y, y[:, 0], 0.1)
     torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-12)
@@ -147,12 +148,12 @@ def test_logits_are_scaled_answers() -> None:
     torch.manual_seed(0)
     learner = qs.MetaOptNet(MLP(4, (8, 8)), C=0.3, scale=3.0).double()
     weights = torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0], dtype=torch.float64)
-    rows = qs.Examples(numbers(1, 5, 4), torch.tensor([0, 1, 0, 1, -1]), weights)
+    rows = examples_of(numbers(1, 5, 4), torch.tensor([0, 1, 0, 1, -1]), weights)
     queries = numbers(2, 6, 4)
     y = torch.eye(2, dtype=torch.float64)[rows.targets[:4]]
-    slope = crammer_singer(learner.backbone(rows.inputs[:4]), y, weights[:4], 0.3)
+    weight = crammer_singer(learner.backbone(rows.inputs[:4]), y, weights[:4], 0.3)
     found = learner(rows, qs.classification(2))(queries)
-    torch.testing.assert_close(found, 3 * learner.backbone(queries) @ slope, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found, 3 * learner.backbone(queries) @ weight, rtol=1e-6, atol=1e-9)
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
 from quickstudy.core import Task, TaskSpec
 from quickstudy.learners.memory.neural_process import gaussian_likelihood
@@ -59,7 +60,7 @@ def by_hand(learner: Process, support: qs.Examples, k: int, query: Tensor) -> tu
 )
 def test_mean_and_deviation_are_those_of_loops(kind: str, targets: Tensor, spec: TaskSpec) -> None:
     learner, queries = made(kind), numbers(2, 3, 4)
-    support = qs.Examples(numbers(1, 6, 4), targets, WEIGHTS)
+    support = examples_of(numbers(1, 6, 4), targets, WEIGHTS)
     with torch.no_grad():
         predictor = learner(support, spec)
         means = predictor(queries)
@@ -76,7 +77,7 @@ def test_without_any_row_the_prior_answers(kind: str) -> None:
     """It is finite, and knows nothing of the rows that are not there."""
     learner, queries, answers = made(kind), numbers(2, 3, 4), []
     for seed in (1, 3):
-        nothing = qs.Examples(numbers(seed, 6, 4), REALS, torch.zeros_like(WEIGHTS))
+        nothing = examples_of(numbers(seed, 6, 4), REALS, torch.zeros_like(WEIGHTS))
         answers.append(learner(nothing, qs.regression(2))(queries))
     assert answers[0].isfinite().all()
     assert torch.equal(answers[0], answers[1])
@@ -85,8 +86,8 @@ def test_without_any_row_the_prior_answers(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["conditional", "attentive"])
 def test_the_objective_is_the_gaussian_likelihood(kind: str) -> None:
     learner = made(kind)
-    support = qs.Examples(numbers(1, 6, 4), REALS, WEIGHTS)
-    query = qs.Examples(numbers(2, 3, 4), numbers(6, 3, 2), torch.tensor([1.0, 0.0, 3.0]).double())
+    support = examples_of(numbers(1, 6, 4), REALS, WEIGHTS)
+    query = examples_of(numbers(2, 3, 4), numbers(6, 3, 2), torch.tensor([1.0, 0.0, 3.0]).double())
     query.targets[1] = torch.nan
     state = learner(support, qs.regression(2)).state
     mean, deviation = learner.distribution(state, query.inputs)
@@ -99,7 +100,7 @@ def test_the_objective_is_the_gaussian_likelihood(kind: str) -> None:
 def test_attention_sums_to_one_over_rows_that_are_there() -> None:
     learner = made("attentive")
     assert isinstance(learner, qs.AttentiveNeuralProcess)
-    support = qs.Examples(numbers(1, 6, 4), REALS, WEIGHTS)
+    support = examples_of(numbers(1, 6, 4), REALS, WEIGHTS)
     share = learner.attention(learner(support, qs.regression(2)).state, numbers(2, 3, 4))
     torch.testing.assert_close(share.sum(-1), torch.ones(3, dtype=torch.float64))
     assert torch.equal(share[:, 4], torch.zeros(3, dtype=torch.float64))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
 from quickstudy.learners.metric.distances import cosine
 
@@ -38,7 +39,7 @@ WEIGHTS = [1.0, 2.0, 0.5, 3.0, 1.0, 0.0, 1.0, 1.0]
 def test_logits_are_those_of_the_equations(metric: str) -> None:
     learner = made() if metric != "cosine" else made(distance=cosine, scale=10.0)
     support = qs.examples(numbers(1, 8, 4), TARGETS, WEIGHTS)
-    support = qs.Examples(numbers(1, 8, 4), support.targets, support.weights.double())
+    support = examples_of(numbers(1, 8, 4), support.targets, support.weights.double())
     queries = numbers(2, 5, 4)
     with torch.no_grad():
         found = learner(support, qs.classification(4))(queries).numpy()
@@ -57,7 +58,7 @@ def test_logits_are_those_of_the_equations(metric: str) -> None:
 def test_a_distance_is_given_queries_first() -> None:
     """One that is no metric, but counts only what the prototype has less of."""
     learner = made(distance=lambda a, b: (a.unsqueeze(1) - b).clamp_min(0).sum(-1))
-    rows = qs.Examples(numbers(1, 3, 4), torch.arange(3), torch.ones(3).double())
+    rows = examples_of(numbers(1, 3, 4), torch.arange(3), torch.ones(3).double())
     queries = numbers(2, 5, 4)
     found = learner(rows, qs.classification(3))(queries).detach().numpy()
     f, q = features(learner, rows.inputs), features(learner, queries)
@@ -66,7 +67,7 @@ def test_a_distance_is_given_queries_first() -> None:
 
 def test_a_class_without_rows_gets_no_probability() -> None:
     learner = made()
-    support = qs.Examples(numbers(1, 3, 4), torch.tensor([0, 2, -1]), torch.ones(3).double())
+    support = examples_of(numbers(1, 3, 4), torch.tensor([0, 2, -1]), torch.ones(3).double())
     probabilities = learner(support, qs.classification(3))(numbers(2, 5, 4)).softmax(-1)
     assert torch.equal(probabilities[:, 1], torch.zeros(5, dtype=torch.float64))
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(5, dtype=torch.float64))

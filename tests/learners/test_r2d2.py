@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
-from quickstudy.learners.transfer.heads import ridge_slope
+from quickstudy.learners.transfer.heads import ridge_weight
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
@@ -23,14 +24,14 @@ def direct(x: Tensor, y: Tensor, w: Tensor, l2: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("rows", "features"), [(4, 9), (9, 4)])
-def test_slope_and_gradients_are_those_of_the_direct_solution(rows: int, features: int) -> None:
+def test_weight_and_gradients_are_those_of_the_direct_solution(rows: int, features: int) -> None:
     x, y = numbers(1, rows, features), numbers(2, rows, 3)
     weights = torch.tensor([1.0, 0.0, 2.0, 0.5] * 3, dtype=torch.float64)[:rows]
     inputs = [t.requires_grad_() for t in (x, y, weights, torch.tensor(0.3).double())]
-    found, expected = ridge_slope(*inputs), direct(*inputs)
+    found, expected = ridge_weight(*inputs), direct(*inputs)
     torch.testing.assert_close(found, expected)
     upstream = numbers(3, features, 3)
-    gradients = (torch.autograd.grad(slope, inputs, upstream) for slope in (found, expected))
+    gradients = (torch.autograd.grad(weight, inputs, upstream) for weight in (found, expected))
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -40,14 +41,14 @@ def test_logits_are_those_of_the_equations() -> None:
     learner = qs.R2D2(MLP(4, (8, 8)), l2=0.7, scale=3.0).double()
     targets = torch.tensor([0, 2, 0, -1, 2])
     weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    rows = qs.Examples(numbers(1, 5, 4), targets, weights)
+    rows = examples_of(numbers(1, 5, 4), targets, weights)
     queries = numbers(2, 6, 4)
     f, q = learner.backbone(rows.inputs), learner.backbone(queries)
     labels = torch.eye(3, dtype=torch.float64)[targets.clamp_min(0)]
     counted = torch.tensor([1.0, 2.0, 0.0, 0.0, 1.0], dtype=torch.float64)
-    slope = direct(f, labels, counted, torch.tensor(0.7))
+    weight = direct(f, labels, counted, torch.tensor(0.7))
     logits = learner(rows, qs.classification(3))(queries)
-    torch.testing.assert_close(logits[:, [0, 2]], 3.0 * (q @ slope)[:, [0, 2]], rtol=1e-6, atol=0)
+    torch.testing.assert_close(logits[:, [0, 2]], 3.0 * (q @ weight)[:, [0, 2]], rtol=1e-6, atol=0)
     assert torch.equal(logits.softmax(-1)[:, 1], torch.zeros(6, dtype=torch.float64))
 
 
@@ -67,13 +68,13 @@ def test_penalty_and_scale_are_learnt() -> None:
 
 
 @pytest.mark.parametrize("learner", [qs.R2D2, qs.MetaOptNet])
-def test_the_slope_lies_in_memory_as_a_file_holds_it(
+def test_the_weight_lies_in_memory_as_a_file_holds_it(
     learner: type[qs.R2D2 | qs.MetaOptNet],
 ) -> None:
     """Products round by layout, and a loaded predictor is to answer to the last bit."""
     rows = qs.examples(numbers(1, 9, 4).float(), [0, 1, 2] * 3)
     state = learner(MLP(4, (8, 8))).adapt(rows, qs.classification(3))
-    assert state["slope"].is_contiguous()
+    assert state["weight"].is_contiguous()
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import GroupNorm
@@ -23,9 +24,9 @@ def numbers(seed: int, *shape: int) -> torch.Tensor:
 
 def task(*shape: int) -> qs.Task:
     weights = torch.tensor(WEIGHTS, dtype=torch.float64)
-    support = qs.Examples(numbers(1, 5, *shape), torch.tensor(TARGETS), weights)
+    support = examples_of(numbers(1, 5, *shape), torch.tensor(TARGETS), weights)
     weights = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64)
-    query = qs.Examples(numbers(2, 3, *shape), torch.tensor([1, 0, -1]), weights)
+    query = examples_of(numbers(2, 3, *shape), torch.tensor([1, 0, -1]), weights)
     return qs.Task(support, query, qs.classification(3))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
 from quickstudy.learners.metric.siamese import (
     contrastive,
@@ -56,7 +57,7 @@ def test_verification_is_binary_cross_entropy_of_the_weighted_l1_distance() -> N
         learner.distance.bias.fill_(0.3)
     support = qs.examples(torch.randn(4, 3), [0, 1, 0, 1])
     query = qs.examples(torch.randn(3, 3), [1, 0, 0])
-    rows = [qs.Examples(r.inputs.double(), r.targets, r.weights.double()) for r in (support, query)]
+    rows = [examples_of(r.inputs.double(), r.targets, r.weights.double()) for r in (support, query)]
     found = verification(learner, qs.Task(*rows, qs.classification(2)))
     alphas = (-1.0, 0.5, -2.0, 0.1)
     losses: dict[bool, list[float]] = {True: [], False: []}

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 import quickstudy as qs
+from made_up import examples_of
 from quickstudy.backbones import MLP
+from quickstudy.base.trees import map_tree
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
@@ -24,7 +26,7 @@ def made(length: int = 6, outputs: int = 3) -> qs.SNAIL:
 
 def support(n: int = 5, weights: list[float] | None = None) -> qs.Examples:
     targets = torch.arange(n) % 3
-    return qs.Examples(
+    return examples_of(
         numbers(1, n, 4), targets, torch.tensor(weights or [1.0] * n, dtype=torch.float64)
     )
 
@@ -86,7 +88,7 @@ def test_the_cached_prediction_is_that_of_the_whole_sequence(length: int) -> Non
 def test_rows_of_weight_zero_leave_no_gap_in_the_sequence() -> None:
     learner, queries = made(), numbers(2, 3, 4)
     rows = support(5, [1.0, 0.0, 1.0, 0.0, 1.0])
-    kept = qs.Examples(*(leaf[::2] for leaf in rows))
+    kept = map_tree(lambda leaf: leaf[::2], rows)
     with torch.no_grad():
         found = learner(rows, qs.classification(3))(queries)
         expected = learner(kept, qs.classification(3))(queries)
@@ -115,7 +117,7 @@ def test_attention_sums_to_one_and_follows_its_rows() -> None:
     rows = support(5, [1.0, 0.0, 1.0, 0.0, 1.0])
     with torch.no_grad():
         share = learner.attention(learner(rows, qs.classification(3)).state, queries)
-        kept = qs.Examples(*(leaf[::2] for leaf in rows))
+        kept = map_tree(lambda leaf: leaf[::2], rows)
         expected = learner.attention(learner(kept, qs.classification(3)).state, queries)
     torch.testing.assert_close(share.sum(-1), torch.ones(3, dtype=torch.float64))
     assert torch.equal(share[:, 1::2], torch.zeros(3, 2, dtype=torch.float64))

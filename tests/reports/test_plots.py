@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.evaluation.results import Evaluation
 from quickstudy.reports import plots, style
-from quickstudy.reports.views import EpisodeView, RegressionView
+from quickstudy.reports.view_types import EpisodeView, RegressionView
 
 
 def curve(inputs: np.ndarray | None) -> RegressionView:
@@ -31,7 +31,7 @@ def test_svg_is_well_formed_themed_and_the_same_each_time(
     root = ElementTree.fromstring(first)
     assert root.attrib["aria-label"] == "A & <b>"
     assert "width" not in root.attrib
-    assert "var(--ink)" in style.to_svg(plots.learning_curves(metrics, "accuracy"), "two", "")
+    assert "var(--ink)" in style.to_svg(plots.learning_curves(metrics, "accuracy", "%"), "two", "")
     assert not re.search("|".join([style.INK, style.ACCENT, style.WRONG, style.LINE]), first)
     assert "<metadata" not in first
     assert "<text" in first, "text must stay text"
@@ -69,13 +69,13 @@ def test_histogram_bins_hold_each_accuracy_in_its_middle() -> None:
 
 
 def test_equal_scores_are_drawn(make_evaluation: Callable[..., Evaluation]) -> None:
-    plots.score_distribution(make_evaluation(torch.ones(10)))
-    plots.score_distribution(make_evaluation(torch.zeros(10)))
+    plots.score_distribution(make_evaluation(torch.ones(10)).main)
+    plots.score_distribution(make_evaluation(torch.zeros(10)).main)
 
 
 def test_running_mean_is_neither_shifted_nor_padded() -> None:
     rows = [{"step": s, "loss": 1.0 + 0.01 * s, "score": 0.01 * s} for s in range(1, 101)]
-    figure = plots.learning_curves(rows, "accuracy")
+    figure = plots.learning_curves(rows, "accuracy", "%")
     smooth = figure.axes[1].lines[-1].get_ydata()
     inner: Any = np.asarray(smooth)[5:-5]
     np.testing.assert_allclose(inner, [row["loss"] for row in rows][5:-5], atol=1e-9)
@@ -135,7 +135,7 @@ def test_a_band_shows_what_a_learner_says_of_its_own_error() -> None:
 
 def test_missing_data_is_an_error(square_views: list[EpisodeView]) -> None:
     with pytest.raises(ValueError, match="no row with a loss"):
-        plots.learning_curves([{"step": 1, "validation": 0.5}], "accuracy")
+        plots.learning_curves([{"step": 1, "validation": 0.5}])
     with pytest.raises(ValueError, match="no views"):
         plots.reliability([])
     with pytest.raises(ValueError, match="no views"):

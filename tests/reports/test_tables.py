@@ -8,9 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.evaluation.results import Evaluation
+from quickstudy.evaluation.wording import half_width, score
 from quickstudy.reports.tables import evaluation_table, markdown_table, predictions_table
-from quickstudy.reports.words import duration, half_width, letter, score, visible
+from quickstudy.reports.words import axis, duration, letter, visible
 
 
 def printed(table: object) -> str:
@@ -63,8 +64,11 @@ def test_markdown_table() -> None:
 
 
 def test_words() -> None:
-    assert [score(0.97123, "accuracy"), score(0.03512, "mse")] == ["97.1%", "0.0351"]
-    assert [half_width(0.0021, "accuracy"), half_width(0.00123, "mse")] == ["0.2", "0.0012"]
+    assert [score(0.97123, "%"), score(0.03512)] == ["97.1%", "0.0351"]
+    assert [half_width(0.0021, "%"), half_width(0.00123)] == ["0.2", "0.0012"]
+    assert [axis("accuracy", "%"), axis("mse", "", better=False), axis("return", "")] == [
+        "accuracy (%)", "mse (lower is better)", "return",
+    ]  # fmt: skip
     assert [duration(s) for s in (2e-5, 0.00321, 2.5, 75, 3700)] == [
         "20 µs", "3.21 ms", "2.5 s", "1 min 15 s", "1 h 1 min",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What learners must know of a backbone: the shape of its features, where and in what type."""
+"""What learners must know of a backbone: the shape of its features, its device and its type."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def feature_shape(backbone: nn.Module, learner: str) -> tuple[int, ...]:
     Read from the attribute ``feature_shape`` or, for vectors, ``features``. Raises ValueError for a
     backbone that has neither, and for one with a head.
     """
-    shape = _told_shape(backbone)
+    shape = _declared_shape(backbone)
     if shape is None:
         raise ValueError(
             f"{learner}: its own layers must know the size of the features, but the backbone "
-            f"({type(backbone).__name__}) does not tell it. Set an attribute `features` (int) on "
+            f"({type(backbone).__name__}) does not declare it. Set an attribute `features` (int) on "
             "it, or `feature_shape` where it gives maps (channels, height, width)."
         )
     _refuse_head(backbone, learner)
@@ -37,12 +37,12 @@ def feature_size(backbone: nn.Module, learner: str) -> int:
 
 
 def refuse_heads_and_maps(backbone: nn.Module, learner: str) -> None:
-    """For learners with no layers to size: ValueError for a backbone that tells it is unfit.
+    """For learners with no layers to size: ValueError for a backbone that cannot serve them.
 
     That is one with a head of its own (attributes ``features`` and ``outputs``), or one that gives
-    maps (``feature_shape``). One that tells nothing is taken to give vectors (n, d).
+    maps (``feature_shape``). One that declares neither is taken to give vectors (n, d).
     """
-    shape = _told_shape(backbone)
+    shape = _declared_shape(backbone)
     if shape is not None:
         _refuse_head(backbone, learner)
         _refuse_maps(shape, learner)
@@ -66,7 +66,7 @@ def refuse_sizes(who: str, **sizes: int) -> None:
             raise ValueError(f"{who}: {name} must be at least 1; found {size}.")
 
 
-def _told_shape(backbone: nn.Module) -> tuple[int, ...] | None:
+def _declared_shape(backbone: nn.Module) -> tuple[int, ...] | None:
     shape = getattr(backbone, "feature_shape", None)
     if shape is None and isinstance(getattr(backbone, "features", None), int):
         shape = (backbone.features,)

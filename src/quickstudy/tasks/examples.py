@@ -12,7 +12,7 @@ from torch import Tensor
 from quickstudy.answers.classes import one_hot
 from quickstudy.base.trees import map_tree, named_leaves, rows
 from quickstudy.base.weighting import weights_are_uniform
-from quickstudy.core import Answer, Examples
+from quickstudy.core import Acting, Answer, Examples
 
 
 def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None) -> Examples:
@@ -56,6 +56,16 @@ def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None)
             f"{tuple(groups.shape)}. Number the places that rows come from."
         )
     return Examples(inputs, targets, weights, groups.long())
+
+
+def given(rows: Examples | Acting) -> Examples:
+    """``rows`` that exist already; ValueError for those yet to be made by acting."""
+    if isinstance(rows, Examples):
+        return rows
+    raise ValueError(
+        "task: needs rows that are given; found rows yet to be made by acting. Make them with "
+        "quickstudy.tasks.acting.acted(learner, task) first."
+    )
 
 
 def one_place(weights: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def sharpen(address: Tensor, power: Tensor) -> Tensor:
 
 
 class Addressing(NamedTuple):
-    """What a controller tells the heads of a Neural Turing Machine.
+    """What a controller gives the heads of a Neural Turing Machine.
 
     ``keys`` (..., heads, width); ``strength`` (..., heads) > 0; ``gate`` (..., heads) in [0, 1];
     ``shift`` (..., heads, shifts), distributions; ``power`` (..., heads) >= 1.

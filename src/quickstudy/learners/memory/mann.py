@@ -28,7 +28,7 @@ from quickstudy.learners.memory.mann_rows import (
 from quickstudy.learners.outputs import label_vectors, present_entry, refuse_more_outputs
 from quickstudy.learners.recurrent import CellState, LSTMCell
 from quickstudy.objectives import Outcome, mean_loss, score_of
-from quickstudy.tasks.examples import labelled, without_absent
+from quickstudy.tasks.examples import given, labelled, without_absent
 
 
 class Carried(NamedTuple):
@@ -53,11 +53,11 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
     """
     if not isinstance(learner, MANN):
         raise TypeError(f"sequence_loss: needs a MANN learner; found {type(learner).__name__}.")
-    answer = task.spec.answer
+    answer, parts = task.spec.answer, (given(task.support), given(task.query))
     check_answer(learner, answer)
-    check_support(task.support, answer)
+    check_support(parts[0], answer)
     refuse_more_outputs("MANN", task.spec, learner.outputs)
-    support, query = labelled(task.support, answer), labelled(task.query, answer)
+    support, query = (labelled(part, answer) for part in parts)
     # In two passes, so that norm="support" sees queries as predict does.
     first, statistics = embed_support(learner.backbone, support)
     with counting(query.weights):

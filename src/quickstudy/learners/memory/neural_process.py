@@ -26,7 +26,13 @@ from quickstudy.learners.extending import joint_means, refuse_shared_statistics
 from quickstudy.learners.features import feature_size, like, refuse_sizes
 from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
 from quickstudy.objectives import Outcome, query_loss, score_of
-from quickstudy.tasks.examples import counted_weights, labelled, weighted_mean, without_absent
+from quickstudy.tasks.examples import (
+    counted_weights,
+    given,
+    labelled,
+    weighted_mean,
+    without_absent,
+)
 
 
 def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
@@ -40,7 +46,7 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
         raise TypeError(
             f"gaussian_likelihood: needs a neural process; found {type(learner).__name__}."
         )
-    query, answer = task.query, task.spec.answer
+    query, answer = given(task.query), task.spec.answer
     if not isinstance(answer, Reals):
         return query_loss(learner, task)
     state = learner(task.support, task.spec).state

@@ -25,8 +25,8 @@ class R2D2(Learner):
 
     ``backbone``  inputs (n, ...) -> features (n, d).
     ``l2``        where the penalty starts; learnt, and kept positive by its logarithm.
-    ``scale``     where the factor starts; learnt likewise. Ridge predicts about 0 and 1, far too close
-                  for a softmax, hence 10.
+    ``scale``     where the factor starts; learnt likewise. Ridge predicts about 0 and 1, far too
+                  close for a softmax, hence 10.
 
     State: ``weight`` (d, ways), ``present`` (ways,).
 

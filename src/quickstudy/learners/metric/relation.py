@@ -20,6 +20,7 @@ from quickstudy.objectives import Outcome, ask, score_of
 from quickstudy.tasks.examples import (
     class_means,
     counted_weights,
+    given,
     labelled,
     weighted_mean,
     without_absent,
@@ -31,7 +32,7 @@ def relation_error(learner: Learner, task: Task) -> Outcome:
 
     The paper's sum is a mean here, so that one learning rate fits tasks of all sizes.
     """
-    answer, query = task.spec.answer, task.query
+    answer, query = task.spec.answer, given(task.query)
     predictor = learner(task.support, task.spec)
     logits = ask(predictor, query)
     errors = (logits.sigmoid() - answer.encode(query.targets, logits.dtype)).square()

@@ -15,7 +15,13 @@ from quickstudy.base.weighting import counting
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.objectives import Outcome, score_of
-from quickstudy.tasks.examples import counted_weights, labelled, weighted_mean, without_absent
+from quickstudy.tasks.examples import (
+    counted_weights,
+    given,
+    labelled,
+    weighted_mean,
+    without_absent,
+)
 
 
 def contrastive(learner: Siamese, task: Task) -> Outcome:
@@ -72,7 +78,7 @@ def compare(learner: Siamese, task: Task) -> Pairs:
         raise TypeError(
             f"objectives over pairs: need a Siamese learner; found {type(learner).__name__}."
         )
-    query, answer = task.query, task.spec.answer
+    query, answer = given(task.query), task.spec.answer
     state = learner(task.support, task.spec).state
     counted = counted_weights(query, answer)
     with counting(counted):

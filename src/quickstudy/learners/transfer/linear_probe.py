@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class LinearProbe(Learner):
     torch.Size([2, 2])
     """
 
-    answers = (Classes, Reals, Labels)
+    answers: ClassVar[tuple[type[Answer], ...]] = (Classes, Reals, Labels)
 
     def __init__(
         self, backbone: nn.Module, head: Head = ridge, l2: float = 1.0, scale: float = 10.0
