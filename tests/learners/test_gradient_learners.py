@@ -20,7 +20,7 @@ from quickstudy.learners.gradient.meta_gradients import (
     Implicit,
     MetaGradient,
 )
-from quickstudy.objectives import query_loss
+from quickstudy.objectives import mean_loss, query_loss
 
 LEARNERS: dict[str, Callable[..., Any]] = {
     "MAML": qs.MAML,
@@ -79,7 +79,7 @@ def test_a_pattern_of_frozen_parameters_alone_is_refused() -> None:
     net.head.requires_grad_(False)
     with pytest.raises(ValueError, match=r"adapts='head\.\*' matches frozen parameters alone"):
         qs.MAML(net, adapts=("layers.*", "head.*"))
-    with pytest.raises(ValueError, match="ANIL: .* matches frozen parameters alone"):
+    with pytest.raises(ValueError, match=r"ANIL: .* matches frozen parameters alone"):
         qs.ANIL(net)
     assert made("MAML", net, adapts=("*",)).adapted[-1] == "layers.2.bias"
 
@@ -218,12 +218,13 @@ def answers() -> dict[str, tuple[nn.Module, Any, Any, Any]]:
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_any_answer_adapts(learner: str, name: str) -> None:
     net, inputs, targets, spec = answers()[name]
+    if (learner, name) == ("ANIL", "tree"):
+        pytest.skip("ANIL's backbone ends in its head, and this one goes on after it")
     if learner == "CAVIA" and name in ("reals at places", "tokens", "pixels"):
         pytest.skip("a context moves the channels of (n, channels, ...), and these come last")
     torch.manual_seed(0)
-    made_, support = LEARNERS[learner](net, steps=3), qs.examples(inputs, targets)
-    if hasattr(made_, "rate") and learner in ("MAML", "ANIL", "BOIL", "MAML++", "CAVIA"):
-        made_ = LEARNERS[learner](net, steps=3, rate=0.05)
+    rate = {} if learner in ("Meta-SGD", "Reptile", "LSTM") else {"rate": 0.05}
+    made_, support = LEARNERS[learner](net, steps=3, **rate), qs.examples(inputs, targets)
     task = qs.Task(support, support, spec)
     loss = query_loss(made_, task).loss
     made_.zero_grad()
@@ -237,8 +238,6 @@ def test_any_answer_adapts(learner: str, name: str) -> None:
 
 
 def loss_of(learner: Any, state: Any, support: qs.Examples, spec: qs.TaskSpec) -> Tensor:
-    from quickstudy.objectives import mean_loss
-
     with torch.no_grad():
         return mean_loss(learner.predict(state, support.inputs, spec), support, spec.answer)
 

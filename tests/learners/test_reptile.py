@@ -12,12 +12,12 @@ from quickstudy.answers import Classes, Reals
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import prepare_tasks
 from quickstudy.contract.check import doubled
 from quickstudy.core import Task
 from quickstudy.learners.gradient.descend import Adam, Rate, Weights, sgd
 from quickstudy.learners.gradient.reptile import displacement, minibatches
 from quickstudy.tasks.numbering import draw
-from quickstudy.tasks.stacks import stack
 from quickstudy.training.optimisers import sgd as outer_sgd
 from quickstudy.training.schedules import linear
 
@@ -136,7 +136,8 @@ def test_the_objective_batches_over_tasks_of_different_sizes(
     expected = torch.autograd.grad(losses.mean(), list(learner.parameters()))
     for mapping in (Mapping.LOOP, Mapping.VMAP_GRAD):
         learner.zero_grad()
-        found = accumulate(learner, stack(tasks), displacement, Plan(mapping, "", 4)).loss
+        plan = Plan(mapping, "", 4)
+        found = accumulate(learner, prepare_tasks(learner, tasks), displacement, plan).loss
         torch.testing.assert_close(found, losses.detach(), rtol=1e-6, atol=1e-12)
         for parameter, gradient in zip(learner.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)
