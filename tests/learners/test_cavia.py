@@ -11,6 +11,7 @@ import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.core import Task
 from quickstudy.objectives import query_loss
+from quickstudy.tasks.examples import one_place
 
 
 def task() -> Task:
@@ -18,7 +19,9 @@ def task() -> Task:
     x = torch.randn(10, 2, generator=generator).double()
     y = x.sin().sum(-1, keepdim=True)
     ones = torch.ones(10).double()
-    support, query = (qs.Examples(x[s], y[s], ones[s]) for s in (slice(4), slice(4, 10)))
+    support, query = (
+        qs.Examples(x[s], y[s], ones[s], one_place(ones[s])) for s in (slice(4), slice(4, 10))
+    )
     return Task(support, query, qs.regression())
 
 

@@ -19,6 +19,8 @@ from quickstudy.learners.gradient.descend import (
     Update,
     Weights,
     clipped,
+    gradients_of,
+    last,
     sgd,
 )
 
@@ -46,16 +48,16 @@ def loss(weights: Weights) -> Tensor:
 def test_six_steps_are_those_of_torch(
     update: Update, torchs: Callable[[list[Tensor]], Optimizer], clip: float | None
 ) -> None:
-    path = Descent(6, 0.05, update, clip).on(loss, START)
+    path = list(Descent(6, 0.05, update, clip).along(gradients_of(loss), START))
     own = {name: w.clone().requires_grad_() for name, w in START.items()}
     optimiser = torchs(list(own.values()))
     for found in path[1:]:
         optimiser.zero_grad()
         loss(own).backward()  # type: ignore[no-untyped-call]
         if clip is not None:
-            slopes = torch.cat([w.grad.flatten() for w in own.values() if w.grad is not None])
+            gradients = torch.cat([w.grad.flatten() for w in own.values() if w.grad is not None])
             for w in own.values():
-                w.grad = w.grad * min(1.0, clip / float(slopes.norm()))  # type: ignore[operator]
+                w.grad = w.grad * min(1.0, clip / float(gradients.norm()))  # type: ignore[operator]
         optimiser.step()
         for name, w in own.items():
             torch.testing.assert_close(found[name], w.detach(), rtol=1e-12, atol=1e-12)
@@ -101,12 +103,12 @@ def test_settings_that_no_step_survives_are_refused(make: Callable[[], Update], 
 
 def test_each_step_has_its_rate_and_those_beyond_the_last_the_last() -> None:
     rates = [{"a": torch.tensor(r), "b": torch.tensor(2 * r)} for r in (0.1, 0.02)]
-    path = Descent(4, rates, Momentum(0.5)).on(loss, START)
+    path = list(Descent(4, rates, Momentum(0.5)).along(gradients_of(loss), START))
     velocity = {name: torch.zeros_like(w) for name, w in START.items()}
     for k, (now, after) in enumerate(pairwise(path)):
-        slopes = torch.func.grad(loss)(now)
+        gradients = torch.func.grad(loss)(now)
         for name, w in now.items():
-            velocity[name] = 0.5 * velocity[name] + slopes[name]
+            velocity[name] = 0.5 * velocity[name] + gradients[name]
             step = rates[min(k, 1)][name] * velocity[name]
             torch.testing.assert_close(after[name], w - step, rtol=1e-12, atol=1e-12)
 
@@ -114,7 +116,7 @@ def test_each_step_has_its_rate_and_those_beyond_the_last_the_last() -> None:
 @pytest.mark.parametrize("one_for_all", [True, False], ids=["rate", "rates"])
 def test_a_step_of_sgd_is_differentiable_in_all_it_is_made_of(one_for_all: bool) -> None:
     names = list(START)
-    slopes = [w.cos().requires_grad_() for w in START.values()]
+    gradients = [w.cos().requires_grad_() for w in START.values()]
     weights = [w.clone().requires_grad_() for w in START.values()]
     rates = [] if one_for_all else [torch.full_like(w, 0.3).requires_grad_() for w in weights]
 
@@ -122,16 +124,17 @@ def test_a_step_of_sgd_is_differentiable_in_all_it_is_made_of(one_for_all: bool)
         w, g, r = (dict(zip(names, parts[i : i + 2], strict=False)) for i in (0, 2, 4))
         return tuple(sgd(w, g, 0.3 if one_for_all else r)[0].values())
 
-    assert torch.autograd.gradcheck(step, (*weights, *slopes, *rates))
-    for found, w, g in zip(step(*weights, *slopes, *rates), weights, slopes, strict=True):
+    assert torch.autograd.gradcheck(step, (*weights, *gradients, *rates))
+    for found, w, g in zip(step(*weights, *gradients, *rates), weights, gradients, strict=True):
         torch.testing.assert_close(found, w - 0.3 * g)
 
 
 def test_a_gradient_of_zero_has_a_derivative() -> None:
     start = {"a": torch.zeros(2, requires_grad=True)}
-    end = Descent(2, 0.1, Adam(), 1.0).on(lambda w: w["a"].relu().sum(), start)[-1]
-    (slope,) = torch.autograd.grad(end["a"].sum(), [start["a"]])
-    assert slope.isfinite().all()
+    descent = Descent(2, 0.1, Adam(), 1.0)
+    end = last(descent.along(gradients_of(lambda w: w["a"].relu().sum()), start))
+    (gradient,) = torch.autograd.grad(end["a"].sum(), [start["a"]])
+    assert gradient.isfinite().all()
 
 
 def small_learner() -> tuple[qs.MAML, qs.Examples]:
@@ -159,5 +162,5 @@ def test_frozen_learners_record_nothing() -> None:
     assert not learner(support, spec)(support.inputs).requires_grad
     inputs = support.inputs.clone().requires_grad_()
     through = learner(support._replace(inputs=inputs), spec)(support.inputs)
-    (slope,) = torch.autograd.grad(through.sum(), inputs)
-    assert slope.abs().sum() > 0
+    (gradient,) = torch.autograd.grad(through.sum(), inputs)
+    assert gradient.abs().sum() > 0

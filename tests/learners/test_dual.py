@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
-from quickstudy.backbones.norms import rows_count_alike
+from quickstudy.base.weighting import uniform_weights
 from quickstudy.compute.gradients import outcome_over_tasks
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Momentum
 from quickstudy.learners.gradient.meta_gradients import Exact, FiniteDifference, FirstOrder
 from quickstudy.objectives import query_loss
+from quickstudy.tasks.examples import one_place
 from quickstudy.tasks.stacks import stack, unstack
 
 WAYS, ROWS, QUERIES = 3, 5, 4
@@ -60,8 +61,9 @@ def task(seed: int, images: bool = False, regression: bool = False) -> Task:
     def examples(n: int) -> Examples:
         shape = (n, 1, 16, 16) if images else (n, 6)
         inputs = torch.randn(shape, generator=draw, dtype=torch.float64)
-        targets = torch.randint(WAYS, (n,), generator=draw)
-        return Examples(inputs, targets, torch.ones(n, dtype=torch.float64))
+        targets = (torch.arange(n) % WAYS)[torch.randperm(n, generator=draw)]
+        weights = torch.ones(n, dtype=torch.float64)
+        return Examples(inputs, targets, weights, one_place(weights))
 
     made = Task(examples(ROWS), examples(QUERIES), qs.classification(WAYS))
     if not regression:
@@ -90,7 +92,7 @@ def agrees(learner: Learner, tasks: list[Task], alike: bool) -> None:
     outcomes = [query_loss(learner, one) for one in unstack(batch)]
     expected = gradients(learner, torch.stack([o.loss for o in outcomes]).sum())
     if alike:
-        with rows_count_alike():
+        with uniform_weights():
             found = outcome_over_tasks(learner, batch, query_loss)
     else:
         found = outcome_over_tasks(learner, batch, query_loss)
@@ -116,15 +118,47 @@ def test_dual_form_gives_what_the_weights_give(name: str, alike: bool) -> None:
 def test_regression() -> None:
     tasks = [task(seed, regression=True) for seed in range(3)]
     agrees(made("four steps"), tasks, True)
-    tasks[0].support.targets[1, 0] = torch.nan
     tasks[1].query.weights[1] = 0.0
     agrees(made("four steps"), tasks, False)
 
 
+def test_regression_with_missing_numbers() -> None:
+    spec = qs.regression(WAYS, missing=True)
+    tasks = [task(seed, regression=True)._replace(spec=spec) for seed in range(3)]
+    tasks[0].support.targets[1, 0] = torch.nan
+    tasks[2].support.targets[2] = torch.nan
+    agrees(made("four steps"), tasks, False)
+
+
+def test_labels_some_of_which_are_unknown() -> None:
+    tasks = []
+    for seed in range(3):
+        one = task(seed, regression=True)
+        parts = [part._replace(targets=(part.targets > 0).double()) for part in one[:2]]
+        tasks.append(Task(*parts, qs.multilabel(WAYS)))
+    tasks[0].support.targets[1, 0] = torch.nan
+    tasks[1].query.targets[2] = torch.nan
+    agrees(made("four steps"), tasks, False)
+
+
+def test_answers_that_are_no_vector_a_row_are_left_to_others() -> None:
+    places = [
+        part._replace(targets=part.targets.unsqueeze(2))
+        for part in stack([task(0, regression=True)])[:2]
+    ]
+    learner = made("one step")
+    assert learner.over_tasks(places[0], places[1].inputs, qs.regression(WAYS)) is None
+    own = qs.spec(WAYS, lambda predicted, true: (predicted - true).abs())
+    assert learner.over_tasks(places[0], places[1].inputs, own) is None
+
+
 def test_frozen_first_layer() -> None:
-    learner = made("four steps")
-    learner.backbone.layers[0].requires_grad_(False)  # type: ignore[index, union-attr]
+    torch.manual_seed(0)
+    net = MLP(6, (8, 7), outputs=WAYS).double()
+    net.layers[0].requires_grad_(False)
+    learner = qs.MAML(net, 4, 0.3)
     agrees(learner, [task(0), task(1)], True)
+    assert list(learner.adapt(*task(0)[::2])["weights"]) == list(learner.adapted)
 
 
 def test_nothing_is_left_behind_in_the_network() -> None:

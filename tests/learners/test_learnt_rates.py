@@ -14,6 +14,7 @@ from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.gradient.descend import Momentum
 from quickstudy.learners.gradient.meta_gradients import FiniteDifference
 from quickstudy.objectives import query_loss
+from quickstudy.tasks.examples import one_place
 
 BODY, HEAD = ["layers.0.weight", "layers.0.bias"], ["head.weight", "head.bias"]
 LEARNERS = {
@@ -30,7 +31,8 @@ def task() -> Task:
 
     def rows(n: int) -> Examples:
         inputs = torch.randn(n, 4, generator=generator, dtype=torch.float64)
-        return Examples(inputs, torch.arange(n) % 3, torch.ones(n, dtype=torch.float64))
+        weights = torch.ones(n, dtype=torch.float64)
+        return Examples(inputs, torch.arange(n) % 3, weights, one_place(weights))
 
     return Task(rows(6), rows(9), qs.classification(3))
 
@@ -72,11 +74,11 @@ def test_rates_go_by_the_name_of_what_they_move(learner: Any) -> None:
 
 @ALL
 @pytest.mark.parametrize("way", [None, FiniteDifference()], ids=str)
-def test_every_rate_gets_its_slope(learner: Any, way: object) -> None:
+def test_every_rate_gets_its_gradient(learner: Any, way: object) -> None:
     options = {} if way is None else {"meta_gradient": way}
     ours, one = made(learner, learn_rates=True, **options), task()
     query_loss(ours, one).loss.backward()
-    slopes, h = ours.rates.grad, 1e-6
+    gradient, h = ours.rates.grad, 1e-6
     for place in [(0, 0), (1, 1), (2, len(LEARNERS[learner][1]) - 1)]:
         losses = []
         for side in (h, -h):
@@ -87,7 +89,7 @@ def test_every_rate_gets_its_slope(learner: Any, way: object) -> None:
                 ours.rates[place] -= side
         expected = (losses[0] - losses[1]) / (2 * h)
         # Differences of gradients are off by a little, and steps after this one hold them.
-        assert float(slopes[place]) == pytest.approx(expected, rel=1e-5 if way is None else 0.2)
+        assert float(gradient[place]) == pytest.approx(expected, rel=1e-5 if way is None else 0.2)
 
 
 @ALL

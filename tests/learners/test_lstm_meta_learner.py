@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.base.trees import map_tree
 from quickstudy.core import Task
-from quickstudy.learners.gradient.descend import Descent
+from quickstudy.learners.gradient.descend import Descent, gradients_of
 from quickstudy.learners.gradient.lstm_meta_learner import UpdateRule
 from quickstudy.learners.gradient.network import SupportLoss
 from quickstudy.learners.preprocessing import preprocess
 from quickstudy.objectives import query_loss
+from quickstudy.tasks.examples import one_place
 
 
 def made(steps: int = 3) -> qs.LSTMMetaLearner:
@@ -28,8 +30,9 @@ def task() -> Task:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(12, 3, generator=generator).double()
     targets, ones = torch.arange(4).repeat(3), torch.ones(12).double()
-    support = qs.Examples(inputs[:4], targets[:4], ones[:4])
-    return Task(support, qs.Examples(inputs[4:], targets[4:], ones[4:]), qs.classification(4))
+    rows = qs.Examples(inputs, targets, ones, one_place(ones))
+    support, query = (map_tree(lambda leaf, s=s: leaf[s], rows) for s in (slice(4), slice(4, 12)))
+    return Task(support, query, qs.classification(4))
 
 
 def test_gates_that_keep_all_and_take_a_fixed_share_are_descent() -> None:
@@ -39,7 +42,8 @@ def test_gates_that_keep_all_and_take_a_fixed_share_are_descent() -> None:
             gate.weight.zero_()
             gate.bias.fill_(math.log(value / (1 - value)) if value < 1 else 100.0)
     loss = SupportLoss(learner.backbone, one.support, one.spec)
-    expected = Descent(5, rate).on(loss, dict(learner.backbone.named_parameters()))
+    start = dict(learner.backbone.named_parameters())
+    expected = Descent(5, rate).along(gradients_of(loss), start)
     found = learner.trajectory(one.support, one.spec)
     assert len(found) == 6
     for state, weights in zip(found, expected, strict=True):
@@ -78,17 +82,17 @@ def by_hand(learner: qs.LSTMMetaLearner, one: Task) -> Tensor:
     for _ in range(learner.steps):
         known = theta.detach().requires_grad_()
         value = loss(known, one.support)
-        slopes = torch.autograd.grad(value, known)[0].tolist()
+        gradients = torch.autograd.grad(value, known)[0].tolist()
         entries = []
-        for k, slope in enumerate(slopes):
+        for k, gradient in enumerate(gradients):
             h, c, before_i, before_f = memory[k]
-            seen = torch.tensor([size_and_sign(slope) + size_and_sign(float(value))]).double()
+            seen = torch.tensor([size_and_sign(gradient) + size_and_sign(float(value))]).double()
             h, c = torch.func.functional_call(cell, named, (seen, (h, c)))
             here = theta[k : k + 1]
             take = rule.input_gate(torch.cat([h[0], here, before_i])).sigmoid()
             keep = rule.forget_gate(torch.cat([h[0], here, before_f])).sigmoid()
             memory[k] = (h, c, take, keep)
-            entries.append(keep * here - take * slope)
+            entries.append(keep * here - take * gradient)
         theta = torch.cat(entries)
     return loss(theta, one.query)
 

@@ -17,6 +17,7 @@ from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.meta_gradients import Exact
 from quickstudy.learners.gradient.multi_step import MultiStep
 from quickstudy.objectives import Outcome, objective_of, query_loss, set_progress
+from quickstudy.tasks.examples import one_place
 from quickstudy.tasks.stacks import stack
 
 STEPS, RATE = 3, 0.2
@@ -27,7 +28,8 @@ def task() -> Task:
 
     def rows(n: int) -> Examples:
         inputs = torch.randn(n, 4, generator=generator, dtype=torch.float64)
-        return Examples(inputs, torch.arange(n) % 3, torch.ones(n, dtype=torch.float64))
+        weights = torch.ones(n, dtype=torch.float64)
+        return Examples(inputs, torch.arange(n) % 3, weights, one_place(weights))
 
     return Task(rows(6), rows(9), qs.classification(3))
 
@@ -61,10 +63,9 @@ def by_hand(learner: qs.MAMLPlusPlus, shares: list[float], first_order: bool) ->
 
     weights, total = parameters, torch.zeros((), dtype=torch.float64)
     for k, share in enumerate(shares):
-        slopes = torch.autograd.grad(loss(weights, rows), weights, create_graph=not first_order)
+        own = torch.autograd.grad(loss(weights, rows), weights, create_graph=not first_order)
         weights = [
-            w - learner.rates[k, i] * g
-            for i, (w, g) in enumerate(zip(weights, slopes, strict=True))
+            w - learner.rates[k, i] * g for i, (w, g) in enumerate(zip(weights, own, strict=True))
         ]
         total = total + share * loss(weights, query)
     found = torch.autograd.grad(total, [*learner.parameters()])
@@ -117,9 +118,9 @@ def test_first_order_gives_way_to_the_meta_gradient_asked_for(
 ) -> None:
     kept, recomputed = made(), made(meta_gradient=Exact(recompute=True))
     steps = []
-    real = meta_gradients.slope_with
+    real = meta_gradients.gradients_with_product
     monkeypatch.setattr(
-        meta_gradients, "slope_with", lambda *given: steps.append(given) or real(*given)
+        meta_gradients, "gradients_with_product", lambda *given: steps.append(given) or real(*given)
     )
     expected = gradient(kept)
     assert not steps

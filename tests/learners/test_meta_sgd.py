@@ -9,9 +9,11 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.base.trees import map_tree
 from quickstudy.core import Task
 from quickstudy.learners.gradient.meta_gradients import FirstOrder, Implicit
 from quickstudy.objectives import query_loss
+from quickstudy.tasks.examples import one_place
 
 
 def made(steps: int = 1) -> qs.MetaSGD:
@@ -24,8 +26,9 @@ def task() -> Task:
     inputs = torch.randn(12, 3, generator=generator).double()
     targets = torch.arange(4).repeat(3)
     ones = torch.ones(12).double()
-    support = qs.Examples(inputs[:4], targets[:4], ones[:4])
-    return Task(support, qs.Examples(inputs[4:], targets[4:], ones[4:]), qs.classification(4))
+    rows = qs.Examples(inputs, targets, ones, one_place(ones))
+    support, query = (map_tree(lambda leaf, s=s: leaf[s], rows) for s in (slice(4), slice(4, 12)))
+    return Task(support, query, qs.classification(4))
 
 
 def run(weights: list[Tensor], inputs: Tensor) -> Tensor:
@@ -41,8 +44,8 @@ def test_loss_and_both_gradients_are_those_of_the_equation(steps: int) -> None:
     weights: list[Tensor] = list(start)
     for _ in range(steps):
         loss = F.cross_entropy(run(weights, one.support.inputs), one.support.targets)
-        slopes = torch.autograd.grad(loss, weights, create_graph=True)
-        weights = [w - r * s for w, r, s in zip(weights, rates, slopes, strict=True)]
+        own = torch.autograd.grad(loss, weights, create_graph=True)
+        weights = [w - r * g for w, r, g in zip(weights, rates, own, strict=True)]
     expected = F.cross_entropy(run(weights, one.query.inputs), one.query.targets)
     gradients = torch.autograd.grad(expected, start + rates)
 
@@ -60,12 +63,12 @@ def test_first_order_leaves_values_and_the_rates_own_gradient_at_one_step() -> N
     first.load_state_dict(exact.state_dict())
     losses = [query_loss(learner, one).loss for learner in (exact, first)]
     torch.testing.assert_close(*losses)
-    slopes = [
+    gradients = [
         torch.autograd.grad(loss, [next(learner.backbone.parameters()), *learner.rates])
         for loss, learner in zip(losses, (exact, first), strict=True)
     ]
-    assert not torch.allclose(slopes[0][0], slopes[1][0])  # second derivatives
-    torch.testing.assert_close(slopes[0][1:], slopes[1][1:])  # at one step rates meet none
+    assert not torch.allclose(gradients[0][0], gradients[1][0])  # second derivatives
+    torch.testing.assert_close(gradients[0][1:], gradients[1][1:])  # at one step rates meet none
 
 
 def test_steps_at_test_may_be_others() -> None:

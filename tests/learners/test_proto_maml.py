@@ -9,9 +9,11 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.base.trees import map_tree
 from quickstudy.core import Task
 from quickstudy.learners.gradient.meta_gradients import Exact, FirstOrder, MetaGradient
 from quickstudy.objectives import query_loss
+from quickstudy.tasks.examples import one_place
 
 
 def backbone() -> MLP:
@@ -24,8 +26,11 @@ def task(ways: int = 4) -> Task:
     inputs = torch.randn(4 * ways, 3, generator=generator).double()
     targets = torch.arange(ways).repeat(4)
     ones, n = torch.ones(4 * ways).double(), 2 * ways
-    support = qs.Examples(inputs[:n], targets[:n], ones[:n])
-    return Task(support, qs.Examples(inputs[n:], targets[n:], ones[n:]), qs.classification(ways))
+    rows = qs.Examples(inputs, targets, ones, one_place(ones))
+    support, query = (
+        map_tree(lambda leaf, s=s: leaf[s], rows) for s in (slice(n), slice(n, 2 * n))
+    )
+    return Task(support, query, qs.classification(ways))
 
 
 @pytest.mark.parametrize("ways", [2, 4, 7])
@@ -49,15 +54,15 @@ def test_loss_and_gradient_are_those_of_the_equations(meta_gradient: MetaGradien
 
     first = features(start, one.support.inputs)
     means = torch.stack([first[one.support.targets == k].mean(0) for k in range(4)])
-    # Copies, so that a slope along the weights leaves their way through the head's start out.
+    # Copies, so that a gradient for the weights leaves their way through the head's start out.
     weights: list[Tensor] = [*(s.clone() for s in start), 2 * means, -means.square().sum(-1)]
     for _ in range(2):
         logits = F.linear(features(weights, one.support.inputs), *weights[4:])
         loss = F.cross_entropy(logits, one.support.targets)
-        slopes = torch.autograd.grad(loss, weights, create_graph=True)
+        own = torch.autograd.grad(loss, weights, create_graph=True)
         if isinstance(meta_gradient, FirstOrder):
-            slopes = tuple(slope.detach() for slope in slopes)
-        weights = [w - 0.1 * s for w, s in zip(weights, slopes, strict=True)]
+            own = tuple(gradient.detach() for gradient in own)
+        weights = [w - 0.1 * s for w, s in zip(weights, own, strict=True)]
     logits = F.linear(features(weights, one.query.inputs), *weights[4:])
     expected = F.cross_entropy(logits, one.query.targets)
     gradients = torch.autograd.grad(expected, start)
@@ -110,5 +115,5 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         qs.ProtoMAML(backbone(), steps=0, learn_rates=True)
     rows = qs.examples(torch.zeros(2, 3), torch.zeros(2, 1))
-    with pytest.raises(ValueError, match="ProtoMAML classifies"):
-        qs.ProtoMAML(backbone()).adapt(rows, qs.regression())
+    with pytest.raises(ValueError, match="ProtoMAML: gives answers of the kind Classes"):
+        qs.ProtoMAML(backbone())(rows, qs.regression())

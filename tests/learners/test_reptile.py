@@ -8,15 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.answers import Classes, Reals
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import prepare_tasks
 from quickstudy.contract.check import doubled
 from quickstudy.core import Task
 from quickstudy.learners.gradient.descend import Adam, Rate, Weights, sgd
 from quickstudy.learners.gradient.reptile import displacement, minibatches
 from quickstudy.tasks.numbering import draw
-from quickstudy.tasks.stacks import stack
 from quickstudy.training.optimisers import sgd as outer_sgd
 from quickstudy.training.schedules import linear
 
@@ -135,7 +136,8 @@ def test_the_objective_batches_over_tasks_of_different_sizes(
     expected = torch.autograd.grad(losses.mean(), list(learner.parameters()))
     for mapping in (Mapping.LOOP, Mapping.VMAP_GRAD):
         learner.zero_grad()
-        found = accumulate(learner, stack(tasks), displacement, Plan(mapping, "", 4)).loss
+        plan = Plan(mapping, "", 4)
+        found = accumulate(learner, prepare_tasks(learner, tasks), displacement, plan).loss
         torch.testing.assert_close(found, losses.detach(), rtol=1e-6, atol=1e-12)
         for parameter, gradient in zip(learner.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-7)
@@ -153,20 +155,20 @@ def test_gradients_are_clipped_in_training_and_testing(classes: qs.LabelledRows)
 def test_batches_deal_out_the_classes_and_leave_absent_rows_out() -> None:
     targets = torch.tensor([0, 0, 0, 1, 1, -1, 2, 2])
     weights = torch.tensor([1.0, 1, 2, 1, 0, 1, 1, 1])
-    rows = qs.Examples(torch.arange(8.0).unsqueeze(-1), targets, weights)
-    first, second, third = minibatches(rows, size=3, count=3, outputs=3)
+    rows = qs.examples(torch.arange(8.0).unsqueeze(-1), targets, weights)
+    first, second, third = minibatches(rows, size=3, count=3, answer=Classes(3))
     assert first.inputs.flatten().tolist() == [0, 3, 6]
     assert second.inputs.flatten().tolist() == [1, 7, 2]
     assert second.weights.tolist() == [1, 1, 2]
     assert third.inputs.flatten().tolist() == [0, 3, 6]  # six rows are present
-    whole = minibatches(rows, size=10, count=1, outputs=3)[0]
+    whole = minibatches(rows, size=10, count=1, answer=Classes(3))[0]
     assert whole.inputs[whole.weights > 0].flatten().tolist() == [0, 3, 6, 1, 7, 2]
 
 
 def test_regression_rows_come_in_their_order() -> None:
     targets = torch.tensor([[0.0], [float("nan")], [2.0]])
     rows = qs.examples(torch.tensor([[0.0], [1.0], [2.0]]), targets)
-    batches = minibatches(rows, size=1, count=3, outputs=1)
+    batches = minibatches(rows, size=1, count=3, answer=Reals(missing=True))
     assert [float(batch.inputs) for batch in batches] == [0, 2, 0]
 
 

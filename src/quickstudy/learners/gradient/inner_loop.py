@@ -70,7 +70,8 @@ class InnerLoop:
         if not self.learn_rates:
             return None
         assert self.rate is not None, "learners whose rates can be learnt have one to start from"
-        return nn.Parameter(like(network, torch.full((self.steps, len(names)), self.rate)))
+        shape = (self.steps, len(names))
+        return nn.Parameter(like(network, torch.full(shape, self.rate, dtype=torch.float64)))
 
     def names_in(self, network: nn.Module) -> list[str]:
         """The parameters of ``network`` that adapt, in its order: trainable ones that match.

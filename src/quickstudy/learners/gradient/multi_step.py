@@ -11,7 +11,7 @@ from quickstudy.core import Examples, Learner, Predictor, Task
 from quickstudy.objectives import Outcome, ask, mean_loss, present_in, query_loss, score_of
 
 
-@dataclass(eq=False)
+@dataclass
 class MultiStep:
     """An objective: sum_k v_k L_query(θ_k), query losses after every inner step k = 1 … K.
 
@@ -31,7 +31,7 @@ class MultiStep:
     """
 
     share: float = 0.1
-    progress: float = field(default=1.0, init=False, repr=False)
+    progress: float = field(default=1.0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
