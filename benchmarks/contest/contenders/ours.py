@@ -18,10 +18,13 @@ from contest.work import (
 from quickstudy.compute.compiled import CompiledGradients
 from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.memory import accumulate_within
+from quickstudy.compute.prepare import prepare_stack
 from quickstudy.core import Examples, Task
 from quickstudy.learners.gradient.descend import sgd
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.objectives import objective_of
+from quickstudy.tasks.examples import one_place
+from quickstudy.tasks.stacks import whole
 from quickstudy.training.plan import make_plan
 from quickstudy.training.preflight import set_up
 
@@ -50,18 +53,18 @@ def _prepare(
     learner = _learner(work).to(next(iter(weights.values())).dtype)
     learner.backbone.load_state_dict(weights)  # type: ignore[union-attr]
     set_up(learner)
-    objective, batch = objective_of(learner), _batch(work, tasks)
-    two = _batch(work, Tasks(*(part[:2] for part in tasks)))
-    plan = make_plan(learner, two, objective, work.tasks, compute)
+    objective, stack = objective_of(learner), whole(_stack(work, tasks))
+    two = _stack(work, Tasks(*(part[:2] for part in tasks)))
+    plan = make_plan(learner, [two], objective, work.tasks, compute)
     if compute.compile and not plan.compiled:
         raise NotOffered(f"not compiled here: {plan.why}")
     code = None
     if plan.compiled:
-        code = CompiledGradients(learner, objective, batch, GRADIENT_MAKERS[plan.mapping])
+        code = CompiledGradients(learner, objective, stack.task, GRADIENT_MAKERS[plan.mapping])
 
     def step() -> Weights:
         learner.zero_grad()
-        accumulate_within(learner, batch, objective, plan, code)
+        accumulate_within(learner, [prepare_stack(learner, stack)], objective, plan, code)
         return gradient_of(learner, "backbone.")
 
     return step
@@ -85,9 +88,10 @@ def _learner(work: Workload) -> qs.Learner:
     return qs.MAML(net, work.steps, work.rate)
 
 
-def _batch(work: Workload, tasks: Tasks) -> Task:
+def _stack(work: Workload, tasks: Tasks) -> Task:
     def counted(inputs: Tensor, targets: Tensor) -> Examples:
-        return Examples(inputs, targets, inputs.new_ones(inputs.shape[:2]))
+        weights = inputs.new_ones(inputs.shape[:2])
+        return Examples(inputs, targets, weights, one_place(weights))
 
     spec = qs.regression() if work.image is None else qs.classification(work.ways)
     return Task(counted(*tasks[:2]), counted(*tasks[2:]), spec)
