@@ -36,7 +36,7 @@ class LSTMMetaLearner(GradientLearner):
     ``hidden``    size of the first LSTM layer; 20 in the paper's code.
     ``test_steps``  steps in evaluation mode; None for as many as in training, as in the paper.
 
-    State: as that of MAML.
+    State: as :class:`quickstudy.MAML`'s.
 
     Raises ValueError for numbers below 1, for a backbone built without outputs, and for
     norm="running", whose population statistics belong to no adapted weights.

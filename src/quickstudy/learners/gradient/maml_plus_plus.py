@@ -37,7 +37,7 @@ class MAMLPlusPlus(GradientLearner):
     ``meta_gradient``  what follows first order; ``adapts``, ``update``, ``clip``, ``test_steps``
                        likewise as for :class:`quickstudy.MAML`.
 
-    State: as that of MAML.
+    State: as :class:`quickstudy.MAML`'s.
 
     Raises ValueError for numbers that are not positive, shares that are not in [0, 1], for no
     pattern or one that no trainable parameter matches, for settings that ``meta_gradient`` cannot

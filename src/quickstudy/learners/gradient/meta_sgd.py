@@ -31,7 +31,7 @@ class MetaSGD(GradientLearner):
                   as for :class:`quickstudy.MAML`, but ``Implicit`` gives α no gradient and is
                   refused; what does not adapt has no α.
 
-    State: as that of MAML.
+    State: as :class:`quickstudy.MAML`'s.
 
     Raises ValueError for numbers that are not positive, ``lowest`` above ``highest``, no pattern or
     one that no trainable parameter matches, a backbone built without outputs, and norm="running",

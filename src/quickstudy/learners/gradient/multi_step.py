@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 
 from quickstudy.base.weighting import weights_are_uniform
-from quickstudy.core import Examples, Learner, Predictor, Task
+from quickstudy.core import Learner, Predictor, Task
 from quickstudy.objectives import Outcome, ask, mean_loss, present_in, query_loss, score_of
+from quickstudy.tasks.examples import given
 
 
 @dataclass
@@ -52,10 +53,9 @@ class MultiStep:
         """The weighted sum at this point of training."""
         if self.progress >= self.share:
             return query_loss(learner, task)
-        support, query, spec = task
-        assert isinstance(query, Examples), "acting makes rows before a loss is asked for"
+        query, spec = given(task.query), task.spec
         trajectory = getattr(learner, "trajectory", None)
-        states = trajectory(support, spec)[1:] if trajectory else []
+        states = trajectory(task.support, spec)[1:] if trajectory else []
         if not states:
             raise ValueError(
                 f"MultiStep: {type(learner).__name__} takes no inner steps after which a query "

@@ -114,7 +114,7 @@ class Reptile(GradientLearner):
     The paper's outer step is ``fit(..., optimiser=sgd(1.0), schedule=linear)`` with both names from
     :mod:`quickstudy.training`.
 
-    State: as that of MAML.
+    State: as :class:`quickstudy.MAML`'s.
 
     There is no choice of what adapts beside freezing the rest: weights that stay where they are in
     a task are not displaced, so they would never learn.
