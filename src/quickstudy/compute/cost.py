@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -89,22 +87,14 @@ def _cost(compute: Callable[[], object]) -> Cost | None:
     """What ``compute`` costs; None where it cannot run so."""
     counting = _Counting()
     try:
-        with _uncompiled(), counting:
+        # Nothing is compiled while operators are counted: it would stay as it was then.
+        with torch.compiler.set_stance("force_eager"), counting:
             compute()
     except Exception as error:
         if out_of_memory(error):
             raise
         return None
     return counting.cost
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    """Nothing is compiled while operators are watched: it would stay as it was then.
-
-    Where torch's compiler was never loaded, nothing could be, and it stays out of memory.
-    """
-    loaded = "torch._dynamo" in sys.modules
-    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
 class _Counting(TorchDispatchMode):
