@@ -179,7 +179,7 @@ def test_specs_are_equal_by_value():
         (qs.regression(), torch.tensor([[1.0], [NAN]]), "missing=True"),
         (qs.multilabel(2), torch.tensor([[0.0, 2.0]]), "found 2"),
         (qs.multilabel(2), torch.zeros(3, 3), "column for each label"),
-        (qs.segmentation(2), torch.zeros(3, 4), "integer ids"),
+        (qs.segmentation(2), torch.zeros(3, 4), "integer class ids"),
         (qs.segmentation(2), torch.full((1, 2, 2), 2), "found 2"),
         (qs.tokens(9), torch.zeros(3, dtype=torch.long), "length"),
         (qs.detection(2), torch.zeros(3, 4), "dict of boxes"),

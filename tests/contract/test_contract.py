@@ -291,7 +291,9 @@ def attention_is_shared_among_the_rows_present(learner: Learner, task: Task) -> 
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_query_rows_count_in_the_objective_as_they_weigh(name: str, classes: qs.LabelledRows) -> None:
+def test_query_rows_count_in_the_objective_as_they_weigh(
+    name: str, classes: qs.LabelledRows
+) -> None:
     learner = classifier(name, "batch")  # whose statistics see every row not said to be absent
     task = doubled(draw(qs.episodes(classes, ways=5, shots=2, queries=2), 0, 0))
     one = Examples(*(leaf[:1] for leaf in task.support))
@@ -319,7 +321,9 @@ INEXACT = {
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in INEXACT])
-def test_the_meta_gradient_is_that_of_finite_differences(name: str, classes: qs.LabelledRows) -> None:
+def test_the_meta_gradient_is_that_of_finite_differences(
+    name: str, classes: qs.LabelledRows
+) -> None:
     """No path from a parameter to the objective is cut."""
     learner = classifier(name, "group")
     task = doubled(draw(qs.episodes(classes, ways=5, shots=2, queries=2), 0, 0))

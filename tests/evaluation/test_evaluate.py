@@ -17,12 +17,11 @@ from quickstudy.compute import cost
 from quickstudy.compute.engine import map_tasks
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.evaluation import evaluate as module
-from quickstudy.evaluation.evaluate import _answered, _plan
+from quickstudy.evaluation.evaluate import _plan, _predictions
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.objectives import answers
-from quickstudy.tasks.metrics import calibration_error
-from quickstudy.tasks.numbering import draw
-from quickstudy.tasks.stacks import stack
+from quickstudy.objectives import predict_queries
+from quickstudy.tasks.inspection import inspect_stack
+from quickstudy.tasks.numbering import Stream, draw, draw_stacks
 
 
 def test_the_interval_is_students():
@@ -39,25 +38,13 @@ def test_the_interval_covers_as_often_as_it_says():
     assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
 
 
-def test_calibration_error_by_hand():
-    # Bins of width 1/15: 0.61 and 0.65 share one (two rows, one right), 0.95 is alone (right).
-    confidence = torch.tensor([0.61, 0.65, 0.95])
-    right = torch.tensor([1.0, 0.0, 1.0])
-    expected = (abs(0.61 + 0.65 - 1) + abs(0.95 - 1)) / 3
-    assert calibration_error(confidence, right) == pytest.approx(expected, abs=1e-6)
-    twice = torch.tensor([1.0, 1.0, 2.0])
-    expected = (abs(0.61 + 0.65 - 1) + 2 * abs(0.95 - 1)) / 4
-    assert calibration_error(confidence, right, twice) == pytest.approx(expected, abs=1e-6)
-    assert calibration_error(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])) == 0
-
-
 def by_hand(learner, source, tasks, seed):
     accuracies = []
     for i in range(tasks):
-        task = draw(source, seed, i)
+        task = draw(source, seed, i, Stream.TEST)
         with torch.no_grad():
-            answers = learner(task.support, task.spec)(task.query.inputs).argmax(1)
-        accuracies.append(float((answers == task.query.targets).float().mean()))
+            chosen = learner(task.support, task.spec)(task.query.inputs).argmax(1)
+        accuracies.append(float((chosen == task.query.targets).float().mean()))
     return accuracies
 
 
@@ -171,18 +158,23 @@ def test_planning_never_stops_an_evaluation(classes, after):
     np.testing.assert_allclose(qs.evaluate(learner, source, 4).scores, expected, atol=1e-6)
 
 
+def plan_of(learner, source, tasks=16):
+    stack = draw_stacks(source, 0, range(2))[0].task
+    return _plan(learner, stack, inspect_stack(stack), tasks)
+
+
 def test_the_plan_follows_arithmetic_on_a_cpu(classes, monkeypatch):
     source = qs.episodes(classes, 3, 1, 2)
     for channels, mapping in ((4, Mapping.VMAP), (512, Mapping.FEATURES)):
         learner = qs.Prototypical(nn.Sequential(OnMaps(channels), nn.Flatten()))
         if channels == 512:
             learner.backbone[0].conv = nn.Sequential(nn.Conv2d(1, 64, 3), nn.Conv2d(64, 512, 3))
-        assert _plan(learner, source, 0, 16).mapping is mapping
+        assert plan_of(learner, source).mapping is mapping
     monkeypatch.setattr(module, "cost_of_one_task", lambda *_: pytest.fail("counted"))
     adapting = qs.MAML(qs.backbones.Conv4(4, image_size=16, outputs=3), rate=0.1)
-    assert _plan(adapting, source, 0, 16).mapping is Mapping.LOOP
+    assert plan_of(adapting, source).mapping is Mapping.LOOP
     flat = qs.Prototypical(qs.backbones.MLP(256, (4,)))
-    assert _plan(flat, source, 0, 16).mapping is Mapping.VMAP
+    assert plan_of(flat, source).mapping is Mapping.VMAP
 
 
 class Brightness(qs.Prototypical):
@@ -220,11 +212,12 @@ def test_rows_of_all_tasks_pass_the_backbone_together_where_that_is_the_same(
         doubled(qs.episodes(classes, 4, 1, 3)),
         doubled(qs.episodes(classes, (2, 4), 1, 3)),
     ):
-        plan = _plan(learner, source, 0, 4)
+        stack = draw_stacks(source, 0, range(3))[0].task
+        inspection = inspect_stack(stack)
+        plan = _plan(learner, stack, inspection, 4)
         assert plan.mapping is mapping
-        batch = stack([source(torch.Generator().manual_seed(i)) for i in range(3)])
-        expected = map_tasks(answers, batch, learner, Plan(Mapping.LOOP, "", 1))
-        found = _answered(learner, batch, plan)
+        expected = map_tasks(predict_queries, stack, learner, Plan(Mapping.LOOP, "", 1))
+        found = _predictions(learner, stack, plan, inspection)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -246,10 +239,10 @@ def test_regression_is_scored_by_squared_error():
     result = qs.evaluate(learner, qs.Sinusoids(5, 30), 8)
     assert result.metric == "mse"
     assert result.calibration_error is None
-    assert str(result).startswith("MSE ")
-    task = draw(qs.Sinusoids(5, 30), 0, 0)
-    answers = learner(task.support, task.spec)(task.query.inputs)
-    expected = float((answers - task.query.targets).square().mean().detach())
+    assert str(result).startswith("mse ")
+    task = draw(qs.Sinusoids(5, 30), 0, 0, Stream.TEST)
+    predicted = learner(task.support, task.spec)(task.query.inputs)
+    expected = float((predicted - task.query.targets).square().mean().detach())
     assert float(result.scores[0]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -296,3 +289,75 @@ def test_what_cannot_be_scored_is_refused(classes):
         learner.backbone.layers[0].weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="NaN or infinite"):
         qs.evaluate(learner, source, 4)
+
+
+class Mixed:
+    """Every third task classifies, regresses, or says yes and no."""
+
+    def __call__(self, generator):
+        which = int(torch.randint(3, (), generator=generator))
+        x = torch.rand(12, 2, generator=generator)
+        spec, y = [
+            (qs.classification(2, name="side"), (x[:, 0] > x[:, 1]).long()),
+            (qs.regression(name="sum"), x.sum(1, keepdim=True)),
+            (qs.multilabel(2, name="large"), (x > 0.5).float()),
+        ][which]
+        rows = qs.examples(x, y)
+        support, query = (
+            map_tree(lambda leaf, p=p: leaf[p], rows) for p in (slice(6), slice(6, 12))
+        )
+        return qs.Task(support, query, spec)
+
+
+def test_tasks_of_several_kinds_have_a_row_each_and_no_average():
+    learner = qs.LinearProbe(nn.Linear(2, 3))
+    result = qs.evaluate(learner, Mixed(), 30)
+    found = {(row.name, row.score): row for row in result.rows}
+    assert set(found) == {
+        ("side", "accuracy"), ("sum", "mse"), ("large", "ROC-AUC"), ("large", "average precision"),
+    }  # fmt: skip
+    assert sum(row.tasks for row in result.rows if row.first) == 30
+    assert found["large", "ROC-AUC"].pooled
+    assert len(str(result).splitlines()) == 4
+    with pytest.raises(ValueError, match="no one figure"):
+        _ = result.mean
+    again = qs.Evaluation.from_json(json.loads(json.dumps(result.to_json())))
+    assert str(again) == str(result)
+
+
+def test_every_task_is_drawn_once_and_in_order(classes):
+    """A source with a memory would otherwise be scored on other tasks than it is asked for."""
+    source = qs.episodes(classes, 3, 1, 2)
+    seen = []
+
+    def watched(generator):
+        seen.append(generator.initial_seed())
+        return source(generator)
+
+    qs.evaluate(qs.Prototypical(qs.backbones.MLP(256, (4,))), watched, 20)
+    assert seen == [qs.tasks.task_seed(0, i, Stream.TEST) for i in range(20)]
+
+
+def test_tests_see_no_training_task_of_an_unsplit_source(classes):
+    source = qs.episodes(classes, 3, 1, 2)
+    seeds = []
+
+    def watched(generator):
+        seeds.append(generator.initial_seed())
+        return source(generator)
+
+    learner = qs.Prototypical(qs.backbones.MLP(256, (4,)))
+    qs.fit(learner, watched, 5, 4, progress=False)
+    trained = set(seeds)
+    seeds.clear()
+    qs.evaluate(learner, watched, 50)
+    assert not trained & set(seeds)
+
+
+def test_fixed_tasks_are_each_scored_once(classes):
+    given = [draw(qs.episodes(classes, 3, 1, 2), 7, i) for i in range(5)]
+    learner = qs.Prototypical(qs.backbones.MLP(256, (4,)))
+    results = [qs.evaluate(learner, qs.tasks.fixed(given), seed=seed) for seed in (0, 1)]
+    assert results[0].tasks == 5
+    assert results[0].fingerprint == results[1].fingerprint
+    assert results[0].scores.equal(results[1].scores)

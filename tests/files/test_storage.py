@@ -1,5 +1,6 @@
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,12 +9,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 import quickstudy as qs
-from quickstudy.files.registry import build, describe
+from quickstudy.answers import Actions, Boxes, Classes, Labels, Pixels, Reals, Tokens
 from quickstudy.base.atomic import write_atomically
-from quickstudy.files.storage import load_tree, save_tree
+from quickstudy.files.answers import build_answer, describe_answer
+from quickstudy.files.registry import build, describe
+from quickstudy.files.storage import load_tree, load_with_info, save_tree
 from quickstudy.learners.gradient.meta_gradients import Implicit
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.transfer.linear_probe import logistic
+from quickstudy.tasks.bandits import Bandit
 from quickstudy.tasks.numbering import draw
 
 LEARNERS = [
@@ -48,7 +52,7 @@ def test_a_description_is_json_and_builds_the_same(learner):
 def test_a_learner_comes_back_with_its_info(tmp_path):
     learner = LEARNERS[0]
     qs.save(learner, tmp_path / "learner.safetensors", {"shape": [1, 16, 16]})
-    loaded, info = qs.load(tmp_path / "learner.safetensors")
+    loaded, info = load_with_info(tmp_path / "learner.safetensors")
     assert info == {"shape": [1, 16, 16]}
     assert all(v.equal(learner.state_dict()[k]) for k, v in loaded.state_dict().items())
 
@@ -90,7 +94,7 @@ def test_other_safetensors_and_truncated_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not a file that quickstudy wrote"):
         qs.load(other)
     tree = save_tree(tmp_path / "tree.safetensors", {"a": torch.arange(100)}, {"format": "x"})
-    with pytest.raises(ValueError, match="holds no predictor"):
+    with pytest.raises(ValueError, match="holds neither"):
         qs.load(tree)
     tree.write_bytes(tree.read_bytes()[:-9])
     with pytest.raises(ValueError, match="damaged"):
@@ -161,12 +165,12 @@ WRONG_LEARNERS = [
     {"name": "prototypical", "backbone": MLP_OF | {"hidden": [10**40]}},
     {"name": "prototypical", "backbone": MLP_OF | {"hidden": [-1]}},
 ]
-RIGHT_SPEC = {"outputs": 2, "loss": "cross_entropy", "name": ""}
+RIGHT_SPEC = {"answer": {"kind": "classes", "ways": 2}, "name": ""}
 
 
 def hostile(path, learner, spec=RIGHT_SPEC, info=None):
     weights = dict(qs.Prototypical(qs.backbones.MLP(4, (5,))).state_dict())
-    about = {"format": "quickstudy predictor 1", "learner": learner, "spec": spec, "info": info}
+    about = {"format": "quickstudy predictor 2", "learner": learner, "spec": spec, "info": info}
     return save_tree(path, {"learner": weights, "state": {}}, about)
 
 
@@ -176,8 +180,16 @@ def test_a_header_with_a_wrong_learner_is_refused(learner, tmp_path):
         qs.load(hostile(tmp_path / "p", learner, info={}))
 
 
+WRONG_ANSWERS: list[Any] = [
+    "classes", {}, {"kind": "classes"}, {"kind": "classes", "ways": "2"},
+    {"kind": "classes", "ways": 2, "more": 1}, {"kind": "nothing"}, {"kind": ["classes"]},
+    {"kind": "reals", "d": 2, "missing": {"kind": "classes", "ways": 2}},
+    {"kind": "bandit", "arms": 2}, {"kind": "actions", "world": 5},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "spec", [None, {}, RIGHT_SPEC | {"outputs": "2"}, RIGHT_SPEC | {"loss": 1}]
+    "spec", [None, {}, *(RIGHT_SPEC | {"answer": answer} for answer in WRONG_ANSWERS)]
 )
 def test_a_header_with_a_wrong_spec_is_refused(spec, tmp_path):
     learner = {"name": "prototypical", "backbone": MLP_OF}
@@ -270,3 +282,35 @@ def test_what_does_not_export_is_refused(learner, said, tmp_path, classes):
     with pytest.raises(ValueError, match="at least 2 rows"):
         qs.export(predictor, tmp_path / "p.onnx", task.query.inputs[:1])
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Classes(5), Reals(2), Reals(3, missing=True), Labels(4), Pixels(3), Boxes(2),
+        Tokens(9, before="before", start=1, end=2), Actions(Bandit(3)),
+    ],
+    ids=lambda answer: answer.kind,
+)  # fmt: skip
+def test_every_answer_comes_back_by_its_name(answer):
+    assert build_answer(json.loads(json.dumps(describe_answer(answer)))) == answer
+
+
+def test_a_loss_of_ones_own_is_handed_to_load(tmp_path):
+    def absolute(predictions, targets):
+        return (predictions - targets).abs()
+
+    spec = qs.spec(2, absolute)
+    learner = qs.MAML(qs.backbones.MLP(4, outputs=2), rate=0.1)
+    predictor = learner(qs.examples(torch.randn(3, 4), torch.randn(3, 2)), spec)
+    path = qs.save(predictor, tmp_path / "p")
+    with pytest.raises(ValueError, match=r"load\(path, spec=...\)"):
+        qs.load(path)
+    loaded = qs.load(path, spec=spec)
+    inputs = torch.randn(5, 4)
+    assert loaded(inputs).equal(predictor(inputs))
+    assert loaded.spec == spec
+    other = qs.save(learner(qs.examples(torch.randn(3, 4), [0, 1, 0]), qs.classification(2)),
+                    tmp_path / "q")  # fmt: skip
+    with pytest.raises(ValueError, match="was made for"):
+        qs.load(other, spec=spec)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from report_samples import NearestMeanPixels, evaluation_of, training_log, views_of
 
-from quickstudy.evaluation.evaluate import Evaluation
-from quickstudy.reports.views import EpisodeView
+from quickstudy.evaluation.results import Evaluation
+from quickstudy.reports.view_types import EpisodeView
 from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.rows import LabelledRows
 
 
 @pytest.fixture
-def squares() -> Classes:
+def squares() -> LabelledRows:
     """Twelve classes of drawn squares, told apart by place: a stand-in for a data set of images."""
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 90, (12, 20, 1, 28, 28), generator=noise, dtype=torch.uint8)
@@ -26,7 +26,7 @@ def squares() -> Classes:
 
 
 @pytest.fixture
-def square_views(squares: Classes) -> list[EpisodeView]:
+def square_views(squares: LabelledRows) -> list[EpisodeView]:
     return views_of(episodes(squares, 5, 1, 15), NearestMeanPixels(30.0), 4)
 
 

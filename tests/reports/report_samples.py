@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.answers.classes import one_hot
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.evaluation.evaluate import Evaluation
-from quickstudy.reports.views import EpisodeView, view
+from quickstudy.evaluation.results import Evaluation, Result
+from quickstudy.reports.view_types import EpisodeView
+from quickstudy.reports.views import view
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.tasks.examples import one_hot
 from quickstudy.tasks.rows import LabelledRows
 
 
@@ -38,20 +39,41 @@ class NearestMeanPixels(Learner):
         return inputs.flatten(1)
 
 
+def result_with(
+    values: Tensor, score: str = "accuracy", name: str = "", *, pooled: bool = False
+) -> Result:
+    """A row of these values, in percent but for errors."""
+    error = score == "mse"
+    return Result(
+        name=name,
+        score=score,
+        unit="" if error else "%",
+        higher_is_better=not error,
+        pooled=pooled,
+        first=True,
+        statistics=tuple({"value": value} for value in values),
+        values=values.double(),
+        mean=float(values.mean()),
+        half_width=float(1.96 * values.std() / math.sqrt(len(values))),
+    )
+
+
 def evaluation_of(
     scores: Tensor, metric: str = "accuracy", transductive: bool = False
 ) -> Evaluation:
+    return evaluation_with(result_with(scores, metric), transductive=transductive)
+
+
+def evaluation_with(*rows: Result, transductive: bool = False) -> Evaluation:
     return Evaluation(
-        metric=metric,
-        scores=scores,
-        mean=float(scores.mean()),
-        half_width=float(1.96 * scores.std() / math.sqrt(len(scores))),
-        calibration_error=0.081 if metric == "accuracy" else None,
+        rows=rows,
+        calibration_error=0.081 if rows[0].score == "accuracy" else None,
         seconds_per_adaptation=0.00132,
         transductive=transductive,
         norm="batch" if transductive else "group",
         seed=0,
         fingerprint="3f9ac1d27b60",
+        tasks=sum(row.tasks for row in rows if row.first),
     )
 
 
@@ -69,7 +91,7 @@ def training_log(steps: int = 2000) -> list[dict[str, float]]:
     return rows
 
 
-def emoji(folder: Path) -> Classes:
+def emoji(folder: Path) -> LabelledRows:
     """The emoji of the test split: each in four designs, RGBA, 32 x 32."""
     described = json.loads(gzip.decompress((folder / "classes.json.gz").read_bytes()))["classes"]
     chosen = [i for i, c in enumerate(described) if c["split"] == "test"]

@@ -25,7 +25,7 @@ from quickstudy.reports.insights import (
 )
 from quickstudy.reports.neighbours import nearest
 from quickstudy.reports.page import RunFacts, page
-from quickstudy.reports.views import EpisodeView
+from quickstudy.reports.view_types import EpisodeView
 from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.rows import LabelledRows
 
@@ -75,11 +75,11 @@ def line() -> Task:
     """Regression: support (1, 4) and (2, 6); queries (1, 4) and (-1, 0), and one without target."""
     x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[4.0], [6.0]])
     asked, known = torch.tensor([[1.0], [-1.0], [5.0]]), torch.tensor([[4.0], [0.0], [math.nan]])
-    return Task(qs.examples(x, y), qs.examples(asked, known), qs.regression())
+    return Task(qs.examples(x, y), qs.examples(asked, known), qs.regression(missing=True))
 
 
 @pytest.fixture
-def episode(squares: Classes) -> Task:
+def episode(squares: LabelledRows) -> Task:
     return episodes(squares, 4, 2, 5)(torch.Generator().manual_seed(3))
 
 
@@ -101,7 +101,7 @@ def test_adaptation_by_hand(line: Task) -> None:
     # Answers on the support are 3 and 6; then 6 and 12; then 12 and 24: errors from 4 and 6.
     np.testing.assert_allclose(seen.support_loss, [1 / 2, (4 + 36) / 2, (64 + 324) / 2])
     np.testing.assert_allclose(seen.query_score, [(1 + 4) / 2, (4 + 9) / 2, (64 + 25) / 2])
-    assert seen.metric == "mse"
+    assert (seen.score, seen.unit) == ("mse", "")
 
 
 def test_adaptation_leaves_the_network_as_it_was(line: Task) -> None:

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from report_samples import NearestMeanPixels, emoji, training_log, views_of
 
-from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.evaluation.results import Evaluation
 from quickstudy.reports.markup import Markup, breakable, join, tag
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.pictures import data_uri
-from quickstudy.reports.views import EpisodeView, RegressionView
+from quickstudy.reports.view_types import EpisodeView, RegressionView
 from quickstudy.tasks.episodes import episodes
 
 HOSTILE = '</td><script>alert("1")</script>\u202e\x1b[31m<img src=x onerror=alert(2)>'

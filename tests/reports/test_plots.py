@@ -10,10 +10,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from report_samples import result_with
 
-from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.evaluation.results import Evaluation
 from quickstudy.reports import plots, style
-from quickstudy.reports.views import EpisodeView, RegressionView
+from quickstudy.reports.view_types import EpisodeView, RegressionView
 
 
 def curve(inputs: np.ndarray | None) -> RegressionView:
@@ -31,7 +32,7 @@ def test_svg_is_well_formed_themed_and_the_same_each_time(
     root = ElementTree.fromstring(first)
     assert root.attrib["aria-label"] == "A & <b>"
     assert "width" not in root.attrib
-    assert "var(--ink)" in style.to_svg(plots.learning_curves(metrics, "accuracy"), "two", "")
+    assert "var(--ink)" in style.to_svg(plots.learning_curves(metrics, "accuracy", "%"), "two", "")
     assert not re.search("|".join([style.INK, style.ACCENT, style.WRONG, style.LINE]), first)
     assert "<metadata" not in first
     assert "<text" in first, "text must stay text"
@@ -69,13 +70,32 @@ def test_histogram_bins_hold_each_accuracy_in_its_middle() -> None:
 
 
 def test_equal_scores_are_drawn(make_evaluation: Callable[..., Evaluation]) -> None:
-    plots.score_distribution(make_evaluation(torch.ones(10)))
-    plots.score_distribution(make_evaluation(torch.zeros(10)))
+    plots.score_distribution(make_evaluation(torch.ones(10)).main)
+    plots.score_distribution(make_evaluation(torch.zeros(10)).main)
+
+
+def test_scores_that_are_not_numbers_are_left_out() -> None:
+    scores = torch.tensor([0.2, 0.4, torch.nan, torch.inf, 0.4])
+    bars = plots.score_distribution(result_with(scores, "mse")).axes[0].patches
+    assert sum(bar.get_height() for bar in bars if bar.get_height() >= 1) >= 3
+
+
+def test_unknown_numbers_are_not_drawn() -> None:
+    known = curve(None)
+    targets = known.query_targets.copy()
+    targets[1] = np.nan
+    dots = plots.predicted_against_true([replace(known, query_targets=targets)])
+    assert len(np.asarray(dots.axes[0].collections[0].get_offsets())) == 4
+
+
+def test_values_that_were_not_logged_are_left_out() -> None:
+    rows = [{"step": s, "loss": 1.0, "score": float("nan")} for s in (1, 2, 3)]
+    assert not plots.learning_curves(rows).axes[0].lines
 
 
 def test_running_mean_is_neither_shifted_nor_padded() -> None:
     rows = [{"step": s, "loss": 1.0 + 0.01 * s, "score": 0.01 * s} for s in range(1, 101)]
-    figure = plots.learning_curves(rows, "accuracy")
+    figure = plots.learning_curves(rows, "accuracy", "%")
     smooth = figure.axes[1].lines[-1].get_ydata()
     inner: Any = np.asarray(smooth)[5:-5]
     np.testing.assert_allclose(inner, [row["loss"] for row in rows][5:-5], atol=1e-9)
@@ -135,7 +155,11 @@ def test_a_band_shows_what_a_learner_says_of_its_own_error() -> None:
 
 def test_missing_data_is_an_error(square_views: list[EpisodeView]) -> None:
     with pytest.raises(ValueError, match="no row with a loss"):
-        plots.learning_curves([{"step": 1, "validation": 0.5}], "accuracy")
+        plots.learning_curves([{"step": 1, "validation": 0.5}])
+    with pytest.raises(ValueError, match="found AP50, pooled over 9 tasks"):
+        plots.score_distribution(result_with(torch.rand(9), "AP50", pooled=True))
+    with pytest.raises(ValueError, match="found mse, without a number in all of 9 tasks"):
+        plots.score_distribution(result_with(torch.full((9,), torch.nan), "mse"))
     with pytest.raises(ValueError, match="no views"):
         plots.reliability([])
     with pytest.raises(ValueError, match="no views"):

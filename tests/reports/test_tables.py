@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from report_samples import evaluation_with, result_with
 from rich.console import Console
 
-from quickstudy.evaluation.evaluate import Evaluation
+from quickstudy.evaluation.results import Evaluation
+from quickstudy.evaluation.wording import half_width, score
 from quickstudy.reports.tables import evaluation_table, markdown_table, predictions_table
-from quickstudy.reports.words import duration, half_width, letter, score, visible
+from quickstudy.reports.words import axis, duration, letter, visible
 
 
 def printed(table: object) -> str:
@@ -26,6 +28,14 @@ def test_an_evaluation_carries_all_that_it_must(make_evaluation: Callable[..., E
                  "group", "seed", "3f9ac1d27b60"):  # fmt: skip
         assert said in text, said
     assert "–" in printed(evaluation_table(make_evaluation(torch.rand(5), "mse")))
+
+
+def test_each_kind_of_task_has_its_line() -> None:
+    rows = result_with(torch.ones(4), name="birds"), result_with(torch.ones(5), "mse", "waves")
+    text = " ".join(printed(evaluation_table(evaluation_with(*rows))).split())
+    assert "birds: accuracy 100.0% ± 0.0 (95% interval, 4 tasks)" in text
+    assert "waves: mse 1 ± 0 (95% interval, 5 tasks)" in text
+    assert "tasks 9 " in text
 
 
 def test_predictions_are_ordered_by_probability() -> None:
@@ -63,8 +73,11 @@ def test_markdown_table() -> None:
 
 
 def test_words() -> None:
-    assert [score(0.97123, "accuracy"), score(0.03512, "mse")] == ["97.1%", "0.0351"]
-    assert [half_width(0.0021, "accuracy"), half_width(0.00123, "mse")] == ["0.2", "0.0012"]
+    assert [score(0.97123, "%"), score(0.03512)] == ["97.1%", "0.0351"]
+    assert [half_width(0.0021, "%"), half_width(0.00123)] == ["0.2", "0.0012"]
+    assert [axis("accuracy", "%"), axis("mse", "", better=False), axis("return", "")] == [
+        "accuracy (%)", "mse (lower is better)", "return",
+    ]  # fmt: skip
     assert [duration(s) for s in (2e-5, 0.00321, 2.5, 75, 3700)] == [
         "20 µs", "3.21 ms", "2.5 s", "1 min 15 s", "1 h 1 min",
     ]  # fmt: skip

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 import quickstudy as qs
 from made_up import random_classes
 from quickstudy.base.trees import leaves
-from quickstudy.tasks.numbering import Fingerprint, draw, draw_stacked, generator, task_seed
+from quickstudy.tasks.numbering import Fingerprint, Stream, draw, draw_stacks, generator, task_seed
 from quickstudy.tasks.splits import refuse_overlap, split_classes
-from quickstudy.tasks.stacks import stack, unstack
+from quickstudy.tasks.stacks import stack, stacks, unstack
 
 
 def numbered(counts):
@@ -178,10 +178,63 @@ def test_fingerprint_tells_tasks_apart():
     assert len({of(source, 0), of(source, 1), of(qs.episodes(numbered([6] * 5), 3, 1, 3), 0)}) == 3
 
 
-def test_task_seeds_are_spread_and_stable():
-    seeds = {task_seed(s, i) for s in range(4) for i in range(5000)}
-    assert len(seeds) >= 19_990  # 20,000 draws of 2^32 collide about 0.05 times
-    assert all(0 <= s < 2**32 for s in seeds)
+def test_task_seeds_never_repeat_within_a_stream_and_streams_never_share_one():
+    for seed in (0, 1, 2**63 - 1):
+        seeds = [task_seed(seed, i) for i in range(100_000)]
+        assert len(set(seeds)) == len(seeds)
+        assert all(0 <= s < 2**32 for s in seeds)
+    of_streams = [
+        {task_seed(s, i, stream) for s in range(5) for i in range(10_000)} for stream in Stream
+    ]
+    assert not set.intersection(*of_streams[:2])
+    assert sum(map(len, of_streams)) == len(set.union(*of_streams))
+    assert task_seed(0, 7) != task_seed(1, 7)
+
+
+def test_task_seeds_are_spread_evenly():
+    seeds = np.array([task_seed(3, i) for i in range(64_000)])
+    counts = np.bincount((seeds >> 24) & 63, minlength=64)  # 1,000 each, deviation about 32
+    assert counts.min() > 850
+    assert counts.max() < 1150
+
+
+def test_fixed_tasks_come_under_their_own_numbers():
+    given = [draw(qs.Sinusoids(2, 3), 0, i) for i in range(3)]
+    source = qs.tasks.fixed(given)
+    for i in range(5):
+        assert draw(source, 99, i, Stream.TEST) is given[i % 3]
+    assert len(source) == 3
+    with pytest.raises(ValueError, match="at least 1 task"):
+        qs.tasks.fixed([])
+
+
+def test_groups_of_zeros_leave_no_trace_in_a_fingerprint():
+    def of(task):
+        digest = Fingerprint()
+        digest.add(task)
+        return digest.value
+
+    task = draw(qs.Sinusoids(2, 3), 0, 0)
+    elsewhere = task._replace(query=task.query._replace(groups=task.query.groups + 1))
+    bare = task._replace(query=task.query._replace(groups=task.query.groups.int()))
+    assert of(task) == of(bare) != of(elsewhere)
+
+
+def test_labelled_rows_say_in_a_line_what_they_are():
+    assert repr(numbered([2, 3])) == "LabelledRows(5 rows of 2 classes, (1,) float32)"
+    text = {"ids": torch.zeros(4, 7, dtype=torch.long), "mask": torch.ones(4, 7, dtype=torch.bool)}
+    made = qs.LabelledRows.from_labels(text, list("abab"))
+    assert repr(made) == "LabelledRows(4 rows of 2 classes, ids (7,) int64, mask (7,) bool)"
+
+
+def test_episodes_of_rows_that_are_trees():
+    ids = torch.arange(40).view(10, 4)
+    made = qs.LabelledRows.from_labels({"ids": ids, "mask": ids >= 0}, [i % 2 for i in range(10)])
+    task = draw(qs.episodes(made, 2, 2, 3), 0, 0)
+    assert task.support.inputs["ids"].shape == (4, 4)
+    assert task.query.inputs["mask"].dtype == torch.bool
+    (stacked,) = draw_stacks(qs.episodes(made, 2, 2, 3), 0, range(3))
+    assert stacked.task.query.inputs["ids"].shape == (3, 6, 4)
 
 
 TOGETHER = {
@@ -197,11 +250,14 @@ TOGETHER = {
 @pytest.mark.parametrize("name", TOGETHER)
 def test_tasks_drawn_together_are_those_drawn_one_by_one(name):
     source, numbers = TOGETHER[name], range(4, 9)
-    together, alone = draw_stacked(source, 3, numbers), stack([draw(source, 3, i) for i in numbers])
-    assert together.spec == alone.spec
-    for a, b in zip(leaves(together[:2]), leaves(alone[:2]), strict=True):
-        assert a.equal(b)
-        assert (a.dtype, a.stride()) == (b.dtype, b.stride())  # so that code made for one serves
+    together = draw_stacks(source, 3, numbers)
+    alone = stacks([draw(source, 3, i) for i in numbers])
+    assert [s.places for s in together] == [s.places for s in alone]
+    for a, b in zip(together, alone, strict=True):
+        assert a.task.spec == b.task.spec
+        for x, y in zip(leaves(a.task[:2]), leaves(b.task[:2]), strict=True):
+            assert x.equal(y)
+            assert (x.dtype, x.stride()) == (y.dtype, y.stride())  # so that code for one serves
 
 
 def test_a_derived_source_draws_in_its_own_way():
@@ -210,20 +266,20 @@ def test_a_derived_source_draws_in_its_own_way():
             task = super().__call__(generator)
             return task._replace(query=task.query._replace(targets=0 * task.query.targets))
 
-    assert not draw_stacked(Flat(3, 7), 0, range(4)).query.targets.any()
+    assert not draw_stacks(Flat(3, 7), 0, range(4))[0].task.query.targets.any()
 
     class Still(qs.Sinusoids):
         def parameters(self, generator):
             amplitude, phase = super().parameters(generator)
             return 0 * amplitude, phase
 
-    assert not draw_stacked(Still(3, 7), 0, range(4)).query.targets.any()
+    assert not draw_stacks(Still(3, 7), 0, range(4))[0].task.query.targets.any()
 
 
 def test_sinusoids_are_drawn_number_by_number():
     """To the bit, however many are drawn together: a run's fingerprint rests on it."""
     for rows in (1, 7, 8, 33, 300):
-        batch = draw_stacked(qs.Sinusoids(1, rows), 0, range(5))
+        batch = draw_stacks(qs.Sinusoids(1, rows), 0, range(5))[0].task
         for i in range(5):
             numbers = generator(task_seed(0, i))
             amplitude, phase = torch.rand(2, generator=numbers)

@@ -4,22 +4,20 @@ import torch
 import torch.nn.functional as F
 
 import quickstudy as qs
-from quickstudy.tasks.examples import (
-    cross_entropy,
-    labelled,
-    pad_rows,
-    squared_error,
-    weighted_mean,
-    without_absent,
-)
+from quickstudy.answers import Classes, Labels, Reals
+from quickstudy.answers.classes import cross_entropy
+from quickstudy.tasks.examples import labelled, pad_rows, weighted_mean, without_absent
 
 
 def test_losses_equal_torchs():
     logits, ids = torch.randn(7, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1, 2])
     expected = F.cross_entropy(logits, ids, reduction="none")
-    torch.testing.assert_close(cross_entropy(logits, ids), expected)
+    torch.testing.assert_close(Classes(4).loss(logits, ids), expected)
     truth = torch.randn(7, 4, dtype=torch.float64)
-    torch.testing.assert_close(squared_error(logits, truth), ((logits - truth) ** 2).mean(1))
+    torch.testing.assert_close(Reals(4).loss(logits, truth), ((logits - truth) ** 2).mean(1))
+    yes = (truth > 0).double()
+    expected = F.binary_cross_entropy_with_logits(logits, yes, reduction="none").mean(1)
+    torch.testing.assert_close(Labels(4).loss(logits, yes), expected)
 
 
 def test_examples_scales_pixels_and_checks_shapes():
@@ -33,9 +31,8 @@ def test_examples_scales_pixels_and_checks_shapes():
 @pytest.mark.parametrize(
     ("targets", "weights", "message"),
     [
-        ([0], None, "one target per row"),
+        ([0], None, "one entry per row"),
         ([0.5, 0.5], None, r"targets\[:, None\]"),
-        ([[0, 1], [1, 0]], None, "argmax"),
         ([0, 1], [1.0, -1.0], "non-negative"),
         ([0, 1], [1.0], "2 non-negative"),
     ],
@@ -46,19 +43,34 @@ def test_examples_refuses(targets, weights, message):
 
 
 def test_specs_refuse_too_little():
-    with pytest.raises(ValueError, match="at least 2 ways"):
+    with pytest.raises(ValueError, match="ways must be a whole number of at least 2; found 1"):
         qs.classification(1)
-    with pytest.raises(ValueError, match="at least 1 output"):
+    with pytest.raises(ValueError, match="at least 1; found 0"):
         qs.regression(0)
 
 
 def test_unlabelled_rows_get_no_weight():
-    ids = labelled(qs.examples(torch.zeros(3, 1), [1, -1, 0]))
-    assert ids.targets.tolist() == [1, 0, 0]
+    ids = labelled(qs.examples(torch.zeros(3, 1), [1, -1, 0]), Classes(2))
     assert ids.weights.tolist() == [1, 0, 1]
-    reals = labelled(qs.examples(torch.zeros(2, 1), [[1.0, float("nan")], [2.0, 3.0]]))
-    assert reals.weights.tolist() == [0, 1]
-    assert reals.targets.isfinite().all()
+    some = [[1.0, float("nan")], [float("nan"), float("nan")], [2.0, 3.0]]
+    reals = labelled(qs.examples(torch.zeros(3, 1), some), Reals(2, missing=True))
+    assert reals.weights.tolist() == [1, 0, 1]  # a row of which something is known is there
+
+
+def test_examples_takes_trees_of_inputs_and_targets_and_groups():
+    made = qs.examples(
+        {"ids": np.array([[1, 2]]), "mask": np.ones((1, 2), dtype=bool)},
+        {"boxes": np.zeros((1, 3, 4), dtype=np.float32), "classes": np.zeros((1, 3), dtype=int)},
+        groups=[4],
+    )
+    assert made.inputs["mask"].dtype == torch.bool
+    assert made.targets["boxes"].shape == (1, 3, 4)
+    assert made.groups.tolist() == [4]
+    assert qs.examples(torch.zeros(2, 1), [0, 1]).groups.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="groups must be 1 integers"):
+        qs.examples(torch.zeros(1, 1), [0], groups=[0.5])
+    with pytest.raises(ValueError, match=r"targets.classes have shape \(2,\)"):
+        qs.examples(torch.zeros(1, 1), {"classes": np.array([0, 1])})
 
 
 def test_weighted_mean_ignores_what_is_absent():
@@ -88,3 +100,9 @@ def test_class_ids_beyond_the_spec_are_refused():
     support = qs.examples(torch.zeros(3, 2), [0, 1, 5])
     with pytest.raises(ValueError, match="must lie in 0 … 1 for a task of 2 outputs; found 5"):
         learner(support, qs.classification(2))
+
+
+def test_one_hot_rows_for_a_classification_are_told_how_to_become_ids():
+    learner = qs.Prototypical(qs.backbones.MLP(2))
+    with pytest.raises(ValueError, match="argmax"):
+        learner(qs.examples(torch.zeros(2, 2), [[0, 1], [1, 0]]), qs.classification(2))

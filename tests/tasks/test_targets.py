@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 import quickstudy as qs
+from quickstudy.answers import Reals
 from quickstudy.backbones import MLP
 from quickstudy.compute.engine import accumulate, map_tasks
 from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import prepare_stack, prepare_tasks
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.metric.siamese import contrastive
 from quickstudy.objectives import query_loss
-from quickstudy.tasks.examples import squared_error
-from quickstudy.tasks.stacks import stack
+from quickstudy.tasks.examples import one_place
+from quickstudy.tasks.stacks import stack, whole
 
 
 class Mean(Learner):
@@ -36,7 +38,8 @@ class Mean(Learner):
 
 def rows(targets: Tensor) -> Examples:
     n = len(targets)
-    return Examples(torch.ones(n, 4), targets, torch.ones(n))
+    weights = torch.ones(n)
+    return Examples(torch.ones(n, 4), targets, weights, one_place(weights))
 
 
 REFUSED = {
@@ -74,7 +77,7 @@ def test_a_support_that_the_spec_cannot_judge_is_refused(case: str) -> None:
 def test_vmap_refuses_alike(case: str) -> None:
     spec, targets, message = REFUSED[case]
     batch = rows(targets.unsqueeze(0))._replace(
-        inputs=torch.ones(1, 5, 4), weights=torch.ones(1, 5)
+        inputs=torch.ones(1, 5, 4), weights=torch.ones(1, 5), groups=torch.zeros(1, 5).long()
     )
     with pytest.raises(ValueError, match=f"support: .*{message}"):
         vmap(lambda support: Mean()(support, spec)(support.inputs))(batch)
@@ -85,7 +88,8 @@ def test_vmap_refuses_alike(case: str) -> None:
 def test_the_engine_refuses_queries_alike(case: str, mapping: Mapping) -> None:
     """And supports that an objective gives to ``adapt`` itself."""
     spec, wrong, message = REFUSED[case]
-    right = torch.zeros(5, spec.outputs) if spec.loss is squared_error else torch.zeros(5).long()
+    real = isinstance(spec.answer, Reals)
+    right = torch.zeros(5, spec.outputs) if real else torch.zeros(5).long()
     plan = Plan(mapping, "asked for", 2)
 
     def own(learner: Learner, task: Task) -> Tensor:
@@ -94,7 +98,7 @@ def test_the_engine_refuses_queries_alike(case: str, mapping: Mapping) -> None:
     for what, support, query in (("support", wrong, right), ("query", right, wrong)):
         batch = stack([Task(rows(support), rows(query), spec)] * 2)
         with pytest.raises(ValueError, match=f"{what}: .*{message}"):
-            accumulate(Mean(), batch, own, plan)
+            accumulate(Mean(), [prepare_stack(Mean(), whole(batch))], own, plan)
         with pytest.raises(ValueError, match=f"{what}: .*{message}"):
             map_tasks(own, batch, Mean(), plan)
 
@@ -104,19 +108,13 @@ def absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return (predictions[:, 0] - targets.reshape(len(predictions), -1)[:, 0]).abs()
 
 
-@pytest.mark.parametrize("targets", [torch.arange(5), torch.zeros(5, 1), torch.zeros(5, 7)])
+@pytest.mark.parametrize("targets", [torch.arange(5), torch.zeros(5), torch.zeros(5, 7)])
 def test_what_another_loss_takes_is_its_own_affair(targets: Tensor) -> None:
-    spec = TaskSpec(7, absolute_error)
+    spec = qs.spec(7, absolute_error)
     assert Mean()(rows(targets), spec)(torch.ones(3, 4)).shape == (3, 7)
-    batch = stack([Task(rows(targets), rows(targets), spec)] * 2)
-    accumulate(Mean(), batch, query_loss, Plan(Mapping.LOOP, "asked for", 2))
-
-
-def test_reals_have_a_dimension_whatever_the_loss() -> None:
-    with pytest.raises(
-        ValueError, match=r"support: real targets.*found \(5,\).*targets\[:, None\]"
-    ):
-        Mean()(rows(torch.zeros(5)), TaskSpec(7, absolute_error))
+    tasks = [Task(rows(targets), rows(targets), spec)] * 2
+    step = prepare_tasks(Mean(), tasks)
+    accumulate(Mean(), step, query_loss, Plan(Mapping.LOOP, "asked for", 2))
 
 
 @pytest.mark.parametrize(
@@ -143,5 +141,6 @@ def test_a_support_without_rows_is_refused_and_absent_rows_are_not(learner: Lear
 def test_the_engine_refuses_a_support_without_rows() -> None:
     task = Task(rows(torch.zeros(0).long()), rows(torch.zeros(3).long()), qs.classification(2))
     plan = Plan(Mapping.LOOP, "asked for", 2)
+    learner = qs.Siamese(MLP(4))
     with pytest.raises(ValueError, match="needs at least 1 row"):
-        accumulate(qs.Siamese(MLP(4)), stack([task, task]), contrastive, plan)
+        accumulate(learner, prepare_tasks(learner, [task, task]), contrastive, plan)

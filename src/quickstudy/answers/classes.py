@@ -54,8 +54,11 @@ class Classes(Answer):
 
     def check(self, targets: Any, what: str = "targets") -> None:
         """Integer ids (n,)."""
-        check_ids(targets, what, "classification", ("n",),
-                  "Use integer ids, or qs.regression(outputs) for reals.")  # fmt: skip
+        remedy = "Use integer ids, or qs.regression(outputs) for reals."
+        if isinstance(targets, Tensor) and targets.ndim == 2 and not targets.is_floating_point():
+            remedy = "Turn one-hot rows into ids with targets.argmax(-1), or see qs.multilabel and "
+            remedy += "qs.regression."
+        check_ids(targets, what, "classification", ("n",), remedy)
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
         """No id beyond the last way."""
@@ -104,7 +107,8 @@ class Classes(Answer):
 
 def cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
     """-log softmax(predictions)[target] over the last axis: (..., classes), (...) -> (...)."""
-    return -predictions.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    picked = predictions.log_softmax(-1).gather(-1, targets.long().unsqueeze(-1))
+    return -picked.squeeze(-1)
 
 
 def one_hot(targets: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
@@ -116,4 +120,5 @@ def hide_absent(targets: Tensor, present: Tensor | None) -> Tensor:
     """Ids (...) with -1 in the place of those that are not ``present`` (outputs,)."""
     if present is None:
         return targets
+    targets = targets.long()  # an unsigned type has no -1
     return targets.where(present[targets.clamp_min(0)], -1)

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
-from quickstudy.answers import Actions, Boxes, Classes, Custom, Labels, Pixels, Reals, Tokens
+from quickstudy.answers import (
+    Actions,
+    Boxes,
+    Classes,
+    Custom,
+    Labels,
+    Pixels,
+    Reals,
+    Tokens,
+    World,
+)
 from quickstudy.core import Answer
 from quickstudy.tasks.bandits import Bandit
 
@@ -37,21 +47,22 @@ def build_answer(description: Any) -> Answer | None:
 
     Raises ValueError for a kind that is not known and for values that it cannot have.
     """
-    if description.get("kind") == Custom.kind:
+    if isinstance(description, dict) and description.get("kind") == Custom.kind:
         return None
     answer = _build(description)
-    if not isinstance(answer, Answer):
-        raise ValueError(f"its answer is {description!r}")
+    assert isinstance(answer, Answer)
     return answer
 
 
-def _build(description: dict[str, Any]) -> Any:
-    values = dict(description)
-    kind = (ANSWERS | WORLDS).get(str(values.pop("kind", None)))
+def _build(description: Any, known: dict[str, type[Any]] = ANSWERS) -> Any:
+    values = dict(description) if isinstance(description, dict) else {}
+    kind = known.get(str(values.pop("kind", None)))
     if kind is None or set(values) != {field.name for field in fields(kind)}:
         raise ValueError(f"its answer is {description!r}")
-    parts = {n: _build(v) if isinstance(v, dict) else v for n, v in values.items()}
-    for value in parts.values():
-        if not (is_dataclass(value) or value is None or isinstance(value, bool | int | str)):
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if hints[name] is World:
+            values[name] = _build(value, WORLDS)
+        elif not isinstance(value, hints[name]) or isinstance(value, bool) != (hints[name] is bool):
             raise ValueError(f"its answer is {description!r}")
-    return kind(**parts)
+    return kind(**values)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from quickstudy.base.atomic import write_atomically
@@ -43,7 +43,7 @@ def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> Path:
         return {"value": node}
 
     header = json.dumps({"tree": skeleton(tree), "about": about})
-    return write_atomically(path, save(tensors, metadata={_HEADER: header}))
+    return write_atomically(path, to_safetensors(tensors, metadata={_HEADER: header}))
 
 
 def load_tree(path: Path) -> tuple[Any, dict[str, Any]]:

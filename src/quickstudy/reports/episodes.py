@@ -8,7 +8,7 @@ import numpy as np
 
 from quickstudy.reports.markup import Markup, breakable, join, tag
 from quickstudy.reports.pictures import LARGEST_SIDE, PIXELS_SEEN, data_uri
-from quickstudy.reports.views import Array, EpisodeView
+from quickstudy.reports.view_types import Array, EpisodeView
 from quickstudy.reports.words import letter
 
 TASKS_DRAWN = 3

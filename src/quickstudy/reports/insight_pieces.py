@@ -10,7 +10,7 @@ from quickstudy.reports.episodes import SMALL_SIDE, class_of, class_picture
 from quickstudy.reports.markup import Markup, tag
 from quickstudy.reports.neighbours import Nearest
 from quickstudy.reports.pictures import data_uri
-from quickstudy.reports.views import Array, EpisodeView, RegressionView
+from quickstudy.reports.view_types import Array, EpisodeView, RegressionView, View
 from quickstudy.reports.words import letter
 
 ROWS_PICTURED = 25
@@ -61,12 +61,18 @@ def attention_table(shares: Array, view: EpisodeView) -> Markup:
     return tag("div", table, class_=f"scroll {class_of(view) or ''}", style=f"--tile: {side}px")
 
 
-def attention_picture(shares: Array, view: RegressionView) -> Markup:
-    """Attention (q, s) of a regression task: rows are queries, columns support rows.
+def sorted_by_input(view: View) -> bool:
+    """Whether rows of a view have an order of their own: inputs that are single numbers."""
+    return isinstance(view, RegressionView) and view.query_inputs is not None
+
+
+def attention_picture(shares: Array, view: View) -> Markup:
+    """Attention (q, s) of a task without classes: rows are queries, columns support rows.
 
     Both are sorted by input where inputs are single numbers.
     """
-    if view.query_inputs is not None and view.support_inputs is not None:
+    if isinstance(view, RegressionView) and view.query_inputs is not None:
+        assert view.support_inputs is not None
         shares = shares[np.argsort(view.query_inputs)][:, np.argsort(view.support_inputs)]
     side = _between(MAP_WIDTH / shares.shape[1], 7, SMALL_SIDE)
     height = _between(MAP_HEIGHT / shares.shape[0], 2, 12)

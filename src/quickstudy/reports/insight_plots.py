@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quickstudy.reports import style
+from quickstudy.reports import style, words
 from quickstudy.reports.insights import Adaptation, Rates
-from quickstudy.reports.views import Array
+from quickstudy.reports.view_types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,14 +23,13 @@ def step_by_step(adaptation: Adaptation) -> Figure:
     """Query score (above) and support loss (below) after each inner step."""
     from matplotlib.ticker import MaxNLocator
 
-    percent = adaptation.metric == "accuracy"
     with style.figure_style():
         figure = style.new_figure(3.2)
         above, below = figure.subplots(2, 1, sharex=True)
-        scores = (100.0 if percent else 1.0) * adaptation.query_score
+        scores = words.in_unit(adaptation.unit) * adaptation.query_score
         above.plot(adaptation.steps, scores, "o-", color=style.ACCENT, markersize=4)
         below.plot(adaptation.steps, adaptation.support_loss, "o-", color=style.MUTED, markersize=4)
-        above.set_ylabel("query accuracy (%)" if percent else f"query {adaptation.metric}")
+        above.set_ylabel(words.axis(f"query {adaptation.score}", adaptation.unit))
         below.set_ylabel("support loss")
         below.set_xlabel("inner step")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -47,7 +46,7 @@ def movement(adaptation: Adaptation) -> Figure:
     """
     if not adaptation.layers:
         raise ValueError(
-            "movement: the states of the inner steps hold no weights. Let Learner.trajectory "
+            "movement: the states of the inner steps hold no weights. Let the learner's trajectory "
             "give states with 'weights' by name, or leave the figure out."
         )
     panels = {"weights": adaptation.weights[1:], "features": adaptation.features[1:]}

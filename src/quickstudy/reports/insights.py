@@ -1,6 +1,7 @@
 """What a learner did with one task, in numbers: what moved, at which rates, what it looked at.
 
-Each part comes from one of the learner's windows, and is None for a learner without that window:
+Each part comes from an optional method of the learner (:mod:`quickstudy.reports.protocols`), and is
+None for a learner without it:
 
     trajectory    ->  Adaptation   what each inner step changed
     learnt_rates  ->  Rates        the learning rates that training found
@@ -20,13 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quickstudy.backbones.norms import counting
 from quickstudy.base.modules import evaluation_mode
-from quickstudy.core import Examples, Learner, State, Task
+from quickstudy.base.weighting import counting
+from quickstudy.core import Acting, Examples, Learner, Predictor, State, Task
+from quickstudy.objectives import ask, mean_loss
 from quickstudy.reports.neighbours import Nearest, nearest
-from quickstudy.reports.views import Array, EpisodeView, View, judgeable, to_numpy, view
-from quickstudy.tasks.examples import labelled, weighted_mean
-from quickstudy.tasks.metrics import score
+from quickstudy.reports.protocols import Attends, LearnsRates, StepsInside
+from quickstudy.reports.rows_shown import judgeable, to_numpy
+from quickstudy.reports.view_types import Array, EpisodeView, View
+from quickstudy.reports.views import view
+from quickstudy.tasks.acting import acted, acts
+from quickstudy.tasks.examples import counted_weights
 
 MOST_LAYERS = 20
 MOST_STEPS = 10
@@ -40,8 +45,9 @@ class Adaptation:
 
     ``steps``         (k + 1,) inner steps taken: 0 first, all of them last.
     ``support_loss``  (k + 1,) mean loss of the support rows.
-    ``query_score``   (k + 1,) accuracy in [0, 1] or mean squared error of the queries.
-    ``metric``        "accuracy" or "mse".
+    ``query_score``   (k + 1,) the answer's first score on the queries.
+    ``score``         its name.
+    ``unit``          its unit, "%" or "".
     ``layers``        names of the l layers; none where the states hold no weights.
     ``weights``       (k + 1, l): |w_k - w_0| / |w_0| over all weights of a layer.
     ``features``      (k + 1, l): likewise for what a layer gives for the query rows.
@@ -52,7 +58,8 @@ class Adaptation:
     steps: Array
     support_loss: Array
     query_score: Array
-    metric: str
+    score: str
+    unit: str
     layers: tuple[str, ...]
     weights: Array
     features: Array
@@ -80,7 +87,7 @@ class Insights:
 
     ``attention``  (q, s) share of each support row in the answer to each query: rows of the view.
     ``nearest``    one per query shown, mistakes first; by attention where there is some, by
-                   features else; none without either, and in regression.
+                   features else; none without either, and where tasks do not ask for one class.
     """
 
     view: View
@@ -96,13 +103,14 @@ def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -
     ``names`` gives one name per way. Raises ValueError as :func:`quickstudy.reports.views.view`
     does, and for attention that is not one share per query and support row.
     """
-    shown = view(learner, task, names)
     with evaluation_mode(learner):
+        task = acted(learner, task) if acts(task) else task
+        shown = view(learner, task, names)
         shares = attention(learner, task)
         return Insights(
             shown,
             adaptation(learner, task),
-            rates(learner.learnt_rates()),
+            rates(learner.learnt_rates() if isinstance(learner, LearnsRates) else {}),
             shares,
             nearest(shown, shares) if isinstance(shown, EpisodeView) else (),
         )
@@ -111,7 +119,9 @@ def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -
 @torch.no_grad()  # a learner's gradients are its own affair; a graph of its steps fills the memory
 def adaptation(learner: Learner, task: Task) -> Adaptation | None:
     """What each inner step changed; None for a learner without inner steps."""
-    states = learner.trajectory(task.support, task.spec)
+    if not isinstance(learner, StepsInside):
+        return None
+    states = learner.trajectory(_given(task.support), task.spec)
     if states is None or len(states) < 2:
         return None
     steps = _spread(len(states), MOST_STEPS + 1)
@@ -123,7 +133,7 @@ def adaptation(learner: Learner, task: Task) -> Adaptation | None:
     layers = tuple(dict.fromkeys(layer_of.values()))
     # A layer that is no part of the network, such as a head of the learner's own, has no features.
     inside = {layer_of[name] for name, _ in network.named_parameters() if name in layer_of}
-    rows = np.flatnonzero(judgeable(task.query))
+    rows = np.flatnonzero(judgeable(_given(task.query), task.spec.answer))
     rows = rows[_spread(len(rows), MOST_ROWS)]
     losses, scores, features = [], [], []
     for state in states:
@@ -136,24 +146,38 @@ def adaptation(learner: Learner, task: Task) -> Adaptation | None:
         steps,
         np.array(losses),
         np.array(scores),
-        "mse" if task.query.targets.is_floating_point() else "accuracy",
+        task.spec.answer.score.name,
+        task.spec.answer.score.unit,
         layers,
         _movement(layers, parts),
         _movement(layers, features),
     )
 
 
+def _given(rows: Examples | Acting) -> Examples:
+    """Rows that are there already; ValueError for those yet to be made by acting."""
+    if not isinstance(rows, Examples):
+        raise ValueError(
+            "insights: needs a task of given rows, but this one's are yet to be made by acting. "
+            "Make them with quickstudy.tasks.acting.acted(learner, task) first."
+        )
+    return rows
+
+
 def _support_loss(learner: Learner, state: State, task: Task) -> float:
-    support = labelled(task.support)
-    with counting(support.weights):
-        predictions = learner.predict(state, support.inputs, task.spec)
-    return float(weighted_mean(task.spec.loss(predictions, support.targets), support.weights))
+    support, answer = _given(task.support), task.spec.answer
+    predictions = ask(Predictor(learner, state, task.spec), support)
+    return float(mean_loss(predictions, support, answer))
 
 
 def _query_score(learner: Learner, state: State, task: Task) -> float:
-    query = labelled(task.query)
-    with counting(query.weights):
-        return float(score(learner.predict(state, query.inputs, task.spec), query))
+    query, score = _given(task.query), task.spec.answer.score
+    predictor = Predictor(learner, state, task.spec)
+    if score.decoded:
+        predictions = task.spec.answer.decode(predictor, query.inputs)
+    else:
+        predictions = ask(predictor, query)
+    return float(score.value(score.statistic(predictions, query)))
 
 
 def layers_of(names: Iterable[str]) -> dict[str, str]:
@@ -252,16 +276,18 @@ def rates(learnt: Mapping[str, Tensor]) -> Rates | None:
 @torch.no_grad()
 def attention(learner: Learner, task: Task) -> Array | None:
     """(q, s): how much each judgeable query looked at each judgeable support row."""
-    support: Examples = task.support
+    if not isinstance(learner, Attends):
+        return None
+    support, query, answer = _given(task.support), _given(task.query), task.spec.answer
     state = learner.adapt(support, task.spec)
-    with counting(task.query.weights):
-        shares = learner.attention(state, task.query.inputs)
+    with counting(counted_weights(query, answer)):
+        shares = learner.attention(state, query.inputs)
     if shares is None:
         return None
-    expected = (len(task.query.weights), len(support.weights))
+    expected = (len(query.weights), len(support.weights))
     if shares.shape != expected:
         raise ValueError(
             f"attention: one share per query and support row makes {expected}; found "
             f"{tuple(shares.shape)}. Average over heads and layers, and leave no row out."
         )
-    return to_numpy(shares)[judgeable(task.query)][:, judgeable(support)]
+    return to_numpy(shares)[judgeable(query, answer)][:, judgeable(support, answer)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quickstudy.reports.views import Array, EpisodeView
+from quickstudy.reports.view_types import Array, EpisodeView
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from quickstudy.reports import sections, words
+from quickstudy.evaluation import wording
+from quickstudy.reports import insight_sections, sections, words
 from quickstudy.reports.insights import Insights
 from quickstudy.reports.markup import Markup, join, tag
-from quickstudy.reports.views import EpisodeView, RegressionView, View
+from quickstudy.reports.view_types import View
 
 if TYPE_CHECKING:
-    from quickstudy.evaluation.evaluate import Evaluation
+    from quickstudy.evaluation.results import Evaluation, Result
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RunFacts:
     ``evaluation``  the result on test tasks.
     ``metrics``     rows of the training log, see :func:`quickstudy.training.log.read_metrics`.
     ``views``       test tasks in the order in which they were drawn, not picked; about 20 give a
-                    fair picture of calibration. The first few are shown as pictures.
+                    fair picture of calibration. The first few of each kind are drawn.
     ``insights``    what the learner did with the first of these tasks, None to leave it out.
     ``config``      the whole configuration, nested as it is: anything JSON.
     ``versions``    program -> version.
@@ -56,16 +57,12 @@ class RunFacts:
 
 def page(facts: RunFacts) -> str:
     """The report as one HTML document; the same facts give the same bytes."""
-    classified = [v for v in facts.views if isinstance(v, EpisodeView)]
-    fitted = [v for v in facts.views if isinstance(v, RegressionView)]
     body = tag(
         "main",
         _header(facts),
         sections.training(facts.evaluation, facts.metrics),
-        sections.tasks(classified) if classified else None,
-        sections.mistakes(classified) if classified else None,
-        sections.regressions(fitted) if fitted else None,
-        sections.insights(facts.insights) if facts.insights else None,
+        *sections.of_tasks(facts.views),
+        insight_sections.insights(facts.insights) if facts.insights else None,
         _reproduction(facts),
         tag(
             "footer",
@@ -90,23 +87,7 @@ def page(facts: RunFacts) -> str:
 
 def _header(facts: RunFacts) -> Markup:
     e = facts.evaluation
-    low, high = e.mean - e.half_width, e.mean + e.half_width
-    if e.metric == "accuracy":
-        low, high = max(low, 0.0), min(high, 1.0)
     protocol = words.TRANSDUCTIVE if e.transductive else words.INDUCTIVE
-    score = tag(
-        "p",
-        words.score(e.mean, e.metric),
-        tag("small", f"± {words.half_width(e.half_width, e.metric)}"),
-        class_="score",
-    )
-    said = tag(
-        "p",
-        f"mean {words.metric(e.metric)} over {len(e.scores):,} test tasks",
-        tag("br"),
-        f"95% interval {words.score(low, e.metric)} to {words.score(high, e.metric)} · ",
-        tag("abbr", e.protocol, title=protocol),
-    )
     made = " · ".join(t for t in (facts.created, facts.commit and f"commit {facts.commit}") if t)
     return tag(
         "header",
@@ -114,15 +95,78 @@ def _header(facts: RunFacts) -> Markup:
         tag("h1", facts.title),
         tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
         tag("p", made, class_="note") if made else None,
-        tag("div", score, tag("div", said), class_="result"),
-        tag("p", protocol, class_="note"),
+        _headline(e.main, e.protocol, protocol) if e.of_one_kind else None,
+        _rows(e) if len(e.rows) > 1 else None,
+        tag("p", protocol, class_="note protocol"),
         _key_facts(e),
     )
 
 
+def _headline(row: Result, protocol: str, explained: str) -> Markup:
+    """The one figure of tasks of one kind."""
+    low, high = row.mean - row.half_width, row.mean + row.half_width
+    if row.unit == "%":
+        low, high = max(low, 0.0), min(high, 1.0)
+    figure = tag(
+        "p",
+        wording.score(row.mean, row.unit),
+        tag("small", f"± {wording.half_width(row.half_width, row.unit)}"),
+        class_="score",
+    )
+    interval = f"{wording.score(low, row.unit)} to {wording.score(high, row.unit)}"
+    better = "" if row.higher_is_better else "lower is better · "
+    over = "pooled" if row.pooled else "the mean"
+    said = tag(
+        "p",
+        f"{row.score}, {over} over {_tasks(row)}",
+        tag("br"),
+        f"{better}95% interval {interval} · ",
+        tag("abbr", protocol, title=explained),
+    )
+    return tag("div", figure, tag("div", said), class_="result")
+
+
+def _rows(e: Evaluation) -> Markup:
+    """Every score of every kind of task, and no average over kinds."""
+    named = any(row.name for row in e.rows)
+    heads = (*(("tasks of",) if named else ()), "score", "result, 95% interval", "over", "")
+    lines = (
+        tag(
+            "tr",
+            tag("th", row.name, scope="row") if named else None,
+            tag("td", row.score),
+            tag("td", tag("b", row.figure)),
+            tag("td", _tasks(row)),
+            tag("td", _about(row)),
+        )
+        for row in e.rows
+    )
+    table = tag(
+        "table",
+        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
+        tag("tbody", *lines),
+        class_="rows",
+    )
+    note = None
+    if not e.of_one_kind:
+        text = "Tasks of several kinds have no figure in common: each kind has its own."
+        note = tag("p", text, class_="note")
+    return join(tag("div", table, class_="scroll"), note)
+
+
+def _tasks(row: Result) -> str:
+    of = "" if row.scored == row.tasks else f"{row.scored:,} of "
+    return f"{of}{row.tasks:,} test tasks"
+
+
+def _about(row: Result) -> str:
+    kinds = ("pooled",) if row.pooled else ()
+    return ", ".join((*kinds, *(() if row.higher_is_better else ("lower is better",))))
+
+
 def _key_facts(e: Evaluation) -> Markup:
     pairs = {
-        "Test tasks": f"{len(e.scores):,}",
+        "Test tasks": f"{e.tasks:,}",
         "Normalisation": e.norm,
         "Time per adaptation": words.duration(e.seconds_per_adaptation),
         "Calibration error": (

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from quickstudy.reports.views import Array
+from quickstudy.reports.view_types import Array
 
 LARGEST_SIDE = 56
 """Pixels: about the size at which a page shows a picture, so more would only weigh."""

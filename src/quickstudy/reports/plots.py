@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quickstudy.reports import style
-from quickstudy.reports.views import Array, EpisodeView, RegressionView
-from quickstudy.reports.words import half_width, letter, score
+from quickstudy.reports.view_types import Array, EpisodeView, RegressionView
+from quickstudy.reports.words import axis, in_unit, letter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from quickstudy.evaluation.evaluate import Evaluation
+    from quickstudy.evaluation.results import Result
 
 
-def learning_curves(metrics: Sequence[Mapping[str, float]], metric: str) -> Figure:
+def learning_curves(
+    metrics: Sequence[Mapping[str, float]], score: str = "score", unit: str = ""
+) -> Figure:
     """Score (above) and loss (below) against training steps.
 
     ``metrics``  rows of a training log, see :func:`quickstudy.training.log.read_metrics`.
-    ``metric``   "accuracy", shown in percent, or the name of an error such as "mse".
+    ``score``    the score's name, such as "accuracy".
+    ``unit``     its unit, "%" for one that is shown in percent.
 
     Thin lines are logged values, thick ones their running mean; dots are validation with its 95%
     interval. Raises ValueError where the log has no row with a loss.
@@ -41,10 +44,10 @@ def learning_curves(metrics: Sequence[Mapping[str, float]], metric: str) -> Figu
     with style.figure_style():
         figure = style.new_figure(3.7)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        scale = 100.0 if metric == "accuracy" else 1.0
+        scale = in_unit(unit)
         _noisy_line(above, training, "score", scale, style.MUTED, "training")
         _noisy_line(below, training, "loss", 1.0, style.MUTED, None)
-        validation = [row for row in metrics if "validation" in row]
+        validation = [row for row in metrics if math.isfinite(row.get("validation", math.nan))]
         if validation:
             above.errorbar(
                 [row["step"] for row in validation],
@@ -58,7 +61,7 @@ def learning_curves(metrics: Sequence[Mapping[str, float]], metric: str) -> Figu
             )
         if above.get_legend_handles_labels()[0]:
             style.legend_above(above, columns=2)
-        above.set_ylabel("accuracy (%)" if metric == "accuracy" else metric)
+        above.set_ylabel(axis(score, unit))
         below.set_ylabel("loss")
         below.set_xlabel("training step")
         losses = [row["loss"] for row in training if math.isfinite(row["loss"])]
@@ -76,7 +79,7 @@ def _noisy_line(
     label: str | None,
 ) -> None:
     """What was logged, thin, and a running mean over about a twentieth of it, thick."""
-    rows = [row for row in rows if key in row]
+    rows = [row for row in rows if math.isfinite(row.get(key, math.nan))]
     if not rows:
         return
     steps = np.array([row["step"] for row in rows])
@@ -92,34 +95,40 @@ def _noisy_line(
     axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
 
 
-def score_distribution(evaluation: Evaluation) -> Figure:
-    """How the scores spread over tasks, with their mean and its 95% interval."""
+def score_distribution(result: Result) -> Figure:
+    """How the scores spread over tasks, with their mean and its 95% interval.
+
+    Raises ValueError for a pooled score, which single tasks do not have, and where none is finite.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    percent = evaluation.metric == "accuracy"
-    scale = 100.0 if percent else 1.0
-    scores = evaluation.scores.detach().cpu().double().numpy()
+    scores = result.values[result.values.isfinite()].numpy()
+    if result.pooled or not len(scores):
+        how = "pooled over" if result.pooled else "without a number in all of"
+        raise ValueError(
+            f"score_distribution: single tasks must have a score; found {result.label}, {how} "
+            f"{result.tasks} tasks. Leave the figure out."
+        )
+    scale = in_unit(result.unit)
     with style.figure_style():
         figure = style.new_figure(3.7)
         axes = figure.subplots()
         edges = (scale * _bin_edges(scores)).tolist()
         axes.hist(scale * scores, edges, color=style.MUTED, alpha=0.45, rwidth=0.9)
-        mean, width = scale * evaluation.mean, scale * evaluation.half_width
-        axes.axvspan(mean - width, mean + width, color=style.ACCENT, alpha=0.25, linewidth=0)
-        text = score(evaluation.mean, evaluation.metric)
-        text += f" ± {half_width(evaluation.half_width, evaluation.metric)}"
-        label = f"mean {text}, with 95% interval"
-        axes.axvline(mean, color=style.ACCENT, label=label)
+        mean, width = scale * result.mean, scale * result.half_width
+        if math.isfinite(width):
+            axes.axvspan(mean - width, mean + width, color=style.ACCENT, alpha=0.25, linewidth=0)
+        axes.axvline(mean, color=style.ACCENT, label=f"mean {result.figure}, with 95% interval")
         style.legend_above(axes)
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel("accuracy of one task (%)" if percent else f"{evaluation.metric}, one task")
+        axes.set_xlabel(axis(f"{result.score} of one task", result.unit, result.higher_is_better))
         axes.set_ylabel("tasks")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     return figure
 
 
 def _bin_edges(scores: Array) -> Array:
-    """Up to about 30 bins that fit the lattice on which accuracies lie.
+    """Up to about 30 bins, fewer for few tasks, that fit the lattice on which accuracies lie.
 
     With 75 queries accuracies are multiples of 1/75; bins of any other width would hold now one,
     now two of these values, and the histogram would show teeth that are not in the data.
@@ -128,7 +137,8 @@ def _bin_edges(scores: Array) -> Array:
     if len(values) == 1:
         return np.array([values[0] - 0.005, values[0] + 0.005])
     gap = float(np.diff(values).min())
-    steps = max(1, math.ceil((values[-1] - values[0]) / gap / 30))
+    most = min(30, max(8, math.ceil(2 * len(scores) ** 0.5)))
+    steps = max(1, math.ceil((values[-1] - values[0]) / gap / most))
     width = gap * steps
     bins = math.floor((values[-1] - values[0]) / width + 1e-6) + 1
     return np.asarray(values[0] - gap / 2 + width * np.arange(bins + 1))
@@ -176,7 +186,7 @@ def projection(view: EpisodeView) -> Figure:
     """
     if view.support_embeddings is None or view.query_embeddings is None:
         raise ValueError(
-            "projection: this view has no embeddings. Give Learner.embed a definition, or leave "
+            "projection: this view has no embeddings. Give the learner a method embed, or leave "
             "the projection out."
         )
     support, query, shares = _principal_plane(view.support_embeddings, view.query_embeddings)
@@ -266,7 +276,7 @@ def fitted_curve(view: RegressionView) -> Figure:
 
 
 def predicted_against_true(views: Sequence[RegressionView]) -> Figure:
-    """Adapted answers against true values, all queries and outputs of ``views`` pooled.
+    """Adapted answers against true values, all known numbers of ``views`` pooled.
 
     Raises ValueError where there is no view.
     """
@@ -274,6 +284,7 @@ def predicted_against_true(views: Sequence[RegressionView]) -> Figure:
         raise ValueError("predicted_against_true: there are no views. Give at least one.")
     true = np.concatenate([v.query_targets.ravel() for v in views])
     predicted = np.concatenate([v.after.ravel() for v in views])
+    true, predicted = true[~np.isnan(true)], predicted[~np.isnan(true)]
     with style.figure_style():
         figure = style.new_figure(3.7)
         axes = figure.subplots()

@@ -3,75 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
 
-from quickstudy.reports import episodes, insight_pieces, insight_plots, plots
-from quickstudy.reports.insights import Adaptation, Insights
+from quickstudy.reports import (
+    episodes,
+    labels_drawn,
+    masks_drawn,
+    objects_drawn,
+    plots,
+    tokens_drawn,
+)
+from quickstudy.reports.framing import figure, piece, section
 from quickstudy.reports.markup import Markup, tag
-from quickstudy.reports.style import to_svg
-from quickstudy.reports.views import Array, EpisodeView, RegressionView, View
-from quickstudy.reports.words import score
+from quickstudy.reports.view_types import (
+    BoxesView,
+    EpisodeView,
+    GeneralView,
+    LabelsView,
+    PixelsView,
+    RegressionView,
+    TokensView,
+    View,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from quickstudy.evaluation.results import Evaluation, Result
 
-    from quickstudy.evaluation.evaluate import Evaluation
+DRAWN = "The first test tasks as they were drawn, not picked."
 
 
 def training(e: Evaluation, metrics: Sequence[Mapping[str, float]]) -> Markup:
     """The training log and the scores of the test tasks."""
-    scores = _figure(
-        plots.score_distribution(e),
-        "scores",
-        "Scores of the test tasks",
-        "Single tasks differ much more than the interval of their mean, which says how well the "
-        "mean is known.",
-    )
+    first = [row for row in e.rows if row.first]
+    scores = [_distribution(row, index) for index, row in enumerate(first)]
     if not any("loss" in row for row in metrics):
-        note = tag("p", "There is no training log: this learner was not trained.", class_="note")
-        return tag("section", tag("h2", "Scores"), note, tag("div", scores, class_="figures"))
-    curves = _figure(
-        plots.learning_curves(metrics, e.metric),
+        note = "There is no training log: this learner was not trained."
+        return section("Scores", "", note, tag("div", *scores, class_="figures"))
+    name, unit = (e.main.score, e.main.unit) if e.of_one_kind else ("score", "")
+    curves = figure(
+        plots.learning_curves(metrics, name, unit),
         "curves",
         "Learning curves",
         "Training tasks (thin: each value logged, thick: their running mean) and validation tasks.",
     )
-    return tag(
-        "section",
-        tag("h2", "Training and test scores"),
-        tag("div", curves, scores, class_="figures"),
+    figures = tag("div", curves, *scores, class_="figures")
+    return section("Training and test scores", "", None, figures)
+
+
+def _distribution(row: Result, index: int) -> Markup:
+    title = f"Scores of the test tasks{f': {row.name}' if row.name else ''}"
+    if row.pooled:
+        note = (
+            f"{row.score} is pooled: answers of all {row.tasks} tasks are judged together, because "
+            "single tasks are too small for it. So there are no scores of single tasks to draw; "
+            "the interval comes from leaving out each task in turn (jackknife)."
+        )
+        return piece(title, note, tag("p"))
+    if not bool(row.values.isfinite().any()):
+        return piece(title, f"None of {row.tasks} tasks has a finite score.", tag("p"))
+    note = (
+        "Single tasks differ much more than the interval of their mean, which says how well the "
+        "mean is known."
+    )
+    return figure(plots.score_distribution(row), f"scores-{index}", title, note)
+
+
+def of_tasks(views: Sequence[View]) -> Iterator[Markup]:
+    """Sections about test tasks, those of one kind and name together."""
+    kinds: dict[tuple[type[Any], str], list[View]] = {}
+    for view in views:
+        kinds.setdefault((type(view), view.task), []).append(view)
+    for index, alike in enumerate(kinds.values()):
+        yield from sections_of(alike[0], alike, f"kind-{index}-")
+
+
+@singledispatch
+def sections_of(first: View, views: Any, ids: str) -> Iterator[Markup]:
+    """Sections that show ``views``, all of the kind of the ``first``.
+
+    ``ids`` goes before the ids of figures, which one page must not have twice.
+    """
+    raise TypeError(
+        f"report: no section draws a {type(first).__name__}. Give views made by "
+        "quickstudy.reports.views.view."
     )
 
 
-def tasks(views: Sequence[EpisodeView]) -> Markup | None:
-    """The first test tasks as pictures; None where inputs are no images."""
+@sections_of.register
+def _(first: EpisodeView, views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]:
     drawn = episodes.drawn_tasks(views)
-    if drawn is None:
-        return None
-    note = "The first test tasks as they were drawn, not picked. Letters name the classes of a task"
-    return tag(
-        "section",
-        tag("h2", "Test tasks"),
-        tag("p", f"{note}: each task has its own.", class_="note"),
-        drawn,
-    )
+    if drawn is not None:
+        note = f"{DRAWN[:-1]}. Letters name the classes of a task: each task has its own."
+        yield section("Test tasks", first.task, note, drawn)
+    figures = tag("div", *_episode_figures(views, ids), class_="figures")
+    missing = None if drawn else "Inputs of these tasks are no pictures, so none are drawn."
+    yield section("Where it is right and wrong", first.task, missing, figures)
 
 
-def mistakes(views: Sequence[EpisodeView]) -> Markup:
-    """Embeddings, confusion, calibration, and the classes most often taken for others."""
-    return tag(
-        "section",
-        tag("h2", "Where it is right and wrong"),
-        tag("div", *_mistake_figures(views), class_="figures"),
-    )
-
-
-def _mistake_figures(views: Sequence[EpisodeView]) -> Iterator[Markup]:
+def _episode_figures(views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]:
     first = views[0]
     if first.support_embeddings is not None and first.query_embeddings is not None:
-        yield _figure(
+        yield figure(
             plots.projection(first),
-            "projection",
+            f"{ids}projection",
             "Embeddings of task 1",
             "◆ support, ● query in the colour of its true class, × in a ring where wrong. "
             "The plane of largest variance, a shadow of the space in which the learner decides.",
@@ -80,9 +115,9 @@ def _mistake_figures(views: Sequence[EpisodeView]) -> Iterator[Markup]:
     if ways <= episodes.WAYS_SIDE_BY_SIDE:
         yield _confusion(first, None)
     queries = sum(len(v.correct) for v in views)
-    yield _figure(
+    yield figure(
         plots.reliability(views),
-        "reliability",
+        f"{ids}reliability",
         "Calibration",
         f"How often answers of each probability are right: {queries:,} queries of {len(views)} "
         "tasks; a dot's area is its share of them. On the dashed line, probabilities are honest.",
@@ -90,143 +125,67 @@ def _mistake_figures(views: Sequence[EpisodeView]) -> Iterator[Markup]:
     pairs = episodes.mistaken_pairs(views)
     note = f"Within one task, among the first {len(views)}. Ways differ between tasks, so nothing "
     note += "is added up over tasks."
-    yield tag(
-        "figure",
-        tag("figcaption", tag("h3", "Most often mistaken"), tag("p", note, class_="note")),
-        pairs or tag("p", "No query was answered wrongly."),
-    )
+    yield piece("Most often mistaken", note, pairs or tag("p", "No query was answered wrongly."))
     if episodes.WAYS_SIDE_BY_SIDE < ways <= episodes.WAYS_DRAWN:
         yield _confusion(first, "wide")
 
 
 def _confusion(view: EpisodeView, width: str | None) -> Markup:
     note = "Rows are true classes, columns answers; cells count queries."
-    return tag(
-        "figure",
-        tag(
-            "figcaption",
-            tag("h3", "Confusion among the ways of task 1"),
-            tag("p", note, class_="note"),
-        ),
-        episodes.confusion_table(view),
-        class_=width,
-    )
+    drawn = episodes.confusion_table(view)
+    return piece("Confusion among the ways of task 1", note, drawn, width)
 
 
-def regressions(views: Sequence[RegressionView]) -> Markup:
-    """The first test tasks as curves, or all answers against the truth."""
+@sections_of.register
+def _(first: RegressionView, views: Sequence[RegressionView], ids: str) -> Iterator[Markup]:
     curves = [(i, v) for i, v in enumerate(views, 1) if v.is_curve][:4]
     figures = [
-        _figure(
+        figure(
             plots.fitted_curve(view),
-            f"curve-{index}",
+            f"{ids}curve-{index}",
             f"Task {index}",
-            f"Mean squared error {((view.after - view.query_targets) ** 2).mean():.3g} after "
-            f"adapting to {len(view.support_targets)} points.",
+            f"Mean squared error {view.error:.3g} after adapting to {len(view.support_targets)} "
+            "points.",
         )
         for index, view in curves
     ] or [
-        _figure(
+        figure(
             plots.predicted_against_true(views),
-            "predicted",
+            f"{ids}predicted",
             "Answers against true values",
             f"All queries of {len(views)} tasks. On the dashed line, answers are exact.",
         )
     ]
-    note = "The first test tasks as they were drawn, not picked."
-    return tag(
-        "section",
-        tag("h2", "Test tasks"),
-        tag("p", note, class_="note"),
-        tag("div", *figures, class_="figures"),
+    yield section("Test tasks", first.task, DRAWN, tag("div", *figures, class_="figures"))
+
+
+@sections_of.register
+def _(first: LabelsView, views: Sequence[LabelsView], ids: str) -> Iterator[Markup]:
+    note = (
+        f"Over the queries of {len(views)} tasks, each label by its name. ROC-AUC is the "
+        "probability that a row with the label gets a higher answer than one without; one half is "
+        "chance, and where all known rows are alike there is none."
     )
+    yield section("Labels", first.task, note, labels_drawn.label_table(views))
 
 
-def insights(seen: Insights) -> Markup | None:
-    """What the learner did with the first task; None where it lets nothing be seen."""
-    figures = list(_insight_figures(seen))
-    if not figures:
-        return None
-    note = "On the first test task: what moved as it adapted, and what its answers rest on."
-    return tag(
-        "section",
-        tag("h2", "What the learner did"),
-        tag("p", note, class_="note"),
-        tag("div", *figures, class_="figures"),
-    )
+@sections_of.register
+def _(first: PixelsView, views: Sequence[PixelsView], ids: str) -> Iterator[Markup]:
+    note = f"{DRAWN} Colours are classes, laid over the picture; unknown pixels have none."
+    yield section("Test tasks", first.task, note, *masks_drawn.drawn_tasks(views))
 
 
-def _insight_figures(seen: Insights) -> Iterator[Markup]:
-    if seen.adaptation is not None:
-        yield from _adaptation_figures(seen.adaptation)
-    if seen.rates is not None:
-        yield _figure(
-            insight_plots.learnt_rates(seen.rates),
-            "rates",
-            "Learnt learning rates",
-            "How fast each layer learns: dots are medians, bars the middle half of its rates, and "
-            "on the right stands the share that is negative.",
-        )
-    if seen.attention is not None:
-        yield _attention(seen.attention, seen.view)
-    if seen.nearest and isinstance(seen.view, EpisodeView):
-        by_attention = seen.attention is not None
-        note = (
-            "they looked at most; below each its class and its share of the query's attention."
-            if by_attention
-            else "lie nearest to them in the space of features; below each its class and its "
-            "Euclidean distance, which need not be the learner's own measure."
-        )
-        note = f"Queries, mistakes first, with the support examples that {note}"
-        drawn = insight_pieces.nearest_list(seen.nearest, seen.view, by_attention)
-        yield _piece("Nearest support examples", note, drawn)
+@sections_of.register
+def _(first: TokensView, views: Sequence[TokensView], ids: str) -> Iterator[Markup]:
+    note = f"{DRAWN} Above stands what is true, below what was answered."
+    yield section("Test tasks", first.task, note, *tokens_drawn.drawn_tasks(views))
 
 
-def _adaptation_figures(a: Adaptation) -> Iterator[Markup]:
-    steps = "one inner step" if a.steps[-1] == 1 else f"{a.steps[-1]} inner steps"
-    name = "accuracy" if a.metric == "accuracy" else "error"
-    before, after = score(a.query_score[0], a.metric), score(a.query_score[-1], a.metric)
-    yield _figure(
-        insight_plots.step_by_step(a),
-        "steps",
-        "Step by step",
-        f"From before the first to after the last of {steps}, {name} on the queries went from "
-        f"{before} to {after} and the loss on the support set from {a.support_loss[0]:.3g} to "
-        f"{a.support_loss[-1]:.3g}.",
-    )
-    if a.layers:
-        dots = "." if len(a.steps) == 2 else "; a dot for each step, the stronger the later."
-        yield _figure(
-            insight_plots.movement(a),
-            "movement",
-            "What adaptation changed",
-            f"How far {steps} moved each layer, its weights and the features it makes of the "
-            f"queries, in percent of where they started{dots}",
-        )
+@sections_of.register
+def _(first: BoxesView, views: Sequence[BoxesView], ids: str) -> Iterator[Markup]:
+    yield section("Test tasks", first.task, DRAWN, *objects_drawn.drawn_tasks(views))
 
 
-def _attention(shares: Array, view: View) -> Markup:
-    heat = "each column a support example, and the stronger the colour the larger the share of "
-    heat += "attention"
-    if isinstance(view, EpisodeView):
-        own, chance = insight_pieces.own_class_share(shares, view)
-        note = f"Each row is a query, those answered wrongly (✗) last in their class, {heat}; "
-        note += f"{100 * own:.0f}% of it goes to a query's own class, where chance is "
-        note += f"{100 * chance:.0f}%."
-        width = "wide" if len(view.names) > episodes.WAYS_SIDE_BY_SIDE else None
-        drawn = insight_pieces.attention_table(shares, view)
-        return _piece("Attention over the support set", note, drawn, width)
-    drawn = insight_pieces.attention_picture(shares, view)
-    order = "" if view.query_inputs is None else ", both sorted by input"
-    note = f"Each row is a query, {heat}{order}."
-    return _piece("Attention over the support set", note, drawn)
-
-
-def _piece(title: str, note: str, drawn: Markup, width: str | None = None) -> Markup:
-    caption = tag("figcaption", tag("h3", title), tag("p", note, class_="note"))
-    return tag("figure", caption, drawn, class_=width)
-
-
-def _figure(drawing: Figure, prefix: str, title: str, note: str) -> Markup:
-    caption = tag("figcaption", tag("h3", title), tag("p", note, class_="note"))
-    return tag("figure", caption, Markup(to_svg(drawing, prefix, f"{title}. {note}")))
+@sections_of.register
+def _(first: GeneralView, views: Sequence[GeneralView], ids: str) -> Iterator[Markup]:
+    yield section("Test tasks", first.task, first.note)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from quickstudy.reports.words import duration, half_width, score, visible
+from quickstudy.reports.words import duration, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from quickstudy.evaluation.evaluate import Evaluation
+    from quickstudy.evaluation.results import Evaluation
 
 
 def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
@@ -20,11 +20,11 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     from rich.text import Text
 
     e = evaluation
-    result = f"{score(e.mean, e.metric)} ± {half_width(e.half_width, e.metric)}"
+    results = [(row.label, f"{row.figure} (95% interval, {row.counted})") for row in e.rows]
     facts = [
-        (e.metric, f"{result} (95% interval)"),
+        *results,
         ("protocol", e.protocol),
-        ("tasks", f"{len(e.scores):,}"),
+        ("tasks", f"{e.tasks:,}"),
         ("calibration error", "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"),
         ("time per adaptation", duration(e.seconds_per_adaptation)),
         ("normalisation", e.norm),
@@ -40,7 +40,7 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     table.add_column(style="dim")
     table.add_column()
     for index, (name, value) in enumerate(facts):
-        table.add_row(name, Text(visible(value), style="bold" if index == 0 else ""))
+        table.add_row(name, Text(visible(value), style="bold" if index < len(results) else ""))
     return table
 
 

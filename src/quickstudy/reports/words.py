@@ -13,14 +13,16 @@ TRANSDUCTIVE = (
 )
 
 
-def score(value: float, metric: str) -> str:
-    """A score in its usual unit: accuracy 0.9712 -> "97.1%", anything else 0.03512 -> "0.0351"."""
-    return f"{100 * value:.1f}%" if metric == "accuracy" else f"{value:.3g}"
+def in_unit(unit: str) -> float:
+    """By what a score is multiplied to be drawn in its unit."""
+    return 100.0 if unit == "%" else 1.0
 
 
-def half_width(value: float, metric: str) -> str:
-    """The half-width of an interval, to follow a score and "±": 0.0021 -> "0.2"."""
-    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.2g}"
+def axis(score: str, unit: str, better: bool = True) -> str:
+    """What stands at an axis: "accuracy (%)", "mse (lower is better)"."""
+    said = [unit] if unit else []
+    said += [] if better else ["lower is better"]
+    return f"{score} ({', '.join(said)})" if said else score
 
 
 def duration(seconds: float) -> str:
@@ -50,8 +52,3 @@ def visible(text: object) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
     )
-
-
-def metric(name: str) -> str:
-    """A metric in words, to follow "mean": "mse" -> "squared error"."""
-    return {"mse": "squared error"}.get(name, name)

@@ -1,0 +1,123 @@
+"""Pictures of segmentation tasks: picture, true classes, answered classes, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from quickstudy.reports.markup import Markup, tag
+from quickstudy.reports.pictures import data_uri
+from quickstudy.reports.style import CLASS_COLOURS
+from quickstudy.reports.view_types import Array, PixelsView
+
+TASKS_DRAWN = 3
+QUERIES_DRAWN = 6
+SHOTS_DRAWN = 3
+TILE = 112
+"""CSS pixels of a picture, and the largest side of what is stored of it."""
+
+COLOURS = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in CLASS_COLOURS]) / 255
+OPACITY = 0.6
+
+
+def drawn_tasks(views: Sequence[PixelsView]) -> Iterator[Markup]:
+    """The key of colours, then the first tasks."""
+    if views[0].query_images is None:
+        text = "Inputs of these tasks are no pictures, so classes are drawn on white."
+        yield tag("p", text, class_="note")
+    for index, view in enumerate(views[:TASKS_DRAWN]):
+        yield _task(index, view)
+
+
+def _task(index: int, view: PixelsView) -> Markup:
+    shots = min(SHOTS_DRAWN, len(view.support_targets))
+    queries = min(QUERIES_DRAWN, len(view.query_targets))
+    supports = (_support(view, row) for row in range(shots))
+    asked = (_query(view, row) for row in range(queries))
+    left = len(view.query_targets) - queries, len(view.support_targets) - shots
+    kinds = zip(left, ("queries", "support rows"), strict=True)
+    said = [f"{count} more {kind}" for count, kind in kinds if count]
+    return tag(
+        "section",
+        tag("h3", f"Task {index + 1}"),
+        tag("p", f"Not drawn: {' and '.join(said)}.", class_="note") if said else None,
+        _key(view),
+        tag("div", *supports, *asked, class_="masks"),
+        class_=f"episode {'pixels' if max(view.query_targets.shape[1:]) <= 32 else 'smooth'}",
+        style=f"--tile: {TILE}px",
+    )
+
+
+def _key(view: PixelsView) -> Markup:
+    there = set(np.unique(view.query_targets)) | set(np.unique(view.predicted))
+    there |= set(np.unique(view.support_targets))
+    names = (
+        tag("span", tag("i", style=f"background: {CLASS_COLOURS[c % len(CLASS_COLOURS)]}"), name)
+        for c, name in enumerate(view.names)
+        if c in there
+    )
+    return tag("p", *names, class_="note key")
+
+
+def _support(view: PixelsView, row: int) -> Markup:
+    image, mask = _row(view.support_images, row), view.support_targets[row]
+    return tag(
+        "div",
+        _tile(_plain(image, mask), "support", "Support picture"),
+        _tile(_overlaid(image, mask), "its classes", "The classes of its pixels"),
+        class_="group support",
+    )
+
+
+def _query(view: PixelsView, row: int) -> Markup:
+    image = _row(view.query_images, row)
+    true, answered = view.query_targets[row], view.predicted[row]
+    right = float((answered == true)[true >= 0].mean())
+    return tag(
+        "div",
+        _tile(_plain(image, true), "query", "Query picture"),
+        _tile(_overlaid(image, true), "true", "True classes of its pixels"),
+        _tile(
+            _overlaid(image, answered),
+            f"{100 * right:.0f}% of pixels right",
+            f"Answered classes of its pixels, {100 * right:.0f}% right",
+        ),
+        class_="group",
+    )
+
+
+def _tile(image: Array, caption: str, said: str) -> Markup:
+    return tag("div", tag("img", src=data_uri(image, TILE), alt=said), tag("span", caption),
+               class_="tile")  # fmt: skip
+
+
+def _row(images: Array | None, row: int) -> Array | None:
+    return None if images is None else images[row]
+
+
+def _plain(image: Array | None, mask: Array) -> Array:
+    """(3, height, width) in the size of the mask, on white; white alone without a picture."""
+    if image is None:
+        return np.ones((3, *mask.shape))
+    image = np.asarray(image, dtype=np.float64)
+    colour = image[:-1] if len(image) in (2, 4) else image
+    if len(image) in (2, 4):
+        colour = image[-1] * colour + 1 - image[-1]
+    colour = np.broadcast_to(colour, (3, *image.shape[1:]))
+    if colour.shape[1:] == mask.shape:
+        return colour
+    pixels = (np.clip(colour, 0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    resized = Image.fromarray(pixels).resize(
+        (mask.shape[1], mask.shape[0]), Image.Resampling.BILINEAR
+    )
+    return np.asarray(resized).transpose(2, 0, 1) / 255
+
+
+def _overlaid(image: Array | None, mask: Array) -> Array:
+    """The picture in grey under the colours of its classes."""
+    under = _plain(image, mask).mean(0)
+    colours = COLOURS[np.maximum(mask, 0) % len(COLOURS)].transpose(2, 0, 1)
+    opacity = OPACITY * (mask >= 0)
+    return np.asarray(opacity * colours + (1 - opacity) * under)

@@ -1,0 +1,86 @@
+"""What inspecting a stack finds, and refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import quickstudy as qs
+from quickstudy.core import Examples, Task, TaskSpec
+from quickstudy.tasks.inspection import inspect_stack
+
+ONES = torch.ones(3, 4)
+PLACE = torch.zeros(3, 4, dtype=torch.long)
+IDS = torch.tensor([[0, 1, 1, 0]] * 3)
+REALS = torch.randn(3, 4, 1)
+NUMBERS = [torch.long, torch.int32, torch.uint8, torch.float32, torch.float64]
+
+
+def batch(
+    targets: Tensor, weights: Tensor = ONES, spec: TaskSpec | None = None, query: bool = True
+) -> Task:
+    """A batch in which only the query, or only the support, is out of the ordinary."""
+    plain = IDS if not targets.is_floating_point() else REALS
+    other = Examples(ONES, plain.to(targets.dtype), ONES, PLACE)
+    parts = [other, Examples(ONES, targets, weights, PLACE)]
+    usual = qs.regression(missing=True) if targets.is_floating_point() else qs.classification(2)
+    return Task(*(parts if query else reversed(parts)), spec or usual)
+
+
+def changed(tensor: Tensor, value: float) -> Tensor:
+    """``tensor`` with another last number."""
+    changed = tensor.clone()
+    changed.view(-1)[-1] = value
+    return changed
+
+
+@pytest.mark.parametrize("query", [True, False])
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_weights_are_uniform_where_all_are_one_and_targets_known(
+    dtype: torch.dtype, query: bool
+) -> None:
+    targets = (REALS if dtype.is_floating_point else IDS).to(dtype)
+    assert inspect_stack(batch(targets, query=query)).uniform
+    for weight in (0.0, 2.0, 1 - 2**-24, 1 + 2**-23, torch.nan):
+        odd = changed(ONES, weight)
+        assert not inspect_stack(batch(targets, odd, query=query)).uniform, weight
+    odd = changed(ONES.double(), 1 + 2**-52)
+    assert not inspect_stack(batch(targets, odd, query=query)).uniform
+
+
+@pytest.mark.parametrize("query", [True, False])
+def test_unknown_targets_are_not_uniform_and_infinite_ones_are(query: bool) -> None:
+    assert not inspect_stack(batch(changed(IDS, -1), query=query)).uniform
+    assert not inspect_stack(batch(changed(REALS, torch.nan), query=query)).uniform
+    for value in (torch.inf, -torch.inf):
+        assert inspect_stack(batch(changed(REALS, value), query=query)).uniform
+
+
+@pytest.mark.parametrize("query", [True, False])
+@pytest.mark.parametrize("weights", [ONES, ONES.half()])
+@pytest.mark.parametrize("outputs", [2, 3000, 70_000])  # half precision has no such numbers
+def test_ids_without_an_output_are_refused(outputs: int, weights: Tensor, query: bool) -> None:
+    spec = qs.classification(outputs)
+    inspect_stack(batch(changed(IDS, outputs - 1), weights, spec, query))
+    with pytest.raises(ValueError, match=rf"0 … {outputs - 1} for .*; found {outputs}\. Renumber"):
+        inspect_stack(batch(changed(IDS, outputs), weights, spec, query))
+
+
+def test_the_mean_of_a_query_without_rows_is_no_plain_one() -> None:
+    nothing = Examples(ONES[:, :0], REALS[:, :0], ONES[:, :0], PLACE[:, :0])
+    task = Task(Examples(ONES, REALS, ONES, PLACE), nothing, qs.regression())
+    assert not inspect_stack(task).uniform
+
+
+def test_a_query_of_a_class_that_the_support_lacks_is_not_uniform() -> None:
+    """Its loss is left out, which a plain mean would not do."""
+    support = Examples(ONES, torch.zeros_like(IDS), ONES, PLACE)
+    asked = Examples(ONES, IDS, ONES, PLACE)
+    assert not inspect_stack(Task(support, asked, qs.classification(2))).uniform
+    assert inspect_stack(Task(asked, support, qs.classification(2))).uniform
+
+
+def test_a_missing_number_that_was_not_announced_is_refused() -> None:
+    with pytest.raises(ValueError, match="missing=True"):
+        inspect_stack(batch(changed(REALS, torch.nan), spec=qs.regression()))
