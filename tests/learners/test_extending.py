@@ -1,4 +1,4 @@
-"""The laws of ``prior`` and ``extend``: support that comes in parts teaches what it does at once."""
+"""The laws of ``prior`` and ``extend``: support in parts teaches what it does at once."""
 
 from __future__ import annotations
 

@@ -166,7 +166,9 @@ def test_the_objective_asks_a_query_as_predict_does(norm: str, classes: qs.Label
         row = examples_of(query.inputs[:1], query.targets[:1], weight * query.weights[:1])
         return sequence_loss(learner, Task(support, row, spec)).loss
 
-    of_query = spec.answer.loss(learner(support, spec)(query.inputs[:1]), query.targets[:1]).squeeze()
+    of_query = spec.answer.loss(
+        learner(support, spec)(query.inputs[:1]), query.targets[:1]
+    ).squeeze()
     of_support = 6 * loss(0.0)
     for weight in (1.0, 3.0):
         expected = (of_support + weight * of_query) / (6 + weight)

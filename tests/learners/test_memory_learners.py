@@ -197,7 +197,7 @@ def test_labels_as_vectors_end_in_zeros() -> None:
 
 def test_targets_that_are_maps_are_refused_by_readers_of_vectors() -> None:
     rows = qs.examples(torch.zeros(2, 1), torch.zeros(2, 4, 4, 1))
-    with pytest.raises(ValueError, match=r"a vector of targets for each row, \(n, 1\); found shape"):
+    with pytest.raises(ValueError, match=r"a vector of targets for each row.* found shape"):
         qs.ConditionalNeuralProcess(MLP())(rows, qs.regression())
 
 

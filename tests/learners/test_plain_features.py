@@ -59,9 +59,7 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_predictions_and_gradients_are_finite(
-    kind: str, features: str, dtype: torch.dtype
-) -> None:
+def test_predictions_and_gradients_are_finite(kind: str, features: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     learner = KINDS[kind](Scaled()).to(dtype)
     rows = qs.examples(FEATURES[features], np.arange(10) % 5)

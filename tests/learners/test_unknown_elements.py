@@ -95,9 +95,7 @@ def test_each_column_is_that_of_a_task_of_its_own(kind: str) -> None:
     found = learner(rows, spec)(queries)
     for k in range(2):
         kept = ~rows.targets[:, k].isnan()
-        alone = examples_of(
-            rows.inputs[kept], rows.targets[kept, k : k + 1], rows.weights[kept]
-        )
+        alone = examples_of(rows.inputs[kept], rows.targets[kept, k : k + 1], rows.weights[kept])
         one = qs.multilabel(1) if spec == LABELS else qs.regression(1)
         expected = learner(alone, one)(queries)
         torch.testing.assert_close(found[:, k : k + 1], expected, rtol=1e-9, atol=1e-10)
@@ -171,5 +169,5 @@ def test_ridge_on_labels_predicts_scaled_values() -> None:
     inputs = numbers(0, 9, 4)
     labels = (numbers(1, 9, 2) > 0).long()
     found = qs.LinearProbe(torch.nn.Identity(), scale=3.0)(examples_of(inputs, labels), LABELS)
-    weight, offset = ridge(inputs, 2.0 * labels - 1, torch.ones(9).double(), 1.0)
+    weight, offset = ridge(inputs, 2 * labels.double() - 1, torch.ones(9).double(), 1.0)
     torch.testing.assert_close(found(inputs), 3 * (inputs @ weight + offset))
