@@ -19,8 +19,8 @@ def feature_shape(backbone: nn.Module, learner: str) -> tuple[int, ...]:
     if shape is None:
         raise ValueError(
             f"{learner}: its own layers must know the size of the features, but the backbone "
-            f"({type(backbone).__name__}) does not declare it. Set an attribute `features` (int) on "
-            "it, or `feature_shape` where it gives maps (channels, height, width)."
+            f"({type(backbone).__name__}) does not declare it. Set an attribute `features` (int) "
+            "on it, or `feature_shape` where it gives maps (channels, height, width)."
         )
     _refuse_head(backbone, learner)
     return shape
