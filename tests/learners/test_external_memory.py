@@ -62,12 +62,12 @@ def test_content_address_is_a_softmax_of_cosines(drawn: torch.Generator) -> None
     close(content_address(memory, keys, strength), expected)
 
 
-def test_an_empty_slot_is_like_nothing_and_has_finite_slopes(drawn: torch.Generator) -> None:
+def test_an_empty_slot_is_like_nothing_and_has_finite_gradients(drawn: torch.Generator) -> None:
     memory = torch.zeros(SLOTS, WIDTH, dtype=torch.float64, requires_grad=True)
     found = similarity(memory, normal(drawn, HEADS, WIDTH))
     assert (found == 0).all()
-    (slope,) = torch.autograd.grad(found.sum(), memory)
-    assert slope.isfinite().all()
+    (gradient,) = torch.autograd.grad(found.sum(), memory)
+    assert gradient.isfinite().all()
 
 
 def test_the_gate_mixes_content_with_the_address_before(drawn: torch.Generator) -> None:

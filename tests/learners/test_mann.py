@@ -166,7 +166,9 @@ def test_the_objective_asks_a_query_as_predict_does(norm: str, classes: qs.Label
         row = examples_of(query.inputs[:1], query.targets[:1], weight * query.weights[:1])
         return sequence_loss(learner, Task(support, row, spec)).loss
 
-    of_query = spec.loss(learner(support, spec)(query.inputs[:1]), query.targets[:1]).squeeze()
+    of_query = spec.answer.loss(
+        learner(support, spec)(query.inputs[:1]), query.targets[:1]
+    ).squeeze()
     of_support = 6 * loss(0.0)
     for weight in (1.0, 3.0):
         expected = (of_support + weight * of_query) / (6 + weight)
@@ -176,8 +178,8 @@ def test_the_objective_asks_a_query_as_predict_does(norm: str, classes: qs.Label
 @torch.no_grad()
 def test_a_label_is_unknown_at_its_row_and_known_at_the_next(learner: qs.MANN, task: Task) -> None:
     def predictions(targets: Tensor) -> Tensor:
-        support = task.support._replace(targets=targets)
-        return learner.read_rows(learner.start(), learner.backbone(support.inputs), support)[1]
+        labels = task.spec.answer.encode(targets, torch.float64)
+        return learner.read_rows(learner.start(), learner.backbone(task.support.inputs), labels)[1]
 
     for row in range(SUPPORT):
         targets = task.support.targets.clone()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from made_up import examples_of
+from quickstudy.answers import Classes, Labels, Reals
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.files.storage import load
@@ -182,10 +183,22 @@ def test_objectives_refuse_the_learners_of_others(objective: Any, said: str) -> 
 
 
 def test_labels_as_vectors_end_in_zeros() -> None:
-    reals = qs.examples(torch.zeros(2, 1), [[2.0], [3.0]])
-    assert label_vectors(reals, 3, torch.float32).tolist() == [[2, 0, 0], [3, 0, 0]]
-    ids = qs.examples(torch.zeros(2, 1), [1, 0])
-    assert label_vectors(ids, 3, torch.float32).tolist() == [[0, 1, 0], [1, 0, 0]]
+    inputs = torch.zeros(2, 1)
+    for targets, answer, expected in (
+        ([[2.0], [3.0]], Reals(1), [[2, 0, 0], [3, 0, 0]]),
+        ([[torch.nan], [3.0]], Reals(1, missing=True), [[0, 0, 0], [3, 0, 0]]),
+        ([1, 0], Classes(2), [[0, 1, 0], [1, 0, 0]]),
+        ([-1, 0], Classes(2), [[0, 0, 0], [1, 0, 0]]),
+        ([[0, 1], [-1, 1]], Labels(2), [[-1, 1, 0], [0, 1, 0]]),
+    ):
+        rows = qs.examples(inputs, targets)
+        assert label_vectors(rows, answer, 3, torch.float32).tolist() == expected
+
+
+def test_targets_that_are_maps_are_refused_by_readers_of_vectors() -> None:
+    rows = qs.examples(torch.zeros(2, 1), torch.zeros(2, 4, 4, 1))
+    with pytest.raises(ValueError, match=r"a vector of targets for each row.* found shape"):
+        qs.ConditionalNeuralProcess(MLP())(rows, qs.regression())
 
 
 def test_learnt_rates_are_those_of_the_gradient_maps() -> None:

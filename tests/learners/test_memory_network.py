@@ -115,5 +115,5 @@ def test_hops_must_be_positive_and_targets_ids() -> None:
     with pytest.raises(ValueError, match="hops must be at least 1; found 0"):
         qs.MemoryNetwork(MLP(), hops=0)
     real = qs.examples(torch.zeros(2, 1), torch.zeros(2, 1))
-    with pytest.raises(ValueError, match="MemoryNetwork classifies"):
+    with pytest.raises(ValueError, match="MemoryNetwork: gives answers of the kind Classes"):
         qs.MemoryNetwork(MLP())(real, qs.regression())

@@ -113,7 +113,7 @@ def test_the_meta_gradient_differentiates_through_the_fast_weights(
     parameters = list(learner.parameters())
     found = torch.autograd.grad(query_loss(learner, task).loss, parameters)
     expected = torch.autograd.grad(
-        task.spec.loss(answers_by_hand(learner, task), task.query.targets).mean(), parameters
+        task.spec.answer.loss(answers_by_hand(learner, task), task.query.targets).mean(), parameters
     )
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
@@ -134,10 +134,10 @@ def test_size_and_sign_of_gradients_large_small_and_zero() -> None:
     )
 
 
-def test_the_mapping_of_a_zero_gradient_has_a_finite_slope() -> None:
+def test_the_mapping_of_a_zero_gradient_has_a_finite_derivative() -> None:
     gradient = torch.zeros(3, requires_grad=True)
-    (slope,) = torch.autograd.grad(preprocess(gradient, p=7.0).sum(), gradient)
-    assert slope.isfinite().all()
+    (derivative,) = torch.autograd.grad(preprocess(gradient, p=7.0).sum(), gradient)
+    assert derivative.isfinite().all()
 
 
 @torch.no_grad()

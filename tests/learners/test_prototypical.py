@@ -78,7 +78,7 @@ def test_wrong_arguments_are_refused() -> None:
         qs.Prototypical(MLP(4), scale=0)
 
 
-def test_real_targets_are_refused() -> None:
+def test_regressions_are_refused() -> None:
     support = qs.examples(torch.zeros(2, 4), torch.zeros(2, 1))
-    with pytest.raises(ValueError, match=r"Prototypical classifies.*Use integer ids"):
+    with pytest.raises(ValueError, match="Prototypical: gives answers of the kind Classes"):
         qs.Prototypical(MLP(4))(support, qs.regression())

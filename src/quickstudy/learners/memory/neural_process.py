@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
@@ -25,7 +24,8 @@ from quickstudy.learners.attention import (
 )
 from quickstudy.learners.extending import joint_means, refuse_shared_statistics
 from quickstudy.learners.features import feature_size, like, refuse_sizes
-from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
+from quickstudy.learners.memory.process_layers import decode, encode, perceptron
+from quickstudy.learners.outputs import present_entry
 from quickstudy.objectives import Outcome, query_loss, score_of
 from quickstudy.tasks.examples import (
     counted_weights,
@@ -107,8 +107,8 @@ class ConditionalNeuralProcess(Learner):
         _check("ConditionalNeuralProcess", size, floor)
         self.size, self.floor = size, floor
         features = feature_size(backbone, "ConditionalNeuralProcess")
-        self.encoder = _perceptron(features + 1, size, size)
-        self.decoder = _perceptron(features + size, size, 2)
+        self.encoder = perceptron(features + 1, size, size)
+        self.decoder = perceptron(features + size, size, 2)
         like(backbone, self)  # before it holds the backbone, which stays as it is
         self.backbone = backbone
 
@@ -116,7 +116,7 @@ class ConditionalNeuralProcess(Learner):
         """The mean representation of ``support``, for every output."""
         support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
-        encoded, weights = _encode(self.encoder, features, support, spec)
+        encoded, weights = encode(self.encoder, features, support, spec)
         totals = weights.sum(-1)
         share = weights / totals.clamp_min(torch.finfo(totals.dtype).tiny).unsqueeze(-1)
         representation = torch.einsum("kn, knd -> kd", share, encoded)
@@ -161,7 +161,7 @@ class ConditionalNeuralProcess(Learner):
         features = self.embed(state, inputs)
         n = features.shape[0]  # len() would fix it in an exported model
         read = state["representation"].unsqueeze(1).expand(-1, n, -1)
-        return _decode(self.decoder, features, read, self.floor)
+        return decode(self.decoder, features, read, self.floor)
 
 
 class AttentiveNeuralProcess(Learner):
@@ -213,10 +213,10 @@ class AttentiveNeuralProcess(Learner):
             )
         self.size, self.heads, self.floor = size, heads, floor
         features = feature_size(backbone, "AttentiveNeuralProcess")
-        self.encoder = _perceptron(features + 1, size, size)
+        self.encoder = perceptron(features + 1, size, size)
         self.place = nn.Sequential(nn.Linear(features, size), nn.ReLU(), nn.Linear(size, size))
         self.mix = nn.Linear(size, size)
-        self.decoder = _perceptron(features + size, size, 2)
+        self.decoder = perceptron(features + size, size, 2)
         like(backbone, self)  # before it holds the backbone, which stays as it is
         self.backbone = backbone
 
@@ -224,7 +224,7 @@ class AttentiveNeuralProcess(Learner):
         """Keys and values of ``support``."""
         support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
-        encoded, weights = _encode(self.encoder, features, support, spec)
+        encoded, weights = encode(self.encoder, features, support, spec)
         return {
             "keys": split_heads(self.place(features), self.heads),
             "values": split_heads(encoded, self.heads), "weights": weights,
@@ -254,7 +254,7 @@ class AttentiveNeuralProcess(Learner):
         features = self.embed(state, inputs)
         read = self.mix(join_heads(self._shares(state, features) @ state["values"]))
         has_rows = (state["weights"].sum(-1) > 0).to(read.dtype)
-        return _decode(self.decoder, features, read * has_rows[:, None, None], self.floor)
+        return decode(self.decoder, features, read * has_rows[:, None, None], self.floor)
 
     def _shares(self, state: State, features: Tensor) -> Tensor:
         """(outputs, heads, n, support rows)."""
@@ -268,44 +268,8 @@ def _check(learner: str, size: int, floor: float) -> None:
         raise ValueError(f"{learner}: floor must lie between 0 and 1; found {floor}.")
 
 
-def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    layers = nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(),
-        nn.Linear(hidden, hidden), nn.ReLU(),
-        nn.Linear(hidden, outputs, bias=False),  # classes would not notice one that they share
-    )  # fmt: skip
-    for layer in layers:
-        if isinstance(layer, nn.Linear):  # He et al. (2015): differences of rows keep their size
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    return layers
-
-
-def _encode(
-    encoder: nn.Module, features: Tensor, support: Examples, spec: TaskSpec
-) -> tuple[Tensor, Tensor]:
-    """Encoded rows (outputs, n, size), and how often each counts for each output (outputs, n)."""
-    labels = label_vectors(support, spec.answer, spec.outputs, features.dtype).mT
-    weights = element_weights(support, spec.answer, features.dtype).mT
-    if isinstance(spec.answer, Classes):  # a row is of its own class alone
-        labels, weights = torch.ones_like(labels), weights * labels
-    return encoder(_beside(features, labels.unsqueeze(-1))), weights
-
-
 def _state(representation: Tensor, totals: Tensor, spec: TaskSpec) -> dict[str, Any]:
     state = {"representation": representation, "totals": totals}
     if isinstance(spec.answer, Classes):
         state["present"] = totals > 0
     return state
-
-
-def _decode(
-    decoder: nn.Module, features: Tensor, read: Tensor, floor: float
-) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (n, outputs) from features (n, d) and reads (outputs, n, size)."""
-    mean, spread = decoder(_beside(features, read)).unbind(-1)
-    return mean.mT, floor + (1 - floor) * F.softplus(spread.mT)
-
-
-def _beside(features: Tensor, others: Tensor) -> Tensor:
-    """(n, d) and (outputs, n, e) -> (outputs, n, d + e)."""
-    return torch.cat([features.expand(len(others), *features.shape), others], -1)

@@ -1,0 +1,48 @@
+"""The encoder and decoder of neural processes, which treat every output by itself."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.answers.classes import Classes
+from quickstudy.core import Examples, TaskSpec
+from quickstudy.learners.outputs import element_weights, label_vectors
+
+
+def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """(..., inputs) -> (..., outputs) through two hidden layers."""
+    layers = nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(),
+        nn.Linear(hidden, hidden), nn.ReLU(),
+        nn.Linear(hidden, outputs, bias=False),  # classes would not notice one that they share
+    )  # fmt: skip
+    for layer in layers:
+        if isinstance(layer, nn.Linear):  # He et al. (2015): differences of rows keep their size
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return layers
+
+
+def encode(
+    encoder: nn.Module, features: Tensor, support: Examples, spec: TaskSpec
+) -> tuple[Tensor, Tensor]:
+    """Encoded rows (outputs, n, size), and how often each counts for each output (outputs, n)."""
+    labels = label_vectors(support, spec.answer, spec.outputs, features.dtype).mT
+    weights = element_weights(support, spec.answer, features.dtype).mT
+    if isinstance(spec.answer, Classes):  # a row is of its own class alone
+        labels, weights = torch.ones_like(labels), weights * labels
+    return encoder(_beside(features, labels.unsqueeze(-1))), weights
+
+
+def decode(
+    decoder: nn.Module, features: Tensor, read: Tensor, floor: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (n, outputs) from features (n, d) and reads (outputs, n, size)."""
+    mean, spread = decoder(_beside(features, read)).unbind(-1)
+    return mean.mT, floor + (1 - floor) * F.softplus(spread.mT)
+
+
+def _beside(features: Tensor, others: Tensor) -> Tensor:
+    """(n, d) and (outputs, n, e) -> (outputs, n, d + e)."""
+    return torch.cat([features.expand(len(others), *features.shape), others], -1)
