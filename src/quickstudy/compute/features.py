@@ -20,6 +20,12 @@ _ROWS = 128
 """In one call: their feature maps stay in the cache, and the calls cost little beside them."""
 
 
+def tasks_per_call(stack: Task) -> int:
+    """How many tasks such as those of ``stack`` have about as many rows as one call takes."""
+    rows = int(sum(part.weights.shape[1] for part in (stack.support, stack.query)))
+    return max(1, _ROWS // rows)
+
+
 def embedded(learner: Learner, batch: Task) -> tuple[Learner, Task]:
     """``learner`` for features instead of inputs, and the batch with features as its inputs.
 

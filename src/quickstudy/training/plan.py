@@ -4,12 +4,15 @@ that comes to in words."""
 from __future__ import annotations
 
 import copy
+import math
+import sys
 from collections.abc import Sequence
 
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.compute.cost import Cost, cost_of_one_task, cost_over_tasks
 from quickstudy.compute.engine import GRADIENT_MAKERS
+from quickstudy.compute.features import tasks_per_call
 from quickstudy.compute.memory import free_memory, one_task_must_fit
 from quickstudy.compute.plan import Compute, Engine, Mapping, Plan
 from quickstudy.compute.prepare import kind_of
@@ -20,6 +23,9 @@ from quickstudy.training.preflight import prepare
 
 _CALLS_OF_VMAP = 2
 """An operator under vmap, and under grad inside it, takes about twice as long to call."""
+
+_WORTH_CALLING = 0.05
+"""Of the arithmetic, what calling operators once more for fewer tasks may cost."""
 
 _NO_WORKERS = "none: they share only the tasks of a loop"
 
@@ -69,6 +75,8 @@ def make_plan(
         workers = min(workers, tasks)
         why += f"; memory has room for {fits}" if fits < workers else ""
         return Plan(mapping, why, tasks, min(fits, workers), bytes=cost.bytes)
+    if mapping is Mapping.FEATURES:
+        fits = min(fits, _tasks_worth_a_call(step, cost))
     problem = None
     if compile:
         problem = change or difference_from_loop(learner, step, mapping, objective, compile)
@@ -78,6 +86,17 @@ def make_plan(
     kinds = tuple(dict.fromkeys(map(kind_of, step)))
     return Plan(mapping, why, min(fits, tasks), compiled=compile and not problem, bytes=cost.bytes,
                 kinds=kinds)  # fmt: skip
+
+
+def _tasks_worth_a_call(step: Sequence[Task], cost: Cost) -> int:
+    """As few tasks at a time as the backbone takes in one call, so that few graphs are held.
+
+    More where so much follows the backbone that calling its operators would take over a twentieth
+    of the arithmetic.
+    """
+    calls, arithmetic = cost.seconds(0, _CALLS_OF_VMAP), cost.seconds(1) - cost.seconds(0)
+    enough = math.ceil(calls / (_WORTH_CALLING * arithmetic)) if arithmetic else sys.maxsize
+    return max(enough, *(tasks_per_call(stack) for stack in step))
 
 
 def _over_tasks(learner: Learner, step: Sequence[Task], objective: Objective) -> Cost | None:
