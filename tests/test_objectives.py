@@ -10,8 +10,7 @@ import torch
 import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.core import Learner, Task
-from quickstudy.learners.gradient.annealed import Annealed
-from quickstudy.learners.gradient.meta_gradients import FirstOrder
+from quickstudy.learners.gradient.meta_gradients import Annealed, FirstOrder
 from quickstudy.learners.gradient.multi_step import MultiStep
 from quickstudy.objectives import Outcome, Scheduled, is_scheduled, query_loss, set_progress
 

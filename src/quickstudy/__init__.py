@@ -39,7 +39,14 @@ if TYPE_CHECKING:
     from quickstudy.files.storage import load as load
     from quickstudy.files.storage import save as save
     from quickstudy.interfaces.estimator import FewShotClassifier as FewShotClassifier
+    from quickstudy.learners.gradient import descend as updates  # noqa: F401
     from quickstudy.learners.gradient import meta_gradients as meta_gradients
+    from quickstudy.learners.gradient.multi_step import MultiStep as MultiStep
+    from quickstudy.learners.metric import distances as distances
+    from quickstudy.learners.metric.siamese import contrastive as contrastive
+    from quickstudy.learners.metric.siamese import linear_contrastive as linear_contrastive
+    from quickstudy.learners.metric.siamese import verification as verification
+    from quickstudy.learners.transfer import heads as heads
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -81,6 +88,10 @@ if TYPE_CHECKING:
 # end of the learners
 
 _HOME = {
+    "verification": "learners.metric.siamese",
+    "linear_contrastive": "learners.metric.siamese",
+    "contrastive": "learners.metric.siamese",
+    "MultiStep": "learners.gradient.multi_step",
     "Acting": "core",
     "Answer": "core",
     "Compute": "compute.plan",
@@ -114,12 +125,15 @@ _MODULES = {
     "answers": "answers",
     "backbones": "backbones",
     "datasets": "datasets",
+    "distances": "learners.metric.distances",
+    "heads": "learners.transfer.heads",
     "meta_gradients": "learners.gradient.meta_gradients",
     "optimisers": "training.optimisers",
     "schedules": "training.schedules",
     "tasks": "tasks",
     "testing": "testing",
     "training": "training",
+    "updates": "learners.gradient.descend",
 }
 """Modules by their public names: nothing a user needs stands four packages deep."""
 

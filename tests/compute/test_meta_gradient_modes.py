@@ -14,9 +14,9 @@ import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Task
-from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Adam, Momentum, Update, sgd
 from quickstudy.learners.gradient.meta_gradients import (
+    Annealed,
     Exact,
     FiniteDifference,
     FirstOrder,

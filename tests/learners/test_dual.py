@@ -13,9 +13,13 @@ from quickstudy.backbones import MLP, Conv4
 from quickstudy.base.weighting import uniform_weights
 from quickstudy.compute.gradients import outcome_over_tasks
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Momentum
-from quickstudy.learners.gradient.meta_gradients import Exact, FiniteDifference, FirstOrder
+from quickstudy.learners.gradient.meta_gradients import (
+    Annealed,
+    Exact,
+    FiniteDifference,
+    FirstOrder,
+)
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import one_place
 from quickstudy.tasks.stacks import stack, unstack

@@ -13,8 +13,7 @@ from quickstudy.compute.plan import Mapping
 from quickstudy.contract.laws import meta_gradient
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.learners.gradient import meta_gradients
-from quickstudy.learners.gradient.annealed import Annealed
-from quickstudy.learners.gradient.meta_gradients import Exact
+from quickstudy.learners.gradient.meta_gradients import Annealed, Exact
 from quickstudy.learners.gradient.multi_step import MultiStep
 from quickstudy.objectives import Outcome, objective_of, query_loss, set_progress
 from quickstudy.tasks.examples import one_place

@@ -49,7 +49,7 @@ PARTS = {
     "first_order": "quickstudy.learners.gradient.meta_gradients:FirstOrder",
     "finite_difference": "quickstudy.learners.gradient.meta_gradients:FiniteDifference",
     "implicit": "quickstudy.learners.gradient.meta_gradients:Implicit",
-    "annealed": "quickstudy.learners.gradient.annealed:Annealed",
+    "annealed": "quickstudy.learners.gradient.meta_gradients:Annealed",
 } | {name: target for name, target in _OF_CARDS if _is_a_class(target)}
 """Small classes that learners are given: inner optimisers, ways of the meta-gradient."""
 

@@ -26,8 +26,7 @@ def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None)
 
     Raises ValueError where their numbers of rows differ, and for targets (n,) of reals.
     """
-    inputs = map_tree(_tensor, np.asarray(inputs) if isinstance(inputs, list) else inputs)
-    targets = map_tree(_target, np.asarray(targets) if isinstance(targets, list) else targets)
+    inputs, targets = map_tree(_tensor, _arrays(inputs)), map_tree(_target, _arrays(targets))
     n = rows(inputs)
     for name, leaf in (*named_leaves(inputs, "inputs"), *named_leaves(targets, "targets")):
         if leaf.ndim == 0 or len(leaf) != n:
@@ -71,6 +70,15 @@ def given(rows: Examples | Acting) -> Examples:
 def one_place(weights: Tensor) -> Tensor:
     """``groups`` of rows that all come from one place, for their ``weights``: zeros."""
     return torch.zeros(weights.shape, dtype=torch.long, device=weights.device)
+
+
+def _arrays(tree: Any) -> Any:
+    """A tree with arrays in the place of lists, which hold rows and are no trees."""
+    if isinstance(tree, dict):
+        return {name: _arrays(part) for name, part in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(_arrays(part) for part in tree)
+    return np.asarray(tree) if isinstance(tree, list) else tree
 
 
 def _tensor(values: Any) -> Tensor:

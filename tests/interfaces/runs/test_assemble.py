@@ -11,9 +11,8 @@ import quickstudy as qs
 from quickstudy.datasets.images import ImageError
 from quickstudy.interfaces.runs.assemble import learner_options, make_learner, make_sources, prepare
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Adam
-from quickstudy.learners.gradient.meta_gradients import Exact, Implicit
+from quickstudy.learners.gradient.meta_gradients import Annealed, Exact, Implicit
 from quickstudy.tasks.numbering import draw
 
 

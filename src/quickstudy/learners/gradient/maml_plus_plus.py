@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from quickstudy.learners.gradient.annealed import Annealed
 from quickstudy.learners.gradient.descend import Update, sgd
 from quickstudy.learners.gradient.gradient_learner import GradientLearner, setting
 from quickstudy.learners.gradient.inner_loop import InnerLoop
-from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
+from quickstudy.learners.gradient.meta_gradients import Annealed, Exact, MetaGradient
 from quickstudy.learners.gradient.multi_step import MultiStep
 from quickstudy.learners.gradient.network import check_backbone
 

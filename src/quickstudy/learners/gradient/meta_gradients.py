@@ -1,4 +1,4 @@
-"""How the meta-gradient passes back through the inner steps: four choices.
+"""How the meta-gradient passes back through the inner steps: four choices, and one after another.
 
 A step w' = update(w, g(w)) holds the support gradient g, whose own derivative is a matrix H of
 second derivatives. The choices differ in how H meets the vector v that arrives from later steps:
@@ -8,7 +8,8 @@ second derivatives. The choices differ in how H meets the vector v that arrives 
     FiniteDifference  (g(w + r v) - g(w - r v)) / 2r
     Implicit          (I + H / strength)^-1 v, once, at the end of the steps
 
-All but the last leave the update rule itself to autograd, so they hold for every rule.
+All but the last leave the update rule itself to autograd, so they hold for every rule. ``Annealed``
+takes first order at the beginning of training, and another of them then.
 """
 
 from __future__ import annotations
@@ -242,3 +243,42 @@ def _learnt_in_vain(who: str) -> ValueError:
         f"{who}: Implicit() gives learnt rates no gradient, because where its steps lead to does "
         "not depend on them. Use fixed rates, Exact(), FirstOrder() or FiniteDifference()."
     )
+
+
+@dataclass(frozen=True)
+class Annealed(MetaGradient):
+    """First order at the beginning of training, ``then`` another (MAML++'s DA).
+
+    ``first_order_until``  share of training. Outside of training it is ``then`` throughout.
+
+    Raises ValueError for a share that is not in [0, 1].
+
+    Reference: Antoniou, Edwards and Storkey (2019), How to Train Your MAML, section 4.
+    """
+
+    first_order_until: float = 0.3
+    then: MetaGradient = Exact()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first_order_until <= 1:
+            raise ValueError(
+                "Annealed: first_order_until is a share of training, in [0, 1]; found "
+                f"{self.first_order_until}."
+            )
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether first order comes before anything else, or what follows changes."""
+        return self.first_order_until > 0 or self.then.scheduled
+
+    def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
+        """Steps as at the end of training."""
+        return self.then.descend(loss, weights, descent)
+
+    def at(self, progress: float) -> MetaGradient:
+        """First order, or what comes then."""
+        return FirstOrder() if progress < self.first_order_until else self.then.at(progress)
+
+    def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
+        """Refuse what the later one refuses; first order takes everything."""
+        self.then.check(who, steps, rate, update)
