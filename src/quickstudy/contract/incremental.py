@@ -9,14 +9,15 @@ import torch
 from quickstudy.base.trees import concatenate
 from quickstudy.contract.compare import compare
 from quickstudy.core import Learner, State, Task
+from quickstudy.tasks.acting import prior_of
 
 
 def extending_the_prior_equals_adapting(learner: Learner, task: Task) -> None:
     """extend(prior, A) = adapt(A), for learners that have both."""
-    if not (hasattr(learner, "prior") and hasattr(learner, "extend")):
+    if getattr(learner, "prior", None) is None or getattr(learner, "extend", None) is None:
         return
     with torch.no_grad():
-        state = _extended(learner, learner.prior(task.spec), task.support, task)
+        state = _extended(learner, prior_of(learner, task), task.support, task)
         _same_predictions(
             learner, task, learner.adapt(task.support, task.spec), state,
             "extending the prior by a support set must equal adapting to it",
@@ -25,7 +26,7 @@ def extending_the_prior_equals_adapting(learner: Learner, task: Task) -> None:
 
 def extending_equals_adapting_to_all(learner: Learner, task: Task) -> None:
     """extend(adapt(A), B) = adapt(A and B), for learners that can be given more support later."""
-    if not hasattr(learner, "extend"):
+    if getattr(learner, "extend", None) is None:
         return
     more = task.query
     with torch.no_grad():
