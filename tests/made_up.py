@@ -1,12 +1,14 @@
-"""Data for tests, made in no time."""
+"""Data and tasks for tests, made in no time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.core import Examples
+from quickstudy.core import Examples, Task, TaskSource, TaskSpec
 from quickstudy.tasks.examples import one_place
 
 
@@ -25,3 +27,86 @@ def random_classes(classes: int = 8, rows: int = 10, side: int = 16) -> qs.Label
     pixels = ((0.6 * centres + 0.4 * noise) * 255).to(torch.uint8).flatten(0, 1)
     names = tuple(f"class {i}" for i in range(classes))
     return qs.LabelledRows(pixels, torch.full((classes,), rows), names)
+
+
+def clouds(ways: int = 3, shots: int = 1, queries: int = 2, d: int = 4) -> TaskSource:
+    """Classes of vectors (d,) around random centres."""
+
+    def source(generator: torch.Generator) -> Task:
+        centres = torch.randn(ways, d, generator=generator)
+
+        def drawn(n: int) -> qs.Examples:
+            noise = torch.randn(n * ways, d, generator=generator)
+            return qs.examples(centres.repeat(n, 1) + 0.5 * noise, torch.arange(ways).repeat(n))
+
+        return Task(drawn(shots), drawn(queries), qs.classification(ways))
+
+    return source
+
+
+def planes(outputs: int = 1, missing: bool = False, shots: int = 5, queries: int = 4) -> TaskSource:
+    """Linear functions of vectors (4,); of ``missing`` targets a fifth is unknown."""
+
+    def truth(x: Tensor, generator: torch.Generator) -> Tensor:
+        return x @ torch.randn(4, outputs, generator=generator)
+
+    return _functions(truth, qs.regression(outputs, missing), missing, (shots, queries))
+
+
+def yes_or_no(labels: int = 2, shots: int = 5, queries: int = 4) -> TaskSource:
+    """On which side of random planes vectors (4,) lie; a fifth of the labels is unknown."""
+
+    def truth(x: Tensor, generator: torch.Generator) -> Tensor:
+        return (x @ torch.randn(4, labels, generator=generator) > 0).float()
+
+    return _functions(truth, qs.multilabel(labels), True, (shots, queries))
+
+
+def _functions(
+    truth: Callable[[Tensor, torch.Generator], Tensor],
+    spec: TaskSpec,
+    missing: bool,
+    rows: tuple[int, int],
+) -> TaskSource:
+    def source(generator: torch.Generator) -> Task:
+        x = torch.randn(sum(rows), 4, generator=generator)
+        y = truth(x, generator)
+        if missing:
+            y = y.masked_fill(torch.rand(y.shape, generator=generator) < 0.2, torch.nan)
+        support, query = (
+            qs.examples(*part) for part in zip(x.split(rows), y.split(rows), strict=True)
+        )
+        return Task(support, query, spec)
+
+    return source
+
+
+def bright_places(shots: int = 2, queries: int = 2) -> TaskSource:
+    """Pictures (1, 6, 6) whose bright pixels are of class 1, or 0; a fifth is unknown (-1)."""
+
+    def source(generator: torch.Generator) -> Task:
+        flip = int(torch.randint(2, (), generator=generator))
+
+        def drawn(n: int) -> qs.Examples:
+            x = torch.randn(n, 1, 6, 6, generator=generator)
+            ids = ((x[:, 0] > 0).long() - flip).abs()
+            hidden = torch.rand(ids.shape, generator=generator) < 0.2
+            return qs.examples(x, ids.masked_fill(hidden, -1))
+
+        return Task(drawn(shots), drawn(queries), qs.segmentation(2))
+
+    return source
+
+
+class PixelNet(nn.Module):
+    """Pictures (n, 1, h, w) -> logits (n, h, w, 2), each from its neighbourhood."""
+
+    outputs = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.first(inputs).tanh().movedim(1, -1))
+        return logits

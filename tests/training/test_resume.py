@@ -24,7 +24,7 @@ from quickstudy.training.log import read_metrics
 from quickstudy.training.optimisers import adam
 from quickstudy.training.schedules import cosine
 
-KILLS = 20
+KILLS = 10
 
 
 def train(folder: Path | None, resume: bool) -> tuple[qs.Learner, object]:
@@ -33,9 +33,9 @@ def train(folder: Path | None, resume: bool) -> tuple[qs.Learner, object]:
     learner = qs.Prototypical(qs.backbones.Conv4(4, "running", image_size=16))
     classes = random_classes()
     result = qs.fit(
-        learner, qs.episodes(classes, 5, 1, 2), steps=60, tasks_per_step=2,
+        learner, qs.episodes(classes, 5, 1, 2), steps=40, tasks_per_step=2,
         optimiser=adam(1e-2), schedule=cosine, run=folder, resume=resume, checkpoint_every=7,
-        log_every=5, validation=qs.Validation(qs.episodes(classes, 5, 1, 3), every=25, tasks=10),
+        log_every=5, validation=qs.Validation(qs.episodes(classes, 5, 1, 3), every=15, tasks=6),
         progress=False,
     )  # fmt: skip
     return learner, result
@@ -45,7 +45,7 @@ def child(folder: Path) -> None:
     train(folder, resume=True)
 
 
-def test_twenty_kills_give_twenty_times_the_unbroken_result(tmp_path):
+def test_ten_kills_give_ten_times_the_unbroken_result(tmp_path):
     began = time.perf_counter()
     expected, unbroken = train(tmp_path / "unbroken", resume=False)
     seconds = time.perf_counter() - began
@@ -215,7 +215,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched():
 
         def forward(self, x):
             features = self.linear(x.flatten(1))
-            return features + (features * 0).sqrt()  # finite, with an infinite slope
+            return features + (features * 0).sqrt()  # finite, with an infinite derivative
 
     learner = qs.Prototypical(Kinked())
     with pytest.raises(NonFiniteLoss, match="gradient is not finite at step 0"):
@@ -246,7 +246,7 @@ def test_early_stopping_keeps_the_best_weights():
 
 def test_a_validation_that_is_not_finite_is_never_the_best():
     progress, learner = Progress(), qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
-    validation = qs.evaluate(learner, qs.Sinusoids(5, 5), 5)
+    validation = qs.evaluate(learner, qs.Sinusoids(5, 5), 5).main
     progress.judge(replace(validation, mean=float("nan")), learner, patience=None)
     assert progress.best_score is None
     progress.judge(validation, learner, patience=None)
@@ -256,5 +256,5 @@ def test_a_validation_that_is_not_finite_is_never_the_best():
 def test_the_log_is_json_lines(tmp_path):
     train(tmp_path, resume=False)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows if "loss" in r] == list(range(5, 61, 5))
-    assert [r["step"] for r in rows if "validation" in r] == [25, 50, 60]
+    assert [r["step"] for r in rows if "loss" in r] == list(range(5, 41, 5))
+    assert [r["step"] for r in rows if "validation" in r] == [15, 30, 40]

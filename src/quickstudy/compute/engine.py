@@ -149,9 +149,9 @@ def _features(learner: Learner, stack: Task, objective: Objective, scale: Scale)
 def _vmap_grad(learner: Learner, stack: Task, objective: Objective, scale: Scale) -> Outcome:
     # Detached, because `grad` keeps its own record and autograd's would be a second one.
     detached = {name: p.detach() for name, p in learner.named_parameters() if p.requires_grad}
-    gradients = of_each_task(learner, objective, stack.spec)
     factors, total = (scale, 1) if isinstance(scale, Tensor) else (None, scale)
-    found, outcome = gradients(detached, stack.support, stack.query, factors)
+    gradients = of_each_task(learner, objective, stack.spec, factors)
+    found, outcome = gradients(detached, stack.support, stack.query)
     _add(learner, found, total)
     return Outcome(outcome.loss.detach(), outcome.score.detach())
 

@@ -24,8 +24,6 @@ Parameters that no loss depends on have no gradient, as in autograd: one of zero
 decay and momentum move them.
 """
 
-_WeightedGradients = Callable[..., tuple[Parameters, Outcome]]
-
 GradientMaker = Callable[[Learner, Objective, TaskSpec], Gradients]
 """What makes such a function of a learner: :func:`of_each_task`, …"""
 
@@ -37,11 +35,13 @@ def as_outcome(value: Tensor | Outcome) -> Outcome:
     return Outcome(value, torch.full_like(value.detach(), torch.nan))
 
 
-def of_each_task(learner: Learner, objective: Objective, spec: TaskSpec) -> _WeightedGradients:
+def of_each_task(
+    learner: Learner, objective: Objective, spec: TaskSpec, factors: Tensor | None = None
+) -> Gradients:
     """Whole gradients of single tasks, mapped, and then their sum, under ``factors`` (tasks,)."""
 
     def gradients(
-        parameters: Parameters, support: Examples, query: Examples, factors: Tensor | None = None
+        parameters: Parameters, support: Examples, query: Examples
     ) -> tuple[Parameters, Outcome]:
         loss = _Loss(learner, objective, spec)
         over_tasks = vmap(grad_and_value(loss, has_aux=True), in_dims=(None, 0, 0))

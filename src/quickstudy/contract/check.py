@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from quickstudy.backbones.norms import SupportNorm
+from quickstudy.backbones.norms import rows_see_one_another
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.engine import miscounts_rows
 from quickstudy.contract import laws
@@ -83,8 +83,7 @@ def applicable(learner: Learner) -> list[str]:
         waived.add("queries_are_independent")
     if miscounts_rows(learner):
         waived |= {"weight_zero_is_absent", "weight_two_is_twice", "unknown_element_is_absent"}
-    if any(isinstance(module, SupportNorm) for module in learner.modules()):
-        # Statistics are those of one support set.
+    if rows_see_one_another(learner):  # statistics are those of one support set
         waived |= {"extending_the_prior_equals_adapting", "extending_equals_adapting_to_all"}
     return [name for name in LAWS if name not in waived]
 

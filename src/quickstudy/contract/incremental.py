@@ -14,7 +14,7 @@ from quickstudy.tasks.acting import prior_of
 
 def extending_the_prior_equals_adapting(learner: Learner, task: Task) -> None:
     """extend(prior, A) = adapt(A), for learners that have both."""
-    if not (hasattr(learner, "prior") and hasattr(learner, "extend")):
+    if getattr(learner, "prior", None) is None or getattr(learner, "extend", None) is None:
         return
     with torch.no_grad():
         state = _extended(learner, prior_of(learner, task), task.support, task)
@@ -26,7 +26,7 @@ def extending_the_prior_equals_adapting(learner: Learner, task: Task) -> None:
 
 def extending_equals_adapting_to_all(learner: Learner, task: Task) -> None:
     """extend(adapt(A), B) = adapt(A and B), for learners that can be given more support later."""
-    if not hasattr(learner, "extend"):
+    if getattr(learner, "extend", None) is None:
         return
     more = task.query
     with torch.no_grad():

@@ -1,0 +1,200 @@
+"""A lawful learner in a few lines, and learners that each break one law."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.base.trees import concatenate
+from quickstudy.core import Examples, Learner, State, TaskSpec
+from quickstudy.learners.outputs import element_weights
+
+
+class Smoother(Learner):
+    """A lawful learner in a few lines: the mean target of the support, near rows counting more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(4, 3)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        dtype = support.inputs.dtype
+        return {
+            "keys": self.net(support.inputs),
+            "values": spec.answer.encode(support.targets, dtype),
+            "weights": element_weights(support, spec.answer, dtype),
+        }
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        nearness = (self.net(inputs) @ state["keys"].mT).unsqueeze(-1) + state["weights"].log()
+        predictions: Tensor = (nearness.softmax(1) * state["values"]).sum(1)
+        return predictions
+
+
+class Growing(Smoother):
+    """Takes more support later, and lawfully so; before any it says 0."""
+
+    def prior(self, spec: TaskSpec) -> State:
+        nothing = self.net.weight.new_zeros(0, spec.outputs)
+        keys = self.net.weight.new_zeros(0, 3)
+        return {"keys": keys, "values": nothing, "weights": nothing}
+
+    def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
+        return concatenate(state, self.adapt(support, spec))
+
+
+class Forgetting(Growing):
+    """Forgets how much the rows before counted."""
+
+    def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
+        faded = state | {"weights": state["weights"] / 2}
+        return super().extend(faded, support, spec)
+
+
+class Prejudiced(Growing):
+    """Believes, before any support, in a row that nobody gave."""
+
+    def prior(self, spec: TaskSpec) -> State:
+        one = self.net.weight.new_ones(1, spec.outputs)
+        return {"keys": self.net.weight.new_zeros(1, 3), "values": one, "weights": one}
+
+
+class Flat(Smoother):
+    """Gives (n,) for (n, 1), which squared error would silently broadcast to (n, n)."""
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        predictions = super().predict(state, inputs, spec)
+        return predictions.squeeze(-1) if spec.outputs == 1 else predictions
+
+
+class Counting(Smoother):
+    """Counts its adaptations in a buffer, as running statistics do."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        self.calls += 1
+        return super().adapt(support, spec)
+
+
+class Sequence(Smoother):
+    """Takes queries for a sequence: each also sees the one before it."""
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        before = torch.cat([torch.zeros_like(inputs[:1]), inputs[:-1]])
+        return super().predict(state, inputs + 0.1 * before, spec)
+
+
+class Reweighing(Smoother):
+    """Changes the weights before it uses them."""
+
+    def weigh(self, weights: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        return super().adapt(support._replace(weights=self.weigh(support.weights)), spec)
+
+
+class SeeingPadding(Reweighing):
+    def weigh(self, weights: Tensor) -> Tensor:
+        return weights.clamp_min(0.01)
+
+
+class CountingOnce(Reweighing):
+    def weigh(self, weights: Tensor) -> Tensor:
+        return weights.sign()
+
+
+class Ageing(Reweighing):
+    """Later rows count more, whether a row stands once with weight 2 or twice."""
+
+    def weigh(self, weights: Tensor) -> Tensor:
+        return weights * (1 + 0.1 * (2 * weights.cumsum(0) - weights))
+
+
+class UnknownAsZero(Smoother):
+    """Takes what nobody knows for a zero, which counts like any other number."""
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        state = super().adapt(support, spec)
+        return state | {"weights": support.weights.unsqueeze(-1).expand_as(state["values"])}
+
+
+class WeighingRows(Smoother):
+    """Leaves out rows of which nothing is known, but takes unknown elements of others for zeros."""
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        state = super().adapt(support, spec)
+        rows = state["weights"].amax(-1, keepdim=True)
+        return state | {"weights": rows.expand_as(state["values"])}
+
+
+class Peeking(Smoother):
+    """Looks at a value from Python, which vmap cannot map."""
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        assert float(support.weights.sum()) > 0
+        return super().adapt(support, spec)
+
+
+class LearntHead(Smoother):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(3))
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return super().predict(state, inputs, spec) + self.bias[: spec.outputs]
+
+
+class Idle(Smoother):
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(2))
+
+
+class Widening(Smoother):
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return super().predict(state, inputs, spec).double()
+
+
+class Remembering(Smoother):
+    """Hides in the module what the state should hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: list[State] = []
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        self.memory.append(super().adapt(support, spec))
+        return {"place": len(self.memory) - 1}
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        if state["place"] >= len(self.memory):
+            return torch.zeros(len(inputs), spec.outputs, dtype=inputs.dtype)
+        return super().predict(self.memory[state["place"]], inputs, spec)
+
+
+BROKEN: dict[str, type[Learner]] = {
+    "shape_is_right_and_finite": Flat,
+    "adapt_is_pure": Counting,
+    "queries_are_independent": Sequence,
+    "weight_zero_is_absent": SeeingPadding,
+    "weight_two_is_twice": CountingOnce,
+    "support_order_is_irrelevant": Ageing,
+    "unknown_element_is_absent": UnknownAsZero,
+    "vmap_equals_loop": Peeking,
+    "relabelling_permutes_outputs": LearntHead,
+    "every_parameter_gets_a_gradient": Idle,
+    "dtype_and_device_are_kept": Widening,
+    "saved_predictor_is_the_same": Remembering,
+    "extending_the_prior_equals_adapting": Prejudiced,
+    "extending_equals_adapting_to_all": Forgetting,
+}
+"""By the one law that each breaks."""

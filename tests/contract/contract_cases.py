@@ -1,0 +1,160 @@
+"""Learners that the contract is tested on, and how they are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+import quickstudy as qs
+from made_up import PixelNet, random_classes
+from quickstudy.backbones import MLP, Conv4
+from quickstudy.contract.check import LAWS, applicable, doubled
+from quickstudy.contract.compare import BrokenLaw
+from quickstudy.core import Learner, TaskSource
+from quickstudy.learners.gradient.descend import Adam, Momentum
+from quickstudy.learners.gradient.meta_gradients import (
+    Exact,
+    FiniteDifference,
+    FirstOrder,
+    Implicit,
+)
+from quickstudy.learners.metric.distances import cosine
+from quickstudy.learners.metric.siamese import linear_contrastive, verification
+from quickstudy.learners.transfer.heads import logistic, ridge
+from quickstudy.tasks.numbering import draw
+
+Net = Callable[..., nn.Module]
+WAYS = 3
+
+CLASSIFIERS: dict[str, Callable[[Net], Learner]] = {
+    "prototypical": lambda net: qs.Prototypical(net()),
+    "prototypical, cosine": lambda net: qs.Prototypical(net(), cosine, scale=10),
+    "siamese": lambda net: qs.Siamese(net()),
+    "siamese, linear": lambda net: qs.Siamese(net(), linear_contrastive),
+    "siamese, verification": lambda net: qs.Siamese(net(), verification),
+    "matching": lambda net: qs.Matching(net()),
+    "matching, full context": lambda net: qs.Matching(net(), reads=2),
+    "relation": lambda net: qs.Relation(net()),
+    "relation, maps": lambda net: qs.Relation(net(pools=2, flat=False)),
+    "r2d2": lambda net: qs.R2D2(net()),
+    "meta_opt_net": lambda net: qs.MetaOptNet(net()),
+    "mann": lambda net: qs.MANN(net(), WAYS, hidden=8, slots=16, width=6, reads=2),
+    "memory_network": lambda net: qs.MemoryNetwork(net(), width=8),
+    "memory_network, key-value": lambda net: qs.MemoryNetwork(net(), width=8, key_value=True),
+    "memory_network, one hop": lambda net: qs.MemoryNetwork(net(), hops=1, width=8),
+    "meta_networks": lambda net: qs.MetaNetworks(net(), outputs=WAYS, hidden=8),
+    "probe, ridge": lambda net: qs.LinearProbe(net(), ridge),
+    "probe, logistic": lambda net: qs.LinearProbe(net(), logistic),
+    "maml": lambda net: qs.MAML(net(outputs=WAYS), rate=0.1),
+    "maml, 2 steps, first order": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, FirstOrder()),
+    "maml, recomputed": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, Exact(recompute=True)),
+    "maml, differences": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, FiniteDifference()),
+    "maml, implicit": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, Implicit()),
+    "maml, adam, clipped": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.01, update=Adam(), clip=1.0),
+    "maml, learnt rates": lambda net: qs.MAML(
+        net(outputs=WAYS), 2, 0.1, update=Momentum(), clip=1.0, learn_rates=True
+    ),
+    "maml++": lambda net: qs.MAMLPlusPlus(net(outputs=WAYS), 2, 0.1),
+    "anil": lambda net: qs.ANIL(net(outputs=WAYS), 2, 0.1),
+    "boil": lambda net: qs.BOIL(net(outputs=WAYS), 2, 0.1),
+    "maml, head only": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, adapts=("head.*",)),
+    "reptile": lambda net: qs.Reptile(net(outputs=WAYS), 2, 0.01, test_steps=3),
+    "meta_sgd": lambda net: qs.MetaSGD(net(outputs=WAYS)),
+    "meta_sgd, head only": lambda net: qs.MetaSGD(net(outputs=WAYS), adapts="head.*"),
+    "cavia": lambda net: qs.CAVIA(net(outputs=WAYS), steps=2),
+    "cavia, film": lambda net: qs.CAVIA(net(outputs=WAYS), at="blocks.2.norm", film=True),
+    "proto_maml": lambda net: qs.ProtoMAML(net(), steps=2),
+    "proto_maml, a part at learnt rates": lambda net: qs.ProtoMAML(
+        net(), steps=2, adapts="blocks.3.*", learn_rates=True
+    ),
+    "lstm_meta_learner": lambda net: qs.LSTMMetaLearner(net(outputs=WAYS), steps=2, hidden=4),
+    "snail": lambda net: qs.SNAIL(net(), length=2 * WAYS + 1, filters=8),
+    "in context": lambda net: qs.InContext(net(), size=8, heads=2),
+    "conditional neural process": lambda net: qs.ConditionalNeuralProcess(net(), size=8),
+    "attentive neural process": lambda net: qs.AttentiveNeuralProcess(net(), size=8, heads=2),
+}
+
+NORMS = ("group", "batch", "support", "running")
+ONE_OF_A_FAMILY = ("prototypical", "maml", "snail", "probe, ridge")
+CLASSIFIER_CASES = [
+    (name, norm)
+    for name in CLASSIFIERS
+    for norm in (NORMS if name in ONE_OF_A_FAMILY else NORMS[:1])
+    if (name, norm) != ("maml", "running")  # refused: tests/learners
+]
+"""All norms for one learner of each family, the default one for the others."""
+
+
+def small() -> MLP:
+    return MLP(4, (6, 6))
+
+
+def small_with_head(outputs: int) -> MLP:
+    return MLP(4, (6, 6), outputs=outputs)
+
+
+VECTORS: dict[str, Callable[[int], Learner]] = {
+    "meta_networks": lambda k: qs.MetaNetworks(small(), outputs=k, hidden=8),
+    "probe, ridge": lambda k: qs.LinearProbe(small(), ridge),
+    "maml": lambda k: qs.MAML(small_with_head(k), steps=2, rate=0.01),
+    "maml, first order": lambda k: qs.MAML(small_with_head(k), 2, 0.01, FirstOrder()),
+    "maml, implicit": lambda k: qs.MAML(small_with_head(k), 2, 0.01, Implicit()),
+    "maml++": lambda k: qs.MAMLPlusPlus(small_with_head(k), 2, 0.01),
+    "anil": lambda k: qs.ANIL(small_with_head(k), 2, 0.01),
+    "boil": lambda k: qs.BOIL(small_with_head(k), 2, 0.01),
+    "reptile": lambda k: qs.Reptile(small_with_head(k), 2, 0.01, test_steps=3),
+    "meta_sgd": lambda k: qs.MetaSGD(small_with_head(k), steps=2),
+    "cavia": lambda k: qs.CAVIA(small_with_head(k)),
+    "lstm_meta_learner": lambda k: qs.LSTMMetaLearner(small_with_head(k), 2, hidden=4),
+    "mann": lambda k: qs.MANN(small(), k, hidden=8, slots=16, width=6, reads=2),
+    "snail": lambda k: qs.SNAIL(small(), outputs=k, filters=8),
+    "in context": lambda k: qs.InContext(small(), size=8, heads=2),
+    "conditional neural process": lambda k: qs.ConditionalNeuralProcess(small(), 8),
+    "attentive neural process": lambda k: qs.AttentiveNeuralProcess(small(), 8, 2),
+}
+"""Learners of vectors of ``k`` targets."""
+
+
+def classifier(name: str, norm: str = "group") -> Learner:
+    torch.manual_seed(0)
+
+    def net(**options: Any) -> Conv4:
+        return Conv4(channels=4, norm=norm, image_size=16, **options)
+
+    return CLASSIFIERS[name](net).double().eval()
+
+
+def of_vectors(name: str, outputs: int = 1) -> Learner:
+    torch.manual_seed(0)
+    return VECTORS[name](outputs).double().eval()
+
+
+def of_pixels(steps: int = 2) -> Learner:
+    torch.manual_seed(0)
+    return qs.MAML(PixelNet(), steps, 0.1).double().eval()
+
+
+def pictures(shots: Any = 2, ways: Any = WAYS, **options: Any) -> TaskSource:
+    return qs.episodes(random_classes(), ways=ways, shots=shots, queries=2, **options)
+
+
+def misjudged(learner: Learner, source: TaskSource) -> dict[str, str]:
+    """Laws that are broken but not excepted, and exceptions that are not needed and must go."""
+    task = doubled(draw(source, 0, 0))
+    found = {}
+    kept = applicable(learner)
+    for name, law in LAWS.items():
+        if name not in kept and name not in learner.exceptions:
+            continue  # waived
+        try:
+            law(learner, task)
+        except BrokenLaw as error:
+            if name not in learner.exceptions:
+                found[name] = str(error)
+        else:
+            if name in learner.exceptions:
+                found[name] = "excepted, but kept"
+    return found

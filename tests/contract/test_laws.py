@@ -1,0 +1,88 @@
+"""Every learner keeps every law that it does not except, and needs its exceptions."""
+
+from __future__ import annotations
+
+import pytest
+from contract_cases import (
+    CLASSIFIER_CASES,
+    VECTORS,
+    WAYS,
+    classifier,
+    misjudged,
+    of_pixels,
+    of_vectors,
+    pictures,
+)
+
+from made_up import bright_places, planes, yes_or_no
+from quickstudy.core import TaskSource
+from quickstudy.files.registry import LEARNERS
+from quickstudy.interfaces.runs.assemble import make_learner
+from quickstudy.interfaces.runs.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [case for case in CLASSIFIER_CASES if case[1] != "group" or case[0] not in LEARNERS],
+)
+def test_classifiers_other_than_by_default_keep_exactly_what_they_do_not_except(
+    name: str, norm: str
+) -> None:
+    assert misjudged(classifier(name, norm), pictures()) == {}
+
+
+CHEAPER = {
+    "reptile": {"test_steps": 3},
+    "snail": {"filters": 8},
+    "lstm_meta_learner": {"steps": 2, "hidden": 4},
+    "maml_plus_plus": {"steps": 2},
+    "proto_maml": {"steps": 2},
+    "mann": {"hidden": 8, "slots": 16, "width": 6},
+    "in_context": {"size": 8, "heads": 2},
+    "conditional_neural_process": {"size": 8},
+    "attentive_neural_process": {"size": 8, "heads": 2},
+}
+"""Options that change nothing but the time."""
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_learners_as_they_are_by_default_keep_exactly_what_they_do_not_except(name: str) -> None:
+    recipe = Recipe(learner=name, channels=4, ways=WAYS, train_ways=WAYS, shots=2,
+                    options=CHEAPER.get(name, {}))  # fmt: skip
+    learner = make_learner(recipe, (1, 16, 16)).double().eval()
+    assert misjudged(learner, pictures()) == {}
+
+
+def unneeded_where_no_class_has_a_name(found: dict[str, str]) -> dict[str, str]:
+    """Without the law of names, which says nothing of other answers than classes."""
+    return {law: why for law, why in found.items() if law != "relabelling_permutes_outputs"}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_regressors_keep_exactly_what_they_do_not_except(name: str) -> None:
+    found = misjudged(of_vectors(name), planes())
+    assert unneeded_where_no_class_has_a_name(found) == {}
+
+
+OF_MISSING_TARGETS = ("maml", "probe, ridge", "in context", "conditional neural process", "cavia")
+
+
+@pytest.mark.parametrize("source", [planes(2, missing=True), yes_or_no(2)], ids=["reals", "labels"])
+@pytest.mark.parametrize("name", OF_MISSING_TARGETS)
+def test_learners_of_targets_known_in_part_keep_what_they_do_not_except(
+    name: str, source: TaskSource
+) -> None:
+    found = misjudged(of_vectors(name, 2), source)
+    assert unneeded_where_no_class_has_a_name(found) == {}
+
+
+def test_a_learner_of_pixels_keeps_what_it_does_not_except() -> None:
+    found = misjudged(of_pixels(), bright_places())
+    assert unneeded_where_no_class_has_a_name(found) == {}
+
+
+@pytest.mark.parametrize("excepted", ["adapt_is_pure", "unknown_element_is_absent"])
+def test_an_exception_that_is_not_needed_is_found(excepted: str) -> None:
+    learner = classifier("prototypical")
+    learner.exceptions = {excepted: "said without need"}  # type: ignore[misc]
+    assert misjudged(learner, pictures()) == {excepted: "excepted, but kept"}
