@@ -56,9 +56,6 @@ def test_acting_is_without_gradient() -> None:
     learner = table_of_logits()
     acts = acted(learner, draw(BANDITS, 0, 0)), act_out(learner, stack([draw(BANDITS, 0, 0)]))
     for made in acts:
-        acted(learner, draw(BANDITS, 0, 0)),
-        act_out(learner, stack([draw(BANDITS, 0, 0)])),
-    ):
         assert isinstance(made.support, Examples)
         assert not any(leaf.requires_grad for leaf in leaves(made[:2]))
 
