@@ -20,7 +20,7 @@ def mixed(generator: torch.Generator) -> qs.Task:
         targets, spec = torch.bucketize(length, torch.tensor([0.8, 1.5])), qs.classification(3)
     elif kind == 1:  # how far?
         targets, spec = length[:, None], qs.regression()
-    else:  # far? right of the middle? One answer in four is unknown.
+    else:  # far? right of the middle? One label in four is unknown.
         targets = torch.stack([length > 1, points[:, 0] > 0], 1).float()
         targets[torch.rand(ROWS, 2, generator=generator) < 0.25] = torch.nan
         spec = qs.multilabel(2)

@@ -51,7 +51,7 @@ class Ratings(qs.Answer):
     """One of ``levels`` levels in their order.
 
     Targets (n,) integers from 0, -1 where unknown; predictions (n, levels - 1) logits, of which
-    entry j answers "is the rating above level j?". The loss is the mean of their binary
+    entry j is for the question "is the rating above level j?". The loss is the mean of their binary
     cross-entropies.
 
     Reference: Frank and Hall (2001), A Simple Approach to Ordinal Classification.
@@ -90,7 +90,7 @@ class Ratings(qs.Answer):
         return signs * self.known(targets).unsqueeze(-1)
 
     def decode(self, predictor: qs.Predictor, inputs: Any) -> Tensor:
-        """The rating (n,): the number of questions answered with yes."""
+        """The rating (n,): the number of questions with a yes."""
         return (predictor(inputs) > 0).sum(-1)
 
     def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
