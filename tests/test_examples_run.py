@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,36 @@ from quickstudy.interfaces.runs.recipe import read_recipe, read_recipe_file
 ROOT = Path(__file__).parents[1]
 
 
+def example(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+
+
 def test_quickstart():
-    result = runpy.run_path(str(ROOT / "examples" / "quickstart.py"))["main"](steps=15, tasks=20)
+    result = example("quickstart")["main"](steps=15, tasks=20)
     assert result.mean > 0.5, "far above chance (0.2) after a few steps"
 
 
-def test_a_learner_of_ones_own_keeps_the_contract():
-    kept = runpy.run_path(str(ROOT / "examples" / "your_own_learner.py"))["main"]()
-    assert len(kept) == 10
+def test_a_learner_of_ones_own_keeps_the_contract_and_learns():
+    kept, result = example("your_own_learner")["main"](steps=10, tasks=20)
+    assert len(kept) == 13
+    assert result.mean > 0.5, "far above chance (0.2) after a few steps"
+
+
+def test_an_answer_of_ones_own():
+    before, after = example("your_own_answer")["main"](steps=60, tasks=40)
+    assert after.metric == "distance"
+    assert after.mean < before.mean, "lower is better"
+
+
+def test_three_kinds_of_tasks_in_a_step():
+    result = example("mixed_tasks")["main"](steps=20, tasks=40)
+    assert {row.name for row in result.rows} == {"rings", "lengths", "questions"}
+    assert result.row("rings").mean > 0.5, "of three rings"
+
+
+def test_a_learner_that_acts():
+    before, after = example("bandit")["main"](steps=30, tasks=40)
+    assert before.mean < after.mean < 0.9, "0.9 is the return of the best arm"
 
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
