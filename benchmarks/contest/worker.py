@@ -78,6 +78,7 @@ class _Server:
         """Load everything, and take the first step."""
         prepare = self.contender.prepare()
         weights, tasks = first_weights(self.work), make_tasks(self.work)
+
         self.before = memory_mib("VmRSS")
         self.contest = prepare(self.work, weights, tasks)
         seconds = self.steps({"count": 1})["seconds"]

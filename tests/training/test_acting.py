@@ -16,6 +16,7 @@ from quickstudy.tasks.acting import acted
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stack
+from quickstudy.testing import check_learner
 
 BANDITS = Bandits(arms=5, pulls=40, queries=50, best=0.9, others=0.1)
 
@@ -92,3 +93,8 @@ def test_a_learner_without_a_prior_cannot_act_first() -> None:
     task: Task = draw(BANDITS, 0, 0)
     with pytest.raises(ValueError, match=r"Newcomer: acts before .* method prior\(spec\) -> state"):
         acted(learner, task)
+
+
+def test_a_learner_that_acts_is_checked_on_the_rows_that_it_meets() -> None:
+    kept = check_learner(table_of_logits(), BANDITS)
+    assert {"queries_are_independent", "extending_the_prior_equals_adapting"} <= set(kept)

@@ -29,6 +29,7 @@ from quickstudy.contract.incremental import (
 from quickstudy.contract.laws import Law
 from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
+from quickstudy.tasks.acting import acted
 from quickstudy.tasks.numbering import draw
 
 LAWS: dict[str, Law] = {
@@ -57,7 +58,8 @@ def check_learner(learner: Learner, source: TaskSource, seed: int = 0) -> list[s
     """Test every law that ``learner`` does not declare as an exception; returns their names.
 
     Runs in float64 on one task of ``source`` and variations of it, on a copy of the learner in
-    evaluation mode. Two shots or more see more than one.
+    evaluation mode. Two shots or more see more than one. Where a task acts, its rows are those that
+    this learner meets.
     Raises :class:`BrokenLaw` at the first law that fails, ValueError for an exception that names
     no law.
     """
@@ -66,9 +68,11 @@ def check_learner(learner: Learner, source: TaskSource, seed: int = 0) -> list[s
         raise ValueError(
             f"exceptions: {sorted(unknown)} are no laws. The laws are: {', '.join(LAWS)}."
         )
-    learner = copy.deepcopy(learner).double().eval()
+    learner = copy.deepcopy(learner).eval()
+    task = acted(learner, draw(source, seed, 0))
+    learner.double()
     kept = applicable(learner)
-    check_laws(learner, doubled(draw(source, seed, 0)), kept)
+    check_laws(learner, doubled(task), kept)
     return kept
 
 

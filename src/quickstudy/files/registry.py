@@ -37,8 +37,6 @@ _OF_CARDS = [
 
 FUNCTIONS = {
     "sgd": "quickstudy.learners.gradient.descend:sgd",
-    "cross_entropy": "quickstudy.tasks.examples:cross_entropy",
-    "squared_error": "quickstudy.tasks.examples:squared_error",
 } | {name: target for name, target in _OF_CARDS if not _is_a_class(target)}
 """Functions that learners are given: those of many, and those of one, which its card names."""
 

@@ -22,7 +22,8 @@ FAMILIES = ("metric", "gradient", "memory", "transfer")
 """The folders of learners, in the order in which lists show them."""
 
 OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
-"""What trains a learner over its tasks, and its usual rate; both stand in ``training.fit``."""
+"""What trains a learner over its tasks, and its usual rate; both stand in
+``training.optimisers``."""
 
 PUBLISHED_INDUCTIVELY = ("yes", "no", "presumably no", "not known", "-")
 """Whether the paper's figure for Omniglot is inductive; "-" where the paper has no such figure."""
