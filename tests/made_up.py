@@ -65,7 +65,9 @@ def _functions(
         y = truth(x, generator)
         if missing:
             y = y.masked_fill(torch.rand(y.shape, generator=generator) < 0.2, torch.nan)
-        support, query = (qs.examples(*part) for part in zip(x.split(rows), y.split(rows)))
+        support, query = (
+            qs.examples(*part) for part in zip(x.split(rows), y.split(rows), strict=True)
+        )
         return Task(support, query, spec)
 
     return source

@@ -84,7 +84,9 @@ def test_the_step_is_repeated_with_fewer_tasks_at_a_time(mapping: Mapping) -> No
     plan = Plan(mapping, "so", 5)
     with pytest.warns(UserWarning, match="out of memory with 5 tasks at a time; 1 from") as told:
         # The first five tasks pass, so their gradient has to be taken back.
-        outcome, fitting = accumulate_within(learner, as_step(learner, batch), room_for(1, from_call=2), plan)
+        outcome, fitting = accumulate_within(
+            learner, as_step(learner, batch), room_for(1, from_call=2), plan
+        )
     assert len(told) == 1
     assert fitting == replace(plan, chunk=1)
     assert outcome.loss.equal(losses)

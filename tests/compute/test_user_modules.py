@@ -228,7 +228,9 @@ def test_batch_statistics_of_torch_refuse_padding() -> None:
     task = vectors_task(0)
     fewer = task._replace(support=Examples(*(leaf[:5] for leaf in task.support)))
     with pytest.raises(ValueError, match=r"BatchNorm|know no weights"):
-        accumulate(learner, as_step(learner, stack([task, fewer])), query_loss, Plan(Mapping.LOOP, "", 2))
+        accumulate(
+            learner, as_step(learner, stack([task, fewer])), query_loss, Plan(Mapping.LOOP, "", 2)
+        )
 
 
 class Undeclared(qs.MAML):

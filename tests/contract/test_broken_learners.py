@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from broken_learners import (
     BROKEN,
     Growing,
@@ -18,6 +16,8 @@ from broken_learners import (
     WeighingRows,
 )
 from contract_cases import pictures
+from torch import Tensor
+
 from made_up import clouds, planes, yes_or_no
 from quickstudy import MAML
 from quickstudy.backbones import MLP, Conv4

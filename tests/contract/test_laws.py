@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from contract_cases import (
     CLASSIFIER_CASES,
     VECTORS,
@@ -13,7 +12,9 @@ from contract_cases import (
     of_pixels,
     of_vectors,
     pictures,
+    source_for,
 )
+
 from made_up import bright_places, planes, yes_or_no
 from quickstudy.core import TaskSource
 from quickstudy.files.registry import LEARNERS
@@ -25,8 +26,10 @@ from quickstudy.interfaces.runs.recipe import Recipe
     ("name", "norm"),
     [case for case in CLASSIFIER_CASES if case[1] != "group" or case[0] not in LEARNERS],
 )
-def test_classifiers_other_than_by_default_keep_exactly_what_they_do_not_except(name: str, norm: str) -> None:
-    assert misjudged(classifier(name, norm), pictures()) == {}
+def test_classifiers_other_than_by_default_keep_exactly_what_they_do_not_except(
+    name: str, norm: str
+) -> None:
+    assert misjudged(classifier(name, norm), source_for(name)) == {}
 
 
 CHEAPER = {
@@ -49,7 +52,6 @@ def test_learners_as_they_are_by_default_keep_exactly_what_they_do_not_except(na
                     options=CHEAPER.get(name, {}))  # fmt: skip
     learner = make_learner(recipe, (1, 16, 16)).double().eval()
     assert misjudged(learner, pictures()) == {}
-
 
 
 def unneeded_where_no_class_has_a_name(found: dict[str, str]) -> dict[str, str]:
@@ -80,9 +82,7 @@ def test_a_learner_of_pixels_keeps_what_it_does_not_except() -> None:
     assert unneeded_where_no_class_has_a_name(found) == {}
 
 
-@pytest.mark.parametrize(
-    "excepted", ["adapt_is_pure", "unknown_element_is_absent"]
-)
+@pytest.mark.parametrize("excepted", ["adapt_is_pure", "unknown_element_is_absent"])
 def test_an_exception_that_is_not_needed_is_found(excepted: str) -> None:
     learner = classifier("prototypical")
     learner.exceptions = {excepted: "said without need"}  # type: ignore[misc]

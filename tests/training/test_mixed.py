@@ -73,7 +73,9 @@ def test_training_and_validation_take_several_kinds() -> None:
 def test_validation_needs_to_know_what_decides(select: str | tuple[str, str] | None) -> None:
     """At once where nothing is said; where what is said is not there, at the first validation."""
     validation = qs.Validation(mixed, every=1, tasks=20, select=select)
-    remedy = r"select=\(task's name, score's name\)" if select is None else "no row for tasks called"
+    remedy = (
+        r"select=\(task's name, score's name\)" if select is None else "no row for tasks called"
+    )
     with pytest.raises(ValueError, match=remedy):
         qs.fit(learner(), mixed, 1, 4, validation=validation, progress=False)
 
@@ -157,7 +159,9 @@ def test_the_kept_weights_have_the_best_score_that_the_spec_names() -> None:
     torch.manual_seed(0)
     one = qs.MAML(MLP(4, (8,), outputs=2), steps=5, rate=1.0)
 
-    def rate(progress: float) -> float:  # a schedule that wrecks the weights after half of the steps
+    def rate(
+        progress: float,
+    ) -> float:  # wrecks the weights after half of the steps
         return 1.0 if progress < 0.5 else 1e4
 
     validation = qs.Validation(source, every=10, tasks=40)
