@@ -302,7 +302,7 @@ def copy_task(generator: torch.Generator, length: int, batch: int = 32, bits: in
 
 
 def test_a_neural_turing_machine_learns_to_copy() -> None:
-    """Up to 3 rows. Of ten seeds, the worst had a bit error of 0.22 at length 3, 0.1 at 2, 0 at 1."""
+    """Up to 3 rows. Of ten seeds, the worst bit error was 0.22 at length 3, 0.1 at 2, 0 at 1."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     machine = Copier(bits=4)

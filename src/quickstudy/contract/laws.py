@@ -123,7 +123,8 @@ def queries_are_independent(learner: Learner, task: Task) -> None:
         ends = [map_tree(lambda leaf, i=i: leaf[i:][:1], task.query.inputs) for i in (0, -1)]
         alone = concatenate(*(predictor(one) for one in ends))
     compare(
-        rows_at(together, 0, -1), alone, "a query's prediction must not depend on the other queries",
+        rows_at(together, 0, -1), alone,
+        "a query's prediction must not depend on the other queries",
         "Batch statistics do this: use norm='group' or 'support'; where it is meant, say so with "
         "`sees_other_rows = True` on the layer, and reports will call the result transductive.",
     )  # fmt: skip
