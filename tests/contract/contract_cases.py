@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import quickstudy as qs
-from made_up import PixelNet, random_classes
+from made_up import PixelNet, clouds, random_classes
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.contract.check import LAWS, applicable, doubled
 from quickstudy.contract.compare import BrokenLaw
@@ -77,6 +77,16 @@ CLASSIFIERS: dict[str, Callable[[Net], Learner]] = {
     "attentive neural process": lambda net: qs.AttentiveNeuralProcess(net(), size=8, heads=2),
 }
 
+OF_VECTORS = {
+    name for name in CLASSIFIERS
+    if name.startswith("maml, ") or name in (
+        "prototypical, cosine", "siamese, linear", "siamese, verification",
+        "matching, full context", "memory_network, key-value", "memory_network, one hop",
+        "probe, logistic", "meta_sgd, head only",
+    )
+}  # fmt: skip
+"""Variants that have nothing to do with pictures, which would cost them most of their time."""
+
 NORMS = ("group", "batch", "support", "running")
 ONE_OF_A_FAMILY = ("prototypical", "maml", "snail", "probe, ridge")
 CLASSIFIER_CASES = [
@@ -121,7 +131,9 @@ VECTORS: dict[str, Callable[[int], Learner]] = {
 def classifier(name: str, norm: str = "group") -> Learner:
     torch.manual_seed(0)
 
-    def net(**options: Any) -> Conv4:
+    def net(**options: Any) -> nn.Module:
+        if name in OF_VECTORS:
+            return MLP(4, (6, 6), **options)
         return Conv4(channels=4, norm=norm, image_size=16, **options)
 
     return CLASSIFIERS[name](net).double().eval()
@@ -137,8 +149,13 @@ def of_pixels(steps: int = 2) -> Learner:
     return qs.MAML(PixelNet(), steps, 0.1).double().eval()
 
 
-def pictures(shots: Any = 2, ways: Any = WAYS, **options: Any) -> TaskSource:
-    return qs.episodes(random_classes(), ways=ways, shots=shots, queries=2, **options)
+def pictures(ways: int = WAYS, shots: int = 2) -> TaskSource:
+    return qs.episodes(random_classes(), ways, shots, queries=2, shuffled=True)
+
+
+def source_for(name: str, ways: int = WAYS, shots: int = 2) -> TaskSource:
+    """Tasks that the classifier of this name takes."""
+    return clouds(ways, shots) if name in OF_VECTORS else pictures(ways, shots)
 
 
 def misjudged(learner: Learner, source: TaskSource) -> dict[str, str]:

@@ -55,8 +55,10 @@ def test_a_table_of_logits_learns_to_find_the_best_arm_and_does_so_again_to_the_
 
 def test_acting_is_without_gradient() -> None:
     learner = table_of_logits()
-    acts = acted(learner, draw(BANDITS, 0, 0)), act_out(learner, stack([draw(BANDITS, 0, 0)]))
-    for made in acts:
+    for made in (
+        acted(learner, draw(BANDITS, 0, 0)),
+        act_out(learner, stack([draw(BANDITS, 0, 0)])),
+    ):
         assert isinstance(made.support, Examples)
         assert not any(leaf.requires_grad for leaf in leaves(made[:2]))
 

@@ -73,7 +73,9 @@ def test_training_and_validation_take_several_kinds() -> None:
 def test_validation_needs_to_know_what_decides(select: str | tuple[str, str] | None) -> None:
     """At once where nothing is said; where what is said is not there, at the first validation."""
     validation = qs.Validation(mixed, every=1, tasks=20, select=select)
-    remedy = "no row for tasks called" if select else r"select=\(task's name, score's name\)"
+    remedy = (
+        r"select=\(task's name, score's name\)" if select is None else "no row for tasks called"
+    )
     with pytest.raises(ValueError, match=remedy):
         qs.fit(learner(), mixed, 1, 4, validation=validation, progress=False)
 
@@ -159,7 +161,7 @@ def test_the_kept_weights_have_the_best_score_that_the_spec_names() -> None:
 
     def rate(
         progress: float,
-    ) -> float:  # which wrecks the weights halfway
+    ) -> float:  # wrecks the weights after half of the steps
         return 1.0 if progress < 0.5 else 1e4
 
     validation = qs.Validation(source, every=10, tasks=40)
