@@ -36,10 +36,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.base.atomic import write_atomically
 from quickstudy.compute.memory import keep_freed_memory
 from quickstudy.core import Examples, Learner
 from quickstudy.files.registry import LEARNERS, resolve
-from quickstudy.base.atomic import write_atomically
 from quickstudy.files.storage import load, save
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table

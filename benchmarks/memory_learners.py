@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.base.atomic import write_atomically
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.memory import keep_freed_memory
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.objectives import query_loss
 

@@ -33,8 +33,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import quickstudy as qs
-from quickstudy.compute.engine import accumulate
 from quickstudy.base.atomic import write_atomically
+from quickstudy.compute.engine import accumulate
 from quickstudy.compute.memory import keep_freed_memory
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.meta_gradients import FirstOrder

@@ -13,7 +13,7 @@ from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Examples, Task, TaskSpec
 from quickstudy.tasks.examples import one_place
 from quickstudy.tasks.numbering import draw, draw_stacks
-from quickstudy.tasks.stacks import count, moved, stack, stacks, to_device, unstack
+from quickstudy.tasks.stacks import count, stack, stacks, tensor_to_device, to_device, unstack
 
 
 class Watched(Tensor):
@@ -40,7 +40,7 @@ class Watched(Tensor):
 def test_a_gpu_takes_pinned_memory_and_the_host_does_not_wait(device: str, asked: Any) -> None:
     tensor = torch.ones(3).as_subclass(Watched)
     tensor.asked = []
-    moved(tensor, torch.device(device))
+    tensor_to_device(tensor, torch.device(device))
     assert tensor.asked == asked
 
 

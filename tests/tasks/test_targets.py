@@ -19,7 +19,7 @@ from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.metric.siamese import contrastive
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import one_place
-from quickstudy.tasks.stacks import stack, whole
+from quickstudy.tasks.stacks import as_stack, stack
 
 
 class Mean(Learner):
@@ -98,7 +98,7 @@ def test_the_engine_refuses_queries_alike(case: str, mapping: Mapping) -> None:
     for what, support, query in (("support", wrong, right), ("query", right, wrong)):
         batch = stack([Task(rows(support), rows(query), spec)] * 2)
         with pytest.raises(ValueError, match=f"{what}: .*{message}"):
-            accumulate(Mean(), [prepare_stack(Mean(), whole(batch))], own, plan)
+            accumulate(Mean(), [prepare_stack(Mean(), as_stack(batch))], own, plan)
         with pytest.raises(ValueError, match=f"{what}: .*{message}"):
             map_tasks(own, batch, Mean(), plan)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.answers.checks import refuse_count
+from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import cross_entropy, one_hot
 from quickstudy.answers.metrics import box_iou, generalised_box_iou
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
@@ -118,7 +118,7 @@ class Boxes(Answer):
     ragged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_count("Boxes", "k", self.k, 1)
+        check_count("Boxes", "k", self.k, 1)
 
     @property
     def outputs(self) -> int:

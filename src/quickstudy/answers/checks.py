@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 
-def refuse_count(answer: str, name: str, value: Any, least: int) -> None:
+def check_count(answer: str, name: str, value: Any, least: int) -> None:
     """ValueError where ``value`` is no whole number of at least ``least``."""
     if type(value) is not int or value < least:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
@@ -45,7 +45,7 @@ class Classes(Answer):
     kind: ClassVar[str] = "classes"
 
     def __post_init__(self) -> None:
-        refuse_count("Classes", "ways", self.ways, 2)
+        check_count("Classes", "ways", self.ways, 2)
 
     @property
     def outputs(self) -> int:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import refuse_count
-from quickstudy.base.known import filled, mean_of_known
+from quickstudy.answers.checks import check_count
+from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.trees import leaves
 from quickstudy.core import Answer, Examples, Score, Statistic
 
@@ -61,7 +61,7 @@ class Custom(Answer):
     kind: ClassVar[str] = "custom"
 
     def __post_init__(self) -> None:
-        refuse_count("spec", "outputs", self.width, 1)
+        check_count("spec", "outputs", self.width, 1)
         if not callable(self.function):
             raise ValueError(
                 "spec: loss must be a function (predictions, targets) -> losses; found "
@@ -141,4 +141,4 @@ def _known_like(values: Tensor, targets: Any) -> Tensor:
 
 
 def _fill(targets: Any) -> Any:
-    return filled(targets) if isinstance(targets, Tensor) else targets
+    return zero_if_unknown(targets) if isinstance(targets, Tensor) else targets

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from quickstudy.answers import metrics
-from quickstudy.answers.checks import refuse_count
+from quickstudy.answers.checks import check_count
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
@@ -82,7 +82,7 @@ class Labels(Answer):
     kind: ClassVar[str] = "labels"
 
     def __post_init__(self) -> None:
-        refuse_count("Labels", "k", self.k, 1)
+        check_count("Labels", "k", self.k, 1)
 
     @property
     def outputs(self) -> int:

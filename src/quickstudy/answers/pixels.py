@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id
 from quickstudy.answers.classes import cross_entropy, hide_absent, one_hot
 from quickstudy.answers.metrics import intersection_and_union
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
@@ -64,7 +64,7 @@ class Pixels(Answer):
     kind: ClassVar[str] = "pixels"
 
     def __post_init__(self) -> None:
-        refuse_count("Pixels", "k", self.k, 2)
+        check_count("Pixels", "k", self.k, 2)
 
     @property
     def outputs(self) -> int:

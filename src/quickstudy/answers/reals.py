@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import refuse_count
+from quickstudy.answers.checks import check_count
 from quickstudy.core import Answer, Examples, Score, Statistic
 
 
@@ -53,7 +53,7 @@ class Reals(Answer):
     loss_is_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_count("Reals", "d", self.d, 1)
+        check_count("Reals", "d", self.d, 1)
 
     @property
     def outputs(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id
 from quickstudy.answers.classes import cross_entropy, one_hot
 from quickstudy.answers.metrics import chrf, ngram_counts, token_f1
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
@@ -133,7 +133,7 @@ class Tokens(Answer):
     ragged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_count("Tokens", "vocabulary", self.vocabulary, 2)
+        check_count("Tokens", "vocabulary", self.vocabulary, 2)
         for name, token in (("start", self.start), ("end", self.end)):
             if token is not None and not 0 <= token < self.vocabulary:
                 raise ValueError(

@@ -82,10 +82,10 @@ def ignores_weights(net: nn.Module) -> list[str]:
 
 def rows_see_one_another(net: nn.Module) -> bool:
     """Whether what ``net`` gives for a row depends on the rows beside it, or on a support set."""
-    return any(rows_meet_in(module) for module in net.modules())
+    return any(mixes_rows(module) for module in net.modules())
 
 
-def rows_meet_in(module: nn.Module) -> bool:
+def mixes_rows(module: nn.Module) -> bool:
     """Whether what this layer gives for a row depends on rows beside it, or on a support set."""
     return isinstance(module, SupportNorm) or sees_other_rows(module)
 

@@ -44,7 +44,7 @@ from quickstudy.compute.gradients import (
 )
 from quickstudy.compute.loop import in_task_order, loop_gradients, map_in_threads, tasks_gradients
 from quickstudy.compute.plan import Mapping, Plan
-from quickstudy.compute.prepare import Prepared, at_places, count_of, in_places, kind_of
+from quickstudy.compute.prepare import Prepared, count_of, entries_at, in_step_order, kind_of
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import Objective, Outcome
 from quickstudy.tasks.inspection import Inspection, inspect_stack
@@ -76,11 +76,11 @@ def accumulate(
     total = count_of(step)
     parts = []
     for prepared in step:
-        of_stack = None if weights is None else at_places(weights, prepared.places)
+        of_stack = None if weights is None else entries_at(weights, prepared.places)
         parts.append(
             _accumulate_stack(learner, prepared, objective, plan, compiled, of_stack, total)
         )
-    return Outcome(*(in_places(step, part) for part in zip(*parts, strict=True)))
+    return Outcome(*(in_step_order(step, part) for part in zip(*parts, strict=True)))
 
 
 def _accumulate_stack(
@@ -188,7 +188,7 @@ def losses_of_tasks(learner: Learner, step: Sequence[Prepared], objective: Objec
 
     loop = Plan(Mapping.LOOP, "one task after the other", 1)
     parts = [map_tasks(outcome, p.task, learner, loop, p.inspection) for p in step]
-    return Outcome(*(in_places(step, part) for part in zip(*parts, strict=True)))
+    return Outcome(*(in_step_order(step, part) for part in zip(*parts, strict=True)))
 
 
 def gradients_of_tasks(
@@ -201,8 +201,8 @@ def gradients_of_tasks(
             gradients, outcome = tasks_gradients(learner, prepared.task, objective)
         parts.append(gradients)
         outcomes.append(outcome)
-    ordered = Outcome(*(in_places(step, part) for part in zip(*outcomes, strict=True)))
-    return in_places(step, parts), ordered
+    ordered = Outcome(*(in_step_order(step, part) for part in zip(*outcomes, strict=True)))
+    return in_step_order(step, parts), ordered
 
 
 def map_tasks(

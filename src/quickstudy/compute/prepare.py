@@ -11,7 +11,7 @@ from torch.func import vmap
 from quickstudy.base.modules import device_of
 from quickstudy.base.trees import structure
 from quickstudy.core import Learner, Task
-from quickstudy.tasks.acting import acted, acts
+from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.inspection import Inspection, inspect_stack
 from quickstudy.tasks.stacks import Stack, stacks, to_device, unstack
 
@@ -36,8 +36,8 @@ def prepare_stack(learner: Learner, stack: Stack) -> Prepared:
     :func:`quickstudy.tasks.inspection.inspect_stack`.
     """
     device, task = device_of(learner), stack.task
-    if acts(task):
-        task = act_out(learner, to_device(task, device))
+    if needs_acting(task):
+        task = _run_acting_of_stack(learner, to_device(task, device))
     inspection = inspect_stack(task)
     return Prepared(to_device(task, device), stack.places, stack.names, inspection)
 
@@ -47,18 +47,18 @@ def prepare_tasks(learner: Learner, tasks: Sequence[Task]) -> list[Prepared]:
     return [prepare_stack(learner, stack) for stack in stacks(tasks, learner.reads_name)]
 
 
-def act_out(learner: Learner, stack: Task) -> Task:
+def _run_acting_of_stack(learner: Learner, stack: Task) -> Task:
     """A stack of tasks with the rows that acting gives, all tasks at once where that maps."""
 
     def one(support: Any, query: Any) -> tuple[Any, Any]:
-        task = acted(learner, Task(support, query, stack.spec))
+        task = run_acting(learner, Task(support, query, stack.spec))
         return task.support, task.query
 
     try:
         support, query = vmap(one)(stack.support, stack.query)
         return Task(support, query, stack.spec)
     except RuntimeError:  # of operators that vmap cannot map
-        made = stacks([acted(learner, task) for task in unstack(stack)], by_name=False)
+        made = stacks([run_acting(learner, task) for task in unstack(stack)], by_name=False)
         return made[0].task
 
 
@@ -84,16 +84,16 @@ def count_of(step: Sequence[Prepared]) -> int:
     return sum(len(prepared.places) for prepared in step)
 
 
-def in_places(step: Sequence[Prepared], parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def in_step_order(step: Sequence[Prepared], parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Vectors (tasks of each stack,), one after the other, in the order of the step's tasks."""
     joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
     if len(parts) == 1:  # one stack holds the tasks in their order
         return joined
     places = [place for prepared in step for place in prepared.places]
-    return at_places(joined, sorted(range(len(places)), key=places.__getitem__))
+    return entries_at(joined, sorted(range(len(places)), key=places.__getitem__))
 
 
-def at_places(values: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+def entries_at(values: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
     """Some entries of the first dimension, by views: indices would be copied to the device."""
     entries = values.unbind()
     return torch.stack([entries[place] for place in places])

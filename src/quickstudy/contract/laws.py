@@ -30,7 +30,7 @@ from quickstudy.contract.compare import (
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.files.storage import load, save
 from quickstudy.objectives import Objective, objective_of, predict_queries, query_loss
-from quickstudy.tasks.stacks import count, stack, unstack, whole
+from quickstudy.tasks.stacks import as_stack, count, stack, unstack
 
 Law = Callable[[Learner, Task], None]
 
@@ -206,7 +206,7 @@ def meta_gradient(
 ) -> Tensor:
     """The gradient of the batch's mean objective, flat (parameters,), as the engine computes it."""
     learner.zero_grad()
-    step = [prepare_stack(learner, whole(batch))]
+    step = [prepare_stack(learner, as_stack(batch))]
     accumulate(learner, step, objective, Plan(mapping, "asked for", count(batch)))
     flat = [
         torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()

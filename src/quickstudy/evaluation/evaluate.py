@@ -25,7 +25,7 @@ from quickstudy.core import Examples, Learner, Score, Statistic, Task, TaskSourc
 from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.results import Evaluation, result_of
 from quickstudy.objectives import predict_queries
-from quickstudy.tasks.acting import acts
+from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
@@ -236,7 +236,7 @@ def _seconds_per_adaptation(learner: Learner, tasks: Sequence[Task]) -> float:
 
     def timed() -> Iterator[float]:
         for task in tasks:
-            if acts(task):
+            if needs_acting(task):
                 continue
             support = to_device(task, device_of(learner)).support
             start = time.perf_counter()

@@ -62,13 +62,13 @@ def _advantage(reward: Tensor, weight: Tensor) -> Tensor:
     return weight * (to_come - mean)
 
 
-def acts(task: Task) -> bool:
+def needs_acting(task: Task) -> bool:
     """Whether support or query are yet to be made by acting."""
     return isinstance(task.support, Acting) or isinstance(task.query, Acting)
 
 
 @torch.no_grad()
-def acted(learner: Learner, task: Task) -> Task:
+def run_acting(learner: Learner, task: Task) -> Task:
     """The task with given rows: the support met by the learner's prior, the query once adapted.
 
     Raises ValueError for a learner without ``prior``.

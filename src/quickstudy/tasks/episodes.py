@@ -19,7 +19,7 @@ from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.examples import to_unit
 from quickstudy.tasks.rows import LabelledRows
-from quickstudy.tasks.stacks import moved
+from quickstudy.tasks.stacks import tensor_to_device
 
 Count = int | tuple[int, int]
 """A fixed number, or an inclusive range from which each task draws its own."""
@@ -147,7 +147,7 @@ class Episodes:
         n = len(rows.support_targets)
 
         def gather(leaf: Tensor) -> Tensor:
-            picked = leaf.index_select(0, moved(rows.places, leaf.device))
+            picked = leaf.index_select(0, tensor_to_device(rows.places, leaf.device))
             return to_unit(picked) if picked.dtype == torch.uint8 else picked
 
         inputs = map_tree(gather, self.classes.inputs)
@@ -156,9 +156,9 @@ class Episodes:
         groups = torch.zeros(len(rows.places), dtype=torch.long, device=device)
         return Task(
             Examples(map_tree(lambda leaf: leaf[:n], inputs),
-                     moved(rows.support_targets, device), weights[:n], groups[:n]),
+                     tensor_to_device(rows.support_targets, device), weights[:n], groups[:n]),
             Examples(map_tree(lambda leaf: leaf[n:], inputs),
-                     moved(rows.query_targets, device), weights[n:], groups[n:]),
+                     tensor_to_device(rows.query_targets, device), weights[n:], groups[n:]),
             classification(rows.ways),
         )  # fmt: skip
 

@@ -58,13 +58,13 @@ def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None)
     return Examples(inputs, targets, weights, groups.long())
 
 
-def given(rows: Examples | Acting) -> Examples:
+def require_given(rows: Examples | Acting) -> Examples:
     """``rows`` that exist already; ValueError for those yet to be made by acting."""
     if isinstance(rows, Examples):
         return rows
     raise ValueError(
         "task: needs rows that are given; found rows yet to be made by acting. Make them with "
-        "quickstudy.tasks.acting.acted(learner, task) first."
+        "quickstudy.tasks.acting.run_acting(learner, task) first."
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from quickstudy.base.trees import leaves
 from quickstudy.core import Task, TaskSource
 from quickstudy.tasks.fixed import FixedTasks
-from quickstudy.tasks.stacks import Stack, stacks, whole
+from quickstudy.tasks.stacks import Stack, as_stack, stacks
 
 _BITS = 30
 _MASK = (1 << _BITS) - 1
@@ -94,7 +94,7 @@ def draw_stacks(
     if _draws_stacks(source):
         drawn = source.stacked([generator(task_seed(seed, i, stream)) for i in indices])
         if drawn is not None:
-            return [whole(drawn)]
+            return [as_stack(drawn)]
     return stacks([draw(source, seed, i, stream) for i in indices], by_name)
 
 

@@ -21,10 +21,10 @@ from quickstudy.base.trees import map_tree, named_leaves, structure
 from quickstudy.core import Acting, Answer, Examples, Task, TaskSpec
 from quickstudy.tasks.examples import pad_rows
 
-MOST_STACKS = 3
+MAX_STACKS = 3
 """Into which tasks of one kind but many sizes are parted, where padding all to one costs much."""
 
-WORTH_PARTING = 1.25
+MAX_PADDING = 1.25
 """Rows with padding over rows without, from which on tasks of one kind are parted."""
 
 
@@ -143,9 +143,9 @@ def _parted(tasks: Sequence[Task], places: list[int]) -> list[list[int]]:
     sizes = sorted({_size(tasks[place]) for place in places})
     real = sum(_size(tasks[place]) for place in places)
     best = [sizes[-1:]]
-    for parts in range(1, min(MOST_STACKS, len(sizes)) + 1):
+    for parts in range(1, min(MAX_STACKS, len(sizes)) + 1):
         best, padded = _cheapest(sizes, [_size(tasks[place]) for place in places], parts)
-        if padded <= WORTH_PARTING * real:
+        if padded <= MAX_PADDING * real:
             break
     return [
         members for members in
@@ -218,7 +218,7 @@ def _padded(leaf: Tensor, shapes: Sequence[Any], value: Callable[[Tensor], float
     return padded
 
 
-def whole(stacked: Task) -> Stack:
+def as_stack(stacked: Task) -> Stack:
     """A task that is stacked already, as the stack of all tasks of a step."""
     tasks = count(stacked)
     return Stack(stacked, tuple(range(tasks)), (stacked.spec.name,) * tasks)
@@ -255,13 +255,13 @@ def to_device(task: Task, device: torch.device) -> Task:
     if next(leaf for _, leaf in named_leaves(task[:2])).device == device:
         return task
     return Task(
-        map_tree(lambda leaf: moved(leaf, device), task.support),
-        map_tree(lambda leaf: moved(leaf, device), task.query),
+        map_tree(lambda leaf: tensor_to_device(leaf, device), task.support),
+        map_tree(lambda leaf: tensor_to_device(leaf, device), task.query),
         task.spec,
     )
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def tensor_to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """``tensor`` on ``device``, for which the host does not wait where that is a GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         # A GPU takes pinned memory by itself. The allocator keeps it until it has been taken.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from quickstudy.base.errors import first_line, out_of_memory, where_it_fits
+from quickstudy.base.errors import first_line, out_of_memory, with_memory_fallback
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.compiled import CompiledGradients
 from quickstudy.compute.engine import GRADIENT_MAKERS, accumulate
@@ -18,7 +18,7 @@ from quickstudy.contract.check import doubled
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective
 from quickstudy.tasks.numbering import generator
-from quickstudy.tasks.stacks import count, first_tasks, whole
+from quickstudy.tasks.stacks import as_stack, count, first_tasks
 
 TOLERANCE = 1e-8
 """Relative difference in float64 up to which two ways of mapping count as the same gradient."""
@@ -40,7 +40,7 @@ def difference_from_loop(
         each = (_difference(learner, stack, mapping, objective, compile) for stack in step)
         return next((found for found in each if found), None)
 
-    return where_it_fits(
+    return with_memory_fallback(
         difference,
         lambda: "the comparison in float64 does not fit in memory",
     )
@@ -82,7 +82,7 @@ def _gradients(
 ) -> list[Tensor | None]:
     """The meta-gradient of each parameter, None for those that the objective does not reach."""
     learner.zero_grad()
-    step = [prepare_stack(learner, whole(batch))]
+    step = [prepare_stack(learner, as_stack(batch))]
     accumulate(learner, step, objective, Plan(mapping, "", count(batch)), compiled)
     return [p.grad for p in learner.parameters()]
 

@@ -76,7 +76,7 @@ class Validation:
                 f"{', '.join(map(str, kinds))}. Give select=(task's name, score's name)."
             )
 
-    def decides(self, evaluation: Evaluation) -> Result:
+    def deciding_result(self, evaluation: Evaluation) -> Result:
         """The result that decides."""
         if self.select is None:
             return evaluation.main
@@ -177,7 +177,7 @@ def fit(
                 log.add({"step": state.step, **state.means(), "tasks_per_second": round(speed, 3),
                          "seconds": round(state.seconds, 3)})  # fmt: skip
             if validation and (state.step % validation.every == 0 or state.step == steps):
-                result = validation.decides(trainer.validate(validation))
+                result = validation.deciding_result(trainer.validate(validation))
                 state.judge(result, learner, validation.patience)
                 log.add({"step": state.step, "validation": result.mean,
                          "half_width": result.half_width,

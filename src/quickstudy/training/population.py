@@ -8,7 +8,7 @@ from quickstudy.backbones.norms import RunningNorm, estimating
 from quickstudy.base.modules import device_of
 from quickstudy.core import Learner, TaskSource
 from quickstudy.objectives import predict_queries
-from quickstudy.tasks.acting import acted
+from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import Stream, draw
 from quickstudy.tasks.stacks import to_device
 
@@ -28,4 +28,4 @@ def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None
     with torch.no_grad(), estimating():
         for index in range(TASKS):
             task = to_device(draw(source, seed, index, Stream.POPULATION), device_of(learner))
-            predict_queries(learner, acted(learner, task))
+            predict_queries(learner, run_acting(learner, task))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quickstudy.answers.classes import Classes
-from quickstudy.base.errors import where_it_fits
+from quickstudy.base.errors import with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
 from quickstudy.compute.prepare import kind_of
@@ -17,7 +17,7 @@ from quickstudy.contract.check import applicable, check_laws, doubled
 from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
 from quickstudy.objectives import Objective, set_progress
-from quickstudy.tasks.acting import acted
+from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stacks, to_device
 from quickstudy.training.equivalence import few_queries, in_double
@@ -54,7 +54,7 @@ def prepare(
     for spec in dict.fromkeys(task.spec for task in drawn):
         check_answer(learner, spec.answer)
     refuse_sorted(learner, drawn)
-    tasks = [acted(learner, to_device(task, device_of(learner))) for task in drawn]
+    tasks = [run_acting(learner, to_device(task, device_of(learner))) for task in drawn]
     for task in {kind_of(task): task for task in reversed(tasks)}.values():
         check_lawful(learner, task)
     return [stack.task for stack in stacks(tasks, learner.reads_name)]
@@ -89,7 +89,7 @@ def check_lawful(learner: Learner, task: Task) -> None:
     small = few_queries(task, max(4, min(16, 2 * task.spec.outputs)))
     laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
     with one_task_must_fit():
-        where_it_fits(
+        with_memory_fallback(
             lambda: _judge(in_double(learner), doubled(small), laws),
             lambda: _judge(copy.deepcopy(learner), small, laws),
         )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from quickstudy.base.modules import mapped, own_derivatives_serve, transformed
+from quickstudy.base.modules import custom_gradient_allowed, in_torch_func, mapped
 
 
 class Conv3x3(nn.Conv2d):
@@ -24,7 +24,7 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, outputs, height, width)."""
-        if x.requires_grad or x.ndim != 4 or transformed() or not own_derivatives_serve():
+        if x.requires_grad or x.ndim != 4 or in_torch_func() or not custom_gradient_allowed():
             return super().forward(x)
         maps: Tensor = _OfData.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return maps

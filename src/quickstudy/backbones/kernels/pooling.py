@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from quickstudy.base.modules import channels_last, mapped, own_derivatives_serve, transformed
+from quickstudy.base.modules import channels_last, custom_gradient_allowed, in_torch_func, mapped
 
 
 class MaxPool2x2(nn.Module):
@@ -22,7 +22,7 @@ class MaxPool2x2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, height, width) -> (n, channels, height // 2, width // 2)."""
-        if transformed() or not own_derivatives_serve() or not channels_last(x):
+        if in_torch_func() or not custom_gradient_allowed() or not channels_last(x):
             return F.max_pool2d(x, 2)
         pooled: Tensor = _Pool.apply(x)[0]  # type: ignore[no-untyped-call]
         return pooled

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from quickstudy.base.modules import channels_last, mapped, own_derivatives_serve, transformed
+from quickstudy.base.modules import channels_last, custom_gradient_allowed, in_torch_func, mapped
 
 EPSILON = 1e-5
 _FEW = 2**10
@@ -74,13 +74,13 @@ def standardised(x: Tensor, weight: Tensor, bias: Tensor, sharing: Sharing) -> T
     """y of x (n, channels, ...), under ``weight`` and ``bias`` (channels,)."""
     if not _closed_form_serves(x, weight):
         return sharing.by_torch(x, weight, bias)
-    function = _Standardise if transformed() else _PlainStandardise
+    function = _Standardise if in_torch_func() else _PlainStandardise
     y: Tensor = function.apply(x, weight, bias, sharing)[0]
     return y
 
 
 def _closed_form_serves(x: Tensor, weight: Tensor) -> bool:
-    return own_derivatives_serve() and x.dtype == weight.dtype and x.numel() > x.shape[1]
+    return custom_gradient_allowed() and x.dtype == weight.dtype and x.numel() > x.shape[1]
 
 
 class _Standardise(Function):
@@ -107,11 +107,11 @@ class _Standardise(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, m, r = ctx.saved_tensors
-        if mapped(g) and not transformed():
+        if mapped(g) and not in_torch_func():
             return *_slope_by_torch(g, x, weight, ctx.sharing), None
-        if not (torch.is_grad_enabled() or transformed()):
+        if not (torch.is_grad_enabled() or in_torch_func()):
             return *_kernel_slope(g, x, weight, m, r, ctx.sharing), None
-        function = _Slope if transformed() else _PlainSlope
+        function = _Slope if in_torch_func() else _PlainSlope
         return *function.apply(g, x, weight, m, r, ctx.sharing), None
 
 
@@ -228,7 +228,7 @@ def _layout(x: Tensor) -> torch.memory_format:
 
     Under vmap another operand may be mapped, which knows of the plain layout alone.
     """
-    last = channels_last(x) and not transformed()
+    last = channels_last(x) and not in_torch_func()
     return torch.channels_last if last else torch.contiguous_format
 
 
