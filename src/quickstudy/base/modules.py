@@ -24,7 +24,7 @@ def sees_other_rows(module: nn.Module) -> bool:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each submodule gets its own mode back, since they differ."""
+    """Evaluation mode inside; afterwards each submodule is in its own earlier mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

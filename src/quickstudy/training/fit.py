@@ -57,7 +57,7 @@ class Validation:
 
     ``patience``  validations without a new best after which training stops; None for never.
     ``select``    which result decides, where tasks of several names or kinds give several: a
-                  score's name, or (task's name, score's name). By default the first score of the answer.
+                  score's name, or (task's name, score's name). By default the answer's first score.
     """
 
     source: TaskSource
