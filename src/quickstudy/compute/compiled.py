@@ -39,7 +39,7 @@ class CompiledGradients:
 
     ``make_gradients``  the mapping of tasks to compile.
 
-    Stacks of other shapes are not supported (:meth:`supports`): compiling takes seconds per shape,
+    Stacks of other shapes are not supported (:meth:`serves`): compiling takes seconds per shape,
     and which shapes are compiled must not depend on where a run was resumed.
     """
 
@@ -51,7 +51,7 @@ class CompiledGradients:
         self._supported = _shapes(like)
         self._code: dict[Any, tuple[Gradients, list[Tensor]]] = {}
 
-    def supports(self, stack: Task) -> bool:
+    def serves(self, stack: Task) -> bool:
         """Whether the rows of ``stack`` have the shapes for which this was made."""
         return bool(_shapes(stack) == self._supported)
 

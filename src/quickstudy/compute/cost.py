@@ -48,7 +48,7 @@ class Cost:
         return not self.counted or self.seconds(1) > 2 * self.seconds(0)
 
     def seconds(self, tasks: int, calls: int = 1) -> float:
-        """Rough time on a CPU for ``tasks`` at once; an operator costs as much as ``calls`` calls."""
+        """Rough time on a CPU for ``tasks`` at once, each operator counted ``calls`` times."""
         arithmetic = tasks * self.flops / _FLOPS_PER_SECOND
         return calls * self.operators * _SECONDS_PER_OPERATOR + arithmetic
 

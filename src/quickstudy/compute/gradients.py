@@ -84,7 +84,8 @@ def of_task_axis(learner: Learner, objective: Objective, spec: TaskSpec) -> Grad
             leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
             named = {f"learner.{name}": p for name, p in leaves.items()}
             outcome: Outcome = call_with(over_tasks, named, Task(support, query, spec))
-            found = torch.autograd.grad(outcome.loss.sum(), list(leaves.values()), allow_unused=True)
+            total = outcome.loss.sum()
+            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         reached = {n: g for n, g in zip(leaves, found, strict=True) if g is not None}
         return reached, Outcome(outcome.loss.detach(), outcome.score)
 

@@ -16,11 +16,11 @@ TASKS = 32
 
 
 def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None:
-    """Set the statistics that every :class:`RunningNorm` uses outside training.
+    """Set the statistics that every :class:`RunningNorm` uses in evaluation mode.
 
-    Means over all rows of ``TASKS`` tasks, with the weights as they are now: exact moments rather
-    than a moving average, so nothing depends on the order of past steps (Wu and Johnson, 2021,
-    Rethinking "Batch" in BatchNorm, section 3). Nothing happens without such layers.
+    Moments over all rows of ``TASKS`` tasks with the current weights, instead of a moving average
+    over past optimiser steps (Wu and Johnson, 2021,
+    Rethinking "Batch" in BatchNorm, section 3). Does nothing without such layers.
     The learner must be in training mode.
     """
     if not any(isinstance(module, RunningNorm) for module in learner.modules()):
