@@ -34,10 +34,7 @@ class RecordingTensor(Tensor):
     ("device", "calls"),
     [
         ("cuda:1", ["pinned", (torch.device("cuda:1"), {"non_blocking": True})]),
-        (
-            "cpu",
-            [(torch.device("cpu"), {})],
-        ),  # an asynchronous copy to the CPU could be read too early
+        ("cpu", [(torch.device("cpu"), {})]),  # else it could be read before it is copied
     ],
 )
 def test_copies_to_a_gpu_are_pinned_and_asynchronous(device: str, calls: Any) -> None:

@@ -136,8 +136,8 @@ def fit(
     results would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
     :class:`quickstudy.compute.memory.TaskTooLarge` where one task alone does not fit in memory,
     RuntimeError where ``engine="vmap"`` gives a wrong gradient, ValueError for arguments out of
-    range, for ``compile`` without a compiler and where a resumed run had other settings, FileExistsError
-    where ``run`` holds another run.
+    range, for ``compile`` without a compiler and where a resumed run had other settings,
+    FileExistsError where ``run`` holds another run.
     """
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")

@@ -201,12 +201,12 @@ def _gradient_kernel(
 ) -> tuple[Tensor, ...]:
     aten, wanted = torch.ops.aten, [True] * 3
     if sharing.groups is None:
-        parameters = (weight, None, None, m, r)
-        gradients = aten.native_batch_norm_backward(g, x, *parameters, True, EPSILON, wanted)
+        arguments = (weight, None, None, m, r)
+        gradients = aten.native_batch_norm_backward(g, x, *arguments, True, EPSILON, wanted)
     else:
         g, x = (t.contiguous(memory_format=_layout(x)) for t in (g, x))
-        parameters = (m, r, weight, *_sizes(x), sharing.groups)
-        gradients = aten.native_group_norm_backward(g, x, *parameters, wanted)
+        statistics = (m, r, weight, *_sizes(x), sharing.groups)
+        gradients = aten.native_group_norm_backward(g, x, *statistics, wanted)
     return tuple(gradients)
 
 
