@@ -16,7 +16,7 @@ from quickstudy.compute.prepare import Prepared, prepare_stack
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import one_place
-from quickstudy.tasks.stacks import stack, whole
+from quickstudy.tasks.stacks import as_stack, stack
 
 TOLERANCE = 1e-9
 Weights = dict[str, Tensor]
@@ -68,7 +68,7 @@ def independent_gradient(
 
 def as_step(learner: Learner, stacked: Task) -> list[Prepared]:
     """A stacked task as a step that is ready to be computed."""
-    return [prepare_stack(learner, whole(stacked))]
+    return [prepare_stack(learner, as_stack(stacked))]
 
 
 def engine_gradient(learner: Learner, tasks: list[Task], plan: Plan) -> Tensor:

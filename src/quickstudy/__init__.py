@@ -1,6 +1,6 @@
 """quickstudy: a learner maps a support set to a predictor.
 
-Names are imported when first used, so that ``import quickstudy`` and the command line stay fast.
+Names are imported at first use, so that ``import quickstudy`` and the command line start fast.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
 # end of the learners
 
-_HOME = {
+_DEFINED_IN = {
     "verification": "learners.metric.siamese",
     "linear_contrastive": "learners.metric.siamese",
     "contrastive": "learners.metric.siamese",
@@ -135,7 +135,7 @@ _MODULES = {
     "training": "training",
     "updates": "learners.gradient.descend",
 }
-"""Modules by their public names: nothing a user needs stands four packages deep."""
+"""Public name -> module path below ``quickstudy``, so that users need no deep imports."""
 
 
 def __getattr__(name: str) -> Any:
@@ -143,10 +143,10 @@ def __getattr__(name: str) -> Any:
         return import_module(f"quickstudy.{_MODULES[name]}")
     value: Any
     if name == "__all__":
-        value = sorted({"__version__", *_HOME, *_MODULES, *_learners()})
-    elif name in _HOME:
-        value = getattr(import_module(f"quickstudy.{_HOME[name]}"), name)
-    elif not name.startswith("_") and name in (learners := _learners()):
+        value = sorted({"__version__", *_DEFINED_IN, *_MODULES, *_learner_modules()})
+    elif name in _DEFINED_IN:
+        value = getattr(import_module(f"quickstudy.{_DEFINED_IN[name]}"), name)
+    elif not name.startswith("_") and name in (learners := _learner_modules()):
         value = getattr(import_module(learners[name]), name)
     else:
         raise AttributeError(f"module 'quickstudy' has no attribute {name!r}")
@@ -158,8 +158,8 @@ def __dir__() -> list[str]:
     return list(__getattr__("__all__"))
 
 
-def _learners() -> dict[str, str]:
-    """The learners' classes, and the modules that have them, as their cards say."""
+def _learner_modules() -> dict[str, str]:
+    """Learner class -> the module that defines it, read from the cards."""
     from quickstudy.learners.cards import cards
 
     return {card.class_name: card.home for card in cards().values()}

@@ -1,12 +1,12 @@
-"""The types that everything else is made of.
+"""The core types: examples, tasks, answers, learners and predictors.
 
-A *learner* maps a *support set* to a *predictor*. What is learnt over many tasks lives in the
-learner's parameters; what is learnt from one support set is data, the predictor's *state*.
+A *learner* maps a *support set* to a *predictor*. Training over many tasks changes the learner's
+parameters; adapting to one support set returns the predictor's *state* and changes no parameter.
 
-    Examples    a mapping known at n points
-    Answer      what a predictor must say of a row, and how well it said it
-    TaskSpec    the answer that a task asks for, and the task's name
-    Task        support and query examples under one spec
+    Examples    n rows of inputs, targets, weights and groups
+    Answer      the kind of target a task has, with its loss and its scores
+    TaskSpec    the answer of a task, and the task's name
+    Task        support and query examples with one spec
     Learner     adapt(support) -> state,  predict(state, inputs) -> predictions
     Predictor   a learner together with one state: a function of inputs
 """
@@ -21,27 +21,26 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.base.known import filled, mean_of_known
+from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.base.weighting import counting
 
 State = Any
-"""What one support set taught: nested dicts, tuples and lists of tensors."""
+"""What ``adapt`` returns for one support set: nested dicts, tuples and lists of tensors."""
 
 Statistic = dict[str, Tensor]
-"""What a score keeps of one task: sums, counts, or pairs of predictions and targets."""
+"""What a score stores for one task: sums, counts, or pairs of predictions and targets."""
 
 
 class Examples(NamedTuple):
-    """A mapping known at n points; tensors only, so ``torch.vmap`` takes it as it is.
+    """n labelled rows; tensors only, so it can be passed through ``torch.vmap``.
 
     ``inputs``   (n, ...): a tensor, or a tree of tensors (token ids and their mask, a graph).
-    ``targets``  what the task's :class:`Answer` asks: (n,) class ids, (n, d) reals, (n, h, w) ids,
-                 a tree; -1 or NaN where unknown, element by element.
-    ``weights``  (n,): how often a row counts; 0 is "not there" (padding), 2 is "twice".
-    ``groups``   (n,) integers: where a row comes from (domain, school, speaker); zeros where there
-                 is one place.
+    ``targets``  in the form of the task's :class:`Answer`: (n,) class ids, (n, d) reals, (n, h, w)
+                 ids, or a tree; -1 or NaN marks single elements as unknown.
+    ``weights``  (n,): how often a row counts; 0 means absent (padding), 2 means twice.
+    ``groups``   (n,) integers: the source of each row (domain, school, speaker); zeros for one.
 
     :func:`quickstudy.examples` makes them from tensors or arrays.
     """
@@ -53,10 +52,10 @@ class Examples(NamedTuple):
 
 
 class Acting(NamedTuple):
-    """Examples yet to be made by acting in a world, :class:`quickstudy.answers.Actions`' own.
+    """Examples that the engine is yet to make by acting: for :class:`quickstudy.answers.Actions`.
 
-    ``parameters``  a tree of tensors: which world of its family this is.
-    ``noise``       a tree of tensors, drawn before: all the randomness of acting.
+    ``parameters``  a tree of tensors that selects one world of the family.
+    ``noise``       a tree of tensors with all random numbers that acting uses, drawn in advance.
     """
 
     parameters: Any
@@ -64,31 +63,31 @@ class Acting(NamedTuple):
 
 
 class Score(ABC):
-    """How well predictions answer a task, as a figure that people read.
+    """A measure of how good predictions are, for reports.
 
-    Each task keeps a ``statistic``. A result over tasks is the mean of each one's ``value``; of a
-    *pooled* score, for which single tasks are too small, the ``value`` of all statistics merged.
-    Frozen dataclasses, equal by value.
+    Each task gives a ``statistic``. The result over tasks is the mean of their ``value``s or, for
+    a *pooled* score, the ``value`` of all statistics merged: for tasks too small to score alone.
+    Subclasses are frozen dataclasses, equal by value.
     """
 
     name: ClassVar[str]
-    """Such as "accuracy" or "mse"."""
+    """For example "accuracy" or "mse"."""
     unit: ClassVar[str] = ""
-    """ "%" for a share of one, which people read in percent; "" for a plain number."""
+    """ "%" for a share in [0, 1], which reports print in percent; "" for a plain number."""
     higher_is_better: ClassVar[bool] = True
     pooled: ClassVar[bool] = False
     decoded: ClassVar[bool] = False
-    """Whether it judges what :meth:`Answer.decode` gives, instead of predictions."""
+    """Whether it scores the output of :meth:`Answer.decode` instead of the predictions."""
     while_training: ClassVar[bool] = True
     """Whether it is computed in every training step; it must then run under ``vmap``."""
 
     @abstractmethod
     def statistic(self, predictions: Any, query: Examples) -> Statistic:
-        """What to keep of the predictions for one task's queries, over their known elements."""
+        """The statistic of the predictions for one task's queries, over their known elements."""
 
     @abstractmethod
     def value(self, statistic: Statistic) -> Tensor:
-        """The score (); NaN where the statistic holds nothing that could be scored."""
+        """The score (); NaN where the task has nothing to score."""
 
     def merge(self, statistics: Sequence[Statistic]) -> Statistic:
         """One statistic for several tasks; by default the sum of each entry."""
@@ -97,29 +96,28 @@ class Score(ABC):
 
 
 class Answer(ABC):
-    """What a predictor must say of a row, and how well it said it: a frozen dataclass, no tensors.
+    """The kind of target a task has, with its loss and scores: a frozen dataclass, no tensors.
 
-    ``outputs``  width of the layer that gives it; the class axis is the last one.
+    ``outputs``  width of the layer that gives predictions; the class axis is the last one.
 
-    Nothing else asks for a target's type or compares losses: whoever needs to know asks here.
-    Elements of targets are known one by one: a subclass says which in :meth:`known`, and gives a
-    loss of each in :meth:`element_losses`.
+    All code that depends on the kind of target belongs in a subclass. Single elements of a target
+    may be unknown: :meth:`known` marks the others, :meth:`element_losses` gives a loss for each.
     """
 
     kind: ClassVar[str]
-    """The name by which files and reports know this answer."""
+    """The name of this answer in files and reports."""
 
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Width of the layer that gives the answer."""
+        """Width of the layer that gives predictions."""
 
     @abstractmethod
     def check(self, targets: Any, what: str = "targets") -> None:
-        """ValueError, calling them ``what``, for targets of a wrong shape or type."""
+        """ValueError for targets of a wrong shape or type; ``what`` names them in the message."""
 
     def check_values(self, targets: Any, what: str = "targets") -> None:  # noqa: B027
-        """ValueError for values that no target may have, such as an id beyond the last class."""
+        """ValueError for invalid values, for example an id beyond the last class."""
 
     @abstractmethod
     def known(self, targets: Any) -> Tensor:
@@ -127,11 +125,11 @@ class Answer(ABC):
 
     @abstractmethod
     def element_losses(self, predictions: Any, targets: Any) -> Tensor:
-        """The loss of every element, in the shape of :meth:`known`; unknown targets are filled."""
+        """The loss of every element, shaped like :meth:`known`; ``targets`` come filled."""
 
     def fill(self, targets: Any) -> Any:
-        """``targets`` with a zero in the place of what is unknown."""
-        return map_tree(filled, targets)
+        """``targets`` with zeros in place of unknown elements."""
+        return map_tree(zero_if_unknown, targets)
 
     def loss(self, predictions: Any, targets: Any) -> Tensor:
         """One loss per row (n,): the mean over its known elements; 0 for a row without any."""
@@ -140,13 +138,13 @@ class Answer(ABC):
     def loss_and_share(self, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """One loss per row (n,), and the share (n,) of each row's elements that are known.
 
-        In a mean over rows a row counts as its weight times its share, so that every known element
-        counts as often as its row, whatever else is unknown.
+        A mean over rows weights each row by its weight times its share, so that every known
+        element of a row of weight 1 counts once, however many elements are unknown.
         """
         known = self.known(targets)
         losses = self.element_losses(predictions, self.fill(targets))
-        # Filled before the arithmetic and left out after it: a NaN that was only masked afterwards
-        # would come back in second derivatives.
+        # Unknown targets are filled before the arithmetic and their losses masked after it: with
+        # the mask alone, a NaN target would make second derivatives NaN.
         losses = torch.where(known, losses, 0.0)
         return mean_of_known(losses, known)
 
@@ -155,7 +153,7 @@ class Answer(ABC):
         """Targets as numbers that a learner may read (one-hot, reals); zeros where unknown."""
 
     def decode(self, predictor: Predictor, inputs: Any) -> Any:
-        """What a person is given for ``inputs``: by default the predictions."""
+        """The final output for ``inputs``, for example class ids; by default the predictions."""
         return predictor(inputs)
 
     @abstractmethod
@@ -165,7 +163,7 @@ class Answer(ABC):
     @property
     @abstractmethod
     def scores(self) -> tuple[Score, ...]:
-        """What is reported; the first is the one by which weights are chosen."""
+        """The scores to report; validation selects weights by the first."""
 
     @property
     def score(self) -> Score:
@@ -173,30 +171,30 @@ class Answer(ABC):
         return self.scores[0]
 
     def join(self, other: Answer) -> Answer | None:
-        """One answer for tasks of both, so that these can be computed at once; None without one."""
+        """One answer for a stack of both kinds of tasks; None where they cannot share a stack."""
         return self if self == other else None
 
     loss_is_score: ClassVar[bool] = False
-    """Whether the mean loss is the first score."""
+    """Whether the first score equals the mean loss, so that it need not be computed again."""
 
     ragged: ClassVar[bool] = False
-    """Whether targets of tasks that differ in size beyond rows are padded with what is unknown."""
+    """Whether targets whose sizes differ beyond the number of rows are padded as unknown."""
 
     def present(self, targets: Any, weights: Tensor) -> Tensor | None:
-        """(outputs,): which outputs a support set tells of; None where it may tell of all."""
+        """(outputs,): which classes occur in a support set; None if classes cannot be absent."""
         return None
 
     def hide_absent(self, targets: Any, present: Tensor | None) -> Any:
-        """``targets`` in which absent classes are unknown: losses leave them out, scores do not."""
+        """``targets`` with absent classes marked unknown: for losses; scores use the originals."""
         return targets
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a task asks; holds no tensors, so the tasks of one stack share it. Equal by value.
+    """The answer and the name of a task; holds no tensors, so the tasks of a stack share one.
 
-    ``answer``  what a predictor must say.
-    ``name``    which task this is, for learners that keep a part per task.
+    ``answer``  the kind of target, with its loss and scores.
+    ``name``    the task's name, for learners that have parameters per task name.
     """
 
     answer: Answer
@@ -204,36 +202,37 @@ class TaskSpec:
 
     @property
     def outputs(self) -> int:
-        """Width of the layer that gives the answer."""
+        """Width of the layer that gives predictions."""
         return self.answer.outputs
 
 
 class Task(NamedTuple):
-    """One task: adapt on ``support``, be judged on ``query``; both given, or made by acting."""
+    """One task: a learner adapts to ``support`` and is scored on ``query``."""
 
-    support: Any  # Examples | Acting: all but the engine's first step see Examples
+    support: Any  # Examples, or Acting until the engine has made the rows by acting
     query: Any
     spec: TaskSpec
 
 
 TaskSource = Callable[[torch.Generator], Task]
-"""Where tasks come from: the same generator seed gives the same task."""
+"""A function that draws a task: the same generator state gives the same task."""
 
 
 class Learner(nn.Module, ABC):
-    """Maps a support set to a predictor; its parameters are what training over many tasks learns.
+    """Maps a support set to a predictor; training over many tasks learns its parameters.
 
     Write ``adapt`` and ``predict`` for ONE task, in the paper's own equations; the engine maps
-    them over stacks of tasks. ``adapt`` changes nothing in the module and never sees a query.
+    them over stacks of tasks. ``adapt`` changes nothing in the module and never reads a query.
 
-    A state that is a dict may hold ``present`` (outputs,): losses leave out the other classes.
+    A state that is a dict may hold ``present`` (outputs,), the classes in the support set: losses
+    then leave out queries of other classes.
     """
 
     answers: ClassVar[tuple[type[Answer], ...]] = (Answer,)
-    """The kinds of answers that this learner can give."""
+    """The kinds of answer that this learner supports."""
 
     reads_name: ClassVar[bool] = False
-    """Whether ``spec.name`` matters to it, so that tasks of two names are never stacked."""
+    """Whether it reads ``spec.name``; tasks of different names are then never stacked."""
 
     exceptions: ClassVar[Mapping[str, str]] = {}
     """Laws of the contract that this learner cannot keep, each with the reason."""
@@ -242,21 +241,21 @@ class Learner(nn.Module, ABC):
     """Whether ``adapt`` takes gradients itself, so that training differentiates twice."""
 
     objective: Callable[[Learner, Task], Any] | None = None
-    """What training minimises, where the learner's paper does not minimise the query loss."""
+    """The learner's own training objective; None for the query loss."""
 
     @abstractmethod
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """What ``support`` teaches, as a tree of tensors."""
+        """The state after adapting to ``support``, a tree of tensors."""
 
     @abstractmethod
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Any:
-        """Predictions for ``inputs`` (n, ...): a tensor or a tree, rows first."""
+        """Predictions for ``inputs`` (n, ...): a tensor or a tree, whose first axis is the rows."""
 
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
-        """The predictor that ``support`` teaches.
+        """The predictor after adapting to ``support``.
 
-        Raises ValueError for an answer that this learner cannot give, for a support set without
-        rows, and for targets that the answer cannot judge.
+        Raises ValueError for an answer that this learner does not support, for a support set
+        without rows, and for targets that do not fit the answer.
         """
         check_answer(self, spec.answer)
         check_support(support, spec.answer)
@@ -269,7 +268,7 @@ class Learner(nn.Module, ABC):
 
 
 def check_answer(learner: Learner, answer: Answer) -> None:
-    """ValueError where ``learner`` cannot give ``answer``."""
+    """ValueError where ``learner`` does not support ``answer``."""
     if isinstance(answer, learner.answers):
         return
     given = ", ".join(kind.__name__ for kind in learner.answers)
@@ -280,7 +279,7 @@ def check_answer(learner: Learner, answer: Answer) -> None:
 
 
 def check_support(support: Examples, answer: Answer) -> None:
-    """ValueError for a support set without rows, or whose targets ``answer`` cannot judge."""
+    """ValueError for a support set without rows, or whose targets do not fit ``answer``."""
     if not isinstance(support, Examples):
         raise ValueError(
             f"support: must be Examples; found {type(support).__name__}. Make them with "
@@ -292,7 +291,7 @@ def check_support(support: Examples, answer: Answer) -> None:
             "to learn from."
         )
     answer.check(support.targets, "support")
-    # A GPU would have to be waited for, and under vmap there is no single value.
+    # Reading a value synchronises with a GPU, and is impossible under vmap.
     on_cpu = all(leaf.device.type == "cpu" for leaf in leaves(support.targets))
     if on_cpu and not torch._C._are_functorch_transforms_active():
         answer.check_values(support.targets, "support")
@@ -300,9 +299,9 @@ def check_support(support: Examples, answer: Answer) -> None:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A learner with what one support set taught it: a function of inputs, and plain data.
+    """A learner with the state of one support set: a function of inputs.
 
-    ``info`` travels with the predictor when it is saved: class names, image size, anything JSON.
+    ``info`` is saved with the predictor: class names, image size, anything that JSON can hold.
     """
 
     learner: Learner
@@ -313,8 +312,7 @@ class Predictor:
     def __call__(self, inputs: Any, weights: Tensor | None = None) -> Any:
         """Predictions for ``inputs`` (n, ...): logits, regression values, or a tree of these.
 
-        ``weights``  (n,): how often each row counts where rows see one another (batch statistics);
-                     once each by default.
+        ``weights``  (n,): how often a row counts in batch statistics; once each by default.
         """
         if weights is None:
             return self.learner.predict(self.state, inputs, self.spec)

@@ -1,4 +1,4 @@
-"""Objectives: (learner, task) -> the scalar whose gradient is the meta-gradient."""
+"""Objectives: functions (learner, task) -> the scalar whose gradient is the meta-gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quickstudy.tasks.examples import counted_weights, weighted_mean
 
 
 class Outcome(NamedTuple):
-    """What one task gave: the loss to differentiate, and the score to show beside it."""
+    """The result for one task: the loss to differentiate, and a score to display."""
 
     loss: Tensor
     score: Tensor
@@ -26,50 +26,50 @@ Objective = Callable[[Learner, Task], Tensor | Outcome]
 
 @runtime_checkable
 class Scheduled(Protocol):
-    """A learner or objective of which something changes as training goes on."""
+    """A learner or objective with a setting that changes in the course of training."""
 
     @property
     def scheduled(self) -> bool:
-        """Whether anything really changes with the settings it has."""
+        """Whether anything changes under its current settings."""
 
     def set_progress(self, progress: float) -> None:
-        """Told by the trainer before each step: the share of training done, in [0, 1].
+        """Set the share of training that is done, in [0, 1]; the trainer calls it.
 
-        At the end it is 1.0.
+        It is called before each optimiser step, and with 1.0 at the end.
         """
 
 
 def is_scheduled(part: Learner | Objective) -> bool:
-    """Whether ``part`` is :class:`Scheduled`, and changes with the settings it has."""
+    """Whether ``part`` is :class:`Scheduled` and changes under its current settings."""
     return isinstance(part, Scheduled) and part.scheduled
 
 
 def set_progress(learner: Learner, objective: Objective, progress: float) -> None:
-    """Tell both how far training is, where they change with it."""
+    """Set the progress of learner and objective, where they are scheduled."""
     for part in (learner, objective):
         if isinstance(part, Scheduled) and part.scheduled:
             part.set_progress(progress)
 
 
 def predict_queries(learner: Learner, task: Task) -> Any:
-    """Predictions for the queries after adapting; norms count query rows as weighted."""
-    return ask(learner(task.support, task.spec), task.query)
+    """Predictions for the queries after adapting; batch statistics use the rows' weights."""
+    return predict_rows(learner(task.support, task.spec), task.query)
 
 
-def ask(predictor: Predictor, query: Examples) -> Any:
-    """Predictions for ``query``; norms count its rows as weighted, and unlabelled ones not."""
+def predict_rows(predictor: Predictor, query: Examples) -> Any:
+    """Predictions for ``query``; in batch statistics, rows count by weight, unlabelled ones not."""
     return predictor(query.inputs, counted_weights(query, predictor.spec.answer))
 
 
 def query_loss(learner: Learner, task: Task) -> Outcome:
     """The mean loss of the adapted predictor on the queries: the default objective.
 
-    Queries of a class that the support set does not show are left out of the loss, where the
-    learner's state says which classes are present: no learner could name them. The score counts
-    them as wrong.
+    If the learner's state holds ``present``, queries of a class that is absent from the support set
+    are left out of the loss, since no learner could predict that class. The score counts them as
+    wrong.
     """
     predictor = learner(task.support, task.spec)
-    predictions, present = ask(predictor, task.query), present_in(predictor.state)
+    predictions, present = predict_rows(predictor, task.query), present_in(predictor.state)
     answer, uniform = task.spec.answer, weights_are_uniform()
     loss = mean_loss(predictions, task.query, answer, present, uniform)
     if answer.loss_is_score:
@@ -84,10 +84,10 @@ def mean_loss(
     present: Tensor | None = None,
     uniform: bool = False,
 ) -> Tensor:
-    """The mean loss () of ``rows`` as weighted, over their known elements; 0 without any.
+    """The weighted mean loss () of ``rows``, over their known elements; 0 without any.
 
-    ``present``  (outputs,) classes that could be answered; elements of others are left out.
-    ``uniform``  a promise that all weights are one and all elements known: a plain mean.
+    ``present``  (outputs,): classes in the support set; elements of other classes are left out.
+    ``uniform``  whether all weights are 1 and all elements known, so that a plain mean is right.
     """
     if uniform:
         losses = answer.element_losses(predictions, rows.targets)
@@ -97,7 +97,7 @@ def mean_loss(
 
 
 def present_in(state: State) -> Tensor | None:
-    """The classes (outputs,) that a predictor can name; None where its state does not say."""
+    """(outputs,): the classes that a predictor can predict; None where its state has no entry."""
     return state.get("present") if isinstance(state, dict) else None
 
 
@@ -110,5 +110,5 @@ def score_of(predictions: Any, query: Examples, answer: Answer) -> Tensor:
 
 
 def objective_of(learner: Learner) -> Objective:
-    """What training minimises: the learner's own objective, or the query loss."""
+    """The training objective: the learner's own, or the query loss."""
     return learner.objective or query_loss

@@ -1,4 +1,4 @@
-"""The contract for your own learners; see ``docs/contract.md``."""
+"""Tests that check your own learner against the contract; see ``docs/contract.md``."""
 
 from quickstudy.contract.check import LAWS, applicable, check_laws, check_learner
 from quickstudy.contract.compare import BrokenLaw

@@ -1,4 +1,4 @@
-"""What every answer promises: unknown elements are absent, classes join, errors name the remedy."""
+"""Every answer: unknown elements count as absent, answers join, errors name the remedy."""
 
 from __future__ import annotations
 
@@ -61,23 +61,23 @@ ELEMENTWISE = [
 
 @pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
 def test_a_mean_loss_counts_each_known_element_as_often_as_its_row(answer):
-    """Against a sum written out, element by element."""
+    """Expected value: a sum over elements in plain Python."""
     predictions, targets = case(answer)
     weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 3.0, 1.0], dtype=torch.float64)
     known = answer.known(targets)
     elements = answer.element_losses(predictions, answer.fill(targets))
     total = count = 0.0
     for i in range(6):
-        for value, there in zip(elements[i].flatten(), known[i].flatten(), strict=True):
-            if there:
+        for value, is_known in zip(elements[i].flatten(), known[i].flatten(), strict=True):
+            if is_known:
                 total, count = total + float(weights[i] * value), count + float(weights[i])
     found = mean_loss(predictions, rows(targets, weights), answer)
     assert float(found) == pytest.approx(total / count, abs=1e-12)
 
 
 @pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
-def test_a_mean_of_row_means_would_be_another(answer):
-    """So that the test above can fail: rows know different shares of their elements."""
+def test_the_mean_loss_differs_from_a_mean_of_row_means(answer):
+    """Shows that the test above can fail: rows have different shares of known elements."""
     predictions, targets = case(answer)
     if answer.known(targets).ndim == 1:
         pytest.skip("a row of this answer is one element")
@@ -88,7 +88,7 @@ def test_a_mean_of_row_means_would_be_another(answer):
 
 @pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
 def test_second_derivatives_through_vmap_are_finite_with_unknown_elements(answer):
-    """A mask after the arithmetic would let the NaN of an unknown target back in."""
+    """Masking only after the arithmetic would make them NaN."""
     predictions, targets = case(answer)
     scale = torch.ones((), dtype=torch.float64)
 
@@ -115,33 +115,33 @@ def test_predictions_for_unknown_elements_get_no_gradient(answer):
     assert gradient[answer.known(targets)].abs().min() > 0
 
 
-def test_losing_the_labels_of_one_column_does_not_move_another_ones_gradient_share():
-    """With means of row means it would: the other elements of a row would count more."""
+def test_unknown_targets_in_one_column_scale_all_gradients_of_another_column_equally():
+    """With a mean of row means, the other elements of rows with unknown ones would count more."""
     answer = Reals(2, missing=True)
     predictions, targets = case(answer)
     targets = targets.nan_to_num()
-    lost = targets.clone()
-    lost[:3, 0] = NAN
+    partly_unknown = targets.clone()
+    partly_unknown[:3, 0] = NAN
 
     def gradient_of_second_column(targets: Tensor) -> Tensor:
         p = predictions.clone().requires_grad_()
         mean_loss(p, rows(targets), answer).backward()
         return p.grad[:, 1]
 
-    before, after = gradient_of_second_column(targets), gradient_of_second_column(lost)
+    before, after = gradient_of_second_column(targets), gradient_of_second_column(partly_unknown)
     ratio = after / before
     assert torch.allclose(ratio, ratio[0].expand(6), atol=1e-14)  # 12 elements, then 9
     assert float(ratio[0]) == pytest.approx(12 / 9)
 
 
 @pytest.mark.parametrize("answer", [Classes(3), Pixels(3)], ids=lambda a: a.kind)
-def test_an_absent_class_costs_no_loss_but_counts_as_wrong(answer):
+def test_queries_of_an_absent_class_are_left_out_of_the_loss_but_scored_as_wrong(answer):
     predictions, targets = case(answer)
     targets = targets.clamp_min(0)
     present = torch.tensor([True, False, True])
     masked = torch.where(present, predictions, -1e30)
     loss = mean_loss(masked, rows(targets), answer, present)
-    assert float(loss) < 100  # 1e27 and more, if absent classes were asked for
+    assert float(loss) < 100  # above 1e27 if absent classes were part of the loss
     hidden = answer.hide_absent(targets, present)
     assert torch.equal(answer.known(hidden), targets != 1)
     best = torch.where(present, torch.nn.functional.one_hot(targets, 3), -1e30).double()
@@ -198,28 +198,28 @@ def test_wrong_targets_are_refused_with_the_remedy(spec, targets, words):
 
 @pytest.mark.parametrize("make", [Classes, Reals, Labels, Pixels, Tokens, Boxes])
 @pytest.mark.parametrize("wrong", [0, 2.0, "5", True])
-def test_a_width_that_is_no_positive_whole_number_is_refused(make, wrong):
+def test_a_width_that_is_not_a_positive_whole_number_is_refused(make, wrong):
     with pytest.raises(ValueError, match="must be a whole number"):
         make(wrong)
 
 
-def test_a_loss_of_ones_own_may_be_for_rows_or_for_elements():
+def test_a_custom_loss_may_be_per_row_or_per_element():
     predictions, targets = case(Reals(2, missing=True))
     by_element = qs.spec(2, absolute).answer
     by_row = qs.spec(2, lambda p, t: (p - t).abs().mean(-1)).answer
     full = targets.nan_to_num()
     both = [float(mean_loss(predictions, rows(full), a)) for a in (by_element, by_row)]
     assert both[0] == pytest.approx(both[1])
-    whole = ~targets.isnan().any(1)  # a loss of rows takes those of which all is known
-    expected = (predictions - full).abs().mean(1)[whole].mean()
+    known_rows = ~targets.isnan().any(1)  # a loss per row counts only rows known in full
+    expected = (predictions - full).abs().mean(1)[known_rows].mean()
     assert float(mean_loss(predictions, rows(targets), by_row)) == pytest.approx(float(expected))
     scalar = qs.spec(2, lambda p, t: (p - t).abs().mean()).answer
     with pytest.raises(ValueError, match="Leave out the mean over rows"):
         mean_loss(predictions, rows(targets), scalar)
 
 
-class Copier(Learner):
-    """Says again the token that it is given as the one before, plus one."""
+class NextToken(Learner):
+    """Predicts the token before, plus one."""
 
     def adapt(self, support: Examples, spec: qs.TaskSpec) -> Any:
         return {}
@@ -230,7 +230,7 @@ class Copier(Learner):
 
 def test_tokens_are_decoded_from_left_to_right_until_the_end():
     answer = Tokens(6, before="before", start=1, end=4)
-    predictor = Predictor(Copier(), {}, qs.TaskSpec(answer))
+    predictor = Predictor(NextToken(), {}, qs.TaskSpec(answer))
     given = {"before": torch.zeros(2, 5, dtype=torch.long)}
     assert answer.decode(predictor, given).tolist() == [[2, 3, -1, -1, -1]] * 2
 
@@ -239,7 +239,7 @@ def boxes(*edges: tuple[float, ...]) -> Tensor:
     return torch.tensor([edges], dtype=torch.float64)
 
 
-def test_the_loss_of_boxes_gives_each_true_box_a_slot_of_its_own():
+def test_the_loss_of_boxes_matches_each_true_box_to_a_slot_of_its_own():
     answer = Boxes(2)
     true = {"boxes": boxes((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1), (NAN,) * 4),
             "classes": torch.tensor([[0, 1, -1]])}  # fmt: skip
@@ -247,17 +247,17 @@ def test_the_loss_of_boxes_gives_each_true_box_a_slot_of_its_own():
     right = {"boxes": boxes((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1), (0, 0, 1, 1), (0, 0, 1, 1)),
              "logits": logits}  # fmt: skip
     assert float(answer.loss(right, true)) < 0.01
-    order = [2, 1, 0]  # of the true boxes: none is the first by nature
-    turned = map_tree(lambda leaf: leaf[:, order], true)
-    assert torch.allclose(answer.loss(right, turned), answer.loss(right, true))
+    order = [2, 1, 0]  # the order of true boxes must not matter
+    reordered = map_tree(lambda leaf: leaf[:, order], true)
+    assert torch.allclose(answer.loss(right, reordered), answer.loss(right, true))
     both_on_one = map_tree(lambda leaf: leaf[:, [0, 0, 2, 3]], right)
     assert float(answer.loss(both_on_one, true)) > 1
-    nothing = map_tree(lambda leaf: leaf[:, 2:], true)  # a picture without objects
-    assert float(answer.loss(right, nothing)) > 0.1  # two slots claim something
+    nothing = map_tree(lambda leaf: leaf[:, 2:], true)  # an image without objects
+    assert float(answer.loss(right, nothing)) > 0.1  # two slots predict objects
 
 
-def test_ap50_finds_each_true_box_once_and_pools_pictures():
-    """By hand: ranked right, wrong (a second time), right; recall 1/2, 1/2, 1 of two boxes."""
+def test_ap50_matches_each_true_box_once_and_pools_images():
+    """By hand, in rank order: right, wrong (a duplicate), right; recall 1/2, 1/2, 1."""
     true = {"boxes": boxes((0, 0, 0.4, 0.4), (0.6, 0.6, 1, 1)), "classes": torch.tensor([[0, 0]])}
     confidence = torch.tensor([0.9, 0.8, 0.7])
     found = {
@@ -269,19 +269,19 @@ def test_ap50_finds_each_true_box_once_and_pools_pictures():
     assert float(score.value(statistic)) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
     missed = score.statistic(map_tree(lambda leaf: leaf[:, 1:2], found), rows(true))
     pooled = score.value(score.merge([statistic, missed]))
-    # Four slots, 0.9 and 0.8 right in one, 0.8 right in the other, 0.7 right: of four true boxes.
+    # Four slots for four true boxes: 0.9 and 0.7 of one image right, 0.8 of the other.
     assert 0.5 < float(pooled) < 0.84
 
 
 @pytest.mark.parametrize(
     "answer", [Classes(3), Labels(3), Pixels(3), Tokens(7)], ids=lambda a: a.kind
 )
-def test_unknown_elements_leave_no_trace_in_a_score(answer):
+def test_predictions_for_unknown_elements_do_not_change_a_score(answer):
     predictions, targets = case(answer)
     score = answer.score
     before = score.value(score.statistic(predictions, rows(targets)))
     known = answer.known(targets)
-    moved = predictions.clone()
-    moved[~known] = -7 * moved[~known]
-    after = score.value(score.statistic(moved, rows(targets)))
+    changed = predictions.clone()
+    changed[~known] = -7 * changed[~known]
+    after = score.value(score.statistic(changed, rows(targets)))
     assert torch.equal(before, after)

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, or against their definition written out."""
+"""Metrics against scikit-learn, or against their definition in plain Python."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_ranking_metrics_equal_scikit_learn(n, seed):
     assert float(found) == pytest.approx(average_precision_score(*arguments, **counts), abs=1e-12)
 
 
-def test_a_ranking_of_one_kind_only_has_no_value():
+def test_a_ranking_without_positives_or_without_negatives_is_nan():
     ones = torch.ones(4, dtype=torch.float64)
     assert metrics.roc_auc(torch.arange(4.0).double(), ones, ones).isnan()
     assert metrics.average_precision(torch.arange(4.0).double(), 0 * ones, ones).isnan()
@@ -49,11 +49,11 @@ def test_intersection_over_union_equals_scikit_learn():
     assert torch.allclose((both / either).double(), torch.from_numpy(expected))
 
 
-def test_boxes_overlap_as_their_areas_say():
+def test_iou_of_boxes_by_hand():
     a = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0]])
     b = torch.tensor([[1.0, 1.0, 3.0, 3.0], [4.0, 4.0, 5.0, 5.0]])
     assert torch.allclose(metrics.box_iou(a, b), torch.tensor([[1 / 7, 0.0], [0.0, 0.0]]))
-    # Of the first with the second: a hull of 25, of which the union fills 5.
+    # First of a with second of b: the hull has area 25, the union 5.
     generalised = metrics.generalised_box_iou(a, b)
     assert generalised[0, 1] == pytest.approx(-20 / 25)
     assert generalised[0, 0] == pytest.approx(1 / 7 - (9 - 7) / 9)
@@ -70,11 +70,11 @@ def test_chrf_equals_its_definition():
     precisions, recalls = [], []
     for n in range(1, 7):
         of_predicted = [tuple(predicted[i : i + n]) for i in range(len(predicted) - n + 1)]
-        left = [tuple(true[i : i + n]) for i in range(len(true) - n + 1)]
-        total, shared = len(left), 0
+        unmatched = [tuple(true[i : i + n]) for i in range(len(true) - n + 1)]
+        total, shared = len(unmatched), 0
         for gram in of_predicted:
-            if gram in left:
-                left.remove(gram)
+            if gram in unmatched:
+                unmatched.remove(gram)
                 shared += 1
         precisions.append(shared / len(of_predicted))
         recalls.append(shared / total)

@@ -1,4 +1,4 @@
-"""The first layer's convolution: torch's values and derivatives, but for the images'."""
+"""The first layer's convolution: torch's derivatives, except with respect to the images."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ def images() -> Tensor:
 
 
 def derivatives(conv: nn.Module, images: Tensor) -> list[Tensor]:
-    """Of first, second and third order in its parameters, and of the images where they have one."""
+    """First to third derivatives in the parameters and, if they require grad, the images."""
     of = [*conv.parameters(), *([images] if images.requires_grad else [])]
     value, found = conv(images).pow(5).sum(), []
     for _ in range(3):
-        slopes = torch.autograd.grad(value, of, create_graph=True)
-        found += slopes
-        value = torch.stack([s.pow(2).sum() for s in slopes]).sum()
+        gradients = torch.autograd.grad(value, of, create_graph=True)
+        found += gradients
+        value = torch.stack([s.pow(2).sum() for s in gradients]).sum()
     return found
 
 
-@pytest.mark.parametrize("asked", [False, True], ids=["data", "maps"])
+@pytest.mark.parametrize("of_images", [False, True], ids=["data", "maps"])
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
-def test_derivatives_are_torchs(images: Tensor, bias: bool, asked: bool) -> None:
+def test_derivatives_equal_torchs(images: Tensor, bias: bool, of_images: bool) -> None:
     conv = Conv3x3(2, 4, bias).double()
     torchs = nn.Conv2d(2, 4, 3, padding=1, bias=bias).double()
     torchs.load_state_dict(conv.state_dict())
-    images.requires_grad_(asked)
+    images.requires_grad_(of_images)
     for found, expected in zip(derivatives(conv, images), derivatives(torchs, images), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_no_derivative_goes_to_the_images(images: Tensor) -> None:
-    """No convolution runs for it: torch's own runs one more, transposed, in a second derivative."""
+def test_no_gradient_of_the_images_is_computed(images: Tensor) -> None:
+    """torch's own double backward runs one more convolution for it."""
     conv = Conv3x3(2, 4).double()
     with torch.profiler.profile() as profiled:
         derivatives(conv, images)
@@ -55,9 +55,9 @@ def convolutions(profiled: torch.profiler.profile) -> int:
 
 def test_a_frozen_layer_and_functional_transforms_work(images: Tensor) -> None:
     conv = Conv3x3(2, 4).double()
-    slopes = torch.func.grad(
+    found = torch.func.grad(
         lambda w: torch.func.functional_call(conv, {"weight": w}, (images,)).square().sum()
     )(conv.weight)
     expected = torch.autograd.grad(conv(images).square().sum(), conv.weight)[0]
-    torch.testing.assert_close(slopes, expected)
+    torch.testing.assert_close(found, expected)
     assert not conv.requires_grad_(False)(images).requires_grad

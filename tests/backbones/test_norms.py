@@ -1,3 +1,5 @@
+"""The norms and the backbones: statistics, row weights and shapes."""
+
 from __future__ import annotations
 
 import pytest
@@ -16,34 +18,35 @@ from quickstudy.backbones.norms import (
     estimating,
     make_norm,
     norm_policy,
-    rows_count_alike,
 )
+from quickstudy.base.weighting import uniform_weights
 
 
 def rows(n: int = 6) -> torch.Tensor:
     return torch.randn(n, 8, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
 
 
-def test_batch_norm_is_torchs():
+def test_batch_norm_equals_torchs():
     torch.testing.assert_close(
         BatchNorm(8).double()(rows()), F.batch_norm(rows(), None, None, training=True)
     )
 
 
-def test_weights_count_rows():
+def test_batch_norm_weights_rows():
     layer, x = BatchNorm(8).double(), rows()
     weights = torch.tensor([2.0, 1, 1, 0, 1, 0], dtype=torch.float64)
-    kept = torch.cat([x[:1], x[[0, 1, 2, 4]]])
+    repeated = torch.cat([x[:1], x[[0, 1, 2, 4]]])
     with counting(weights):
         weighted = layer(x)
-    torch.testing.assert_close(weighted[[0, 1, 2, 4]], layer(kept)[1:])
-    with rows_count_alike(), counting(torch.ones(6)):
+    torch.testing.assert_close(weighted[[0, 1, 2, 4]], layer(repeated)[1:])
+    with uniform_weights(), counting(torch.ones(6)):
         torch.testing.assert_close(layer(x), F.batch_norm(x, None, None, training=True))
 
 
 def test_support_norm_reuses_the_supports_statistics():
     layer, support, query = SupportNorm(8).double(), rows(), rows(9)
-    examples = qs.Examples(support, torch.zeros(6), torch.ones(6, dtype=torch.float64))
+    examples = qs.Examples(support, torch.zeros(6), torch.ones(6, dtype=torch.float64),
+                           torch.zeros(6).long())  # fmt: skip
     features, statistics = embed_support(layer, examples)
     torch.testing.assert_close(features, F.batch_norm(support, None, None, training=True))
     mean, variance = support.mean((0, 2, 3)), support.var((0, 2, 3), correction=0)
@@ -53,7 +56,7 @@ def test_support_norm_reuses_the_supports_statistics():
         layer(query)
 
 
-def test_running_norm_never_moves_by_itself_and_estimates_the_population():
+def test_running_norm_updates_statistics_only_when_estimating():
     layer = RunningNorm(8).double()
     parts = [rows(n) * n + n for n in (3, 4, 5)]
     before = layer.mean.clone()
@@ -63,16 +66,16 @@ def test_running_norm_never_moves_by_itself_and_estimates_the_population():
     with torch.no_grad(), estimating():
         for part in parts:
             layer(part)
-    everything = torch.cat(parts)
-    torch.testing.assert_close(layer.mean, everything.mean((0, 2, 3)))
-    torch.testing.assert_close(layer.variance, everything.var((0, 2, 3), correction=0))
+    all_rows = torch.cat(parts)
+    torch.testing.assert_close(layer.mean, all_rows.mean((0, 2, 3)))
+    torch.testing.assert_close(layer.variance, all_rows.var((0, 2, 3), correction=0))
     layer.eval()
     expected = F.batch_norm(parts[0], layer.mean, layer.variance)
     torch.testing.assert_close(layer(parts[0]), expected)
     assert not layer.sees_other_rows
 
 
-def test_rows_of_no_weight_are_not_in_the_population():
+def test_rows_of_weight_0_are_not_in_the_population():
     layer, x = RunningNorm(8).double(), rows()
     weights = torch.tensor([2.0, 1, 1, 0, 1, 0], dtype=torch.float64)
     with torch.no_grad(), estimating(), counting(weights):
@@ -82,7 +85,7 @@ def test_rows_of_no_weight_are_not_in_the_population():
     torch.testing.assert_close(layer.variance, expected.var((0, 2, 3), correction=0))
 
 
-def test_unknown_policies_are_refused_and_known_ones_named():
+def test_unknown_norms_are_refused_and_known_ones_reported():
     with pytest.raises(ValueError, match="'layer'"):
         make_norm("layer", 8)
     for norm in ("group", "batch", "support", "running"):
@@ -109,7 +112,7 @@ def test_group_norm_takes_any_width(channels):
     ],
     ids=str,
 )
-def test_backbones_give_the_features_they_announce(net, shape, features):
+def test_backbones_output_as_many_features_as_they_declare(net, shape, features):
     assert net(torch.rand(2, *shape)).shape == (2, features)
     assert net.outputs == features if net.outputs else net.features == features
 

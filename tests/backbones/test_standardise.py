@@ -1,4 +1,4 @@
-"""The closed-form derivatives of the norms against differences and against plain operations."""
+"""The norms' closed-form derivatives against finite differences and plain operations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def by_plain_operations(x: Tensor, weight: Tensor, bias: Tensor, sharing: Sharin
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
-def test_derivatives_of_first_and_second_order_are_those_of_differences(
+def test_first_and_second_derivatives_equal_finite_differences(
     sharing: Sharing, shape: tuple[int, ...]
 ) -> None:
     inputs = [t.requires_grad_() for t in (rows(*shape), *affine())]
@@ -54,14 +54,14 @@ def third_derivative(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     x = x.detach().requires_grad_()
     value = norm(x).pow(3).sum()
     for _ in range(2):
-        (slope,) = torch.autograd.grad(value, x, create_graph=True)
-        value = slope.pow(3).sum()
+        (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+        value = gradient.pow(3).sum()
     return torch.autograd.grad(value, x)[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
-def test_the_third_derivative_is_that_of_plain_operations(
+def test_the_third_derivative_equals_that_of_plain_operations(
     sharing: Sharing, shape: tuple[int, ...]
 ) -> None:
     weight, bias = affine()
@@ -73,21 +73,21 @@ def test_the_third_derivative_is_that_of_plain_operations(
 
 
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
-def test_vmap_over_gradients_of_gradients_is_the_loop(sharing: Sharing) -> None:
+def test_vmap_over_second_order_gradients_equals_the_loop(sharing: Sharing) -> None:
     weight, bias = affine()
 
-    def slope_of_slope(x: Tensor) -> Tensor:
-        def steepness(x: Tensor) -> Tensor:
+    def second_order_gradient(x: Tensor) -> Tensor:
+        def squared_norm(x: Tensor) -> Tensor:
             return (
                 grad(lambda x: standardised(x, weight, bias, sharing).pow(3).sum())(x).pow(2).sum()
             )
 
-        slope: Tensor = grad(steepness)(x)
-        return slope
+        gradient: Tensor = grad(squared_norm)(x)
+        return gradient
 
     tasks = rows(3, 4, CHANNELS, 2, 2)
     torch.testing.assert_close(
-        vmap(slope_of_slope)(tasks), torch.stack([slope_of_slope(x) for x in tasks])
+        vmap(second_order_gradient)(tasks), torch.stack([second_order_gradient(x) for x in tasks])
     )
 
 
@@ -112,7 +112,7 @@ def test_float32_stays_accurate_and_keeps_the_layout(
 
 
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
-def test_forward_derivatives_are_those_of_plain_operations(sharing: Sharing) -> None:
+def test_forward_mode_derivatives_equal_those_of_plain_operations(sharing: Sharing) -> None:
     weight, bias = affine()
 
     def loss(norm: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
@@ -124,7 +124,7 @@ def test_forward_derivatives_are_those_of_plain_operations(sharing: Sharing) -> 
     )
 
 
-def test_half_precision_no_rows_and_inference_are_left_to_torch() -> None:
+def test_half_precision_no_rows_and_inference_use_torchs_norm() -> None:
     weight, bias = torch.ones(CHANNELS), torch.zeros(CHANNELS)
     assert standardised(torch.zeros(0, CHANNELS, 2, 2), weight, bias, Sharing()).shape[0] == 0
     with torch.inference_mode():

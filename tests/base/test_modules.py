@@ -1,4 +1,4 @@
-"""Small facts about modules: weights in the place of parameters."""
+"""``call_with``: a module called with other weights in place of its parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quickstudy.backbones import MLP, Conv4, ResNet12
 from quickstudy.base.modules import call_with
 
 
-def moved(net: nn.Module) -> dict[str, Tensor]:
+def perturbed_weights(net: nn.Module) -> dict[str, Tensor]:
     noise = torch.Generator().manual_seed(1)
     return {
         name: p.detach() + 0.1 * torch.randn(p.shape, generator=noise, dtype=p.dtype)
@@ -21,8 +21,8 @@ def moved(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
-class Twice(nn.Module):
-    """One layer in two places, and its weight in a third."""
+class SharedWeights(nn.Module):
+    """One layer registered under two names, whose weight a third layer shares."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,10 +47,8 @@ class Twice(nn.Module):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_weights_answer_as_if_they_were_the_networks_own(
-    net: nn.Module, shape: tuple[int, ...]
-) -> None:
-    own, weights, x = dict(net.named_parameters()), moved(net), torch.randn(3, *shape)
+def test_calling_with_weights_equals_loading_them(net: nn.Module, shape: tuple[int, ...]) -> None:
+    own, weights, x = dict(net.named_parameters()), perturbed_weights(net), torch.randn(3, *shape)
     other = copy.deepcopy(net)
     other.load_state_dict(weights, strict=False)
     with torch.no_grad():
@@ -69,8 +67,12 @@ def test_weights_answer_as_if_they_were_the_networks_own(
 
 
 @pytest.mark.parametrize("name", ["first.weight", "second.weight", "third.weight"])
-def test_a_shared_parameter_is_replaced_wherever_it_stands(name: str) -> None:
-    net, x, weight = Twice().double(), torch.randn(2, 3).double(), torch.randn(3, 3).double()
+def test_a_shared_parameter_is_replaced_in_every_layer(name: str) -> None:
+    net, x, weight = (
+        SharedWeights().double(),
+        torch.randn(2, 3).double(),
+        torch.randn(3, 3).double(),
+    )
     own, bias, last = net.first.weight, net.first.bias, net.third.bias
     found = call_with(net, {name: weight}, x)
     expected = ((x @ weight.T + bias) @ weight.T + bias) @ weight.T + last
@@ -79,8 +81,8 @@ def test_a_shared_parameter_is_replaced_wherever_it_stands(name: str) -> None:
     assert net.third.weight is own
 
 
-def test_the_networks_own_come_back_after_an_error_and_when_given_twice() -> None:
-    net = Twice()
+def test_parameters_are_restored_after_an_error_and_when_given_under_two_names() -> None:
+    net = SharedWeights()
     own = dict(net.named_parameters(remove_duplicate=False))
     weight = torch.randn(3, 3)
     with pytest.raises(RuntimeError):
@@ -92,11 +94,11 @@ def test_the_networks_own_come_back_after_an_error_and_when_given_twice() -> Non
         assert p is own[name]
 
 
-def test_a_part_that_is_changed_later_is_seen() -> None:
+def test_a_layer_replaced_after_a_call_is_used_in_the_next() -> None:
     net, x = MLP(4, (8,), outputs=2), torch.randn(3, 4)
-    call_with(net, moved(net), x)
+    call_with(net, perturbed_weights(net), x)
     net.head = nn.Linear(8, 3)
-    weights = moved(net)
+    weights = perturbed_weights(net)
     features = net.layers[0](x).relu()
     layers = {name: p.detach() for name, p in net.named_parameters() if "layers" in name}
     found = call_with(net, weights | layers, x)
@@ -104,13 +106,13 @@ def test_a_part_that_is_changed_later_is_seen() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_transforms_and_compiling_see_the_weights() -> None:
+def test_vmap_grad_and_compile_use_the_given_weights() -> None:
     net, x = MLP(4, (8,), outputs=2).double(), torch.randn(3, 4).double()
-    weights = moved(net)
+    weights = perturbed_weights(net)
 
     def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        answers: Tensor = call_with(net, weights, x)
-        return answers.square().sum()
+        predictions: Tensor = call_with(net, weights, x)
+        return predictions.square().sum()
 
     def by_torch(weights: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(net, weights, x).square().sum()  # type: ignore[no-any-return]

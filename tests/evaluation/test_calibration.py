@@ -1,3 +1,5 @@
+"""Calibration error against a computation by hand."""
+
 from __future__ import annotations
 
 import pytest

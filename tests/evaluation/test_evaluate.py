@@ -1,3 +1,5 @@
+"""Evaluation: intervals, scores, plans for predicting, and errors."""
+
 from __future__ import annotations
 
 import json
@@ -24,21 +26,21 @@ from quickstudy.tasks.inspection import inspect_stack
 from quickstudy.tasks.numbering import Stream, draw, draw_stacks
 
 
-def test_the_interval_is_students():
+def test_the_interval_equals_scipys_t_interval():
     scores = torch.rand(37, dtype=torch.float64)
     low, high = stats.t.interval(0.95, 36, scores.mean(), stats.sem(scores))
     assert half_width(scores) == pytest.approx((high - low) / 2)
     assert half_width(scores[:1]) == math.inf
 
 
-def test_the_interval_covers_as_often_as_it_says():
+def test_the_interval_covers_the_mean_in_95_percent():
     generator = torch.Generator().manual_seed(0)
     draws = torch.rand(4000, 12, generator=generator)
     covered = [abs(float(row.mean()) - 0.5) <= half_width(row) for row in draws]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
 
 
-def by_hand(learner, source, tasks, seed):
+def accuracies_one_by_one(learner, source, tasks, seed):
     accuracies = []
     for i in range(tasks):
         task = draw(source, seed, i, Stream.TEST)
@@ -50,19 +52,19 @@ def by_hand(learner, source, tasks, seed):
 
 @pytest.mark.parametrize("ways", [5, (3, 6)])
 @pytest.mark.parametrize("head", [None, 6])
-def test_scores_are_those_of_the_tasks_one_by_one(classes, ways, head):
+def test_scores_equal_those_of_single_tasks(classes, ways, head):
     net = qs.backbones.Conv4(4, image_size=16, outputs=head)
     learner = qs.MAML(net, rate=0.1) if head else qs.Prototypical(net)
     source = qs.episodes(classes, ways, shots=(1, 3), queries=4)
     result = qs.evaluate(learner, source, 21, seed=3, tasks_per_batch=8)
-    expected = by_hand(learner, source, 21, 3)
+    expected = accuracies_one_by_one(learner, source, 21, 3)
     np.testing.assert_allclose(result.scores, expected, atol=1e-6)
     assert result.mean == pytest.approx(np.mean(expected), abs=1e-6)
     assert result.metric == "accuracy"
     assert 0 < result.seconds_per_adaptation < 10
 
 
-def test_same_seed_same_tasks_and_the_learner_is_left_alone(classes):
+def test_same_seed_gives_the_same_tasks_and_the_learners_modes_are_restored(classes):
     learner = qs.Prototypical(qs.backbones.Conv4(4, "running", image_size=16)).train()
     learner.backbone.blocks[0].eval()  # frozen by its owner
     source = qs.episodes(classes, 5, 1, 3)
@@ -77,7 +79,7 @@ def test_same_seed_same_tasks_and_the_learner_is_left_alone(classes):
 @pytest.mark.parametrize(
     ("norm", "transductive"), [("group", False), ("batch", True), ("support", False)]
 )
-def test_the_protocol_is_told(classes, norm, transductive):
+def test_the_protocol_is_reported(classes, norm, transductive):
     learner = qs.Prototypical(qs.backbones.Conv4(4, norm, image_size=16))
     result = qs.evaluate(learner, qs.episodes(classes, 5, 1, 3), 5)
     assert result.transductive is transductive
@@ -85,7 +87,7 @@ def test_the_protocol_is_told(classes, norm, transductive):
     assert result.protocol in str(result)
 
 
-def test_native_batch_norm_is_called_transductive():
+def test_torchs_batch_norm_is_reported_as_transductive():
     net = nn.Sequential(
         nn.Flatten(), nn.Linear(256, 8), nn.BatchNorm1d(8, track_running_stats=False)
     )
@@ -94,7 +96,7 @@ def test_native_batch_norm_is_called_transductive():
     assert result.norm == "torch BatchNorm1d"
 
 
-def test_what_vmap_cannot_map_is_looped(classes):
+def test_a_backbone_that_vmap_cannot_map_is_looped(classes):
     class Reader(nn.Module):
         def __init__(self):
             super().__init__()
@@ -105,12 +107,12 @@ def test_what_vmap_cannot_map_is_looped(classes):
 
     learner = qs.Prototypical(Reader())
     source = qs.episodes(classes, 5, 1, 3)
-    expected = by_hand(learner, source, 6, 0)
+    expected = accuracies_one_by_one(learner, source, 6, 0)
     np.testing.assert_allclose(qs.evaluate(learner, source, 6).scores, expected, atol=1e-6)
 
 
-class OnMaps(nn.Module):
-    """A convolution, which a CPU is watched for, and what comes after it."""
+class ConvolutionThen(nn.Module):
+    """A convolution, for which a CPU plans differently, then ``after``."""
 
     def __init__(self, channels=4, after=None):
         super().__init__()
@@ -152,9 +154,9 @@ def unwatchable(x):
 @pytest.mark.parametrize("after", [sparse, branching, catching, silent, unwatchable])
 def test_planning_never_stops_an_evaluation(classes, after):
     torch.manual_seed(0)
-    learner = qs.Prototypical(OnMaps(after=after))
+    learner = qs.Prototypical(ConvolutionThen(after=after))
     source = qs.episodes(classes, 3, 1, 2)
-    expected = by_hand(learner, source, 4, 0)
+    expected = accuracies_one_by_one(learner, source, 4, 0)
     np.testing.assert_allclose(qs.evaluate(learner, source, 4).scores, expected, atol=1e-6)
 
 
@@ -166,7 +168,7 @@ def plan_of(learner, source, tasks=16):
 def test_the_plan_follows_arithmetic_on_a_cpu(classes, monkeypatch):
     source = qs.episodes(classes, 3, 1, 2)
     for channels, mapping in ((4, Mapping.VMAP), (512, Mapping.FEATURES)):
-        learner = qs.Prototypical(nn.Sequential(OnMaps(channels), nn.Flatten()))
+        learner = qs.Prototypical(nn.Sequential(ConvolutionThen(channels), nn.Flatten()))
         if channels == 512:
             learner.backbone[0].conv = nn.Sequential(nn.Conv2d(1, 64, 3), nn.Conv2d(64, 512, 3))
         assert plan_of(learner, source).mapping is mapping
@@ -178,14 +180,14 @@ def test_the_plan_follows_arithmetic_on_a_cpu(classes, monkeypatch):
 
 
 class Brightness(qs.Prototypical):
-    """Looks at its inputs beside the backbone, which features alone would not tell."""
+    """Reads its inputs outside the backbone too, so features alone are not enough."""
 
     def embed(self, state, inputs):
         return super().embed(state, inputs) + 100 * inputs.flatten(1).mean(1, keepdim=True)
 
 
-class Faint(Brightness):
-    """Its answers are so small that all would seem alike beside one."""
+class SmallBrightness(Brightness):
+    """Its predictions are so small that an absolute tolerance of 1e-3 would accept any."""
 
     def predict(self, state, inputs, spec):
         return 1e-6 * super().predict(state, inputs, spec)
@@ -199,18 +201,18 @@ class Faint(Brightness):
         (lambda: qs.MetaOptNet(qs.backbones.Conv4(image_size=16)), Mapping.FEATURES),
         (lambda: qs.Prototypical(qs.backbones.Conv4(64, "batch", image_size=16)), Mapping.LOOP),
         (lambda: Brightness(qs.backbones.Conv4(image_size=16)), Mapping.LOOP),
-        (lambda: Faint(qs.backbones.Conv4(image_size=16)), Mapping.LOOP),
+        (lambda: SmallBrightness(qs.backbones.Conv4(image_size=16)), Mapping.LOOP),
     ],
 )
-def test_rows_of_all_tasks_pass_the_backbone_together_where_that_is_the_same(
+def test_the_backbone_is_called_once_for_all_tasks_where_that_gives_the_same(
     classes, make, mapping, monkeypatch
 ):
     monkeypatch.setattr(cost.Cost, "is_arithmetic", True)
     torch.manual_seed(0)
     learner = make().double().eval()
     for source in (
-        doubled(qs.episodes(classes, 4, 1, 3)),
-        doubled(qs.episodes(classes, (2, 4), 1, 3)),
+        source_in_float64(qs.episodes(classes, 4, 1, 3)),
+        source_in_float64(qs.episodes(classes, (2, 4), 1, 3)),
     ):
         stack = draw_stacks(source, 0, range(3))[0].task
         inspection = inspect_stack(stack)
@@ -221,7 +223,7 @@ def test_rows_of_all_tasks_pass_the_backbone_together_where_that_is_the_same(
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def doubled(source):
+def source_in_float64(source):
     def source_of_doubles(generator):
         def to_double(leaf):
             return leaf.double() if leaf.is_floating_point() else leaf
@@ -261,7 +263,7 @@ def test_one_task_is_refused(classes):
 
 
 @pytest.mark.parametrize("part", ["support", "query"])
-def test_class_ids_beyond_the_ways_are_refused_inside_batches_too(classes, part):
+def test_class_ids_beyond_the_ways_are_refused_in_stacks_too(classes, part):
     source = qs.episodes(classes, 3, 1, 2)
 
     def shifted(generator):
@@ -274,7 +276,7 @@ def test_class_ids_beyond_the_ways_are_refused_inside_batches_too(classes, part)
         qs.evaluate(learner, shifted, 4)
 
 
-def test_what_cannot_be_scored_is_refused(classes):
+def test_unlabelled_queries_and_nan_predictions_are_refused(classes):
     source = qs.episodes(classes, 3, 1, 2)
 
     def unlabelled(generator):
@@ -292,7 +294,7 @@ def test_what_cannot_be_scored_is_refused(classes):
 
 
 class Mixed:
-    """Every third task classifies, regresses, or says yes and no."""
+    """A random mixture of classification, regression and multi-label tasks."""
 
     def __call__(self, generator):
         which = int(torch.randint(3, (), generator=generator))
@@ -326,7 +328,7 @@ def test_tasks_of_several_kinds_have_a_row_each_and_no_average():
 
 
 def test_every_task_is_drawn_once_and_in_order(classes):
-    """A source with a memory would otherwise be scored on other tasks than it is asked for."""
+    """Otherwise a source that counts its calls would be scored on the wrong tasks."""
     source = qs.episodes(classes, 3, 1, 2)
     seen = []
 
@@ -338,7 +340,7 @@ def test_every_task_is_drawn_once_and_in_order(classes):
     assert seen == [qs.tasks.task_seed(0, i, Stream.TEST) for i in range(20)]
 
 
-def test_tests_see_no_training_task_of_an_unsplit_source(classes):
+def test_no_training_task_of_an_unsplit_source_is_a_test_task(classes):
     source = qs.episodes(classes, 3, 1, 2)
     seeds = []
 

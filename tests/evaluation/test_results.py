@@ -1,4 +1,4 @@
-"""Rows of an evaluation: means, pooled scores and their intervals, and their way through JSON."""
+"""Results: means, pooled scores, their intervals, and the round trip through JSON."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def evaluation(*rows: Result) -> Evaluation:
 
 
 def label_pairs(tasks: int, labels: int, queries: int, seed: int = 0) -> list[Statistic]:
-    """Answers on a coarse scale, so that many are equal; some targets unknown, some weights 0."""
+    """Predictions on a coarse scale, for ties; some targets unknown, some weights 0."""
     generator = torch.Generator().manual_seed(seed)
 
     def task() -> Statistic:
         targets = torch.randint(-1, 2, (queries, labels), generator=generator).float()
-        answers = torch.randint(-4, 5, (queries, labels), generator=generator).float()
+        predictions = torch.randint(-4, 5, (queries, labels), generator=generator).float()
         return {
-            "predictions": answers + targets,
+            "predictions": predictions + targets,
             "targets": targets.where(targets >= 0, torch.nan),
             "weights": torch.randint(0, 3, (queries,), generator=generator).float(),
         }
@@ -68,7 +68,7 @@ def found_boxes(tasks: int, slots: int = 12) -> list[Statistic]:
     ]
 
 
-def test_the_mean_and_its_students_interval() -> None:
+def test_the_mean_and_its_interval_equal_scipys() -> None:
     row = result_of("", Accuracy(), right_of(9, 8, 10, 7))
     assert row.values.tolist() == pytest.approx([0.9, 0.8, 1.0, 0.7])
     low, high = stats.t.interval(0.95, 3, row.mean, stats.sem(row.values))
@@ -117,7 +117,7 @@ def test_pooled_values_are_jackknife_pseudo_values(
 
 
 @pytest.mark.parametrize("score", [RocAuc(), AveragePrecision()], ids=lambda each: each.name)
-def test_a_label_that_only_one_task_shows_is_left_out_with_it(score: Score) -> None:
+def test_a_label_in_one_task_only_is_left_out_without_that_task(score: Score) -> None:
     statistics = label_pairs(3, 2, 6)
     for each in statistics[1:]:
         each["targets"][:, 1] = torch.nan
@@ -129,7 +129,7 @@ def test_a_label_that_only_one_task_shows_is_left_out_with_it(score: Score) -> N
     assert math.isnan(result_of("", score, one_kind).mean)
 
 
-def test_a_pooled_interval_covers_about_as_often_as_it_says() -> None:
+def test_a_pooled_interval_covers_the_mean_in_about_95_percent() -> None:
     covered = []
     for seed in range(200):
         both = torch.rand(40, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -146,14 +146,14 @@ def test_six_hundred_tasks_take_seconds() -> None:
     assert time.process_time() - start < 10
 
 
-def test_single_precision_does_not_lose_counts() -> None:
+def test_counts_are_summed_in_float64() -> None:
     many = [{"intersection": torch.tensor([2.0**24]), "union": torch.tensor([2.0**24])}]
     one = [{"intersection": torch.tensor([0.0]), "union": torch.tensor([1.0])}]
     mean = result_of("", PooledMeanIoU(), many + one).mean
     assert mean == 2**24 / (2**24 + 1)
 
 
-def test_one_kind_has_one_figure() -> None:
+def test_tasks_of_one_kind_have_one_result() -> None:
     accuracy = evaluation(result_of("", Accuracy(), right_of(9, 8, 10, 7)))
     assert str(accuracy) == "85.0% ± 20.5 (95% CI, 4 tasks, inductive)"
     assert (accuracy.metric, accuracy.mean) == ("accuracy", pytest.approx(0.85))
@@ -204,7 +204,7 @@ def same(one: Tensor, other: Tensor) -> bool:
     ],
     ids=("a task without a score", "one task", "boxes and labels", "an infinite error"),
 )
-def test_everything_comes_back_from_strict_json(rows: tuple[Result, ...]) -> None:
+def test_an_evaluation_survives_strict_json(rows: tuple[Result, ...]) -> None:
     before = replace(evaluation(*rows), calibration_error=0.0123, seconds_per_adaptation=math.nan)
     after = Evaluation.from_json(json.loads(json.dumps(before.to_json(), allow_nan=False)))
     assert str(after) == str(before)

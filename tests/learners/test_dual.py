@@ -204,7 +204,7 @@ def test_layers_with_hooks_of_their_own_are_left_to_others() -> None:
 def refuses(learner: Learner) -> None:
     batch = stack([task(0), task(1)])
     assert learner.over_tasks(batch.support, batch.query.inputs, batch.spec) is None
-    with pytest.raises(TypeError, match="MAML has no way of its own"):
+    with pytest.raises(TypeError, match="MAML has no over_tasks"):
         outcome_over_tasks(learner, batch, query_loss)
 
 

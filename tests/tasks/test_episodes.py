@@ -13,7 +13,7 @@ from quickstudy.tasks.stacks import stack, stacks, unstack
 
 
 def numbered(counts):
-    """Rows that know their class and their place: row = 1000 * class + place."""
+    """Rows whose value encodes class and index: 1000 * class + index."""
     rows = [1000 * c + i for c, n in enumerate(counts) for i in range(n)]
     names = tuple(f"c{i}" for i in range(len(counts)))
     return qs.LabelledRows(torch.tensor(rows).float()[:, None], torch.tensor(counts), names)
@@ -24,11 +24,11 @@ def numbered(counts):
     seed=st.integers(0, 2**31), ways=st.integers(2, 5), shots=st.integers(1, 3),
     queries=st.integers(1, 4),
 )  # fmt: skip
-def test_an_episode_is_what_was_asked(seed, ways, shots, queries):
+def test_an_episode_has_the_requested_ways_shots_and_queries(seed, ways, shots, queries):
     task = qs.episodes(numbered([7, 9, 8, 12, 7]), ways, shots, queries)(generator(seed))
     support, query = task.support, task.query
     rows = torch.cat([support.inputs, query.inputs]).flatten()
-    assert len(set(rows.tolist())) == ways * (shots + queries), "a row stands in twice"
+    assert len(set(rows.tolist())) == ways * (shots + queries), "a row occurs twice"
     assert support.targets.bincount().tolist() == [shots] * ways
     assert query.targets.bincount().tolist() == [queries] * ways
     for way in range(ways):
@@ -59,7 +59,7 @@ def test_same_seed_same_task_and_names_agree():
         assert names == order
 
 
-def test_ranges_cover_their_ends_and_stack():
+def test_ranges_include_their_ends_and_their_tasks_stack():
     source = qs.episodes(numbered([12] * 6), ways=(2, 5), shots=(1, 4), queries=3)
     tasks = [draw(source, 0, i) for i in range(200)]
     assert {t.spec.outputs for t in tasks} == {2, 3, 4, 5}
@@ -69,8 +69,8 @@ def test_ranges_cover_their_ends_and_stack():
     assert batch.spec.outputs == 5
     assert batch.support.weights.sum(1).tolist() == [len(t.support.targets) for t in tasks]
     alone = unstack(batch)[7]
-    kept = alone.support.weights > 0
-    assert alone.support.inputs[kept].equal(tasks[7].support.inputs)
+    present = alone.support.weights > 0
+    assert alone.support.inputs[present].equal(tasks[7].support.inputs)
 
 
 def test_shuffled_rows_are_the_same_rows_in_another_order():
@@ -86,7 +86,7 @@ def test_shuffled_rows_are_the_same_rows_in_another_order():
             assert rows[0] == rows[1]
 
 
-def test_imbalanced_classes_draw_their_own_shots_apart_from_queries():
+def test_imbalanced_classes_draw_their_own_shots_and_disjoint_queries():
     source = qs.episodes(numbered([12] * 6), 5, shots=(1, 6), queries=3, imbalanced=True)
     seen = set()
     for i in range(100):
@@ -126,7 +126,7 @@ def test_counts_may_come_from_numpy():
     assert draw(source, 0, 0).spec.outputs == 3
 
 
-def test_classes_refuse_what_does_not_fit():
+def test_labelled_rows_refuse_inconsistent_arguments():
     rows = torch.zeros(4, 1)
     with pytest.raises(ValueError, match="empty"):
         qs.LabelledRows(rows, torch.tensor([4, 0]), ("a", "b"))
@@ -166,7 +166,7 @@ def test_splits_are_disjoint_seeded_and_refused_where_they_overlap():
         refuse_overlap(train=parts[0], val=parts[1], test=parts[0])
 
 
-def test_fingerprint_tells_tasks_apart():
+def test_fingerprints_of_different_tasks_differ():
     def of(source, seed):
         print_ = Fingerprint()
         for i in range(5):
@@ -198,7 +198,7 @@ def test_task_seeds_are_spread_evenly():
     assert counts.max() < 1150
 
 
-def test_fixed_tasks_come_under_their_own_numbers():
+def test_fixed_tasks_are_drawn_by_their_index():
     given = [draw(qs.Sinusoids(2, 3), 0, i) for i in range(3)]
     source = qs.tasks.fixed(given)
     for i in range(5):
@@ -208,7 +208,7 @@ def test_fixed_tasks_come_under_their_own_numbers():
         qs.tasks.fixed([])
 
 
-def test_groups_of_zeros_leave_no_trace_in_a_fingerprint():
+def test_groups_of_zeros_do_not_change_a_fingerprint():
     def of(task):
         digest = Fingerprint()
         digest.add(task)
@@ -220,14 +220,14 @@ def test_groups_of_zeros_leave_no_trace_in_a_fingerprint():
     assert of(task) == of(bare) != of(elsewhere)
 
 
-def test_labelled_rows_say_in_a_line_what_they_are():
+def test_the_repr_of_labelled_rows_is_one_line():
     assert repr(numbered([2, 3])) == "LabelledRows(5 rows of 2 classes, (1,) float32)"
     text = {"ids": torch.zeros(4, 7, dtype=torch.long), "mask": torch.ones(4, 7, dtype=torch.bool)}
     made = qs.LabelledRows.from_labels(text, list("abab"))
     assert repr(made) == "LabelledRows(4 rows of 2 classes, ids (7,) int64, mask (7,) bool)"
 
 
-def test_episodes_of_rows_that_are_trees():
+def test_episodes_of_inputs_that_are_trees():
     ids = torch.arange(40).view(10, 4)
     made = qs.LabelledRows.from_labels({"ids": ids, "mask": ids >= 0}, [i % 2 for i in range(10)])
     task = draw(qs.episodes(made, 2, 2, 3), 0, 0)
@@ -237,19 +237,19 @@ def test_episodes_of_rows_that_are_trees():
     assert stacked.task.query.inputs["ids"].shape == (3, 6, 4)
 
 
-TOGETHER = {
+SOURCES = {
     "episodes": qs.episodes(random_classes(), 3, 2, 3),
     "shuffled": qs.episodes(random_classes(), 3, 2, 3, shuffled=True),
-    "of different sizes": qs.episodes(random_classes(), (2, 4), (1, 3), 2),
+    "different sizes": qs.episodes(random_classes(), (2, 4), (1, 3), 2),
     "imbalanced": qs.episodes(numbered([7, 9, 8, 12, 7]), 3, (1, 3), 2, imbalanced=True),
     "sinusoids": qs.Sinusoids(3, 7),
-    "of a user": lambda generator: qs.Sinusoids(3, 7)(generator),
+    "a function": lambda generator: qs.Sinusoids(3, 7)(generator),
 }
 
 
-@pytest.mark.parametrize("name", TOGETHER)
-def test_tasks_drawn_together_are_those_drawn_one_by_one(name):
-    source, numbers = TOGETHER[name], range(4, 9)
+@pytest.mark.parametrize("name", SOURCES)
+def test_tasks_drawn_as_a_stack_equal_tasks_drawn_one_by_one(name):
+    source, numbers = SOURCES[name], range(4, 9)
     together = draw_stacks(source, 3, numbers)
     alone = stacks([draw(source, 3, i) for i in numbers])
     assert [s.places for s in together] == [s.places for s in alone]
@@ -257,27 +257,27 @@ def test_tasks_drawn_together_are_those_drawn_one_by_one(name):
         assert a.task.spec == b.task.spec
         for x, y in zip(leaves(a.task[:2]), leaves(b.task[:2]), strict=True):
             assert x.equal(y)
-            assert (x.dtype, x.stride()) == (y.dtype, y.stride())  # so that code for one serves
+            assert (x.dtype, x.stride()) == (y.dtype, y.stride())  # so that compiled code fits both
 
 
-def test_a_derived_source_draws_in_its_own_way():
-    class Flat(qs.Sinusoids):
+def test_stacks_of_a_derived_source_use_its_overridden_methods():
+    class ZeroTargets(qs.Sinusoids):
         def __call__(self, generator):
             task = super().__call__(generator)
             return task._replace(query=task.query._replace(targets=0 * task.query.targets))
 
-    assert not draw_stacks(Flat(3, 7), 0, range(4))[0].task.query.targets.any()
+    assert not draw_stacks(ZeroTargets(3, 7), 0, range(4))[0].task.query.targets.any()
 
-    class Still(qs.Sinusoids):
+    class ZeroAmplitude(qs.Sinusoids):
         def parameters(self, generator):
             amplitude, phase = super().parameters(generator)
             return 0 * amplitude, phase
 
-    assert not draw_stacks(Still(3, 7), 0, range(4))[0].task.query.targets.any()
+    assert not draw_stacks(ZeroAmplitude(3, 7), 0, range(4))[0].task.query.targets.any()
 
 
-def test_sinusoids_are_drawn_number_by_number():
-    """To the bit, however many are drawn together: a run's fingerprint rests on it."""
+def test_each_sinusoid_is_computed_as_if_drawn_alone():
+    """To the bit, whatever the size of the stack: fingerprints depend on it."""
     for rows in (1, 7, 8, 33, 300):
         batch = draw_stacks(qs.Sinusoids(1, rows), 0, range(5))[0].task
         for i in range(5):

@@ -42,19 +42,19 @@ def test_examples_refuses(targets, weights, message):
         qs.examples(torch.zeros(2, 3), targets, weights)
 
 
-def test_specs_refuse_too_little():
+def test_specs_refuse_too_few_outputs():
     with pytest.raises(ValueError, match="ways must be a whole number of at least 2; found 1"):
         qs.classification(1)
     with pytest.raises(ValueError, match="at least 1; found 0"):
         qs.regression(0)
 
 
-def test_unlabelled_rows_get_no_weight():
+def test_unlabelled_rows_get_weight_0():
     ids = labelled(qs.examples(torch.zeros(3, 1), [1, -1, 0]), Classes(2))
     assert ids.weights.tolist() == [1, 0, 1]
     some = [[1.0, float("nan")], [float("nan"), float("nan")], [2.0, 3.0]]
     reals = labelled(qs.examples(torch.zeros(3, 1), some), Reals(2, missing=True))
-    assert reals.weights.tolist() == [1, 0, 1]  # a row of which something is known is there
+    assert reals.weights.tolist() == [1, 0, 1]  # one known element is enough
 
 
 def test_examples_takes_trees_of_inputs_and_targets_and_groups():
@@ -73,7 +73,7 @@ def test_examples_takes_trees_of_inputs_and_targets_and_groups():
         qs.examples(torch.zeros(1, 1), {"classes": np.array([0, 1])})
 
 
-def test_weighted_mean_ignores_what_is_absent():
+def test_weighted_mean_ignores_values_of_weight_0():
     values = torch.tensor([1.0, 3.0, float("nan")])
     assert float(weighted_mean(values, torch.tensor([1.0, 3.0, 0.0]))) == pytest.approx(2.5)
     assert float(weighted_mean(values, torch.zeros(3))) == 0
@@ -89,7 +89,7 @@ def test_absent_classes_get_no_probability_and_no_gradient():
     assert logits.grad[:, 1].tolist() == [0, 0, 0]
 
 
-def test_padding_has_no_weight():
+def test_padding_has_weight_0():
     padded = pad_rows(qs.examples(torch.ones(2, 3), [0, 1]), 5)
     assert padded.weights.tolist() == [1, 1, 0, 0, 0]
     assert padded.inputs.shape == (5, 3)
@@ -102,7 +102,7 @@ def test_class_ids_beyond_the_spec_are_refused():
         learner(support, qs.classification(2))
 
 
-def test_one_hot_rows_for_a_classification_are_told_how_to_become_ids():
+def test_the_error_for_one_hot_rows_says_how_to_get_ids():
     learner = qs.Prototypical(qs.backbones.MLP(2))
     with pytest.raises(ValueError, match="argmax"):
         learner(qs.examples(torch.zeros(2, 2), [[0, 1], [1, 0]]), qs.classification(2))

@@ -1,4 +1,4 @@
-"""What inspecting a stack finds, and refuses."""
+"""Validating a stack: which weights are uniform, and which targets are refused."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ REALS = torch.randn(3, 4, 1)
 NUMBERS = [torch.long, torch.int32, torch.uint8, torch.float32, torch.float64]
 
 
-def batch(
+def stack_with(
     targets: Tensor, weights: Tensor = ONES, spec: TaskSpec | None = None, query: bool = True
 ) -> Task:
-    """A batch in which only the query, or only the support, is out of the ordinary."""
+    """A stack with ``targets`` and ``weights`` in the query only, or in the support only."""
     plain = IDS if not targets.is_floating_point() else REALS
     other = Examples(ONES, plain.to(targets.dtype), ONES, PLACE)
     parts = [other, Examples(ONES, targets, weights, PLACE)]
@@ -29,7 +29,7 @@ def batch(
 
 
 def changed(tensor: Tensor, value: float) -> Tensor:
-    """``tensor`` with another last number."""
+    """``tensor`` with ``value`` as its last number."""
     changed = tensor.clone()
     changed.view(-1)[-1] = value
     return changed
@@ -41,39 +41,39 @@ def test_weights_are_uniform_where_all_are_one_and_targets_known(
     dtype: torch.dtype, query: bool
 ) -> None:
     targets = (REALS if dtype.is_floating_point else IDS).to(dtype)
-    assert inspect_stack(batch(targets, query=query)).uniform
+    assert inspect_stack(stack_with(targets, query=query)).uniform
     for weight in (0.0, 2.0, 1 - 2**-24, 1 + 2**-23, torch.nan):
         odd = changed(ONES, weight)
-        assert not inspect_stack(batch(targets, odd, query=query)).uniform, weight
+        assert not inspect_stack(stack_with(targets, odd, query=query)).uniform, weight
     odd = changed(ONES.double(), 1 + 2**-52)
-    assert not inspect_stack(batch(targets, odd, query=query)).uniform
+    assert not inspect_stack(stack_with(targets, odd, query=query)).uniform
 
 
 @pytest.mark.parametrize("query", [True, False])
-def test_unknown_targets_are_not_uniform_and_infinite_ones_are(query: bool) -> None:
-    assert not inspect_stack(batch(changed(IDS, -1), query=query)).uniform
-    assert not inspect_stack(batch(changed(REALS, torch.nan), query=query)).uniform
+def test_unknown_targets_are_not_uniform_but_infinite_ones_are(query: bool) -> None:
+    assert not inspect_stack(stack_with(changed(IDS, -1), query=query)).uniform
+    assert not inspect_stack(stack_with(changed(REALS, torch.nan), query=query)).uniform
     for value in (torch.inf, -torch.inf):
-        assert inspect_stack(batch(changed(REALS, value), query=query)).uniform
+        assert inspect_stack(stack_with(changed(REALS, value), query=query)).uniform
 
 
 @pytest.mark.parametrize("query", [True, False])
 @pytest.mark.parametrize("weights", [ONES, ONES.half()])
-@pytest.mark.parametrize("outputs", [2, 3000, 70_000])  # half precision has no such numbers
+@pytest.mark.parametrize("outputs", [2, 3000, 70_000])  # float16 cannot represent 70,000
 def test_ids_without_an_output_are_refused(outputs: int, weights: Tensor, query: bool) -> None:
     spec = qs.classification(outputs)
-    inspect_stack(batch(changed(IDS, outputs - 1), weights, spec, query))
+    inspect_stack(stack_with(changed(IDS, outputs - 1), weights, spec, query))
     with pytest.raises(ValueError, match=rf"0 … {outputs - 1} for .*; found {outputs}\. Renumber"):
-        inspect_stack(batch(changed(IDS, outputs), weights, spec, query))
+        inspect_stack(stack_with(changed(IDS, outputs), weights, spec, query))
 
 
-def test_the_mean_of_a_query_without_rows_is_no_plain_one() -> None:
+def test_a_query_without_rows_is_not_uniform() -> None:
     nothing = Examples(ONES[:, :0], REALS[:, :0], ONES[:, :0], PLACE[:, :0])
     task = Task(Examples(ONES, REALS, ONES, PLACE), nothing, qs.regression())
     assert not inspect_stack(task).uniform
 
 
-def test_a_query_of_a_class_that_the_support_lacks_is_not_uniform() -> None:
+def test_a_query_of_an_absent_class_is_not_uniform() -> None:
     """Its loss is left out, which a plain mean would not do."""
     support = Examples(ONES, torch.zeros_like(IDS), ONES, PLACE)
     asked = Examples(ONES, IDS, ONES, PLACE)
@@ -81,6 +81,6 @@ def test_a_query_of_a_class_that_the_support_lacks_is_not_uniform() -> None:
     assert inspect_stack(Task(asked, support, qs.classification(2))).uniform
 
 
-def test_a_missing_number_that_was_not_announced_is_refused() -> None:
+def test_a_missing_number_is_refused_unless_declared() -> None:
     with pytest.raises(ValueError, match="missing=True"):
-        inspect_stack(batch(changed(REALS, torch.nan), spec=qs.regression()))
+        inspect_stack(stack_with(changed(REALS, torch.nan), spec=qs.regression()))

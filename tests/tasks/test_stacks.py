@@ -1,4 +1,4 @@
-"""Which tasks share a stack, and how a stack goes to where the learner is."""
+"""Which tasks share a stack, and copying a stack to the learner's device."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Examples, Task, TaskSpec
 from quickstudy.tasks.examples import one_place
 from quickstudy.tasks.numbering import draw, draw_stacks
-from quickstudy.tasks.stacks import count, moved, stack, stacks, to_device, unstack
+from quickstudy.tasks.stacks import count, stack, stacks, tensor_to_device, to_device, unstack
 
 
-class Watched(Tensor):
-    """Notes what is asked of it, and does nothing: there may be no GPU here."""
+class RecordingTensor(Tensor):
+    """Records the calls of pin_memory and to, and does nothing: there may be no GPU."""
 
-    asked: list[Any]
+    calls: list[Any]
 
     def pin_memory(self, device: Any = None) -> Tensor:
-        self.asked.append("pinned")
+        self.calls.append("pinned")
         return self
 
     def to(self, *args: Any, **options: Any) -> Tensor:
-        self.asked.append((*args, options))
+        self.calls.append((*args, options))
         return self
 
 
 @pytest.mark.parametrize(
-    ("device", "asked"),
+    ("device", "calls"),
     [
         ("cuda:1", ["pinned", (torch.device("cuda:1"), {"non_blocking": True})]),
-        ("cpu", [(torch.device("cpu"), {})]),  # without waiting, numbers would not be there yet
+        ("cpu", [(torch.device("cpu"), {})]),  # else it could be read before it is copied
     ],
 )
-def test_a_gpu_takes_pinned_memory_and_the_host_does_not_wait(device: str, asked: Any) -> None:
-    tensor = torch.ones(3).as_subclass(Watched)
-    tensor.asked = []
-    moved(tensor, torch.device(device))
-    assert tensor.asked == asked
+def test_copies_to_a_gpu_are_pinned_and_asynchronous(device: str, calls: Any) -> None:
+    tensor = torch.ones(3).as_subclass(RecordingTensor)
+    tensor.calls = []
+    tensor_to_device(tensor, torch.device(device))
+    assert tensor.calls == calls
 
 
-def test_every_tensor_goes_to_the_device_and_a_task_that_is_there_stays() -> None:
+def test_to_device_moves_every_tensor_and_returns_a_task_already_there() -> None:
     batch = draw_stacks(qs.Sinusoids(2, 3), 0, range(4))[0].task
     assert to_device(batch, torch.device("cpu")) is batch
     there = to_device(batch, torch.device("meta"))
@@ -65,7 +65,7 @@ def vectors(n: int, size: int = 3) -> Tensor:
     return torch.arange(n * size, dtype=torch.float32).view(n, size)
 
 
-def test_tasks_of_more_ways_and_rows_take_in_those_of_fewer():
+def test_tasks_of_different_ways_and_shots_are_padded_in_one_stack():
     few = task(vectors(4), torch.tensor([0, 1, 0, 1]), qs.classification(2))
     many = task(vectors(9), torch.arange(9) % 3, qs.classification(3), shots=4)
     joined = stack([few, many])
@@ -76,7 +76,7 @@ def test_tasks_of_more_ways_and_rows_take_in_those_of_fewer():
     assert torch.equal(again.support.inputs[:2], few.support.inputs)
 
 
-def test_tasks_of_different_kinds_are_never_stacked_and_stacks_keep_their_places():
+def test_tasks_of_different_kinds_are_never_stacked_and_stacks_hold_their_indices():
     ids = task(vectors(4), torch.tensor([0, 1, 0, 1]), qs.classification(2))
     reals = task(vectors(4), vectors(4, 1), qs.regression())
     wide = task(vectors(4, 5), torch.tensor([0, 1, 0, 1]), qs.classification(2))
@@ -86,7 +86,7 @@ def test_tasks_of_different_kinds_are_never_stacked_and_stacks_keep_their_places
         stack([ids, reals])
 
 
-def test_names_part_stacks_for_learners_that_read_them():
+def test_tasks_of_different_names_share_a_stack_unless_by_name():
     a, b = (task(vectors(4), vectors(4, 1), qs.regression(name=name)) for name in "ab")
     assert len(stacks([a, b, a], by_name=True)) == 2
     (together,) = stacks([a, b, a], by_name=False)
@@ -109,7 +109,7 @@ def test_tasks_of_5_to_50_ways_make_at_most_3_stacks_with_little_padding(ways):
     assert padded < 1.5 * real
 
 
-def test_ragged_inputs_with_a_mask_are_padded_with_zeros_and_targets_with_unknown():
+def test_ragged_inputs_with_a_mask_are_padded_with_0_and_targets_with_unknown():
     def sentence(length: int) -> Task:
         ids = torch.ones(4, length, dtype=torch.long)
         return task({"ids": ids, "mask": ids > 0}, ids, qs.tokens(3))
@@ -120,7 +120,7 @@ def test_ragged_inputs_with_a_mask_are_padded_with_zeros_and_targets_with_unknow
     assert joined.support.inputs["ids"].dtype == torch.long
 
 
-def test_ragged_inputs_without_a_mask_are_left_apart():
+def test_ragged_inputs_without_a_mask_are_not_stacked():
     def sentence(length: int) -> Task:
         return task(torch.ones(4, length), torch.tensor([0, 1, 0, 1]), qs.classification(2))
 

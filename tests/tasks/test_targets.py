@@ -1,4 +1,4 @@
-"""Targets that a spec cannot judge are refused before they broadcast."""
+"""Targets that do not fit the spec are refused before they could broadcast."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.metric.siamese import contrastive
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import one_place
-from quickstudy.tasks.stacks import stack, whole
+from quickstudy.tasks.stacks import as_stack, stack
 
 
-class Mean(Learner):
-    """Answers with the mean target, and knows no shapes: squared error would broadcast."""
+class MeanTarget(Learner):
+    """Predicts the mean target without checking shapes, so squared error would broadcast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,26 +67,26 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_support_that_the_spec_cannot_judge_is_refused(case: str) -> None:
+def test_a_support_that_does_not_fit_the_spec_is_refused(case: str) -> None:
     spec, targets, message = REFUSED[case]
     with pytest.raises(ValueError, match=f"support: .*{message}"):
-        Mean()(rows(targets), spec)
+        MeanTarget()(rows(targets), spec)
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_vmap_refuses_alike(case: str) -> None:
+def test_it_is_refused_under_vmap_too(case: str) -> None:
     spec, targets, message = REFUSED[case]
     batch = rows(targets.unsqueeze(0))._replace(
         inputs=torch.ones(1, 5, 4), weights=torch.ones(1, 5), groups=torch.zeros(1, 5).long()
     )
     with pytest.raises(ValueError, match=f"support: .*{message}"):
-        vmap(lambda support: Mean()(support, spec)(support.inputs))(batch)
+        vmap(lambda support: MeanTarget()(support, spec)(support.inputs))(batch)
 
 
 @pytest.mark.parametrize("mapping", [Mapping.VMAP, Mapping.LOOP])
 @pytest.mark.parametrize("case", REFUSED)
-def test_the_engine_refuses_queries_alike(case: str, mapping: Mapping) -> None:
-    """And supports that an objective gives to ``adapt`` itself."""
+def test_the_engine_refuses_such_queries_and_supports(case: str, mapping: Mapping) -> None:
+    """The objective calls ``adapt`` itself, which does not check the support."""
     spec, wrong, message = REFUSED[case]
     real = isinstance(spec.answer, Reals)
     right = torch.zeros(5, spec.outputs) if real else torch.zeros(5).long()
@@ -98,23 +98,23 @@ def test_the_engine_refuses_queries_alike(case: str, mapping: Mapping) -> None:
     for what, support, query in (("support", wrong, right), ("query", right, wrong)):
         batch = stack([Task(rows(support), rows(query), spec)] * 2)
         with pytest.raises(ValueError, match=f"{what}: .*{message}"):
-            accumulate(Mean(), [prepare_stack(Mean(), whole(batch))], own, plan)
+            accumulate(MeanTarget(), [prepare_stack(MeanTarget(), as_stack(batch))], own, plan)
         with pytest.raises(ValueError, match=f"{what}: .*{message}"):
-            map_tasks(own, batch, Mean(), plan)
+            map_tasks(own, batch, MeanTarget(), plan)
 
 
 def absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:
-    """The first output alone is judged, beside a whole-number or a real target."""
+    """The error of the first output, for integer or real targets."""
     return (predictions[:, 0] - targets.reshape(len(predictions), -1)[:, 0]).abs()
 
 
 @pytest.mark.parametrize("targets", [torch.arange(5), torch.zeros(5), torch.zeros(5, 7)])
-def test_what_another_loss_takes_is_its_own_affair(targets: Tensor) -> None:
+def test_a_custom_loss_may_have_targets_of_any_shape(targets: Tensor) -> None:
     spec = qs.spec(7, absolute_error)
-    assert Mean()(rows(targets), spec)(torch.ones(3, 4)).shape == (3, 7)
+    assert MeanTarget()(rows(targets), spec)(torch.ones(3, 4)).shape == (3, 7)
     tasks = [Task(rows(targets), rows(targets), spec)] * 2
-    step = prepare_tasks(Mean(), tasks)
-    accumulate(Mean(), step, query_loss, Plan(Mapping.LOOP, "asked for", 2))
+    step = prepare_tasks(MeanTarget(), tasks)
+    accumulate(MeanTarget(), step, query_loss, Plan(Mapping.LOOP, "asked for", 2))
 
 
 @pytest.mark.parametrize(

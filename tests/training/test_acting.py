@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.base.trees import leaves, map_tree
-from quickstudy.compute.prepare import act_out
+from quickstudy.compute.prepare import _run_acting_of_stack
 from quickstudy.core import Examples, Learner, Task
-from quickstudy.tasks.acting import acted
+from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.bandits import Bandits
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stack
@@ -56,8 +56,8 @@ def test_a_table_of_logits_learns_to_find_the_best_arm_and_does_so_again_to_the_
 def test_acting_is_without_gradient() -> None:
     learner = table_of_logits()
     for made in (
-        acted(learner, draw(BANDITS, 0, 0)),
-        act_out(learner, stack([draw(BANDITS, 0, 0)])),
+        run_acting(learner, draw(BANDITS, 0, 0)),
+        _run_acting_of_stack(learner, stack([draw(BANDITS, 0, 0)])),
     ):
         assert isinstance(made.support, Examples)
         assert not any(leaf.requires_grad for leaf in leaves(made[:2]))
@@ -75,9 +75,9 @@ def test_acting_one_by_one_and_all_at_once_agree() -> None:
     tasks = [draw(BANDITS, 0, index) for index in range(6)]
     learner = table_of_logits()
     looped = Looping(learner.backbone, steps=1, rate=5.0, learn_rates=True)
-    expected = [acted(learner, task) for task in tasks]
+    expected = [run_acting(learner, task) for task in tasks]
     for one in (learner, looped):
-        made = act_out(one, stack(tasks))
+        made = _run_acting_of_stack(one, stack(tasks))
         for part in ("support", "query"):
             alone = map_tree(lambda *rows: torch.stack(rows),
                              *(getattr(task, part) for task in expected))  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_learner_without_a_prior_cannot_act_first() -> None:
     learner: Learner = Newcomer(nn.Linear(1, 5), rate=0.1)
     task: Task = draw(BANDITS, 0, 0)
     with pytest.raises(ValueError, match=r"Newcomer: acts before .* method prior\(spec\) -> state"):
-        acted(learner, task)
+        run_acting(learner, task)
 
 
 def test_a_learner_that_acts_is_checked_on_the_rows_that_it_meets() -> None:

@@ -24,7 +24,7 @@ from quickstudy.learners.gradient.descend import sgd
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.objectives import objective_of
 from quickstudy.tasks.examples import one_place
-from quickstudy.tasks.stacks import whole
+from quickstudy.tasks.stacks import as_stack
 from quickstudy.training.plan import make_plan
 from quickstudy.training.preflight import set_up
 
@@ -53,7 +53,7 @@ def _prepare(
     learner = _learner(work).to(next(iter(weights.values())).dtype)
     learner.backbone.load_state_dict(weights)  # type: ignore[union-attr]
     set_up(learner)
-    objective, stack = objective_of(learner), whole(_stack(work, tasks))
+    objective, stack = objective_of(learner), as_stack(_stack(work, tasks))
     two = _stack(work, Tasks(*(part[:2] for part in tasks)))
     plan = make_plan(learner, [two], objective, work.tasks, compute)
     if compute.compile and not plan.compiled:

@@ -1,12 +1,12 @@
-"""What a task can ask: one frozen dataclass a file, with its loss, its scores, and their metrics.
+"""The answer types of tasks, one per file, each with its loss and its scores.
 
 Classes   one class per row: cross-entropy, accuracy
 Reals     real numbers: squared error
-Labels    yes, no or unknown to each of several labels: ROC-AUC, average precision
-Pixels    a class for each pixel: mean IoU
+Labels    yes, no or unknown for each of several labels: ROC-AUC, average precision
+Pixels    a class per pixel: mean IoU
 Tokens    a sequence of tokens: accuracy, exact match, F1, chrF
 Boxes     objects in a picture: AP50
-Actions   an action in each step of a world: return
+Actions   an action in each step of an environment: return
 Custom    a loss and a score of your own
 """
 

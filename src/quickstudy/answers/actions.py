@@ -1,4 +1,4 @@
-"""An action in each step of a world: reinforcement learning."""
+"""Reinforcement learning: an action in each step of an environment."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
 class World(Protocol):
-    """A family of worlds to act in: static, a frozen dataclass without tensors.
+    """A family of environments to act in: a frozen dataclass without tensors.
 
-    All episodes of a task run side by side; ``parameters`` say which world of the family it is.
+    ``parameters`` select one environment of the family. All episodes of a task run in parallel.
     """
 
     @property
@@ -24,18 +24,18 @@ class World(Protocol):
 
     @property
     def horizon(self) -> int:
-        """Steps of an episode, at most."""
+        """The maximum number of steps of an episode."""
 
     def begin(self, parameters: Any, episodes: int) -> tuple[Any, Any]:
-        """The state of the world before the first step, and what is observed of it: trees whose
-        leaves have ``episodes`` rows."""
+        """The initial state of the environment, and the first observation: trees whose leaves have
+        ``episodes`` rows."""
 
     def step(
         self, parameters: Any, state: Any, action: Tensor, noise: Any
     ) -> tuple[Any, Any, Tensor, Tensor]:
-        """State and observation after ``action`` (episodes,), the reward, and whether it ended.
+        """State, observation, reward and whether the episode ended, after ``action`` (episodes,).
 
-        ``noise``  a tree of what was drawn for this step, (episodes, ...).
+        ``noise``  a tree of random numbers for this step, (episodes, ...).
         """
 
 
@@ -59,15 +59,16 @@ class Return(Score):
 
 @dataclass(frozen=True)
 class Actions(Answer):
-    """Which action to take in a ``world``, by what is observed.
+    """Which action to take in a ``world``, given an observation.
 
     Examples are made by acting (:func:`quickstudy.tasks.acting.act`): inputs are observations, one
-    row for each step, of weight 0 after the end of an episode. Targets are a dict of ``action`` as
-    it was taken, its ``log_probability`` then, the ``advantage`` that it turned out to have, and
-    the ``reward``, each (n,). Predictions (n, actions) are logits.
+    row per step, with weight 0 after the end of an episode. Targets are a dict of the ``action``
+    that was taken, its ``log_probability`` at that time, its ``advantage``, and the ``reward``,
+    each (n,). Predictions (n, actions) are logits.
 
-    The loss is -p(action) / p_then(action) * advantage, whose gradient where p = p_then is that of
-    the policy gradient (Williams, 1992, with a baseline). The score is the return.
+    The loss is -p(action) / p_then(action) * advantage, with p_then the probability when the action
+    was taken. Its gradient at p = p_then is the policy gradient (Williams, 1992, with a baseline).
+    The score is the return.
     """
 
     world: World
@@ -89,11 +90,11 @@ class Actions(Answer):
             found = type(targets).__name__  # type: ignore[assignment]
         raise ValueError(
             f"{what}: acting asks for a dict of {', '.join(sorted(names))}, each (n,); found "
-            f"{found}. Make examples by quickstudy.tasks.act."
+            f"{found}. Make examples with quickstudy.tasks.act."
         )
 
     def known(self, targets: Any) -> Tensor:
-        """(n,): every step that was made."""
+        """(n,): all steps."""
         return torch.ones_like(targets["action"], dtype=torch.bool)
 
     def element_losses(self, predictions: Tensor, targets: Any) -> Tensor:

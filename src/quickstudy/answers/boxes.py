@@ -1,4 +1,4 @@
-"""Objects in a picture: a box and a class for each."""
+"""Object detection: a box and a class for each object in an image."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.answers.checks import refuse_count
+from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import cross_entropy, one_hot
 from quickstudy.answers.metrics import box_iou, generalised_box_iou
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 _NOTHING_WEIGHT = 0.1
 _LENGTH_WEIGHT, _OVERLAP_WEIGHT = 5.0, 2.0
-"""Of the terms of the loss, as in DETR."""
+"""Weights of the terms of the loss, as in DETR."""
 
 
 @dataclass(frozen=True)
 class AP50(Score):
     """Average precision at an overlap of one half, the mean over classes; pooled over tasks.
 
-    A box is right if it overlaps a true one of its class, not yet found by a surer one, by half.
-    The area is under the precision envelope at every recall (VOC since 2010).
+    A predicted box is right if its IoU with a true box of its class is at least 0.5, and no box of
+    higher confidence has been matched to that one. The area is under the precision envelope at
+    every recall (VOC since 2010).
     """
 
     name: ClassVar[str] = "AP50"
@@ -39,7 +40,7 @@ class AP50(Score):
         confidence, classes = chosen.values, chosen.indices
         present = query.weights > 0
         right = torch.stack([
-            _found(*row)
+            _right_slots(*row)
             for row in zip(predictions["boxes"], confidence, classes,
                            query.targets["boxes"], query.targets["classes"], strict=True)
         ])  # fmt: skip
@@ -81,10 +82,10 @@ def _ranks(rows: Tensor) -> Tensor:
     return torch.arange(1, len(rows) + 1, dtype=rows.dtype, device=rows.device)
 
 
-def _found(
+def _right_slots(
     boxes: Tensor, confidence: Tensor, classes: Tensor, true_boxes: Tensor, true_classes: Tensor
 ) -> Tensor:
-    """(slots,): which boxes of one picture find a true one, the surest first."""
+    """(slots,): which boxes of one image match a true box, highest confidence first."""
     overlap = box_iou(boxes, true_boxes.nan_to_num())
     overlap = overlap.where(classes[:, None] == true_classes, 0.0)
     right = torch.zeros_like(confidence, dtype=torch.bool)
@@ -97,18 +98,18 @@ def _found(
 
 @dataclass(frozen=True)
 class Boxes(Answer):
-    """Boxes of ``k`` classes: object detection.
+    """Boxes of objects of ``k`` classes: object detection.
 
-    Targets a dict of ``boxes`` (n, m, 4), left, top, right and bottom as shares of the picture, and
-    ``classes`` (n, m) integer ids; a place without a box has class -1 and NaNs. A box of unknown
-    class has class -1 too, and is learnt as a box. Predictions a dict of ``boxes`` (n, slots, 4)
-    and ``logits`` (n, slots, k + 1), the last for "nothing".
+    Targets a dict of ``boxes`` (n, m, 4), left, top, right and bottom as shares of the image, and
+    ``classes`` (n, m) integer ids; padding has class -1 and NaN edges. A box of unknown class has
+    class -1 too, but real edges, and is trained on without its class. Predictions a dict of
+    ``boxes`` (n, slots, 4) and ``logits`` (n, slots, k + 1), the last for "nothing".
 
-    The loss gives each true box a slot of its own and adds, for each of these, the distance of the
-    edges, what they do not overlap (generalised IoU) and the cross-entropy of the class, and for
-    all other slots that of "nothing", as in DETR (Carion et al., 2020).
-    Differs from DETR in matching boxes to slots greedily, the best pair first, where DETR takes the
-    best matching of all (Hungarian): it can be batched over tasks.
+    The loss matches each true box to a slot of its own and adds, for each matched slot, the
+    distance of the edges, 1 - generalised IoU and the cross-entropy of the class, and for all other
+    slots the cross-entropy of "nothing", as in DETR (Carion et al., 2020).
+    Differs from DETR in matching greedily, the best pair first, where DETR finds the best matching
+    overall (Hungarian algorithm): greedy matching can be batched over tasks.
 
     Raises ValueError for k < 1.
     """
@@ -118,19 +119,19 @@ class Boxes(Answer):
     ragged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_count("Boxes", "k", self.k, 1)
+        check_count("Boxes", "k", self.k, 1)
 
     @property
     def outputs(self) -> int:
-        """Numbers for each slot: a box, the classes, nothing."""
+        """Numbers per slot: 4 edges, k classes and "nothing"."""
         return 4 + self.k + 1
 
     def check(self, targets: Any, what: str = "targets") -> None:
         """A dict of boxes (n, m, 4) and classes (n, m)."""
         if isinstance(targets, dict) and set(targets) == {"boxes", "classes"}:
             boxes, classes = targets["boxes"], targets["classes"]
-            fit = boxes.ndim == 3 and boxes.shape[-1] == 4 and boxes.shape[:2] == classes.shape
-            if fit and boxes.is_floating_point() and not classes.is_floating_point():
+            fits = boxes.ndim == 3 and boxes.shape[-1] == 4 and boxes.shape[:2] == classes.shape
+            if fits and boxes.is_floating_point() and not classes.is_floating_point():
                 return
             found = f"shapes {tuple(boxes.shape)} and {tuple(classes.shape)}, {boxes.dtype} and "
             found += f"{classes.dtype}"
@@ -138,11 +139,11 @@ class Boxes(Answer):
             found = f"{sorted(targets) if isinstance(targets, dict) else type(targets).__name__}"
         raise ValueError(
             f"{what}: detection asks for a dict of boxes (n, m, 4) of reals and classes (n, m) of "
-            f"integer ids; found {found}. Pad pictures of fewer boxes with class -1."
+            f"integer ids; found {found}. Pad images with fewer boxes with class -1."
         )
 
     def check_values(self, targets: Any, what: str = "targets") -> None:
-        """No class beyond the last, no box whose right edge lies left of its left one."""
+        """No class id of ``k`` or more, and no box whose right edge is left of its left edge."""
         classes, boxes = targets["classes"], targets["boxes"]
         if classes.numel() and int(classes.max()) >= self.k:
             raise ValueError(
@@ -156,67 +157,70 @@ class Boxes(Answer):
             )
 
     def known(self, targets: Any) -> Tensor:
-        """(n,): all rows; a picture without boxes is known to be empty. Else give it weight 0."""
+        """(n,): all rows. An image without boxes counts as empty; give unlabelled ones weight 0."""
         return torch.ones(targets["classes"].shape[:1], dtype=torch.bool,
                           device=targets["classes"].device)  # fmt: skip
 
     def fill(self, targets: Any) -> Any:
-        """``targets`` themselves: where a box is unknown, there is none."""
+        """``targets`` unchanged: NaN marks padding, which the loss leaves out."""
         return targets
 
     def element_losses(self, predictions: Any, targets: Any) -> Tensor:
-        """(n,): the loss of each picture."""
-        there = ~targets["boxes"].isnan().any(-1)
+        """(n,): the loss of each image."""
+        exists = ~targets["boxes"].isnan().any(-1)
         rows = (*(predictions[name] for name in ("boxes", "logits")),
-                targets["boxes"].nan_to_num(nan=0.0), targets["classes"], there)  # fmt: skip
-        pictures = zip(*(part.unbind() for part in rows), strict=True)
-        return torch.stack([self._picture(*picture) for picture in pictures])
+                targets["boxes"].nan_to_num(nan=0.0), targets["classes"], exists)  # fmt: skip
+        images = zip(*(part.unbind() for part in rows), strict=True)
+        return torch.stack([self._image_loss(*image) for image in images])
 
-    def _picture(
-        self, boxes: Tensor, logits: Tensor, true_boxes: Tensor, classes: Tensor, there: Tensor
+    def _image_loss(
+        self, boxes: Tensor, logits: Tensor, true_boxes: Tensor, classes: Tensor, exists: Tensor
     ) -> Tensor:
         distance = (boxes[:, None] - true_boxes).abs().sum(-1)
-        apart = 1 - generalised_box_iou(boxes, true_boxes)
-        cost = _LENGTH_WEIGHT * distance + _OVERLAP_WEIGHT * apart
-        likely = logits.softmax(-1)[:, classes.clamp_min(0)]
-        slot_of = _matched((cost - likely.where(classes >= 0, 0.0)).detach(), there)
-        # (slots, m): a one where a slot is to answer for a true box.
-        pairs = (torch.arange(len(boxes), device=boxes.device)[:, None] == slot_of) & there
+        mismatch = 1 - generalised_box_iou(boxes, true_boxes)
+        cost = _LENGTH_WEIGHT * distance + _OVERLAP_WEIGHT * mismatch
+        probability = logits.softmax(-1)[:, classes.clamp_min(0)]
+        slot_of = _match_greedily((cost - probability.where(classes >= 0, 0.0)).detach(), exists)
+        # (slots, m): 1 where a slot is matched to a true box.
+        pairs = (torch.arange(len(boxes), device=boxes.device)[:, None] == slot_of) & exists
         pairs = pairs.to(cost.dtype)
-        taken, named = pairs.sum(-1), pairs * (classes >= 0).to(cost.dtype)
+        matched, with_class = pairs.sum(-1), pairs * (classes >= 0).to(cost.dtype)
         nothing = cross_entropy(logits, torch.full_like(logits[:, 0], self.k, dtype=torch.long))
         of_class = -logits.log_softmax(-1)[:, classes.clamp_min(0)]
-        weights = named.sum() + _NOTHING_WEIGHT * (1 - taken).sum()
-        classified = (named * of_class).sum() + _NOTHING_WEIGHT * ((1 - taken) * nothing).sum()
+        weights = with_class.sum() + _NOTHING_WEIGHT * (1 - matched).sum()
+        classified = (with_class * of_class).sum() + _NOTHING_WEIGHT * (
+            (1 - matched) * nothing
+        ).sum()
         tiny = torch.finfo(cost.dtype).tiny
         return (pairs * cost).sum() / pairs.sum().clamp_min(1) + classified / weights.clamp_min(
             tiny
         )
 
     def encode(self, targets: Any, dtype: torch.dtype | None = None) -> Tensor:
-        """(n, m, 4 + k + 1): each true box, its one-hot class, and a one where it is there."""
+        """(n, m, 4 + k + 1): each true box, its one-hot class, and 1 where it is no padding."""
         dtype = dtype or torch.get_default_dtype()
-        there = ~targets["boxes"].isnan().any(-1, keepdim=True)
+        exists = ~targets["boxes"].isnan().any(-1, keepdim=True)
         boxes = targets["boxes"].nan_to_num(nan=0.0).to(dtype)
-        return torch.cat([boxes, one_hot(targets["classes"], self.k, dtype), there.to(dtype)], -1)
+        return torch.cat([boxes, one_hot(targets["classes"], self.k, dtype), exists.to(dtype)], -1)
 
     def decode(self, predictor: Predictor, inputs: Any) -> Any:
-        """For each picture the slots that are more likely something than nothing, the surest first.
+        """The detected objects: for each image a dict of boxes, classes and confidence.
 
-        A list of dicts of ``boxes`` (m, 4), ``classes`` (m,) and ``confidence`` (m,).
+        ``boxes`` (m, 4), ``classes`` (m,) and ``confidence`` (m,) of the slots whose best class is
+        more probable than "nothing", highest confidence first.
         """
         predictions = predictor(inputs)
-        pictures = []
+        images = []
         for boxes, p in zip(predictions["boxes"], predictions["logits"].softmax(-1), strict=True):
             confidence, classes = p[:, :-1].max(-1)
             order = confidence.argsort(descending=True)
             order = order[confidence[order] > p[order, -1]]
-            pictures.append({"boxes": boxes[order], "classes": classes[order],
+            images.append({"boxes": boxes[order], "classes": classes[order],
                              "confidence": confidence[order]})  # fmt: skip
-        return pictures
+        return images
 
     def prediction_shape(self, targets: Any) -> dict[str, tuple[int | None, ...]]:
-        """(n, any number of slots, 4) and (n, slots, k + 1)."""
+        """(n, slots, 4) and (n, slots, k + 1), with any number of slots."""
         n = len(targets["classes"])
         return {"boxes": (n, None, 4), "logits": (n, None, self.k + 1)}
 
@@ -226,10 +230,10 @@ class Boxes(Answer):
         return (AP50(),)
 
 
-def _matched(cost: Tensor, there: Tensor) -> Tensor:
-    """(m,): a slot for each true box, from costs (slots, m): the cheapest pair first."""
+def _match_greedily(cost: Tensor, exists: Tensor) -> Tensor:
+    """(m,): the slot of each true box, -1 for none, from costs (slots, m); cheapest pair first."""
     slots, m = cost.shape
-    cost = cost.where(there, torch.inf)
+    cost = cost.where(exists, torch.inf)
     slot_of = torch.full((m,), -1, device=cost.device)
     columns, rows = torch.arange(m, device=cost.device), torch.arange(slots, device=cost.device)
     for _ in range(min(slots, m)):
@@ -237,6 +241,6 @@ def _matched(cost: Tensor, there: Tensor) -> Tensor:
         row, column = best // m, best % m
         valid = cost.flatten().amin() < torch.inf
         slot_of = torch.where((columns == column) & valid, row, slot_of)
-        gone = (rows[:, None] == row) | (columns == column)
-        cost = cost.masked_fill(gone & valid, torch.inf)
+        used = (rows[:, None] == row) | (columns == column)
+        cost = cost.masked_fill(used & valid, torch.inf)
     return slot_of

@@ -1,4 +1,4 @@
-"""What answers share: checks of targets, with errors of one form."""
+"""Checks of targets that several answers share."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 
-def refuse_count(answer: str, name: str, value: Any, least: int) -> None:
-    """ValueError where ``value`` is no whole number of at least ``least``."""
+def check_count(answer: str, name: str, value: Any, least: int) -> None:
+    """ValueError unless ``value`` is a whole number of at least ``least``."""
     if type(value) is not int or value < least:
         raise ValueError(
             f"{answer}: {name} must be a whole number of at least {least}; found {value!r}."
@@ -16,7 +16,7 @@ def refuse_count(answer: str, name: str, value: Any, least: int) -> None:
 
 
 def check_ids(targets: Any, what: str, answer: str, shape: tuple[str, ...], remedy: str) -> None:
-    """ValueError unless ``targets`` are integers of as many dimensions as ``shape`` names."""
+    """ValueError unless ``targets`` are integers of dimensions that ``shape`` names."""
     wanted = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
     if not isinstance(targets, Tensor):
         raise ValueError(
@@ -31,7 +31,7 @@ def check_ids(targets: Any, what: str, answer: str, shape: tuple[str, ...], reme
 
 
 def check_largest_id(targets: Tensor, what: str, outputs: int, remedy: str) -> None:
-    """ValueError where an id is beyond the last output."""
+    """ValueError where an id is ``outputs`` or more."""
     if targets.numel() == 0:
         return
     largest = int(targets.max())

@@ -1,4 +1,4 @@
-"""One class per row."""
+"""Classification: one class per row."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
 @dataclass(frozen=True)
 class Accuracy(Score):
-    """The share of queries answered rightly, as weighted; the mean over tasks."""
+    """The weighted share of queries classified correctly; the mean over tasks."""
 
     name: ClassVar[str] = "accuracy"
     unit: ClassVar[str] = "%"
 
     def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
-        """``right`` and ``total``, the weight of right answers and of all."""
+        """``right`` and ``total``: the weight of correct queries, and of all."""
         right = (predictions.argmax(-1) == query.targets).to(query.weights.dtype)
         weights = query.weights.masked_fill(query.targets < 0, 0.0)
         return {"right": (weights * right).sum(-1), "total": weights.sum(-1)}
@@ -35,8 +35,8 @@ class Classes(Answer):
     """Which of ``ways`` classes a row belongs to.
 
     Targets (n,) integer ids, -1 where unknown; predictions (n, ways) logits. The loss is
-    cross-entropy, the score accuracy. Tasks of fewer ways join those of more: a class without
-    weight in the support set gets no probability.
+    cross-entropy, the score accuracy. Tasks of different numbers of ways can share a stack: a class
+    without weight in the support set gets no probability.
 
     Raises ValueError for fewer than 2 ways.
     """
@@ -45,7 +45,7 @@ class Classes(Answer):
     kind: ClassVar[str] = "classes"
 
     def __post_init__(self) -> None:
-        refuse_count("Classes", "ways", self.ways, 2)
+        check_count("Classes", "ways", self.ways, 2)
 
     @property
     def outputs(self) -> int:
@@ -61,7 +61,7 @@ class Classes(Answer):
         check_ids(targets, what, "classification", ("n",), remedy)
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
-        """No id beyond the last way."""
+        """No id of ``ways`` or more."""
         check_largest_id(
             targets, what, self.ways, "Renumber the classes, or raise the spec's ways."
         )
@@ -93,15 +93,15 @@ class Classes(Answer):
         return (Accuracy(),)
 
     def join(self, other: Answer) -> Answer | None:
-        """The wider of the two."""
+        """The one with more ways."""
         return max(self, other, key=lambda each: each.outputs) if type(other) is Classes else None
 
     def present(self, targets: Tensor, weights: Tensor) -> Tensor:
-        """(ways,): the classes that have weight."""
+        """(ways,): whether each class has rows with weight."""
         return weights @ one_hot(targets, self.ways, weights.dtype) > 0
 
     def hide_absent(self, targets: Tensor, present: Tensor | None) -> Tensor:
-        """Absent classes as -1."""
+        """Ids of absent classes replaced by -1."""
         return hide_absent(targets, present)
 
 
@@ -112,12 +112,12 @@ def cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def one_hot(targets: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
-    """Class ids (...) -> (..., outputs) zeros and ones, written so that ``vmap`` takes it."""
+    """Class ids (...) -> (..., outputs) zeros and ones; works under ``vmap``."""
     return (targets.unsqueeze(-1) == torch.arange(outputs, device=targets.device)).to(dtype)
 
 
 def hide_absent(targets: Tensor, present: Tensor | None) -> Tensor:
-    """Ids (...) with -1 in the place of those that are not ``present`` (outputs,)."""
+    """Ids (...) with -1 in place of classes that are not ``present`` (outputs,)."""
     if present is None:
         return targets
     targets = targets.long()  # an unsigned type has no -1

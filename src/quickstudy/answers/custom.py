@@ -1,4 +1,4 @@
-"""An answer of the user's own: a loss and a score."""
+"""Tasks with a loss and a score of the user's own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import refuse_count
-from quickstudy.base.known import filled, mean_of_known
+from quickstudy.answers.checks import check_count
+from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.trees import leaves
 from quickstudy.core import Answer, Examples, Score, Statistic
 
@@ -23,10 +23,10 @@ ScoreFunction = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True)
 class MeanOf(Score):
-    """The mean of ``function`` over known elements, as weighted."""
+    """The weighted mean of ``function`` over known elements."""
 
     function: ScoreFunction
-    name: str = ""  # type: ignore[misc]  # a ClassVar of scores whose name never changes
+    name: str = ""  # type: ignore[misc]  # other scores have it as a ClassVar
     higher_is_better: bool = True  # type: ignore[misc]
 
     def statistic(self, predictions: Any, query: Examples) -> Statistic:
@@ -44,12 +44,13 @@ class MeanOf(Score):
 
 @dataclass(frozen=True)
 class Custom(Answer):
-    """Predictions of a width of one's own, with a loss and a score of one's own.
+    """Predictions of any width, with a loss and a score of the user's own.
 
     ``width``     of the layer that gives predictions.
     ``function``  (predictions, targets) -> losses: one for each row, (n,), or one for each element,
-                  in the shape of the targets. Unknown elements (NaN, -1) are zeros there, and their
-                  losses are left out; with one loss a row, a row counts where all of it is known.
+                  in the shape of the targets. Unknown elements (NaN, -1) of the targets are passed
+                  as zeros and their losses left out; with one loss per row, only rows that are
+                  known in full count.
     ``judge``     the :class:`~quickstudy.core.Score`; by default the mean loss, lower is better.
 
     :func:`quickstudy.spec` makes them.
@@ -61,7 +62,7 @@ class Custom(Answer):
     kind: ClassVar[str] = "custom"
 
     def __post_init__(self) -> None:
-        refuse_count("spec", "outputs", self.width, 1)
+        check_count("spec", "outputs", self.width, 1)
         if not callable(self.function):
             raise ValueError(
                 "spec: loss must be a function (predictions, targets) -> losses; found "
@@ -74,12 +75,12 @@ class Custom(Answer):
         return self.width
 
     def check(self, targets: Any, what: str = "targets") -> None:
-        """Any tensors: what they hold is the loss's own affair."""
+        """Any tensors: the loss must check their values itself."""
         if not all(isinstance(leaf, Tensor) for leaf in leaves(targets)):
             raise ValueError(f"{what}: targets must be tensors, or a tree of them.")
 
     def known(self, targets: Any) -> Tensor:
-        """In the shape of a single tensor of targets; (n,) for a tree."""
+        """(n, ...): which elements of a single tensor are known; all rows (n,) for a tree."""
         return _known(targets)
 
     def fill(self, targets: Any) -> Any:
@@ -87,7 +88,7 @@ class Custom(Answer):
         return _fill(targets)
 
     def element_losses(self, predictions: Any, targets: Any) -> Tensor:
-        """What the function gives; ValueError for anything but one loss a row or an element."""
+        """The function's losses; ValueError unless there is one per row or per element."""
         losses = self.function(predictions, targets)
         first = next(leaves(targets))
         if not isinstance(losses, Tensor) or losses.shape not in (first.shape, first.shape[:1]):
@@ -109,14 +110,14 @@ class Custom(Answer):
         """The targets as reals, zeros where unknown; ValueError for a tree."""
         if not isinstance(targets, Tensor):
             raise ValueError(
-                "spec: targets that are a tree cannot be read by a learner of labels. Write an "
-                "Answer with an encode of its own."
+                "spec: targets that are a tree have no encoding for learners that read targets. "
+                "Write a subclass of Answer with its own encode."
             )
         numbers: Tensor = self.fill(targets).to(dtype or torch.get_default_dtype())
         return numbers if numbers.ndim > 1 else numbers.unsqueeze(-1)
 
     def prediction_shape(self, targets: Any) -> Any:
-        """Any number of dimensions between rows and the width."""
+        """(n, ..., width), with any number of dimensions in between."""
         return (len(next(leaves(targets))), ..., self.width)
 
     @property
@@ -133,7 +134,7 @@ def _known(targets: Any) -> Tensor:
 
 
 def _known_like(values: Tensor, targets: Any) -> Tensor:
-    """Which of ``values``, one an element or one a row, are of known targets."""
+    """Which of ``values``, one per element or one per row, belong to known targets."""
     known = _known(targets)
     if values.shape == known.shape:
         return known
@@ -141,4 +142,4 @@ def _known_like(values: Tensor, targets: Any) -> Tensor:
 
 
 def _fill(targets: Any) -> Any:
-    return filled(targets) if isinstance(targets, Tensor) else targets
+    return zero_if_unknown(targets) if isinstance(targets, Tensor) else targets

@@ -1,4 +1,4 @@
-"""Yes or no to each of several questions, some of them unanswered."""
+"""Multi-label classification: yes, no or unknown for each of several labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from quickstudy.answers import metrics
-from quickstudy.answers.checks import refuse_count
+from quickstudy.answers.checks import check_count
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
 class _Pairs(Score):
-    """A score of pairs (prediction, target), which tasks keep whole; pooled over tasks.
+    """A score that needs all pairs (prediction, target); pooled over tasks.
 
-    In one small task a label is often yes throughout, or no, and then has no such score.
+    Pooled because in one small task a label is often yes, or no, for all rows, and then has no
+    score.
     """
 
     pooled: ClassVar[bool] = True
@@ -35,7 +36,7 @@ class _Pairs(Score):
         return {name: torch.cat([s[name] for s in statistics]) for name in statistics[0]}
 
     def _mean(self, of_label: Any, statistic: Statistic) -> Tensor:
-        """The mean over the labels that have a score, NaN without any."""
+        """The mean over the labels that have a score; NaN if none has."""
         predictions, targets, weights = (
             statistic[n] for n in ("predictions", "targets", "weights")
         )
@@ -69,7 +70,7 @@ class AveragePrecision(_Pairs):
 
 @dataclass(frozen=True)
 class Labels(Answer):
-    """Yes, no or unknown for each of ``k`` labels: several may hold for one row.
+    """Yes, no or unknown for each of ``k`` labels; a row may have several.
 
     Targets (n, k): 0 and 1, as reals with NaN where unknown or as integers with -1; predictions
     (n, k) logits. The loss is binary cross-entropy. Scores are the area under the ROC curve and
@@ -82,7 +83,7 @@ class Labels(Answer):
     kind: ClassVar[str] = "labels"
 
     def __post_init__(self) -> None:
-        refuse_count("Labels", "k", self.k, 1)
+        check_count("Labels", "k", self.k, 1)
 
     @property
     def outputs(self) -> int:
@@ -99,13 +100,13 @@ class Labels(Answer):
             )
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
-        """Nothing but 0, 1 and unknown."""
+        """Only 0, 1 and unknown."""
         known = targets[self.known(targets)]
-        odd = known[(known != 0) & (known != 1)]
-        if odd.numel():
+        invalid = known[(known != 0) & (known != 1)]
+        if invalid.numel():
             raise ValueError(
                 f"{what}: labels are 0 (no), 1 (yes), and NaN or -1 (unknown); found "
-                f"{odd[0].item():g}. Turn class ids into one column for each class."
+                f"{invalid[0].item():g}. Turn class ids into one column for each class."
             )
 
     def known(self, targets: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ class Labels(Answer):
         return known * signs
 
     def decode(self, predictor: Predictor, inputs: Any) -> Tensor:
-        """The labels that are more likely than not, (n, k) of booleans."""
+        """(n, k) booleans: the labels with a probability above one half."""
         predictions: Tensor = predictor(inputs)
         return predictions > 0
 

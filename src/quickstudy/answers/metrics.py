@@ -1,4 +1,4 @@
-"""The metrics that scores are made of: functions of tensors, each with its reference."""
+"""Metrics as functions of tensors, from which the scores are computed."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import torch
 from torch import Tensor
 
 _SMALL = 512
-"""Rows up to which pairs are compared one by one: exact, and cheap under ``vmap``."""
+"""Up to so many rows, all pairs are compared: cheap under ``vmap``. Above, rows are sorted."""
 
 
 def roc_auc(scores: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """P(a positive row's score is higher than a negative one's), ties counting half: ().
+    """The probability () that a positive row scores higher than a negative one; ties count half.
 
-    ``scores`` (n,); ``targets`` (n,) 1, 0, or NaN where unknown; ``weights`` (n,). NaN where either
-    kind has no weight. Equal to the area under the ROC curve (Hanley and McNeil, 1982).
+    ``scores`` (n,); ``targets`` (n,) 1, 0, or NaN where unknown; ``weights`` (n,). NaN where all
+    positive or all negative rows have weight 0. Equal to the area under
+    the ROC curve (Hanley and McNeil, 1982).
     """
     positive, negative = (weights * (targets == value).to(weights.dtype) for value in (1.0, 0.0))
     if len(scores) <= _SMALL:
-        apart = scores.unsqueeze(1) - scores
-        wins = (apart > 0).to(weights.dtype) + 0.5 * (apart == 0).to(weights.dtype)
+        difference = scores.unsqueeze(1) - scores
+        wins = (difference > 0).to(weights.dtype) + 0.5 * (difference == 0).to(weights.dtype)
         won = positive @ wins @ negative
     else:
         order = scores.argsort()
@@ -33,8 +34,8 @@ def roc_auc(scores: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 def average_precision(scores: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """sum_k (recall_k - recall_{k-1}) precision_k over falling thresholds: ().
 
-    Arguments as of :func:`roc_auc`; rows with equal scores pass a threshold together. NaN without
-    positive weight. As scikit-learn's ``average_precision_score``.
+    Arguments as for :func:`roc_auc`; rows with equal scores share a threshold. NaN where positive
+    rows have no weight. Equal to scikit-learn's ``average_precision_score``.
     """
     positive, negative = (weights * (targets == value).to(weights.dtype) for value in (1.0, 0.0))
     if len(scores) <= _SMALL:
@@ -52,9 +53,9 @@ def average_precision(scores: Tensor, targets: Tensor, weights: Tensor) -> Tenso
 def intersection_and_union(
     chosen: Tensor, targets: Tensor, weights: Tensor, classes: int
 ) -> Tensor:
-    """(2, classes): the weight of elements that are both, and either, chosen and true.
+    """(2, classes): weights of the intersection and the union of chosen and true elements.
 
-    ``chosen``, ``targets`` (n, ...) class ids, -1 where unknown: such elements count in neither.
+    ``chosen``, ``targets`` (n, ...) class ids, -1 where unknown: such elements are left out.
     ``weights`` (n,).
     """
     known = (targets >= 0).to(weights.dtype)
@@ -72,7 +73,10 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def generalised_box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """(n, m) in [-1, 1]: also tells boxes apart that do not touch (Rezatofighi et al., 2019)."""
+    """(n, m) in [-1, 1]: falls with the distance of boxes that do not touch.
+
+    Reference: Rezatofighi et al. (2019), Generalized Intersection over Union.
+    """
     iou, union = _overlap(a, b)
     low = torch.minimum(a[:, None, :2], b[:, :2])
     high = torch.maximum(a[:, None, 2:], b[:, 2:])
@@ -94,7 +98,7 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def token_f1(predicted: list[int], true: list[int]) -> float:
     """The harmonic mean of precision and recall over bags of tokens; 1 where both are empty.
 
-    As for SQuAD (Rajpurkar et al., 2016).
+    As in SQuAD (Rajpurkar et al., 2016).
     """
     if not predicted or not true:
         return float(predicted == true)
@@ -103,7 +107,7 @@ def token_f1(predicted: list[int], true: list[int]) -> float:
 
 
 def ngram_counts(predicted: list[int], true: list[int], longest: int) -> list[list[int]]:
-    """[shared, predicted, true] numbers of n-grams, n = 1 … ``longest``: what chrF is made of."""
+    """[shared, predicted, true] numbers of n-grams for n = 1 … ``longest``, as chrF needs."""
     from collections import Counter
 
     counts = []
@@ -120,14 +124,14 @@ def ngram_counts(predicted: list[int], true: list[int], longest: int) -> list[li
 def chrf(counts: Tensor, beta: float = 2.0) -> Tensor:
     """chrF from n-gram counts (longest, 3): the F-score of mean precision and recall (), in [0, 1].
 
-    Orders that neither text is long enough for are left out. Reference: Popović (2015), chrF:
+    An n without predicted or without true n-grams is left out. Reference: Popović (2015), chrF:
     character n-gram F-score for automatic MT evaluation.
     """
     shared, predicted, true = counts.to(torch.float64).unbind(-1)
-    there = (predicted > 0) & (true > 0)
-    if not bool(there.any()):
+    valid = (predicted > 0) & (true > 0)
+    if not bool(valid.any()):
         return torch.zeros((), dtype=torch.float64)
-    precision = (shared[there] / predicted[there]).mean()
-    recall = (shared[there] / true[there]).mean()
+    precision = (shared[valid] / predicted[valid]).mean()
+    recall = (shared[valid] / true[valid]).mean()
     total = beta**2 * precision + recall
     return (1 + beta**2) * precision * recall / total.clamp_min(1e-16)

@@ -1,4 +1,4 @@
-"""A class for each pixel."""
+"""Semantic segmentation: a class for each pixel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id
 from quickstudy.answers.classes import cross_entropy, hide_absent, one_hot
 from quickstudy.answers.metrics import intersection_and_union
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
@@ -18,7 +18,7 @@ from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 @dataclass(frozen=True)
 class MeanIoU(Score):
-    """Intersection over union, the mean over classes; of each task, then the mean over tasks."""
+    """Mean intersection over union of the classes in each task; the mean over tasks."""
 
     name: ClassVar[str] = "mean IoU"
     unit: ClassVar[str] = "%"
@@ -31,12 +31,12 @@ class MeanIoU(Score):
         return {"intersection": both, "union": either}
 
     def value(self, statistic: Statistic) -> Tensor:
-        """In [0, 1], over the classes that were asked for or answered."""
-        there = statistic["union"] > 0
-        return (statistic["intersection"] / statistic["union"]).where(there, torch.nan).nanmean()
+        """In [0, 1], over the classes that occur in targets or predictions."""
+        occurs = statistic["union"] > 0
+        return (statistic["intersection"] / statistic["union"]).where(occurs, torch.nan).nanmean()
 
     def merge(self, statistics: Sequence[Statistic]) -> Statistic:
-        """Counts of each class added up; tasks of fewer classes have none of the others."""
+        """The sum of the counts per class; a task of fewer classes counts 0 for the others."""
         most = max(len(s["union"]) for s in statistics)
         padded = [{n: F.pad(v, (0, most - len(v))) for n, v in s.items()} for s in statistics]
         return super().merge(padded)
@@ -44,7 +44,7 @@ class MeanIoU(Score):
 
 @dataclass(frozen=True)
 class PooledMeanIoU(MeanIoU):
-    """Intersections and unions added up over tasks first; may rank learners otherwise."""
+    """Mean IoU from intersections and unions summed over tasks; may rank learners differently."""
 
     name: ClassVar[str] = "pooled mean IoU"
     pooled: ClassVar[bool] = True
@@ -64,7 +64,7 @@ class Pixels(Answer):
     kind: ClassVar[str] = "pixels"
 
     def __post_init__(self) -> None:
-        refuse_count("Pixels", "k", self.k, 2)
+        check_count("Pixels", "k", self.k, 2)
 
     @property
     def outputs(self) -> int:
@@ -77,7 +77,7 @@ class Pixels(Answer):
                   "Give the class of each pixel, -1 where it is unknown.")  # fmt: skip
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
-        """No id beyond the last class."""
+        """No id of ``k`` or more."""
         check_largest_id(
             targets, what, self.k, "Renumber the classes, or raise the spec's classes."
         )
@@ -109,14 +109,14 @@ class Pixels(Answer):
         return MeanIoU(), PooledMeanIoU()
 
     def join(self, other: Answer) -> Answer | None:
-        """The one of more classes."""
+        """The one with more classes."""
         return max(self, other, key=lambda each: each.outputs) if type(other) is Pixels else None
 
     def present(self, targets: Tensor, weights: Tensor) -> Tensor:
-        """(k,): the classes of which a row with weight has a pixel."""
+        """(k,): whether each class has a pixel in a row with weight."""
         has = one_hot(targets, self.k, weights.dtype).flatten(1, -2).amax(1)
         return weights @ has > 0
 
     def hide_absent(self, targets: Tensor, present: Tensor | None) -> Tensor:
-        """Pixels of absent classes as -1."""
+        """Ids of absent classes replaced by -1."""
         return hide_absent(targets, present)

@@ -1,4 +1,4 @@
-"""Real numbers: one or several for each row, or for each place of it."""
+"""Regression: real numbers for each row, or for each position in a row."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import refuse_count
+from quickstudy.answers.checks import check_count
 from quickstudy.core import Answer, Examples, Score, Statistic
 
 
 @dataclass(frozen=True)
 class MeanSquaredError(Score):
-    """The mean of (prediction - target)² over all known numbers, as weighted; lower is better."""
+    """The mean of (prediction - target)² over known numbers, weighted; lower is better."""
 
     name: ClassVar[str] = "mse"
     higher_is_better: ClassVar[bool] = False
 
     def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
-        """``error`` and ``total``: the weighted sum of squares, and the weight of all numbers."""
+        """``error`` and ``total``: the weighted sum of squared errors, and the total weight."""
         known = ~query.targets.isnan()
         squares = (predictions - query.targets.nan_to_num()).square().where(known, 0.0)
         per_row = squares.flatten(1).mean(1), known.to(squares.dtype).flatten(1).mean(1)
@@ -30,19 +30,19 @@ class MeanSquaredError(Score):
         }
 
     def value(self, statistic: Statistic) -> Tensor:
-        """Of the unit of the targets, squared."""
+        """In the squared unit of the targets."""
         return statistic["error"] / statistic["total"]
 
 
 @dataclass(frozen=True)
 class Reals(Answer):
-    """``d`` real numbers for each row, or for each place of a row.
+    """``d`` real numbers for each row, or for each position in a row.
 
-    Targets (n, d), or (n, ..., d) such as a depth map (n, height, width, 1); predictions of the
+    Targets (n, d), or (n, ..., d), for example depth maps (n, height, width, 1); predictions of the
     same shape. Loss and score are the squared error.
 
-    ``missing``  whether single numbers may be unknown (NaN). Said beforehand, because a batched
-                 computation cannot look, and some learners then solve each output by itself.
+    ``missing``  whether single numbers may be unknown (NaN). Must be declared, because code under
+                 ``vmap`` cannot branch on values, and some learners then solve per output.
 
     Raises ValueError for d < 1.
     """
@@ -53,7 +53,7 @@ class Reals(Answer):
     loss_is_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_count("Reals", "d", self.d, 1)
+        check_count("Reals", "d", self.d, 1)
 
     @property
     def outputs(self) -> int:
@@ -75,7 +75,7 @@ class Reals(Answer):
         )
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
-        """No NaN where none was announced."""
+        """No NaN unless ``missing`` is declared."""
         if not self.missing and bool(targets.isnan().any()):
             raise ValueError(
                 f"{what}: Reals({self.d}) asks for known numbers, but some are NaN. Where they are "
@@ -108,7 +108,7 @@ class Reals(Answer):
         return self.fill(targets).to(dtype or torch.get_default_dtype())
 
     def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
-        """That of the targets."""
+        """The shape of the targets."""
         return tuple(targets.shape)
 
     @property
@@ -117,7 +117,7 @@ class Reals(Answer):
         return (MeanSquaredError(),)
 
     def join(self, other: Answer) -> Answer | None:
-        """As many numbers, any of which may be missing if so in either."""
+        """The same ``d``, with ``missing`` if either has it."""
         if type(other) is not Reals or other.d != self.d:
             return None
         return Reals(self.d, self.missing or other.missing)

@@ -1,4 +1,4 @@
-"""Specs in one word: what users write."""
+"""Functions that make task specs: ``classification(5)``, ``regression()``, …"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quickstudy.core import Score, TaskSpec
 
 
 def classification(ways: int, name: str = "") -> TaskSpec:
-    """A task that tells ``ways`` classes apart; predictions are logits (n, ways)."""
+    """A task that distinguishes ``ways`` classes; predictions are logits (n, ways)."""
     return TaskSpec(Classes(ways), name)
 
 
@@ -26,7 +26,7 @@ def regression(outputs: int = 1, missing: bool = False, name: str = "") -> TaskS
 
 
 def multilabel(labels: int, name: str = "") -> TaskSpec:
-    """A task that says yes or no to each of ``labels``; predictions are logits (n, labels)."""
+    """A task that predicts yes or no for each label; predictions are logits (n, labels)."""
     return TaskSpec(Labels(labels), name)
 
 
@@ -41,7 +41,7 @@ def detection(classes: int, name: str = "") -> TaskSpec:
 
 
 def tokens(vocabulary: int, before: str | None = None, name: str = "") -> TaskSpec:
-    """A task that says a sequence of tokens: see :class:`quickstudy.answers.Tokens`."""
+    """A task that predicts a sequence of tokens: see :class:`quickstudy.answers.Tokens`."""
     return TaskSpec(Tokens(vocabulary, before), name)
 
 
@@ -57,7 +57,7 @@ def spec(
     ``outputs``  width of the layer that gives predictions.
     ``loss``     (predictions, targets) -> losses, one for each row (n,) or for each element.
     ``score``    (predictions, targets) -> scores likewise, or a :class:`quickstudy.core.Score`; by
-                 default the loss itself, of which lower is better.
+                 default the loss itself, lower is better.
 
     >>> import quickstudy as qs
     >>> qs.spec(2, lambda predicted, true: (predicted - true).abs()).outputs
@@ -66,5 +66,5 @@ def spec(
     if score is None or isinstance(score, Score):
         return TaskSpec(Custom(outputs, loss, score), name)
     label = getattr(score, "__name__", "score")
-    judge = MeanOf(score, "score" if label == "<lambda>" else label, higher_is_better)
-    return TaskSpec(Custom(outputs, loss, judge), name)
+    mean_score = MeanOf(score, "score" if label == "<lambda>" else label, higher_is_better)
+    return TaskSpec(Custom(outputs, loss, mean_score), name)

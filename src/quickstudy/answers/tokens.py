@@ -1,4 +1,4 @@
-"""A sequence of tokens: a tag for each word, or a text that is written token by token."""
+"""Sequences of tokens: a tag per word, or text generated token by token."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import check_ids, check_largest_id, refuse_count
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id
 from quickstudy.answers.classes import cross_entropy, one_hot
 from quickstudy.answers.metrics import chrf, ngram_counts, token_f1
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 LONGEST_NGRAM = 6
-"""Of chrF, as in its paper."""
+"""The longest n-grams of chrF, as in its paper."""
 
 
 @dataclass(frozen=True)
 class TokenAccuracy(Score):
-    """The share of tokens that are right, each predicted with the true ones before it."""
+    """The share of tokens predicted correctly, each given the true tokens before it."""
 
     name: ClassVar[str] = "token accuracy"
     unit: ClassVar[str] = "%"
@@ -40,8 +40,8 @@ class TokenAccuracy(Score):
 
 
 @dataclass(frozen=True)
-class _OfText(Score):
-    """A score of whole decoded rows; a row counts if any of its tokens is known."""
+class _DecodedRowScore(Score):
+    """The mean over decoded rows of a score per row; a row counts if any of its tokens is known."""
 
     unit: ClassVar[str] = "%"
     decoded: ClassVar[bool] = True
@@ -51,40 +51,40 @@ class _OfText(Score):
         """``score`` and ``total``: the weighted sum over rows, and their weight."""
         pairs = _texts(predictions, query.targets)
         weights = query.weights.cpu().double() * torch.tensor([bool(true) for _, true in pairs])
-        scores = torch.tensor([self._of_row(*pair) for pair in pairs], dtype=torch.float64)
+        scores = torch.tensor([self._row_score(*pair) for pair in pairs], dtype=torch.float64)
         return {"score": weights @ scores, "total": weights.sum()}
 
     def value(self, statistic: Statistic) -> Tensor:
         """In [0, 1]."""
         return statistic["score"] / statistic["total"]
 
-    def _of_row(self, predicted: list[int], true: list[int]) -> float:
+    def _row_score(self, predicted: list[int], true: list[int]) -> float:
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class ExactMatch(_OfText):
-    """The share of rows whose decoded tokens are all right, and no more of them than asked."""
+class ExactMatch(_DecodedRowScore):
+    """The share of rows whose decoded tokens equal the true ones, length included."""
 
     name: ClassVar[str] = "exact match"
 
-    def _of_row(self, predicted: list[int], true: list[int]) -> float:
+    def _row_score(self, predicted: list[int], true: list[int]) -> float:
         return float(predicted == true)
 
 
 @dataclass(frozen=True)
-class TokenF1(_OfText):
-    """F1 over the bags of decoded and true tokens, the mean over rows."""
+class TokenF1(_DecodedRowScore):
+    """F1 of the bags of decoded and true tokens; the mean over rows."""
 
     name: ClassVar[str] = "F1"
 
-    def _of_row(self, predicted: list[int], true: list[int]) -> float:
+    def _row_score(self, predicted: list[int], true: list[int]) -> float:
         return token_f1(predicted, true)
 
 
 @dataclass(frozen=True)
 class ChrF(Score):
-    """chrF of decoded rows, where tokens stand for characters; n-grams are counted over all."""
+    """chrF of decoded rows, for tokens that are characters; n-grams are counted over all tasks."""
 
     name: ClassVar[str] = "chrF"
     unit: ClassVar[str] = "%"
@@ -93,7 +93,7 @@ class ChrF(Score):
     while_training: ClassVar[bool] = False
 
     def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
-        """``counts`` (6, 3): n-grams that are shared, predicted, true."""
+        """``counts`` (6, 3): numbers of shared, predicted and true n-grams, n = 1 … 6."""
         counts = torch.zeros(LONGEST_NGRAM, 3, dtype=torch.float64)
         for (predicted, true), weight in zip(
             _texts(predictions, query.targets), query.weights.tolist(), strict=True
@@ -114,13 +114,13 @@ class Tokens(Answer):
     vocabulary) logits. The loss is cross-entropy; rows of different length are padded.
 
     ``vocabulary``  number of tokens.
-    ``before``      None: each token is said at once (tags). Otherwise the name of the leaf of the
-                    inputs, a dict, that holds the token before each (n, length): such predictors
-                    write from left to right, and decoding calls them once for each token.
+    ``before``      None: all tokens are predicted at once (tags). Otherwise a key of the inputs, a
+                    dict: its leaf (n, length) holds the token before each one. Text is then
+                    generated from left to right, with one call of the predictor per token.
     ``start``       the token before the first.
-    ``end``         the token that ends a row, not part of what is scored; None without one.
+    ``end``         the token that ends a row, not scored itself; None if there is none.
 
-    Scores are token accuracy and, of what is decoded, exact match, F1 and chrF.
+    Scores are token accuracy and, for the decoded text, exact match, F1 and chrF.
 
     Raises ValueError for a vocabulary of fewer than 2 tokens, and for tokens outside it.
     """
@@ -133,7 +133,7 @@ class Tokens(Answer):
     ragged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        refuse_count("Tokens", "vocabulary", self.vocabulary, 2)
+        check_count("Tokens", "vocabulary", self.vocabulary, 2)
         for name, token in (("start", self.start), ("end", self.end)):
             if token is not None and not 0 <= token < self.vocabulary:
                 raise ValueError(
@@ -151,7 +151,7 @@ class Tokens(Answer):
                   "Give one row of token ids for each, -1 after its end.")  # fmt: skip
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
-        """No id beyond the vocabulary."""
+        """No id of ``vocabulary`` or more."""
         check_largest_id(targets, what, self.vocabulary, "Give the size of the whole vocabulary.")
 
     def known(self, targets: Tensor) -> Tensor:
@@ -169,11 +169,11 @@ class Tokens(Answer):
     def decode(self, predictor: Predictor, inputs: Any) -> Tensor:
         """The most probable tokens (n, length), -1 from the end token on.
 
-        Where predictors read what is ``before``, each token is chosen with those already chosen
-        before it (greedy), whatever that leaf of the inputs holds.
+        With ``before``, decoding is greedy: each token is predicted from the tokens decoded so far,
+        and the values of that leaf of the inputs are ignored.
         """
         if self.before is None:
-            return self._ended(predictor(inputs).argmax(-1))
+            return self._cut_at_end(predictor(inputs).argmax(-1))
         given: Tensor = inputs[self.before]
         before = torch.full_like(given, self.start)
         chosen = torch.full_like(given, -1)
@@ -181,9 +181,9 @@ class Tokens(Answer):
             chosen[:, t] = predictor({**inputs, self.before: before})[:, t].argmax(-1)
             if t + 1 < given.shape[1]:
                 before[:, t + 1] = chosen[:, t]
-        return self._ended(chosen)
+        return self._cut_at_end(chosen)
 
-    def _ended(self, tokens: Tensor) -> Tensor:
+    def _cut_at_end(self, tokens: Tensor) -> Tensor:
         if self.end is None:
             return tokens
         return tokens.masked_fill((tokens == self.end).cumsum(1) > 0, -1)
@@ -194,11 +194,11 @@ class Tokens(Answer):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """Token accuracy; exact match, F1 and chrF of what is decoded."""
+        """Token accuracy; exact match, F1 and chrF of the decoded text."""
         return TokenAccuracy(), ExactMatch(), TokenF1(), ChrF()
 
 
 def _texts(predicted: Tensor, true: Tensor) -> list[tuple[list[int], list[int]]]:
-    """Rows of known tokens, predicted and true."""
+    """(predicted, true) of each row, without unknown tokens."""
     known: Callable[[list[int]], list[int]] = lambda row: [t for t in row if t >= 0]  # noqa: E731
     return [(known(p), known(t)) for p, t in zip(predicted.tolist(), true.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""Networks that map inputs to features, or with ``outputs`` to predictions."""
+"""Networks that map inputs to features or, with ``outputs``, to predictions."""
 
 from quickstudy.backbones.conv4 import Conv4
 from quickstudy.backbones.mlp import MLP

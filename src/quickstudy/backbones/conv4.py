@@ -1,4 +1,4 @@
-"""The four-block convolutional network of few-shot learning."""
+"""Conv4: the convolutional network with four blocks that is usual in few-shot learning."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class Conv4(nn.Module):
     ``norm``        "group" | "batch" | "support" | "running": see
                     :mod:`quickstudy.backbones.norms`.
     ``outputs``     size of the linear head; None for features.
-    ``pools``       how many of the first blocks pool; with 2, 28x28 images give 7x7 positions.
-    ``flat``        vectors; False for maps (n, channels, side, side), as Relation may compare.
+    ``pools``       number of blocks that pool, the first ones; with 2, 28x28 images give 7x7 maps.
+    ``flat``        whether features are vectors; False for maps (n, channels, side, side), which
+                    Relation can compare.
 
     Reference: Vinyals et al. (2016), Matching Networks for One Shot Learning, section 4.1.
-    Differs from the paper in the norm: group by default, so that queries do not see one another.
+    Differs from the paper in the norm: group by default, so that predictions for queries do not
+    depend on other queries.
     """
 
     def __init__(
@@ -66,11 +68,11 @@ class Conv4(nn.Module):
     def _block(self, inputs: int, outputs: int, pool: bool) -> nn.Module:
         return nn.Sequential(
             OrderedDict(
-                # The other norms subtract each channel's mean, and a bias with it.
+                # The other norms subtract each channel's mean, which would cancel a bias.
                 conv=Conv3x3(inputs, outputs, bias=self.norm == "group"),
                 norm=make_norm(self.norm, outputs),
                 pool=MaxPool2x2() if pool else nn.Identity(),
-                relu=nn.ReLU(),  # after the pool it is the same, on a quarter of the positions
+                relu=nn.ReLU(),  # after pooling: same result, a quarter of the positions
             )
         )
 

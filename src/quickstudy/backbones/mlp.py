@@ -1,4 +1,4 @@
-"""A perceptron with ReLU between its layers."""
+"""A multi-layer perceptron with ReLU."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Normalisation as an explicit choice, because batch statistics decide what a query may see.
+"""Normalisation layers; the choice decides whether predictions depend on other queries.
 
     group     statistics of each row alone                                   inductive
-    batch     statistics of the rows at hand, as MAML's paper                transductive
+    batch     statistics of the rows of the call, as in MAML's paper         transductive
     support   statistics of the support set, reused for its queries          inductive
-    running   statistics of the rows at hand while training; of the whole
-              training population, estimated afterwards and frozen, in use   inductive
+    running   in training, statistics of the rows of the call; afterwards
+              fixed statistics, estimated over many training tasks           inductive
 
-``adapt`` must stay pure and batchable, so no layer here updates itself in ``forward``. What a pass
-needs to know beside its input (which rows count, which statistics to reuse) arrives through
-:func:`embed_support` and :func:`embed_query`.
+``adapt`` must change nothing in the module and work under vmap, so no layer here updates buffers in
+``forward``. :func:`embed_support` and :func:`embed_query` pass the layers what they need beside
+their input: row weights, and statistics to reuse.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from quickstudy.base.weighting import counting, current_weights
 from quickstudy.core import Examples
 
 Statistics = list[tuple[Tensor, Tensor]]
-"""Mean and variance (channels,) of each support-normalised layer, in the order of execution."""
+"""Mean and variance (channels,) of each support-normalised layer, in order of execution."""
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """What the norms of one forward pass know beside their input and the weights of its rows."""
+    """What norms get in one forward pass beside their input and the row weights."""
 
     record: Statistics | None = None  # where support statistics are written
     reuse: Iterator[tuple[Tensor, Tensor]] | None = None  # support statistics to use
-    moments: dict[RunningNorm, Moments] | None = None  # where the population is estimated
+    moments: dict[RunningNorm, Moments] | None = None  # sums for population statistics
 
 
 _current: ContextVar[_Pass] = ContextVar("quickstudy_norm_pass", default=_Pass())  # noqa: B039
@@ -53,40 +53,40 @@ def _set(new: _Pass) -> Iterator[None]:
 
 
 def embed_support(net: Callable[[Any], Tensor], support: Examples) -> tuple[Tensor, Statistics]:
-    """``net(support.inputs)`` (n, d), and the statistics its queries are to reuse."""
+    """``net(support.inputs)`` (n, d), and the statistics to reuse for its queries."""
     statistics: Statistics = []
     with counting(support.weights), _set(replace(_current.get(), record=statistics, reuse=None)):
         return net(support.inputs), statistics
 
 
 def embed_query(net: Callable[[Any], Tensor], inputs: Any, statistics: Statistics) -> Tensor:
-    """``net(inputs)`` (n, d) under the statistics of the support set."""
+    """``net(inputs)`` (n, d), normalised by the statistics of the support set."""
     with _set(replace(_current.get(), record=None, reuse=iter(statistics))):
         return net(inputs)
 
 
 def ignores_weights(net: nn.Module) -> list[str]:
-    """Names of the modules whose batch statistics count rows of weight 0 as whole ones.
+    """Names of the modules whose batch statistics ignore row weights.
 
-    Those of torch do; a layer of your own says ``counts_weights = True`` if it does not.
+    torch's batch norms do; a layer of your own that uses them sets ``counts_weights = True``.
     """
 
     def ignores(module: nn.Module) -> bool:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return module.training or module.running_mean is None
-        sees = getattr(module, "sees_other_rows", False)
-        return bool(sees and not getattr(module, "counts_weights", False))
+        mixes = getattr(module, "sees_other_rows", False)
+        return bool(mixes and not getattr(module, "counts_weights", False))
 
     return [name for name, module in net.named_modules() if ignores(module)]
 
 
 def rows_see_one_another(net: nn.Module) -> bool:
-    """Whether what ``net`` gives for a row depends on the rows beside it, or on a support set."""
-    return any(rows_meet_in(module) for module in net.modules())
+    """Whether the output of ``net`` for a row depends on other rows, or on a support set."""
+    return any(mixes_rows(module) for module in net.modules())
 
 
-def rows_meet_in(module: nn.Module) -> bool:
-    """Whether what this layer gives for a row depends on rows beside it, or on a support set."""
+def mixes_rows(module: nn.Module) -> bool:
+    """Whether the output of this layer for a row depends on other rows, or on a support set."""
     return isinstance(module, SupportNorm) or sees_other_rows(module)
 
 
@@ -96,7 +96,7 @@ def needs_support_statistics(net: nn.Module) -> bool:
 
 
 class _ChannelNorm(nn.Module):
-    """An affine map per channel after statistics that subclasses choose."""
+    """Normalisation per channel and an affine map; subclasses choose the statistics."""
 
     counts_weights = True
 
@@ -106,24 +106,24 @@ class _ChannelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def _by_rows(self, x: Tensor) -> Tensor:
-        """Normalise by the statistics of the rows at hand."""
+    def _with_row_statistics(self, x: Tensor) -> Tensor:
+        """Normalise by the statistics of the rows of ``x``."""
         if current_weights() is None:
             return standardised(x, self.weight, self.bias, Sharing())
-        return self._by(x, *row_statistics(x))
+        return self._with_statistics(x, *row_statistics(x))
 
-    def _by(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        # Folded into one multiply-add over x, which is far larger than the channel vectors.
+    def _with_statistics(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        # Statistics and affine map as one multiply-add, since x is far larger than the vectors.
         scale = self.weight * torch.rsqrt(variance + EPSILON)
         shape = (1, -1, *[1] * (x.ndim - 2))
         return x * scale.reshape(shape) + (self.bias - mean * scale).reshape(shape)
 
 
 def row_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance (channels,) of x (rows, channels, ...), rows as weighted."""
+    """Mean and (biased) variance (channels,) of x (rows, channels, ...), weighted by row."""
     weights = current_weights()
     positions = [d for d in range(x.ndim) if d != 1]
-    if weights is None:  # torch.var_mean takes five times as long where channels come last
+    if weights is None:  # torch.var_mean is five times slower for channels last
         mean = x.mean(positions)
         return mean, (x - mean.reshape(1, -1, *[1] * (x.ndim - 2))).square().mean(positions)
     weights = weights.to(x.dtype)
@@ -135,17 +135,17 @@ def row_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class BatchNorm(_ChannelNorm):
-    """Statistics of the rows at hand: queries see one another, so the learner is transductive."""
+    """Statistics of the rows of the call: queries affect one another, so it is transductive."""
 
     sees_other_rows = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, ...) -> the same shape."""
-        return self._by_rows(x)
+        return self._with_row_statistics(x)
 
 
 class SupportNorm(_ChannelNorm):
-    """Statistics of the support set for support and queries alike (TaskNorm's inductive form).
+    """Statistics of the support set, for support and queries (TaskNorm's inductive form).
 
     Reference: Bronskill et al. (2020), TaskNorm: Rethinking Batch Normalization for Meta-Learning,
     section 4.1 (there called MetaBN).
@@ -155,23 +155,23 @@ class SupportNorm(_ChannelNorm):
         """(n, channels, ...) -> the same shape."""
         now = _current.get()
         if now.reuse is not None:
-            return self._by(x, *next(now.reuse))
+            return self._with_statistics(x, *next(now.reuse))
         if now.record is None:
             raise RuntimeError(
-                "norm='support': this layer must know whether rows are support or query. "
+                "norm='support': this layer must be told whether rows are support or query. "
                 "Call the backbone through backbones.norms.embed_support and embed_query."
             )
         statistics = row_statistics(x)
         now.record.append(statistics)
-        return self._by(x, *statistics)
+        return self._with_statistics(x, *statistics)
 
 
 class RunningNorm(_ChannelNorm):
-    """Batch statistics while training; frozen population statistics in use.
+    """Batch statistics while training; fixed population statistics in evaluation mode.
 
-    Unlike ``nn.BatchNorm2d`` no forward pass moves the population statistics: training estimates
-    them from its tasks (:func:`quickstudy.training.population.estimate_population`), so ``adapt``
-    stays pure. For learners that do not adapt the backbone.
+    Unlike in ``nn.BatchNorm2d``, ``forward`` does not update the population statistics: ``fit``
+    estimates them from tasks (:func:`quickstudy.training.population.estimate_population`), so
+    ``adapt`` changes nothing. For learners that do not adapt the backbone.
     """
 
     mean: Tensor
@@ -184,7 +184,7 @@ class RunningNorm(_ChannelNorm):
 
     @property
     def sees_other_rows(self) -> bool:
-        """True while training."""
+        """True in training mode."""
         return self.training
 
     def forward(self, x: Tensor) -> Tensor:
@@ -192,19 +192,21 @@ class RunningNorm(_ChannelNorm):
         moments = _current.get().moments
         if moments is not None:
             moments.setdefault(self, Moments()).add(x)
-        return self._by_rows(x) if self.training else self._by(x, self.mean, self.variance)
+        if self.training:
+            return self._with_row_statistics(x)
+        return self._with_statistics(x, self.mean, self.variance)
 
 
 @dataclass
 class Moments:
-    """Sums over every row and position a layer has seen, in float64."""
+    """Sums over all rows and positions that a layer was given, in float64."""
 
     count: float = 0.0
     total: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     squares: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def add(self, x: Tensor) -> None:
-        """Count the rows of x (n, channels, ...), each as often as its weight says."""
+        """Add the rows of x (n, channels, ...), weighted."""
         weights = current_weights()
         weights = x.new_ones(len(x)) if weights is None else weights
         weights = weights.double()
@@ -216,14 +218,14 @@ class Moments:
 
 @contextmanager
 def estimating() -> Iterator[None]:
-    """On leaving, every :class:`RunningNorm` that ran inside has its population statistics."""
+    """On exit, set the population statistics of each :class:`RunningNorm` that ran inside."""
     moments: dict[RunningNorm, Moments] = {}
     with _set(replace(_current.get(), moments=moments)):
         yield
-    for layer, seen in moments.items():
-        mean = seen.total / seen.count
+    for layer, sums in moments.items():
+        mean = sums.total / sums.count
         layer.mean.copy_(mean)
-        layer.variance.copy_((seen.squares / seen.count - mean.square()).clamp_min(0))
+        layer.variance.copy_((sums.squares / sums.count - mean.square()).clamp_min(0))
 
 
 class GroupNorm(nn.GroupNorm):
@@ -246,14 +248,14 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:
-    """The layer of one policy: "group", "batch", "support" or "running"."""
+    """The layer for a norm's name: "group", "batch", "support" or "running"."""
     if norm not in NORMS:
         raise ValueError(f"norm: must be one of {', '.join(NORMS)}; found {norm!r}.")
     return NORMS[norm](channels)
 
 
 def norm_policy(module: nn.Module) -> str:
-    """The policies in use inside ``module``, for reports: "group", "batch", …, or "none"."""
+    """The names of the norms inside ``module``, for reports: "group", "batch", …, or "none"."""
     found = {name for m in module.modules() for name, cls in NORMS.items() if type(m) is cls}
     found |= {
         f"torch {type(m).__name__}"

@@ -1,4 +1,4 @@
-"""The twelve-layer residual network of few-shot learning."""
+"""ResNet-12: the residual network with twelve layers that is usual in few-shot learning."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from quickstudy.base.modules import fast_on_cpu
 class ResNet12(nn.Module):
     """Images (n, in_channels, height, width) -> features (n, channels[-1]).
 
-    Four residual blocks of three 3x3 convolutions with leaky ReLU (slope 0.1), each followed by
-    2x2 max-pooling, then the mean over positions; any image of 16 pixels or more. With ``outputs``
-    a linear head follows.
+    Four residual blocks of three 3x3 convolutions with leaky ReLU (negative slope 0.1), each
+    followed by 2x2 max-pooling, then the mean over positions. Images need a side of at least 16
+    pixels. With ``outputs`` a linear head follows.
 
     ``channels``  width of the four blocks.
     ``norm``      "group" | "batch" | "support" | "running": see :mod:`quickstudy.backbones.norms`.
 
-    Reference: Oreshkin, Rodríguez and Lacoste (2018), TADAM; the widths are those of Lee et al.
-    (2019), MetaOptNet.
-    Differs from MetaOptNet in having no DropBlock, whose randomness would make ``adapt`` impure,
+    Reference: Oreshkin, Rodríguez and Lacoste (2018), TADAM; widths as in Lee et al. (2019),
+    MetaOptNet.
+    Differs from MetaOptNet in having no DropBlock, which would make ``adapt`` random,
     and in the norm: group by default.
     """
 

@@ -1,1 +1,1 @@
-"""What everything may use: trees of tensors, modules, atomic writing, the version."""
+"""Helpers for all packages: trees of tensors, modules, row weights, errors, atomic writes."""

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, sees the old one or the new one, whole."""
+"""Atomic writes: after a crash a file has its old content or its new content, never a mixture."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Write ``content`` so that a reader, or a crash, sees the old file or the new one, whole."""
+    """Write ``content`` to ``path``; readers get the old file or the new one, never a part."""
     return replace_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Have ``write`` make a file beside ``path``, then put it in place in one step."""
+    """Call ``write`` with a temporary path, then rename that file to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's: those files are their owner's alone, and a report is there to be shared.
+    # Not tempfile: its files are readable by their owner only, but reports are meant to be shared.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         write(temporary)

@@ -1,4 +1,4 @@
-"""Classify out-of-memory errors, and quote errors in one line."""
+"""Recognising out-of-memory errors, and shortening error messages to one line."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import torch
 Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "aoti_torch_empty")
-"""Words of RuntimeErrors without a type: CUDA's, its libraries', a CPU's, compiled code's."""
+"""Found in RuntimeErrors of CUDA, its libraries, the CPU allocator and compiled code."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: that of a GPU, of Python, or of torch on a CPU.
+    """Whether memory ran out, on a GPU or a CPU.
 
-    Also where another error hides it, as torch's compiler does that of the code it made.
+    Also looks at the causes of ``error``, since torch's compiler wraps errors of compiled code.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY):
         return True
-    hidden = error.__cause__ or error.__context__
-    return hidden is not None and out_of_memory(hidden)
+    cause = error.__cause__ or error.__context__
+    return cause is not None and out_of_memory(cause)
 
 
-def where_it_fits(compute: Callable[[], Result], otherwise: Callable[[], Result]) -> Result:
-    """``compute()``; where memory runs out, ``otherwise()``, with nothing held of the attempt."""
+def with_memory_fallback(compute: Callable[[], Result], fallback: Callable[[], Result]) -> Result:
+    """``compute()``; where memory runs out, ``fallback()``."""
     try:
         return compute()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-    return otherwise()
+    # Outside of the except block, where the error no longer holds tensors of the failed attempt.
+    return fallback()
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what ``error`` says, or its name where it says nothing."""
+    """The first line of the error's message, or its repr if there is none; 120 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [repr(error)])[0][:120]

@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def mean_of_known(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, ...) values that are 0 where unknown -> each row's mean over known ones, their share."""
+    """Each row's mean over its known values (n,), and the share of known values (n,).
+
+    ``values`` (n, ...) must be 0 where unknown.
+    """
     if known.ndim == 1:
         return values, known.to(values.dtype)
     counts = known.flatten(1).sum(1)
@@ -15,11 +18,11 @@ def mean_of_known(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return means, counts.to(values.dtype) / known[0].numel()
 
 
-def filled(leaf: Tensor) -> Tensor:
-    """A zero in the place of what is unknown."""
+def zero_if_unknown(leaf: Tensor) -> Tensor:
+    """``leaf`` with zeros in place of unknown targets."""
     return leaf.nan_to_num(nan=0.0) if leaf.is_floating_point() else leaf.clamp_min(0)
 
 
 def unknown_value(leaf: Tensor) -> float:
-    """What stands for an unknown target of this type."""
+    """The value that marks an unknown target of this dtype."""
     return torch.nan if leaf.is_floating_point() else -1

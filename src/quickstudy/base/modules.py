@@ -1,4 +1,4 @@
-"""Small facts about torch modules."""
+"""Properties of torch modules and tensors: device, modes, parameters, layout, active transforms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def sees_other_rows(module: nn.Module) -> bool:
-    """Whether what this layer gives for a row depends on the rows beside it."""
+    """Whether this layer's output for a row depends on other rows (batch statistics)."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or module.running_mean is None
     return bool(getattr(module, "sees_other_rows", False))
@@ -24,7 +24,7 @@ def sees_other_rows(module: nn.Module) -> bool:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards each part's own mode again: some may be frozen in it."""
+    """Evaluation mode inside; afterwards each submodule is in its own earlier mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -35,36 +35,35 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 _Table = dict[str, nn.Parameter | None]
-"""The parameters that a part holds itself, by name."""
+"""``Module._parameters``: one submodule's own parameters, by name."""
 
 
 def call_with(module: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
-    """``module(*inputs)`` with ``weights`` in the place of the parameters of these names.
+    """``module(*inputs)`` with ``weights`` in place of the parameters of these names.
 
-    A parameter that several parts share is replaced in all of them, whichever of its names is
-    given. ``functional_call`` does this too, but takes four times as long to find the places, and
-    a part that stands in two of them it swaps twice and restores wrongly: the module is left
-    without its parameter, and later gradients go astray.
+    A parameter that several submodules share is replaced in all of them, whichever of its names is
+    given. torch's ``functional_call`` takes four times as long, and has a bug: it swaps a submodule
+    with two names twice and then restores the wrong tensor, so later gradients are wrong.
     """
     named, places = _parameters_of(module)
-    own: list[tuple[_Table, str, Tensor | None]] = []
+    replaced: list[tuple[_Table, str, Tensor | None]] = []
     try:
         for name, weight in weights.items():
             for table, leaf in places[id(named[name])]:
-                own.append((table, leaf, table[leaf]))
-                table[leaf] = weight  # type: ignore[assignment]  # torch asks for a tensor alone
+                replaced.append((table, leaf, table[leaf]))
+                table[leaf] = weight  # type: ignore[assignment]  # torch accepts any tensor
         return module(*inputs)
     finally:
-        for table, leaf, parameter in reversed(own):  # what was replaced twice comes back first
+        for table, leaf, parameter in reversed(replaced):  # reversed: a slot may be in it twice
             table[leaf] = parameter  # type: ignore[assignment]
 
 
 def _parameters_of(
     module: nn.Module,
 ) -> tuple[dict[str, nn.Parameter], dict[int, list[tuple[_Table, str]]]]:
-    """Parameters by every name, and the places where each stands: tables of parts, and the key.
+    """Each name's parameter, and by the parameter's id the (table, key) pairs that hold it.
 
-    Looked up for each call: whatever kept them would not see that a part was changed.
+    Computed anew in each call: a cache would be wrong after a submodule has been replaced.
     """
     named: dict[str, nn.Parameter] = {}
     places: dict[int, list[tuple[_Table, str]]] = {}
@@ -81,65 +80,65 @@ def _parameters_of(
     return named, places
 
 
-def transformed() -> bool:
-    """Whether ``torch.func`` is transforming what runs now: vmap, grad, vjp, …"""
+def in_torch_func() -> bool:
+    """Whether this code runs inside a transform of ``torch.func``: vmap, grad, vjp, …"""
     return bool(torch._C._are_functorch_transforms_active())
 
 
-def torch_must_see() -> bool:
-    """Whether torch has to see its own operators: a graph is made for others by compiling, tracing
-    or exporting, or derivatives go forward.
+def needs_plain_operators() -> bool:
+    """Whether only torch's own operators work: in compiling, tracing, exporting, and in
+    forward-mode differentiation, none of which supports our ``autograd.Function``s.
     """
     if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return True
     return bool(torch.autograd.forward_ad._current_level >= 0)
 
 
-def own_derivatives_serve() -> bool:
-    """Whether an ``autograd.Function`` may stand for torch's operators in what runs now.
+def custom_gradient_allowed() -> bool:
+    """Whether an ``autograd.Function`` may replace torch's operators in the code that runs now.
 
-    Not where torch must see these, where nothing is recorded, and where autocast has types of its
-    own inside an operator.
+    Not where :func:`needs_plain_operators`, not in inference mode, where autograd records nothing,
+    and not under autocast, which chooses types operator by operator.
     """
     if torch.is_inference_mode_enabled() or torch._C._is_any_autocast_enabled():
         return False
-    return not torch_must_see()
+    return not needs_plain_operators()
 
 
 def mapped(x: Tensor) -> bool:
-    """Whether x stands for many: under ``torch.func``, or for ``is_grads_batched`` of autograd.
+    """Whether vmap may have batched x: inside ``torch.func``, or by ``is_grads_batched=True``.
 
-    The latter is a vmap of its own, which calls no ``autograd.Function`` as it should.
+    The latter uses an older vmap, which does not support ``autograd.Function``.
     """
-    return transformed() or bool(torch._C._functorch.is_legacy_batchedtensor(x))
+    return in_torch_func() or bool(torch._C._functorch.is_legacy_batchedtensor(x))
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether x (n, channels, height, width) lies in memory channels last, on a CPU."""
+    """Whether x (n, channels, height, width) is on a CPU with memory layout channels last."""
     if x.device.type != "cpu" or x.ndim != 4:
         return False
     try:
         return x.is_contiguous(memory_format=torch.channels_last)
-    except RuntimeError:  # of vmap, which cannot say
+    except RuntimeError:  # vmap does not support the query
         return False
 
 
 def fast_on_cpu(images: Tensor) -> Tensor:
-    """Images (n, channels, height, width) in the layout in which a CPU convolves them fastest.
+    """Images (n, channels, height, width), on a CPU in the layout that is fastest to convolve.
 
-    Channels last: convolution is 1.3 times as fast, max-pooling ten times. A layer's output has
-    the layout of its input, so it is enough to say it once. It costs a copy of the images, and
-    none for one channel.
+    Channels last: convolution is 1.3 times as fast, max-pooling ten times. Each layer keeps the
+    layout of its input, so converting the images is enough. This copies them, unless they have one
+    channel.
     """
     if images.device.type != "cpu" or images.ndim != 4:
         return images
     try:
         return images.to(memory_format=torch.channels_last)
-    except RuntimeError:  # of vmap, under which there is one dimension more
+    except RuntimeError:  # under vmap the tensor has one more dimension
         return images
 
 
 def convolves_on_cpu(module: nn.Module) -> bool:
-    """Whether time goes into convolutions on a CPU, which memory bandwidth then bounds."""
+    """Whether the module convolves on a CPU, where memory bandwidth then limits speed."""
     convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
     return convolves and device_of(module).type == "cpu"

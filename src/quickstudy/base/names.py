@@ -1,4 +1,4 @@
-"""Errors for names that are unknown."""
+"""The error for an unknown name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 
-def nearest(kind: str, name: str, valid: Mapping[str, Any]) -> ValueError:
-    """The error for an unknown ``name``: it lists the valid ones, the closest first."""
+def unknown_name(kind: str, name: str, valid: Mapping[str, Any]) -> ValueError:
+    """The error for an unknown ``name``: it suggests close ones and lists all valid ones."""
     close = get_close_matches(name.lower().replace("-", "_"), valid, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
     return ValueError(f"{kind}: {name!r} is unknown. {hint}Valid names: {', '.join(valid)}.")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def map_tree(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """The tree of ``function(leaf, *leaves of others)``; the others have the first one's shape."""
+    """The tree of ``function(leaf, *other leaves)``; ``others`` have the structure of ``tree``."""
     if isinstance(tree, dict):
         return {k: map_tree(function, v, *(o[k] for o in others)) for k, v in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -32,7 +32,7 @@ def leaves(tree: Any) -> Iterator[Tensor]:
 
 
 def structure(tree: Any) -> Any:
-    """The tree without its leaves: equal for trees that :func:`map_tree` takes together."""
+    """The nesting without leaves: equal for trees that :func:`map_tree` can map together."""
     if isinstance(tree, dict):
         return tuple((key, structure(value)) for key, value in tree.items())
     if isinstance(tree, (list, tuple)):
@@ -41,7 +41,7 @@ def structure(tree: Any) -> Any:
 
 
 def named_leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every leaf with its path, such as ``text.mask`` or ``0``; "" for a single tensor."""
+    """Every leaf with its path, for example ``text.mask`` or ``0``; "" for a single tensor."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             yield from named_leaves(value, f"{name}.{key}" if name else str(key))
@@ -59,5 +59,5 @@ def rows(tree: Any) -> int:
 
 
 def concatenate(*trees: Any) -> Any:
-    """Rows of all trees, one after the other."""
+    """Trees of one structure, concatenated along their first axis, the rows."""
     return map_tree(lambda *parts: torch.cat(parts), *trees)

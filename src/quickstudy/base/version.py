@@ -1,3 +1,3 @@
-"""The version, alone in its file so that the build and the command line read it without torch."""
+"""The version, in a file of its own so that it can be read without importing torch."""
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""How often each row of a forward pass counts: what layers that look across rows must know.
+"""Row weights for layers that compute statistics over rows (batch norms).
 
-Such layers (batch statistics) see only their input. The weights of its rows, and the promise that
-all of them are one, travel beside it in context variables, so a backbone needs no extra argument.
+Such layers get only their input. Context variables pass them the weights of its rows, or the
+promise that all weights are 1, so that a backbone's ``forward`` needs no extra argument.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ def _set(variable: ContextVar[Value], value: Value) -> Iterator[None]:
 
 @contextmanager
 def counting(weights: Tensor) -> Iterator[None]:
-    """Inside, statistics over rows count each row as often as ``weights`` (n,) says."""
+    """Inside, batch statistics count each row by its entry of ``weights`` (n,)."""
     with _set(_weights, None if _uniform.get() else weights):
         yield
 
 
 @contextmanager
 def counting_exactly(weights: Tensor) -> Iterator[None]:
-    """Like :func:`counting`, for weights that a learner makes itself.
+    """Like :func:`counting`, for weights that a learner computes itself.
 
-    The promise of :func:`uniform_weights` is about the weights that a stack of tasks came with, and
-    knows nothing of these.
+    Overrides :func:`uniform_weights`, which holds only for the weights of the tasks' own rows.
     """
     with _set(_uniform, False), _set(_weights, weights):
         yield
@@ -48,20 +47,20 @@ def counting_exactly(weights: Tensor) -> Iterator[None]:
 
 @contextmanager
 def uniform_weights() -> Iterator[None]:
-    """A promise: all rows of the tasks at hand have weight one, and all their targets are known.
+    """Promise that all rows of the current tasks have weight 1 and known targets.
 
-    It includes that every class asked of the queries stands in the support set. Statistics and
-    losses may then be plain means, which native kernels compute.
+    Also that every class of the queries occurs in the support set. Statistics and losses may then
+    be plain means, for which torch has faster kernels.
     """
     with _set(_uniform, True), _set(_weights, None):
         yield
 
 
 def weights_are_uniform() -> bool:
-    """Whether :func:`uniform_weights` has been promised."""
+    """Whether this code runs inside :func:`uniform_weights`."""
     return _uniform.get()
 
 
 def current_weights() -> Tensor | None:
-    """(n,) weights of the rows of this forward pass; None where all count once."""
+    """(n,): the row weights of the current forward pass; None where all are 1."""
     return _weights.get()

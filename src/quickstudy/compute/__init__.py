@@ -1,1 +1,1 @@
-"""How stacks of tasks become losses and gradients."""
+"""The engine: computes losses and gradients of stacks of tasks."""

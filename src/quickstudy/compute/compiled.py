@@ -1,11 +1,11 @@
-"""A step's gradients as compiled code: for small networks, whose time goes into calling operators.
+"""Compiled gradients, for small networks, where calling operators takes most of the time.
 
-Of a batch of tasks, ``parameters, support, query -> gradients, losses, scores`` becomes one list of
-operators without Python, autograd or vmap (all of which have done their work by then), and that is
-compiled, once for each shape. The list is what the operators were *when it was made*: what else a
-learner or objective looks at must not change while it trains. What is seen to change has another
-list made (buffers that are replaced, modes, what is frozen); what is
-:class:`quickstudy.objectives.Scheduled` is not compiled.
+The function ``parameters, support, query -> gradients, losses, scores`` of a stack is traced to a
+graph of operators, in which autograd and vmap are already resolved, and torch compiles that graph,
+once per shape. The graph holds the values that Python code read *when it was traced*, so nothing
+else that a learner or objective reads may change while it trains. Replaced buffers, changed
+training modes and newly frozen parameters are noticed and traced again; a
+:class:`quickstudy.objectives.Scheduled` learner or objective is never compiled.
 """
 
 from __future__ import annotations
@@ -27,70 +27,71 @@ from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective, Outcome
 
 _ON_CPU: dict[str, Any] = {"cpp_wrapper": True}
-"""Calls between kernels in C++, too: a fifth of a small network's step."""
+"""Also generate the calls of kernels as C++: saves a fifth of a small network's step."""
 
 
 class CannotCompile(RuntimeError):
-    """Code for a batch could not be built; the message says why."""
+    """Code for a stack could not be compiled; the message says why."""
 
 
 class CompiledGradients:
-    """Gradients of tasks whose rows have the shapes of those in ``like``, however many there are.
+    """Compiled gradients of stacks whose rows have the shapes of ``like``, of any number of tasks.
 
-    ``composite``  which mapping of tasks is compiled.
+    ``make_gradients``  the mapping of tasks to compile.
 
-    Tasks of other shapes are left to the caller (:meth:`serves`): compiling takes seconds for each,
-    and which ones a run has compiled must not depend on where it was resumed.
+    Stacks of other shapes are not supported (:meth:`serves`): compiling takes seconds per shape,
+    and which shapes are compiled must not depend on where a run was resumed.
     """
 
     def __init__(
-        self, learner: Learner, objective: Objective, like: Task, composite: GradientMaker
+        self, learner: Learner, objective: Objective, like: Task, make_gradients: GradientMaker
     ) -> None:
-        self._learner, self._objective, self._composite = learner, objective, composite
-        self._like = _shapes(like)
+        self._learner, self._objective = learner, objective
+        self._make_gradients = make_gradients
+        self._supported = _shapes(like)
         self._code: dict[Any, tuple[Gradients, list[Tensor]]] = {}
 
-    def serves(self, batch: Task) -> bool:
-        """Whether the rows of ``batch`` have the shapes that this was made for."""
-        return bool(_shapes(batch) == self._like)
+    def serves(self, stack: Task) -> bool:
+        """Whether the rows of ``stack`` have the shapes for which this was made."""
+        return bool(_shapes(stack) == self._supported)
 
-    def __call__(self, batch: Task, uniform: bool) -> tuple[Parameters, Outcome]:
-        """The gradient of the sum of the tasks' losses, and what each gave.
+    def __call__(self, stack: Task, uniform: bool) -> tuple[Parameters, Outcome]:
+        """The gradient of the sum of the tasks' losses, and the losses and scores (tasks,).
 
-        ``uniform``  whether uniform weights have been promised; a graph is made for each.
+        ``uniform``  whether weights are uniform; each case is compiled separately.
 
-        Raises :class:`CannotCompile`, and what says that memory ran out.
+        Raises :class:`CannotCompile`, and out-of-memory errors of torch.
         """
         named, parts = list(self._learner.named_parameters()), list(self._learner.modules())
         parameters = {name: p.detach() for name, p in named if p.requires_grad}
         buffers = [b for part in parts for b in part._buffers.values() if b is not None]
         constants = [p for _, p in named if not p.requires_grad] + buffers
-        strides = tuple(leaf.stride() for leaf in leaves(batch[:2]))
+        strides = tuple(leaf.stride() for leaf in leaves(stack[:2]))
         modes = tuple(part.training for part in parts)
-        key = (len(batch.support.weights), strides, uniform, tuple(parameters),
-               tuple(map(id, constants)), modes, _types_in_use(batch))  # fmt: skip
-        if key not in self._code:  # the constants are held, so that none of their ids comes back
-            self._code[key] = self._build(parameters, batch), constants
+        key = (len(stack.support.weights), strides, uniform, tuple(parameters),
+               tuple(map(id, constants)), modes, _dtype_settings(stack))  # fmt: skip
+        if key not in self._code:  # kept alive, so that no id is reused
+            self._code[key] = self._build(parameters, stack), constants
         gradients, _ = self._code[key]
         with torch.no_grad():
-            return gradients(parameters, batch.support, batch.query)
+            return gradients(parameters, stack.support, stack.query)
 
-    def _build(self, parameters: Parameters, batch: Task) -> Gradients:
-        gradients = self._composite(self._learner, self._objective, batch.spec)
-        # Views, because tensors that are one here, by chance, would be taken for one ever after.
-        support, query = (map_tree(lambda leaf: leaf.view_as(leaf), part) for part in batch[:2])
+    def _build(self, parameters: Parameters, stack: Task) -> Gradients:
+        gradients = self._make_gradients(self._learner, self._objective, stack.spec)
+        # Views, since the tracer would treat inputs that are the same tensor here as always equal.
+        support, query = (map_tree(lambda leaf: leaf.view_as(leaf), part) for part in stack[:2])
         inputs = parameters, support, query
         try:
             operators = make_fx(gradients)(*inputs)
-            operators.graph.eliminate_dead_code()  # such as attempts that raised, and were caught
+            operators.graph.eliminate_dead_code()  # e.g. of code whose exception was caught
             operators.recompile()
             options = _ON_CPU if device_of(self._learner).type == "cpu" else {}
             compiled: Gradients = torch.compile(
                 operators, fullgraph=True, dynamic=False, options=options
             )
             with torch.no_grad():
-                compiled(*inputs)  # the first call builds
-        except Exception as error:  # of any kind, from the learner to the C++ compiler
+                compiled(*inputs)  # torch compiles in the first call
+        except Exception as error:  # anything, from the learner's code to the C++ compiler
             if out_of_memory(error):
                 raise
             raise CannotCompile(first_line(error)) from error
@@ -98,7 +99,7 @@ class CompiledGradients:
 
 
 def refuse_without_compiler(device: torch.device) -> None:
-    """ValueError on a CPU without a C++ compiler, with which torch builds what it compiles."""
+    """ValueError on a CPU without a C++ compiler, which torch needs for compiled code."""
     compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(
         sys.platform, "g++"
     )
@@ -109,14 +110,14 @@ def refuse_without_compiler(device: torch.device) -> None:
         )
 
 
-def _types_in_use(batch: Task) -> Any:
-    """What torch makes of an operator's types; casts are in the list of operators."""
-    device = batch.support.weights.device.type
+def _dtype_settings(stack: Task) -> Any:
+    """Autocast and default dtype, which are fixed in a traced graph."""
+    device = stack.support.weights.device.type
     cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return cast, torch.get_default_dtype()
 
 
-def _shapes(batch: Task) -> Any:
-    """What decides over the operators for a batch, but for the number of its tasks."""
-    parts = (batch.support, batch.query)
-    return batch.spec, [(leaf.shape[1:], leaf.dtype, leaf.device) for leaf in leaves(parts)]
+def _shapes(stack: Task) -> Any:
+    """Spec, shapes, dtypes and devices of a stack, without its number of tasks."""
+    parts = (stack.support, stack.query)
+    return stack.spec, [(leaf.shape[1:], leaf.dtype, leaf.device) for leaf in leaves(parts)]

@@ -1,4 +1,4 @@
-"""What the forward pass of one task costs: memory, operators, arithmetic; counted, never timed."""
+"""The cost of one task's forward pass (memory, operators, FLOPs), counted instead of timed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from quickstudy.tasks.stacks import first_tasks, unstack
 
 _SECONDS_PER_OPERATOR = 10e-6
 _FLOPS_PER_SECOND = 40e9
-"""Of one thread, roughly. Constants, because a plan that was timed would change from run to run."""
+"""Rough speed of one CPU thread. Constants, since plans from timings would vary between runs."""
 
 
 @dataclass
 class Cost:
-    """Of one task.
+    """The cost of one task.
 
-    ``bytes``      of every operator's result: an upper bound on what the task's graph holds.
-    ``operators``  calls that compute something, which views do not.
-    ``flops``      of convolutions and matrix products, counting an addition and a product as two.
-                   Layers that torch runs as one operator (a recurrent one, an encoder layer of a
-                   transformer in evaluation) count as one, without the arithmetic inside.
-    ``counted``    False where the counting itself failed, and nothing is known.
+    ``bytes``      the size of all operators' results, an upper bound on the task's graph.
+    ``operators``  number of operator calls, without views.
+    ``flops``      of convolutions and matrix products; a multiply-add counts as two.
+                   Layers that torch runs as one operator (recurrent layers, a transformer's encoder
+                   layer in evaluation mode) count as one operator without FLOPs.
+    ``counted``    False where counting failed, so that the cost is unknown.
     """
 
     bytes: int = 0
@@ -42,17 +42,17 @@ class Cost:
 
     @property
     def is_arithmetic(self) -> bool:
-        """Whether a CPU's time goes into arithmetic, not calls of operators; where unknown, yes."""
+        """Whether arithmetic dominates the time on a CPU, not operator calls; True if unknown."""
         return not self.counted or self.seconds(1) > 2 * self.seconds(0)
 
     def seconds(self, tasks: int, calls: int = 1) -> float:
-        """What a CPU takes for ``tasks`` at once, roughly, where each operator is so many calls."""
+        """Rough time on a CPU for ``tasks`` at once, each operator counted ``calls`` times."""
         arithmetic = tasks * self.flops / _FLOPS_PER_SECOND
         return calls * self.operators * _SECONDS_PER_OPERATOR + arithmetic
 
     def __str__(self) -> str:
         if not self.counted:
-            return "what a task costs cannot be counted"
+            return "the cost of a task cannot be counted"
         return f"a task is {self.operators:,} operators and {self.flops / 1e9:.2g} GFLOP"
 
 
@@ -62,9 +62,9 @@ def cost_of_one_task(
     objective: Callable[[Learner, Task], object],
     inspection: Inspection | None = None,
 ) -> Cost:
-    """The cost of the first task of ``stack`` as it is computed, steps inside ``adapt`` included.
+    """The cost of the first task of ``stack``, inner steps of ``adapt`` included.
 
-    Raises what :func:`quickstudy.compute.engine.computing` refuses, and where memory runs out.
+    Raises what :func:`quickstudy.compute.engine.computing` raises, and out-of-memory errors.
     """
     with computing(learner, stack, inspection):
         return _cost(lambda: objective(learner, unstack(stack)[0])) or Cost(counted=False)
@@ -73,9 +73,9 @@ def cost_of_one_task(
 def cost_over_tasks(
     learner: Learner, stack: Task, objective: Objective, inspection: Inspection | None = None
 ) -> Cost | None:
-    """The cost of the first task of ``stack`` by a learner's own ``over_tasks``.
+    """The cost of the first task of ``stack`` with the learner's ``over_tasks``.
 
-    More tasks at once share its operators. None for a learner or an objective without such a way.
+    More tasks need no more operators. None where learner or objective do not support it.
     Raises as :func:`cost_of_one_task` does.
     """
     one = first_tasks(stack, 1)
@@ -84,7 +84,7 @@ def cost_over_tasks(
 
 
 def _cost(compute: Callable[[], object]) -> Cost | None:
-    """What ``compute`` costs; None where it cannot run so."""
+    """The cost of ``compute``; None where it raises an error other than out of memory."""
     counting = _Counting()
     try:
         # Nothing is compiled while operators are counted: it would stay as it was then.
@@ -98,9 +98,9 @@ def _cost(compute: Callable[[], object]) -> Cost | None:
 
 
 class _Counting(TorchDispatchMode):
-    """Adds up what operators cost as they run."""
+    """Adds up the costs of operators as they run."""
 
-    supports_higher_order_operators = True  # such as torch.cond, of which there is no OpOverload
+    supports_higher_order_operators = True  # e.g. torch.cond, which is no OpOverload
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -119,5 +119,5 @@ class _Counting(TorchDispatchMode):
 
 
 def _is_dense(value: object) -> bool:
-    """Whether a tensor says how many bytes it has."""
+    """Whether it is a tensor with ``nbytes``: dense, not sparse."""
     return isinstance(value, Tensor) and value.layout is torch.strided

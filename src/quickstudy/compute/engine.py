@@ -1,18 +1,18 @@
-"""From a step's tasks to losses and the meta-gradient: right for every module, and batched.
+"""The engine: losses and the meta-gradient of the tasks of an optimiser step.
 
 Learners are written for one task. The engine maps ``(support, query) -> loss`` over the tasks of a
-stack in one of five ways, all of which give the loop's gradient:
+stack by one of five mappings, all of which give the same gradient as the loop:
 
-    task_axis   all tasks at once, by a learner's own ``over_tasks``
-    vmap        one batched graph, differentiated from outside; for learners whose ``adapt`` takes
-                no gradient itself
-    features    the backbone once for the rows of all tasks, and vmap for what follows
-    vmap_grad   vmap over whole per-task gradients, then their sum; for those whose ``adapt`` does
-                (differentiating *through* vmap(grad) is silently wrong in torch for some norms)
-    loop        one task after the other, or some at once, in threads; right for everything that
+    task_axis   all tasks at once, by the learner's own ``over_tasks``
+    vmap        the gradient of vmapped losses; for learners whose ``adapt`` takes no gradient
+    features    the backbone once for the rows of all tasks, and vmap for the rest
+    vmap_grad   vmap over per-task gradients, then their sum; for learners whose ``adapt`` takes
+                gradients (differentiating *through* vmap(grad) is silently wrong in torch for
+                some norms)
+    loop        one task after the other, or several in threads; correct for everything that
                 autograd can differentiate
 
-A step is a list of stacks, since its tasks need not be alike; each stack is computed at once.
+A step is a list of stacks, one for each kind of task in it; each stack is computed at once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from quickstudy.compute.gradients import (
 )
 from quickstudy.compute.loop import in_task_order, loop_gradients, map_in_threads, tasks_gradients
 from quickstudy.compute.plan import Mapping, Plan
-from quickstudy.compute.prepare import Prepared, at_places, count_of, in_places, kind_of
+from quickstudy.compute.prepare import Prepared, count_of, entries_at, in_step_order, kind_of
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import Objective, Outcome
 from quickstudy.tasks.inspection import Inspection, inspect_stack
@@ -66,21 +66,21 @@ def accumulate(
     compiled: CompiledGradients | None = None,
     weights: Tensor | None = None,
 ) -> Outcome:
-    """Add the gradient of the step's mean loss to ``.grad``; losses and scores (tasks,) in order.
+    """Add the gradient of the step's mean loss to ``.grad``; returns losses and scores (tasks,).
 
-    ``plan``      says how; stacks are computed in chunks of ``plan.chunk`` tasks, whose graphs are
-                  freed one by one, and tasks of kinds that it does not know are looped.
-    ``compiled``  computes the stacks that it was made for, where it is given.
+    ``plan``      how to compute: stacks are computed in chunks of ``plan.chunk`` tasks, to limit
+                  memory, and kinds of task that are not in ``plan.kinds`` by the loop.
+    ``compiled``  if given, is used for the stacks that it serves.
     ``weights``   (tasks,) factors on the losses; by default one over the number of tasks.
     """
     total = count_of(step)
     parts = []
     for prepared in step:
-        of_stack = None if weights is None else at_places(weights, prepared.places)
+        stack_weights = None if weights is None else entries_at(weights, prepared.places)
         parts.append(
-            _accumulate_stack(learner, prepared, objective, plan, compiled, of_stack, total)
+            _accumulate_stack(learner, prepared, objective, plan, compiled, stack_weights, total)
         )
-    return Outcome(*(in_places(step, part) for part in zip(*parts, strict=True)))
+    return Outcome(*(in_step_order(step, part) for part in zip(*parts, strict=True)))
 
 
 def _accumulate_stack(
@@ -93,14 +93,14 @@ def _accumulate_stack(
     total: int,
 ) -> Outcome:
     stack, plan = prepared.task, plan_for(plan, prepared.task)
-    mapped: dict[Mapping, Callable[..., Outcome]] = {
+    functions: dict[Mapping, Callable[..., Outcome]] = {
         Mapping.TASK_AXIS: _task_axis,
         Mapping.VMAP: _vmap,
         Mapping.FEATURES: _features,
         Mapping.VMAP_GRAD: _vmap_grad,
         Mapping.LOOP: partial(loop_gradients, plan.workers),
     }
-    compute = mapped[plan.mapping]
+    compute = functions[plan.mapping]
     with computing(learner, stack, prepared.inspection) as uniform:
         if compiled is not None and weights is None and compiled.serves(stack):
             compute = partial(_compiled, compiled, uniform)
@@ -114,18 +114,18 @@ def _accumulate_stack(
 
 
 def plan_for(plan: Plan, stack: Task) -> Plan:
-    """``plan``, or a loop for a kind of task for which its mapping was never proven."""
+    """``plan``, or a loop where its mapping was not checked for this kind of task."""
     if plan.kinds is None or plan.mapping is Mapping.LOOP or kind_of(stack) in plan.kinds:
         return plan
     return replace(plan, mapping=Mapping.LOOP, workers=1)
 
 
 Scale = int | Tensor
-"""The number of tasks, by which losses are divided, or a factor for each."""
+"""The number of tasks, by which losses are divided, or a factor for each loss (tasks,)."""
 
 
 def scaled_sum(losses: Tensor, scale: Scale) -> Tensor:
-    """sum(losses) / number, or sum(factors * losses): ()."""
+    """sum(losses) / number of tasks, or sum(factors * losses): ()."""
     return (scale * losses).sum() if isinstance(scale, Tensor) else losses.sum() / scale
 
 
@@ -136,18 +136,18 @@ def _task_axis(learner: Learner, stack: Task, objective: Objective, scale: Scale
 
 
 def _vmap(learner: Learner, stack: Task, objective: Objective, scale: Scale) -> Outcome:
-    outcome = vmap(_composite(learner, objective, stack))(stack.support, stack.query)
+    outcome = vmap(_objective_of_parts(learner, objective, stack))(stack.support, stack.query)
     scaled_sum(outcome.loss, scale).backward()
     return Outcome(outcome.loss.detach(), outcome.score.detach())
 
 
 def _features(learner: Learner, stack: Task, objective: Objective, scale: Scale) -> Outcome:
-    reader, features = embedded(learner, stack)
-    return _vmap(reader, features, objective, scale)
+    without_backbone, features = embedded(learner, stack)
+    return _vmap(without_backbone, features, objective, scale)
 
 
 def _vmap_grad(learner: Learner, stack: Task, objective: Objective, scale: Scale) -> Outcome:
-    # Detached, because `grad` keeps its own record and autograd's would be a second one.
+    # Detached, because torch.func.grad records its own graph; autograd would record another.
     detached = {name: p.detach() for name, p in learner.named_parameters() if p.requires_grad}
     factors, total = (scale, 1) if isinstance(scale, Tensor) else (None, scale)
     gradients = of_each_task(learner, objective, stack.spec, factors)
@@ -180,7 +180,7 @@ def _add(learner: Learner, gradients: Parameters, total: int) -> None:
 
 
 def losses_of_tasks(learner: Learner, step: Sequence[Prepared], objective: Objective) -> Outcome:
-    """Losses and scores (tasks,) without a meta-gradient, one task after the other."""
+    """Losses and scores (tasks,) without gradients, one task after the other."""
 
     def outcome(learner: Learner, task: Task) -> Outcome:
         found = as_outcome(objective(learner, task))
@@ -188,21 +188,21 @@ def losses_of_tasks(learner: Learner, step: Sequence[Prepared], objective: Objec
 
     loop = Plan(Mapping.LOOP, "one task after the other", 1)
     parts = [map_tasks(outcome, p.task, learner, loop, p.inspection) for p in step]
-    return Outcome(*(in_places(step, part) for part in zip(*parts, strict=True)))
+    return Outcome(*(in_step_order(step, part) for part in zip(*parts, strict=True)))
 
 
 def gradients_of_tasks(
     learner: Learner, step: Sequence[Prepared], objective: Objective
 ) -> tuple[Tensor, Outcome]:
-    """The gradient of each task (tasks, numbers of all trained parameters), and their outcomes."""
+    """Each task's gradient (tasks, p), and the outcomes; p counts all trained parameters."""
     parts, outcomes = [], []
     for prepared in step:
         with computing(learner, prepared.task, prepared.inspection):
             gradients, outcome = tasks_gradients(learner, prepared.task, objective)
         parts.append(gradients)
         outcomes.append(outcome)
-    ordered = Outcome(*(in_places(step, part) for part in zip(*outcomes, strict=True)))
-    return in_places(step, parts), ordered
+    ordered = Outcome(*(in_step_order(step, part) for part in zip(*outcomes, strict=True)))
+    return in_step_order(step, parts), ordered
 
 
 def map_tasks(
@@ -212,9 +212,9 @@ def map_tasks(
     plan: Plan,
     inspection: Inspection | None = None,
 ) -> Any:
-    """``function`` of every task, a tree stacked (tasks, ...), without gradients: for evaluation.
+    """``function`` of every task without gradients, a tree stacked (tasks, ...): for evaluation.
 
-    ``inspection`` is for :func:`computing`.
+    ``inspection``  see :func:`computing`.
     """
 
     def each(learner: Learner, tasks: Sequence[Task]) -> list[Any]:
@@ -233,16 +233,16 @@ def map_tasks(
     return map_tree(lambda *leaves: torch.cat(leaves), *parts)
 
 
-def _composite(
+def _objective_of_parts(
     learner: Learner, objective: Objective, stack: Task
 ) -> Callable[[Examples, Examples], Outcome]:
     return lambda support, query: as_outcome(objective(learner, Task(support, query, stack.spec)))
 
 
 def _chunks(stack: Task, factors: Tensor | None, size: int) -> Iterator[tuple[Task, Tensor | None]]:
-    """The stack in chunks of ``size`` tasks, with the factors of each where there are some."""
+    """Chunks of ``size`` tasks of the stack, each with its factors, if given."""
     tasks = count(stack)
-    if size >= tasks:  # slices of the whole would cost a small network's step
+    if size >= tasks:  # slicing would take longer than a small network's step
         yield stack, factors
         return
     for start in range(0, tasks, size):
@@ -261,35 +261,35 @@ def _chunks(stack: Task, factors: Tensor | None, size: int) -> Iterator[tuple[Ta
 def computing(
     learner: Learner, stack: Task, inspection: Inspection | None = None
 ) -> Iterator[bool]:
-    """In which tasks of ``stack`` are computed, one or many; gives whether weights are uniform.
+    """A context for computing tasks of ``stack``; yields whether its weights are uniform.
 
-    ``inspection``  of these tasks, for a stack that has been moved since; without it, the stack is
-                    inspected.
+    ``inspection``  the result of :func:`inspect_stack`, if the stack has been validated already.
 
-    Raises ValueError for tasks that the learner would get wrong, and for targets that the answer
-    cannot judge.
+    Raises ValueError for row weights that the learner would ignore, and for targets that do not
+    fit the answer.
     """
     uniform = (inspection or inspect_stack(stack)).uniform
     reason = None if uniform else miscounts_rows(learner)
     if reason:
         raise ValueError(
-            "tasks of different sizes, and unlabelled rows, need a learner to which a row of "
+            "tasks of different sizes, and unlabelled rows, need a learner for which a row of "
             f"weight 0 is absent, but in {type(learner).__name__} {reason}. Use a norm of "
             "quickstudy.backbones.norms, or tasks of one size, fully labelled."
         )
-    # A promise, made once and outside vmap, that spares every norm and loss a weighted mean.
-    promised = uniform_weights() if uniform else nullcontext()
-    with _differentiable_attention(learner), promised:
+    # Uniform weights let every norm and loss use a plain mean. Decided here, outside vmap, since
+    # values cannot be read inside it.
+    promise = uniform_weights() if uniform else nullcontext()
+    with _differentiable_attention(learner), promise:
         yield uniform
 
 
 def _differentiable_attention(learner: Learner) -> AbstractContextManager[None]:
-    """Second derivatives of attention exist only in its plain mathematical form."""
+    """Use torch's plain attention where needed: its fused kernels have no second derivative."""
     return sdpa_kernel(SDPBackend.MATH) if learner.differentiates else nullcontext()
 
 
 def miscounts_rows(learner: Learner) -> str | None:
-    """Why rows of weight 0 are not absent to ``learner``; None where they are."""
+    """Why ``learner`` does not treat rows of weight 0 as absent; None where it does."""
     declared = learner.exceptions.get("weight_zero_is_absent")
     if declared:
         return declared

@@ -1,4 +1,4 @@
-"""One task's loss as a function of the learner's parameters, and its gradient over many tasks."""
+"""Gradients of stacks of tasks as pure functions of the learner's parameters."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from quickstudy.tasks.examples import counted_weights
 
 Parameters = dict[str, Tensor]
 Gradients = Callable[[Parameters, Examples, Examples], tuple[Parameters, Outcome]]
-"""(parameters, support, query) of many tasks -> the gradient of the sum of their losses, outcomes.
+"""(parameters, support, query) of a stack -> the gradient of the summed loss, and the outcomes.
 
-Parameters that no loss depends on have no gradient, as in autograd: one of zeros would let weight
-decay and momentum move them.
+Parameters that no loss depends on get no gradient, as in autograd: with a gradient of zeros, weight
+decay and momentum would change them.
 """
 
 GradientMaker = Callable[[Learner, Objective, TaskSpec], Gradients]
-"""What makes such a function of a learner: :func:`of_each_task`, …"""
+"""A function that makes :data:`Gradients` for a learner: :func:`of_each_task`, …"""
 
 
 def as_outcome(value: Tensor | Outcome) -> Outcome:
-    """An objective may give the loss alone; its score is then unknown (NaN)."""
+    """The outcome of an objective; if it gave the loss alone, the score is NaN."""
     if isinstance(value, Outcome):
         return value
     return Outcome(value, torch.full_like(value.detach(), torch.nan))
@@ -38,7 +38,7 @@ def as_outcome(value: Tensor | Outcome) -> Outcome:
 def of_each_task(
     learner: Learner, objective: Objective, spec: TaskSpec, factors: Tensor | None = None
 ) -> Gradients:
-    """Whole gradients of single tasks, mapped, and then their sum, under ``factors`` (tasks,)."""
+    """vmap over the gradients of single tasks, then their sum, weighted by ``factors`` (tasks,)."""
 
     def gradients(
         parameters: Parameters, support: Examples, query: Examples
@@ -56,7 +56,7 @@ def of_each_task(
 
 
 def of_one_graph(learner: Learner, objective: Objective, spec: TaskSpec) -> Gradients:
-    """The gradient of the tasks' mapped losses: right where ``adapt`` takes no gradient itself."""
+    """The gradient of the vmapped losses: correct where ``adapt`` takes no gradient itself."""
 
     def gradients(
         parameters: Parameters, support: Examples, query: Examples
@@ -81,11 +81,12 @@ def of_task_axis(learner: Learner, objective: Objective, spec: TaskSpec) -> Grad
     ) -> tuple[Parameters, Outcome]:
         over_tasks = _Module(learner, partial(outcome_over_tasks, objective=objective))
         with torch.enable_grad():
-            free = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-            named = {f"learner.{name}": p for name, p in free.items()}
+            leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+            named = {f"learner.{name}": p for name, p in leaves.items()}
             outcome: Outcome = call_with(over_tasks, named, Task(support, query, spec))
-            found = torch.autograd.grad(outcome.loss.sum(), list(free.values()), allow_unused=True)
-        reached = {n: g for n, g in zip(free, found, strict=True) if g is not None}
+            total = outcome.loss.sum()
+            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        reached = {n: g for n, g in zip(leaves, found, strict=True) if g is not None}
         return reached, Outcome(outcome.loss.detach(), outcome.score)
 
     return gradients
@@ -93,21 +94,21 @@ def of_task_axis(learner: Learner, objective: Objective, spec: TaskSpec) -> Grad
 
 @runtime_checkable
 class PredictsOverTasks(Protocol):
-    """A learner with a way of its own with many tasks at once."""
+    """A learner with its own, faster method for many tasks at once."""
 
     def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
         """Predictions (tasks, n, outputs) after adapting to each of many support sets, all at once.
 
-        ``support`` and ``inputs`` have a first axis of tasks: (tasks, rows, ...). None where there
-        is no faster way than to map ``adapt`` and ``predict``, whose results these are.
+        ``support`` and ``inputs`` have a first axis of tasks: (tasks, rows, ...). The result must
+        equal mapping ``adapt`` and ``predict``. None where nothing is faster than that.
         """
 
 
 def outcome_over_tasks(learner: Learner, stack: Task, objective: Objective) -> Outcome:
-    """Losses and scores (tasks,) of the learner's own way with many tasks at once.
+    """Losses and scores (tasks,) by the learner's ``over_tasks``.
 
-    Raises TypeError for a learner that has none here, and for another objective than the loss of
-    the queries, which needs no more than its predictions.
+    Raises TypeError where the learner does not support it, and for any objective but the query
+    loss, since ``over_tasks`` gives only predictions.
     """
     if objective is not query_loss:
         raise TypeError("over_tasks gives predictions, but the objective may ask for more")
@@ -116,7 +117,7 @@ def outcome_over_tasks(learner: Learner, stack: Task, objective: Objective) -> O
     if isinstance(learner, PredictsOverTasks):
         predictions = learner.over_tasks(support, query.inputs, spec)
     if predictions is None:
-        raise TypeError(f"{type(learner).__name__} has no way of its own with many tasks at once")
+        raise TypeError(f"{type(learner).__name__} has no over_tasks for these tasks")
     loss = _losses_over_tasks(predictions, support, query, spec.answer)
     if spec.answer.loss_is_score:
         return Outcome(loss, loss.detach())
@@ -128,7 +129,7 @@ def _losses_over_tasks(
     predictions: Tensor, support: Examples, query: Examples, answer: Answer
 ) -> Tensor:
     """(tasks,): the mean loss of each task's queries."""
-    if weights_are_uniform():  # rows of all tasks as if of one: fewer calls than mapping the loss
+    if weights_are_uniform():  # one call for the rows of all tasks, faster than vmap
         elements = answer.element_losses(predictions.flatten(0, 1), query.targets.flatten(0, 1))
         rows = elements if elements.ndim == 1 else elements.flatten(1).mean(1)
         return rows.view(query.weights.shape).mean(-1)
@@ -143,8 +144,8 @@ def _losses_over_tasks(
 class _Loss:
     """(parameters, support, query) of one task -> its loss and score.
 
-    ``reached``  the parameters that had a gradient: ``torch.func`` gives the others zeros, and
-                 does not say which.
+    ``reached``  names of the parameters that the loss depends on: ``torch.func`` gives the others
+                 gradients of zeros, so hooks record which ones have a gradient.
     """
 
     def __init__(self, learner: Learner, objective: Objective, spec: TaskSpec) -> None:
@@ -160,7 +161,7 @@ class _Loss:
 
 
 class _Module(nn.Module):
-    """The objective as a module, so that ``call_with`` reaches the learner's parameters."""
+    """The objective as a module, so that ``call_with`` can replace the learner's parameters."""
 
     def __init__(self, learner: Learner, objective: Objective) -> None:
         super().__init__()

@@ -1,16 +1,16 @@
-"""One task after the other, or some at once: the way of computing a stack that is always right.
+"""The mapping "loop": one task after the other, or several in threads; always correct.
 
-Several tasks at once are for a CPU: each worker is a thread of Python with one thread of torch. The
-threads that torch keeps inside an operator wait for one another after each, which costs much where
-feature maps are small, as those of a support set are. Tasks wait only for the end of a step.
-Python's lock is free while an operator runs.
+Threads are for CPUs: each worker is a Python thread that runs torch with one thread. By default
+torch splits each operator over threads and synchronises them after each, which is slow for small
+feature maps, as in support sets. Workers synchronise only at the end of an optimiser step. Python's
+global lock is released while an operator runs.
 
-The first worker is the thread that asks: of what any other frees, glibc gives each block of more
-than 64 MiB back to the system, such as feature maps of 75 queries of 84x84.
+The first worker is the calling thread: glibc returns freed blocks of more than 64 MiB (feature maps
+of 75 queries of 84x84) to the system for all other threads, which is slow.
 
-Workers are asked for, never chosen: modules that reach themselves through a closure or a hook would
-reach the wrong one of several, random numbers come in an order that threads leave to chance, and
-modes that torch keeps for each thread, such as autocast, do not reach the others.
+Workers are used only on request: each has a copy of the learner, so modules that refer to
+themselves in a closure or hook would use the wrong copy; random numbers are drawn in an arbitrary
+order; and modes that torch stores per thread, for example autocast, are not passed on.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ Result = TypeVar("Result")
 def loop_gradients(
     workers: int, learner: Learner, stack: Task, objective: Objective, scale: int | Tensor
 ) -> Outcome:
-    """Add the gradient of the tasks' summed loss to ``.grad``; their outcomes.
+    """Add the gradient of the tasks' scaled losses to ``.grad``; returns their outcomes.
 
-    ``scale``  what the losses are divided by, or a factor (tasks,) for each.
+    ``scale``  a number by which losses are divided, or factors (tasks,).
     """
     tasks = list(enumerate(unstack(stack)))
-    work = partial(_in_turn, objective, scale)
+    work = partial(_one_after_another, objective, scale)
     shares = map_in_threads(work, learner, tasks, workers)
     for _, gradients in shares:
         for parameter, gradient in zip(_trained(learner), gradients, strict=True):
             parameter.grad = _sum(parameter.grad, gradient)
-    return _joined(in_task_order([outcomes for outcomes, _ in shares]))
+    return _stack_outcomes(in_task_order([outcomes for outcomes, _ in shares]))
 
 
-def _in_turn(
+def _one_after_another(
     objective: Objective, scale: int | Tensor, learner: Learner, tasks: Sequence[tuple[int, Task]]
 ) -> tuple[list[Outcome], list[Tensor | None]]:
     outcomes: list[Outcome] = []
@@ -66,9 +66,9 @@ def _in_turn(
 
 
 def tasks_gradients(learner: Learner, stack: Task, objective: Objective) -> tuple[Tensor, Outcome]:
-    """The gradient of each task, flat (tasks, numbers of all trained parameters), and outcomes.
+    """Each task's gradient, flat (tasks, p), and the outcomes; p counts all trained parameters.
 
-    A parameter that a task does not reach has a gradient of zeros there.
+    It is zero for parameters on which a task's loss does not depend.
     """
     rows, outcomes, parameters = [], [], _trained(learner)
     for task in unstack(stack):
@@ -78,10 +78,10 @@ def tasks_gradients(learner: Learner, stack: Task, objective: Objective) -> tupl
         rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten()
                                for g, p in pairs]))  # fmt: skip
         outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
-    return torch.stack(rows), _joined(outcomes)
+    return torch.stack(rows), _stack_outcomes(outcomes)
 
 
-def _joined(outcomes: Sequence[Outcome]) -> Outcome:
+def _stack_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
     return Outcome(*(torch.stack(part) for part in zip(*outcomes, strict=True)))
 
 
@@ -90,7 +90,7 @@ def _trained(learner: Learner) -> list[Tensor]:
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:  # cloned, since autograd may give several parameters one tensor
+    if a is None or b is None:  # clone: autograd may return one tensor for several parameters
         return a if b is None else b.clone()
     return a + b
 
@@ -101,10 +101,10 @@ def map_in_threads(
     tasks: Sequence[Item],
     workers: int,
 ) -> list[Result]:
-    """``work(learner, tasks[k::workers])`` of every worker k, all at once.
+    """Run ``work(learner, tasks[k::workers])`` in a thread for each worker k; their results.
 
-    Each has a learner of its own, whose parameters and buffers are those of ``learner``: adapted
-    weights take the parameters' place in a module for a while, which no other thread may see.
+    Each worker has a copy of the learner that shares parameters and buffers with ``learner``: a
+    copy, since modules hold adapted weights for a while, which must not affect other threads.
     """
     workers = min(workers, len(tasks))
     if workers == 1:
@@ -115,7 +115,7 @@ def map_in_threads(
 
     def start(k: int) -> Result:
         torch.set_num_threads(1)
-        with torch.set_grad_enabled(gradients):  # each thread has its own mode
+        with torch.set_grad_enabled(gradients):  # the mode is stored per thread
             return work(replicas[k], tasks[k::workers])
 
     try:
@@ -127,6 +127,6 @@ def map_in_threads(
 
 
 def in_task_order(shares: Sequence[Sequence[Result]]) -> list[Result]:
-    """What workers gave for each of their tasks, in the order of the tasks."""
+    """The workers' results per task, in the order of the tasks."""
     longest = max(map(len, shares))
     return [share[i] for i in range(longest) for share in shares if i < len(share)]

@@ -1,13 +1,12 @@
-"""Steps in the memory that there is: how much is free, what to do when it was too little, and how
-to find freed memory again without a page fault.
+"""Memory of training steps: free memory, fewer tasks at a time when it runs out, and malloc.
 
-Feature maps are megabytes large. glibc gives such blocks back to the system as soon as they are
-free, so every operator asks for its result anew, and the kernel clears each page of it: at 84x84
-this is a third to a half of a training step.
+Feature maps are megabytes large. By default glibc returns such blocks to the system when they are
+freed, so the kernel maps and clears new pages for every operator's result: at 84x84 this takes a
+third to a half of a training step. :func:`keep_freed_memory` avoids it.
 
-Threads beside the main one still lose blocks of more than 64 MiB, which are too large for the heaps
-that glibc makes for them. One heap for all (M_ARENA_MAX) helps only if it is asked for before any
-other thread has run, and slows MAML's steps by a tenth at 28x28, so it is not.
+Threads other than the main one still return blocks of more than 64 MiB, which do not fit into
+glibc's per-thread heaps. A single heap (M_ARENA_MAX) would avoid that, but only if set before any
+other thread has run, and it slows MAML's steps by a tenth at 28x28, so we do not set it.
 """
 
 from __future__ import annotations
@@ -48,11 +47,11 @@ def accumulate_within(
     compiled: CompiledGradients | None = None,
     weights: Tensor | None = None,
 ) -> tuple[Outcome, Plan]:
-    """:func:`accumulate`; where memory runs out, again with half as many tasks at a time.
+    """:func:`accumulate`; if memory runs out, try again with half as many tasks at a time.
 
-    Where code for the step cannot be built, it goes on without. Gives the outcome and the plan that
-    it was computed by; a warning tells where that is another. Gradients are as if that plan had
-    been taken at once.
+    If the step cannot be compiled, it is computed without compiling. Returns the outcome and the
+    plan that was used, with a warning if it differs from ``plan``. Gradients are the same as if
+    that plan had been used from the start.
 
     Raises :class:`TaskTooLarge` where a single task does not fit.
     """
@@ -73,7 +72,7 @@ def accumulate_within(
             if fitting.at_once == 1:
                 raise _too_large(error) from error
             fitting = _halved(fitting)
-        # Only here has the error, and with it the graph that was too large, been let go.
+        # After the except block, since the error holds the graph that did not fit in memory.
         for parameter, gradient in zip(learner.parameters(), before, strict=True):
             parameter.grad = gradient if gradient is None else gradient.clone()
         if device_of(learner).type == "cuda":
@@ -81,7 +80,7 @@ def accumulate_within(
     if fitting.at_once < plan.at_once:
         warnings.warn(
             f"out of memory with {plan.at_once} tasks at a time; {fitting.at_once} from now on, "
-            "where the run is resumed too. Results are the same, up to rounding.",
+            "also when the run is resumed. Results are the same, up to rounding.",
             stacklevel=2,
         )
     return outcome, fitting
@@ -89,7 +88,7 @@ def accumulate_within(
 
 @contextmanager
 def one_task_must_fit() -> Iterator[None]:
-    """:class:`TaskTooLarge` where memory runs out inside."""
+    """Raises :class:`TaskTooLarge` where memory runs out inside."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -107,29 +106,29 @@ def _halved(plan: Plan) -> Plan:
 def _too_large(error: BaseException) -> TaskTooLarge:
     return TaskTooLarge(
         f"fit: one task alone does not fit in memory ({first_line(error)}). "
-        "Give tasks of fewer queries or smaller images, a narrower backbone, or, to a learner of "
-        "several inner steps, meta_gradient=Exact(recompute=True)."
+        "Use tasks with fewer queries or smaller images, a narrower backbone, or, for a learner "
+        "with several inner steps, meta_gradient=Exact(recompute=True)."
     )
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a device still has; of a CPU's, what is free without swapping."""
+    """Free bytes of a device; for a CPU, what is available without swapping."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:  # what the kernel would give out without swapping, its file cache included
+    try:  # MemAvailable includes file caches that the kernel can drop
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration):
-        return 4 << 30  # a cautious guess where the system does not say
+        return 4 << 30  # a cautious guess on other systems
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let malloc keep what is freed, from now on and for the whole process; True where it does.
+    """Make malloc keep freed memory, for the whole process from now on; True where it worked.
 
-    Only memory use changes: it stays at its peak, about a fifth higher. Nothing happens outside of
-    glibc, or where the environment already says how to allocate (``MALLOC_...``,
-    ``GLIBC_TUNABLES``, ``LD_PRELOAD``); so ``MALLOC_MMAP_MAX_=65536``, glibc's default, declines.
+    Memory use stays at its peak, which is about a fifth higher. Does nothing without glibc, or if
+    the environment already configures malloc (``MALLOC_...``, ``GLIBC_TUNABLES``, ``LD_PRELOAD``);
+    so ``MALLOC_MMAP_MAX_=65536``, glibc's default, opts out.
     """
     chosen = ("GLIBC_TUNABLES", "LD_PRELOAD")
     if any(name.startswith("MALLOC_") or name in chosen for name in os.environ):

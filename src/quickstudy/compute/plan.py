@@ -1,4 +1,4 @@
-"""How steps are computed: what is asked for, and what was then chosen."""
+"""How steps are computed: the user's request (Compute) and the choice made for it (Plan)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Engine = Literal["auto", "vmap", "loop"]
 
 
 class Mapping(Enum):
-    """How tasks are mapped; see :mod:`quickstudy.compute.engine`."""
+    """How a stack of tasks is computed; see :mod:`quickstudy.compute.engine`."""
 
     TASK_AXIS = "task_axis"
     VMAP = "vmap"
@@ -21,16 +21,17 @@ class Mapping(Enum):
 
 @dataclass(frozen=True)
 class Compute:
-    """What is asked of how steps are computed; none of it changes a result but by rounding.
+    """How the user wants steps to be computed; results are the same up to rounding.
 
-    ``engine``   "auto" takes the faster mapping that is proven to give the loop's gradient for the
-                 learner; "vmap" insists and raises where it does not; "loop" is always right.
-    ``memory``   bytes that the graphs of a chunk of tasks may hold, 1 or more; by default half of
-                 the free.
-    ``workers``  threads among which a loop shares its tasks: see :mod:`quickstudy.compute.loop`
-                 for what they ask of learner and objective.
-    ``compile``  compile mapped tasks where that, too, is proven: see
-                 :mod:`quickstudy.compute.compiled` for what it asks of learner and objective.
+    ``engine``   "auto" uses the fastest mapping whose gradient, for this learner, was checked to
+                 equal the loop's; "vmap" raises an error where vmap's does not; "loop" is always
+                 correct.
+    ``memory``   bytes for the graphs of the tasks computed at once, 1 or more; by default half of
+                 the free memory.
+    ``workers``  number of threads of a loop; see :mod:`quickstudy.compute.loop` for what they
+                 require of learner and objective.
+    ``compile``  compile mapped tasks where the gradient was checked to be the same; see
+                 :mod:`quickstudy.compute.compiled` for what it requires of learner and objective.
 
     Raises ValueError for values out of range, and for a loop that is to be compiled.
     """
@@ -49,7 +50,7 @@ class Compute:
         if self.memory is not None and self.memory < 1:
             raise ValueError(
                 f"Compute: memory must be 1 or more bytes; found {self.memory}. "
-                "Leave it out for half of the free."
+                "Leave it out for half of the free memory."
             )
         if self.workers < 1:
             raise ValueError(
@@ -67,12 +68,12 @@ class Compute:
 class Plan:
     """How a step is computed: the mapping, why it was chosen, and how many tasks at a time.
 
-    ``workers``   threads among which a loop shares the tasks of a chunk.
+    ``chunk``     number of tasks computed at once.
+    ``workers``   number of threads of a loop.
     ``compiled``  whether mapped tasks run as compiled code (:mod:`quickstudy.compute.compiled`).
-    ``bytes``     that the graph of a task holds at most; 0 where that was not counted.
-    ``kinds``     of tasks for which the mapping is proven, as
-                  :func:`quickstudy.compute.prepare.kind_of` names them; others are looped. None
-                  for all.
+    ``bytes``     upper bound on the graph of a task; 0 if it was not counted.
+    ``kinds``     kinds of task (:func:`quickstudy.compute.prepare.kind_of`) for which the mapping
+                  was checked against the loop; others are looped. None for all kinds.
     """
 
     mapping: Mapping

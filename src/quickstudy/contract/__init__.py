@@ -1,1 +1,1 @@
-"""The laws that every learner keeps, and running them."""
+"""The contract: laws that every learner must keep, and functions that test them."""

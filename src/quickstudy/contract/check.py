@@ -1,4 +1,4 @@
-"""The contract: laws that every learner keeps, to be run on your own learners too.
+"""Testing a learner against the laws of the contract.
 
 >>> import quickstudy as qs
 >>> from quickstudy.testing import check_learner
@@ -29,7 +29,7 @@ from quickstudy.contract.incremental import (
 from quickstudy.contract.laws import Law
 from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
-from quickstudy.tasks.acting import acted
+from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import draw
 
 LAWS: dict[str, Law] = {
@@ -51,17 +51,18 @@ LAWS: dict[str, Law] = {
         extending_equals_adapting_to_all,
     )
 }
-"""By name, in the order in which they are tested."""
+"""All laws by name, in the order of testing."""
 
 
 def check_learner(learner: Learner, source: TaskSource, seed: int = 0) -> list[str]:
-    """Test every law that ``learner`` does not declare as an exception; returns their names.
+    """Test every law that :func:`applicable` gives for ``learner``; returns their names.
 
     Runs in float64 on one task of ``source`` and variations of it, on a copy of the learner in
-    evaluation mode. Two shots or more see more than one. Where a task acts, its rows are those that
-    this learner meets.
-    Raises :class:`BrokenLaw` at the first law that fails, ValueError for an exception that names
-    no law.
+    evaluation mode. Tasks with 2 or more shots reveal more errors than tasks with 1. Where a task
+    acts, its rows are those that this learner meets.
+
+    Raises :class:`BrokenLaw` for the first law that fails, ValueError where ``exceptions`` names an
+    unknown law.
     """
     unknown = set(learner.exceptions) - set(LAWS)
     if unknown:
@@ -69,7 +70,7 @@ def check_learner(learner: Learner, source: TaskSource, seed: int = 0) -> list[s
             f"exceptions: {sorted(unknown)} are no laws. The laws are: {', '.join(LAWS)}."
         )
     learner = copy.deepcopy(learner).eval()
-    task = acted(learner, draw(source, seed, 0))
+    task = run_acting(learner, draw(source, seed, 0))
     learner.double()
     kept = applicable(learner)
     check_laws(learner, doubled(task), kept)
@@ -77,23 +78,25 @@ def check_learner(learner: Learner, source: TaskSource, seed: int = 0) -> list[s
 
 
 def applicable(learner: Learner) -> list[str]:
-    """The names of the laws that ``learner``, in the mode it is in, neither excepts nor waives.
+    """The names of the laws to test for ``learner`` in its current training mode.
 
-    Batch statistics waive the independence of queries (the learner is then transductive), and
-    those that know no weights waive the laws of weights too: the engine then refuses such rows.
+    Laws in ``exceptions`` are left out. So is the independence of queries where batch statistics
+    make the learner transductive, and so are the laws of weights where statistics ignore weights:
+    the engine then refuses rows of weight 0.
     """
     waived = set(learner.exceptions)
     if learner.transductive:
         waived.add("queries_are_independent")
     if miscounts_rows(learner):
         waived |= {"weight_zero_is_absent", "weight_two_is_twice", "unknown_element_is_absent"}
-    if rows_see_one_another(learner):  # statistics are those of one support set
+    if rows_see_one_another(learner):
+        # The statistics of an extended state would still be those of the first support set.
         waived |= {"extending_the_prior_equals_adapting", "extending_equals_adapting_to_all"}
     return [name for name in LAWS if name not in waived]
 
 
 def doubled(task: Task) -> Task:
-    """The task in float64, where a law can be judged without rounding."""
+    """The task in float64, where rounding errors are far below the tolerance."""
 
     def double(leaf: Tensor) -> Tensor:
         return leaf.double() if leaf.is_floating_point() else leaf
@@ -102,6 +105,6 @@ def doubled(task: Task) -> Task:
 
 
 def check_laws(learner: Learner, task: Task, names: Iterable[str]) -> None:
-    """Test some laws on one task, with the learner as it is."""
+    """Test the laws of these ``names`` on one task, without changing mode or dtype."""
     for name in names:
         LAWS[name](learner, task)

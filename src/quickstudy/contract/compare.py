@@ -1,4 +1,4 @@
-"""Comparing what a learner gives with what a law asks for."""
+"""Comparing a learner's predictions with those that a law requires."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def predicted(learner: Learner, support: Examples, task: Task) -> Any:
 
 
 def compare(expected: Any, found: Any, rule: str, remedy: str) -> None:
-    """BrokenLaw where two trees of predictions differ by more than sums in another order do."""
+    """BrokenLaw where two trees of predictions differ by more than rounding."""
     if structure(expected) != structure(found):
         raise BrokenLaw(f"{rule}; found predictions of another structure. {remedy}")
     for a, b in zip(leaves(expected), leaves(found), strict=True):
@@ -32,13 +32,14 @@ def compare(expected: Any, found: Any, rule: str, remedy: str) -> None:
 
 
 def _compare_tensors(expected: Tensor, found: Tensor, rule: str, remedy: str) -> None:
-    # Sums in another order agree far below the tolerance; broken laws are off by far more.
+    # Sums in another order differ by far less than the tolerance, broken laws by far more.
     tolerance = 1e-8 if expected.dtype == torch.float64 else 1e-3
     if expected.shape != found.shape:
         raise BrokenLaw(f"{rule}; found {tuple(found.shape)} for {tuple(expected.shape)}. {remedy}")
     if not expected.numel():
         return
-    # The huge logits of absent classes must agree too, but are no scale to judge others by.
+    # The huge logits of absent classes are compared relative to themselves, all others relative
+    # to the largest ordinary one.
     size = expected.abs()
     ordinary = size.where(size < _HUGE, 0.0).max().clamp_min(1e-12)
     scale = size.where(size >= _HUGE, ordinary)
@@ -48,7 +49,7 @@ def _compare_tensors(expected: Tensor, found: Tensor, rule: str, remedy: str) ->
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two trees of tensors are equal to the bit, NaN counting as equal to itself."""
+    """Whether two trees of tensors are equal to the bit; NaN equals NaN."""
     if structure(a) != structure(b):
         return False
     pairs = zip(leaves(a), leaves(b), strict=True)
@@ -56,11 +57,11 @@ def same(a: Any, b: Any) -> bool:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """The largest difference between two trees of one shape."""
+    """The largest absolute difference between two trees of the same shapes."""
     pairs = zip(leaves(a), leaves(b), strict=True)
     return max(float((x - y).abs().max()) for x, y in pairs)
 
 
 def rows_at(tree: Any, *places: int) -> Any:
-    """Some rows of a tree, such as the first and the last."""
+    """The rows at ``places`` of every leaf."""
     return map_tree(lambda leaf: leaf[list(places)], tree)

@@ -1,4 +1,4 @@
-"""Laws of learners that answer before any support, and of those that take more of it later."""
+"""Laws for learners with ``prior`` (predict before any support) or ``extend`` (more support)."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from quickstudy.tasks.acting import prior_of
 
 
 def extending_the_prior_equals_adapting(learner: Learner, task: Task) -> None:
-    """extend(prior, A) = adapt(A), for learners that have both."""
+    """extend(prior, A) = adapt(A), for learners with both methods."""
     if getattr(learner, "prior", None) is None or getattr(learner, "extend", None) is None:
         return
     with torch.no_grad():
         state = _extended(learner, prior_of(learner, task), task.support, task)
-        _same_predictions(
+        _compare_states(
             learner, task, learner.adapt(task.support, task.spec), state,
             "extending the prior by a support set must equal adapting to it",
         )  # fmt: skip
 
 
 def extending_equals_adapting_to_all(learner: Learner, task: Task) -> None:
-    """extend(adapt(A), B) = adapt(A and B), for learners that can be given more support later."""
+    """extend(adapt(A), B) = adapt(A and B), for learners with ``extend``."""
     if getattr(learner, "extend", None) is None:
         return
     more = task.query
     with torch.no_grad():
         state = _extended(learner, learner.adapt(task.support, task.spec), more, task)
-        _same_predictions(
+        _compare_states(
             learner, task, learner.adapt(concatenate(task.support, more), task.spec), state,
             "extending a state by more support must equal adapting to all of it",
         )  # fmt: skip
@@ -41,14 +41,12 @@ def _extended(learner: Any, state: State, support: Any, task: Task) -> State:
     return learner.extend(state, support, task.spec)
 
 
-def _same_predictions(
-    learner: Learner, task: Task, expected: State, found: State, rule: str
-) -> None:
-    before, after = (
+def _compare_states(learner: Learner, task: Task, expected: State, found: State, rule: str) -> None:
+    expected_predictions, predictions = (
         learner.predict(state, task.query.inputs, task.spec) for state in (expected, found)
     )
     compare(
-        before, after, rule,
+        expected_predictions, predictions, rule,
         "Keep in the state what a later support set must be added to, or declare the law in "
         "`exceptions`.",
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The laws that every learner keeps, one function each: (learner, task) -> None, or BrokenLaw.
+"""The laws of the contract, one function each: (learner, task) -> None; raises BrokenLaw.
 
-What a learner that breaks one gets wrong without any error is told in ``docs/contract.md``.
+``docs/contract.md`` says which silent errors a broken law causes.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from quickstudy.contract.compare import (
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.files.storage import load, save
 from quickstudy.objectives import Objective, objective_of, predict_queries, query_loss
-from quickstudy.tasks.stacks import count, stack, unstack, whole
+from quickstudy.tasks.stacks import as_stack, count, stack, unstack
 
 Law = Callable[[Learner, Task], None]
 
 
 def shape_is_right_and_finite(learner: Learner, task: Task) -> None:
-    """Predictions have the shape that the answer asks for, and are finite numbers."""
+    """Predictions have the shape that the answer requires, and are finite."""
     predictions = predicted(learner, task.support, task)
     expected = task.spec.answer.prediction_shape(task.query.targets)
     found = map_tree(lambda leaf: tuple(leaf.shape), predictions)
@@ -47,7 +47,7 @@ def shape_is_right_and_finite(learner: Learner, task: Task) -> None:
 
 
 def _has_shape(found: Any, expected: Any) -> bool:
-    """Whether shapes agree: None stands for any size, an ellipsis for any number of dimensions."""
+    """Whether shapes agree: None matches any size, an ellipsis any number of dimensions."""
     if isinstance(expected, dict):
         return (
             isinstance(found, dict)
@@ -65,13 +65,13 @@ def _has_shape(found: Any, expected: Any) -> bool:
 
 
 def adapt_is_pure(learner: Learner, task: Task) -> None:
-    """Adapting twice gives what adapting once gives; nothing in the module changes by it."""
+    """Adapting twice gives the same predictions, and changes nothing in the module."""
     before = {name: value.clone() for name, value in _tensors(learner)}
     with torch.no_grad():
         predictor = learner(task.support, task.spec)
         first = predictor(task.query.inputs)
         again = predicted(learner, task.support, task)
-        learner(_turned(task.query), task.spec)(task.support.inputs)
+        learner(_reverse_rows(task.query), task.spec)(task.support.inputs)
         later = predictor(task.query.inputs)
     changed = [
         name
@@ -94,13 +94,13 @@ def adapt_is_pure(learner: Learner, task: Task) -> None:
         )  # fmt: skip
     if not same(first, later):
         raise BrokenLaw(
-            "two predictors of one learner must not disturb each other, but a later adapt changed "
-            "what an earlier predictor answers. Keep what adapt learns in the state it returns."
+            "two predictors of one learner must not affect each other, but a later adapt changed "
+            "what an earlier predictor predicts. Keep what adapt learns in the state it returns."
         )
 
 
 def _tensors(learner: Learner) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, their gradients, and buffers, those that are not saved included."""
+    """Parameters, their gradients, and all buffers, non-persistent ones too."""
     for name, parameter in learner.named_parameters():
         yield name, parameter.detach()
         if parameter.grad is not None:
@@ -108,10 +108,10 @@ def _tensors(learner: Learner) -> Iterator[tuple[str, Tensor]]:
     yield from learner.named_buffers()
 
 
-def _turned(examples: Examples) -> Examples:
-    """The rows in reverse order, which no permutation of two rows or more leaves as they are."""
-    turned: Examples = map_tree(lambda leaf: leaf.flip(0), examples)
-    return turned
+def _reverse_rows(examples: Examples) -> Examples:
+    """The rows in reverse order."""
+    reversed_rows: Examples = map_tree(lambda leaf: leaf.flip(0), examples)
+    return reversed_rows
 
 
 def queries_are_independent(learner: Learner, task: Task) -> None:
@@ -119,13 +119,14 @@ def queries_are_independent(learner: Learner, task: Task) -> None:
     with torch.no_grad():
         predictor = learner(task.support, task.spec)
         together = predictor(task.query.inputs)
-        # First and last: a layer that takes rows for a sequence lets a row see only its past.
+        # First and last: in a layer that reads rows as a sequence, a row depends on earlier rows
+        # only, so the first alone would not reveal it.
         ends = [map_tree(lambda leaf, i=i: leaf[i:][:1], task.query.inputs) for i in (0, -1)]
         alone = concatenate(*(predictor(one) for one in ends))
     compare(
         rows_at(together, 0, -1), alone,
         "a query's prediction must not depend on the other queries",
-        "Batch statistics do this: use norm='group' or 'support'; where it is meant, say so with "
+        "Batch statistics do this: use norm='group' or 'support'; where it is intended, set "
         "`sees_other_rows = True` on the layer, and reports will call the result transductive.",
     )  # fmt: skip
 
@@ -134,7 +135,7 @@ def weight_zero_is_absent(learner: Learner, task: Task) -> None:
     """A support row of weight 0 counts as if it were not there."""
     support, query = task.support, task.query
     absent = query._replace(weights=torch.zeros_like(query.weights))
-    # Rows unlike the support's own: copies of those would leave a class mean where it is.
+    # Query rows, since copies of support rows could leave a class mean unchanged.
     padded: Examples = map_tree(
         lambda rows, more: torch.cat([more[:1], rows, more[-2:]]), support, absent
     )
@@ -148,7 +149,8 @@ def weight_zero_is_absent(learner: Learner, task: Task) -> None:
 
 def weight_two_is_twice(learner: Learner, task: Task) -> None:
     """A support row of weight 2 counts as two equal rows of weight 1."""
-    one: Examples = map_tree(lambda leaf: leaf[:1], task.query)  # new to its class, even at 1 shot
+    # A query row: with 1 shot, a copy of a support row would not change its class mean.
+    one: Examples = map_tree(lambda leaf: leaf[:1], task.query)
     two = one._replace(weights=2 * one.weights)
     weighted: Examples = map_tree(lambda *rows: torch.cat(rows), task.support, two)
     repeated: Examples = map_tree(lambda *rows: torch.cat(rows), task.support, one, one)
@@ -161,38 +163,40 @@ def weight_two_is_twice(learner: Learner, task: Task) -> None:
 def support_order_is_irrelevant(learner: Learner, task: Task) -> None:
     """Reversing the support rows changes nothing."""
     compare(
-        predicted(learner, task.support, task), predicted(learner, _turned(task.support), task),
+        predicted(learner, task.support, task),
+        predicted(learner, _reverse_rows(task.support), task),
         "the order of the support rows must not matter",
         "A sequential learner declares this law in `exceptions`.",
     )  # fmt: skip
 
 
 def vmap_equals_loop(learner: Learner, task: Task) -> None:
-    """Values and meta-gradients of a batch are those of its tasks one by one."""
-    batches = [[task, task._replace(support=_turned(task.support), query=_turned(task.query))]]
+    """vmap over a stack gives the predictions and meta-gradients of a loop over its tasks."""
+    support, query = _reverse_rows(task.support), _reverse_rows(task.query)
+    groups = [[task, task._replace(support=support, query=query)]]
     if not miscounts_rows(learner):
-        batches.append([task, task._replace(support=task.query, query=task.support)])
-    for tasks in batches:
-        _mapped_is_looped(learner, stack(tasks))
+        groups.append([task, task._replace(support=task.query, query=task.support)])
+    for tasks in groups:
+        _compare_vmap_with_loop(learner, stack(tasks))
 
 
-def _mapped_is_looped(learner: Learner, batch: Task) -> None:
+def _compare_vmap_with_loop(learner: Learner, batch: Task) -> None:
     mapping = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP
     try:
         values = map_tasks(predict_queries, batch, learner, Plan(Mapping.VMAP, "", 2))
         gradient = meta_gradient(learner, batch, mapping)
-    except Exception as error:  # whatever vmap cannot map, under any name
+    except Exception as error:  # vmap fails with many types of error
         raise BrokenLaw(
-            f"vmap must map adapt and predict, but says: {str(error).strip().splitlines()[0]} "
+            f"vmap must map adapt and predict, but raised: {str(error).strip().splitlines()[0]} "
             "Avoid in-place operations and data-dependent shapes, or declare the law in "
             "`exceptions`: the learner is then looped."
         ) from error
-    with torch.no_grad():  # called as a user would, without the engine
+    with torch.no_grad():  # as users call it, without the engine
         each = [predict_queries(learner, task) for task in unstack(batch)]
         expected = map_tree(lambda *parts: torch.stack(parts), *each)
     compare(
         expected, values, "vmapped predictions must equal a loop's",
-        "Give weights that adapt makes itself to the norms with norms.counting_exactly.",
+        "Pass weights that adapt makes itself to the norms with base.weighting.counting_exactly.",
     )  # fmt: skip
     compare(
         meta_gradient(learner, batch, Mapping.LOOP), gradient,
@@ -204,9 +208,9 @@ def _mapped_is_looped(learner: Learner, batch: Task) -> None:
 def meta_gradient(
     learner: Learner, batch: Task, mapping: Mapping, objective: Objective = query_loss
 ) -> Tensor:
-    """The gradient of the batch's mean objective, flat (parameters,), as the engine computes it."""
+    """The gradient of the stack's mean objective by the engine, flat (parameters,)."""
     learner.zero_grad()
-    step = [prepare_stack(learner, whole(batch))]
+    step = [prepare_stack(learner, as_stack(batch))]
     accumulate(learner, step, objective, Plan(mapping, "asked for", count(batch)))
     flat = [
         torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
@@ -219,8 +223,8 @@ def meta_gradient(
 def relabelling_permutes_outputs(learner: Learner, task: Task) -> None:
     """Renaming the classes permutes the outputs in the same way."""
     if not isinstance(task.spec.answer, Classes):
-        return  # no other answer has names that could be given anew
-    # A turn by one place moves every class, whatever their number.
+        return  # other answers have no classes to rename
+    # Cyclic, so that every class gets another name.
     targets = task.support.targets
     order = (torch.arange(task.spec.outputs, device=targets.device) + 1) % task.spec.outputs
     renamed = task.support._replace(targets=torch.where(targets < 0, targets, order[targets]))
@@ -273,12 +277,12 @@ def dtype_and_device_are_kept(learner: Learner, task: Task) -> None:
 
 def saved_predictor_is_the_same(learner: Learner, task: Task) -> None:
     """A predictor saved and loaded predicts the same."""
-    blank = copy.deepcopy(learner)  # before adapt, which might hide something in the module
+    fresh = copy.deepcopy(learner)  # before adapt, which might store something in the module
     with torch.no_grad():
         predictor = learner(task.support, task.spec)
         with tempfile.TemporaryDirectory() as folder:
             path = save(predictor, Path(folder) / "predictor.safetensors")
-            loaded = load(path, learner=blank, spec=task.spec)
+            loaded = load(path, learner=fresh, spec=task.spec)
         compare(
             predictor(task.query.inputs), loaded(task.query.inputs),
             "a saved and loaded predictor must predict the same",

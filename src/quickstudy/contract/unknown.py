@@ -1,4 +1,4 @@
-"""The law of unknown elements: what nobody knows is as good as absent, inside a row too."""
+"""The law of unknown elements: an unknown element of a target counts as absent."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from quickstudy.core import Examples, Learner, Task
 
 
 def unknown_element_is_absent(learner: Learner, task: Task) -> None:
-    """A support row of which nothing is known counts as absent, and a row that is split in two,
-    each of which knows one part of its targets, counts as the whole row."""
-    task = _with_missing(task)
+    """A support row without known elements counts as absent; splitting a row into two copies, each
+    with one half of its known targets, changes nothing."""
+    task = _allow_missing(task)
     answer, support = task.spec.answer, task.support
     if isinstance(answer, Actions | Boxes):
-        return  # a step that was made, or a picture, is known as a whole
-    unlabelled = _hidden(map_tree(lambda leaf: leaf[:2], task.query), torch.ones(()))
+        return  # their rows cannot be known in part
+    unlabelled = _hide(map_tree(lambda leaf: leaf[:2], task.query), torch.ones(()))
     compare(
         predicted(learner, support, task),
         predicted(learner, concatenate(support, unlabelled), task),
-        "a support row of which nothing is known must count as absent",
-        "Give it weight 0 before it is read: tasks.examples.labelled does.",
+        "a support row without a known element must count as absent",
+        "Give it weight 0 before adapting: tasks.examples.labelled does.",
     )
     if answer.known(support.targets).ndim == 1 or rows_see_one_another(learner):
-        return  # a row is one element; or statistics of rows would count the split row twice
+        return  # one element per row, or batch statistics count the split row twice
     first = _first_half(answer.known(support.targets))
-    halves = [_hidden(support, part) for part in (first, ~first)]
+    halves = [_hide(support, part) for part in (first, ~first)]
     compare(
         predicted(learner, support, task), predicted(learner, concatenate(*halves), task),
-        "an element of a row that is not known must count as absent",
-        "Weigh every element of the targets by Answer.known, not every row.",
+        "an unknown element of a row must count as absent",
+        "Weight every element of the targets by Answer.known, not every row.",
     )  # fmt: skip
 
 
-def _with_missing(task: Task) -> Task:
-    """Real targets as ones of which some may be missing."""
+def _allow_missing(task: Task) -> Task:
+    """The task with ``missing=True`` for real targets."""
     answer = task.spec.answer
     if isinstance(answer, Reals) and not answer.missing:
         return task._replace(spec=replace(task.spec, answer=Reals(answer.d, missing=True)))
@@ -53,12 +53,12 @@ def _with_missing(task: Task) -> Task:
 
 def _first_half(known: Tensor) -> Tensor:
     """True for the first half of each row's elements."""
-    places = torch.arange(known[0].numel(), device=known.device)
-    return (places < places.numel() / 2).reshape(known[0].shape).expand(known.shape)
+    index = torch.arange(known[0].numel(), device=known.device)
+    return (index < index.numel() / 2).reshape(known[0].shape).expand(known.shape)
 
 
-def _hidden(rows: Examples, where: Tensor) -> Examples:
-    """``rows`` whose targets are unknown ``where`` that is true."""
+def _hide(rows: Examples, where: Tensor) -> Examples:
+    """``rows`` with their targets unknown where ``where`` is true."""
 
     def hide(leaf: Tensor) -> Tensor:
         return torch.where(where.bool(), torch.full_like(leaf, unknown_value(leaf)), leaf)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quickstudy.base.names import nearest
+from quickstudy.base.names import unknown_name
 
 
 @dataclass(frozen=True)
@@ -213,5 +213,5 @@ CARDS: dict[str, Card] = {card.name: card for card in _CARDS}
 def card(name: str) -> Card:
     """The card of data set ``name``; ValueError names the nearest ones where there is none."""
     if name not in CARDS:
-        raise nearest("datasets", name, CARDS)
+        raise unknown_name("datasets", name, CARDS)
     return CARDS[name]

@@ -1,1 +1,1 @@
-"""Honest numbers: scores on the same tasks, intervals, and how they were obtained."""
+"""Evaluation: scores on reproducible tasks, confidence intervals, calibration."""

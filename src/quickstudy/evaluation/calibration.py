@@ -1,4 +1,4 @@
-"""Whether probabilities can be trusted."""
+"""Calibration: whether predicted probabilities match observed frequencies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ def calibration_error(
 ) -> float:
     """Expected calibration error: the mean gap between confidence and accuracy over equal bins.
 
-    ``confidence`` (n,) highest probability per row; ``right`` (n,) 1 where it was the true class.
+    ``confidence`` (n,) highest probability per row; ``right`` (n,) 1 where it is the true class's;
+    ``weights`` (n,) of the rows, ones by default.
     Reference: Guo et al. (2017), On Calibration of Modern Neural Networks, equation 3.
     """
     weights = torch.ones_like(confidence) if weights is None else weights

@@ -1,4 +1,4 @@
-"""Scoring a learner on a fixed set of tasks."""
+"""Evaluating a learner on a reproducible set of tasks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from quickstudy.core import Examples, Learner, Score, Statistic, Task, TaskSourc
 from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.results import Evaluation, result_of
 from quickstudy.objectives import predict_queries
-from quickstudy.tasks.acting import acts
+from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
 from quickstudy.tasks.stacks import Stack, first_tasks, stacks, to_device, unstack
 
 TIMED_TASKS = 8
-"""The first tasks, on which adapting is timed."""
+"""Number of tasks, the first ones, on which adapting is timed."""
 
 
 def evaluate(
@@ -47,16 +47,17 @@ def evaluate(
 ) -> Evaluation:
     """Adapt ``learner`` to each of ``tasks`` tasks and score its predictor on the queries.
 
-    ``tasks``     600 by default; of :func:`quickstudy.tasks.fixed`, all of them.
-    ``seed``      the same seed and source give the same tasks, which the fingerprint proves. Tasks
-                  come from a ``stream`` of their own: never one that training with any seed saw.
-    ``on_batch``  is told the number of tasks done.
+    ``tasks``            600 by default; for :func:`quickstudy.tasks.fixed`, all of them.
+    ``seed``             the same seed and source give the same tasks and fingerprint.
+    ``tasks_per_batch``  tasks that are drawn and computed at once; memory grows with it.
+    ``on_batch``         called with the number of tasks done so far.
+    ``stream``           the purpose of the tasks; no training task is in the test stream.
 
-    Tasks of several kinds or names have a row of results each. Every task is drawn once, in order.
-    The learner is used in evaluation mode and left as it was.
+    Each kind and name of tasks has its own rows of results. Every task is drawn once, in order.
+    The learner is used in evaluation mode and its own mode restored afterwards.
 
-    Raises ValueError for fewer than 2 tasks, of which no interval can be given, for predictions
-    that are not finite, and for a task without a known query.
+    Raises ValueError for fewer than 2 tasks, for which there is no interval, for predictions that
+    are not finite, and for a task without a known query.
     """
     if tasks is None:
         tasks = len(source) if isinstance(source, FixedTasks) else 600
@@ -75,7 +76,7 @@ def evaluate(
 
 @dataclass
 class _Row:
-    """What tasks of one name gave under one score."""
+    """The statistics of one score for the tasks of one name."""
 
     score: Score
     first: bool
@@ -84,11 +85,11 @@ class _Row:
 
 @dataclass
 class _Scoring:
-    """Takes tasks batch by batch, and keeps their statistics."""
+    """Collects the statistics of tasks, batch by batch."""
 
     learner: Learner
     tasks_per_batch: int
-    seen: Fingerprint = field(default_factory=Fingerprint)
+    fingerprint: Fingerprint = field(default_factory=Fingerprint)
     count: int = 0
     rows: dict[tuple[str, str], _Row] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
@@ -98,47 +99,47 @@ class _Scoring:
     def add(self, drawn: Sequence[Task], seeds: Sequence[int]) -> None:
         """Score one batch of tasks."""
         for task in drawn:
-            self.seen.add(task)
+            self.fingerprint.add(task)
         if not self.count:
             self.seconds = _seconds_per_adaptation(self.learner, drawn[:TIMED_TASKS])
         found: list[tuple[Examples, Any, Any]] = [None] * len(drawn)  # type: ignore[list-item]
         for stack in stacks(drawn, self.learner.reads_name):
-            for place, answered in zip(stack.places, self._answered(stack), strict=True):
-                found[place] = answered
+            for place, result in zip(stack.places, self._results(stack), strict=True):
+                found[place] = result
         for task, seed, (query, predictions, decoded) in zip(drawn, seeds, found, strict=True):
             _refuse_unscorable(task, query, predictions, seed)
-            self._keep(task, query, predictions, decoded)
+            self._record(task, query, predictions, decoded)
         self.count += len(drawn)
 
-    def _answered(self, stack: Stack) -> Iterator[tuple[Examples, Any, Any]]:
-        """Query, predictions, and what is decoded of these, of each task of a stack, on the CPU."""
+    def _results(self, stack: Stack) -> Iterator[tuple[Examples, Any, Any]]:
+        """Query, predictions and, if a score needs it, decoded output of each task, on the CPU."""
         learner = self.learner
-        there, *_, inspection = prepare_stack(learner, stack)
-        kind = kind_of(there)
+        prepared, *_, inspection = prepare_stack(learner, stack)
+        kind = kind_of(prepared)
         if kind not in self.plans:
-            self.plans[kind] = _plan(learner, there, inspection, self.tasks_per_batch)
-        predictions = _predictions(learner, there, self.plans[kind], inspection)
-        decodes = any(score.decoded for score in there.spec.answer.scores)
-        host = map_tree(Tensor.cpu, (predictions, there.query))
-        for i, task in enumerate(unstack(there)):
-            mine, query = map_tree(lambda leaf, i=i: leaf[i], host)
-            yield query, mine, _decoded(learner, task) if decodes else None
+            self.plans[kind] = _plan(learner, prepared, inspection, self.tasks_per_batch)
+        predictions = _predictions(learner, prepared, self.plans[kind], inspection)
+        decodes = any(score.decoded for score in prepared.spec.answer.scores)
+        host = map_tree(Tensor.cpu, (predictions, prepared.query))
+        for i, task in enumerate(unstack(prepared)):
+            of_task, query = map_tree(lambda leaf, i=i: leaf[i], host)
+            yield query, of_task, _decoded(learner, task) if decodes else None
 
-    def _keep(self, task: Task, query: Examples, predictions: Any, decoded: Any) -> None:
+    def _record(self, task: Task, query: Examples, predictions: Any, decoded: Any) -> None:
         answer = task.spec.answer
         for place, score in enumerate(answer.scores):
             key = (task.spec.name, score.name)
             row = self.rows.setdefault(key, _Row(score, place == 0))
-            judged = decoded if score.decoded else predictions
-            row.statistics.append(score.statistic(judged, query))
+            output = decoded if score.decoded else predictions
+            row.statistics.append(score.statistic(output, query))
         if isinstance(answer, Classes):
             confidence, chosen = predictions.softmax(-1).max(-1)
             right = (chosen == query.targets).to(confidence.dtype)
-            known = query.weights.masked_fill(query.targets < 0, 0.0)
-            self.calibration.append(torch.stack([confidence, right, known.to(confidence.dtype)]))
+            weights = query.weights.masked_fill(query.targets < 0, 0.0).to(confidence.dtype)
+            self.calibration.append(torch.stack([confidence, right, weights]))
 
     def evaluation(self, seed: int) -> Evaluation:
-        """All that was found."""
+        """The evaluation of all tasks added."""
         rows = tuple(
             result_of(name, row.score, tuple(row.statistics), first=row.first)
             for (name, _), row in self.rows.items()
@@ -152,12 +153,12 @@ class _Scoring:
             transductive=self.learner.transductive,
             norm=norm_policy(self.learner),
             seed=seed,
-            fingerprint=self.seen.value,
+            fingerprint=self.fingerprint.value,
         )
 
 
 def _decoded(learner: Learner, task: Task) -> Any:
-    """What a person would be given for the queries."""
+    """The decoded output for the queries, on the CPU."""
     with torch.no_grad():
         decoded = task.spec.answer.decode(learner(task.support, task.spec), task.query.inputs)
     return map_tree(Tensor.cpu, decoded)
@@ -189,7 +190,7 @@ def _predictions(learner: Learner, stack: Task, plan: Plan, inspection: Inspecti
 
 
 def _plan(learner: Learner, stack: Task, inspection: Inspection, tasks: int) -> Plan:
-    """How to predict stacks such as this one: in one graph where that gives the same."""
+    """How to predict for stacks like this one: all tasks at once where that gives the same."""
     one_by_one = Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
     if learner.differentiates:
         return one_by_one
@@ -198,45 +199,45 @@ def _plan(learner: Learner, stack: Task, inspection: Inspection, tasks: int) -> 
     with torch.no_grad():
         if convolves_on_cpu(learner):
             if not cost_of_one_task(learner, one, predict_queries, inspection).is_arithmetic:
-                return _if_it_maps(learner, one, plan, inspection)
+                return _vmap_or_loop(learner, one, plan, inspection)
             plan = Plan(Mapping.FEATURES, "the backbone once for all rows", tasks)
-            same = _predicts_alike(learner, one, plan, one_by_one, inspection)
-            return plan if same else one_by_one
-    return _if_it_maps(learner, one, plan, inspection)
+            is_same = _predicts_the_same(learner, one, plan, one_by_one, inspection)
+            return plan if is_same else one_by_one
+    return _vmap_or_loop(learner, one, plan, inspection)
 
 
-def _if_it_maps(learner: Learner, one: Task, plan: Plan, inspection: Inspection) -> Plan:
+def _vmap_or_loop(learner: Learner, one: Task, plan: Plan, inspection: Inspection) -> Plan:
     try:
         map_tasks(predict_queries, one, learner, plan, inspection)
-    except Exception as error:  # whatever vmap cannot map, the loop can
+    except Exception as error:  # what vmap cannot compute, the loop can
         return Plan(Mapping.LOOP, first_line(error), 1)
     return plan
 
 
-def _predicts_alike(
-    learner: Learner, stack: Task, plan: Plan, known: Plan, inspection: Inspection
+def _predicts_the_same(
+    learner: Learner, stack: Task, plan: Plan, reference: Plan, inspection: Inspection
 ) -> bool:
-    """Whether ``plan`` gives what a ``known`` one does; not where it cannot be followed at all."""
-    expected = _predictions(learner, stack, known, inspection)
+    """Whether ``plan`` gives the predictions of ``reference``; False where it raises an error."""
+    expected = _predictions(learner, stack, reference, inspection)
     try:
         found = _predictions(learner, stack, plan, inspection)
-    except Exception:  # of learners that are more than a backbone and what follows it
+    except Exception:  # learners that need more than the backbone's features
         return False
     pairs = zip(leaves(expected), leaves(found), strict=False)
     return all(a.shape == b.shape and _close(a, b) for a, b in pairs)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    usual = float(a.abs().median())  # predictions may be small, and absent classes are -1e30
-    return torch.allclose(b, a, rtol=1e-3, atol=1e-3 * usual)
+    scale = float(a.abs().median())  # not the mean or maximum: absent classes are -1e30
+    return torch.allclose(b, a, rtol=1e-3, atol=1e-3 * scale)
 
 
 def _seconds_per_adaptation(learner: Learner, tasks: Sequence[Task]) -> float:
-    """The median time of one adaptation, of tasks that are given; NaN without any."""
+    """Median time of adapting to a task; tasks made by acting are left out; NaN if none remain."""
 
     def timed() -> Iterator[float]:
         for task in tasks:
-            if acts(task):
+            if needs_acting(task):
                 continue
             support = to_device(task, device_of(learner)).support
             start = time.perf_counter()

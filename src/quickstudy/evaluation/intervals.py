@@ -1,4 +1,4 @@
-"""Confidence intervals of a mean over tasks."""
+"""Confidence intervals for a mean over tasks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def half_width(scores: Tensor, confidence: float = 0.95) -> float:
-    """Half the width of Student's t interval for the mean of ``scores`` (tasks,)."""
-    from scipy.special import stdtrit  # here, because importing scipy is slow
+    """Half the width of Student's t interval of the mean of ``scores`` (tasks,); inf for n < 2."""
+    from scipy.special import stdtrit  # imported here, since importing scipy is slow
 
     n = len(scores)
     if n < 2:
         return math.inf
-    spread = float(scores.double().std()) / math.sqrt(n)
-    return float(stdtrit(n - 1, 0.5 + confidence / 2)) * spread
+    standard_error = float(scores.double().std()) / math.sqrt(n)
+    return float(stdtrit(n - 1, 0.5 + confidence / 2)) * standard_error

@@ -1,7 +1,7 @@
-"""Leaving out each task in turn: how well a pooled score is known (Quenouille, 1956; Tukey, 1958).
+"""The jackknife: confidence intervals for pooled scores (Quenouille, 1956; Tukey, 1958).
 
-A pooled score is one figure for all tasks, so it has no spread to look at. Its pseudo-values
-T theta - (T - 1) theta_without_i stand in for the values of single tasks.
+A pooled score is one number for all tasks, without a variance over tasks. Its T pseudo-values
+T theta - (T - 1) theta_without_i are used like values of single tasks.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ Area = Callable[[Floats, Floats], float]
 
 
 def pseudo_values(score: Score, statistics: Sequence[Statistic], pooled: Tensor) -> Tensor:
-    """(tasks,) pseudo-values of the ``pooled`` score; NaN where the others alone have no score.
-
-    One task by itself has the pooled score.
+    """(tasks,) pseudo-values of the ``pooled`` score; NaN where the score without
+    a task is NaN. A single task has the pooled score as its value.
     """
     tasks = len(statistics)
     if tasks == 1:
@@ -34,16 +33,16 @@ def pseudo_values(score: Score, statistics: Sequence[Statistic], pooled: Tensor)
 
 @singledispatch
 def without_each(score: Score, statistics: Sequence[Statistic]) -> Tensor:
-    """(tasks,): the score of all tasks but one, for each that can be left out."""
+    """(tasks,): the pooled scores without the first task, without the second, …"""
     return torch.stack(_without_each(score, statistics, []))
 
 
 def _without_each(
     score: Score, statistics: Sequence[Statistic], others: list[Statistic]
 ) -> list[Tensor]:
-    """Halves at a time, so that T log T merges do the work of T².
+    """Recursive halving: needs T log T merges instead of T².
 
-    ``others``  the merged statistic of all tasks that are not in ``statistics``.
+    ``others``  the merged statistic of all tasks not in ``statistics``, in a list; [] for none.
     """
     if len(statistics) == 1:
         return [score.value(others[0]).double()]
@@ -58,7 +57,7 @@ def _without_each(
 @without_each.register
 def _(score: RocAuc, statistics: Sequence[Statistic]) -> Tensor:
     def area(true: Floats, false: Floats) -> float:
-        # Rows of one score are one straight piece of the curve: pairs among them count half.
+        # Rows with equal scores form one straight segment of the curve: such pairs count half.
         heights = true[:-1] + true[1:]
         return float(np.diff(false) @ heights / 2 / (true[-1] * false[-1]))
 
@@ -76,9 +75,10 @@ def _(score: AveragePrecision, statistics: Sequence[Statistic]) -> Tensor:
 
 
 def _without_each_sorted(statistics: Sequence[Statistic], area: Area, needs_both: bool) -> Tensor:
-    """The mean area over labels without each task: sorted once, where merging would sort T times.
+    """The mean area over labels without each task; sorts rows once instead of T times.
 
-    ``area``  from the weights of true and of false rows down to each threshold, each from 0 on.
+    ``area``        maps cumulative weights of true and false rows, by threshold, to the area.
+    ``needs_both``  whether the area needs true and false rows, or only true ones.
     """
     predictions, targets, weights = (
         torch.cat([s[name] for s in statistics]).double().numpy()
@@ -89,18 +89,20 @@ def _without_each_sorted(statistics: Sequence[Statistic], area: Area, needs_both
     for label in range(predictions.shape[1]):
         _, threshold = np.unique(-predictions[:, label], return_inverse=True)
         true, false = (weights * (targets[:, label] == value) for value in (1, 0))
-        total = [_down_to_each(threshold, rows, threshold.max() + 1) for rows in (true, false)]
+        total = [
+            _cumulative_weights(threshold, rows, threshold.max() + 1) for rows in (true, false)
+        ]
         for task in range(len(statistics)):
-            own = task_of == task
-            left = [
-                curve - _down_to_each(threshold[own], rows[own], len(curve) - 1)
+            mine = task_of == task
+            rest = [
+                curve - _cumulative_weights(threshold[mine], rows[mine], len(curve) - 1)
                 for curve, rows in zip(total, (true, false), strict=True)
             ]
-            if left[0][-1] > 0 and (left[1][-1] > 0 or not needs_both):
-                areas[task, label] = area(*left)
+            if rest[0][-1] > 0 and (rest[1][-1] > 0 or not needs_both):
+                areas[task, label] = area(*rest)
     return torch.from_numpy(areas).nanmean(1)
 
 
-def _down_to_each(threshold: NDArray[np.int64], rows: Floats, thresholds: int) -> Floats:
-    """(thresholds + 1,): the weight of rows above and down to each threshold, from 0 on."""
+def _cumulative_weights(threshold: NDArray[np.int64], rows: Floats, thresholds: int) -> Floats:
+    """(thresholds + 1,): the total weight of rows at or above each threshold, starting with 0."""
     return np.concatenate([[0.0], np.bincount(threshold, rows, thresholds).cumsum()])

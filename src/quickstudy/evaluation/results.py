@@ -1,4 +1,4 @@
-"""What an evaluation found: a row for each kind of task and score, with what every task gave."""
+"""Results of an evaluation: one row per kind of task and score, with every task's statistic."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from quickstudy.evaluation.strict_json import number, plain
 
 @dataclass(frozen=True)
 class Result:
-    """One score of the tasks of one name.
+    """One score for the tasks of one name.
 
     ``name``              the tasks' name, ``spec.name``.
-    ``score``             the score's name, such as "accuracy".
-    ``unit``              "%" for a share of one, else "".
-    ``higher_is_better``  whether it is.
-    ``pooled``            whether all tasks have one score together, instead of one each.
+    ``score``             the score's name, for example "accuracy".
+    ``unit``              "%" for a share in [0, 1], else "".
+    ``higher_is_better``  whether higher scores are better.
+    ``pooled``            whether the score is computed for all tasks together.
     ``first``             whether it is the first of its answer's scores.
-    ``statistics``        what the score keeps of each task.
-    ``values``            (tasks,) each task's score, NaN where it has none; of a pooled score its
+    ``statistics``        the score's statistic of each task.
+    ``values``            (tasks,) each task's score, NaN where it has none; for a pooled score,
                           jackknife pseudo-values.
-    ``mean``              over the tasks that have a score; of a pooled score the pooled one.
+    ``mean``              over the tasks that have a score; for a pooled score, the pooled score.
     ``half_width``        half the 95% interval of ``mean`` (Student's t); infinite for fewer than 2
                           tasks that have a score.
     """
@@ -48,17 +48,17 @@ class Result:
 
     @property
     def tasks(self) -> int:
-        """How many tasks there were, with a score or without."""
+        """The number of tasks, with or without a score."""
         return len(self.values)
 
     @property
     def scored(self) -> int:
-        """How many tasks have a score."""
+        """The number of tasks that have a score."""
         return int((~self.values.isnan()).sum())
 
     @property
     def figure(self) -> str:
-        """The mean and its interval, such as "97.1% ± 0.2"."""
+        """The mean and its interval, for example "97.1% ± 0.2"."""
         mean, width = (
             write(value, self.unit)
             for write, value in ((wording.score, self.mean), (wording.half_width, self.half_width))
@@ -72,8 +72,7 @@ class Result:
 
     @property
     def counted(self) -> str:
-        """The number of tasks, such as "600 tasks", or "588 of 600 tasks" where some have no
-        score."""
+        """The number of tasks: "600 tasks", or "588 of 600 tasks" where some have no score."""
         of = "" if self.scored == self.tasks else f"{self.scored} of "
         return f"{of}{self.tasks} tasks"
 
@@ -81,7 +80,7 @@ class Result:
 def result_of(
     name: str, score: Score, statistics: Sequence[Statistic], first: bool = True
 ) -> Result:
-    """The row of ``score`` for tasks called ``name``, each with its statistic.
+    """The result of ``score`` for tasks called ``name``, from their statistics.
 
     ``first``  whether it is the first of its answer's scores.
 
@@ -91,9 +90,9 @@ def result_of(
         raise ValueError(
             f"result_of: {score.name} needs the statistic of at least 1 task; found none."
         )
-    kept = tuple(map_tree(lambda leaf: leaf.detach().cpu(), each) for each in statistics)
-    # Counts of many tasks are more than single precision can add up.
-    exact = [map_tree(_in_double, each) for each in kept]
+    stored = tuple(map_tree(lambda leaf: leaf.detach().cpu(), each) for each in statistics)
+    # In float64, since sums of counts over many tasks exceed the precision of float32.
+    exact = [map_tree(_in_double, each) for each in stored]
     if score.pooled:
         pooled = score.value(score.merge(exact)).double()
         values, mean = pseudo_values(score, exact, pooled), float(pooled)
@@ -107,7 +106,7 @@ def result_of(
         score.higher_is_better,
         score.pooled,
         first,
-        kept,
+        stored,
         values,
         mean,
         half_width(values[~values.isnan()]),
@@ -120,20 +119,20 @@ def _in_double(leaf: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one learner on one set of tasks, with all that is needed to compare them.
+    """Scores of one learner on one set of tasks, with what is needed to compare evaluations.
 
-    ``rows``                    a result for each name of tasks and each score.
-    ``calibration_error``       ECE with 15 bins over all queries that ask for one class; None
-                                without such.
+    ``rows``                    a result per task name and score.
+    ``calibration_error``       ECE with 15 bins over the queries of classification tasks; None
+                                without such tasks.
     ``seconds_per_adaptation``  median time of one ``adapt``, measured one task at a time.
-    ``transductive``            whether queries of a task see one another.
-    ``norm``                    the normalisation policy of the backbone.
-    ``seed``, ``fingerprint``   the tasks' stream, and a hash of their tensors.
-    ``tasks``                   how many there were, of all names together.
+    ``transductive``            whether predictions depend on the other queries of a task.
+    ``norm``                    the norms of the backbone.
+    ``seed``, ``fingerprint``   the seed of the tasks, and a hash of their tensors.
+    ``tasks``                   the number of tasks of all names.
 
-    Tasks of one kind have one figure: ``main``, with ``metric``, ``scores``, ``mean`` and
-    ``half_width``. Tasks of several kinds have none, since averages over kinds mean nothing: these
-    then raise ValueError, and results are read by ``rows`` or :meth:`row`.
+    If all tasks are of one kind, ``main``, ``metric``, ``scores``, ``mean`` and ``half_width`` give
+    their first score. For several kinds these raise ValueError, since an average over kinds means
+    nothing: use ``rows`` or :meth:`row`.
     """
 
     rows: tuple[Result, ...]
@@ -152,12 +151,12 @@ class Evaluation:
 
     @property
     def of_one_kind(self) -> bool:
-        """Whether all tasks were of one kind, so that there is one figure for them."""
+        """Whether all tasks were of one kind, so that one result stands for them."""
         return sum(row.first for row in self.rows) == 1
 
     @property
     def main(self) -> Result:
-        """The first score, where all tasks are of one kind; ValueError where they are not."""
+        """The result of the first score; ValueError for tasks of several kinds."""
         if not self.of_one_kind:
             raise ValueError(
                 f"evaluation: tasks of several kinds have no one figure; found {self._labels()}. "
@@ -193,9 +192,9 @@ class Evaluation:
         for row in self.rows:
             if row.name == name and (row.first if score is None else row.score == score):
                 return row
-        asked = f"tasks called {name!r}" + ("" if score is None else f" and score {score!r}")
+        wanted = f"tasks called {name!r}" + ("" if score is None else f" and score {score!r}")
         raise ValueError(
-            f"evaluation: no row for {asked}; found {self._labels()}. Give one of these, as name "
+            f"evaluation: no row for {wanted}; found {self._labels()}. Give one of these, as name "
             "and score."
         )
 
@@ -205,14 +204,14 @@ class Evaluation:
     def __str__(self) -> str:
         if self.of_one_kind:
             named = "" if self.main.unit == "%" else f"{self.main.score} "
-            return f"{named}{self._said(self.main)}"
-        return "\n".join(f"{row.label} {self._said(row)}" for row in self.rows)
+            return f"{named}{self._describe(self.main)}"
+        return "\n".join(f"{row.label} {self._describe(row)}" for row in self.rows)
 
-    def _said(self, row: Result) -> str:
+    def _describe(self, row: Result) -> str:
         return f"{row.figure} (95% CI, {row.counted}, {self.protocol})"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, the statistic of every task included, as strict JSON.
+        """The evaluation as strict JSON, with the statistic of every task.
 
         Floats are rounded to 8 significant digits; null stands for NaN, "inf" for infinity.
         """
@@ -229,7 +228,7 @@ class Evaluation:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Evaluation:
-        """What :meth:`to_json` gave."""
+        """The evaluation of which :meth:`to_json` gave ``values``."""
         error = values["calibration_error"]
         return Evaluation(
             rows=tuple(_row_from_json(row) for row in values["rows"]),
@@ -240,7 +239,7 @@ class Evaluation:
         )
 
 
-_PLAIN = ("name", "score", "unit", "higher_is_better", "pooled", "first")
+_PLAIN_FIELDS = ("name", "score", "unit", "higher_is_better", "pooled", "first")
 _TYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64,
@@ -249,8 +248,8 @@ _TYPES = {
 
 
 def _row_to_json(row: Result) -> dict[str, Any]:
-    """Statistics are written by entry, each a list over tasks, beside the type of its numbers."""
-    kept = {
+    """A result as JSON; statistics by entry, each with its dtype and a list over tasks."""
+    statistics = {
         name: {
             "type": str(leaf.dtype).removeprefix("torch."),
             "tasks": [plain(each[name].tolist()) for each in row.statistics],
@@ -258,11 +257,11 @@ def _row_to_json(row: Result) -> dict[str, Any]:
         for name, leaf in row.statistics[0].items()
     }
     return {
-        **{name: getattr(row, name) for name in _PLAIN},
+        **{name: getattr(row, name) for name in _PLAIN_FIELDS},
         "mean": plain(row.mean),
         "half_width": plain(row.half_width),
         "values": plain(row.values.tolist()),
-        "statistics": kept,
+        "statistics": statistics,
     }
 
 
@@ -272,7 +271,7 @@ def _row_from_json(values: Mapping[str, Any]) -> Result:
         for name, entry in values["statistics"].items()
     }
     return Result(
-        **{name: values[name] for name in _PLAIN},
+        **{name: values[name] for name in _PLAIN_FIELDS},
         statistics=tuple(
             dict(zip(entries, task, strict=True)) for task in zip(*entries.values(), strict=True)
         ),

@@ -1,4 +1,4 @@
-"""Floats as strict JSON holds them: it has neither NaN nor infinity."""
+"""Encoding floats in strict JSON, which has neither NaN nor infinity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Nested lists, floats rounded to 8 significant digits; null for NaN, "inf" for infinity."""
+    """JSON for nested lists of numbers: floats to 8 digits, None for NaN, "inf" for infinity."""
     if isinstance(value, list):
         return [plain(each) for each in value]
     if not isinstance(value, float):
@@ -18,7 +18,7 @@ def plain(value: Any) -> Any:
 
 
 def number(value: Any) -> Any:
-    """What :func:`plain` was given."""
+    """The inverse of :func:`plain`."""
     if isinstance(value, list):
         return [number(each) for each in value]
     if value is None:

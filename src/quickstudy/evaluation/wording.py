@@ -1,4 +1,4 @@
-"""Scores as people read them; needs no torch."""
+"""Formatting scores for people, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ def score(value: float, unit: str = "") -> str:
 
 
 def half_width(value: float, unit: str = "") -> str:
-    """The half-width of an interval, to follow a score and "±": 0.0021 in "%" -> "0.2"."""
+    """The half-width of an interval, printed after "±": 0.0021 in "%" -> "0.2"."""
     return f"{100 * value:.1f}" if unit == "%" else f"{value:.2g}"

@@ -12,7 +12,7 @@ from importlib import import_module
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from quickstudy.base.names import nearest
+from quickstudy.base.names import unknown_name
 from quickstudy.learners.cards import cards
 
 
@@ -67,7 +67,7 @@ _NAMES = {target: name for name, target in _TARGETS.items()}
 def resolve(kind: str, name: str, valid: Mapping[str, Any]) -> Any:
     """The class or function called ``name``; ValueError names the nearest valid ones."""
     if name not in valid:
-        raise nearest(kind, name, valid)
+        raise unknown_name(kind, name, valid)
     module, attribute = _TARGETS[name].split(":")
     return getattr(import_module(module), attribute)
 

@@ -37,9 +37,9 @@ class _Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            from quickstudy.base.names import nearest
+            from quickstudy.base.names import unknown_name
 
-            ctx.fail(str(nearest("command", name, self.commands)))
+            ctx.fail(str(unknown_name("command", name, self.commands)))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from quickstudy.base.modules import evaluation_mode
 from quickstudy.base.weighting import counting
 from quickstudy.core import Acting, Examples, Learner, Predictor, State, Task
-from quickstudy.objectives import ask, mean_loss
+from quickstudy.objectives import mean_loss, predict_rows
 from quickstudy.reports.neighbours import Nearest, nearest
 from quickstudy.reports.protocols import Attends, LearnsRates, StepsInside
 from quickstudy.reports.rows_shown import judgeable, to_numpy
 from quickstudy.reports.view_types import Array, EpisodeView, View
 from quickstudy.reports.views import view
-from quickstudy.tasks.acting import acted, acts
+from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.examples import counted_weights
 
 MOST_LAYERS = 20
@@ -104,7 +104,7 @@ def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -
     does, and for attention that is not one share per query and support row.
     """
     with evaluation_mode(learner):
-        task = acted(learner, task) if acts(task) else task
+        task = run_acting(learner, task) if needs_acting(task) else task
         shown = view(learner, task, names)
         shares = attention(learner, task)
         return Insights(
@@ -159,14 +159,14 @@ def _given(rows: Examples | Acting) -> Examples:
     if not isinstance(rows, Examples):
         raise ValueError(
             "insights: needs a task of given rows, but this one's are yet to be made by acting. "
-            "Make them with quickstudy.tasks.acting.acted(learner, task) first."
+            "Make them with quickstudy.tasks.acting.run_acting(learner, task) first."
         )
     return rows
 
 
 def _support_loss(learner: Learner, state: State, task: Task) -> float:
     support, answer = _given(task.support), task.spec.answer
-    predictions = ask(Predictor(learner, state, task.spec), support)
+    predictions = predict_rows(Predictor(learner, state, task.spec), support)
     return float(mean_loss(predictions, support, answer))
 
 
@@ -176,7 +176,7 @@ def _query_score(learner: Learner, state: State, task: Task) -> float:
     if score.decoded:
         predictions = task.spec.answer.decode(predictor, query.inputs)
     else:
-        predictions = ask(predictor, query)
+        predictions = predict_rows(predictor, query)
     return float(score.value(score.statistic(predictions, query)))
 
 

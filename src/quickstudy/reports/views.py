@@ -21,7 +21,7 @@ from quickstudy.base.modules import evaluation_mode
 from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import counting
 from quickstudy.core import Answer, Examples, Learner, Predictor, Task
-from quickstudy.objectives import ask
+from quickstudy.objectives import predict_rows
 from quickstudy.reports.protocols import Embeds, TellsUncertainty
 from quickstudy.reports.rows_shown import as_images, as_numbers, judgeable, pick, to_numpy
 from quickstudy.reports.view_types import (
@@ -35,7 +35,7 @@ from quickstudy.reports.view_types import (
     TokensView,
     View,
 )
-from quickstudy.tasks.acting import acted, acts
+from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.examples import counted_weights
 
 
@@ -51,7 +51,7 @@ def view(learner: Learner, task: Task, names: Sequence[str] | None = None) -> Vi
     Raises ValueError where nothing can be judged, and for a wrong number of names.
     """
     with evaluation_mode(learner):
-        support, query, spec = acted(learner, task) if acts(task) else task
+        support, query, spec = run_acting(learner, task) if needs_acting(task) else task
         assert isinstance(support, Examples)
         assert isinstance(query, Examples)
         predictor = learner(support, spec)
@@ -93,7 +93,7 @@ class _Answered:
 @singledispatch
 def view_of(answer: Answer, given: _Answered) -> View:
     """The view that suits ``answer``; losses and scores for one that nothing better is known of."""
-    predictions = ask(given.predictor, given.query)
+    predictions = predict_rows(given.predictor, given.query)
     losses = answer.loss(predictions, given.query.targets)
     scores = [_score_of_row(answer, predictions, given.query, i) for i in range(len(losses))]
     shown = judgeable(given.query, answer)
@@ -111,7 +111,7 @@ def _score_of_row(answer: Answer, predictions: Any, query: Examples, row: int) -
 
 @view_of.register
 def _(answer: Actions, given: _Answered) -> GeneralView:
-    losses = answer.loss(ask(given.predictor, given.query), given.query.targets)
+    losses = answer.loss(predict_rows(given.predictor, given.query), given.query.targets)
     note = (
         "Queries were made by acting in the world of each task. The return is the sum of the "
         "rewards of an episode, the mean over the episodes of a task."
@@ -123,7 +123,7 @@ def _(answer: Actions, given: _Answered) -> GeneralView:
 def _(answer: Classes, given: _Answered) -> EpisodeView:
     kept_support, kept_query = given.shown
     # All rows are asked at once, kept or not: a transductive learner must see what it is scored on.
-    probability, predicted = ask(given.predictor, given.query).softmax(-1).max(-1)
+    probability, predicted = predict_rows(given.predictor, given.query).softmax(-1).max(-1)
     support_images, query_images = as_images(given.support.inputs, given.query.inputs)
     return EpisodeView(
         pick(support_images, kept_support),
@@ -152,8 +152,8 @@ def _(answer: Reals, given: _Answered) -> View:
         return view_of.dispatch(Answer)(answer, given)
     learner, spec = given.predictor.learner, given.predictor.spec
     nothing = given.support._replace(weights=torch.zeros_like(given.support.weights))
-    before = ask(learner(nothing, spec), given.query)
-    after = ask(given.predictor, given.query)
+    before = predict_rows(learner(nothing, spec), given.query)
+    after = predict_rows(given.predictor, given.query)
     deviation = None
     if isinstance(learner, TellsUncertainty):
         with counting(counted_weights(given.query, answer)):
@@ -182,7 +182,7 @@ def _(answer: Labels, given: _Answered) -> LabelsView:
     return LabelsView(
         to_numpy(numbers(given.support))[kept_support],
         to_numpy(numbers(given.query))[kept_query],
-        to_numpy(ask(given.predictor, given.query).sigmoid())[kept_query],
+        to_numpy(predict_rows(given.predictor, given.query).sigmoid())[kept_query],
         given.named(answer.k, "labels", "label {1}"),
         given.task,
     )
@@ -197,7 +197,7 @@ def _(answer: Pixels, given: _Answered) -> PixelsView:
         pick(query_images, kept_query),
         to_numpy(given.support.targets)[kept_support],
         to_numpy(given.query.targets)[kept_query],
-        to_numpy(ask(given.predictor, given.query).argmax(-1))[kept_query],
+        to_numpy(predict_rows(given.predictor, given.query).argmax(-1))[kept_query],
         given.named(answer.k, "classes", "class {1}"),
         given.task,
     )

@@ -1,11 +1,11 @@
-"""Where tasks come from, how they are numbered, split and put in stacks.
+"""Task sources, and how tasks are numbered, split and stacked.
 
 episodes    few-shot classification from labelled rows
 Sinusoids   regression: one function per task
-Bandits     acting: the smallest world in which one must act to learn
-fixed       given tasks
-draw        task number so-and-so of a source
-stacks      the tasks of a step that can be computed at once
+Bandits     reinforcement learning: one multi-armed bandit per task
+fixed       a given list of tasks
+draw        the task of a source with a given number
+stacks      groups of tasks that can be computed at once
 """
 
 from quickstudy.tasks.acting import act

@@ -1,4 +1,4 @@
-"""Examples made by acting: a predictor in a world, step by step."""
+"""Making examples by acting: run a predictor in an environment, step by step."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from quickstudy.core import Acting, Examples, Learner, Predictor, Task
 
 
 def act(predictor: Predictor, acting: Acting) -> Examples:
-    """What ``predictor`` meets and earns in the world of its spec: one row for each step.
+    """Run ``predictor`` in the world of its spec; one row for each time step.
 
-    ``acting.noise`` holds ``choice`` (episodes, horizon, actions), uniform in (0, 1), by which
-    actions are drawn, and ``world``, a tree (episodes, horizon, ...) of what the world draws from.
+    ``acting.noise`` holds ``choice`` (episodes, horizon, actions), uniform in (0, 1), from which
+    actions are sampled, and ``world``, a tree (episodes, horizon, ...) of noise for ``World.step``.
 
-    Rows come episode by episode, (episodes * horizon), and ``groups`` number the episodes. Steps
-    after an end have weight 0. The advantage of an action is the reward from then on, less its mean
-    over episodes at that step.
+    Rows are ordered by episode, (episodes * horizon), and ``groups`` number the episodes. Time
+    steps after the end of an episode have weight 0. The advantage of an action is the sum of
+    rewards from then on, minus its mean over episodes at that time step.
     """
     answer = predictor.spec.answer
     if not isinstance(answer, Actions):
-        raise ValueError(f"act: needs a task that asks for Actions; found {answer}.")
+        raise ValueError(f"act: needs a task whose answer is Actions; found {answer}.")
     world, (parameters, noise) = answer.world, acting
     choice: Tensor = noise["choice"]
     episodes, horizon = choice.shape[:2]
@@ -33,14 +33,14 @@ def act(predictor: Predictor, acting: Acting) -> Examples:
     steps = []
     for t in range(horizon):
         logits = predictor(observation, alive)
-        # Adding Gumbel noise and taking the largest draws from the softmax (Gumbel, 1954).
+        # The argmax of logits plus Gumbel noise is a sample of the softmax (Gumbel, 1954).
         gumbel = -(-choice[:, t].log()).log()
         action = (logits + gumbel.to(logits.dtype)).argmax(-1)
-        drawn = map_tree(lambda leaf, t=t: leaf[:, t], noise["world"])
-        state, after, reward, ended = world.step(parameters, state, action, drawn)
+        step_noise = map_tree(lambda leaf, t=t: leaf[:, t], noise["world"])
+        state, following, reward, ended = world.step(parameters, state, action, step_noise)
         steps.append((observation, action, log_probability(logits, action), reward * alive, alive))
         alive = alive * (1 - ended.to(alive.dtype))
-        observation = after
+        observation = following
     observed, action, log_p, reward, weight = (
         map_tree(lambda *parts: torch.stack(parts, 1), *parts) for parts in zip(*steps, strict=True)
     )
@@ -56,20 +56,22 @@ def act(predictor: Predictor, acting: Acting) -> Examples:
 
 
 def _advantage(reward: Tensor, weight: Tensor) -> Tensor:
-    """(episodes, horizon): the reward from each step on, less its mean over episodes."""
-    to_come = reward.flip(1).cumsum(1).flip(1)
-    mean = (weight * to_come).sum(0) / weight.sum(0).clamp_min(1)
-    return weight * (to_come - mean)
+    """(episodes, horizon): the sum of rewards from each time step on, minus its mean."""
+    returns = reward.flip(1).cumsum(1).flip(1)
+    mean = (weight * returns).sum(0) / weight.sum(0).clamp_min(1)
+    return weight * (returns - mean)
 
 
-def acts(task: Task) -> bool:
-    """Whether support or query are yet to be made by acting."""
+def needs_acting(task: Task) -> bool:
+    """Whether support or query must first be made by acting."""
     return isinstance(task.support, Acting) or isinstance(task.query, Acting)
 
 
 @torch.no_grad()
-def acted(learner: Learner, task: Task) -> Task:
-    """The task with given rows: the support met by the learner's prior, the query once adapted.
+def run_acting(learner: Learner, task: Task) -> Task:
+    """The task with its rows made: support from the learner's prior, query after adapting.
+
+    Parts that are Examples already stay as they are.
 
     Raises ValueError for a learner without ``prior``.
     """
@@ -82,7 +84,7 @@ def acted(learner: Learner, task: Task) -> Task:
 
 
 def prior_of(learner: Learner, task: Task) -> Any:
-    """The state before any support; ValueError for a learner that has none."""
+    """The learner's state before any support; ValueError for a learner without ``prior``."""
     prior = getattr(learner, "prior", None)
     if prior is None:
         raise ValueError(
@@ -93,5 +95,5 @@ def prior_of(learner: Learner, task: Task) -> Any:
 
 
 def episodes_in(acting: Acting) -> int:
-    """How many episodes an acting task, or a stack's first, runs."""
+    """The first dimension of the noise: the number of episodes of a single task."""
     return int(next(leaves(acting.noise)).shape[0])

@@ -1,4 +1,4 @@
-"""Bandits: the smallest world in which one must act to learn."""
+"""Multi-armed bandits: the simplest reinforcement learning tasks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from quickstudy.core import Acting, Task, TaskSpec
 
 @dataclass(frozen=True)
 class Bandit:
-    """``arms`` to pull, each of which pays one with a probability of its own; a pull is an episode.
+    """``arms`` arms, each of which pays 1 with its own probability; one pull is one episode.
 
-    There is nothing to observe: inputs are ones (n, 1).
+    Nothing is observed: inputs are ones (n, 1).
     """
 
     arms: int
 
     @property
     def actions(self) -> int:
-        """The arms."""
+        """The number of arms."""
         return self.arms
 
     @property
@@ -32,28 +32,28 @@ class Bandit:
         return 1
 
     def begin(self, parameters: Any, episodes: int) -> tuple[Tensor, Tensor]:
-        """No state, and an observation of ones (episodes, 1)."""
+        """A dummy state, and observations of ones (episodes, 1)."""
         ones = parameters["pays"].new_ones(episodes, 1)
         return ones, ones
 
     def step(
         self, parameters: Any, state: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The pull of each arm in ``action`` (episodes,); it ends the episode."""
+        """Pull the arm ``action`` (episodes,) in each episode, which ends it."""
         probability = parameters["pays"].gather(-1, action)
         return state, state, (noise < probability).to(noise.dtype), torch.ones_like(noise)
 
 
 @dataclass(frozen=True)
 class Bandits:
-    """Bandits of which one arm, another in each task, pays more often than all others.
+    """A source of bandits: in each task one random arm pays more often than the others.
 
-    ``arms``     to pull.
-    ``pulls``    of the support, by the learner's prior.
-    ``queries``  pulls after adapting.
-    ``best``, ``others``  probabilities with which arms pay; ``best`` is the optimal return.
+    ``arms``     number of arms.
+    ``pulls``    number of pulls in the support set, made by the learner's prior.
+    ``queries``  number of pulls after adapting.
+    ``best``, ``others``  the probabilities that arms pay; ``best`` is the optimal return.
 
-    Raises ValueError for fewer than 2 arms or 1 pull, and for what is no probability.
+    Raises ValueError for fewer than 2 arms or 1 pull, and unless 0 <= others < best <= 1.
     """
 
     arms: int = 5
@@ -75,7 +75,7 @@ class Bandits:
             )
 
     def __call__(self, generator: torch.Generator) -> Task:
-        """One bandit."""
+        """One task."""
         pays = torch.full((self.arms,), self.others)
         pays[torch.randint(self.arms, (), generator=generator)] = self.best
         support, query = (

@@ -1,6 +1,6 @@
-"""Few-shot episodes: classes -> tasks of some ways, shots and queries.
+"""Few-shot episodes: classification tasks drawn from labelled rows.
 
-Sampling is index arithmetic and one gather of rows; no Python per image, on any device.
+Sampling is index arithmetic and one gather of rows, without a Python loop over images.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.examples import to_unit
 from quickstudy.tasks.rows import LabelledRows
-from quickstudy.tasks.stacks import moved
+from quickstudy.tasks.stacks import tensor_to_device
 
 Count = int | tuple[int, int]
-"""A fixed number, or an inclusive range from which each task draws its own."""
+"""A fixed number, or an inclusive range (low, high) from which each task draws a number."""
 
 
 def episodes(
@@ -36,13 +36,13 @@ def episodes(
 ) -> Episodes:
     """A source of few-shot classification tasks drawn from ``split``.
 
-    ``ways``     classes of a task; way ``k`` is a new class in every task.
-    ``shots``    support rows of each class.
-    ``queries``  query rows of each class, none of them in the support set.
-    A pair such as ``ways=(5, 20)`` is an inclusive range from which each task draws evenly; with
-    ``imbalanced=True`` each *class* draws its own shots. Such tasks still batch: the smaller ones
-    are padded with rows of weight 0. Rows come class by class; with ``shuffled=True`` in random
-    order, as learners that read them as a sequence need.
+    ``ways``     classes per task; class id ``k`` is another class in every task.
+    ``shots``    support rows per class.
+    ``queries``  query rows per class, none of them in the support set.
+    A pair, for example ``ways=(5, 20)``, is an inclusive range: each task draws its own number;
+    with ``imbalanced=True`` each *class* draws its own shots. Tasks of different sizes can still
+    share a stack: smaller ones are padded with rows of weight 0. Rows are ordered by class, with
+    ``shuffled=True`` randomly, as learners need that read rows as a sequence.
 
     Raises ValueError where a class has fewer than ``shots + queries`` rows, or the split fewer
     than ``ways`` classes.
@@ -52,10 +52,10 @@ def episodes(
     if bounds["ways"][0] < 2:
         raise ValueError(f"episodes: a task needs at least 2 ways; found ways={ways}.")
     if bounds["ways"][1] > len(split):
-        most = f"Ask for at most {len(split)}" if len(split) > 1 else "A task needs 2"
+        remedy = f"Ask for at most {len(split)}" if len(split) > 1 else "A task needs 2"
         raise ValueError(
             f"episodes: {bounds['ways'][1]} ways asked, but the split has {len(split)} classes. "
-            f"{most}, or use another split."
+            f"{remedy}, or use another split."
         )
     needed = bounds["shots"][1] + bounds["queries"][1]
     smallest = int(split.counts.argmin())
@@ -97,37 +97,37 @@ class Episodes:
 
     def __call__(self, generator: torch.Generator) -> Task:
         """One task; the same generator state gives the same task."""
-        return self._gathered(self._rows(generator))
+        return self._gather(self._draw_rows(generator))
 
     def stacked(self, generators: Sequence[torch.Generator]) -> Task | None:
-        """The tasks that ``generators`` give, stacked: gathered as if they were one, then cut.
+        """One stack of the tasks of ``generators``, whose rows are gathered in one operation.
 
-        None where their sizes differ, and they may need more than one stack.
+        None where their sizes differ, since they may then need several stacks.
         """
-        tasks = [self._rows(generator) for generator in generators]
+        tasks = [self._draw_rows(generator) for generator in generators]
         if len({rows.sizes for rows in tasks}) > 1:
             return None
         n, places = len(tasks[0].support_targets), torch.stack([rows.places for rows in tasks])
-        whole = _Rows(
+        combined = _Rows(
             tasks[0].ways,
             torch.cat([places[:, :n].flatten(), places[:, n:].flatten()]),
             torch.cat([rows.support_targets for rows in tasks]),
             torch.cat([rows.query_targets for rows in tasks]),
         )
-        support, query, spec = self._gathered(whole)
+        support, query, spec = self._gather(combined)
 
         def cut(leaf: Tensor) -> Tensor:
             return leaf.view(len(tasks), -1, *leaf.shape[1:])
 
         return Task(map_tree(cut, support), map_tree(cut, query), spec)
 
-    def _rows(self, generator: torch.Generator) -> _Rows:
+    def _draw_rows(self, generator: torch.Generator) -> _Rows:
         _, rows, shots = self._draw(generator)
         ways, per_class = rows.shape
         if self.imbalanced:
-            kept = _draw_counts(self.shots, ways, generator)
+            class_shots = _draw_counts(self.shots, ways, generator)
             position = torch.arange(per_class).expand(ways, -1)
-            in_support = position < kept[:, None]
+            in_support = position < class_shots[:, None]
             in_query = position >= shots
             places = torch.cat([rows[in_support], rows[in_query]])
             way = torch.arange(ways)[:, None].expand(-1, per_class)
@@ -138,16 +138,16 @@ class Episodes:
         if self.shuffled:
             n = len(support_targets)
             order = torch.randperm(n, generator=generator)
-            later = torch.randperm(len(places) - n, generator=generator)
-            places = torch.cat([places[:n][order], places[n:][later]])
-            support_targets, query_targets = support_targets[order], query_targets[later]
+            query_order = torch.randperm(len(places) - n, generator=generator)
+            places = torch.cat([places[:n][order], places[n:][query_order]])
+            support_targets, query_targets = support_targets[order], query_targets[query_order]
         return _Rows(ways, places, support_targets, query_targets)
 
-    def _gathered(self, rows: _Rows) -> Task:
+    def _gather(self, rows: _Rows) -> Task:
         n = len(rows.support_targets)
 
         def gather(leaf: Tensor) -> Tensor:
-            picked = leaf.index_select(0, moved(rows.places, leaf.device))
+            picked = leaf.index_select(0, tensor_to_device(rows.places, leaf.device))
             return to_unit(picked) if picked.dtype == torch.uint8 else picked
 
         inputs = map_tree(gather, self.classes.inputs)
@@ -156,27 +156,27 @@ class Episodes:
         groups = torch.zeros(len(rows.places), dtype=torch.long, device=device)
         return Task(
             Examples(map_tree(lambda leaf: leaf[:n], inputs),
-                     moved(rows.support_targets, device), weights[:n], groups[:n]),
+                     tensor_to_device(rows.support_targets, device), weights[:n], groups[:n]),
             Examples(map_tree(lambda leaf: leaf[n:], inputs),
-                     moved(rows.query_targets, device), weights[n:], groups[n:]),
+                     tensor_to_device(rows.query_targets, device), weights[n:], groups[n:]),
             classification(rows.ways),
         )  # fmt: skip
 
     def names(self, generator: torch.Generator) -> list[str]:
-        """The class names of the task that this generator state gives, in order of its ways."""
+        """The class names of the task that this generator state gives, by class id."""
         return [self.classes.names[i] for i in self._draw(generator)[0].tolist()]
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
         """Class ids (ways,), row ids (ways, shots + queries), and the number of shots."""
-        # Imbalanced tasks set the most shots aside for every class, then keep some of them.
+        # Imbalanced tasks draw the maximum of shots for every class, then use some of them.
         shot_range = (self.shots[1], self.shots[1]) if self.imbalanced else self.shots
         ways, shots, queries = (
             _draw_count(bounds, generator) for bounds in (self.ways, shot_range, self.queries)
         )
         chosen = _distinct(len(self.classes), ways, generator)
         # The smallest keys of a row of random keys are a sample without replacement.
-        if self._rows_of_each:
-            keys = torch.rand(ways, self._rows_of_each, generator=generator)
+        if self._rows_per_class:
+            keys = torch.rand(ways, self._rows_per_class, generator=generator)
         else:
             counts = self.classes.counts[chosen]
             largest = int(counts.max())
@@ -186,14 +186,14 @@ class Episodes:
         return chosen, self.classes.starts[chosen][:, None] + picked, shots
 
     @cached_property
-    def _rows_of_each(self) -> int:
-        """Rows of every class, where all have as many; 0 where they do not."""
+    def _rows_per_class(self) -> int:
+        """The number of rows per class where all classes have as many; else 0."""
         least, most = self.classes.counts.aminmax()
         return int(most) if least == most else 0
 
 
 class _Rows(NamedTuple):
-    """Where the rows of a task stand, those of the support first, and the way of each."""
+    """The row ids of a task, support first, and each row's class id."""
 
     ways: int
     places: Tensor
@@ -202,7 +202,7 @@ class _Rows(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """What tasks have in common that stack without padding."""
+        """Equal for tasks that can be stacked without padding."""
         return self.ways, len(self.support_targets), len(self.query_targets)
 
 
@@ -217,9 +217,9 @@ def _draw_counts(bounds: tuple[int, int], n: int, generator: torch.Generator) ->
 
 @lru_cache(maxsize=64)
 def _layout(ways: int, shots: int, queries: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a balanced task with rows class by class: which are support, then query; their targets.
+    """A balanced task's order of rows, support first, and the targets of support and query.
 
-    Shared between tasks, so nobody may write into them.
+    The tensors are cached and shared between tasks: do not modify them.
     """
     way = torch.arange(ways)
     position = torch.arange(ways * (shots + queries)).view(ways, -1)
@@ -228,8 +228,8 @@ def _layout(ways: int, shots: int, queries: int) -> tuple[Tensor, Tensor, Tensor
 
 
 def _distinct(n: int, k: int, generator: torch.Generator) -> Tensor:
-    """``k`` of ``n`` numbers, evenly among all ordered choices without repetition."""
-    # Where a repetition is rare, redrawing is exact and much cheaper than shuffling all n.
+    """``k`` distinct numbers below ``n``, uniform among all ordered choices."""
+    # For small k repetitions are rare, and redrawing is much cheaper than a permutation of all n.
     while k * k <= n:
         drawn = torch.randint(n, (k,), generator=generator)
         if len(set(drawn.tolist())) == k:

@@ -1,4 +1,4 @@
-"""Making and reading examples: what users write by hand, and what learners read."""
+"""Making examples from arrays, and helpers with which learners read examples."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from quickstudy.core import Acting, Answer, Examples
 def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None) -> Examples:
     """Examples from tensors or arrays, with shapes checked.
 
-    ``inputs``   (n, ...), or a tree (dict or tuple) of such; uint8 images are scaled to [0, 1].
-    ``targets``  what the task's answer asks: (n,) integer class ids (-1 where unknown), (n, d)
+    ``inputs``   (n, ...), or a tree (dict or tuple) of them; uint8 images are scaled to [0, 1].
+    ``targets``  in the form of the task's answer: (n,) integer class ids (-1 where unknown), (n, d)
                  reals (NaN where unknown), (n, height, width) ids, or a tree of tensors.
     ``weights``  (n,) non-negative; ones by default.
-    ``groups``   (n,) integers: where a row comes from; zeros by default.
+    ``groups``   (n,) integers: the source of each row; zeros by default.
 
     Raises ValueError where their numbers of rows differ, and for targets (n,) of reals.
     """
@@ -52,23 +52,23 @@ def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None)
     if groups.shape != (n,) or groups.is_floating_point():
         raise ValueError(
             f"examples: groups must be {n} integers, one per row; found {groups.dtype} of shape "
-            f"{tuple(groups.shape)}. Number the places that rows come from."
+            f"{tuple(groups.shape)}. Number the sources of the rows."
         )
     return Examples(inputs, targets, weights, groups.long())
 
 
-def given(rows: Examples | Acting) -> Examples:
-    """``rows`` that exist already; ValueError for those yet to be made by acting."""
+def require_given(rows: Examples | Acting) -> Examples:
+    """``rows``, if they are Examples; ValueError for :class:`Acting`."""
     if isinstance(rows, Examples):
         return rows
     raise ValueError(
-        "task: needs rows that are given; found rows yet to be made by acting. Make them with "
-        "quickstudy.tasks.acting.acted(learner, task) first."
+        "task: needs Examples; found rows that are yet to be made by acting. Make them with "
+        "quickstudy.tasks.acting.run_acting(learner, task) first."
     )
 
 
 def one_place(weights: Tensor) -> Tensor:
-    """``groups`` of rows that all come from one place, for their ``weights``: zeros."""
+    """``groups`` for rows that all come from one source: zeros in the shape of ``weights``."""
     return torch.zeros(weights.shape, dtype=torch.long, device=weights.device)
 
 
@@ -94,14 +94,14 @@ def _target(values: Any) -> Tensor:
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 in [0, 255] to the default float type in [0, 1]."""
+    """uint8 pixels in [0, 255] -> the default float type in [0, 1]."""
     return pixels.to(torch.get_default_dtype()).mul_(1 / 255)
 
 
 def counted_weights(rows: Examples, answer: Answer) -> Tensor:
-    """(n,): the weights of rows of which something is known; 0 for unlabelled ones.
+    """(n,): the weights of rows with some known element; 0 for unlabelled rows.
 
-    What norms count, and what learners of whole rows read.
+    For batch statistics, and for learners that use or ignore a row as one.
     """
     if weights_are_uniform():
         return rows.weights
@@ -110,14 +110,14 @@ def counted_weights(rows: Examples, answer: Answer) -> Tensor:
 
 
 def labelled(rows: Examples, answer: Answer) -> Examples:
-    """The same rows, those of which nothing is known with weight 0; shapes are kept."""
+    """The same rows, with weight 0 for those without a known element; shapes stay the same."""
     return rows._replace(weights=counted_weights(rows, answer))
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """sum(weights * values) / sum(weights): (..., n), (..., n) -> (...); 0 where all weights are 0.
 
-    A row of weight 0 is absent whatever its value, so an infinite or NaN one does no harm.
+    Values of weight 0 are ignored, even infinite or NaN ones.
     """
     present = weights > 0
     total = (weights * values.where(present, 0.0)).sum(-1)
@@ -125,7 +125,7 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def class_means(features: Tensor, support: Examples, outputs: int) -> tuple[Tensor, Tensor]:
-    """Weighted mean (outputs, ...) of the ``features`` (n, ...) of each class, and its weight.
+    """Each class's weighted mean (outputs, ...) of ``features`` (n, ...), and weight (outputs,).
 
     Targets of ``support`` are class ids; the mean of a class without weight is zero.
     """
@@ -139,8 +139,8 @@ def class_means(features: Tensor, support: Examples, outputs: int) -> tuple[Tens
 def without_absent(logits: Tensor, present: Tensor | None) -> Tensor:
     """Logits (..., outputs) in which classes that are not ``present`` (outputs,) get probability 0.
 
-    Finite, and far enough from the largest number that sums of such losses stay finite too. None
-    for ``present`` leaves all as they are.
+    Their logits are negative but finite, so that sums of such losses are finite too. With None for
+    ``present`` nothing changes.
     """
     if present is None:
         return logits
@@ -148,9 +148,9 @@ def without_absent(logits: Tensor, present: Tensor | None) -> Tensor:
 
 
 def pad_rows(rows: Examples, n: int) -> Examples:
-    """``rows`` padded to ``n`` of them, those added with weight 0.
+    """``rows`` padded to ``n`` rows; the added ones have weight 0.
 
-    Padding repeats the first row: real values keep every norm and distance well defined.
+    Padding repeats the first row, since zeros could make norms or distances undefined.
     """
     missing = n - len(rows.weights)
     if missing == 0:

@@ -1,4 +1,4 @@
-"""Given tasks as a source: published test sets, recorded sessions."""
+"""A source of given tasks, for example a published test set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quickstudy.core import Task
 
 @dataclass(frozen=True)
 class FixedTasks:
-    """The task source that :func:`fixed` makes. Numbered tasks come in the order given."""
+    """The task source that :func:`fixed` makes; task number i is the i-th of ``tasks``."""
 
     tasks: tuple[Task, ...]
 
@@ -21,7 +21,7 @@ class FixedTasks:
         return len(self.tasks)
 
     def at(self, index: int) -> Task:
-        """Task ``index``; from the first again after the last."""
+        """Task ``index``, modulo the number of tasks."""
         return self.tasks[index % len(self.tasks)]
 
     def __call__(self, generator: torch.Generator) -> Task:
@@ -30,7 +30,7 @@ class FixedTasks:
 
 
 def fixed(tasks: Sequence[Task]) -> FixedTasks:
-    """A source of the given tasks, each of which is drawn under its own number.
+    """A source of the given tasks: task number i is the i-th of them.
 
     ``evaluate(learner, fixed(tasks), tasks=len(tasks))`` scores each once, whatever the seed.
 

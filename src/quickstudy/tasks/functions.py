@@ -1,4 +1,4 @@
-"""Regression tasks with known answers: one function per task."""
+"""Regression tasks: one function per task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quickstudy.tasks.stacks import unstack
 
 @dataclass(frozen=True)
 class Sinusoids:
-    """y = amplitude * sin(x - phase): the regression family of MAML's paper.
+    """y = amplitude * sin(x - phase): the regression tasks of MAML's paper.
 
     A task draws amplitude from U[0.1, 5] and phase from U[0, pi], and ``shots`` support and
     ``queries`` query points with x from U[-5, 5]; inputs and targets have shape (n, 1).
@@ -35,17 +35,17 @@ class Sinusoids:
             )
 
     def __call__(self, generator: torch.Generator) -> Task:
-        """One function, seen at ``shots`` points and asked at ``queries`` others."""
+        """One task."""
         return unstack(self.stacked([generator]))[0]
 
     def stacked(self, generators: Sequence[torch.Generator]) -> Task:
-        """The tasks that ``generators`` give, stacked."""
+        """One stack of the tasks of ``generators``."""
         rows = self.shots + self.queries
         drawn = [(*self.parameters(g), torch.rand(rows, 1, generator=g)) for g in generators]
         amplitude, phase, points = (torch.stack(part) for part in zip(*drawn, strict=True))
         x = points * 10 - 5
-        # One operator for each task, as if it were alone: what comes before and after is rounded
-        # alike wherever a number stands, but nobody promises so for the last bit of a sine.
+        # One call of sin per task, for results equal to the bit to those of single tasks: unlike
+        # other operators, a vectorised sine may round differently by position in the tensor.
         angles = zip(x.unbind(), phase.unbind(), strict=True)
         y = amplitude[:, None, None] * torch.stack([torch.sin(x - phase) for x, phase in angles])
         weights = torch.ones(x.shape[:2])

@@ -1,7 +1,7 @@
-"""Inspecting the numbers of a stack of tasks once, where the tasks were drawn.
+"""Validating the values of a stack of tasks once, before it is copied to the learner's device.
 
-Reading a value of a GPU's tensor makes the host wait for all that it was told to do. So a stack is
-inspected once, before it is moved, and what was found goes with it: a step asks no more.
+Reading a value from a GPU synchronises: the host waits for all queued operators. So the values are
+checked before the copy, and the result is passed along with the stack.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from quickstudy.tasks.stacks import first_tasks, unstack
 class Inspection(NamedTuple):
     """What :func:`inspect_stack` found.
 
-    ``uniform``  whether all weights are one, all elements of targets known, and all classes asked
-                 of the queries in the support set: losses and statistics are then plain means.
+    ``uniform``  whether all weights are 1, all elements of targets known, and all classes of the
+                 queries in the support set: losses and statistics are then plain means.
     """
 
     uniform: bool
@@ -30,7 +30,7 @@ def inspect_stack(stack: Task) -> Inspection:
     """Check targets and weights of a stack of tasks (tasks, rows, ...).
 
     Raises ValueError for tasks without support rows, and for targets whose shape, type or values
-    the answer does not ask for.
+    do not fit the answer.
     """
     support, query, spec = stack
     _check_shapes(unstack(first_tasks(stack, 1))[0])
@@ -43,7 +43,7 @@ def inspect_stack(stack: Task) -> Inspection:
 def _check_shapes(task: Task) -> None:
     support, query, spec = task
     if len(support.weights) == 0:
-        check_support(support, spec.answer)  # which says so
+        check_support(support, spec.answer)  # raises the error
     spec.answer.check(support.targets, "support")
     spec.answer.check(query.targets, "query")
 
@@ -55,11 +55,11 @@ def _is_uniform(support: Examples, query: Examples, answer: Answer) -> bool:
         lightest, heaviest = part.weights.aminmax()
         if not (lightest == heaviest == 1 and answer.known(part.targets).all()):
             return False
-    return _asks_only_present(support, query, answer)
+    return _queries_only_present_classes(support, query, answer)
 
 
-def _asks_only_present(support: Examples, query: Examples, answer: Answer) -> bool:
-    """Whether no query asks for a class that the support set of its task does not show."""
+def _queries_only_present_classes(support: Examples, query: Examples, answer: Answer) -> bool:
+    """Whether every class of the queries occurs in the support set of the same task."""
     first = map_tree(lambda leaf: leaf[0], support)
     if answer.present(first.targets, first.weights) is None:
         return True

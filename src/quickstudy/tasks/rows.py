@@ -1,4 +1,4 @@
-"""Rows grouped by class: the form in which every data set hands its splits to ``episodes``."""
+"""Rows grouped by class: the type of data set splits, from which ``episodes`` draws."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from quickstudy.base.trees import concatenate, map_tree, named_leaves, rows
 
 @dataclass(frozen=True, repr=False)
 class LabelledRows:
-    """Rows of one split, sorted by class, so that class ``c`` is one contiguous block.
+    """The rows of one split, sorted by class, so that each class is one contiguous block.
 
     ``inputs``  (rows, ...): uint8 images (rows, channels, height, width) or floats, or a tree of
-                tensors (token ids and mask); in memory, memory-mapped or on a GPU. uint8 is kept as
-                it is and scaled to [0, 1] per episode.
-    ``counts``  (classes,): rows of each class, at least one.
+                tensors (token ids and mask); in memory, memory-mapped or on a GPU. uint8 is stored
+                as such and scaled to [0, 1] in each episode.
+    ``counts``  (classes,): number of rows per class, at least one.
     ``names``   one unique name per class.
     """
 
@@ -36,8 +36,10 @@ class LabelledRows:
                 "Give one name per class."
             )
         if len(set(self.names)) != len(self.names):
-            twice = sorted({n for n in self.names if self.names.count(n) > 1})[:3]
-            raise ValueError(f"LabelledRows: class names must be unique, but {twice} stand twice.")
+            duplicates = sorted({n for n in self.names if self.names.count(n) > 1})[:3]
+            raise ValueError(
+                f"LabelledRows: class names must be unique, but {duplicates} occur twice."
+            )
         empty = [n for n, c in zip(self.names, self.counts.tolist(), strict=True) if c < 1]
         if empty:
             raise ValueError(
@@ -98,11 +100,11 @@ class LabelledRows:
 
     def to(self, device: torch.device | str) -> LabelledRows:
         """The same rows on ``device``."""
-        moved = map_tree(lambda leaf: leaf.to(device), self.inputs)
-        return LabelledRows(moved, self.counts, self.names)
+        inputs = map_tree(lambda leaf: leaf.to(device), self.inputs)
+        return LabelledRows(inputs, self.counts, self.names)
 
     def with_rotations(self) -> LabelledRows:
-        """Every class also turned by 90, 180 and 270 degrees, as classes of their own.
+        """These classes, and each rotated by 90, 180 and 270 degrees as a further class.
 
         The customary augmentation of Omniglot (Santoro et al., 2016); names end in ``/rot090``.
         """
@@ -112,6 +114,6 @@ class LabelledRows:
                 "with_rotations: needs square images (rows, channels, side, side); "
                 f"found {', '.join(map(str, shapes))}."
             )
-        turned = [torch.rot90(self.inputs, k, (-2, -1)) for k in range(4)]
+        rotated = [torch.rot90(self.inputs, k, (-2, -1)) for k in range(4)]
         names = [f"{n}/rot{90 * k:03d}" for k in range(4) for n in self.names]
-        return LabelledRows(torch.cat(turned).contiguous(), self.counts.repeat(4), tuple(names))
+        return LabelledRows(torch.cat(rotated).contiguous(), self.counts.repeat(4), tuple(names))

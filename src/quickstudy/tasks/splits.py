@@ -13,9 +13,9 @@ from quickstudy.tasks.rows import LabelledRows
 def split_classes(
     classes: LabelledRows, fractions: tuple[float, float, float] = (0.64, 0.16, 0.2), seed: int = 0
 ) -> tuple[LabelledRows, LabelledRows, LabelledRows]:
-    """Whole classes at random into train, validation and test; the same seed, the same split.
+    """Split the classes at random into train, validation and test; deterministic per seed.
 
-    The default fractions are those of mini-ImageNet (64, 16 and 20 of 100 classes).
+    The default fractions are as in mini-ImageNet (64, 16 and 20 of 100 classes).
     """
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(
@@ -40,11 +40,11 @@ def split_classes(
 
 
 def refuse_overlap(**splits: LabelledRows) -> None:
-    """Raise ValueError where two splits share a class name: test classes must never be seen."""
+    """ValueError where two splits share a class name: test classes must not occur in training."""
     for (first, a), (second, b) in combinations(splits.items(), 2):
         shared = sorted(set(a.names) & set(b.names))
         if shared:
             raise ValueError(
-                f"splits: {first} and {second} must not share classes, but {len(shared)} stand in "
+                f"splits: {first} and {second} must not share classes, but {len(shared)} are in "
                 f"both: {', '.join(shared[:5])}. Move each class to one split."
             )

@@ -1,9 +1,9 @@
-"""Stacks: the tasks of a step that can be computed at once, with a leading dimension of tasks.
+"""Stacks: groups of tasks that are computed at once, with a leading dimension of tasks.
 
-The tasks of a step need not be alike. Those whose answers join and whose rows have one shape are
-stacked; numbers of rows may differ, and are padded with rows of weight 0. Ragged rows (sequences,
-graphs) are padded with zeros where their inputs bring a ``mask``, and ragged targets with what is
-unknown.
+The tasks of a step may be of several kinds. Tasks whose answers join and whose rows have the same
+shape share a stack; if their numbers of rows differ, they are padded with rows of weight 0. Rows of
+different sizes (sequences, graphs) are padded with zeros if their inputs have a ``mask``, and
+targets of different sizes with the value for unknown.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from quickstudy.base.trees import map_tree, named_leaves, structure
 from quickstudy.core import Acting, Answer, Examples, Task, TaskSpec
 from quickstudy.tasks.examples import pad_rows
 
-MOST_STACKS = 3
-"""Into which tasks of one kind but many sizes are parted, where padding all to one costs much."""
+MAX_STACKS = 3
+"""At most so many stacks for tasks of one kind whose numbers of rows differ."""
 
-WORTH_PARTING = 1.25
-"""Rows with padding over rows without, from which on tasks of one kind are parted."""
+MAX_PADDING = 1.25
+"""Number of padded rows per real row above which tasks of one kind get a further stack."""
 
 
 class Stack(NamedTuple):
-    """Tasks as one, whose tensors have shape (tasks, rows, ...).
+    """Several tasks as one Task, whose tensors have shape (tasks, rows, ...).
 
-    ``places``  where each of its tasks stood among all; ``names``, their names.
+    ``places``  the index of each of its tasks in the step; ``names``, their names.
     """
 
     task: Task
@@ -56,13 +56,13 @@ def stack(tasks: Sequence[Task], by_name: bool = True) -> Task:
 
 
 def stacks(tasks: Sequence[Task], by_name: bool = True) -> list[Stack]:
-    """Tasks -> as few stacks as they need, each to be computed at once.
+    """Tasks -> as few stacks as possible, see the module's docstring.
 
     ``by_name``  tasks of different names never share a stack, for learners that read the name.
     """
     found = []
     for kind in _kinds(tasks, by_name):
-        for places in _parted(tasks, kind.places):
+        for places in _split_by_size(tasks, kind.places):
             members = [tasks[place] for place in places]
             answer = members[0].spec.answer
             for member in members[1:]:
@@ -80,7 +80,7 @@ class _Kind:
 
 
 def _kinds(tasks: Sequence[Task], by_name: bool) -> list[_Kind]:
-    """Tasks that can be stacked with one another, in order of their first."""
+    """Groups of tasks that can share a stack, in order of their first task."""
     kinds: list[_Kind] = []
     for place, task in enumerate(tasks):
         key = (_key(task), task.spec.name if by_name else "")
@@ -102,7 +102,7 @@ def _joined(a: Answer, b: Answer) -> Answer:
 
 
 def _key(task: Task) -> Any:
-    """What tasks must have in common to be stacked, beside their answers."""
+    """Equal for tasks that can be stacked, if their answers join."""
     return tuple(_part_key(part, task.spec.answer.ragged) for part in (task.support, task.query))
 
 
@@ -121,7 +121,7 @@ def _part_key(part: Examples | Acting, ragged_targets: bool) -> Any:
 
 
 def _tree_key(tree: Any, ragged: bool) -> Any:
-    """Of ragged trees only the number of dimensions must agree."""
+    """Structure, dtypes and shapes; for ragged trees the numbers of dimensions suffice."""
     shapes = [
         (leaf.ndim if ragged else leaf.shape[1:], leaf.dtype) for _, leaf in named_leaves(tree)
     ]
@@ -129,7 +129,7 @@ def _tree_key(tree: Any, ragged: bool) -> Any:
 
 
 def has_mask(inputs: Any) -> bool:
-    """Whether a tree of inputs has a leaf ``mask``, which says where rows are padded."""
+    """Whether a tree of inputs has a leaf ``mask``, which marks padding inside rows."""
     return any(name.split(".")[-1] == "mask" for name, _ in named_leaves(inputs))
 
 
@@ -138,14 +138,14 @@ def _size(task: Task) -> int:
     return sum(len(part.weights) for part in parts if isinstance(part, Examples))
 
 
-def _parted(tasks: Sequence[Task], places: list[int]) -> list[list[int]]:
-    """Places of tasks of one kind, parted by size where padding would cost much."""
+def _split_by_size(tasks: Sequence[Task], places: list[int]) -> list[list[int]]:
+    """Indices of tasks of one kind, split by number of rows if padding exceeds MAX_PADDING."""
     sizes = sorted({_size(tasks[place]) for place in places})
     real = sum(_size(tasks[place]) for place in places)
     best = [sizes[-1:]]
-    for parts in range(1, min(MOST_STACKS, len(sizes)) + 1):
-        best, padded = _cheapest(sizes, [_size(tasks[place]) for place in places], parts)
-        if padded <= WORTH_PARTING * real:
+    for parts in range(1, min(MAX_STACKS, len(sizes)) + 1):
+        best, padded = _least_padding(sizes, [_size(tasks[place]) for place in places], parts)
+        if padded <= MAX_PADDING * real:
             break
     return [
         members for members in
@@ -153,8 +153,10 @@ def _parted(tasks: Sequence[Task], places: list[int]) -> list[list[int]]:
     ]  # fmt: skip
 
 
-def _cheapest(sizes: list[int], of_tasks: list[int], parts: int) -> tuple[list[list[int]], int]:
-    """``sizes`` (rising) in so many ranges, and the rows of all tasks with their padding."""
+def _least_padding(
+    sizes: list[int], of_tasks: list[int], parts: int
+) -> tuple[list[list[int]], int]:
+    """The split of ascending ``sizes`` into ``parts`` ranges with least padding; padded rows."""
     counts = [of_tasks.count(size) for size in sizes]
     # best[i]: cheapest partition of the first i sizes into the parts so far, as (cost, cuts).
     best: list[tuple[float, tuple[int, ...]]] = [(float("inf"), ())] * (len(sizes) + 1)
@@ -186,21 +188,21 @@ def _stacked(tasks: Sequence[Task], answer: Answer) -> Task:
 def _stack_parts(parts: Sequence[Any]) -> Any:
     if isinstance(parts[0], Examples):
         most = max(len(part.weights) for part in parts)
-        parts = _evened([pad_rows(part, most) for part in parts])
+        parts = _pad_ragged([pad_rows(part, most) for part in parts])
     return map_tree(lambda *leaves: torch.stack(leaves), parts[0], *parts[1:])
 
 
-def _evened(parts: Sequence[Examples]) -> list[Examples]:
-    """Ragged inputs padded with zeros, ragged targets with what is unknown."""
+def _pad_ragged(parts: Sequence[Examples]) -> list[Examples]:
+    """Inputs of different sizes padded with zeros, targets with the value for unknown."""
     shapes = {tuple(leaf.shape for _, leaf in named_leaves(part)) for part in parts}
     if len(shapes) == 1:
         return list(parts)
-    inputs = _pad_alike([part.inputs for part in parts], lambda _: 0)
-    targets = _pad_alike([part.targets for part in parts], unknown_value)
+    inputs = _pad_to_largest([part.inputs for part in parts], lambda _: 0)
+    targets = _pad_to_largest([part.targets for part in parts], unknown_value)
     return [p._replace(inputs=i, targets=t) for p, i, t in zip(parts, inputs, targets, strict=True)]
 
 
-def _pad_alike(trees: Sequence[Any], value: Callable[[Tensor], float]) -> list[Any]:
+def _pad_to_largest(trees: Sequence[Any], value: Callable[[Tensor], float]) -> list[Any]:
     """Every leaf padded at the end of each dimension to the largest size of that leaf."""
 
     def padded(i: int) -> Callable[..., Tensor]:
@@ -218,19 +220,19 @@ def _padded(leaf: Tensor, shapes: Sequence[Any], value: Callable[[Tensor], float
     return padded
 
 
-def whole(stacked: Task) -> Stack:
-    """A task that is stacked already, as the stack of all tasks of a step."""
+def as_stack(stacked: Task) -> Stack:
+    """A stacked Task as the Stack that holds all tasks of a step, in order."""
     tasks = count(stacked)
     return Stack(stacked, tuple(range(tasks)), (stacked.spec.name,) * tasks)
 
 
 def count(stacked: Task) -> int:
-    """How many tasks a stacked task holds."""
+    """The number of tasks in a stacked Task."""
     return int(next(leaf for _, leaf in named_leaves(stacked[:2])).shape[0])
 
 
 def unstack(stacked: Task) -> list[Task]:
-    """The tasks of a stack, still padded."""
+    """The single tasks of a stack; padding is not removed."""
     return [
         Task(
             map_tree(lambda leaf, i=i: leaf[i], stacked.support),
@@ -255,15 +257,16 @@ def to_device(task: Task, device: torch.device) -> Task:
     if next(leaf for _, leaf in named_leaves(task[:2])).device == device:
         return task
     return Task(
-        map_tree(lambda leaf: moved(leaf, device), task.support),
-        map_tree(lambda leaf: moved(leaf, device), task.query),
+        map_tree(lambda leaf: tensor_to_device(leaf, device), task.support),
+        map_tree(lambda leaf: tensor_to_device(leaf, device), task.query),
         task.spec,
     )
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on ``device``, for which the host does not wait where that is a GPU."""
+def tensor_to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``; copies from CPU to GPU are asynchronous."""
     if device.type == "cuda" and tensor.device.type == "cpu":
-        # A GPU takes pinned memory by itself. The allocator keeps it until it has been taken.
+        # From pinned memory the GPU copies while the host goes on. torch's allocator reuses the
+        # pinned block only after the copy is done.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

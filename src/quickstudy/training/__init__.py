@@ -1,1 +1,1 @@
-"""Learning from many tasks: the engine, the trainer and checkpoints."""
+"""Training over many tasks: fit, plans, optimisers, schedules, checkpoints and the log."""

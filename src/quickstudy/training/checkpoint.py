@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to continue to the bit, in one file replaced atomically."""
+"""Checkpoints: one file, written atomically, from which a run resumes with bit-equal results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMAT = "quickstudy checkpoint 2"
 
 @dataclass
 class Progress:
-    """Where a run stands. Tasks are numbered, so the step says which tasks come next."""
+    """The progress of a run. Tasks are numbered, so ``step`` determines which tasks come next."""
 
     step: int = 0
     seconds: float = 0.0
@@ -32,23 +32,23 @@ class Progress:
     loss_sum: float = 0.0  # over the steps since the last row of the log
     score_sum: float = 0.0
     summed: int = 0
-    plan: Plan | None = None  # kept, because another chunk size adds up in another order
+    plan: Plan | None = None  # stored, since another chunk size rounds differently
 
     def count(self, loss: float, score: float) -> None:
-        """Take in one step's mean loss and score."""
+        """Count an optimiser step with its mean loss and score."""
         self.step += 1
         self.loss_sum, self.score_sum = self.loss_sum + loss, self.score_sum + score
         self.summed += 1
 
     def means(self) -> dict[str, float]:
-        """Mean loss and score since the last call; what is not known (NaN) is left out."""
+        """Mean loss and score since the last call, without those that are not finite."""
         means = {"loss": self.loss_sum / self.summed, "score": self.score_sum / self.summed}
         self.loss_sum = self.score_sum = 0.0
         self.summed = 0
         return {name: round(mean, 6) for name, mean in means.items() if math.isfinite(mean)}
 
     def judge(self, result: Result, learner: Learner, patience: int | None) -> None:
-        """Keep the weights if ``result`` is the best so far; stop after ``patience`` without."""
+        """Store the weights if ``result`` is the best; else stop after ``patience`` validations."""
         best = self.best_score
         if not math.isfinite(result.mean):
             better = False
@@ -65,9 +65,9 @@ class Progress:
 
 
 class RunFolder:
-    """The folder of one run: ``checkpoint.safetensors`` and ``metrics.jsonl``; or none at all.
+    """The folder of a run: ``checkpoint.safetensors``, ``metrics.jsonl``; ``path`` may be None.
 
-    Raises FileExistsError where another run lives there and ``resume`` was not asked.
+    Raises FileExistsError where the folder holds another run and ``resume`` is False.
     """
 
     def __init__(self, path: str | Path | None, resume: bool) -> None:
@@ -90,7 +90,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path | None:
-        """Where the training log goes."""
+        """The path of the training log."""
         return None if self._path is None else self._path / "metrics.jsonl"
 
     def save(
@@ -100,7 +100,7 @@ class RunFolder:
         progress: Progress,
         settings: dict[str, Any],
     ) -> None:
-        """Write the run's state; a crash leaves the previous checkpoint whole."""
+        """Write the checkpoint atomically: after a crash the previous one is still complete."""
         if self._path is None:
             return
         facts = {k: v for k, v in vars(progress).items() if k not in ("best_weights", "plan")}
@@ -116,9 +116,9 @@ class RunFolder:
     def restore(
         self, learner: Learner, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
     ) -> Progress:
-        """Put ``learner`` and ``optimiser`` where the checkpoint left them, if there is one.
+        """Load the checkpoint into ``learner`` and ``optimiser``, if there is one.
 
-        Raises ValueError where the run was started with other settings, naming each.
+        Raises ValueError that names each setting that differs from the run's first start.
         """
         if not self._resume or not self._checkpoint.exists():
             return Progress()
@@ -127,10 +127,10 @@ class RunFolder:
             raise ValueError(
                 f"{self._checkpoint}: is no checkpoint. Start the run in a new folder."
             )
-        then = about["settings"]
-        changed = [k for k in settings if then.get(k) != settings[k]]
+        saved = about["settings"]
+        changed = [k for k in settings if saved.get(k) != settings[k]]
         if changed:
-            listed = ", ".join(f"{k}={then.get(k)!r} (now {settings[k]!r})" for k in changed)
+            listed = ", ".join(f"{k}={saved.get(k)!r} (now {settings[k]!r})" for k in changed)
             raise ValueError(
                 f"resume: {self._checkpoint} was started with {listed}. "
                 "Give the same settings, or a new folder."

@@ -1,10 +1,10 @@
-"""From the tasks of a step to one gradient: how their losses, or their gradients, are combined.
+"""How the losses or gradients of a step's tasks are combined into one gradient.
 
-A combiner says what it reads, since each reading costs more than the one before:
+A combiner declares in ``reads`` what it needs, each more expensive than the one before:
 
-    nothing     the mean of the losses: one pass
-    losses      a weight for each task, from the losses of all: another pass without gradients
-    gradients   one gradient, from that of each task: one backward pass a task, and all in memory
+    nothing     for the mean of the losses: one pass
+    losses      to give each task a weight: another pass, without gradients
+    gradients   to combine the tasks' gradients: a backward pass per task, all in memory
 """
 
 from __future__ import annotations
@@ -33,22 +33,25 @@ class Mean:
 
 @runtime_checkable
 class WeighsTasks(Protocol):
-    """Reads the losses of a step's tasks and gives each a weight."""
+    """A combiner that computes a weight for each task from the losses of all."""
 
     reads: ClassVar[Literal["losses"]]
 
     def weights(self, losses: Tensor, names: Sequence[str]) -> Tensor:
-        """Factors (tasks,) on the losses (tasks,) of tasks of these names, taken as constants."""
+        """Factors (tasks,) on ``losses`` (tasks,); no gradient flows through them.
+
+        ``names``  the tasks' names.
+        """
 
 
 @runtime_checkable
 class CombinesGradients(Protocol):
-    """Reads the gradient of each of a step's tasks and makes one of them."""
+    """A combiner that computes one gradient from the tasks' gradients."""
 
     reads: ClassVar[Literal["gradients"]]
 
     def gradient(self, gradients: Tensor, losses: Tensor, names: Sequence[str]) -> Tensor:
-        """One gradient (p,) from those of the tasks (tasks, p), whose losses are (tasks,)."""
+        """One gradient (p,) from ``gradients`` (tasks, p) and ``losses`` (tasks,)."""
 
 
 Combine = Mean | WeighsTasks | CombinesGradients
@@ -58,7 +61,7 @@ mean = Mean()
 
 
 def check_combine(combine: Combine) -> None:
-    """ValueError for what does not say what it reads, or lacks the method that goes with it."""
+    """ValueError without a valid ``reads``, or without the method that it requires."""
     needs = {"nothing": Mean, "losses": WeighsTasks, "gradients": CombinesGradients}
     reads = getattr(combine, "reads", None)
     if reads in needs and isinstance(combine, needs[reads]):
@@ -78,7 +81,7 @@ def combined(
     plan: Plan,
     compiled: CompiledGradients | None,
 ) -> tuple[Outcome, Plan]:
-    """Set ``.grad`` to the combined gradient of a step; its outcome, and the plan that it took."""
+    """Set ``.grad`` to the combined gradient; returns the outcome and the plan that was used."""
     names = [] if isinstance(combine, Mean) else names_of(step)
     if isinstance(combine, CombinesGradients):
         gradients, outcome = gradients_of_tasks(learner, step, objective)

@@ -1,4 +1,4 @@
-"""What stands between training and its terminal: the progress bar, and Ctrl-C."""
+"""The progress bar of training, and the handling of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from quickstudy.evaluation.results import Result
 
-_MEMORY = 0.95  # of the running means, per step
+_DECAY = 0.95  # of the running means, per optimiser step
 
 
 class Display:
@@ -45,7 +45,7 @@ class Display:
         self._bar.stop()
 
     def advance(self, step: int, tasks: int, loss: float, score: float) -> float:
-        """Count one step; returns tasks per second since training began or resumed."""
+        """Show an optimiser step; returns tasks per second since training began or resumed."""
         self._loss = self._mean(self._loss, loss)
         self._score = self._mean(self._score, score)
         self._tasks += tasks
@@ -56,18 +56,18 @@ class Display:
         return speed
 
     def validated(self, result: Result) -> None:
-        """Show the newest validation."""
+        """Show the result of the last validation."""
         self._validation = f"  validation {result.mean:.3f}"
 
     @staticmethod
     def _mean(before: float, now: float) -> float:
-        return now if math.isnan(before) else _MEMORY * before + (1 - _MEMORY) * now
+        return now if math.isnan(before) else _DECAY * before + (1 - _DECAY) * now
 
 
 class Interrupts:
-    """While entered, the first Ctrl-C only sets ``requested``; the second one interrupts at once.
+    """A context in which the first Ctrl-C only sets ``requested``; the second interrupts at once.
 
-    Outside the main thread, where Python delivers no signals, it does nothing.
+    Does nothing outside the main thread, where Python handles no signals.
     """
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class Training:
-    """What training did: the log's rows, the best validation, and how batches were computed."""
+    """The result of training: the log's rows, the best validation, and the plan."""
 
     rows: list[dict[str, Any]]
     steps: int
@@ -53,10 +53,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Validation:
-    """How training is judged on the way: every ``every`` steps on the same ``tasks`` tasks.
+    """Validation during training: every ``every`` optimiser steps, on the same ``tasks`` tasks.
 
-    ``patience``  validations without a new best after which training stops; None for never.
-    ``select``    which result decides, where tasks of several names or kinds give several: a
+    ``patience``  number of validations without a new best after which training stops; None: never.
+    ``select``    the result that decides, where tasks of several names or kinds give several: a
                   score's name, or (task's name, score's name). By default the answer's first score.
     """
 
@@ -76,15 +76,15 @@ class Validation:
                 f"{', '.join(map(str, kinds))}. Give select=(task's name, score's name)."
             )
 
-    def decides(self, evaluation: Evaluation) -> Result:
-        """The result that decides."""
+    def deciding_result(self, evaluation: Evaluation) -> Result:
+        """The result by which weights are selected."""
         if self.select is None:
             return evaluation.main
         name, score = ("", self.select) if isinstance(self.select, str) else self.select
         return evaluation.row(name, score)
 
     def identity(self) -> str:
-        """What a resumed run must have in common with the one it continues."""
+        """The settings that a resumed run must share with the run that it continues."""
         first = _fingerprint(draw(self.source, 0, 0, Stream.VALIDATION))
         return (
             f"every {self.every}, {self.tasks} tasks, patience {self.patience}, "
@@ -116,28 +116,28 @@ def fit(
     ``steps``, ``tasks_per_step``  optimiser steps, and tasks whose gradients each step averages.
     ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default
                     (:mod:`quickstudy.training.optimisers`).
-    ``schedule``    of the learning rate (:mod:`quickstudy.training.schedules`), or your own.
+    ``schedule``    of the learning rate, a factor (:mod:`quickstudy.training.schedules`).
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
-    ``combine``     how the tasks of a step make one gradient: the mean of their losses, or what
-                    reads these or their gradients (:mod:`quickstudy.training.combine`).
-    ``validation``  where given, the weights of the best validation are the ones kept: by the first
+    ``combine``     how the tasks of a step are combined into one gradient: by default the mean of
+                    their losses (:mod:`quickstudy.training.combine`).
+    ``validation``  if given, training ends with the weights of the best validation, by the first
                     score of the answer, whatever the objective.
     ``compute``     how steps are computed.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
-                    the run there goes on, and its end is bit-equal to that of an unbroken run
-                    (same machine, same number of threads). It keeps the plan that it was started
-                    by, whatever ``compute`` says.
+                    that run is continued, with results bit-equal to those of an uninterrupted
+                    run (same machine and number of threads). It keeps the plan with which it was
+                    started, whatever ``compute`` says.
     ``progress``    show a progress bar.
 
-    Ctrl-C ends training after the current step. With ``run`` there is then a checkpoint, and
-    ``finished`` is False; without, KeyboardInterrupt is raised.
+    Ctrl-C ends training after the current optimiser step. With ``run`` there is then a checkpoint,
+    and ``finished`` is False; without, KeyboardInterrupt is raised.
 
     Raises :class:`quickstudy.testing.BrokenLaw` before the first step for a learner whose
     results would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
     :class:`quickstudy.compute.memory.TaskTooLarge` where one task alone does not fit in memory,
-    RuntimeError where ``engine="vmap"`` is not right, ValueError for arguments out of range, for
-    ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
-    ``run`` holds another run.
+    RuntimeError where ``engine="vmap"`` gives a wrong gradient, ValueError for arguments out of
+    range, for ``compile`` without a compiler and where a resumed run had other settings,
+    FileExistsError where ``run`` holds another run.
     """
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")
@@ -169,7 +169,7 @@ def fit(
                 group["lr"] = rate * schedule(state.step / steps)
             set_progress(learner, objective, state.step / steps)
             loss, score = trainer.step(opt, state.step)
-            state.plan = trainer.plan  # another, perhaps, where it could not be followed
+            state.plan = trainer.plan  # may have changed, when memory ran out
             state.count(loss, score)
             state.seconds = time.perf_counter() - began
             speed = display.advance(state.step, tasks_per_step, loss, score)
@@ -177,7 +177,7 @@ def fit(
                 log.add({"step": state.step, **state.means(), "tasks_per_second": round(speed, 3),
                          "seconds": round(state.seconds, 3)})  # fmt: skip
             if validation and (state.step % validation.every == 0 or state.step == steps):
-                result = validation.decides(trainer.validate(validation))
+                result = validation.deciding_result(trainer.validate(validation))
                 state.judge(result, learner, validation.patience)
                 log.add({"step": state.step, "validation": result.mean,
                          "half_width": result.half_width,
@@ -188,7 +188,7 @@ def fit(
                 folder.save(learner, opt, state, settings)
     trainer.finish(state.best_weights)
     if interrupted and run is None:
-        raise KeyboardInterrupt  # there is no folder to go on from
+        raise KeyboardInterrupt  # without a folder the run cannot be resumed
     return Training(log.rows, state.step, state.seconds, state.best_step, state.best_score,
                     not interrupted, trainer.plan)  # fmt: skip
 
@@ -200,7 +200,7 @@ def _fingerprint(task: Task) -> str:
 
 
 def _name(function: Any) -> str:
-    """A function's name; a dataclass that is called has its settings in its own."""
+    """A function's name; for callable dataclasses their repr, which includes the settings."""
     if is_dataclass(function):
         return repr(function)
     return getattr(function, "__qualname__", type(function).__name__)
@@ -209,13 +209,13 @@ def _name(function: Any) -> str:
 def _identity(learner: Learner) -> Any:
     try:
         return describe(learner)
-    except ValueError:  # of a class that is not ours: what it says of itself
+    except ValueError:  # a class outside of this library
         return repr(learner)
 
 
 @dataclass
 class _Trainer:
-    """One step, one validation: what training repeats."""
+    """Single optimiser steps and validations of :func:`fit`."""
 
     learner: Learner
     source: TaskSource
@@ -225,10 +225,10 @@ class _Trainer:
     tasks_per_step: int
     plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
     compiled: CompiledGradients | None = None
-    scores: set[str] = field(default_factory=set)  # of the tasks seen: of several there is no mean
+    scores: set[str] = field(default_factory=set)  # names so far; different scores have no mean
 
     def follow(self, plan: Plan) -> None:
-        """Compute steps by ``plan``."""
+        """Use ``plan`` for the following steps."""
         self.plan = plan
         if plan.compiled:
             refuse_without_compiler(device_of(self.learner))
@@ -236,14 +236,17 @@ class _Trainer:
             self.compiled = CompiledGradients(self.learner, self.objective, like, maker)
 
     def tasks(self, step: int) -> list[Prepared]:
-        """The tasks of a step, in stacks that are where the learner is."""
+        """The tasks of a step in prepared stacks, on the learner's device."""
         first = step * self.tasks_per_step
         numbers = range(first, first + self.tasks_per_step)
         drawn = draw_stacks(self.source, self.seed, numbers, by_name=self.learner.reads_name)
         return [prepare_stack(self.learner, stack) for stack in drawn]
 
     def step(self, optimiser: Optimizer, step: int) -> tuple[float, float]:
-        """Mean loss and score of the tasks of a step, taken unless something is not finite."""
+        """Take an optimiser step; returns the tasks' mean loss and score.
+
+        Raises NonFiniteLoss, before the step, where a loss or the gradient is not finite.
+        """
         tasks = self.tasks(step)
         self.scores |= {prepared.task.spec.answer.score.name for prepared in tasks}
         optimiser.zero_grad(set_to_none=True)
@@ -258,7 +261,7 @@ class _Trainer:
         return sum(losses) / len(losses), score
 
     def _sync_scalars(self, outcome: Outcome) -> tuple[list[float], list[float], float]:
-        """Losses, scores and the gradient's norm: what a step asks a device, in one transfer."""
+        """Losses, scores and the gradient's norm, read from the device in a single transfer."""
         gradients = [p.grad for p in self.learner.parameters() if p.grad is not None]
         scalars = (*outcome, torch.nn.utils.get_total_norm(gradients).reshape(1))
         *numbers, norm = torch.cat([s.to(outcome.loss.device) for s in scalars]).tolist()
@@ -277,6 +280,7 @@ class _Trainer:
         )
 
     def validate(self, validation: Validation) -> Evaluation:
+        """Evaluate the learner on the validation tasks."""
         estimate_population(self.learner, self.source, self.seed)
         return evaluate(
             self.learner, validation.source, validation.tasks, seed=self.seed,
@@ -284,7 +288,7 @@ class _Trainer:
         )  # fmt: skip
 
     def finish(self, best_weights: dict[str, Tensor]) -> None:
-        """Leave the learner ready for use: the best weights, or the last ones."""
+        """Make the learner ready for use, with the best weights if there are any."""
         if best_weights:
             self.learner.load_state_dict(best_weights)
         else:

@@ -1,4 +1,4 @@
-"""The training log: one JSON object per line, appended whole."""
+"""The training log: one JSON object per line, each appended by a single write."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from quickstudy.base.atomic import write_atomically
 
 
 class Log:
-    """Rows of a run, in memory and, given a path, in ``metrics.jsonl``.
+    """The log's rows, in memory and, if ``path`` is given, in that file (``metrics.jsonl``).
 
-    Reopened at ``step``, rows after it are dropped: a resumed run will write them again.
+    Rows after ``step`` are dropped: a resumed run will write them again.
     """
 
     def __init__(self, path: Path | None, step: int = 0) -> None:
@@ -26,19 +26,19 @@ class Log:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append ``row`` with a single write, so that a kill cannot leave half of it."""
+        """Append ``row`` with a single write, so that a killed process leaves no partial row."""
         self.rows.append(row)
         if self._path is None:
             return
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, (json.dumps(row) + "\n").encode())
+            os.write(descriptor, (json.dumps(row) + "\n").encode())
         finally:
-            os.close(handle)
+            os.close(descriptor)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.jsonl``, in order of their steps; numbers only.
+    """The rows of a ``metrics.jsonl``, in the order of optimiser steps; numbers only.
 
     Training rows hold ``step``, ``loss`` and ``score``; validation rows ``step`` and
     ``validation``. A last line without its newline, as a killed run may leave it, is left out.
@@ -52,7 +52,7 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
             f"read_metrics: there is no training log at {path}. "
             "Give the metrics.jsonl of a run folder."
         )
-    *lines, _torn = path.read_text(encoding="utf-8").split("\n")
+    *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
     rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     return sorted(rows, key=lambda row: row["step"])
 

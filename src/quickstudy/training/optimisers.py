@@ -1,4 +1,4 @@
-"""Optimisers of the outer loop: what makes one of a learner's parameters."""
+"""Optimisers of the outer loop, as functions of the learner's parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 OptimiserMaker = Callable[[Iterable[Tensor]], Optimizer]
-"""Parameters -> their optimiser."""
+"""A function: parameters -> optimiser."""
 
 
 def adam(rate: float = 1e-3) -> OptimiserMaker:

@@ -1,5 +1,4 @@
-"""Which way of mapping tasks is right and fast, how many tasks fit in memory at a time, and what
-that comes to in words."""
+"""Choosing how training computes its steps: the mapping, and how many tasks fit in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from quickstudy.training.equivalence import difference_from_loop
 from quickstudy.training.preflight import prepare
 
 _CALLS_OF_VMAP = 2
-"""An operator under vmap, and under grad inside it, takes about twice as long to call."""
+"""An operator call takes about twice as long under vmap, also under grad inside of vmap."""
 
 _WORTH_CALLING = 0.05
 """Of the arithmetic, what calling operators once more for fewer tasks may cost."""
@@ -37,19 +36,19 @@ def make_plan(
     tasks: int,
     compute: Compute = Compute(),  # noqa: B008  (frozen)
 ) -> Plan:
-    """How to compute steps of ``tasks`` tasks such as those of ``step``, stacks of given rows.
+    """A plan for training steps of ``tasks`` tasks; ``step`` has stacks of example tasks.
 
-    A mapping is taken where it is proven for every kind of task in ``step``; tasks of other kinds,
-    should they come later, are looped.
+    A mapping is used if its gradient equals the loop's for every kind of task in ``step``. Tasks of
+    other kinds, if they occur later, are looped.
 
-    What an objective looks at beside its arguments must not change while it trains, except where it
-    is :class:`quickstudy.objectives.Scheduled`: what is proven is proven of the objective as it is
-    now. So what is scheduled is neither compiled nor mapped by ``task_axis`` or ``features``, which
-    could be right now and wrong later.
+    This check holds only for the objective as it is now, so nothing that it reads, except for its
+    arguments, may change while it trains. If it does, learner or objective must be
+    :class:`quickstudy.objectives.Scheduled`: these are neither compiled nor mapped by ``task_axis``
+    or ``features``, which could be correct now and wrong later.
 
-    Raises ValueError for ``compile`` without a compiler, RuntimeError where ``engine="vmap"``
-    insists on what is not right, and :class:`quickstudy.compute.memory.TaskTooLarge` where a task
-    does not fit in memory.
+    Raises ValueError for ``compile`` without a compiler, RuntimeError where ``engine="vmap"`` gives
+    a wrong gradient, and :class:`quickstudy.compute.memory.TaskTooLarge` where one task does not
+    fit in memory.
     """
     engine, workers, compile = compute.engine, compute.workers, compute.compile
     if compile:
@@ -58,19 +57,20 @@ def make_plan(
     with one_task_must_fit():
         costs = [cost_of_one_task(learner, stack, objective) for stack in step]
         cost = max(costs, key=lambda each: each.bytes)
-        axis = None if change else _over_tasks(learner, step, objective)
-    faster = axis is not None and axis.seconds(tasks) < cost.seconds(tasks, _CALLS_OF_VMAP)
+        axis_cost = None if change else _over_tasks(learner, step, objective)
+    vmap_seconds = cost.seconds(tasks, _CALLS_OF_VMAP)
+    faster = axis_cost is not None and axis_cost.seconds(tasks) < vmap_seconds
     mapping, why = _choose(
         learner, step, objective, engine, workers, cost, faster, change is not None
     )
-    if axis is not None and mapping is Mapping.TASK_AXIS:
-        cost = axis
+    if axis_cost is not None and mapping is Mapping.TASK_AXIS:
+        cost = axis_cost
     room = free_memory(device_of(learner)) // 2 if compute.memory is None else compute.memory
     fits = max(1, room // max(1, cost.bytes))
     if change and engine == "auto":
         why += f"; neither task_axis nor features, since {change}"
     if compile and mapping not in GRADIENT_MAKERS:
-        why, compile = f"{why}; this way is not compiled", False
+        why, compile = f"{why}; this mapping is not compiled", False
     if mapping is Mapping.LOOP:
         workers = min(workers, tasks)
         why += f"; memory has room for {fits}" if fits < workers else ""
@@ -100,14 +100,14 @@ def _tasks_worth_a_call(step: Sequence[Task], cost: Cost) -> int:
 
 
 def _over_tasks(learner: Learner, step: Sequence[Task], objective: Objective) -> Cost | None:
-    """The largest cost over tasks; None where one of the stacks has no such way."""
+    """The largest cost of ``over_tasks``; None where it does not support one of the stacks."""
     costs = [cost_over_tasks(learner, stack, objective) for stack in step]
-    there = [cost for cost in costs if cost is not None]
-    return max(there, key=lambda each: each.bytes) if len(there) == len(costs) else None
+    known = [cost for cost in costs if cost is not None]
+    return max(known, key=lambda each: each.bytes) if len(known) == len(costs) else None
 
 
 def _scheduled_change(learner: Learner, objective: Objective) -> str | None:
-    """What changes as training goes on; None where nothing does."""
+    """Which part changes in the course of training; None where none does."""
     changing = [type(part).__name__ for part in (learner, objective) if is_scheduled(part)]
     return f"{changing[0]} changes as training goes on" if changing else None
 
@@ -127,19 +127,20 @@ def _choose(
     if engine == "auto" and convolves_on_cpu(learner):
         if workers > 1:
             return Mapping.LOOP, "workers were asked for, and share the tasks of a loop"
-        way, apart = Mapping.FEATURES, not (learner.differentiates or scheduled)
-        if apart and not difference_from_loop(learner, step, way, objective):
-            return way, "one call of the backbone; equals the loop in float64"
+        possible = not (learner.differentiates or scheduled)
+        if possible and not difference_from_loop(learner, step, Mapping.FEATURES, objective):
+            return Mapping.FEATURES, "one call of the backbone; equals the loop in float64"
         if cost.is_arithmetic:
             return Mapping.LOOP, f"{cost}: on a CPU, the feature maps of one task stay in the cache"
-    ways = [Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP]
+    mappings = [Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP]
     if engine == "auto" and faster_over_tasks:
-        ways.insert(0, Mapping.TASK_AXIS)
+        mappings.insert(0, Mapping.TASK_AXIS)
     problem = ""
-    for way in ways:
-        problem = difference_from_loop(learner, step, way, objective) or ""
+    for mapping in mappings:
+        problem = difference_from_loop(learner, step, mapping, objective) or ""
         if not problem:
-            return way, "asked for" if engine == "vmap" else f"{cost}; equals the loop in float64"
+            why = "asked for" if engine == "vmap" else f"{cost}; equals the loop in float64"
+            return mapping, why
     if engine == "vmap":
         raise RuntimeError(f"engine='vmap' is not right for this learner: {problem}. Use 'auto'.")
     return Mapping.LOOP, problem
@@ -154,9 +155,9 @@ def explain(
     seed: int = 0,
     compute: Compute = Compute(),  # noqa: B008  (frozen)
 ) -> str:
-    """What :func:`quickstudy.training.fit.fit` would choose for these arguments, line by line.
+    """How :func:`quickstudy.training.fit.fit` would compute with these arguments, as text.
 
-    The learner is left as it is. Raises what ``fit`` raises before its first step.
+    The learner is not changed. Raises what ``fit`` raises before its first step.
     """
     learner, objective = copy.deepcopy(learner), objective or objective_of(learner)
     device = device_of(learner)
@@ -184,5 +185,5 @@ def _size(count: int) -> str:
 
 def _recompute(learner: Learner) -> str:
     if getattr(getattr(learner, "meta_gradient", None), "recompute", False):
-        return "yes: graphs of inner steps are made again in the backward pass"
+        return "yes: graphs of inner steps are computed again in the backward pass"
     return "no" if learner.differentiates else "no inner steps"

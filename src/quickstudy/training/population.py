@@ -8,7 +8,7 @@ from quickstudy.backbones.norms import RunningNorm, estimating
 from quickstudy.base.modules import device_of
 from quickstudy.core import Learner, TaskSource
 from quickstudy.objectives import predict_queries
-from quickstudy.tasks.acting import acted
+from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import Stream, draw
 from quickstudy.tasks.stacks import to_device
 
@@ -16,11 +16,11 @@ TASKS = 32
 
 
 def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None:
-    """Set the statistics that every :class:`RunningNorm` uses outside training.
+    """Set the statistics that every :class:`RunningNorm` uses in evaluation mode.
 
-    Means over all rows of ``TASKS`` tasks, with the weights as they are now: exact moments rather
-    than a moving average, so nothing depends on the order of past steps (Wu and Johnson, 2021,
-    Rethinking "Batch" in BatchNorm, section 3). Nothing happens without such layers.
+    Moments over all rows of ``TASKS`` tasks with the current weights, instead of a moving average
+    over past optimiser steps (Wu and Johnson, 2021,
+    Rethinking "Batch" in BatchNorm, section 3). Does nothing without such layers.
     The learner must be in training mode.
     """
     if not any(isinstance(module, RunningNorm) for module in learner.modules()):
@@ -28,4 +28,4 @@ def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None
     with torch.no_grad(), estimating():
         for index in range(TASKS):
             task = to_device(draw(source, seed, index, Stream.POPULATION), device_of(learner))
-            predict_queries(learner, acted(learner, task))
+            predict_queries(learner, run_acting(learner, task))

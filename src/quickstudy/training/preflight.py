@@ -1,4 +1,4 @@
-"""Before training: is the learner lawful, are its tasks such as it can learn from, is it set up?"""
+"""Checks and set-up before training: laws of the contract, tasks, memory layout, malloc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quickstudy.answers.classes import Classes
-from quickstudy.base.errors import where_it_fits
+from quickstudy.base.errors import with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
 from quickstudy.compute.prepare import kind_of
@@ -17,7 +17,7 @@ from quickstudy.contract.check import applicable, check_laws, doubled
 from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
 from quickstudy.objectives import Objective, set_progress
-from quickstudy.tasks.acting import acted
+from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stacks, to_device
 from quickstudy.training.equivalence import few_queries, in_double
@@ -28,22 +28,22 @@ _BEFORE_TRAINING = (
     "queries_are_independent",
     "weight_zero_is_absent",
 )
-"""Laws without which results are silently wrong, and which take but a few adaptations to see."""
+"""Laws whose violation makes results silently wrong, and that a few adaptations can test."""
 
 
 FIRST_TASKS = 8
-"""What is looked at before training: tasks may be sorted, or of one kind, by chance."""
+"""Number of tasks to check before training; a single one may be sorted by chance."""
 
 
 def prepare(
     learner: Learner, objective: Objective, source: TaskSource, seed: int, tasks_per_step: int
 ) -> list[Task]:
-    """Set ``learner`` up to train on ``source``; gives the stacks of its first tasks, rows given.
+    """Check and set up ``learner`` for training on ``source``; returns stacks of its first tasks.
 
-    What is scheduled is as at the end of training, for which laws hold and a plan is made.
+    Scheduled learners and objectives are set to the end of training for the checks and the plan.
 
     Raises what :func:`quickstudy.training.fit.fit` raises before it plans: ValueError for fewer
-    than one task a step and for answers that the learner cannot give, and what
+    than one task per step and for answers that the learner does not support, and what
     :func:`refuse_sorted` and :func:`check_lawful` raise.
     """
     if tasks_per_step < 1:
@@ -54,7 +54,7 @@ def prepare(
     for spec in dict.fromkeys(task.spec for task in drawn):
         check_answer(learner, spec.answer)
     refuse_sorted(learner, drawn)
-    tasks = [acted(learner, to_device(task, device_of(learner))) for task in drawn]
+    tasks = [run_acting(learner, to_device(task, device_of(learner))) for task in drawn]
     for task in {kind_of(task): task for task in reversed(tasks)}.values():
         check_lawful(learner, task)
     return [stack.task for stack in stacks(tasks, learner.reads_name)]
@@ -65,10 +65,10 @@ def check_lawful(learner: Learner, task: Task) -> None:
 
     Raises ValueError for one without trainable parameters, and
     :class:`quickstudy.testing.BrokenLaw` for running statistics updated in ``forward``,
-    randomness in ``adapt``, predictions of a wrong shape, and, where undeclared, queries that see
-    one another and rows of weight 0 that count;
-    :class:`quickstudy.compute.memory.TaskTooLarge` where memory runs out. Judged in float64, or,
-    where that does not fit, in the learner's own type.
+    randomness in ``adapt``, predictions of a wrong shape, and, where undeclared, predictions that
+    depend on other queries or on rows of weight 0;
+    :class:`quickstudy.compute.memory.TaskTooLarge` where memory runs out. Tested in float64 or,
+    where that does not fit, in the learner's own dtype.
     """
     if not any(parameter.requires_grad for parameter in learner.parameters()):
         raise ValueError(
@@ -89,13 +89,13 @@ def check_lawful(learner: Learner, task: Task) -> None:
     small = few_queries(task, max(4, min(16, 2 * task.spec.outputs)))
     laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
     with one_task_must_fit():
-        where_it_fits(
-            lambda: _judge(in_double(learner), doubled(small), laws),
-            lambda: _judge(copy.deepcopy(learner), small, laws),
+        with_memory_fallback(
+            lambda: _test_laws(in_double(learner), doubled(small), laws),
+            lambda: _test_laws(copy.deepcopy(learner), small, laws),
         )
 
 
-def _judge(learner: Learner, task: Task, laws: Sequence[str]) -> None:
+def _test_laws(learner: Learner, task: Task, laws: Sequence[str]) -> None:
     try:
         check_laws(learner, task, laws)
     except RuntimeError as error:
@@ -104,15 +104,15 @@ def _judge(learner: Learner, task: Task, laws: Sequence[str]) -> None:
         buffers = [name for name, _ in learner.named_buffers()]
         raise BrokenLaw(
             "adapt must change nothing in the module, but forward changes something in place "
-            f"(its buffers are {', '.join(buffers) or 'none'}). Statistics that move by themselves "
+            f"(its buffers are {', '.join(buffers) or 'none'}). Statistics that forward updates "
             "do this: compute them anew in every pass, or freeze them."
         ) from error
 
 
 def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
-    """A sequence whose classes always come in one order teaches the order, not the classes.
+    """ValueError where all ``tasks`` are sorted by class and the learner reads rows as a sequence.
 
-    Raises ValueError for a learner of sequences where all of ``tasks`` come class by class.
+    It would learn the positions of the classes instead of the classes.
     """
     if "support_order_is_irrelevant" not in learner.exceptions:
         return

@@ -6,19 +6,19 @@ import math
 from collections.abc import Callable
 
 Schedule = Callable[[float], float]
-"""Progress of training in [0, 1] -> factor on the learning rate."""
+"""A function: progress of training in [0, 1] -> factor on the learning rate."""
 
 
 def constant(progress: float) -> float:
-    """No change of the learning rate."""
+    """A constant learning rate."""
     return 1.0
 
 
 def linear(progress: float) -> float:
-    """From 1 down to 0 along a line."""
+    """From 1 to 0, linearly."""
     return 1 - progress
 
 
 def cosine(progress: float) -> float:
-    """From 1 down to 0 along half a cosine (Loshchilov and Hutter, 2017, without restarts)."""
+    """From 1 to 0 along half a cosine (Loshchilov and Hutter, 2017, without restarts)."""
     return (1 + math.cos(math.pi * progress)) / 2

@@ -1,7 +1,7 @@
-"""A convolution that knows when nobody asks for the derivative in its images.
+"""A 3x3 convolution that skips gradients with respect to its input where none is needed.
 
-Torch's second derivative of a convolution always includes one in the input: for the first layer,
-whose input is data, a transposed convolution over the largest maps whose result is thrown away.
+torch's double backward of a convolution always includes the gradient of the input. For the first
+layer, whose input is data, that is a wasted transposed convolution over the largest maps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from quickstudy.base.modules import mapped, own_derivatives_serve, transformed
+from quickstudy.base.modules import custom_gradient_allowed, in_torch_func, mapped
 
 
 class Conv3x3(nn.Conv2d):
@@ -24,14 +24,14 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, outputs, height, width)."""
-        if x.requires_grad or x.ndim != 4 or transformed() or not own_derivatives_serve():
+        if x.requires_grad or x.ndim != 4 or in_torch_func() or not custom_gradient_allowed():
             return super().forward(x)
-        maps: Tensor = _OfData.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        maps: Tensor = _ConvolutionOfData.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return maps
 
 
-class _OfData(Function):
-    """x * weight + bias, to be differentiated in weight and bias alone."""
+class _ConvolutionOfData(Function):
+    """The convolution, differentiable with respect to weight and bias only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -42,31 +42,32 @@ class _OfData(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         recorded = torch.is_grad_enabled() and not mapped(g)
-        slopes = _Slopes.apply if recorded else _slopes
+        gradients = _ParameterGradients.apply if recorded else _parameter_gradients
         x, weight = ctx.saved_tensors
-        return None, *slopes(g, x, weight, ctx.biased)
+        return None, *gradients(g, x, weight, ctx.biased)
 
 
-class _Slopes(Function):
+class _ParameterGradients(Function):
     @staticmethod
     def forward(
         ctx: Any, g: Tensor, x: Tensor, weight: Tensor, biased: bool
     ) -> tuple[Tensor | None, ...]:
         ctx.save_for_backward(x)
-        return _slopes(g, x, weight, biased)
+        return _parameter_gradients(g, x, weight, biased)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor, v_bias: Tensor | None) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors  # slopes are linear in g, and so the way back is the way there
-        return _OfData.apply(x, v, v_bias), None, None, None  # type: ignore[no-untyped-call]
+        (x,) = ctx.saved_tensors  # the gradients are linear in g; their derivative is a conv
+        return _ConvolutionOfData.apply(x, v, v_bias), None, None, None  # type: ignore[no-untyped-call]
 
 
-def _slopes(
+def _parameter_gradients(
     g: Tensor, x: Tensor, weight: Tensor, biased: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Cotangents of weight and bias, from g; ``weight`` tells its shape and layout alone."""
+    """Gradients of weight and bias for the output's gradient g; of ``weight`` only shape and
+    layout are used."""
     sizes, one, no = [len(weight)] if biased else None, [1, 1], [0, 0]
     wanted = [False, True, biased]
     backward = torch.ops.aten.convolution_backward
-    _, slope, of_bias = backward(g, x, weight, sizes, one, one, one, False, no, 1, wanted)
-    return slope, of_bias if biased else None
+    _, of_weight, of_bias = backward(g, x, weight, sizes, one, one, one, False, no, 1, wanted)
+    return of_weight, of_bias if biased else None

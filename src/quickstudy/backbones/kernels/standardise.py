@@ -1,15 +1,15 @@
-"""Normalisation by statistics of the rows at hand, whose second derivative is in closed form.
+"""Batch and group normalisation with a closed-form second derivative.
 
     m = E[x],  r = (E[(x - m)²] + ε)^-1/2,  z = (x - m) r,  y = weight z + bias
 
-E averages over what shares its statistics: the positions of a channel in all rows (batch norm) or
-of a group of channels in one row (group norm). Both begin with sums over each channel's positions,
-so one derivation serves both.
+E is the mean over all values that share statistics: a channel's positions in all rows (batch norm),
+or the positions of a group of channels in one row (group norm). Both start from sums over each
+channel's positions, so the same formulas hold for both.
 
-y and its first derivative are torch's own kernels. Second-order learners differentiate the
-derivative too: torch takes that through some thirty passes over x, a third of an inner step on a
-CPU; in closed form it is a dozen. And what torch's batch norm gives as a third derivative is wrong,
-since its second counts m and r as constants.
+y and its first derivative use torch's kernels. Second-order learners also differentiate the
+derivative: torch then makes some thirty passes over x, a third of an inner step on a CPU; the
+closed form makes a dozen. The third derivative of torch's batch norm is also wrong, since its
+second derivative treats m and r as constants.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from quickstudy.base.modules import channels_last, mapped, own_derivatives_serve, transformed
+from quickstudy.base.modules import channels_last, custom_gradient_allowed, in_torch_func, mapped
 
 EPSILON = 1e-5
-_FEW = 2**10
-"""Values that torch's kernels for channels last may add one by one in float32: five digits stay."""
+_MAX_SEQUENTIAL = 2**10
+"""How many float32 values may be summed one by one (in channels last torch does) for 5 digits."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """Who shares statistics: ``groups`` of channels in each row, or, with None, all rows."""
+    """Which values share statistics: ``groups`` of channels per row or, with None, all rows."""
 
     groups: int | None = None
 
     def sums(self, x: Tensor) -> Tensor:
-        """Of each channel over positions, and over rows that share: (n or 1, channels, 1 …)."""
+        """Sums over positions, and with batch statistics over rows: (n or 1, channels, 1 …)."""
         positions = tuple(range(2, x.ndim))
         of_rows = x.sum(positions, keepdim=True) if positions else x
         return of_rows.sum(0, keepdim=True) if self.groups is None else of_rows
 
     def mean(self, sums: Tensor, x: Tensor) -> Tensor:
-        """E, from the sums (..., n or 1, channels, 1 …) of a quantity that x has the shape of."""
+        """E of a quantity in the shape of x, from its :meth:`sums` (..., n or 1, channels, 1 …)."""
         positions = math.prod(x.shape[2:])
         if self.groups is None:
             return sums * (1 / (x.shape[0] * positions))
@@ -53,14 +53,14 @@ class Sharing:
         means = of_groups * (1 / (size * positions))
         return means.expand(*lead, self.groups, size).reshape(sums.shape)
 
-    def by_torch(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """y, differentiated by torch."""
+    def torch_norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """y by torch's operator, with torch's derivatives."""
         if self.groups is None:
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=EPSILON)
         return F.group_norm(x, self.groups, weight, bias, EPSILON)
 
-    def added_up(self, x: Tensor) -> int:
-        """How many values a sum over positions, and over rows that share, has."""
+    def values_per_sum(self, x: Tensor) -> int:
+        """The number of values in each of :meth:`sums`."""
         return math.prod(x.shape[2:]) * (len(x) if self.groups is None else 1)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,20 +71,20 @@ class Sharing:
 
 
 def standardised(x: Tensor, weight: Tensor, bias: Tensor, sharing: Sharing) -> Tensor:
-    """y of x (n, channels, ...), under ``weight`` and ``bias`` (channels,)."""
-    if not _closed_form_serves(x, weight):
-        return sharing.by_torch(x, weight, bias)
-    function = _Standardise if transformed() else _PlainStandardise
+    """y for x (n, channels, ...), ``weight`` and ``bias`` (channels,)."""
+    if not _closed_form_applies(x, weight):
+        return sharing.torch_norm(x, weight, bias)
+    function = _Standardise if in_torch_func() else _PlainStandardise
     y: Tensor = function.apply(x, weight, bias, sharing)[0]
     return y
 
 
-def _closed_form_serves(x: Tensor, weight: Tensor) -> bool:
-    return own_derivatives_serve() and x.dtype == weight.dtype and x.numel() > x.shape[1]
+def _closed_form_applies(x: Tensor, weight: Tensor) -> bool:
+    return custom_gradient_allowed() and x.dtype == weight.dtype and x.numel() > x.shape[1]
 
 
 class _Standardise(Function):
-    """y, with m and r as torch's kernels give them: (channels,) or (n, groups)."""
+    """y, m and r; m and r in the shape of torch's kernels: (channels,) or (n, groups)."""
 
     generate_vmap_rule = True
 
@@ -107,16 +107,16 @@ class _Standardise(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, m, r = ctx.saved_tensors
-        if mapped(g) and not transformed():
-            return *_slope_by_torch(g, x, weight, ctx.sharing), None
-        if not (torch.is_grad_enabled() or transformed()):
-            return *_kernel_slope(g, x, weight, m, r, ctx.sharing), None
-        function = _Slope if transformed() else _PlainSlope
+        if mapped(g) and not in_torch_func():
+            return *_gradient_by_torch(g, x, weight, ctx.sharing), None
+        if not (torch.is_grad_enabled() or in_torch_func()):
+            return *_gradient_kernel(g, x, weight, m, r, ctx.sharing), None
+        function = _Gradient if in_torch_func() else _PlainGradient
         return *function.apply(g, x, weight, m, r, ctx.sharing), None
 
 
-class _Slope(Function):
-    """The cotangents of x, weight and bias that g, that of y, gives.
+class _Gradient(Function):
+    """The gradients of x, weight and bias for g, the gradient of y.
 
     With h = weight g:  r (h - E[h] - z E[h z]),  sum g z,  sum g.
     """
@@ -127,7 +127,7 @@ class _Slope(Function):
     def forward(
         g: Tensor, x: Tensor, weight: Tensor, m: Tensor, r: Tensor, sharing: Sharing
     ) -> tuple[Tensor, ...]:
-        return _kernel_slope(g, x, weight, m, r, sharing)
+        return _gradient_kernel(g, x, weight, m, r, sharing)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -144,12 +144,12 @@ class _Slope(Function):
         w, v_w, v_b = (_broadcast(t, x) for t in (weight, v_weight, v_bias))
         z = torch.addcmul(-m * r, x, r)
         sum_g, sum_gz, sum_v, sum_vz, sum_vg = map(ctx.sharing.sums, (g, g * z, v, v * z, v * g))
-        # With t = v_w g, which v_w adds to what x gets, as h does through the slope.
+        # t = v_w g enters the gradient of x through v_w, as h = w g does through v.
         of_h = w * torch.stack((sum_g, sum_gz, sum_vg))
         of_t = v_w * torch.stack((sum_g, sum_gz))
         of_v = torch.stack((sum_v, sum_vz))
         h, hz, vh, t, tz, ev, evz = ctx.sharing.mean(torch.cat((of_h, of_t, of_v)), x)
-        # The slope is linear in h, and symmetric: v goes back as h came, r (v - E[v] - z E[v z]).
+        # The gradient is linear in h, and symmetric: that of h is r (v - E[v] - z E[v z]).
         scale = w * r
         to_g = torch.addcmul(torch.addcmul(v_b, scale, ev, value=-1), v, scale)
         to_g = torch.addcmul(to_g, z, torch.addcmul(v_w, scale, evz, value=-1))
@@ -161,8 +161,10 @@ class _Slope(Function):
         return to_g, to_x, to_weight, None, None, None
 
 
-def _slope_by_torch(g: Tensor, x: Tensor, weight: Tensor, sharing: Sharing) -> tuple[Tensor, ...]:
-    """As :class:`_Slope`, recorded by torch."""
+def _gradient_by_torch(
+    g: Tensor, x: Tensor, weight: Tensor, sharing: Sharing
+) -> tuple[Tensor, ...]:
+    """As :class:`_Gradient`, by plain operations that torch can differentiate again."""
     recorded = torch.is_grad_enabled()
     with torch.enable_grad():
         x, weight = (t if t.requires_grad else t.detach().requires_grad_() for t in (x, weight))
@@ -173,18 +175,18 @@ def _slope_by_torch(g: Tensor, x: Tensor, weight: Tensor, sharing: Sharing) -> t
 
 
 def _plain(function: type[Function]) -> type[Function]:
-    """``function`` without the ways of ``torch.func``, whose every call takes 0.05 ms."""
+    """``function`` without support for ``torch.func``, which costs 0.05 ms per call."""
 
     def forward(ctx: Any, *inputs: Any) -> Any:
         output = function.forward(*inputs)
         function.setup_context(ctx, inputs, output)
         return output
 
-    ways = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    return type(f"{function.__name__}Plain", (Function,), ways)
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
+    return type(f"{function.__name__}Plain", (Function,), methods)
 
 
-_PlainStandardise, _PlainSlope = _plain(_Standardise), _plain(_Slope)
+_PlainStandardise, _PlainGradient = _plain(_Standardise), _plain(_Gradient)
 
 
 def _kernel(x: Tensor, weight: Tensor, bias: Tensor, sharing: Sharing) -> tuple[Tensor, ...]:
@@ -194,27 +196,27 @@ def _kernel(x: Tensor, weight: Tensor, bias: Tensor, sharing: Sharing) -> tuple[
     return torch.native_group_norm(x, weight, bias, *_sizes(x), sharing.groups, EPSILON)
 
 
-def _kernel_slope(
+def _gradient_kernel(
     g: Tensor, x: Tensor, weight: Tensor, m: Tensor, r: Tensor, sharing: Sharing
 ) -> tuple[Tensor, ...]:
     aten, wanted = torch.ops.aten, [True] * 3
     if sharing.groups is None:
-        own = (weight, None, None, m, r)
-        slopes = aten.native_batch_norm_backward(g, x, *own, True, EPSILON, wanted)
+        arguments = (weight, None, None, m, r)
+        gradients = aten.native_batch_norm_backward(g, x, *arguments, True, EPSILON, wanted)
     else:
         g, x = (t.contiguous(memory_format=_layout(x)) for t in (g, x))
-        of = (m, r, weight, *_sizes(x), sharing.groups)
-        slopes = aten.native_group_norm_backward(g, x, *of, wanted)
-    return tuple(slopes)
+        statistics = (m, r, weight, *_sizes(x), sharing.groups)
+        gradients = aten.native_group_norm_backward(g, x, *statistics, wanted)
+    return tuple(gradients)
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:
-    """Rows, channels, positions."""
+    """Numbers of rows, channels and positions."""
     return len(x), x.shape[1], math.prod(x.shape[2:])
 
 
 def _broadcast(table: Tensor, x: Tensor) -> Tensor:
-    """(channels,) or (n, groups) as (n or 1, channels, 1 …), to lie over x."""
+    """(channels,) or (n, groups) reshaped to (n or 1, channels, 1 …), to broadcast with x."""
     positions = [1] * (x.ndim - 2)
     if table.ndim == 1:
         return table.reshape(-1, x.shape[1], *positions)
@@ -224,32 +226,33 @@ def _broadcast(table: Tensor, x: Tensor) -> Tensor:
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    """Channels last where x has it; torch's kernels ask for one or the other.
+    """The layout of x, channels last or contiguous: torch's kernels need all operands in one.
 
-    Under vmap another operand may be mapped, which knows of the plain layout alone.
+    Contiguous under vmap, where other operands may be batched and cannot be channels last.
     """
-    last = channels_last(x) and not transformed()
+    last = channels_last(x) and not in_torch_func()
     return torch.channels_last if last else torch.contiguous_format
 
 
 def _torch_is_exact(x: Tensor, sharing: Sharing) -> bool:
-    """Whether torch's kernels find m and r well: those for channels last add up one by one.
+    """Whether torch's kernels compute m and r accurately.
 
-    What they then do with m and r is as exact in either layout.
+    For channels last they sum float32 values one by one, which loses digits for large maps. Given
+    m and r, their other arithmetic is accurate in both layouts.
     """
-    few = sharing.added_up(x) <= _FEW
-    return few or x.dtype != torch.float32 or not channels_last(x)
+    short_sums = sharing.values_per_sum(x) <= _MAX_SEQUENTIAL
+    return short_sums or x.dtype != torch.float32 or not channels_last(x)
 
 
 def _exact_statistics(x: Tensor, sharing: Sharing) -> tuple[Tensor, Tensor]:
-    """m and r of maps that lie channels last: (channels,) or (n, groups)."""
+    """m and r of maps in channels last, accurate in float32: (channels,) or (n, groups)."""
     n, channels, height, _ = x.shape
     if sharing.groups is not None:
         m, r = (s.reshape(n, sharing.groups, -1)[..., 0] for s in sharing.statistics(x))
-        return m.contiguous(), r.contiguous()  # torch's kernel takes it for granted
-    # Channels last, the channels of neighbouring positions lie side by side. With (position,
-    # channel) for a channel torch's kernel is as fast, and adds few values one by one.
-    few = max(k for k in range(1, _FEW // 4) if n * height % k == 0)
+        return m.contiguous(), r.contiguous()  # torch's kernel requires it
+    # Split long sums: in channels last, maps are viewed as ``few`` rows of (part, channel) columns,
+    # so that torch's kernel sums only ``few`` values one by one. The parts are averaged below.
+    few = max(k for k in range(1, _MAX_SEQUENTIAL // 4) if n * height % k == 0)
     of_parts = x.permute(0, 2, 3, 1).reshape(1, few, 1, -1).permute(0, 3, 1, 2)
     means, variances = (
         s.view(-1, channels)

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import torch
 
 from quickstudy import datasets
-from quickstudy.base.names import nearest
+from quickstudy.base.names import unknown_name
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.files.registry import BACKBONES, FUNCTIONS, LEARNERS, resolve
@@ -140,7 +140,7 @@ def learner_options(recipe: Recipe) -> dict[str, Any]:
     arguments = {}
     for name, value in recipe.options.items():
         if name not in valid:
-            raise nearest(f"option of {recipe.learner}", str(name), valid)
+            raise unknown_name(f"option of {recipe.learner}", str(name), valid)
         where = f"option {name} of {recipe.learner}"
         arguments[name] = _argument(where, name, value, valid[name], choices)
     return arguments
@@ -166,7 +166,7 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
     valid = {setting: hints[setting] for setting in inspect.signature(chosen).parameters}
     for setting in settings:
         if setting not in valid:
-            raise nearest(f"setting of {name}", str(setting), valid)
+            raise unknown_name(f"setting of {name}", str(setting), valid)
     return chosen(**{
         s: _argument(f"{where}: {s}", s, v, valid[s], CHOICES) for s, v in settings.items()
     })  # fmt: skip

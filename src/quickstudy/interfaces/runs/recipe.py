@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 
-from quickstudy.base.names import nearest
+from quickstudy.base.names import unknown_name
 from quickstudy.compute.plan import Compute
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, LEARNERS
@@ -100,7 +100,7 @@ class Recipe:
             (f"split of {self.data}", self.split, splits),
         ):  # fmt: skip
             if name is not None and valid and name not in valid:
-                raise nearest(kind, name, dict.fromkeys(valid))
+                raise unknown_name(kind, name, dict.fromkeys(valid))
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -154,7 +154,7 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
     known = {f.name: hints[f.name] for f in fields(Recipe)}
     for name in values:
         if name not in known:
-            raise nearest("recipe", str(name), known)
+            raise unknown_name("recipe", str(name), known)
     return Recipe(**{
         name: checked(f"recipe: {name}", value, known[name]) for name, value in values.items()
     })  # fmt: skip

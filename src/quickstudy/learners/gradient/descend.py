@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quickstudy.base.modules import transformed
+from quickstudy.base.modules import in_torch_func
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
@@ -142,11 +142,11 @@ def gradients_of(loss: Loss) -> Gradients:
     """The gradient of ``loss`` as a function of the weights, differentiable in grad mode.
 
     ``torch.func.grad`` is right everywhere, but its wrapped tensors make a small network's step
-    half as long again; where nothing is being transformed, autograd does the same.
+    half as long again; outside of ``torch.func`` autograd does the same.
     """
 
     def gradients_at(weights: Weights) -> Weights:
-        if transformed() or torch.is_inference_mode_enabled():
+        if in_torch_func() or torch.is_inference_mode_enabled():
             return torch.func.grad(loss)(weights)  # type: ignore[no-any-return]
         # A second derivative is for what will be trained: frozen learners keep no graph.
         trained = any(w.requires_grad for w in weights.values()) or depends_on_trained(loss)

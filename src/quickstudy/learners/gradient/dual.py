@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from quickstudy.answers import Classes, Labels, Reals
-from quickstudy.backbones.norms import rows_meet_in
+from quickstudy.backbones.norms import mixes_rows
 from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import weights_are_uniform
 from quickstudy.core import Examples, TaskSpec
@@ -205,7 +205,7 @@ def _adapted_layers(
     """One for each layer that adapts; None where others do, too, and where rows see one another."""
     left, layers = set(names), []
     for prefix, module in network.named_modules():
-        if rows_meet_in(module):
+        if mixes_rows(module):
             return None
         weight, bias = (f"{prefix}.{own}" if prefix else own for own in ("weight", "bias"))
         if type(module) is nn.Linear and weight in left and not module._forward_hooks:

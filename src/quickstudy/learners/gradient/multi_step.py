@@ -8,8 +8,8 @@ import torch
 
 from quickstudy.base.weighting import weights_are_uniform
 from quickstudy.core import Learner, Predictor, Task
-from quickstudy.objectives import Outcome, ask, mean_loss, present_in, query_loss, score_of
-from quickstudy.tasks.examples import given
+from quickstudy.objectives import Outcome, mean_loss, predict_rows, present_in, query_loss, score_of
+from quickstudy.tasks.examples import require_given
 
 
 @dataclass
@@ -53,7 +53,7 @@ class MultiStep:
         """The weighted sum at this point of training."""
         if self.progress >= self.share:
             return query_loss(learner, task)
-        query, spec = given(task.query), task.spec
+        query, spec = require_given(task.query), task.spec
         trajectory = getattr(learner, "trajectory", None)
         states = trajectory(task.support, spec)[1:] if trajectory else []
         if not states:
@@ -63,7 +63,7 @@ class MultiStep:
             )
         losses, uniform = [], weights_are_uniform()
         for state in states:
-            predictions = ask(Predictor(learner, state, spec), query)
+            predictions = predict_rows(Predictor(learner, state, spec), query)
             losses.append(mean_loss(predictions, query, spec.answer, present_in(state), uniform))
         shares = self.shares(self.progress, len(states))
         total = torch.stack([v * loss for v, loss in zip(shares, losses, strict=True)]).sum()

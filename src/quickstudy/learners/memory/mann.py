@@ -28,7 +28,7 @@ from quickstudy.learners.memory.mann_rows import (
 from quickstudy.learners.outputs import label_vectors, present_entry, refuse_more_outputs
 from quickstudy.learners.recurrent import CellState, LSTMCell
 from quickstudy.objectives import Outcome, mean_loss, score_of
-from quickstudy.tasks.examples import given, labelled, without_absent
+from quickstudy.tasks.examples import labelled, require_given, without_absent
 
 
 class Carried(NamedTuple):
@@ -53,7 +53,7 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
     """
     if not isinstance(learner, MANN):
         raise TypeError(f"sequence_loss: needs a MANN learner; found {type(learner).__name__}.")
-    answer, parts = task.spec.answer, (given(task.support), given(task.query))
+    answer, parts = task.spec.answer, (require_given(task.support), require_given(task.query))
     check_answer(learner, answer)
     check_support(parts[0], answer)
     refuse_more_outputs("MANN", task.spec, learner.outputs)

@@ -29,8 +29,8 @@ from quickstudy.learners.outputs import present_entry
 from quickstudy.objectives import Outcome, query_loss, score_of
 from quickstudy.tasks.examples import (
     counted_weights,
-    given,
     labelled,
+    require_given,
     weighted_mean,
     without_absent,
 )
@@ -47,7 +47,7 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
         raise TypeError(
             f"gaussian_likelihood: needs a neural process; found {type(learner).__name__}."
         )
-    query, answer = given(task.query), task.spec.answer
+    query, answer = require_given(task.query), task.spec.answer
     if not isinstance(answer, Reals):
         return query_loss(learner, task)
     state = learner(task.support, task.spec).state

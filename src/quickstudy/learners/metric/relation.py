@@ -16,12 +16,12 @@ from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import GroupNorm, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.features import feature_shape, like, refuse_sizes
-from quickstudy.objectives import Outcome, ask, score_of
+from quickstudy.objectives import Outcome, predict_rows, score_of
 from quickstudy.tasks.examples import (
     class_means,
     counted_weights,
-    given,
     labelled,
+    require_given,
     weighted_mean,
     without_absent,
 )
@@ -32,9 +32,9 @@ def relation_error(learner: Learner, task: Task) -> Outcome:
 
     The paper's sum is a mean here, so that one learning rate fits tasks of all sizes.
     """
-    answer, query = task.spec.answer, given(task.query)
+    answer, query = task.spec.answer, require_given(task.query)
     predictor = learner(task.support, task.spec)
-    logits = ask(predictor, query)
+    logits = predict_rows(predictor, query)
     errors = (logits.sigmoid() - answer.encode(query.targets, logits.dtype)).square()
     pairs = counted_weights(query, answer).unsqueeze(-1) * predictor.state["present"]
     loss = weighted_mean(errors.flatten(), pairs.flatten())

@@ -17,8 +17,8 @@ from quickstudy.learners.features import feature_size, like, refuse_heads_and_ma
 from quickstudy.objectives import Outcome, score_of
 from quickstudy.tasks.examples import (
     counted_weights,
-    given,
     labelled,
+    require_given,
     weighted_mean,
     without_absent,
 )
@@ -78,7 +78,7 @@ def compare(learner: Siamese, task: Task) -> Pairs:
         raise TypeError(
             f"objectives over pairs: need a Siamese learner; found {type(learner).__name__}."
         )
-    query, answer = given(task.query), task.spec.answer
+    query, answer = require_given(task.query), task.spec.answer
     state = learner(task.support, task.spec).state
     counted = counted_weights(query, answer)
     with counting(counted):

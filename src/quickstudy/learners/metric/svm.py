@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.base.modules import torch_must_see, transformed
+from quickstudy.base.modules import in_torch_func, needs_plain_operators
 
 STEPS = 24
 """Newton steps at most. Half as many often do, but under vmap no task can stop early."""
@@ -117,7 +117,7 @@ def _product(problem: _Problem, point: _Point) -> Tensor:
 
 def _reached(problem: _Problem, point: _Point, least: Tensor) -> bool:
     """Whether the optimum is reached; where no single value can be looked at, it is not known."""
-    if least.device.type != "cpu" or transformed() or torch_must_see():
+    if least.device.type != "cpu" or in_torch_func() or needs_plain_operators():
         return False
     return bool(_product(problem, point) <= REACHED * least)
 

@@ -1,4 +1,4 @@
-"""Layers with derivatives of their own, under every way in which torch differentiates."""
+"""Layers with custom gradients under every mode of torch's autograd."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images() -> Tensor:
 
 
 def penalty(net: Conv4, images: Tensor, directions: Tensor, batched: bool) -> Tensor:
-    """The gradient of the size of a Jacobian, whose rows come at once or one by one."""
+    """The gradient of a Jacobian's squared norm; its rows are computed at once or one by one."""
     y, weight = net(images), net.blocks[0].conv.weight  # type: ignore[union-attr]
 
     def rows(v: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def penalty(net: Conv4, images: Tensor, directions: Tensor, batched: bool) -> Te
     return torch.autograd.grad(jacobian.square().sum(), net.blocks[1].conv.weight)[0]  # type: ignore[union-attr]
 
 
-def test_rows_of_a_jacobian_at_once_are_those_one_by_one(net: Conv4, images: Tensor) -> None:
+def test_batched_rows_of_a_jacobian_equal_single_ones(net: Conv4, images: Tensor) -> None:
     directions = torch.randn(4, 3, net.features, dtype=torch.float64)
     torch.testing.assert_close(
         penalty(net, images, directions, batched=True),
@@ -55,7 +55,7 @@ def test_rows_of_a_jacobian_at_once_are_those_one_by_one(net: Conv4, images: Ten
 
 
 @pytest.mark.parametrize("of_images", [False, True], ids=["data", "maps"])
-def test_slopes_are_the_same_where_nothing_is_recorded(
+def test_gradients_are_the_same_without_create_graph(
     net: Conv4, images: Tensor, of_images: bool
 ) -> None:
     images.requires_grad_(of_images)
@@ -70,7 +70,7 @@ def test_slopes_are_the_same_where_nothing_is_recorded(
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_weights_that_lie_channels_last_get_the_same_meta_gradient(norm: str, order: int) -> None:
+def test_weights_in_channels_last_get_the_same_meta_gradient(norm: str, order: int) -> None:
     images = torch.randn(9, 1, 16, 16, dtype=torch.float64)
     targets = torch.arange(9) % 3
     spec = qs.classification(3)
@@ -89,7 +89,7 @@ def test_weights_that_lie_channels_last_get_the_same_meta_gradient(norm: str, or
         torch.testing.assert_close(last, plain, rtol=1e-9, atol=1e-9)
 
 
-def test_weights_are_set_up_channels_last(norm: str) -> None:
+def test_set_up_converts_weights_to_channels_last(norm: str) -> None:
     learner = qs.MAML(Conv4(8, norm, image_size=16, outputs=3))
     set_up(learner)
     kernels = [p for p in learner.parameters() if p.ndim == 4]
@@ -97,7 +97,7 @@ def test_weights_are_set_up_channels_last(norm: str) -> None:
     assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)
 
 
-def test_a_vmap_over_a_graph_recorded_before(net: Conv4, images: Tensor) -> None:
+def test_vmap_over_gradients_of_an_existing_graph(net: Conv4, images: Tensor) -> None:
     y, weight = net(images), net.blocks[0].conv.weight  # type: ignore[union-attr]
     directions = torch.randn(4, 3, net.features, dtype=torch.float64)
 
@@ -109,9 +109,7 @@ def test_a_vmap_over_a_graph_recorded_before(net: Conv4, images: Tensor) -> None
     )
 
 
-def test_under_autocast_gradients_are_those_of_float32_up_to_rounding(
-    net: Conv4, images: Tensor
-) -> None:
+def test_gradients_under_autocast_equal_float32_up_to_rounding(net: Conv4, images: Tensor) -> None:
     net, images = net.float(), images.float()
     (expected,) = torch.autograd.grad(net(images).square().mean(), net.blocks[0].conv.weight)  # type: ignore[union-attr]
     with torch.autocast("cpu", torch.bfloat16):
@@ -121,12 +119,12 @@ def test_under_autocast_gradients_are_those_of_float32_up_to_rounding(
     assert float((found - expected).norm() / expected.norm()) < 0.2
 
 
-def test_a_traced_network_is_the_same_function(net: Conv4, images: Tensor) -> None:
+def test_a_traced_network_gives_the_same_output(net: Conv4, images: Tensor) -> None:
     traced, file = torch.jit.trace(net, images), io.BytesIO()
     torch.jit.save(traced, file)
     torch.testing.assert_close(traced(images[:2]), net(images[:2]))
 
 
-def test_a_network_without_data_has_shapes(net: Conv4) -> None:
+def test_a_network_on_the_meta_device_gives_shapes(net: Conv4) -> None:
     images = torch.zeros(3, 1, 16, 16, dtype=torch.float64, device="meta")
     assert net.to("meta")(images).shape == (3, net.features)
