@@ -92,7 +92,10 @@ def _noisy_line(
         last = np.minimum(np.arange(len(values)) + span // 2 + 1, len(values))
         axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)
         values = (totals[last] - totals[first]) / (last - first)
-    axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
+    marker = "o" if len(values) == 1 else None  # a line through a single point is invisible
+    axes.plot(
+        steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=label
+    )
 
 
 def score_distribution(result: Result) -> Figure:
