@@ -95,7 +95,7 @@ def test_a_zip_that_packs_too_well_is_refused(tmp_path):
 def test_a_truncated_archive_is_refused(tmp_path, make, name, keep):
     archive = make(tmp_path / name, {"a/noise": bytes((i * i) % 251 for i in range(20_000))})
     archive.write_bytes(archive.read_bytes()[: int(keep * archive.stat().st_size)])
-    with pytest.raises(ArchiveError, match=f"{name}: damaged or cut short.*download it again"):
+    with pytest.raises(ArchiveError, match=f"{name}: damaged or incomplete.*download it again"):
         list(read_archive(archive, everything))
 
 
@@ -137,7 +137,7 @@ def test_a_pipe_in_the_place_of_an_archive_is_refused(tmp_path):
 def test_text_is_no_archive(tmp_path):
     path = tmp_path / "x.zip"
     path.write_text("<html>404: not found</html>")
-    with pytest.raises(ArchiveError, match="damaged or cut short"):
+    with pytest.raises(ArchiveError, match="damaged or incomplete"):
         list(read_archive(path, everything))
 
 

@@ -91,7 +91,7 @@ def test_pickles_are_refused(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"cifar-100-binary\.tar\.gz does not lie in"):
+    with pytest.raises(FileNotFoundError, match=r"cifar-100-binary\.tar\.gz is not in"):
         load(tmp_path)
 
 

@@ -136,10 +136,10 @@ def test_a_copy_under_the_name_of_another_recipe_does_not_count(tmp_path):
 
 def test_a_copy_with_gaps_serves_unless_a_complete_one_is_asked(tmp_path):
     def load(build, complete=False):
-        return cache.cached_with_gaps(tmp_path, "toy", RECIPE, build, complete=complete)
+        return cache.cached_incomplete(tmp_path, "toy", RECIPE, build, complete=complete)
 
-    load(lambda: cache.Decoded(splits(), ("7.png: cut short",)))
-    assert load(never).left_out == ("7.png: cut short",)
+    load(lambda: cache.Decoded(splits(), ("7.png: incomplete",)))
+    assert load(never).left_out == ("7.png: incomplete",)
     with pytest.raises(AssertionError):
         load(never, complete=True)
     assert load(lambda: cache.Decoded(splits(1)), complete=True).left_out == ()

@@ -11,7 +11,7 @@ CONTENT = bytes(range(256)) * 500
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT: whole, cut short, or not at all."""
+    """Serves CONTENT: complete, incomplete, or not at all."""
 
     def do_GET(self):
         if "missing" in self.path:
