@@ -39,7 +39,7 @@ class Decoded(NamedTuple):
 
 
 def data_root(root: str | Path | None) -> Path:
-    """The folder of data sets: ``root``, else ``$QUICKSTUDY_DATA``, else the user's cache folder."""
+    """The folder of data sets: ``root``, else ``$QUICKSTUDY_DATA``, else the user's cache."""
     chosen = root or os.environ.get("QUICKSTUDY_DATA")
     return Path(chosen).expanduser() if chosen else user_cache()
 
