@@ -93,6 +93,11 @@ def test_missing_values_of_the_log_are_left_out() -> None:
     assert not plots.learning_curves(rows).axes[0].lines
 
 
+def test_a_single_logged_value_is_marked() -> None:
+    (line,) = plots.learning_curves([{"step": 4, "loss": 1.0}]).axes[1].lines
+    assert line.get_marker() == "o"
+
+
 def test_running_mean_is_neither_shifted_nor_padded() -> None:
     rows = [{"step": s, "loss": 1.0 + 0.01 * s, "score": 0.01 * s} for s in range(1, 101)]
     figure = plots.learning_curves(rows, "accuracy", "%")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,6 +39,13 @@ def test_each_kind_of_task_has_a_line() -> None:
     assert "birds: accuracy 100.0% ± 0.0 (95% interval, 4 tasks)" in text
     assert "waves: mse 1 ± 0 (95% interval, 5 tasks)" in text
     assert "tasks 9 " in text
+
+
+def test_the_first_score_of_each_kind_is_bold() -> None:
+    further = replace(result_with(torch.ones(4), "recall", "birds"), first=False)
+    table = evaluation_table(evaluation_with(result_with(torch.ones(4), name="birds"), further))
+    styles = [str(getattr(cell, "style", "")) for cell in table.columns[1].cells]
+    assert styles[:3] == ["bold", "", ""]
 
 
 def test_predictions_are_ordered_by_probability() -> None:

@@ -15,7 +15,7 @@ WIDTH = 240
 """CSS pixels of a picture, and the largest side of the stored image."""
 
 
-def drawn_tasks(views: Sequence[BoxesView]) -> Iterator[Markup]:
+def task_pictures(views: Sequence[BoxesView]) -> Iterator[Markup]:
     """The key, then the first queries of the first tasks."""
     key = (
         tag("span", tag("i", class_="k-true"), "dashed: true box"),
@@ -48,12 +48,12 @@ def _query(view: BoxesView, row: int) -> Markup:
     size = width * scale, height * scale
     true, predicted = view.true[row], view.predicted[row]
     counts = f"{len(true.boxes)} true boxes, {len(predicted.boxes)} predicted"
-    drawn = min(PREDICTED_DRAWN, len(predicted.boxes))
+    boxes = min(PREDICTED_DRAWN, len(predicted.boxes))
     drawing = tag(
         "svg",
         _picture(image, size),
         *(_box(true, i, view, size) for i in range(len(true.boxes))),
-        *(_box(predicted, i, view, size) for i in range(drawn)),
+        *(_box(predicted, i, view, size) for i in range(boxes)),
         viewBox=f"-2 -2 {size[0] + 4:g} {size[1] + 4:g}",
         role="img",
         aria_label=counts,

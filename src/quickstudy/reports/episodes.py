@@ -20,17 +20,17 @@ MARKUP_LENGTH = 900_000
 """Bounds that keep a page small; the page says what they leave out."""
 
 
-def drawn_tasks(views: Sequence[EpisodeView]) -> Markup | None:
+def task_pictures(views: Sequence[EpisodeView]) -> Markup | None:
     """The first tasks as images; None where the inputs are not images."""
     if not views or views[0].query_images is None:
         return None
-    drawn: list[Markup] = []
+    content: list[Markup] = []
     rows = 0
     for index, view in enumerate(views[:TASKS_DRAWN]):
         episode = _episode(index, view)
-        if drawn and sum(map(len, drawn)) + len(episode) > MARKUP_LENGTH:
+        if content and sum(map(len, content)) + len(episode) > MARKUP_LENGTH:
             break
-        drawn.append(episode)
+        content.append(episode)
         rows += len(view.names)
         if rows >= ROWS_ENOUGH:
             break
@@ -41,7 +41,7 @@ def drawn_tasks(views: Sequence[EpisodeView]) -> Markup | None:
         tag("span", tag("i", class_="k-wrong"), "✗ B: query, wrongly predicted as B"),
         class_="note key",
     )
-    return join(key, *drawn)
+    return join(key, *content)
 
 
 def _episode(index: int, view: EpisodeView) -> Markup:

@@ -45,8 +45,8 @@ def _insight_figures(found: Insights) -> Iterator[Markup]:
             "distance, which may differ from the distance that the learner uses."
         )
         note = f"Queries, wrong ones first, with the support examples {note}"
-        drawn = insight_pieces.nearest_list(found.nearest, found.view, by_attention)
-        yield captioned("Nearest support examples", note, drawn)
+        content = insight_pieces.nearest_list(found.nearest, found.view, by_attention)
+        yield captioned("Nearest support examples", note, content)
 
 
 def _adaptation_figures(a: Adaptation) -> Iterator[Markup]:
@@ -79,9 +79,9 @@ def _attention(shares: Array, view: View) -> Markup:
         note += f"{100 * own:.0f}% of it is on the query's own class, where chance is "
         note += f"{100 * chance:.0f}%."
         width = "wide" if len(view.names) > episodes.WAYS_SIDE_BY_SIDE else None
-        drawn = insight_pieces.attention_table(shares, view)
-        return captioned("Attention over the support set", note, drawn, width)
-    drawn = insight_pieces.attention_picture(shares, view)
+        content = insight_pieces.attention_table(shares, view)
+        return captioned("Attention over the support set", note, content, width)
+    content = insight_pieces.attention_picture(shares, view)
     order = ", both sorted by input" if insight_pieces.sorted_by_input(view) else ""
     note = f"Each row is a query, {heat}{order}."
-    return captioned("Attention over the support set", note, drawn)
+    return captioned("Attention over the support set", note, content)

@@ -92,12 +92,12 @@ def sections_of(first: View, views: Any, ids: str) -> Iterator[Markup]:
 
 @sections_of.register
 def _(first: EpisodeView, views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]:
-    drawn = episodes.drawn_tasks(views)
-    if drawn is not None:
+    content = episodes.task_pictures(views)
+    if content is not None:
         note = f"{FIRST_TASKS} Letters name classes within one task."
-        yield section("Test tasks", first.task, note, drawn)
+        yield section("Test tasks", first.task, note, content)
     figures = tag("div", *_episode_figures(views, ids), class_="figures")
-    missing = None if drawn else "Inputs of these tasks are not images, so none are shown."
+    missing = None if content else "Inputs of these tasks are not images, so none are shown."
     yield section("Right and wrong predictions", first.task, missing, figures)
 
 
@@ -137,8 +137,8 @@ def _episode_figures(views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]
 
 def _confusion(view: EpisodeView, width: str | None) -> Markup:
     note = "Rows are true classes, columns predicted classes; cells count queries."
-    drawn = episodes.confusion_table(view)
-    return captioned("Confusion among the ways of task 1", note, drawn, width)
+    content = episodes.confusion_table(view)
+    return captioned("Confusion among the ways of task 1", note, content, width)
 
 
 @sections_of.register
@@ -177,18 +177,18 @@ def _(first: LabelsView, views: Sequence[LabelsView], ids: str) -> Iterator[Mark
 @sections_of.register
 def _(first: PixelsView, views: Sequence[PixelsView], ids: str) -> Iterator[Markup]:
     note = f"{FIRST_TASKS} Colours are classes, drawn over the image; unknown pixels have none."
-    yield section("Test tasks", first.task, note, *segmentation_pictures.drawn_tasks(views))
+    yield section("Test tasks", first.task, note, *segmentation_pictures.task_pictures(views))
 
 
 @sections_of.register
 def _(first: TokensView, views: Sequence[TokensView], ids: str) -> Iterator[Markup]:
     note = f"{FIRST_TASKS} True tokens are above, predicted ones below."
-    yield section("Test tasks", first.task, note, *token_sequences.drawn_tasks(views))
+    yield section("Test tasks", first.task, note, *token_sequences.task_pictures(views))
 
 
 @sections_of.register
 def _(first: BoxesView, views: Sequence[BoxesView], ids: str) -> Iterator[Markup]:
-    yield section("Test tasks", first.task, FIRST_TASKS, *detection_pictures.drawn_tasks(views))
+    yield section("Test tasks", first.task, FIRST_TASKS, *detection_pictures.task_pictures(views))
 
 
 @sections_of.register

@@ -22,7 +22,7 @@ COLOURS = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in CLASS_CO
 OPACITY = 0.6
 
 
-def drawn_tasks(views: Sequence[PixelsView]) -> Iterator[Markup]:
+def task_pictures(views: Sequence[PixelsView]) -> Iterator[Markup]:
     """The key of colours, then the first tasks."""
     if views[0].query_images is None:
         text = "Inputs of these tasks are not images, so classes are drawn on white."
@@ -35,7 +35,7 @@ def _task(index: int, view: PixelsView) -> Markup:
     shots = min(SHOTS_DRAWN, len(view.support_targets))
     queries = min(QUERIES_DRAWN, len(view.query_targets))
     supports = (_support(view, row) for row in range(shots))
-    drawn = (_query(view, row) for row in range(queries))
+    tiles = (_query(view, row) for row in range(queries))
     counts = len(view.query_targets) - queries, len(view.support_targets) - shots
     kinds = zip(counts, ("queries", "support rows"), strict=True)
     left_out = [f"{count} more {kind}" for count, kind in kinds if count]
@@ -44,7 +44,7 @@ def _task(index: int, view: PixelsView) -> Markup:
         tag("h3", f"Task {index + 1}"),
         tag("p", f"Not drawn: {' and '.join(left_out)}.", class_="note") if left_out else None,
         _key(view),
-        tag("div", *supports, *drawn, class_="masks"),
+        tag("div", *supports, *tiles, class_="masks"),
         class_=f"episode {'pixels' if max(view.query_targets.shape[1:]) <= 32 else 'smooth'}",
         style=f"--tile: {TILE}px",
     )

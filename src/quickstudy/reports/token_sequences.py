@@ -15,7 +15,7 @@ ROWS_DRAWN = 8
 TOKENS_DRAWN = 80
 
 
-def drawn_tasks(views: Sequence[TokensView]) -> Iterator[Markup]:
+def task_pictures(views: Sequence[TokensView]) -> Iterator[Markup]:
     """The first rows of the first tasks."""
     missed = tag("span", tag("i", class_="k-missed"), "true, but not predicted")
     wrong = tag("span", tag("i", class_="k-wrong"), "✗ predicted, but not true")
@@ -25,12 +25,14 @@ def drawn_tasks(views: Sequence[TokensView]) -> Iterator[Markup]:
         note = f"{sum(pair.all_right for pair in pairs)} of {len(pairs)} rows are right throughout."
         if len(pairs) > ROWS_DRAWN:
             note += f" Not shown: {len(pairs) - ROWS_DRAWN} more rows."
-        drawn = (_places(view, p) if view.by_place else _lines(view, p) for p in pairs[:ROWS_DRAWN])
+        content = (
+            _places(view, p) if view.by_place else _lines(view, p) for p in pairs[:ROWS_DRAWN]
+        )
         yield tag(
             "section",
             tag("h3", f"Task {index + 1}"),
             tag("p", note, class_="note"),
-            tag("ol", *drawn, class_="sequences"),
+            tag("ol", *content, class_="sequences"),
             class_="episode",
         )
 
