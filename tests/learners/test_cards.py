@@ -16,7 +16,7 @@ from quickstudy.interfaces.runs.assemble import make_learner
 from quickstudy.interfaces.runs.recipe import OPTIMISERS, Recipe, read_recipe
 from quickstudy.learners.cards import FAMILIES, Card, Range, Space, cards, read_card, read_cards
 from quickstudy.learners.listing import COMMAND, listings
-from quickstudy.training import fit
+from quickstudy.training import optimisers
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -183,7 +183,7 @@ def test_a_recipe_trains_as_the_card_says(card: Card) -> None:
 
 
 def test_optimisers_are_those_of_training() -> None:
-    assert all(callable(getattr(fit, name)) for name in OPTIMISERS)
+    assert all(callable(getattr(optimisers, name)) for name in OPTIMISERS)
 
 
 @ALL
