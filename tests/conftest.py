@@ -20,7 +20,7 @@ def shared_data() -> Path:
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     root = Path(os.environ.get("QUICKSTUDY_DATA", beside))
     if not (root / "omniglot").is_dir():
-        pytest.skip(f"real data is not here: {root} has no omniglot folder; set QUICKSTUDY_DATA")
+        pytest.skip(f"no real data: {root} has no omniglot folder; set QUICKSTUDY_DATA")
     return root
 
 

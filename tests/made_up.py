@@ -1,4 +1,4 @@
-"""Data and tasks for tests, made in no time."""
+"""Small artificial data for tests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from quickstudy.tasks.examples import one_place
 
 
 def examples_of(inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Examples:
-    """Examples of these very tensors; ``qs.examples`` would convert them to the default type."""
+    """Examples of the given tensors; ``qs.examples`` would convert them to the default type."""
     if weights is None:
         weights = torch.ones(len(inputs), dtype=inputs.dtype)
     return Examples(inputs, targets, weights, one_place(weights))
 
 
 def random_classes(classes: int = 8, rows: int = 10, side: int = 16) -> qs.LabelledRows:
-    """Noisy pictures around one random picture per class: learnable, and made in no time."""
+    """Noisy copies of one random image per class, which can be learnt."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.rand(classes, 1, 1, side, side, generator=generator)
     noise = torch.rand(classes, rows, 1, side, side, generator=generator)

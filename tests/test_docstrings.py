@@ -1,4 +1,4 @@
-"""The examples in learners' docstrings run as they stand."""
+"""The examples in docstrings of learners run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quickstudy.learners.cards import cards
 
 
 @pytest.mark.parametrize("name", cards())
-def test_the_example_of(name: str) -> None:
+def test_the_example_runs(name: str) -> None:
     module = import_module(cards()[name].home)
     result = doctest.testmod(module)
     assert result.attempted > 0

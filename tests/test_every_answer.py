@@ -1,4 +1,4 @@
-"""Every kind of answer goes the whole way: tasks, fit, evaluate, save, and a page to look at."""
+"""Every kind of answer from tasks through fit, evaluate and save to the report."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Tagger(nn.Module):
 
 
 def detection(generator: torch.Generator) -> qs.Task:
-    """One or two boxes, the first of which is known to the picture."""
+    """One or two boxes per row; the inputs are their coordinates."""
     corners = uniform(generator, 2, 2) / 2
     boxes = torch.cat([corners, corners + 0.3], -1)
     classes = torch.zeros(SHOTS + QUERIES, 2, dtype=torch.long)
@@ -130,7 +130,7 @@ def two_views(generator: torch.Generator) -> qs.Task:
     """A dict of inputs: the class is which of two vectors is longer."""
     a, b = uniform(generator, 2), uniform(generator, 2)
     longer = (a.norm(dim=1) > b.norm(dim=1)).long()
-    longer[:2] = torch.tensor([0, 1])  # so that the support shows both
+    longer[:2] = torch.tensor([0, 1])  # so that the support has both classes
     return split({"a": a, "b": b}, longer, qs.classification(2))
 
 
@@ -147,7 +147,7 @@ def robust(predictions: Tensor, targets: Tensor) -> Tensor:
     return (predictions - targets).abs()
 
 
-def of_ones_own(generator: torch.Generator) -> qs.Task:
+def with_own_loss(generator: torch.Generator) -> qs.Task:
     x = uniform(generator, 3)
     return split(x, x[:, :2], qs.spec(2, robust))
 
@@ -160,12 +160,12 @@ CASES: dict[str, tuple[Callable[[torch.Generator], qs.Task], Callable[[], nn.Mod
     "labels, some unknown": (assays, lambda: nn.Linear(3, 2), "ROC-AUC"),
     "graphs of different size": (molecules, MessagePassing, "mse"),
     "a dict of inputs": (two_views, BothViews, "accuracy"),
-    "a loss of one's own": (of_ones_own, lambda: nn.Linear(3, 2), "loss"),
+    "own loss": (with_own_loss, lambda: nn.Linear(3, 2), "loss"),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_whole_way(name, tmp_path):
+def test_fit_evaluate_report_and_save(name, tmp_path):
     source, backbone, score = CASES[name]
     torch.manual_seed(0)
     learner = qs.MAML(backbone(), steps=2, rate=0.05)
@@ -189,8 +189,8 @@ def test_the_whole_way(name, tmp_path):
     assert same is True or all(same.values())
 
 
-def test_an_inner_step_moves_as_the_masked_loss_says():
-    """On 12 rows of two numbers, one of which is unknown in each: against autograd by hand."""
+def test_an_inner_step_follows_the_gradient_of_the_masked_loss():
+    """12 rows of two numbers, one unknown in each, against a direct computation with autograd."""
     draw_ = torch.Generator().manual_seed(0)
     x = torch.randn(12, 3, generator=draw_, dtype=torch.float64)
     y = torch.randn(12, 2, generator=draw_, dtype=torch.float64)

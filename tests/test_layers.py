@@ -1,4 +1,4 @@
-"""The layout tells the story only while imports go one way; and importing must stay cheap."""
+"""Modules import only from their own layer and lower ones, and importing is fast."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LEVEL = {name: level for level, name in enumerate(LAYERS)}
 WITHOUT_TORCH = {
     "quickstudy.base.names", "quickstudy.datasets.registry", "quickstudy.learners.cards",
 }  # fmt: skip
-"""What the command line lists: read without torch, so they import nothing but such modules."""
+"""Modules from which the command line makes lists; they import only one another, and no torch."""
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its name, but for the two doors that stand above all layers."""
+    """Every module by name, except the two that are above all layers."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = ("quickstudy", *path.relative_to(PACKAGE).with_suffix("").parts)
@@ -52,16 +52,16 @@ def layer(module: str) -> str:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_go_one_way(module):
-    here = layer(module)
-    assert here in LEVEL, f"{here} has no layer: give it one in this test"
-    above = {name for name in imported(MODULES[module]) if LEVEL[layer(name)] > LEVEL[here]}
-    assert not above, f"{module} imports from above: {above}"
+def test_modules_import_only_from_lower_layers(module):
+    own = layer(module)
+    assert own in LEVEL, f"{own} has no layer: add it to LAYERS in this test"
+    higher = {name for name in imported(MODULES[module]) if LEVEL[layer(name)] > LEVEL[own]}
+    assert not higher, f"{module} imports from higher layers: {higher}"
 
 
-def test_no_two_modules_import_each_other_directly_or_in_a_circle():
+def test_there_are_no_circular_imports():
     graph = {module: imported(path) & set(MODULES) for module, path in MODULES.items()}
-    # A module inside a package does not wait for what the package's __init__ re-exports.
+    # A module inside a package does not depend on the re-exports in the package's __init__.
     graph = {
         module: {other for other in others if not module.startswith(f"{other}.")}
         for module, others in graph.items()
@@ -69,32 +69,32 @@ def test_no_two_modules_import_each_other_directly_or_in_a_circle():
     while leaves := [module for module, others in graph.items() if not others & set(graph)]:
         for module in leaves:
             del graph[module]
-    assert not graph, f"modules in a circle, or above one: {sorted(graph)}"
+    assert not graph, f"circular imports among, or below: {sorted(graph)}"
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_modules_stay_short_and_shallow(module):
+def test_modules_are_short_and_not_deeply_nested(module):
     assert len(MODULES[module].read_text().splitlines()) <= 325
     assert len(module.split(".")) <= 4
 
 
 @pytest.mark.parametrize("module", sorted(WITHOUT_TORCH))
-def test_what_is_listed_imports_nothing_heavy(module):
+def test_modules_for_lists_import_nothing_heavy(module):
     assert imported(MODULES[module]) <= {*WITHOUT_TORCH, module}
     assert not loaded_by(f"import {module}") & {"torch", "numpy", "yaml"}
 
 
-def test_computing_and_training_are_few_files():
+def test_compute_and_training_have_few_files():
     files = [name for name in MODULES if layer(name) in ("compute", "training")]
     assert len(files) <= 22
 
 
 def loaded_by(code: str) -> set[str]:
     command = f"import sys; {code}; print(*sorted(sys.modules))"
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", command], capture_output=True, text=True, check=True
     )
-    return set(done.stdout.split())
+    return set(finished.stdout.split())
 
 
 def test_listing_on_the_command_line_imports_no_torch():

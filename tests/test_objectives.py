@@ -1,4 +1,4 @@
-"""What is scheduled is told how far training is, and nothing else is."""
+"""Scheduled learners and objectives get the progress of training; others do not."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def maml(until: float) -> qs.MAML:
     return qs.MAML(MLP(outputs=1), 1, 0.01, Annealed(until))
 
 
-class Noting:
-    """The query loss, which notes how far training is."""
+class Recording:
+    """The query loss; records the progress that it is given."""
 
     def __init__(self, scheduled: bool) -> None:
-        self.scheduled, self.told = scheduled, list[float]()
+        self.scheduled, self.progress_values = scheduled, list[float]()
 
     def set_progress(self, progress: float) -> None:
-        self.told.append(progress)
+        self.progress_values.append(progress)
 
     def __call__(self, learner: Learner, task: Task) -> Outcome:
         return query_loss(learner, task)
 
 
-def test_it_is_a_matter_of_settings() -> None:
+def test_settings_decide_whether_a_part_is_scheduled() -> None:
     for part, expected in (
         (maml(0.5), True),
         (maml(0.0), False),
@@ -42,8 +42,8 @@ def test_it_is_a_matter_of_settings() -> None:
         (qs.MAMLPlusPlus(MLP(outputs=1), first_order_until=0.0), False),
         (MultiStep(0.1), True),
         (MultiStep(0.0), False),
-        (Noting(True), True),
-        (Noting(False), False),
+        (Recording(True), True),
+        (Recording(False), False),
     ):
         assert isinstance(part, Scheduled)
         assert is_scheduled(part) is expected
@@ -53,14 +53,14 @@ def test_it_is_a_matter_of_settings() -> None:
 
 
 @pytest.mark.parametrize("scheduled", [True, False])
-def test_training_tells_each_step_and_the_end(scheduled: bool) -> None:
-    objective, learner = Noting(scheduled), maml(0.5)
+def test_training_sets_progress_at_each_step_and_at_the_end(scheduled: bool) -> None:
+    objective, learner = Recording(scheduled), maml(0.5)
     qs.fit(learner, qs.Sinusoids(), 4, 1, objective=objective, progress=False)
-    assert objective.told == ([1.0, 0.0, 0.25, 0.5, 0.75, 1.0] if scheduled else [])
+    assert objective.progress_values == ([1.0, 0.0, 0.25, 0.5, 0.75, 1.0] if scheduled else [])
     assert learner.progress == 1.0
 
 
-def test_progress_goes_with_a_copy_and_into_no_file() -> None:
+def test_progress_is_copied_but_not_saved() -> None:
     learner = maml(0.5)
     set_progress(learner, query_loss, 0.25)
     assert learner.progress == copy.deepcopy(learner).progress == 0.25
@@ -70,7 +70,7 @@ def test_progress_goes_with_a_copy_and_into_no_file() -> None:
     assert still.progress == 1.0
 
 
-def test_what_is_scheduled_is_not_compiled() -> None:
+def test_scheduled_parts_are_not_compiled() -> None:
     for learner, objective, name in (
         (maml(0.5), query_loss, "MAML"),
         (maml(0.0), MultiStep(0.5), "MultiStep"),

@@ -1,4 +1,4 @@
-"""The comparison with other libraries: right gradients, honest rows."""
+"""The comparison with other libraries: correct gradients and complete rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def right(work: Workload, squared_distances: bool = True) -> Weights:
 
 @pytest.mark.parametrize("work", SMALL.values(), ids=SMALL)
 @pytest.mark.parametrize("name", EAGER)
-def test_every_contender_computes_the_gradient_that_is_asked(name: str, work: Workload) -> None:
+def test_every_contender_computes_the_requested_gradient(name: str, work: Workload) -> None:
     contender = BY_NAME[name]
     try:
         torch.set_default_dtype(torch.float64)
@@ -67,12 +67,12 @@ def test_every_contender_computes_the_gradient_that_is_asked(name: str, work: Wo
     assert relative_error(found, right(work, contender.squared_distances)) < 1e-10
 
 
-def test_a_gradient_of_first_order_is_not_taken_for_the_exact_one() -> None:
+def test_a_first_order_gradient_is_not_accepted_as_exact() -> None:
     found = gradients(BY_NAME["plain loop"], SMALL["fomaml"])
     assert relative_error(found, right(SMALL["maml"])) > 1e-2
 
 
-def test_the_right_gradient_is_the_slope_of_the_loss_that_is_descended_on() -> None:
+def test_the_reference_gradient_equals_central_differences() -> None:
     """Central differences along one direction, of a step that uses no second derivative."""
     work = SMALL["sinusoid"]
     weights = {n: w.double() for n, w in first_weights(work).items()}
@@ -103,7 +103,7 @@ def perceptron(weights: Weights, x: torch.Tensor) -> torch.Tensor:
     return x @ weights["head.weight"].T + weights["head.bias"]
 
 
-def test_contenders_are_timed_and_those_that_cannot_be_have_a_reason() -> None:
+def test_contenders_are_timed_or_have_a_reason() -> None:
     absent = Contender("absent", "no_such_file.loop")
     rows = contest(SMALL["sinusoid"], [BY_NAME[OURS], BY_NAME["plain loop"], absent], rounds=2)
     ours, loop, missing = summary(SMALL["sinusoid"], rows)
@@ -124,13 +124,13 @@ def test_a_wrong_gradient_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not row.seconds
 
 
-def test_a_process_that_ends_is_a_reason_and_no_error() -> None:
+def test_a_process_that_ends_is_reported_as_a_reason() -> None:
     worker = Worker(BY_NAME[OURS], SMALL["sinusoid"], "/bin/false")
     assert "ended with status 1" in worker.ask("ready")["missing"]
     worker.close()
 
 
-def test_a_ratio_is_of_medians_and_its_spread_that_of_the_rounds() -> None:
+def test_a_ratio_is_of_medians_with_its_spread_over_rounds() -> None:
     rows = [Row(OURS, seconds=[1.0, 2.0, 3.0]), Row("other", seconds=[2.0, 6.0, 12.0])]
     ours, other = summary(replace(SMALL["sinusoid"], tasks=10), rows)
     assert (ours["tasks_per_second"], other["tasks_per_second"]) == (5, round(10 / 6, 3))
@@ -139,7 +139,7 @@ def test_a_ratio_is_of_medians_and_its_spread_that_of_the_rounds() -> None:
     }  # fmt: skip
 
 
-def test_a_report_names_all_contenders_and_draws_those_that_were_timed(tmp_path: Path) -> None:
+def test_a_report_names_all_contenders_and_plots_the_timed_ones(tmp_path: Path) -> None:
     work = WORKLOADS["maml_28_1_step"]
     rows = [
         Row(OURS, seconds=[1.0, 1.0], peak_mib=300, before_mib=200),
@@ -156,7 +156,7 @@ def test_a_report_names_all_contenders_and_draws_those_that_were_timed(tmp_path:
     assert "easyfsl" not in drawn
 
 
-def test_a_workload_survives_its_way_to_a_worker() -> None:
+def test_a_workload_can_be_sent_to_a_worker() -> None:
     for work in (*WORKLOADS.values(), *SMALL.values()):
         assert Workload.from_json(json.loads(json.dumps(work.to_json()))) == work
 

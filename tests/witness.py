@@ -1,4 +1,4 @@
-"""Witnesses of MAML's meta-gradient that know neither torch.func nor our engine."""
+"""Reference computations of MAML's meta-gradient, without torch.func and without the engine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def adapted_loss(
     adapts: str = "*",
     create_graph: bool = True,
 ) -> Tensor:
-    """The query loss after ``steps`` steps, by the textbook."""
+    """The query loss after ``steps`` gradient steps, computed directly from the definition."""
     loss_of = classification_loss if task.support.targets.ndim == 1 else regression_loss
     fast = dict(weights)
     names = [name for name in weights if fnmatch(name, adapts)]
@@ -67,7 +67,7 @@ def independent_gradient(
 
 
 def as_step(learner: Learner, stacked: Task) -> list[Prepared]:
-    """A stacked task as a step that is ready to be computed."""
+    """A stacked task in the form that the engine computes."""
     return [prepare_stack(learner, as_stack(stacked))]
 
 
@@ -86,7 +86,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def in_general_position(net: nn.Module) -> nn.Module:
-    """float64 weights with nothing left at one or zero, where a wrong term could hide."""
+    """Random float64 weights: with weights of 0 or 1 some wrong terms would not be noticed."""
     generator = torch.Generator().manual_seed(1)
     net = net.double()
     with torch.no_grad():
@@ -101,10 +101,10 @@ def vectors_task(seed: int) -> Task:
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(3, 24, generator=generator, dtype=torch.float64)
 
-    def drawn(n: int) -> Examples:
+    def sample(n: int) -> Examples:
         noise = torch.randn(3 * n, 24, generator=generator, dtype=torch.float64)
         inputs = centres.repeat(n, 1) + 0.5 * noise
         weights = torch.ones(3 * n, dtype=torch.float64)
         return Examples(inputs, torch.arange(3).repeat(n), weights, one_place(weights))
 
-    return Task(drawn(2), drawn(3), qs.classification(3))
+    return Task(sample(2), sample(3), qs.classification(3))

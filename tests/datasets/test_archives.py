@@ -37,7 +37,7 @@ MAKERS = [(make_zip, "x.zip"), (make_tar, "x.tar"), (make_tar, "x.tar.gz")]
 
 
 @pytest.mark.parametrize(("make", "name"), MAKERS)
-def test_members_come_back(tmp_path, make, name):
+def test_members_are_read(tmp_path, make, name):
     archive = make(tmp_path / name)
     assert dict(read_archive(archive, everything)) == CONTENT
     assert list(dict(read_archive(archive, lambda n: n.endswith("bin")))) == ["a/two.bin"]
@@ -45,7 +45,7 @@ def test_members_come_back(tmp_path, make, name):
 
 @pytest.mark.parametrize(("make", "name"), MAKERS)
 @pytest.mark.parametrize("evil", ["../up.txt", "a/../../up.txt", "/etc/passwd", "C:\\x", "..\\up"])
-def test_paths_out_of_the_folder_are_refused(tmp_path, make, name, evil):
+def test_paths_outside_the_folder_are_refused(tmp_path, make, name, evil):
     archive = make(tmp_path / name, {**CONTENT, evil: b"x"})
     with pytest.raises(ArchiveError, match="outside its folder"):
         list(read_archive(archive, everything))
@@ -84,7 +84,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, make, name):
         list(read_archive(many, everything, Limits(members=20)))
 
 
-def test_a_zip_that_packs_too_well_is_refused(tmp_path):
+def test_a_zip_with_too_high_a_compression_ratio_is_refused(tmp_path):
     archive = make_zip(tmp_path / "x.zip", {"a/bomb": bytes(3_000_000)})
     with pytest.raises(ArchiveError, match="claim to unpack to 3,000,000"):
         list(read_archive(archive, everything, Limits(ratio=100)))
@@ -95,12 +95,12 @@ def test_a_zip_that_packs_too_well_is_refused(tmp_path):
 def test_a_truncated_archive_is_refused(tmp_path, make, name, keep):
     archive = make(tmp_path / name, {"a/noise": bytes((i * i) % 251 for i in range(20_000))})
     archive.write_bytes(archive.read_bytes()[: int(keep * archive.stat().st_size)])
-    with pytest.raises(ArchiveError, match=f"{name}: damaged or cut short.*download it again"):
+    with pytest.raises(ArchiveError, match=f"{name}: damaged or incomplete.*download it again"):
         list(read_archive(archive, everything))
 
 
 @pytest.mark.parametrize(("make", "name"), [MAKERS[0], MAKERS[2]])
-def test_an_altered_byte_is_found(tmp_path, make, name):
+def test_an_altered_byte_is_detected(tmp_path, make, name):
     archive = make(tmp_path / name, {"a/noise": bytes((i * i) % 251 for i in range(20_000))})
     data = bytearray(archive.read_bytes())
     data[len(data) // 2] ^= 255
@@ -110,7 +110,7 @@ def test_an_altered_byte_is_found(tmp_path, make, name):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_whatever_is_altered_the_archive_is_named(tmp_path, method):
+def test_errors_of_altered_archives_name_the_archive(tmp_path, method):
     """The codecs and zipfile itself raise errors of many types on damaged bytes."""
     intact = make_zip(tmp_path / "x.zip", method=method).read_bytes()
     altered, rng, refused = tmp_path / "altered.zip", random.Random(0), []
@@ -128,16 +128,16 @@ def test_whatever_is_altered_the_archive_is_named(tmp_path, method):
 
 
 @pytest.mark.timeout(20)
-def test_a_pipe_in_the_place_of_an_archive_is_refused(tmp_path):
+def test_a_pipe_instead_of_an_archive_is_refused(tmp_path):
     os.mkfifo(tmp_path / "x.zip")
     with pytest.raises(ArchiveError, match=r"x\.zip: must be a zip or tar archive; it is .* pipe"):
         list(read_archive(tmp_path / "x.zip", everything))
 
 
-def test_text_is_no_archive(tmp_path):
+def test_a_text_file_is_not_an_archive(tmp_path):
     path = tmp_path / "x.zip"
     path.write_text("<html>404: not found</html>")
-    with pytest.raises(ArchiveError, match="damaged or cut short"):
+    with pytest.raises(ArchiveError, match="damaged or incomplete"):
         list(read_archive(path, everything))
 
 

@@ -32,7 +32,7 @@ def dataset(unpacked):
     return load(unpacked)
 
 
-def test_facts(dataset):
+def test_shapes_and_names(dataset):
     assert tuple(len(c) for c in dataset.splits.values()) == (64, 15, 20) == dataset.card.classes
     for part in dataset.splits.values():
         assert set(part.counts.tolist()) == {30}
@@ -43,7 +43,7 @@ def test_facts(dataset):
     assert "barrel" in dataset.test.names
 
 
-def test_split_is_the_one_of_the_data(dataset, shared_data):
+def test_split_equals_the_shared_data(dataset, shared_data):
     import json
 
     listed = json.loads((shared_data / "caltech101" / "split.json").read_text())["split"]
@@ -55,7 +55,7 @@ def test_zips_per_split_give_the_same(dataset, shared_data, tmp_path, monkeypatc
     assert torch.equal(load(shared_data).train.inputs, dataset.train.inputs)
 
 
-def test_the_published_zip_holds_a_tar(dataset, unpacked, tmp_path):
+def test_the_tar_in_the_published_zip_is_read(dataset, unpacked, tmp_path):
     """Packed as published: a zip of a tar, with other classes and more photographs in it."""
     folder = tmp_path / "caltech101"
     folder.mkdir()
@@ -71,7 +71,7 @@ def test_the_published_zip_holds_a_tar(dataset, unpacked, tmp_path):
     assert torch.equal(load(tmp_path).test.inputs, dataset.test.inputs)
 
 
-def test_a_missing_or_altered_photograph_is_found(unpacked, tmp_path):
+def test_a_missing_or_altered_photograph_is_refused(unpacked, tmp_path):
     shutil.copytree(unpacked / "caltech101", tmp_path / "caltech101")
     for decoded in (tmp_path / "caltech101").glob("decoded-*"):
         decoded.unlink()
@@ -91,10 +91,10 @@ def test_a_truncated_archive_is_named(shared_data, tmp_path):
     for split in ("train", "val", "test"):
         name = f"caltech101_30_{split}.zip"
         (folder / name).write_bytes((shared_data / "caltech101" / name).read_bytes()[:100_000])
-    with pytest.raises(ArchiveError, match=r"caltech101_30_train\.zip: damaged or cut short"):
+    with pytest.raises(ArchiveError, match=r"caltech101_30_train\.zip: damaged or incomplete"):
         load(tmp_path)
 
 
-def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"caltech-101\.zip does not lie in"):
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"caltech-101\.zip is not in"):
         load(tmp_path)

@@ -35,7 +35,7 @@ def load(root):
     return datasets.load("cifar_fs", root, download=False)
 
 
-def test_every_image_lands_in_its_class(unpacked, tmp_path):
+def test_every_image_is_in_its_class(unpacked, tmp_path):
     dataset = load(tmp_path)
     assert tuple(len(c) for c in dataset.splits.values()) == (64, 16, 20) == dataset.card.classes
     for split, part in dataset.splits.items():
@@ -63,7 +63,7 @@ def test_the_archive_gives_the_same(unpacked, tmp_path):
     assert torch.equal(from_archive.test.inputs, from_folder.test.inputs)
 
 
-def test_altered_records_are_found(unpacked, tmp_path):
+def test_altered_records_are_refused(unpacked, tmp_path):
     data = bytearray((unpacked / "test.bin").read_bytes())
     data[1000] ^= 1
     (unpacked / "test.bin").write_bytes(data)
@@ -77,9 +77,9 @@ def test_missing_records_are_named(unpacked, tmp_path):
         load(tmp_path)
 
 
-def test_other_names_are_found(unpacked, tmp_path):
+def test_other_class_names_are_refused(unpacked, tmp_path):
     (unpacked / "fine_label_names.txt").write_text("\n".join([*NAMES[:-1], "dragon"]))
-    with pytest.raises(ArchiveError, match="does not hold the 100 names"):
+    with pytest.raises(ArchiveError, match="must hold the 100 names"):
         load(tmp_path)
 
 
@@ -90,8 +90,8 @@ def test_pickles_are_refused(tmp_path):
         load(tmp_path)
 
 
-def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"cifar-100-binary\.tar\.gz does not lie in"):
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cifar-100-binary\.tar\.gz is not in"):
         load(tmp_path)
 
 

@@ -27,7 +27,7 @@ def never():
     raise AssertionError("built although a good copy lies there")
 
 
-def test_what_is_read_back_is_what_was_built(tmp_path):
+def test_the_copy_equals_what_was_built(tmp_path):
     built = cache.cached(tmp_path, "toy", RECIPE, splits)
     read = cache.cached(tmp_path, "toy", RECIPE, never)
     for name, part in splits().items():
@@ -37,7 +37,7 @@ def test_what_is_read_back_is_what_was_built(tmp_path):
             assert found.counts.tolist() == [2, 4]
 
 
-def test_another_recipe_is_another_file(tmp_path):
+def test_each_recipe_has_its_own_file(tmp_path):
     cache.cached(tmp_path, "toy", RECIPE, splits)
     other = cache.cached(tmp_path, "toy", {"version": 2}, lambda: splits(1))
     assert torch.equal(other["val"].inputs, splits(1)["val"].inputs)
@@ -122,7 +122,7 @@ def test_a_damaged_copy_is_built_again(tmp_path, damage):
     assert torch.equal(again["test"].inputs, splits()["test"].inputs)
 
 
-def test_a_copy_under_the_name_of_another_recipe_does_not_count(tmp_path):
+def test_a_copy_of_another_recipe_is_ignored(tmp_path):
     cache.cached(tmp_path, "toy", RECIPE, splits)
     mine = {path.suffix: path for path in tmp_path.glob("toy/*")}
     other = {"version": 2}
@@ -134,25 +134,25 @@ def test_a_copy_under_the_name_of_another_recipe_does_not_count(tmp_path):
     assert torch.equal(again["test"].inputs, splits(1)["test"].inputs)
 
 
-def test_a_copy_with_gaps_serves_unless_a_complete_one_is_asked(tmp_path):
+def test_an_incomplete_copy_is_used_unless_a_complete_one_is_required(tmp_path):
     def load(build, complete=False):
-        return cache.cached_with_gaps(tmp_path, "toy", RECIPE, build, complete=complete)
+        return cache.cached_incomplete(tmp_path, "toy", RECIPE, build, complete=complete)
 
-    load(lambda: cache.Decoded(splits(), ("7.png: cut short",)))
-    assert load(never).left_out == ("7.png: cut short",)
+    load(lambda: cache.Decoded(splits(), ("7.png: incomplete",)))
+    assert load(never).left_out == ("7.png: incomplete",)
     with pytest.raises(AssertionError):
         load(never, complete=True)
     assert load(lambda: cache.Decoded(splits(1)), complete=True).left_out == ()
     assert torch.equal(load(never, complete=True).splits["val"].inputs, splits(1)["val"].inputs)
 
 
-def test_writing_into_the_rows_does_not_reach_the_disk(tmp_path):
+def test_writing_to_the_rows_does_not_change_the_file(tmp_path):
     cache.cached(tmp_path, "toy", RECIPE, splits)["train"].inputs.zero_()
     read = cache.cached(tmp_path, "toy", RECIPE, never)
     assert torch.equal(read["train"].inputs, splits()["train"].inputs)
 
 
-def test_a_failed_build_leaves_nothing_behind(tmp_path):
+def test_a_failed_build_leaves_no_file(tmp_path):
     with pytest.raises(AssertionError):
         cache.cached(tmp_path, "toy", RECIPE, never)
     assert list((tmp_path / "toy").iterdir()) == []
@@ -175,7 +175,7 @@ def _build_once(root):
     cache.cached(root, "toy", RECIPE, splits)
 
 
-def test_processes_that_build_at_once_do_not_tear(tmp_path):
+def test_processes_may_build_at_the_same_time(tmp_path):
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_build_once, args=(tmp_path,)) for _ in range(4)]
     for worker in workers:
@@ -188,7 +188,7 @@ def test_processes_that_build_at_once_do_not_tear(tmp_path):
     assert torch.equal(read["train"].inputs, splits()["train"].inputs)
 
 
-def test_a_root_without_write_permission_is_left_alone(tmp_path, monkeypatch):
+def test_a_root_without_write_permission_is_not_written_to(tmp_path, monkeypatch):
     root, mine = tmp_path / "root", tmp_path / "mine"
     (root / "toy").mkdir(parents=True)
     (root / "toy").chmod(0o555)
@@ -206,7 +206,7 @@ def test_root_is_argument_then_environment_then_user_cache(tmp_path, monkeypatch
     assert cache.data_root(None) == cache.user_cache()
 
 
-def test_the_index_says_what_was_done(tmp_path):
+def test_the_index_lists_recipe_and_images_left_out(tmp_path):
     cache.cached(tmp_path, "toy", RECIPE, splits)
     (index,) = tmp_path.glob("toy/*.json")
     meta = json.loads(index.read_text())

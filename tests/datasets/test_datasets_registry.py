@@ -19,7 +19,7 @@ def test_listing_imports_neither_torch_nor_numpy():
     assert out.stdout.strip() == "[]"
 
 
-def test_unknown_name_gets_the_nearest():
+def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'omniglot'"):
         card("omnigloth")
     with pytest.raises(ValueError, match="Did you mean 'mini_imagenet'"):
@@ -37,7 +37,7 @@ def test_every_card_is_complete(name):
 
 
 @pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.downloads])
-def test_what_is_downloaded_has_checksums_that_the_card_states(name):
+def test_downloads_have_the_checksums_of_the_card(name):
     lengths = {"md5": 32, "sha256": 64}
     for stated in CARDS[name].checksum:
         assert re.fullmatch(f"[0-9a-f]{{{lengths[stated.algorithm]}}}", stated.digest)
@@ -54,7 +54,7 @@ def test_what_is_downloaded_has_checksums_that_the_card_states(name):
         ("caltech101", "caltech-101.zip"),
     ],
 )
-def test_downloads_are_checked_against_the_card(name, first, tmp_path, monkeypatch):
+def test_downloads_are_verified_by_the_card(name, first, tmp_path, monkeypatch):
     """The stand-in for the download notes what it was asked, and fails as a network does."""
     asked = {}
 
@@ -86,7 +86,7 @@ def test_an_option_that_does_not_apply_is_refused():
         datasets.load("omniglot", strict=True)
 
 
-def test_attributes_arrive_late_and_unknown_ones_not_at_all():
+def test_attributes_are_imported_lazily():
     assert datasets.folder.__name__ == "folder"
     assert datasets.arrays.__name__ == "arrays"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

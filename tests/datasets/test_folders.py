@@ -24,7 +24,7 @@ def pets(tmp_path):
     return tmp_path / "pets"
 
 
-def test_one_class_per_folder_in_order_of_name(pets):
+def test_one_class_per_folder_sorted_by_name(pets):
     classes = read_classes(pets, size=6)
     assert classes.names == tuple(f"class {i}" for i in range(8))
     assert classes.counts.tolist() == list(range(2, 10))
@@ -35,7 +35,7 @@ def test_one_class_per_folder_in_order_of_name(pets):
         assert rows[:, 1, 0, 0].tolist() == list(range(2 + i))  # files in order of name
 
 
-def test_images_deeper_in_a_class_folder_count(pets):
+def test_images_in_nested_folders_belong_to_the_class(pets):
     fill(pets / "class 0" / "more" / "still more", 0, count=4)
     assert read_classes(pets, size=6).counts[0] == 6
 
@@ -59,7 +59,7 @@ def test_split_folders_are_the_splits(tmp_path):
         datasets.load("folder", tmp_path, size=6)
 
 
-def test_bad_images_are_named_counted_and_left_out(pets):
+def test_unreadable_images_are_named_counted_and_left_out(pets):
     (pets / "class 2" / "notes.txt").write_text("a text file among images")
     photo = pets / "class 3" / "cut.jpg"
     Image.effect_noise((90, 90), 50).save(photo)
@@ -74,7 +74,7 @@ def test_bad_images_are_named_counted_and_left_out(pets):
 
 
 @pytest.mark.timeout(20)
-def test_a_pipe_among_images_is_a_bad_image(pets):
+def test_a_pipe_among_images_is_left_out(pets):
     os.mkfifo(pets / "class 2" / "pipe.png")  # to open it would wait for a writer for ever
     with pytest.warns(UserWarning, match=r"1 of 45 files were left out: .*pipe\.png: .*pipe"):
         assert read_classes(pets, size=6).counts.tolist() == list(range(2, 10))
@@ -82,14 +82,14 @@ def test_a_pipe_among_images_is_a_bad_image(pets):
         read_classes(pets, size=6, strict=True)
 
 
-def test_the_warning_stays_short(pets):
+def test_the_warning_lists_few_files(pets):
     for i in range(40):
         (pets / "class 0" / f"{i}.txt").write_text("x")
     with pytest.warns(UserWarning, match=r"40 of 84 files.*and 35 more"):
         read_classes(pets, size=6)
 
 
-def test_hidden_files_are_no_images(pets):
+def test_hidden_files_are_ignored(pets):
     (pets / "class 2" / ".DS_Store").write_bytes(b"x")
     (pets / "class 2" / "Thumbs.db").write_bytes(b"x")
     (pets / ".git").mkdir()
@@ -105,12 +105,12 @@ def test_a_class_without_a_readable_image_is_refused(pets):
         read_classes(pets, size=6)
 
 
-def test_folders_that_are_none(tmp_path, pets):
+def test_wrong_folders_are_refused(tmp_path, pets):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         read_classes(tmp_path / "gone")
     with pytest.raises(NotADirectoryError, match="it is a file"):
         read_classes(pets / "class 0" / "0.png")
-    with pytest.raises(ValueError, match="it holds no folder"):
+    with pytest.raises(ValueError, match="found no folder"):
         read_classes(pets / "class 0")
     with pytest.raises(ValueError, match="give the folder"):
         datasets.load("folder")
@@ -151,6 +151,6 @@ def test_real_photographs_of_any_size(shared_data, tmp_path):
     assert classes.inputs.dtype == torch.uint8
 
 
-def test_grey(pets):
+def test_grey_images(pets):
     assert read_classes(pets, 6, 1).inputs.shape[1:] == (1, 6, 6)
     assert np.prod(datasets.folder(pets, size=6, channels=1).train.inputs.shape[1:]) == 36

@@ -25,7 +25,7 @@ def test_another_run_with_other_threads_gives_the_same_bytes(built):
         assert torch.equal(again[name].inputs, part.inputs)
 
 
-def test_load_gives_what_was_built_and_keeps_it(built, tmp_path, monkeypatch):
+def test_load_returns_and_keeps_what_was_built(built, tmp_path, monkeypatch):
     monkeypatch.setattr(glyphs, "build", lambda: built)
     first = datasets.load("glyphs", tmp_path)
     monkeypatch.setattr(glyphs, "build", lambda: pytest.fail("rendered twice"))
@@ -39,7 +39,7 @@ def test_load_gives_what_was_built_and_keeps_it(built, tmp_path, monkeypatch):
     assert found == pytest.approx(first.card.classes, rel=0.02)
 
 
-def test_sizes(built):
+def test_numbers_of_classes_and_rows(built):
     assert len(built["train"]) >= 1400
     assert len(built["val"]) >= 150
     assert len(built["test"]) >= 400
@@ -60,7 +60,7 @@ def test_scripts_are_not_shared_between_splits(built):
     assert {"CANADIAN SYLLABICS", "HEBREW"} <= scripts["test"]
 
 
-def test_look_alikes_are_one_class(built):
+def test_similar_characters_are_one_class(built):
     names = {n for part in built.values() for n in part.names}
     assert "LATIN CAPITAL LETTER A" in names
     assert "GREEK CAPITAL LETTER ALPHA" not in names
@@ -102,7 +102,7 @@ def test_script_of_a_character(character, expected):
     assert glyphs.script(ord(character)) == expected
 
 
-def test_distinct_keeps_the_first_of_those_alike():
+def test_distinct_keeps_the_first_of_similar_characters():
     alike = torch.eye(6)
     for i, j, value in [(0, 1, 0.98), (1, 2, 0.98), (0, 3, 0.90), (2, 3, 0.8), (2, 4, 0.8)]:
         alike[i, j] = alike[j, i] = value
@@ -113,7 +113,7 @@ def test_distinct_keeps_the_first_of_those_alike():
     assert glyphs.distinct(alike, codes, ["train"] * 6) == [0, 2, 3, 4, 5]
 
 
-def test_distinct_merges_the_cases_of_a_letter_sooner():
+def test_distinct_merges_the_cases_of_a_letter_at_a_lower_similarity():
     alike = torch.eye(4)
     for i, j, value in [(0, 1, 0.85), (0, 2, 0.85), (2, 3, 0.75)]:
         alike[i, j] = alike[j, i] = value

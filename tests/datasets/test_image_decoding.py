@@ -58,12 +58,12 @@ def test_cmyk_jpeg():
     assert max(green, blue) < 60
 
 
-def test_grey_on_demand():
+def test_conversion_to_grey():
     assert decode(encoded(flat("RGB", (255, 255, 255))), "x", size=5, channels=1).shape == (1, 5, 5)
     assert rgb(encoded(flat("L", 3)), size=5).shape == (3, 5, 5)
 
 
-def test_exif_orientation_turns_the_picture_upright():
+def test_exif_orientation_is_applied():
     image = Image.new("L", (8, 8), 0)
     image.paste(255, (0, 0, 8, 2))  # bright at the top
     exif = Image.Exif()
@@ -81,7 +81,7 @@ def test_the_middle_square_is_kept():
     assert found.min() > 150  # the outermost pixels reach a little beyond the square
 
 
-def test_any_format_gives_the_same_picture():
+def test_every_format_gives_the_same_image():
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     expected = np.asarray(image).transpose(2, 0, 1)
@@ -97,14 +97,14 @@ def noise():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.8])
-def test_a_truncated_picture_is_named(kind, keep):
+def test_a_truncated_image_is_named(kind, keep):
     data = encoded(noise(), kind)
     with pytest.raises(ImageError, match=r"^photo\.x: "):
         decode(data[: int(keep * len(data))], "photo.x", size=8, channels=3)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello\n" * 50, b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x00" * 99])
-def test_what_is_no_picture_is_named(data):
+def test_a_file_that_is_not_an_image_is_named(data):
     with pytest.raises(ImageError, match=r"^notes\.txt: not an image.*Remove the file"):
         decode(data, "notes.txt", size=8, channels=3)
 
@@ -117,7 +117,7 @@ def test_postscript_is_never_opened(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500)])
-def test_a_picture_too_small_to_show_anything(size):
+def test_too_small_an_image_is_refused(size):
     with pytest.raises(ImageError, match=f"dot: {size[0]} x {size[1]} pixels is too small"):
         decode(encoded(Image.new("RGB", size)), "dot", size=8, channels=3)
 
@@ -152,7 +152,7 @@ def test_the_limit_counts_pixels(monkeypatch):
     rgb(encoded(noise()))
 
 
-def test_pixels_without_an_agreed_range():
+def test_pixels_without_an_agreed_range_are_refused():
     with pytest.raises(ImageError, match="floating-point"):
         rgb(encoded(Image.new("F", (8, 8), 0.5), "TIFF"))
     with pytest.raises(ImageError, match="32-bit"):
@@ -164,7 +164,7 @@ def test_a_missing_file_is_named(tmp_path):
         decode(tmp_path / "gone.png", "gone.png", size=8, channels=3)
 
 
-def test_wrong_requests():
+def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="channels must be 1"):
         decode(encoded(noise()), "x", size=8, channels=4)
     with pytest.raises(ValueError, match="size must be at least 1"):

@@ -29,13 +29,13 @@ def test_every_row_keeps_its_label(y):
 
 
 @pytest.mark.parametrize("values", [[3, -1, 7, 100, 5, 6], [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]])
-def test_labels_of_any_value(values):
+def test_labels_of_any_type(values):
     y = np.repeat(values, 4)
     dataset = datasets.arrays(torch.rand(24, 3), torch.tensor(y))
     assert set(rows_by_name(dataset)) == {str(v) for v in np.asarray(values)}
 
 
-def test_kinds_of_numbers():
+def test_number_types():
     y = LABELS
     assert datasets.arrays(X, y).train.inputs.dtype == torch.uint8
     assert datasets.arrays(X.astype(np.float64), y).train.inputs.dtype == torch.float32
@@ -66,7 +66,7 @@ def test_the_seed_decides_the_split():
         (np.zeros((0, 2)), np.zeros(0), r"shape \(rows, ...\)"),
     ],
 )
-def test_what_cannot_be_a_data_set_is_refused(x, y, message):
+def test_wrong_arrays_are_refused(x, y, message):
     with pytest.raises(ValueError, match=message):
         datasets.arrays(x, y)
 
@@ -79,7 +79,7 @@ def test_splits_that_share_a_class_are_refused():
         Dataset(card("arrays"), part, third, other)
 
 
-def test_from_a_file(tmp_path):
+def test_load_from_a_file(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, X=X, y=LABELS)
     dataset = datasets.load("arrays", path)
@@ -87,7 +87,7 @@ def test_from_a_file(tmp_path):
     assert repr(dataset).startswith("Dataset(arrays: classes train")
 
 
-def test_files_that_do_not_serve(tmp_path):
+def test_wrong_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"call datasets\.arrays"):
         datasets.load("arrays")
     with pytest.raises(FileNotFoundError, match="no such file"):

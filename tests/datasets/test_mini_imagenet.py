@@ -29,7 +29,7 @@ def picture(synset, number):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Two pictures of each class instead of 600; the loader is told to expect two."""
+    """Two pictures of each class instead of 600; the loader is patched to expect two."""
     monkeypatch.setattr(mini_imagenet, "PER_CLASS", FEW)
     folder = tmp_path / "mini_imagenet" / "images"
     folder.mkdir(parents=True)
@@ -54,7 +54,7 @@ def check(dataset):
             assert rows[:, 1, 0, 0].tolist() == list(range(FEW))
 
 
-def test_names_as_in_the_published_lists(root):
+def test_file_names_as_in_the_published_lists(root):
     check(load(root))
 
 
@@ -67,7 +67,7 @@ def test_one_folder_per_synset(root):
     check(load(root))
 
 
-def test_synsets_right_in_the_folder(root):
+def test_synset_folders_directly_in_the_folder(root):
     for path in list((root / "mini_imagenet" / "images").iterdir()):
         target = root / "mini_imagenet" / path.name[:9]
         target.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def test_a_zip_in_any_order(root):
     check(load(root))
 
 
-def test_too_few_or_too_many_are_refused(root):
+def test_too_few_or_too_many_images_are_refused(root):
     images = root / "mini_imagenet" / "images"
     extra = images / f"{SYNSETS[3]}99999999.png"
     extra.write_bytes(picture(SYNSETS[3], 9))
@@ -111,11 +111,11 @@ def test_a_bad_image_is_left_out_or_refused(root):
     assert part.rows(place)[:, 1, 0, 0].tolist() == [1]
 
 
-def test_strict_holds_after_a_load_that_left_images_out(root):
+def test_strict_decodes_again_after_images_were_left_out(root):
     bad = next((root / "mini_imagenet" / "images").glob(f"{SYNSETS[0]}*1.png"))
     good = bad.read_bytes()
     bad.write_bytes(b"no picture")
-    for _ in range(2):  # decoded, then read back: the gap is told both times
+    for _ in range(2):  # decoded first, then read from disk: both times there is a warning
         with pytest.warns(UserWarning, match=f"1 images were left out: .*{bad.name}"):
             load(root)
     with pytest.raises(ImageError, match=bad.name):
@@ -132,7 +132,7 @@ def test_pickles_are_refused(tmp_path):
         load(tmp_path)
 
 
-def test_nothing_there(tmp_path):
+def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="forbid redistribution"):
         load(tmp_path)
 
@@ -148,7 +148,7 @@ def test_nothing_there(tmp_path):
         ("n99999999/17.jpg", None),
     ],
 )
-def test_class_by_path(name, expected):
+def test_the_class_of_a_path(name, expected):
     assert synset_of(name, set(SYNSETS)) == expected
 
 

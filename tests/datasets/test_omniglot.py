@@ -38,7 +38,7 @@ def test_vinyals_split_is_the_published_one(root):
         assert part.inputs.shape[1:] == (1, 28, 28)
 
 
-def test_without_rotations(root):
+def test_rows_without_rotations(root):
     dataset = datasets.load("omniglot", root)
     assert tuple(len(c) for c in dataset.splits.values()) == (1028, 172, 423)
     assert tuple(len(c) for c in dataset.splits.values()) == dataset.card.classes
@@ -70,16 +70,16 @@ def test_lake_split_keeps_the_evaluation_alphabets_for_testing(root):
     assert {"Angelic", "ULOG"} <= alphabets[2]
 
 
-def test_other_sizes(root):
+def test_image_sizes(root):
     dataset = datasets.load("omniglot", root, size=35)
     assert dataset.val.inputs.shape[1:] == (1, 35, 35)
     ninths = {round(255 * k / 9) for k in range(10)}  # each pixel stands for 3 x 3
     assert set(dataset.val.inputs.unique().tolist()) == ninths
-    with pytest.raises(ValueError, match="size 200 was asked"):
+    with pytest.raises(ValueError, match=r"must be 1 to 105.*found 200"):
         datasets.load("omniglot", root, size=200)
 
 
-def test_unknown_split(root):
+def test_an_unknown_split_is_refused(root):
     with pytest.raises(ValueError, match="Choose vinyals or lake"):
         datasets.load("omniglot", root, split="vinyal")
 
@@ -133,13 +133,13 @@ def test_a_missing_part_is_named_with_the_remedy(small):
         load_small(small)
 
 
-def test_a_missing_drawing_is_found(small):
+def test_a_missing_drawing_is_refused(small):
     (small / "omniglot" / "images_background" / "Made0" / "character02" / "03.png").unlink()
     with pytest.raises(ArchiveError, match=r"images_background: must hold 2.*Made0/character02"):
         load_small(small)
 
 
-def test_one_altered_pixel_is_found(small):
+def test_one_altered_pixel_is_refused(small):
     path = small / "omniglot" / "images_background" / "Made0" / "character02" / "03.png"
     ink = np.asarray(Image.open(path)).copy()
     ink[50, 50] = ~ink[50, 50]

@@ -11,7 +11,7 @@ CONTENT = bytes(range(256)) * 500
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT: whole, cut short, or not at all."""
+    """Serves CONTENT: complete, incomplete, or not at all."""
 
     def do_GET(self):
         if "missing" in self.path:
@@ -35,22 +35,22 @@ def server():
 
 
 @pytest.mark.parametrize("kind", ["sha256", "md5"])
-def test_a_download_is_checked_and_kept(server, tmp_path, kind):
+def test_a_download_is_verified_and_kept(server, tmp_path, kind):
     known = f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}"
     path = fetch(f"{server}/data.zip?raw=true", tmp_path, known)
     assert path == tmp_path / "data.zip"
     assert path.read_bytes() == CONTENT
 
 
-def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
+def test_a_wrong_checksum_leaves_no_file(server, tmp_path):
     with pytest.raises(
-        ArchiveError, match=r"data\.zip: what arrived has the wrong checksum.*put it at"
+        ArchiveError, match=r"data\.zip: the downloaded file has the wrong checksum.*put it at"
     ):
         fetch(f"{server}/data.zip", tmp_path, "sha256:" + 64 * "0")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_a_download_leaves_nothing(server, tmp_path):
+def test_an_incomplete_download_leaves_no_file(server, tmp_path):
     known = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
     with pytest.raises((OSError, ArchiveError), match=r"cut\.zip: .*by hand"):
         fetch(f"{server}/cut.zip", tmp_path, known)
@@ -58,7 +58,7 @@ def test_half_a_download_leaves_nothing(server, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["{}/missing.zip", "http://127.0.0.1:9/data.zip"])
-def test_no_answer_says_what_to_do(server, tmp_path, address):
+def test_an_unreachable_server_is_named_with_the_remedy(server, tmp_path, address):
     with pytest.raises(OSError, match=r"Check the network.*put it at"):
         fetch(address.format(server), tmp_path, "sha256:" + 64 * "0")
     assert list(tmp_path.iterdir()) == []

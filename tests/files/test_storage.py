@@ -31,7 +31,7 @@ LEARNERS = [
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda m: type(m).__name__)
-def test_a_predictor_comes_back_without_its_code_or_learner(learner, classes, tmp_path):
+def test_a_predictor_loads_without_its_code_or_learner(learner, classes, tmp_path):
     task = draw(qs.episodes(classes, 3, 2, 2), 0, 0)
     predictor = learner.eval()(task.support, task.spec)
     path = qs.save(predictor, tmp_path / "predictor.safetensors")
@@ -41,7 +41,7 @@ def test_a_predictor_comes_back_without_its_code_or_learner(learner, classes, tm
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda m: type(m).__name__)
-def test_a_description_is_json_and_builds_the_same(learner):
+def test_a_description_is_json_and_builds_the_same_learner(learner):
     description = json.loads(json.dumps(describe(learner)))
     rebuilt = build(description)
     assert describe(rebuilt) == describe(learner)
@@ -49,7 +49,7 @@ def test_a_description_is_json_and_builds_the_same(learner):
     assert {k: v.shape for k, v in rebuilt.state_dict().items()} == shapes
 
 
-def test_a_learner_comes_back_with_its_info(tmp_path):
+def test_a_learner_loads_with_its_info(tmp_path):
     learner = LEARNERS[0]
     qs.save(learner, tmp_path / "learner.safetensors", {"shape": [1, 16, 16]})
     loaded, info = load_with_info(tmp_path / "learner.safetensors")
@@ -81,7 +81,7 @@ def test_a_file_cannot_name_foreign_code():
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"\xff" * 4096, b"\x08" + b"\0" * 7 + b"{}      "]
 )
-def test_files_that_are_no_predictor_are_refused(content, tmp_path):
+def test_files_without_a_predictor_are_refused(content, tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.safetensors: not a file that quickstudy wrote"):
@@ -103,7 +103,7 @@ def test_other_safetensors_and_truncated_files_are_refused(tmp_path):
         qs.load(tmp_path / "nothing")
 
 
-def test_trees_come_back_as_they_were(tmp_path):
+def test_trees_load_as_they_were_saved(tmp_path):
     shared = torch.arange(6.0).reshape(2, 3)
     tree = {"a": [shared, shared.T], "b": (torch.tensor(True), {"c": 1.5, "d": None}), "e": {}}
     loaded, about = load_tree(save_tree(tmp_path / "t", tree, {"x": [1, 2]}))
@@ -114,13 +114,13 @@ def test_trees_come_back_as_they_were(tmp_path):
     assert loaded["e"] == {}
 
 
-def test_files_have_the_modes_that_others_have(tmp_path):
+def test_files_have_the_usual_permissions(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     written = write_atomically(tmp_path / "f", b"")
     assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_number_types_come_back(tmp_path):
+def test_number_types_are_kept(tmp_path):
     support = qs.examples(torch.randn(6, 4), [0, 1, 2] * 2)
     support = support._replace(inputs=support.inputs.double(), weights=support.weights.double())
     learner = qs.Prototypical(qs.backbones.MLP(4)).double()
@@ -137,7 +137,7 @@ def test_saving_and_loading_take_no_random_numbers(tmp_path):
     assert torch.get_rng_state().equal(before)
 
 
-def test_an_edited_backbone_is_no_description_of_it(tmp_path):
+def test_a_changed_backbone_is_refused(tmp_path):
     learner = qs.Prototypical(qs.backbones.MLP(4))
     learner.backbone.layers[1] = nn.GELU()
     with pytest.raises(ValueError, match=r"was changed after it was made.*GELU"):
@@ -218,7 +218,7 @@ def test_a_malformed_header_is_refused(header, tmp_path):
         load_tree(tmp_path / "p")
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
     path = write_atomically(tmp_path / "f", b"old")
 
     def full(*_):
@@ -266,18 +266,18 @@ class FixingRows(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("learner", "said"),
+    ("learner", "message"),
     [
         (qs.Prototypical(FixingRows()), "fixes it at 3.*shape"),
         (qs.MANN(qs.backbones.MLP(256, (4,)), 3, hidden=4, slots=8, width=4), "MANN.*aten.sort"),
     ],
     ids=["rows fixed", "no such operation"],
 )
-def test_what_does_not_export_is_refused(learner, said, tmp_path, classes):
+def test_predictors_that_onnx_cannot_express_are_refused(learner, message, tmp_path, classes):
     pytest.importorskip("onnxscript")
     task = draw(qs.episodes(classes, 3, 2, 2, shuffled=True), 0, 0)
     predictor = learner.eval()(task.support, task.spec)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         qs.export(predictor, tmp_path / "p.onnx", task.query.inputs[:3])
     with pytest.raises(ValueError, match="at least 2 rows"):
         qs.export(predictor, tmp_path / "p.onnx", task.query.inputs[:1])
@@ -292,11 +292,11 @@ def test_what_does_not_export_is_refused(learner, said, tmp_path, classes):
     ],
     ids=lambda answer: answer.kind,
 )  # fmt: skip
-def test_every_answer_comes_back_by_its_name(answer):
+def test_every_answer_is_built_from_its_description(answer):
     assert build_answer(json.loads(json.dumps(describe_answer(answer)))) == answer
 
 
-def test_a_loss_of_ones_own_is_handed_to_load(tmp_path):
+def test_a_spec_with_own_functions_is_given_to_load(tmp_path):
     def absolute(predictions, targets):
         return (predictions - targets).abs()
 

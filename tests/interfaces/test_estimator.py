@@ -10,7 +10,7 @@ import quickstudy as qs
 
 
 @parametrize_with_checks([qs.FewShotClassifier()])
-def test_scikit_learns_own_checks(estimator, check):
+def test_the_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)
 
 
@@ -22,7 +22,7 @@ def test_the_baseline_is_logistic_regression():
     assert cross_val_score(qs.FewShotClassifier(), X, y).mean() > 0.95
 
 
-def test_labels_of_any_kind_and_images():
+def test_labels_of_any_type_and_images():
     images = np.random.default_rng(0).integers(0, 256, (6, 1, 16, 16), dtype=np.uint8)
     labels = np.array(["owl", "jay", "owl", "jay", "wren", "wren"])
     learner = qs.Prototypical(qs.backbones.Conv4(channels=8, image_size=16))
@@ -34,7 +34,7 @@ def test_labels_of_any_kind_and_images():
     np.testing.assert_allclose(model.predict_proba(images), expected, rtol=1e-4)
 
 
-def test_the_learner_is_left_alone():
+def test_the_learner_is_not_changed():
     learner = qs.MAML(qs.backbones.MLP(4, outputs=3), rate=0.1)
     before = {k: v.clone() for k, v in learner.state_dict().items()}
     X, y = load_iris(return_X_y=True)
@@ -48,13 +48,13 @@ def test_one_class_is_refused():
         qs.FewShotClassifier().fit(np.zeros((3, 2)), [1, 1, 1])
 
 
-def test_pixels_and_numbers_are_not_mixed():
+def test_pixels_and_other_numbers_are_not_mixed():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 5), dtype=np.uint8)
     y = [0, 1] * 4
     fitted = qs.FewShotClassifier().fit(pixels, y)
-    with pytest.raises(ValueError, match=r"fitted to uint8 pixels, asked about int64.*same type"):
+    with pytest.raises(ValueError, match=r"fitted to uint8 pixels, but X is now int64.*same type"):
         fitted.predict(pixels.astype(np.int64))
-    with pytest.raises(ValueError, match="asked about uint8"):
+    with pytest.raises(ValueError, match="but X is now uint8"):
         qs.FewShotClassifier().fit(pixels.astype(np.int64), y).predict(pixels)
 
 

@@ -82,16 +82,16 @@ def test_a_card_with_everything(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("year = 1967", "yaer = 1967", "'yaer' is not a key here. Valid keys: class, title, year"),
-        ("year = 1967", "", "needs 'year', which it lacks"),
+        ("year = 1967", "", "needs the keys 'year', which are missing"),
         ("year = 1967", 'year = "1967"', "year must be a whole number; found '1967'"),
         ("year = 1967", "year = true", "year must be a whole number; found True"),
         ("year = 1967", "year = 1967\nhead = 1", "head must be true or false; found 1"),
-        ("year = 1967", "year =", "a card is a TOML file"),
+        ("year = 1967", "year =", "must be TOML"),
         ('inductively = "-"', 'inductively = "maybe"', "must be one of 'yes', 'no', .*'maybe'"),
         ("steps = 10", "steps = 0", "training: steps must be at least 1; found 0"),
         ("steps = 10", "steps = 10\nrate = -1", "rate must be a positive number; found -1.0"),
         ("steps = 10", 'steps = 10\noptimiser = "lion"', "one of 'adam', 'sgd'; found 'lion'"),
-        ("steps = 10", "", "training: needs 'steps'"),
+        ("steps = 10", "", "training: needs the keys 'steps'"),
         ("[training]", "[search]\nsteps = [1]\n[training]", "search: 'steps' is not a key"),
         ("[training]", "[search]\nrate = 1\n[training]", "a list of values or a range"),
         ("[training]", "[search]\nrate = []\n[training]", "a list of values or a range"),
@@ -119,7 +119,7 @@ def test_a_family_has_to_be_known_and_a_name_unique(tmp_path: Path) -> None:
     (tmp_path / "twice").mkdir()
     write(tmp_path / "twice", CARD)
     write(tmp_path / "twice", CARD, "memory/nearest.toml")
-    with pytest.raises(ValueError, match="names of learners are unique"):
+    with pytest.raises(ValueError, match="names of learners must be unique"):
         read_cards(tmp_path / "twice")
 
 
@@ -199,10 +199,10 @@ def test_the_lists_of_learners_are_up_to_date() -> None:
 
 
 def test_lists_are_written_in_a_checkout_alone(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="runs in a checkout of quickstudy"):
+    with pytest.raises(FileNotFoundError, match="must run in a checkout of quickstudy"):
         listings(tmp_path)
     for name in ("src/quickstudy/__init__.py", "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("nothing\n")
-    with pytest.raises(ValueError, match=r"Put them back\."):
+    with pytest.raises(ValueError, match=r"Restore them\."):
         listings(tmp_path)

@@ -14,7 +14,7 @@ from quickstudy.tasks.rows import LabelledRows
 
 @pytest.fixture
 def squares() -> LabelledRows:
-    """Twelve classes of drawn squares, told apart by place: a stand-in for a data set of images."""
+    """Twelve classes of images with a square at a different place each."""
     noise = torch.Generator().manual_seed(0)
     images = torch.randint(0, 90, (12, 20, 1, 28, 28), generator=noise, dtype=torch.uint8)
     for way in range(12):

@@ -1,4 +1,4 @@
-"""Samples of what reports are made of: a learner that needs no training, its scores, a log."""
+"""Samples for tests of reports: a learner that needs no training, evaluations, a log."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from quickstudy.tasks.rows import LabelledRows
 
 
 class NearestMeanPixels(Learner):
-    """Class means of raw pixels; a query belongs to the nearest."""
+    """Predicts the class whose mean of raw pixels is nearest."""
 
     def __init__(self, sharpness: float = 1.0) -> None:
         super().__init__()
         self.sharpness = sharpness
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        belongs = one_hot(support.targets, spec.outputs, torch.float32) * support.weights[:, None]
-        return (belongs.T @ support.inputs.flatten(1)) / belongs.sum(0)[:, None].clamp_min(1)
+        weights = one_hot(support.targets, spec.outputs, torch.float32) * support.weights[:, None]
+        return (weights.T @ support.inputs.flatten(1)) / weights.sum(0)[:, None].clamp_min(1)
 
     def predict(self, state: State, inputs: Tensor, spec: TaskSpec) -> Tensor:
         differences = inputs.flatten(1)[:, None] - state
@@ -42,7 +42,7 @@ class NearestMeanPixels(Learner):
 def result_with(
     values: Tensor, score: str = "accuracy", name: str = "", *, pooled: bool = False
 ) -> Result:
-    """A row of these values, in percent but for errors."""
+    """A row with these values, in percent unless the score is mse."""
     error = score == "mse"
     return Result(
         name=name,
@@ -78,7 +78,7 @@ def evaluation_with(*rows: Result, transductive: bool = False) -> Evaluation:
 
 
 def training_log(steps: int = 2000) -> list[dict[str, float]]:
-    """A log of the trainer's shape: a noisy climb, with validation every 250 steps."""
+    """A training log: noisy curves, with validation every 240 steps."""
     noise = np.random.default_rng(0)
     rows: list[dict[str, float]] = []
     for step in range(20, steps + 1, 20):
@@ -107,8 +107,8 @@ def emoji(folder: Path) -> LabelledRows:
 def views_of(source: Episodes, learner: Learner, tasks: int) -> list[EpisodeView]:
     views = []
     for seed in range(tasks):
-        drawn = source.names(torch.Generator().manual_seed(seed))
-        shown = view(learner, source(torch.Generator().manual_seed(seed)), drawn)
+        names = source.names(torch.Generator().manual_seed(seed))
+        shown = view(learner, source(torch.Generator().manual_seed(seed)), names)
         assert isinstance(shown, EpisodeView)
         views.append(shown)
     return views

@@ -1,4 +1,4 @@
-"""What a learner did, in numbers worked out by hand, and the section of the page that shows it."""
+"""Insights against numbers computed by hand, and the section of the page that shows them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TITLES = ("Step by step", "What adaptation changed", "Learnt learning rates",
 
 
 class Doubling(Learner):
-    """Each of two steps doubles the first layer's weight, and leaves the second layer's."""
+    """Each of two steps doubles the weight of the first layer and keeps that of the second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,8 +55,8 @@ class Doubling(Learner):
         return call_with(self.backbone, state["weights"], inputs)
 
 
-class Looking(NearestMeanPixels):
-    """Attends to support rows in a given proportion, and has learnt rates."""
+class Attending(NearestMeanPixels):
+    """Has given attention shares, and learnt rates."""
 
     def __init__(self, shares: Tensor | None = None) -> None:
         super().__init__(30.0)
@@ -88,23 +88,23 @@ def test_adaptation_by_hand(line: Task) -> None:
     assert seen is not None
     assert seen.steps.tolist() == [0, 1, 2]
     assert seen.layers == ("0", "2")
-    # |w_0|² of layer 0, weight and bias together, is 9 + 1 + 1; the weight alone moves, by its own
-    # length and by thrice its length.
+    # |w_0|² of layer 0, weight and bias together, is 9 + 1 + 1; only the weight changes, by its own
+    # length and then by three times its length.
     moved = math.sqrt(10 / 11)
     np.testing.assert_allclose(seen.weights, [[0, 0], [moved, 0], [3 * moved, 0]], rtol=1e-6)
     # Layer 0 gives (3, 0) for x = 1 and (-3, 2) for x = -1; then (6, -1), (-6, 3);
-    # then (12, -3), (-12, 5). The row without a target is not judged.
+    # then (12, -3), (-12, 5). The row without a target is left out.
     first = np.sqrt(np.array([0, 9 + 1 + 9 + 1, 81 + 9 + 81 + 9]) / 22)
     # The last layer gives 3 and 2; then 6 and 3; then 12 and 5.
     last = np.sqrt(np.array([0, 9 + 1, 81 + 9]) / 13)
     np.testing.assert_allclose(seen.features, np.stack([first, last], 1), rtol=1e-6)
-    # Answers on the support are 3 and 6; then 6 and 12; then 12 and 24: errors from 4 and 6.
+    # Predictions for the support are 3 and 6; then 6 and 12; then 12 and 24: errors from 4 and 6.
     np.testing.assert_allclose(seen.support_loss, [1 / 2, (4 + 36) / 2, (64 + 324) / 2])
     np.testing.assert_allclose(seen.query_score, [(1 + 4) / 2, (4 + 9) / 2, (64 + 25) / 2])
     assert (seen.score, seen.unit) == ("mse", "")
 
 
-def test_adaptation_leaves_the_network_as_it_was(line: Task) -> None:
+def test_adaptation_does_not_change_the_network(line: Task) -> None:
     learner = Doubling()
     before = {name: p.clone() for name, p in learner.backbone.named_parameters()}
     adaptation(learner, line)
@@ -112,7 +112,7 @@ def test_adaptation_leaves_the_network_as_it_was(line: Task) -> None:
     assert not any(m._forward_hooks for m in learner.modules())
 
 
-def test_inner_steps_leave_no_graph(episode: Task) -> None:
+def test_inner_steps_keep_no_graph(episode: Task) -> None:
     class Watched(qs.MAML):
         def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
             states.extend(super().trajectory(support, spec))
@@ -128,11 +128,11 @@ def test_inner_steps_leave_no_graph(episode: Task) -> None:
     assert len(states) >= 4
     made = [w for state in states for w in state["weights"].values() if not w.is_leaf]
     assert not any(w.requires_grad for w in made)
-    taught = states[-1]["weights"]
-    assert not any(w.requires_grad for w in taught.values())
+    adapted = states[-1]["weights"]
+    assert not any(w.requires_grad for w in adapted.values())
 
 
-def test_what_started_at_zero_has_no_ratio(line: Task) -> None:
+def test_a_layer_that_started_at_zero_has_no_ratio(line: Task) -> None:
     learner = Doubling()
     nn.init.zeros_(learner.backbone[2].weight)
     seen = insights(learner, line)
@@ -142,7 +142,7 @@ def test_what_started_at_zero_has_no_ratio(line: Task) -> None:
     assert "What adaptation changed" in sections_of(seen)[1]
 
 
-def test_maml_moves_by_its_own_steps(episode: Task) -> None:
+def test_maml_changes_weights_by_its_gradient_steps(episode: Task) -> None:
     torch.manual_seed(0)
     learner = qs.MAML(qs.backbones.MLP(784, (8,), 4), steps=3, rate=0.1, adapts="head.*")
     seen = adaptation(learner, episode)
@@ -167,7 +167,7 @@ def test_maml_moves_by_its_own_steps(episode: Task) -> None:
     assert seen.query_score[-1] == pytest.approx(float(right.float().mean()))
 
 
-def test_a_layer_that_a_context_moves_is_seen_moved(episode: Task) -> None:
+def test_features_that_a_context_changes_are_reported(episode: Task) -> None:
     torch.manual_seed(0)
     net = qs.backbones.Conv4(8, outputs=4)
     seen = adaptation(qs.CAVIA(net, steps=1, at="blocks.2.norm", film=True), episode)
@@ -177,7 +177,7 @@ def test_a_layer_that_a_context_moves_is_seen_moved(episode: Task) -> None:
     assert all(moved[layer] > 0 for layer in ("blocks.2.norm", "blocks.3.conv", "head"))
 
 
-def test_many_steps_are_thinned_out(line: Task) -> None:
+def test_of_many_steps_some_are_selected(line: Task) -> None:
     torch.manual_seed(0)
     learner = qs.MAML(qs.backbones.MLP(outputs=1), steps=40, rate=0.001)
     seen = adaptation(learner, line)
@@ -185,7 +185,7 @@ def test_many_steps_are_thinned_out(line: Task) -> None:
     assert seen.steps.tolist() == [0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
 
 
-def test_names_after_the_learner_are_the_networks(line: Task) -> None:
+def test_names_of_weights_may_begin_with_backbone(line: Task) -> None:
     class Prefixed(Doubling):
         def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
             states = super().trajectory(support, spec)
@@ -203,7 +203,7 @@ def test_names_after_the_learner_are_the_networks(line: Task) -> None:
     np.testing.assert_array_equal(seen.weights, expected.weights)
 
 
-def test_layers_are_pooled_where_there_are_many() -> None:
+def test_many_layers_are_merged() -> None:
     small = ("blocks.0.conv.weight", "blocks.0.conv.bias", "head.weight", "scale")
     assert list(layers_of(small).values()) == ["blocks.0.conv", "blocks.0.conv", "head", "scale"]
     many = [f"blocks.{i}.{j}.weight" for i in range(3) for j in range(MOST_LAYERS)]
@@ -211,7 +211,7 @@ def test_layers_are_pooled_where_there_are_many() -> None:
 
 
 def test_rates_by_hand() -> None:
-    found = rates(Looking().learnt_rates())
+    found = rates(Attending().learnt_rates())
     assert found is not None
     assert found.layers == ("conv", "head")
     # conv holds -0.1, 0.1, 0.2, 0.3, 0.5.
@@ -222,22 +222,22 @@ def test_rates_by_hand() -> None:
     assert rates({}) is None
 
 
-def test_attention_is_that_of_the_rows_shown(episode: Task) -> None:
+def test_attention_is_given_for_the_rows_shown(episode: Task) -> None:
     shares = torch.rand(20, 8).softmax(-1)
     padded = episode._replace(
         support=episode.support._replace(weights=torch.tensor([0.0] + [1.0] * 7)),
         query=episode.query._replace(targets=episode.query.targets.clone().index_fill_(
             0, torch.tensor([2]), -1)),
     )  # fmt: skip
-    seen = insights(Looking(shares), padded)
+    seen = insights(Attending(shares), padded)
     assert seen.attention is not None
     kept = [row for row in range(20) if row != 2]
     np.testing.assert_array_equal(seen.attention, shares.numpy()[kept][:, 1:])
 
 
 def test_attention_of_another_shape_is_refused(episode: Task) -> None:
-    with pytest.raises(ValueError, match=r"makes \(20, 8\); found \(3, 20, 8\)"):
-        insights(Looking(torch.rand(3, 20, 8)), episode)
+    with pytest.raises(ValueError, match=r"support row, \(20, 8\); found \(3, 20, 8\)"):
+        insights(Attending(torch.rand(3, 20, 8)), episode)
 
 
 def test_nearest_by_hand() -> None:
@@ -250,12 +250,12 @@ def test_nearest_by_hand() -> None:
         ("a", "b"),
     )  # fmt: skip
     found = nearest(view, queries=3, neighbours=2)
-    # Wrong are 1 (60% sure) and 3 (80% sure); of the right ones, 2 was the more doubtful.
+    # Queries 1 (60%) and 3 (80%) are wrong; of the right ones, 2 is the less confident.
     assert [one.query for one in found] == [3, 1, 2]
     assert [one.support.tolist() for one in found] == [[1, 3], [0, 3], [2, 1]]
     distances = [[0, math.sqrt(18)], [0, 1], [0, 5]]
     np.testing.assert_allclose([one.by for one in found], distances)
-    # By attention, query 3 looked at row 0 most, then at 2; its other rows had no share.
+    # By attention, query 3 attends most to row 0, then to 2; its other rows have share 0.
     shares = np.array([[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 1], [0.5, 0, 0, 0.5], [0.6, 0, 0.4, 0]])
     found = nearest(view, shares, queries=3)
     assert [one.query for one in found] == [3, 1, 2]
@@ -264,49 +264,49 @@ def test_nearest_by_hand() -> None:
 
 
 def sections_of(seen: Insights) -> tuple[str, list[str]]:
-    """The page's HTML, and which of the figures stand in it."""
+    """The HTML of the page, and the titles of the figures in it."""
     html = page(RunFacts("seen", evaluation_of(torch.rand(9)), insights=seen))
     return html, [title for title in TITLES if f"<h3>{title}</h3>" in html]
 
 
-def test_only_what_a_learner_gives_is_drawn(episode: Task, line: Task) -> None:
+def test_figures_depend_on_the_methods_of_the_learner(episode: Task, line: Task) -> None:
     torch.manual_seed(0)
     maml = qs.MAML(qs.backbones.MLP(784, (8,), 4), steps=2, rate=0.1)
     metric = qs.Prototypical(qs.backbones.MLP(784, (8,)))
-    looking = Looking(torch.full((20, 8), 1 / 8))
+    attending = Attending(torch.full((20, 8), 1 / 8))
     assert sections_of(insights(maml, episode))[1] == [TITLES[0], TITLES[1], TITLES[4]]
     assert sections_of(insights(metric, episode))[1] == [TITLES[4]]
-    assert sections_of(insights(looking, episode))[1] == [TITLES[2], TITLES[3], TITLES[4]]
-    silent = sections_of(Insights(insights(metric, episode).view))
-    assert silent[1] == []
-    assert "What the learner did" not in silent[0]
+    assert sections_of(insights(attending, episode))[1] == [TITLES[2], TITLES[3], TITLES[4]]
+    empty = sections_of(Insights(insights(metric, episode).view))
+    assert empty[1] == []
+    assert "What the learner did" not in empty[0]
     torch.manual_seed(0)
     curve = insights(qs.MAML(qs.backbones.MLP(outputs=1), steps=1, rate=0.01), line)
     assert sections_of(curve)[1] == [TITLES[0], TITLES[1]]
 
 
-def test_captions_say_what_is_shown(episode: Task) -> None:
-    # All attention of each query on one row of its own class, then half of it elsewhere.
+def test_captions_give_the_shares_of_attention(episode: Task) -> None:
+    # All attention of each query is on its own class, then half of it is elsewhere.
     same = (episode.query.targets[:, None] == episode.support.targets).float()
-    html, _ = sections_of(insights(Looking(same / 2), episode))
-    assert "100% of it goes to a query&#x27;s own class, where chance is 25%." in html
-    html, _ = sections_of(insights(Looking((same / 2 + (1 - same) / 6) / 2), episode))
-    assert "50% of it goes to a query&#x27;s own class" in html
+    html, _ = sections_of(insights(Attending(same / 2), episode))
+    assert "100% of it is on the query&#x27;s own class, where chance is 25%." in html
+    html, _ = sections_of(insights(Attending((same / 2 + (1 - same) / 6) / 2), episode))
+    assert "50% of it is on the query&#x27;s own class" in html
     assert len(re.findall('alt="50% of the attention"', html)) == 4
     assert len(re.findall('alt="17% of the attention"', html)) == 12
 
 
-def test_the_nearest_are_those_that_the_learner_looked_at(episode: Task) -> None:
+def test_nearest_rows_are_ranked_by_attention_where_there_is_some(episode: Task) -> None:
     same = (episode.query.targets[:, None] == episode.support.targets).float()
-    html, _ = sections_of(insights(Looking(same * torch.tensor([0.75, 0.25]).repeat(4)), episode))
-    assert "they looked at most; below each its class and its share" in html
-    assert html.count(" looked most at</span>") == 6
+    html, _ = sections_of(insights(Attending(same * torch.tensor([0.75, 0.25]).repeat(4)), episode))
+    assert "that get most of their attention; below each its class and its share" in html
+    assert html.count(" attends most to</span>") == 6
     assert len(re.findall("<span>[A-D] 75%</span>", html)) == 6
     assert "Euclidean" not in html
     metric = qs.Prototypical(qs.backbones.MLP(784, (8,)))
     html, _ = sections_of(insights(metric, episode))
-    assert "Euclidean distance, which need not be the learner&#x27;s own measure" in html
-    assert html.count(" lies nearest to</span>") == 6
+    assert "Euclidean distance, which may differ from the distance that the learner uses" in html
+    assert html.count(" is nearest to</span>") == 6
 
 
 def test_attention_of_a_regression_task_is_drawn(line: Task) -> None:
@@ -323,18 +323,18 @@ def test_attention_of_a_regression_task_is_drawn(line: Task) -> None:
     assert sections_of(insights(Weighing(), line))[1] == ["Attention over the support set"]
 
 
-def test_a_learner_that_diverges_still_gets_its_page(episode: Task) -> None:
+def test_a_learner_that_diverges_still_gets_a_page(episode: Task) -> None:
     torch.manual_seed(0)
     wild = insights(qs.MAML(qs.backbones.MLP(784, (8,), 4), steps=4, rate=1e30), episode)
     assert wild.adaptation is not None
     assert not np.isfinite(wild.adaptation.weights[-1]).all()
     assert "What adaptation changed" in sections_of(wild)[1]
-    nowhere = insights(Looking(torch.full((20, 8), math.nan)), episode)
+    nowhere = insights(Attending(torch.full((20, 8), math.nan)), episode)
     assert "Attention over the support set" in sections_of(nowhere)[1]
 
 
-def test_hostile_names_stay_text(episode: Task) -> None:
+def test_names_with_markup_are_escaped(episode: Task) -> None:
     hostile = '"><script>alert(1)</script>'
-    html, _ = sections_of(insights(Looking(torch.full((20, 8), 1 / 8)), episode, [hostile] * 4))
+    html, _ = sections_of(insights(Attending(torch.full((20, 8), 1 / 8)), episode, [hostile] * 4))
     assert "<script" not in html
     assert "&lt;script&gt;" in html

@@ -27,17 +27,17 @@ def run(tmp_path: Path) -> Path:
     return write(tmp_path / "run", "".join(json.dumps(row) + "\n" for row in ROWS))
 
 
-def test_rows_come_back(run: Path) -> None:
+def test_rows_are_read_as_written(run: Path) -> None:
     assert read_metrics(run / "metrics.jsonl") == ROWS
 
 
-def test_a_torn_last_line_is_left_out(run: Path) -> None:
+def test_an_incomplete_last_line_is_left_out(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as log:
         log.write('{"step": 300, "lo')
     assert read_metrics(run / "metrics.jsonl") == ROWS
 
 
-def test_anything_else_is_an_error(tmp_path: Path) -> None:
+def test_other_errors_in_a_log_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no training log at .*nowhere"):
         read_metrics(tmp_path / "nowhere")
     write(tmp_path, '{"step": 1}\nnot json\n{"step": 2}\n')
@@ -48,7 +48,7 @@ def test_anything_else_is_an_error(tmp_path: Path) -> None:
         read_metrics(tmp_path / "metrics.jsonl")
 
 
-def test_tensorboard_reads_what_was_logged(run: Path) -> None:
+def test_tensorboard_reads_the_logged_values(run: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -25,7 +25,7 @@ HOSTILE = '</td><script>alert("1")</script>\u202e\x1b[31m<img src=x onerror=aler
 
 
 class Outline(HTMLParser):
-    """Tags in order, and proof that each is closed where it should be."""
+    """The tags in order; asserts that each is closed correctly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,19 +71,19 @@ def facts(
     )
 
 
-def test_the_page_says_what_must_be_said(facts: RunFacts) -> None:
+def test_the_page_contains_all_facts(facts: RunFacts) -> None:
     html = page(facts)
     text = re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
     text = " ".join(text.split())
-    for said in ("Nearest mean on squares", "90.0% ± 1.6", "50 test tasks", "inductive",
+    for phrase in ("Nearest mean on squares", "90.0% ± 1.6", "50 test tasks", "inductive",
                  "88.4% to 91.6%", "3f9ac1d27b60", "1.32 ms", "8.1%", "4f2a91c", "torch 2.13.0",
                  "training.steps 2000", "training.ways 5, 20",
                  "quickstudy run --data squares"):  # fmt: skip
-        assert said in text, said
+        assert phrase in text, phrase
     assert page(facts) == html, "the same facts give the same bytes"
 
 
-def test_the_page_needs_nothing_from_outside_and_runs_nothing(facts: RunFacts) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(facts: RunFacts) -> None:
     tags = outline(page(facts)).seen
     assert not {"script", "link", "iframe", "object"} & {name for name, _ in tags}
     for name, attributes in tags:
@@ -98,30 +98,30 @@ def test_the_page_needs_nothing_from_outside_and_runs_nothing(facts: RunFacts) -
     assert len(ids) == len(set(ids))
 
 
-def test_hostile_text_is_shown_and_never_markup(facts: RunFacts) -> None:
+def test_text_with_markup_is_escaped(facts: RunFacts) -> None:
     views = [replace(view, names=(HOSTILE,) * len(view.names)) for view in facts.views
              if isinstance(view, EpisodeView)]  # fmt: skip
     e = replace(facts.evaluation, norm=HOSTILE, fingerprint=HOSTILE)
     hostile = RunFacts(HOSTILE, e, facts.metrics, views, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE},
                        HOSTILE, HOSTILE, HOSTILE, HOSTILE)  # fmt: skip
     html = page(hostile)
-    tame = outline(html).seen
-    assert not any(name == "script" for name, _ in tame)
-    assert not any("onerror" in attributes for _, attributes in tame)
+    tags = outline(html).seen
+    assert not any(name == "script" for name, _ in tags)
+    assert not any("onerror" in attributes for _, attributes in tags)
     assert "\u202e" not in html
     assert "\x1b" not in html
     assert "&lt;script&gt;" in html
 
 
-def test_wrong_answers_are_marked_by_more_than_colour(facts: RunFacts) -> None:
+def test_wrong_predictions_are_marked_by_more_than_colour(facts: RunFacts) -> None:
     views = [view for view in facts.views if isinstance(view, EpisodeView)]
     html = page(facts)
     wrong = sum(int((~view.correct).sum()) for view in views[:3])
-    assert wrong > 0, "the test needs a learner that errs"
+    assert wrong > 0, "the test needs wrong predictions"
     assert html.count('class="tile wrong"') == wrong == len(re.findall("<span>✗ [A-E] ", html))
 
 
-def test_transductive_results_say_so(
+def test_transductive_results_are_marked(
     facts: RunFacts, make_evaluation: Callable[..., Evaluation]
 ) -> None:
     html = page(replace(facts, evaluation=make_evaluation(torch.rand(9), transductive=True)))
@@ -129,7 +129,7 @@ def test_transductive_results_say_so(
     assert "Inductive:" not in html
 
 
-def test_a_page_of_little_is_still_a_page(facts: RunFacts) -> None:
+def test_a_page_needs_an_evaluation_alone(facts: RunFacts) -> None:
     outline(page(RunFacts("bare", facts.evaluation)))
     view = facts.views[0]
     assert isinstance(view, EpisodeView)
@@ -140,7 +140,7 @@ def test_a_page_of_little_is_still_a_page(facts: RunFacts) -> None:
     assert "<img" not in html
     assert "Confusion among the ways" in html
     right = replace(plain, predicted=plain.query_targets)
-    assert "No query was answered wrongly." in page(replace(facts, views=[right]))
+    assert "Every query was predicted correctly." in page(replace(facts, views=[right]))
 
 
 def test_regression_pages(make_evaluation: Callable[..., Evaluation]) -> None:
@@ -151,7 +151,7 @@ def test_regression_pages(make_evaluation: Callable[..., Evaluation]) -> None:
     html = page(RunFacts("curves", e, (), [curve] * 6))
     outline(html)
     assert html.count("Mean squared error 0.01 after adapting to 5 points") == 2 * 4
-    assert "Answers against true values" in page(RunFacts("vectors", e, (), [many]))
+    assert "Predictions against true values" in page(RunFacts("vectors", e, (), [many]))
 
 
 def test_large_tasks_keep_the_page_small(make_evaluation: Callable[..., Evaluation]) -> None:
@@ -170,7 +170,7 @@ def test_large_tasks_keep_the_page_small(make_evaluation: Callable[..., Evaluati
     assert "Not drawn: queries beyond the first 9 of a class" in html
 
 
-def test_real_pictures_with_transparency(
+def test_real_images_with_transparency(
     shared_data: Path, make_evaluation: Callable[..., Evaluation]
 ) -> None:
     source = episodes(emoji(shared_data / "emoji"), 5, 1, 3)
@@ -184,7 +184,7 @@ def test_real_pictures_with_transparency(
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_small_pictures_are_kept_exactly(channels: int) -> None:
+def test_small_images_are_kept_exactly(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (channels, 20, 30), dtype=np.uint8)
     kind, encoded = data_uri(pixels / 255).split(";base64,")
     assert kind == "data:image/png"
@@ -192,12 +192,12 @@ def test_small_pictures_are_kept_exactly(channels: int) -> None:
     np.testing.assert_array_equal(decoded.reshape(20, 30, channels), pixels.transpose(1, 2, 0))
 
 
-def test_large_pictures_are_shrunk_whole() -> None:
+def test_large_images_are_shrunk_as_a_whole() -> None:
     encoded = data_uri(np.full((3, 100, 50), 0.5)).split(",")[1]
     assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (28, 56)
 
 
-def test_markup_escapes_all_but_markup() -> None:
+def test_everything_but_markup_is_escaped() -> None:
     assert tag("p", "<&", Markup("<b>x</b>"), None, class_='"', data_x=None) == (
         '<p class="&quot;">&lt;&amp;<b>x</b></p>'
     )

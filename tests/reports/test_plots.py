@@ -38,7 +38,7 @@ def test_svg_is_well_formed_themed_and_the_same_each_time(
     assert "<text" in first, "text must stay text"
 
 
-def test_ids_of_two_figures_never_meet(square_views: list[EpisodeView]) -> None:
+def test_ids_of_two_figures_differ(square_views: list[EpisodeView]) -> None:
     one, two = (style.to_svg(plots.reliability(square_views), p, "") for p in ("one", "two"))
     ids = [set(re.findall(r'\bid="([^"]*)"', svg)) for svg in (one, two)]
     assert ids[0]
@@ -49,13 +49,13 @@ def test_ids_of_two_figures_never_meet(square_views: list[EpisodeView]) -> None:
         style.to_svg(plots.reliability(square_views), 'x" onload="', "")
 
 
-def test_figures_leave_matplotlib_as_it_was(square_views: list[EpisodeView]) -> None:
+def test_figures_do_not_change_matplotlib_settings(square_views: list[EpisodeView]) -> None:
     before = dict(matplotlib.rcParams)
     style.to_svg(plots.projection(square_views[0]), "one", "")
     assert dict(matplotlib.rcParams) == before
 
 
-def test_histogram_bins_hold_each_accuracy_in_its_middle() -> None:
+def test_no_accuracy_lies_on_a_bin_edge() -> None:
     for queries, tasks in ((75, 600), (5, 40), (300, 1000)):
         noise = np.random.default_rng(queries)
         scores = np.float32(noise.binomial(queries, 0.8, tasks) / np.float32(queries))
@@ -63,8 +63,8 @@ def test_histogram_bins_hold_each_accuracy_in_its_middle() -> None:
         assert len(edges) <= 33
         counts, _ = np.histogram(scores, edges)
         assert counts.sum() == tasks, "no score may fall outside"
-        held = np.diff(edges) * queries
-        np.testing.assert_allclose(held, held.round(), atol=1e-2)
+        widths = np.diff(edges) * queries
+        np.testing.assert_allclose(widths, widths.round(), atol=1e-2)
         nearest = np.abs(np.unique(scores)[:, None] - edges).min()
         assert nearest > 0.4 / queries, "no score may lie on an edge"
 
@@ -88,9 +88,14 @@ def test_unknown_numbers_are_not_drawn() -> None:
     assert len(np.asarray(dots.axes[0].collections[0].get_offsets())) == 4
 
 
-def test_values_that_were_not_logged_are_left_out() -> None:
+def test_missing_values_of_the_log_are_left_out() -> None:
     rows = [{"step": s, "loss": 1.0, "score": float("nan")} for s in (1, 2, 3)]
     assert not plots.learning_curves(rows).axes[0].lines
+
+
+def test_a_single_logged_value_is_marked() -> None:
+    (line,) = plots.learning_curves([{"step": 4, "loss": 1.0}]).axes[1].lines
+    assert line.get_marker() == "o"
 
 
 def test_running_mean_is_neither_shifted_nor_padded() -> None:
@@ -121,7 +126,7 @@ def test_principal_plane_keeps_distances_of_flat_data() -> None:
     np.testing.assert_allclose(distance[0], distance[1], atol=1e-9)
 
 
-def test_embeddings_of_one_number_or_all_alike_are_drawn(square_views: list[EpisodeView]) -> None:
+def test_embeddings_of_one_number_or_all_equal_are_drawn(square_views: list[EpisodeView]) -> None:
     view = square_views[0]
     s, q = len(view.support_targets), len(view.query_targets)
     for width, value in ((1, 1.0), (5, 0.0)):
@@ -137,13 +142,13 @@ def test_embeddings_of_one_number_or_all_alike_are_drawn(square_views: list[Epis
 def test_curves_and_scatter() -> None:
     inputs = np.array([3.0, 1.0, 2.0, 5.0, 4.0])
     drawn = plots.fitted_curve(curve(inputs)).axes[0].lines[0]
-    assert np.asarray(drawn.get_xdata()).tolist() == [1, 2, 3, 4, 5], "curves run along the input"
+    assert np.asarray(drawn.get_xdata()).tolist() == [1, 2, 3, 4, 5], "curves are sorted by input"
     plots.predicted_against_true([curve(None)])
     with pytest.raises(ValueError, match="predicted_against_true"):
         plots.fitted_curve(curve(None))
 
 
-def test_a_band_shows_what_a_learner_says_of_its_own_error() -> None:
+def test_a_band_shows_the_predicted_standard_deviation() -> None:
     inputs, deviations = np.array([3.0, 1.0, 2.0, 5.0, 4.0]), np.array([0.3, 0.1, 0.2, 0.5, 0.4])
     view = replace(curve(inputs), deviation=deviations[:, None])
     (band,) = plots.fitted_curve(view).axes[0].collections
@@ -158,7 +163,7 @@ def test_missing_data_is_an_error(square_views: list[EpisodeView]) -> None:
         plots.learning_curves([{"step": 1, "validation": 0.5}])
     with pytest.raises(ValueError, match="found AP50, pooled over 9 tasks"):
         plots.score_distribution(result_with(torch.rand(9), "AP50", pooled=True))
-    with pytest.raises(ValueError, match="found mse, without a number in all of 9 tasks"):
+    with pytest.raises(ValueError, match="found mse, not finite in all of 9 tasks"):
         plots.score_distribution(result_with(torch.full((9,), torch.nan), "mse"))
     with pytest.raises(ValueError, match="no views"):
         plots.reliability([])

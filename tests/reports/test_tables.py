@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,20 +23,29 @@ def printed(table: object) -> str:
     return capture.get()
 
 
-def test_an_evaluation_carries_all_that_it_must(make_evaluation: Callable[..., Evaluation]) -> None:
+def test_an_evaluation_is_shown_with_all_its_facts(
+    make_evaluation: Callable[..., Evaluation],
+) -> None:
     text = printed(evaluation_table(make_evaluation(torch.linspace(0.8, 1.0, 50)), "Squares"))
-    for said in ("Squares", "90.0% ± 1.6", "95% interval", "inductive", "50", "0.081", "1.32 ms",
+    for phrase in ("Squares", "90.0% ± 1.6", "95% interval", "inductive", "50", "0.081", "1.32 ms",
                  "group", "seed", "3f9ac1d27b60"):  # fmt: skip
-        assert said in text, said
+        assert phrase in text, phrase
     assert "–" in printed(evaluation_table(make_evaluation(torch.rand(5), "mse")))
 
 
-def test_each_kind_of_task_has_its_line() -> None:
+def test_each_kind_of_task_has_a_line() -> None:
     rows = result_with(torch.ones(4), name="birds"), result_with(torch.ones(5), "mse", "waves")
     text = " ".join(printed(evaluation_table(evaluation_with(*rows))).split())
     assert "birds: accuracy 100.0% ± 0.0 (95% interval, 4 tasks)" in text
     assert "waves: mse 1 ± 0 (95% interval, 5 tasks)" in text
     assert "tasks 9 " in text
+
+
+def test_the_first_score_of_each_kind_is_bold() -> None:
+    further = replace(result_with(torch.ones(4), "recall", "birds"), first=False)
+    table = evaluation_table(evaluation_with(result_with(torch.ones(4), name="birds"), further))
+    styles = [str(getattr(cell, "style", "")) for cell in table.columns[1].cells]
+    assert styles[:3] == ["bold", "", ""]
 
 
 def test_predictions_are_ordered_by_probability() -> None:
@@ -48,14 +58,14 @@ def test_predictions_are_ordered_by_probability() -> None:
     assert line.split() == ["a.png", "dog", "70.0%", "emu", "20%"]
 
 
-def test_names_from_outside_cannot_command_the_terminal() -> None:
+def test_control_characters_in_names_are_escaped() -> None:
     text = printed(predictions_table(["\x1b[2Jx.png"], ["[bold]b[/bold]", "c"], [[0.9, 0.1]]))
     assert "\x1b" not in text
     assert "\\x1b[2Jx.png" in text
     assert "[bold]b[/bold]" in text
 
 
-def test_predictions_must_fit() -> None:
+def test_probabilities_must_match_inputs_and_classes() -> None:
     with pytest.raises(ValueError, match=r"2 inputs and 2 classes .* found 1 rows of \[3\]"):
         predictions_table(["a", "b"], ["x", "y"], [[0.1, 0.2, 0.7]])
 

@@ -17,7 +17,7 @@ from quickstudy.tasks.rows import LabelledRows
 
 
 class LineThroughSupport(Learner):
-    """Least squares y = a x + b, with a little ridge: zero when it has seen nothing."""
+    """Least squares y = a x + b, with a small ridge: zero for an empty support set."""
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         x = self._features(support.inputs)
@@ -37,7 +37,7 @@ def episode_of(classes: LabelledRows, ways: int = 4) -> Task:
     return episodes(classes, ways, 2, 5)(torch.Generator().manual_seed(3))
 
 
-def test_a_view_says_what_the_predictor_says(squares: LabelledRows) -> None:
+def test_a_view_has_the_predictions_of_the_predictor(squares: LabelledRows) -> None:
     task, learner = episode_of(squares), NearestMeanPixels(30.0)
     shown = view(learner, task, ["w", "x", "y", "z"])
     assert isinstance(shown, EpisodeView)
@@ -72,7 +72,7 @@ def test_rows_without_weight_or_label_are_left_out(squares: LabelledRows) -> Non
     assert len(part.query_images) == len(part.query_targets) == len(task.query.targets) - 2
 
 
-def test_standardised_pixels_are_brought_to_one_common_scale(squares: LabelledRows) -> None:
+def test_standardised_pixels_are_scaled_together(squares: LabelledRows) -> None:
     task = episode_of(squares)
     support = task.support._replace(inputs=task.support.inputs * 4 - 2)
     query = task.query._replace(inputs=task.query.inputs * 4 - 2)
@@ -83,7 +83,7 @@ def test_standardised_pixels_are_brought_to_one_common_scale(squares: LabelledRo
     assert pixels.max() == 1
 
 
-def test_vectors_are_no_images() -> None:
+def test_vectors_are_not_images() -> None:
     flat = LabelledRows(torch.rand(40, 7), torch.full((4,), 10), ("a", "b", "c", "d"))
     shown = view(NearestMeanPixels(), episode_of(flat))
     assert isinstance(shown, EpisodeView)
@@ -113,7 +113,7 @@ def test_regression_before_and_after() -> None:
     np.testing.assert_allclose(shown.after, 2 * x + 1, atol=1e-4)
 
 
-def test_no_answer_before_adapting_is_none() -> None:
+def test_predictions_before_adapting_may_be_undefined() -> None:
     class NeedsData(LineThroughSupport):
         def adapt(self, support: Examples, spec: TaskSpec) -> State:
             return super().adapt(support, spec) / support.weights.sum().clamp_max(1)
@@ -128,6 +128,6 @@ def test_errors_name_rule_and_remedy(squares: LabelledRows) -> None:
     task = episode_of(squares)
     with pytest.raises(ValueError, match=r"2 names were given for 4 ways\. Give one name"):
         view(NearestMeanPixels(), task, ["a", "b"])
-    nobody = task.query._replace(targets=torch.full_like(task.query.targets, -1))
+    unlabelled = task.query._replace(targets=torch.full_like(task.query.targets, -1))
     with pytest.raises(ValueError, match="none of the 20 rows"):
-        view(NearestMeanPixels(), Task(task.support, nobody, task.spec))
+        view(NearestMeanPixels(), Task(task.support, unlabelled, task.spec))

@@ -1,10 +1,10 @@
-"""Data sets: each hands its train, validation and test classes to ``quickstudy.episodes``.
+"""Data sets: train, validation and test classes, from which ``quickstudy.episodes`` makes tasks.
 
 >>> from quickstudy import datasets
 >>> glyphs = datasets.load("glyphs")
 
-``load(name)`` takes any name of :data:`CARDS`; ``folder(path)`` and ``arrays(X, y)`` take data of
-your own. Importing this module imports neither torch nor any data set.
+``load(name)`` takes any name in :data:`CARDS`; ``folder(path)`` and ``arrays(X, y)`` take your own
+data. Importing this module imports neither torch nor any data set.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CARDS", "Card", "Dataset", "arrays", "card", "folder", "load", "read_classes"]
 
-_LATE = {
+_LAZY = {
     "Dataset": "quickstudy.datasets.dataset",
     "arrays": "quickstudy.datasets.in_memory",
     "folder": "quickstudy.datasets.folders",
@@ -31,8 +31,8 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATE:
-        return getattr(import_module(_LATE[name]), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -48,31 +48,31 @@ def load(
 ) -> Dataset:
     """The data set ``name``, ready for episodes.
 
-    ``root``       holds one folder per data set; default ``$QUICKSTUDY_DATA``, else the user's
-                   cache folder. For ``folder`` it is the folder itself, for ``arrays`` the file.
-    ``split``      which of the published splits, where there are several.
-    ``size``       side of the square images in pixels; default the one customary for the data set.
-    ``rotations``  adds every class turned by 90, 180 and 270 degrees as classes of its own.
-    ``strict``     makes one unreadable image an error; otherwise it is reported and left out.
-    ``download``   False never touches the network.
+    ``root``       a folder with one folder per data set; by default ``$QUICKSTUDY_DATA``, else the
+                   user's cache folder. For ``folder`` it is that folder, for ``arrays`` the file.
+    ``split``      name of a published split, where there are several.
+    ``size``       side of the square images in pixels; by default the usual one of the data set.
+    ``rotations``  add every class rotated by 90, 180 and 270 degrees as three further classes.
+    ``strict``     raise an error for an unreadable image, instead of a warning that leaves it out.
+    ``download``   False never uses the network.
 
     Raises ValueError for an unknown name or an option that this data set does not take,
-    FileNotFoundError with the remedy where files are missing, and ArchiveError or ImageError
-    (both ValueError) where files are damaged.
+    FileNotFoundError where files are missing, and ArchiveError or ImageError (both ValueError)
+    where files are damaged.
     """
     chosen = card(name)
-    asked: dict[str, Any] = {"split": split, "size": size}
-    asked = {option: value for option, value in asked.items() if value is not None}
-    asked |= {"rotations": True} if rotations else {}
-    asked |= {"strict": True} if strict else {}
-    refused = sorted(set(asked) - chosen.options)
+    options: dict[str, Any] = {"split": split, "size": size}
+    options = {option: value for option, value in options.items() if value is not None}
+    options |= {"rotations": True} if rotations else {}
+    options |= {"strict": True} if strict else {}
+    refused = sorted(set(options) - chosen.options)
     if refused:
         raise ValueError(
             f"datasets: {name} does not take {', '.join(refused)}. "
             f"It takes: {', '.join(sorted(chosen.options)) or 'no options'}."
         )
     if not download and "download" in chosen.options:
-        asked["download"] = False
+        options["download"] = False
     module, function = chosen.loader.split(":")
-    dataset: Dataset = getattr(import_module(module), function)(root, **asked)
+    dataset: Dataset = getattr(import_module(module), function)(root, **options)
     return dataset

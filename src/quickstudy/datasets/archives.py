@@ -1,8 +1,8 @@
-"""Reading zip and tar archives that come from outside, without unpacking them to disk.
+"""Read zip and tar archives from outside, without unpacking them to disk.
 
-Members are yielded as bytes, so nothing is ever written under a name that an archive chose. Still,
-a name that would leave the folder, a link or a device means that the archive was made to do harm:
-it is refused as a whole.
+Members are yielded as bytes, so no file is ever written under a name from an archive. An archive
+with a name outside its folder, a link or a device is malicious all the same, and is refused as a
+whole.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Entry = tuple[str, bytes]
 
 
 class ArchiveError(ValueError):
-    """An archive that is damaged, altered or made to do harm."""
+    """An archive that is damaged, altered or malicious."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold: against decompression bombs."""
+    """Limits on the content of an archive, against decompression bombs."""
 
     members: int = 200_000
     file_bytes: int = 256 * 2**20
@@ -50,16 +50,16 @@ class Limits:
 
 
 LIMITS = Limits()
-"""What any data set here stays below, and a photograph collection of a user may reach."""
+"""Default limits: far above every data set here, enough for large collections of photographs."""
 
 
 def read_archive(
     archive: Path, wanted: Callable[[str], bool], limits: Limits = LIMITS
 ) -> Iterator[Entry]:
-    """The wanted regular files of a zip or tar archive, in the archive's order.
+    """The wanted regular files of a zip or tar archive, in its order.
 
-    Raises ArchiveError where the archive is no regular file, truncated, damaged, over a limit, or
-    holds a member with an absolute path, a path through ``..``, or a link.
+    Raises ArchiveError where the archive is not a regular file, is incomplete, damaged or over a
+    limit, or has a member with an absolute path, a path through ``..``, or a link.
     """
     try:
         if archive.exists() and not archive.is_file():  # opening a pipe waits for a writer
@@ -88,8 +88,8 @@ def read_stream(
         raise
     except Exception as e:  # zipfile, tarfile and their codecs raise anything on damaged bytes
         raise ArchiveError(
-            f"{archive}: damaged or cut short ({e or type(e).__name__}). Delete it and download it "
-            "again."
+            f"{archive}: damaged or incomplete ({e or type(e).__name__}). Delete it and download "
+            "it again."
         ) from e
 
 
@@ -101,7 +101,7 @@ def _read_zip(
         for number, info in enumerate(opened.infolist(), 1):
             _refuse_unsafe_name(archive, info.filename)
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
-                raise _no_file(archive, info.filename)
+                raise _not_a_file(archive, info.filename)
             total += info.file_size
             limits.check(archive, info.filename, info.file_size, number, total)
             if info.file_size > limits.ratio * max(info.compress_size, 64):
@@ -120,11 +120,12 @@ def _read_tar(
     stream: IO[bytes], archive: str, wanted: Callable[[str], bool], limits: Limits
 ) -> Iterator[Entry]:
     total = 0
-    with tarfile.open(fileobj=stream, mode="r|*") as opened:  # one pass, nothing held back
+    # "r|*" reads in one pass, without keeping members in memory.
+    with tarfile.open(fileobj=stream, mode="r|*") as opened:
         for number, info in enumerate(opened, 1):
             _refuse_unsafe_name(archive, info.name)
             if not (info.isfile() or info.isdir()):
-                raise _no_file(archive, info.name)
+                raise _not_a_file(archive, info.name)
             total += info.size
             limits.check(archive, info.name, info.size, number, total)
             if info.isfile() and wanted(info.name):
@@ -142,8 +143,8 @@ def _refuse_unsafe_name(archive: str, name: str) -> None:
         )
 
 
-def _no_file(archive: str, name: str) -> ArchiveError:
+def _not_a_file(archive: str, name: str) -> ArchiveError:
     return ArchiveError(
-        f"{archive}: refused: {name!r} is a link or a device. No data set here holds any; "
+        f"{archive}: refused: {name!r} is a link or a device. No data set here has any; "
         "do not use this archive."
     )

@@ -1,9 +1,9 @@
 """Decoded images on disk: written once, atomically; memory-mapped and verified at each load.
 
-Two files per recipe: ``<recipe>.npy`` (all rows of all splits, uint8) and ``<recipe>.json`` (class
-names, counts, images left out, and a SHA-256 over all that and the rows). The recipe is part of the
-file name, so files of different versions or options never mix; the JSON is written last, so rows
-without it do not count.
+There are two files per recipe: ``decoded-<hash>.npy`` (the rows of all splits, uint8) and
+``decoded-<hash>.json`` (class names, counts, images left out, and a SHA-256 over these and the
+rows). The hash of the recipe in the name keeps versions and options apart. The JSON is written
+last; rows without it are ignored.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from quickstudy.tasks.rows import LabelledRows
 
 Splits = dict[str, LabelledRows]
 Recipe = Mapping[str, str | int | bool]
-"""All that decides the decoded bytes: version of the code, options, size."""
+"""Everything that determines the decoded bytes: version of the code, options, size."""
 
 
 class Decoded(NamedTuple):
-    """What a build gives where it may leave out unreadable images.
+    """Decoded splits, possibly without unreadable images.
 
-    ``left_out``  what was wrong with each image that is missing from ``splits``.
+    ``left_out``  the error of each image that is missing from ``splits``.
     """
 
     splits: Splits
@@ -39,22 +39,22 @@ class Decoded(NamedTuple):
 
 
 def data_root(root: str | Path | None) -> Path:
-    """Where data sets lie: ``root``, else ``$QUICKSTUDY_DATA``, else the user's cache folder."""
+    """The folder of data sets: ``root``, else ``$QUICKSTUDY_DATA``, else the user's cache."""
     chosen = root or os.environ.get("QUICKSTUDY_DATA")
     return Path(chosen).expanduser() if chosen else user_cache()
 
 
 def user_cache() -> Path:
-    """The folder that this platform gives to caches of quickstudy."""
+    """The folder for caches of quickstudy on this platform."""
     import pooch
 
     return Path(pooch.os_cache("quickstudy"))
 
 
 def writable_folder(root: Path, name: str) -> Path:
-    """``root/name`` where it may be written to, else ``name`` in the user's cache folder.
+    """``root/name`` where it is writable, else ``name`` in the user's cache folder.
 
-    A folder without any write permission is left alone even by the superuser, who could write.
+    A folder without any write permission is not used even by the superuser, who could write to it.
     """
     folder = root / name
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
@@ -67,20 +67,21 @@ def writable_folder(root: Path, name: str) -> Path:
 
 
 def cached(root: Path, name: str, recipe: Recipe, build: Callable[[], Splits]) -> Splits:
-    """The splits of ``recipe``, from disk where an intact copy lies there, else from ``build``.
+    """The splits of ``recipe``, from an intact copy on disk where there is one, else from
+    ``build``.
 
-    Rows come back memory-mapped copy-on-write: shared between processes, never written back.
-    Processes that build at once write the same bytes under the same name, each in one step.
+    Rows are memory-mapped copy-on-write: shared between processes, never written back. Processes
+    that build at the same time write the same bytes under the same name, each atomically.
     """
-    return cached_with_gaps(root, name, recipe, lambda: Decoded(build())).splits
+    return cached_incomplete(root, name, recipe, lambda: Decoded(build())).splits
 
 
-def cached_with_gaps(
+def cached_incomplete(
     root: Path, name: str, recipe: Recipe, build: Callable[[], Decoded], *, complete: bool = False
 ) -> Decoded:
-    """:func:`cached` of a ``build`` that may leave out images, with the list of them.
+    """Like :func:`cached`, for a ``build`` that may leave out images; with the list of these.
 
-    ``complete``  a copy on disk that lacks images does not count: ``build`` is called anew.
+    ``complete``  call ``build`` again where the copy on disk lacks images.
     """
     key = hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()[:12]
     folder = writable_folder(root, name)
@@ -98,7 +99,7 @@ def cached_with_gaps(
 
 
 def _read(rows: Path, index: Path, recipe: Recipe) -> Decoded | None:
-    """What lies on disk, or None where it is absent, torn, altered or of another recipe."""
+    """The copy on disk; None where it is absent, incomplete, altered or of another recipe."""
     try:
         meta = json.loads(index.read_text(encoding="utf-8"))
         array = np.load(rows, mmap_mode="c", allow_pickle=False)
@@ -107,12 +108,14 @@ def _read(rows: Path, index: Path, recipe: Recipe) -> Decoded | None:
             return None
         if _digest(meta, array.shape, array) != digest:
             return None
-        return Decoded(_cut(torch.from_numpy(array), meta["splits"]), tuple(meta["left_out"]))
-    except Exception:  # readers may raise anything on damaged bytes; the copy is then built again
+        return Decoded(
+            _split_rows(torch.from_numpy(array), meta["splits"]), tuple(meta["left_out"])
+        )
+    except Exception:  # readers may raise any error for damaged bytes; the copy is then built again
         return None
 
 
-def _cut(rows: Tensor, index: dict[str, Any]) -> Splits:
+def _split_rows(rows: Tensor, index: dict[str, Any]) -> Splits:
     """The rows of each split, as views."""
     counts = {name: torch.tensor(part["counts"]) for name, part in index.items()}
     parts = rows.split([int(count.sum()) for count in counts.values()])
@@ -141,7 +144,7 @@ def _write(rows: Path, index: Path, recipe: Recipe, decoded: Decoded) -> None:
 
 
 def _save(path: Path, shape: tuple[int, ...], parts: list[np.ndarray]) -> None:
-    """One .npy file of all parts, without a copy of them in memory."""
+    """Write all parts to one .npy file, without copying them in memory."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)

@@ -1,10 +1,10 @@
-"""Caltech-101 for few-shot learning: 99 kinds of things, the first 30 photographs of each.
+"""Caltech-101 for few-shot learning: 99 kinds of objects, the first 30 photographs of each.
 
-There is no customary few-shot split of it. Ours was drawn at random once: 64, 15 and 20 classes
+There is no customary few-shot split. This one was sampled at random once: 64, 15 and 20 classes
 (``splits/caltech101.json``), without the background clutter and the two classes of faces. The first
-30 by file name (``image_0001.jpg`` to ``image_0030.jpg``) exist in every class, so classes are
-balanced. The photographs are recognised by content: a SHA-256 over their names and bytes, however
-they are packed.
+30 photographs by file name (``image_0001.jpg`` to ``image_0030.jpg``) exist in every class, so
+classes are balanced. The content is verified by a SHA-256 over names and bytes, independent of
+packing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
 from quickstudy.tasks.rows import LabelledRows
 
-VERSION = 1  # raise it whenever other bytes come out
+VERSION = 1  # increase it with every change of the decoded bytes
 URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"
 ARCHIVE_SHA256 = card("caltech101").digest("caltech-101.zip")
 CONTENT = card("caltech101").digest("photographs")  # see digest
 SIZE = 84
-KEPT = tuple(f"image_{number:04d}.jpg" for number in range(1, 31))
+FILES = tuple(f"image_{number:04d}.jpg" for number in range(1, 31))
 SPLITS = ("train", "val", "test")
-INNER = "101_ObjectCategories.tar.gz"  # the official zip holds a tar that holds the photographs
+INNER = "101_ObjectCategories.tar.gz"  # a tar with the photographs inside the official zip
 
 Photographs = dict[str, bytes]
 """``class/image_NNNN.jpg`` -> the bytes of the file."""
@@ -46,38 +46,38 @@ def load(
 
     ``root``  holds ``caltech101/caltech-101.zip`` as published, or a part of it: the tar inside,
               the folder ``101_ObjectCategories``, or one zip per split
-              (``caltech101_30_train.zip``, ...). Otherwise the archive is downloaded to there.
+              (``caltech101_30_train.zip``, ...). Otherwise the archive is downloaded to it.
     ``size``  side in pixels, default 84; the middle square of each photograph.
     """
-    place, side = data_root(root), size or SIZE
+    folder, side = data_root(root), size or SIZE
     recipe = {"version": VERSION, "size": side}
-    splits = cached(place, "caltech101", recipe, lambda: build(place, side, download))
+    splits = cached(folder, "caltech101", recipe, lambda: build(folder, side, download))
     return Dataset(card("caltech101"), **splits)
 
 
 def build(root: Path, size: int, download: bool) -> Splits:
-    """Read, verify and decode everything anew."""
+    """Read, verify and decode all photographs."""
     sources = _sources(root, download)
     lists = published_split("caltech101")
     photographs = read(sources, {name for split in SPLITS for name in lists[split]})
-    total = sum(len(lists[split]) for split in SPLITS) * len(KEPT)
+    total = sum(len(lists[split]) for split in SPLITS) * len(FILES)
     if len(photographs) != total or digest(photographs) != CONTENT:
         raise ArchiveError(
-            f"{sources[0]}: must hold the published photographs 1 to {len(KEPT)} of "
-            f"{total // len(KEPT)} classes; found {len(photographs)} of {total}"
+            f"{sources[0]}: must hold the published photographs 1 to {len(FILES)} of "
+            f"{total // len(FILES)} classes; found {len(photographs)} of {total}"
             f"{'' if len(photographs) != total else ', but some are altered'}. "
             "Delete it and download it again."
         )
     splits = {}
     for split in SPLITS:
-        names = [f"{c}/{file}" for c in lists[split] for file in KEPT]
+        names = [f"{c}/{file}" for c in lists[split] for file in FILES]
         images = [
             decode(photographs[name], f"{sources[0]}: {name}", size=size, channels=3)
             for name in track(names, f"Decoding caltech101 {split}", len(names))
         ]
         splits[split] = LabelledRows(
             torch.from_numpy(np.stack(images)),
-            torch.full((len(lists[split]),), len(KEPT)),
+            torch.full((len(lists[split]),), len(FILES)),
             tuple(lists[split]),
         )
     return splits
@@ -91,7 +91,7 @@ def _sources(root: Path, download: bool) -> list[Path]:
     source = find(folders, ["101_ObjectCategories", INNER, "caltech-101.zip"])
     if source is None and not download:
         raise FileNotFoundError(
-            f"caltech101: caltech-101.zip does not lie in {folders[0]}. Allow the download, or "
+            f"caltech101: caltech-101.zip is not in {folders[0]}. Allow the download, or "
             f"get it from {URL} and put it there."
         )
     if source is None:
@@ -101,11 +101,11 @@ def _sources(root: Path, download: bool) -> list[Path]:
 
 
 def read(sources: list[Path], classes: set[str]) -> Photographs:
-    """The photographs kept, of the classes wanted."""
+    """The photographs 1 to 30 of ``classes``."""
 
     def wanted(name: str) -> bool:
         path = PurePosixPath(name)
-        return path.name in KEPT and path.parent.name in classes
+        return path.name in FILES and path.parent.name in classes
 
     def all_entries() -> Iterator[Entry]:
         for source in sources:
@@ -119,7 +119,7 @@ def read(sources: list[Path], classes: set[str]) -> Photographs:
 
 
 def digest(photographs: Photographs) -> str:
-    """SHA-256 over the names and bytes of all photographs, however they were packed."""
+    """SHA-256 over the names and bytes of all photographs, independent of packing."""
     total = hashlib.sha256()
     for name, data in sorted(photographs.items()):
         total.update(f"{name}\0".encode())

@@ -1,8 +1,8 @@
 """CIFAR-FS: the 100 classes of CIFAR-100, 600 images each, as 64, 16 and 20 classes.
 
-The authors of CIFAR-100 publish it as Python pickles, which can run code when opened, and as plain
-binary records. Only the latter is read. Its archive and both files of records are checked by
-SHA-256, so an unpacked folder is as safe as the archive.
+CIFAR-100 is published as Python pickles, which can run code when opened, and as binary records.
+Only the records are read. The archive and both files of records are verified by SHA-256, so an
+unpacked folder is as safe as the archive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
 from quickstudy.tasks.rows import LabelledRows
 
-VERSION = 1  # raise it whenever other bytes come out
+VERSION = 1  # increase it with every change of the decoded bytes
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 ARCHIVE_SHA256 = card("cifar_fs").digest("cifar-100-binary.tar.gz")
 RECORDS_SHA256 = {name: card("cifar_fs").digest(name) for name in ("train.bin", "test.bin")}
@@ -32,12 +32,12 @@ RECORD = 2 + 3 * SIDE * SIDE  # coarse label, fine label, then the red, green an
 def load(root: str | Path | None = None, *, download: bool = True) -> Dataset:
     """CIFAR-FS: (3, 32, 32) uint8, classes named as in CIFAR-100 (Bertinetto et al., 2019).
 
-    ``root`` holds ``cifar_fs/cifar-100-binary.tar.gz``, or that unpacked; otherwise the archive is
-    downloaded to there.
+    ``root``  holds ``cifar_fs/cifar-100-binary.tar.gz``, packed or unpacked; otherwise the archive
+              is downloaded to it.
     """
-    place = data_root(root)
+    folder = data_root(root)
     recipe = {"version": VERSION}
-    splits = cached(place, "cifar_fs", recipe, lambda: build(place, download))
+    splits = cached(folder, "cifar_fs", recipe, lambda: build(folder, download))
     return Dataset(card("cifar_fs"), **splits)
 
 
@@ -68,7 +68,7 @@ def _source(root: Path, download: bool) -> Path:
         raise ValueError(f"{pickled}: holds Python pickles, which can run code. {remedy}")
     if not download:
         raise FileNotFoundError(
-            f"cifar_fs: cifar-100-binary.tar.gz does not lie in {folders[0]}. "
+            f"cifar_fs: cifar-100-binary.tar.gz is not in {folders[0]}. "
             f"Allow the download. Or: {remedy}"
         )
     return fetch(URL, writable_folder(root, "cifar_fs"), f"sha256:{ARCHIVE_SHA256}")
@@ -92,13 +92,16 @@ def read_records(source: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     for name, expected in RECORDS_SHA256.items():
         if hashlib.sha256(found[name]).hexdigest() != expected:
             raise ArchiveError(
-                f"{source}: {name} has the wrong checksum; it was altered or cut short. "
+                f"{source}: {name} has the wrong checksum; it is altered or incomplete. "
                 "Delete it and download it again."
             )
     names = found[LABELS].decode("ascii", "replace").split()
     lists = published_split("cifar_fs")
     if sorted(names) != sorted(name for s in ("train", "val", "test") for name in lists[s]):
-        raise ArchiveError(f"{source}: {LABELS} does not hold the 100 names of CIFAR-100.")
+        raise ArchiveError(
+            f"{source}: {LABELS} must hold the 100 names of CIFAR-100. Delete it and "
+            "download it again."
+        )
     records = np.concatenate(
         [np.frombuffer(found[name], np.uint8).reshape(-1, RECORD) for name in RECORDS_SHA256]
     )

@@ -1,4 +1,4 @@
-"""A data set: three splits of classes that share none."""
+"""A data set: three splits with separate classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quickstudy.tasks.splits import refuse_overlap
 
 @dataclass(frozen=True)
 class Dataset:
-    """Train, validation and test classes, none in two splits (ValueError otherwise)."""
+    """Train, validation and test classes; ValueError where a class is in two splits."""
 
     card: Card
     train: LabelledRows

@@ -1,6 +1,7 @@
-"""A folder of class folders of images: ``folder/cat/1.jpg``, ``folder/dog/2.png``, ...
+"""Data sets from folders with one folder of images per class.
 
-Or three of them: ``folder/train``, ``folder/val`` and ``folder/test``, each with its classes.
+For example ``folder/cat/1.jpg``, ``folder/dog/2.png``; or with given splits in ``folder/train``,
+``folder/val`` and ``folder/test``, each with its class folders.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import split_classes
 
-SIZE = 84  # as mini-ImageNet and the photographs of most few-shot papers
+SIZE = 84  # as mini-ImageNet, and photographs in most few-shot papers
 SPLITS = ("train", "val", "test")
-NAMED_IN_WARNING = 5
+MOST_LISTED = 5
 
 
 def load(
     root: str | Path | None = None, *, size: int | None = None, strict: bool = False
 ) -> Dataset:
-    """:func:`folder` by way of ``datasets.load("folder", root=path)``."""
+    """:func:`folder` for ``datasets.load("folder", root=path)``."""
     if root is None:
         raise ValueError("folder: give the folder of class folders as root.")
     return folder(root, size=size or SIZE, strict=strict)
@@ -46,7 +47,7 @@ def folder(
 
     Where ``path`` holds folders ``train``, ``val`` and ``test``, they are the splits. Otherwise
     each folder is a class, and whole classes are split at random by ``fractions`` and ``seed``.
-    Raises as :func:`read_classes` does, and ValueError where there are under 6 classes to split.
+    Raises as :func:`read_classes` does, and ValueError for fewer than 6 classes to split.
     """
     top = Path(path).expanduser()
     if all((top / split).is_dir() for split in SPLITS):
@@ -61,15 +62,14 @@ def folder(
 def read_classes(
     path: str | Path, size: int = SIZE, channels: int = 3, *, strict: bool = False
 ) -> LabelledRows:
-    """One class per folder in ``path``, in order of name; inputs (channels, size, size) uint8.
+    """One class per folder in ``path``, sorted by name; inputs (channels, size, size) uint8.
 
-    Images lie in the class folder or deeper in it. Files whose names begin with a dot, and files
-    that do not look like images by their suffix, count as bad images, for a class that loses rows
-    unnoticed is worse than a warning. Bad images are left out with a UserWarning that names them
-    and their number; with ``strict`` the first one raises ImageError.
+    Images may be in folders inside the class folder. Hidden files are ignored. Every other file
+    that is not a readable image is left out with a UserWarning that gives their number and the
+    first names; with ``strict`` the first one raises ImageError.
 
     Raises FileNotFoundError, NotADirectoryError or PermissionError for the folder itself,
-    ValueError where there is no class, or a class without any good image.
+    ValueError without classes, and for a class without readable images.
     """
     top = Path(path).expanduser()
     files = {name: _files(top / name) for name in _class_names(top)}
@@ -87,8 +87,8 @@ def read_classes(
             bad.append(str(error))
     _refuse_empty(top, counts, bad)
     if bad:
-        more = f" ... and {len(bad) - NAMED_IN_WARNING} more" if len(bad) > NAMED_IN_WARNING else ""
-        listed = "; ".join(bad[:NAMED_IN_WARNING])
+        more = f" ... and {len(bad) - MOST_LISTED} more" if len(bad) > MOST_LISTED else ""
+        listed = "; ".join(bad[:MOST_LISTED])
         warnings.warn(
             f"{top}: {len(bad)} of {len(pairs)} files were left out: {listed}{more}", stacklevel=2
         )
@@ -106,14 +106,14 @@ def _class_names(top: Path) -> list[str]:
     names = [p.name for p in _listed(top) if p.is_dir() and not p.name.startswith((".", "__"))]
     if not names:
         raise ValueError(
-            f"{top}: must hold one folder of images per class; it holds no folder. "
+            f"{top}: must hold one folder of images per class; found no folder. "
             f"Move the images of each class to {top / 'NAME_OF_CLASS'}."
         )
     return sorted(names)
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every file below ``folder``, in order of name; hidden ones are left out."""
+    """Every file below ``folder``, sorted by name; hidden ones are left out."""
     found: list[Path] = []
     for path in sorted(_listed(folder)):
         if path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini"):

@@ -1,19 +1,19 @@
-"""Glyphs: printed characters of many scripts, the data set that needs no download.
+"""Glyphs: printed characters of many scripts, a data set that needs no download.
 
-Rendered from the fonts that ship with matplotlib, in seconds, once. The rules:
+The images are rendered once, in seconds, from the fonts that ship with matplotlib. The rules:
 
-* **Characters.** Letters and decimal digits (Unicode categories Lu, Ll, Lt, Lo, Nd) that DejaVu
-  Sans holds and at least four faces hold. A character's script is the beginning of its Unicode
-  name; scripts outside :data:`SCRIPTS`, mathematical alphabets and symbols are left out.
-* **Splits.** Whole scripts: a test task shows scripts that training never saw.
-* **One class per shape.** Glyphs are scaled to one size. How alike two characters are is the
-  overlap of their ink, averaged over the upright faces that hold both
+* **Characters.** Letters and decimal digits (Unicode categories Lu, Ll, Lt, Lo, Nd) that are in
+  DejaVu Sans and in at least four faces. The script is the beginning of the Unicode name; scripts
+  outside :data:`SCRIPTS`, mathematical alphabets and symbols are left out.
+* **Splits.** Splits have different scripts, so test scripts do not occur in training.
+* **One class per shape.** Glyphs are scaled to one size. The similarity of two characters is
+  the overlap of their ink, averaged over the upright faces that have both
   (:func:`.glyph_rendering.similarity`). In the order of :data:`SCRIPTS` and then of code points, a
-  character is kept unless it looks like one kept before: 0.97 or more (Latin A, Greek Alpha and
-  Cyrillic A are one class), 0.80 or more for the two cases of a letter (o and O, whose strokes
+  character is kept unless it is too similar to one kept before: 0.97 or more (Latin A, Greek Alpha
+  and Cyrillic A are one class), 0.80 or more for the two cases of a letter (o and O, whose strokes
   differ once they have one size; not a and A), 0.86 or more across splits.
-* **Samples.** 20 per class, the faces in turn, each turned, stretched, slanted, shifted, bent and
-  made bolder or lighter by small random amounts from a fixed seed.
+* **Samples.** 20 per class, from its faces in turn; each is rotated, stretched, sheared, shifted,
+  bent and made bolder or lighter by small random amounts from a fixed seed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
 
-VERSION = 1  # raise it whenever other bytes come out
+VERSION = 1  # increase it with every change of the rendered bytes
 SEED = 20_240_229
 PER_CLASS = 20
 LEAST_FACES = 4
@@ -50,7 +50,7 @@ SCRIPTS: dict[str, str] = {
     "ARMENIAN": "test",
     "HEBREW": "test",
 }
-"""The beginning of a character's Unicode name -> the split of that script."""
+"""The split of each script; keys are the beginning of the characters' Unicode names."""
 
 
 def load(root: str | Path | None = None) -> Dataset:
@@ -60,7 +60,7 @@ def load(root: str | Path | None = None) -> Dataset:
 
 
 def build() -> Splits:
-    """Render everything anew."""
+    """Render all images."""
     faces_of = candidates()
     glyphs = rendering.render(faces_of)
     codes = list(faces_of)
@@ -80,7 +80,7 @@ def build() -> Splits:
 
 
 def script(code: int) -> str | None:
-    """Which of :data:`SCRIPTS` a code point belongs to; None where to none."""
+    """The key of :data:`SCRIPTS` for a code point; None without."""
     if unicodedata.category(chr(code)) not in ("Lu", "Ll", "Lt", "Lo", "Nd"):
         return None
     name = unicodedata.name(chr(code), "")
@@ -88,7 +88,7 @@ def script(code: int) -> str | None:
 
 
 def candidates() -> dict[int, list[int]]:
-    """Code point -> its faces, for all characters that may become a class, in order of script."""
+    """The faces of every code point that may become a class, sorted by script."""
     order = {name: place for place, name in enumerate(SCRIPTS)}
     found = [
         (order[name], code, faces)
@@ -100,14 +100,14 @@ def candidates() -> dict[int, list[int]]:
 
 
 def distinct(similarity: torch.Tensor, codes: list[int], split_of: list[str]) -> list[int]:
-    """Which characters to keep, first come first kept, so that no two kept ones look alike."""
-    place = {code: i for i, code in enumerate(codes)}
+    """Indices of the characters to keep, earlier ones first, so that no two are too similar."""
+    index = {code: i for i, code in enumerate(codes)}
     limit = torch.full_like(similarity, SAME_SHAPE)
     splits = torch.tensor([("train", "val", "test").index(s) for s in split_of])
     limit[splits[:, None] != splits] = ALIKE_ACROSS_SPLITS
     for i, code in enumerate(codes):
         small = chr(code).lower()
-        j = place.get(ord(small)) if len(small) == 1 else None
+        j = index.get(ord(small)) if len(small) == 1 else None
         if j is not None and j != i:
             limit[i, j] = limit[j, i] = SAME_LETTER
     alike = similarity >= limit

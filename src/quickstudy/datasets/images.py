@@ -1,7 +1,7 @@
-"""Decoding one image that comes from outside: any size, any mode, or an error that names the file.
+"""Decode one image from outside, of any size and mode, or raise an error that names the file.
 
-Only the formats in :data:`FORMATS` are tried, so that no byte of a text file reaches a decoder that
-runs programs (as those of PostScript do).
+Only the formats in :data:`FORMATS` are tried, so that no file reaches a decoder that runs programs,
+as the one for PostScript does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 100_000_000  # 300 MB once decoded: photographs of today's cameras fit well
-MIN_SIDE = 4  # a smaller picture shows nothing that could be learnt
+MAX_PIXELS = 100_000_000  # 300 MB when decoded, more than photographs of today's cameras
+MIN_SIDE = 4  # smaller images show nothing that could be learnt
 
 
 class ImageError(ValueError):
@@ -27,14 +27,15 @@ class ImageError(ValueError):
 
 
 def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.ndarray:
-    """(channels, size, size) uint8: the middle square of the picture, resized (bicubic).
+    """(channels, size, size) uint8: the middle square of the image, resized (bicubic).
 
-    ``source``    a file, or its bytes; ``name`` is how errors call it.
-    ``channels``  3 for RGB or 1 for grey; a picture of the other kind is converted.
+    ``source``    a file, or its bytes.
+    ``name``      its name in errors.
+    ``channels``  3 for RGB or 1 for grey; other images are converted.
 
-    Turned upright by its EXIF orientation; transparency lies on white; 16 bits become 8. Of
-    several frames the first one counts. Raises ImageError naming the file where it is no image, is
-    cut short, is no regular file, is smaller than 4 pixels or larger than 100 million pixels.
+    The image is rotated by its EXIF orientation; transparency becomes white; 16 bits become 8; of
+    several frames the first is used. Raises ImageError, naming the file, where it is not an image,
+    is incomplete, is not a regular file, has a side below 4 pixels, or has over 100 million pixels.
     """
     if channels not in (1, 3):
         raise ValueError(f"images: channels must be 1 (grey) or 3 (RGB); found {channels}.")
@@ -63,20 +64,20 @@ def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.n
         raise ImageError(f"{name}: {_too_large(str(error))}") from error
     except Exception as error:  # a decoder may raise anything on damaged bytes
         raise ImageError(
-            f"{name}: cannot be read ({type(error).__name__}: {error}). The file may be cut short "
-            "or not readable for you; restore or remove it."
+            f"{name}: cannot be read ({type(error).__name__}: {error}). The file may be incomplete "
+            "or without read permission; restore or remove it."
         ) from error
     return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1)
 
 
 def _refuse_special(path: Path) -> None:
-    """Opening a named pipe waits for a writer, and a device may never end."""
+    """ImageError for a pipe, which would wait for a writer, or a device, which may never end."""
     if path.exists() and not path.is_file():
         raise ImageError("a folder, a pipe or a device, not a regular file. Remove it.")
 
 
 def _refuse_size(width: int, height: int) -> None:
-    """Judge by the header, before a pixel is decoded."""
+    """ImageError by the size in the header, before pixels are decoded."""
     if width * height > MAX_PIXELS:
         raise ImageError(_too_large(f"{width} x {height} pixels"))
     if min(width, height) < MIN_SIDE:
@@ -99,7 +100,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
     if image.mode == "F":
         raise ImageError("floating-point pixels have no agreed range. Save it with 8 or 16 bits.")
-    if image.mode.startswith("I"):  # 16 bits; some decoders hand them out as 32
+    if image.mode.startswith("I"):  # 16 bits; some decoders return them as 32
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65_535:
             raise ImageError("32-bit pixels have no agreed range. Save it with 8 or 16 bits.")

@@ -45,15 +45,14 @@ def arrays(
     fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
     seed: int = 0,
 ) -> Dataset:
-    """Rows ``X`` (n, ...) of classes ``y`` (n,), of whatever values, as a data set.
+    """Rows ``X`` (n, ...) with class labels ``y`` (n,) of any type as a data set.
 
-    Whole classes are split at random by ``fractions`` and ``seed``. uint8 stays as it is and is
-    scaled to [0, 1] when tasks are made; floats stay floats (64 bits become 32); other integers
-    become floats. Images need their channels first: (n, channels, height, width).
+    Whole classes are split at random by ``fractions`` and ``seed``. uint8 is kept, and scaled to
+    [0, 1] when tasks are made; every other type becomes float32. Images have their channels first:
+    (n, channels, height, width).
 
-    Raises ValueError for other shapes, rows that are not finite, or under 6 classes. To give the
-    splits by hand, make three ``LabelledRows`` and a ``Dataset`` of them: one that shares a class
-    between splits is refused.
+    Raises ValueError for other shapes, values that are not finite, or fewer than 6 classes. To
+    choose the splits yourself, make three ``LabelledRows`` and a ``Dataset`` of them.
     """
     inputs = _inputs(X)
     classes = LabelledRows.from_labels(inputs, y if isinstance(y, Tensor) else np.asarray(y))
@@ -68,8 +67,8 @@ def _inputs(rows: np.ndarray | Tensor) -> Tensor:
                 f"arrays: X must hold numbers; found dtype {found.dtype}. "
                 "Turn texts and objects into numbers first."
             )
-        kept = found if found.dtype in (np.uint8, np.float32) else found.astype(np.float32)
-        found = torch.from_numpy(kept.copy() if not kept.flags.writeable else kept)
+        array = found if found.dtype in (np.uint8, np.float32) else found.astype(np.float32)
+        found = torch.from_numpy(array.copy() if not array.flags.writeable else array)
     elif found.dtype not in (torch.uint8, torch.float32):
         found = found.to(torch.float32)
     if found.ndim < 2 or found.numel() == 0:

@@ -1,15 +1,14 @@
 """mini-ImageNet: 100 classes of ImageNet, 600 photographs each, as 64, 16 and 20 classes.
 
-ImageNet's terms forbid redistribution, so the images must be brought by the user. The split of
-Ravi and Larochelle (2017) is a split of classes, and its lists name each image by the class's
-synset, so two forms can be read, in a folder or in a zip or tar archive:
+The terms of ImageNet forbid redistribution, so the user must provide the images. The split is that
+of Ravi and Larochelle (2017). Two layouts are read, in a folder or in a zip or tar archive:
 
-* ``images/n0153282900000005.jpg``: the name begins with the synset, as in the published lists;
+* ``images/n0153282900000005.jpg``: the file name begins with the synset, as in the published lists;
 * ``n01532829/anything.jpg``: one folder per synset, at any depth.
 
-Each class must hold exactly 600 images. Several resized copies circulate and none has a published
-checksum, so which 600 they are cannot be verified here. Copies stored as Python pickles are
-refused, for opening a pickle can run code.
+Each class must hold exactly 600 images. There is no published checksum, so which 600 they are
+cannot be verified. Copies stored as Python pickles are refused, because opening a pickle can run
+code.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 
 from quickstudy.datasets.archives import Limits
-from quickstudy.datasets.cache import Decoded, cached_with_gaps, data_root
+from quickstudy.datasets.cache import Decoded, cached_incomplete, data_root
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.progress import track
@@ -29,7 +28,7 @@ from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, find, published_split
 from quickstudy.tasks.rows import LabelledRows
 
-VERSION = 1  # raise it whenever other bytes come out
+VERSION = 1  # increase it with every change of the decoded bytes
 SIZE = 84
 PER_CLASS = 600
 NAMES = ["images"] + [
@@ -45,20 +44,19 @@ def load(
     """mini-ImageNet: (3, size, size) uint8, classes named by synset.
 
     ``root``    holds ``mini_imagenet/images``, or an archive of it (``images.zip``), in one of
-                the forms above.
+                the layouts above.
     ``size``    side in pixels, default 84; the middle square of each photograph.
-    ``strict``  makes an unreadable image an error; otherwise it is left out, with a warning at
-                every load.
+    ``strict``  raise an error for an unreadable image, instead of a warning at every load.
     """
-    place, side = data_root(root), size or SIZE
+    folder, side = data_root(root), size or SIZE
     recipe = {"version": VERSION, "size": side}
-    splits, left_out = cached_with_gaps(
-        place, "mini_imagenet", recipe, lambda: build(place, side, strict), complete=strict
+    splits, left_out = cached_incomplete(
+        folder, "mini_imagenet", recipe, lambda: build(folder, side, strict), complete=strict
     )
     if left_out:
         warnings.warn(
             f"mini_imagenet: {len(left_out)} images were left out: {left_out[0]} Once they are "
-            "restored, load with strict=True: that decodes all of them anew.",
+            "restored, load with strict=True: that decodes all images again.",
             stacklevel=3,  # the caller of datasets.load
         )
     return Dataset(card("mini_imagenet"), **splits)
@@ -74,7 +72,7 @@ def build(root: Path, size: int, strict: bool) -> Decoded:
     splits = {}
     for split in ("train", "val", "test"):
         indices = [synsets.index(synset) for synset in lists[split]]
-        # archives list their members in any order: rows of a class stand in order of name
+        # members of archives may be in any order: rows of a class are sorted by name
         ordered = [rows[i, np.argsort(names[i], kind="stable")] for i in indices]
         splits[split] = LabelledRows(
             torch.from_numpy(np.concatenate(ordered)),
@@ -89,13 +87,13 @@ def _source(root: Path) -> Path:
     source = find([folder], NAMES)
     if source is not None:
         return source
-    if any(folder.rglob("n[0-9]*")):  # synsets right in the folder
+    if any(folder.rglob("n[0-9]*")):  # synset folders directly in the folder
         return folder
     pickled = next(folder.glob("*.pkl"), None)
     if pickled is not None:
         raise ValueError(
             f"{pickled}: a Python pickle can run code when it is opened, so it is not read. "
-            f"Bring the images themselves, in {folder / 'images'}."
+            f"Provide the images themselves, in {folder / 'images'}."
         )
     raise FileNotFoundError(
         f"mini_imagenet: no images in {folder}. ImageNet's terms forbid redistribution: "
@@ -106,7 +104,7 @@ def _source(root: Path) -> Path:
 
 
 def synset_of(name: str, synsets: set[str]) -> str | None:
-    """The class of an image by its path: the folder that is a synset, or how its name begins."""
+    """The class of an image by its path: the beginning of its name, or a folder; None without."""
     path = PurePosixPath(name)
     if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
         return None
@@ -120,7 +118,7 @@ def _decode(
 ) -> tuple[list[list[str]], list[str]]:
     """Fill ``rows`` (classes, 600, ...).
 
-    Returns the name of each row filled, per class, and what was wrong with each image left out.
+    Returns the file names of the rows of each class, and the error of each image left out.
     """
     place = {synset: i for i, synset in enumerate(synsets)}
     known = set(synsets)
@@ -148,7 +146,7 @@ def _decode(
     if wrong:
         raise ValueError(
             f"{source}: each of the {len(synsets)} classes must hold {PER_CLASS} images; "
-            f"{len(wrong)} do not: {', '.join(wrong[:3])}. (1,300 a class is ImageNet itself: "
-            "keep the 600 that the published lists name.)"
+            f"{len(wrong)} do not: {', '.join(wrong[:3])}. Keep the 600 of each class in the "
+            "published lists; ImageNet itself has about 1,300."
         )
     return names, bad

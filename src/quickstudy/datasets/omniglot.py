@@ -1,11 +1,11 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn by 20 people.
 
-The drawings are 105 x 105 pixels of one bit. Here they are white ink on black, and each pixel of
-the smaller image is the share of ink in the area it stands for (box filter), as uint8.
+The drawings are 105 x 105 pixels of one bit. Here ink is white on black, and each pixel
+of a reduced image is the share of ink in its area (box filter), as uint8.
 
-The two archives are the official ones, recognised by their MD5 when downloaded (no SHA-256 was
-published with them). What counts in any case is the content: a SHA-256 over the names and decoded
-pixels of all drawings, so a re-packed archive or an unpacked folder serves as well.
+The two official archives are verified by MD5 when downloaded (no SHA-256 is published). In every
+case the content is verified: a SHA-256 over the names and decoded pixels of all drawings, so a
+re-packed archive or an unpacked folder is accepted too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
 from quickstudy.tasks.rows import LabelledRows
 
-VERSION = 1  # raise it whenever other bytes come out
+VERSION = 1  # increase it with every change of the decoded bytes
 SIDE = 105
 DRAWERS = 20
 LAKE_VALIDATION_ALPHABETS = 5
@@ -34,7 +34,7 @@ LAKE_VALIDATION_ALPHABETS = 5
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two archives: where it is, and what is in it."""
+    """One of the two archives: its address, and its content."""
 
     name: str
     url: str
@@ -77,32 +77,33 @@ def load(
     """Omniglot: (1, size, size) uint8, 20 drawings per class, classes ``alphabet/characterNN``.
 
     ``root``       holds ``omniglot/images_background`` and ``omniglot/images_evaluation``, as
-                   ``.zip`` or unpacked; otherwise they are downloaded to there.
+                   ``.zip`` or unpacked; otherwise they are downloaded to it.
     ``split``      ``vinyals`` (default): 1028, 172 and 423 characters. ``lake``: train and
                    validation from the background alphabets, test the evaluation alphabets;
-                   validation is the five background alphabets whose names have the least SHA-256.
+                   validation is the five background alphabets whose names have the smallest
+                   SHA-256.
     ``size``       side in pixels, default 28.
-    ``rotations``  every class of every split also turned by 90, 180 and 270 degrees, as a class
-                   of its own: 4112, 688 and 1692 (Vinyals et al., 2016; Snell et al., 2017).
+    ``rotations``  add every class rotated by 90, 180 and 270 degrees as three further classes:
+                   4112, 688 and 1692 in all (Vinyals et al., 2016; Snell et al., 2017).
     """
     chosen, side = split or "vinyals", size or 28
     if chosen not in card("omniglot").splits:
         raise ValueError(f"omniglot: there is no split {chosen!r}. Choose vinyals or lake.")
     if not 1 <= side <= SIDE:
         raise ValueError(
-            f"omniglot: the drawings are {SIDE} pixels wide; size {side} was asked. "
-            f"Choose 1 to {SIDE}."
+            f"omniglot: size must be 1 to {SIDE}, the width of the drawings; found {side}. Choose "
+            "another size."
         )
-    place = data_root(root)
+    folder = data_root(root)
     recipe: Recipe = {"version": VERSION, "split": chosen, "size": side}
-    splits = cached(place, "omniglot", recipe, lambda: build(place, chosen, side, download))
+    splits = cached(folder, "omniglot", recipe, lambda: build(folder, chosen, side, download))
     if rotations:
         splits = {name: part.with_rotations() for name, part in splits.items()}
     return Dataset(card("omniglot"), **splits)
 
 
 def build(root: Path, split: str, side: int, download: bool) -> Splits:
-    """Decode, verify and reduce everything anew."""
+    """Read, verify and reduce all drawings."""
     background, evaluation = (read_part(root, part, download) for part in PARTS)
     drawings = background | evaluation
     members = (
@@ -121,7 +122,7 @@ def build(root: Path, split: str, side: int, download: bool) -> Splits:
 
 
 def vinyals_members() -> dict[str, list[str]]:
-    """The characters of each split, as Vinyals et al. drew them."""
+    """The characters of each split of Vinyals et al."""
     lists = published_split("omniglot_vinyals")
     return {
         split: [
@@ -151,7 +152,7 @@ def read_part(root: Path, part: Part, download: bool) -> Drawings:
     if source is None:
         if not download:
             raise FileNotFoundError(
-                f"omniglot: neither {part.name} nor {part.name}.zip lies in {root / 'omniglot'}. "
+                f"omniglot: neither {part.name} nor {part.name}.zip is in {root / 'omniglot'}. "
                 f"Allow the download, or get it from {part.url} and put it there."
             )
         source = fetch(part.url, writable_folder(root, "omniglot"), f"md5:{part.md5}")
@@ -173,7 +174,7 @@ def read_part(root: Path, part: Part, download: bool) -> Drawings:
 
 
 def decode(source: Path, total: int) -> Drawings:
-    """Every drawing in ``source``, in order of name."""
+    """Every drawing in ``source``, sorted by name."""
     found: dict[str, dict[str, np.ndarray]] = {}
     pictures = entries(source, lambda name: name.endswith(".png"), Limits(file_bytes=2**16))
     for name, data in track(pictures, f"Decoding {source.name}", total):
@@ -195,12 +196,12 @@ def _ink(data: bytes, name: str) -> np.ndarray:
             if image.size != (SIDE, SIDE):
                 raise ValueError(f"it is {image.width} x {image.height}, not {SIDE} x {SIDE}")
             return ~np.asarray(image.convert("1"))
-    except Exception as error:  # a decoder may raise anything on damaged bytes
+    except Exception as error:  # a decoder may raise any error for damaged bytes
         raise ArchiveError(f"{name}: not a drawing of Omniglot ({error}).") from error
 
 
 def digest(drawings: Drawings) -> str:
-    """SHA-256 over the names and the ink of all drawings, however they were packed."""
+    """SHA-256 over the names and the ink of all drawings, independent of packing."""
     total = hashlib.sha256()
     for character, images in sorted(drawings.items()):
         total.update(character.encode() + b"\0")
@@ -211,7 +212,7 @@ def digest(drawings: Drawings) -> str:
 def reduce(drawings: np.ndarray, side: int) -> np.ndarray:
     """(n, 105, 105) bool -> (n, 1, side, side) uint8: the share of ink in each pixel's area."""
     overlap = _overlaps(side).astype(np.float64)
-    # whole numbers below 2^53: the same bytes whatever the order of the sums
+    # integers below 2^53: sums are exact, and so independent of their order
     ink = overlap @ drawings.astype(np.float64) @ overlap.T
     return np.floor(255 * ink / SIDE**2 + 0.5).astype(np.uint8)[:, None]
 

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, shown only where someone looks."""
+"""A progress bar on standard error, shown only in a terminal."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Item = TypeVar("Item")
 
 
 class Bar:
-    """A bar with time left; also speaks the few words by which a downloader moves a bar.
+    """A progress bar with the remaining time; also has the methods that pooch's downloader calls.
 
-    ``unit`` is "bytes" for sizes, else what is counted.
+    ``unit``  "bytes" for sizes, else the name of the counted items.
     """
 
     def __init__(self, title: str, total: int = 0, unit: str = "images") -> None:
@@ -29,7 +29,7 @@ class Bar:
 
         console = Console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),  # names of folders are only text
+            TextColumn("{task.description}", markup=False),  # names of folders are not markup
             BarColumn(),
             DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -42,7 +42,7 @@ class Bar:
 
     @property
     def total(self) -> int:
-        """How much there is to do."""
+        """The amount at which the bar is full."""
         return self._total
 
     @total.setter
@@ -51,15 +51,15 @@ class Bar:
         self._progress.update(self._task, total=value)
 
     def update(self, amount: int = 1) -> None:
-        """Go on by ``amount``."""
+        """Advance by ``amount``."""
         self._progress.advance(self._task, amount)
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start again from zero."""
         self._progress.reset(self._task, total=self._total)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._progress.stop()
 
     def __enter__(self) -> Bar:
@@ -76,7 +76,7 @@ class Bar:
 
 
 def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
-    """``items``, with a bar that moves as they are taken."""
+    """``items``, with a bar that advances as they are taken."""
     with Bar(title, total) as bar:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""What data sets there are: name, licence, size, citation. Listing them imports nothing."""
+"""The list of data sets: name, licence, size, citation. Importing it imports no data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quickstudy.base.names import unknown_name
 
 @dataclass(frozen=True)
 class Checksum:
-    """What ``digest`` (hexadecimal) is expected of ``what``: a file, or content however packed."""
+    """The expected ``digest`` (hexadecimal) of ``what``, a file or its unpacked content."""
 
     what: str
     algorithm: str
@@ -21,22 +21,23 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Card:
-    """What a user should know of a data set before loading it.
+    """Facts about a data set, available without loading it.
 
-    ``name``        what :func:`quickstudy.datasets.load` takes.
-    ``title``       the name in prose; ``summary`` is one sentence.
+    ``name``        the name for :func:`quickstudy.datasets.load`.
+    ``title``       the name in prose.
+    ``summary``     one sentence.
     ``licence``     of the data, as far as its publisher states one.
-    ``citation``    whom to cite.
-    ``url``         where it comes from.
+    ``citation``    the publication to cite.
+    ``url``         web page of the source.
     ``shape``       of one input, (channels, height, width); None where it depends on the source.
     ``classes``     of the train, validation and test split; None where it depends on the source.
     ``loader``      the function that loads it, ``module:function``.
-    ``options``     which options of :func:`~quickstudy.datasets.load` it takes.
-    ``splits``      its splits by name, the default first.
-    ``downloads``   whether the library fetches it; otherwise the user brings the files.
-    ``checked``     what is verified before the data is used, and how.
-    ``checksum``    the values it is verified by; none where each copy differs.
-    ``size_bytes``  of the archives to bring or to download; 0 where nothing is needed.
+    ``options``     the options of :func:`~quickstudy.datasets.load` that it takes.
+    ``splits``      the names of its splits, the default first.
+    ``downloads``   whether the library downloads it; otherwise the user provides the files.
+    ``checked``     what is verified before the data are used, and how.
+    ``checksum``    the expected checksums; empty where every copy differs.
+    ``size_bytes``  of the archives to provide or to download; 0 where none is needed.
     """
 
     name: str
@@ -57,14 +58,14 @@ class Card:
 
     def digest(self, what: str) -> str:
         """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
-        return {stated.what: stated.digest for stated in self.checksum}[what]
+        return {each.what: each.digest for each in self.checksum}[what]
 
 
 _CARDS = (
     Card(
         name="glyphs",
         title="Glyphs",
-        summary="printed characters of many scripts, rendered on the spot; test scripts are new",
+        summary="printed characters of many scripts, rendered from fonts; test scripts are new",
         licence="fonts: Bitstream Vera and DejaVu licence, STIX font licence",
         citation="DejaVu Fonts 2.37; STI Pub, STIX Fonts 1.0; both as shipped with matplotlib",
         url="https://matplotlib.org",
@@ -141,7 +142,7 @@ _CARDS = (
     Card(
         name="mini_imagenet",
         title="mini-ImageNet",
-        summary="100 ImageNet classes of 600 photographs; the images must be brought by the user",
+        summary="100 ImageNet classes of 600 photographs; the user must provide the images",
         licence="ImageNet terms of access: non-commercial research, no redistribution",
         citation="Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: Matching networks for one "
         "shot learning. NeurIPS (2016); split: Ravi, Larochelle: Optimization as a model for "
@@ -156,7 +157,7 @@ _CARDS = (
     Card(
         name="caltech101",
         title="Caltech-101, few-shot",
-        summary="photographs of 99 kinds of things, 30 of each, in a seeded split of our own",
+        summary="photographs of 99 kinds of objects, 30 of each, in a random split of quickstudy",
         licence="CC BY 4.0",
         citation="Li, Andreeto, Ranzato, Perona: Caltech 101. CaltechDATA (2022), "
         "doi:10.22002/D1.20086",
@@ -211,7 +212,7 @@ CARDS: dict[str, Card] = {card.name: card for card in _CARDS}
 
 
 def card(name: str) -> Card:
-    """The card of data set ``name``; ValueError names the nearest ones where there is none."""
+    """The card of data set ``name``; else ValueError with the nearest names."""
     if name not in CARDS:
         raise unknown_name("datasets", name, CARDS)
     return CARDS[name]

@@ -1,4 +1,4 @@
-"""Where the original files of a data set come from: found under the root, or downloaded."""
+"""The original files of a data set: found under the root, or downloaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def published_split(name: str) -> dict[str, Any]:
 
 
 def find(folders: list[Path], names: list[str]) -> Path | None:
-    """The first of ``names`` that lies in one of ``folders``, as a file or a folder."""
+    """The path of the first of ``names`` that exists in one of ``folders``; None without any."""
     paths = (folder / name for name in names for folder in folders)
     return next((path for path in paths if path.exists()), None)
 
@@ -28,9 +28,9 @@ def find(folders: list[Path], names: list[str]) -> Path | None:
 def entries(
     source: Path, wanted: Callable[[str], bool], limits: Limits = LIMITS
 ) -> Iterator[Entry]:
-    """Name and bytes of every wanted file of an archive or of an unpacked folder.
+    """Name and bytes of every wanted file in an archive or in an unpacked folder.
 
-    Names in a folder begin with the folder's own name, as they do in the archive it came from.
+    Names of files in a folder begin with the name of the folder, as in the archive.
     """
     if not source.is_dir():
         yield from read_archive(source, wanted, limits)
@@ -42,12 +42,12 @@ def entries(
 
 
 def fetch(url: str, folder: Path, known_hash: str) -> Path:
-    """Download ``url`` into ``folder``, under the name at its end, and check it.
+    """Download ``url`` into ``folder``, under its last part as name, and verify it.
 
-    The bytes go to a temporary file that takes its name only when the hash is right, so a download
-    that was cut short leaves nothing behind. ``known_hash`` is ``sha256:…`` or ``md5:…``.
+    The bytes go to a temporary file that is renamed only if the hash is right, so an incomplete
+    download leaves no file behind. ``known_hash`` is ``sha256:…`` or ``md5:…``.
 
-    Raises OSError where the network fails, ArchiveError where the file is another one.
+    Raises OSError where the network fails, ArchiveError where the hash is wrong.
     """
     import pooch
     from requests import RequestException
@@ -66,7 +66,7 @@ def fetch(url: str, folder: Path, known_hash: str) -> Path:
         ) from error
     except ValueError as error:
         raise ArchiveError(
-            f"{url}: what arrived has the wrong checksum: the download was cut short, or the file "
-            f"has changed. Try again. {by_hand}"
+            f"{url}: the downloaded file has the wrong checksum: it is incomplete, or the file has "
+            f"changed. Try again. {by_hand}"
         ) from error
     return Path(path)

@@ -1,1 +1,1 @@
-"""What is on disk: predictors and learners in files, ONNX, and the names that a file may use."""
+"""Files: saved predictors and learners, ONNX export, and the names that a file may contain."""

@@ -1,4 +1,4 @@
-"""Answers by name: what a file may say of the answer that a predictor was made for."""
+"""Answers as JSON: how a file describes the answer that a predictor was made for."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ ANSWERS: dict[str, type[Any]] = {
     kind.kind: kind for kind in (Classes, Reals, Labels, Pixels, Tokens, Boxes, Actions)
 }
 WORLDS: dict[str, type[Any]] = {"bandit": Bandit}
-"""Static parts of answers, themselves frozen dataclasses."""
+"""Parts of answers that are frozen dataclasses too."""
 
 _NAMES = {kind: name for name, kind in (ANSWERS | WORLDS).items()}
 
 
 def describe_answer(answer: Any) -> dict[str, Any]:
-    """As JSON from which :func:`build_answer` makes it again.
+    """The answer as JSON from which :func:`build_answer` makes it again.
 
-    Of one with functions of the user's own (:func:`quickstudy.spec`), or of a class of the user's
-    own, only that it is so.
+    An answer with the user's own functions (:func:`quickstudy.spec`), or of the user's own class,
+    is described by its kind alone, "custom".
     """
     name = _NAMES.get(type(answer))
     if name is None:
@@ -43,9 +43,9 @@ def describe_answer(answer: Any) -> dict[str, Any]:
 
 
 def build_answer(description: Any) -> Answer | None:
-    """What :func:`describe_answer` described; None where it has functions of the user's own.
+    """The answer that :func:`describe_answer` described; None for one with the user's own code.
 
-    Raises ValueError for a kind that is not known and for values that it cannot have.
+    Raises ValueError for an unknown kind and for values of a wrong type.
     """
     if isinstance(description, dict) and description.get("kind") == Custom.kind:
         return None

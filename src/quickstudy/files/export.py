@@ -1,4 +1,4 @@
-"""Predictors for other runtimes."""
+"""Export of predictors to ONNX, for other runtimes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ class PredictorModule(nn.Module):
 def export(predictor: Predictor, path: str | Path, inputs: Tensor) -> Path:
     """Write an ONNX model that maps any number of rows to predictions.
 
-    ``inputs``  (n >= 2, ...): an example; n stays free. Needs the extra ``quickstudy[onnx]``.
+    ``inputs``  (n >= 2, ...): an example input; the exported model takes any n.
 
-    Raises ValueError for an example of one row, for a learner whose operations ONNX lacks (the
-    stable sort of MANN), and for one whose code makes the number of rows a constant.
+    Needs the extra ``quickstudy[onnx]``. Raises ImportError without it, and ValueError for an
+    example of one row, for a learner with operations that ONNX lacks (the stable sort of MANN), and
+    for one whose code makes the number of rows a constant.
     """
     try:
         import onnx
@@ -60,10 +61,10 @@ def export(predictor: Predictor, path: str | Path, inputs: Tensor) -> Path:
             )  # fmt: skip
         except torch.onnx.OnnxExporterError as error:
             raise ValueError(
-                f"export: {name} does something that torch cannot write as ONNX "
-                f"({_root(error)}). Save the predictor instead, or export another learner."
+                f"export: {name} uses an operation that torch cannot write as ONNX "
+                f"({_root_cause(error)}). Save the predictor instead, or export another learner."
             ) from error
-        # torch gives way silently where code needs the number itself, and exports just that one.
+        # Where code needs the number of rows itself, torch silently exports that number alone.
         rows = onnx.load(file).graph.input[0].type.tensor_type.shape.dim[0]
         if not rows.dim_param:
             raise ValueError(
@@ -73,8 +74,8 @@ def export(predictor: Predictor, path: str | Path, inputs: Tensor) -> Path:
         return write_atomically(Path(path), file.read_bytes())
 
 
-def _root(error: BaseException) -> str:
-    """What the first of the errors behind ``error`` says, which torch buries under a page."""
+def _root_cause(error: BaseException) -> str:
+    """The message of the first error behind ``error``, which torch hides in a long text."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).removesuffix(".")

@@ -1,7 +1,7 @@
-"""Names of what can be built: learners, backbones, and the functions they are given.
+"""Names of what can be built: learners, backbones, and the functions that they take.
 
-Importing this module imports no torch, so that the command line lists names at once. Only what
-stands here is ever built from a file or a command line: a loaded name cannot run foreign code.
+Importing this module does not import torch, so that the command line lists names at once. Files and
+the command line can build only what is registered here: a loaded name cannot run foreign code.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from quickstudy.base.names import unknown_name
 from quickstudy.learners.cards import cards
 
 
-def _is_a_class(target: str) -> bool:
-    """Whether "module:attribute" names a class, which is capitalised, and not a function."""
+def _is_class(target: str) -> bool:
+    """Whether "module:attribute" names a class (capitalised) rather than a function."""
     return target.split(":")[1][0].isupper()
 
 
 LEARNERS = cards()
-"""The learners' cards by name; each lies beside its class."""
+"""The learners' cards by name."""
 
 BACKBONES = {
     "conv4": "quickstudy.backbones.conv4:Conv4",
@@ -30,15 +30,15 @@ BACKBONES = {
     "mlp": "quickstudy.backbones.mlp:MLP",
 }
 
-_OF_CARDS = [
+_CARD_CHOICES = [
     named for card in LEARNERS.values() for choice in card.choices.values()
     for named in choice.items()
 ]  # fmt: skip
 
 FUNCTIONS = {
     "sgd": "quickstudy.learners.gradient.descend:sgd",
-} | {name: target for name, target in _OF_CARDS if not _is_a_class(target)}
-"""Functions that learners are given: those of many, and those of one, which its card names."""
+} | {name: target for name, target in _CARD_CHOICES if not _is_class(target)}
+"""Functions that learners take as arguments; functions of a single learner come from its card."""
 
 PARTS = {
     "momentum": "quickstudy.learners.gradient.descend:Momentum",
@@ -48,24 +48,24 @@ PARTS = {
     "finite_difference": "quickstudy.learners.gradient.meta_gradients:FiniteDifference",
     "implicit": "quickstudy.learners.gradient.meta_gradients:Implicit",
     "annealed": "quickstudy.learners.gradient.meta_gradients:Annealed",
-} | {name: target for name, target in _OF_CARDS if _is_a_class(target)}
-"""Small classes that learners are given: inner optimisers, ways of the meta-gradient."""
+} | {name: target for name, target in _CARD_CHOICES if _is_class(target)}
+"""Small classes that learners take as arguments: inner optimisers and kinds of meta-gradient."""
 
 _TARGETS: dict[str, str] = {}
 for _name, _target in [
     *((card.name, card.target) for card in LEARNERS.values()),
-    *BACKBONES.items(), *FUNCTIONS.items(), *PARTS.items(), *_OF_CARDS,
+    *BACKBONES.items(), *FUNCTIONS.items(), *PARTS.items(), *_CARD_CHOICES,
 ]:  # fmt: skip
     if _TARGETS.setdefault(_name, _target) != _target:
         raise ValueError(
-            f"registry: a name stands for one thing, but {_name!r} for {_TARGETS[_name]} and "
+            f"registry: names must be unique, but {_name!r} names both {_TARGETS[_name]} and "
             f"{_target}. Rename one of them."
         )
 _NAMES = {target: name for name, target in _TARGETS.items()}
 
 
 def resolve(kind: str, name: str, valid: Mapping[str, Any]) -> Any:
-    """The class or function called ``name``; ValueError names the nearest valid ones."""
+    """The class or function called ``name``; else ValueError with the nearest valid names."""
     if name not in valid:
         raise unknown_name(kind, name, valid)
     module, attribute = _TARGETS[name].split(":")
@@ -75,20 +75,23 @@ def resolve(kind: str, name: str, valid: Mapping[str, Any]) -> Any:
 def describe(thing: Any) -> Any:
     """A learner, backbone or function as JSON from which :func:`build` makes it again.
 
-    Constructors keep their arguments as attributes of the same names, as scikit-learn's do.
+    Constructors keep their arguments as attributes of the same names, as scikit-learn's do. Frozen
+    parameters (``requires_grad=False``) are listed under "frozen". A backbone lists those that were
+    frozen when its gradient learner was made, because they do not adapt; a learner lists those that
+    are frozen now, where the backbone's list does not already give them.
+
     Raises ValueError for anything that is not in this registry, and for a module whose parts were
-    changed after it was made, which no arguments tell of.
+    changed after it was made, which its arguments do not show.
     """
     description = _describe(thing)
     if isinstance(description, dict) and "name" in description:
-        rebuilt, found = repr(build_empty(description)).splitlines(), repr(thing).splitlines()
-        if rebuilt != found:
-            changed = next((line.strip() for line in found if line not in rebuilt), "its parts")
-            raise ValueError(
-                f"describe: this {type(thing).__name__} was changed after it was made ({changed}), "
-                "so it cannot be rebuilt from a file. Keep the code that changes it, and give the "
-                "learner when loading."
-            )
+        rebuilt = build_empty(description)
+        if _adapted(rebuilt) != _adapted(thing):
+            description["backbone"]["frozen"] = _not_adapted(thing, rebuilt)
+            rebuilt = build_empty(description)
+        _refuse_changed(thing, rebuilt)
+        if _frozen(thing) != _frozen(rebuilt):
+            description["frozen"] = _frozen(thing)
     return description
 
 
@@ -97,25 +100,69 @@ def _describe(thing: Any) -> Any:
         return thing
     if isinstance(thing, (list, tuple)):
         return [_describe(item) for item in thing]
-    of = thing if inspect.isfunction(thing) else type(thing)
-    name = _NAMES.get(f"{of.__module__}:{of.__qualname__}")
+    cls = thing if inspect.isfunction(thing) else type(thing)
+    name = _NAMES.get(f"{cls.__module__}:{cls.__qualname__}")
     if name is None:
         raise ValueError(
-            f"describe: {of.__module__}.{of.__qualname__} is not one of quickstudy's own, so it "
+            f"describe: {cls.__module__}.{cls.__qualname__} is not one of quickstudy's own, so it "
             "cannot be rebuilt from a file. Keep the code that builds it, and give the learner "
             "when loading."
         )
     if inspect.isfunction(thing):
         return {"function": name}
-    arguments = list(inspect.signature(of).parameters)
+    arguments = list(inspect.signature(cls).parameters)
     return {"name": name, **{a: _describe(getattr(thing, a)) for a in arguments}}
+
+
+def _adapted(thing: Any) -> set[str]:
+    """Names of the parameters that a gradient learner adapts; empty for anything else."""
+    return set(getattr(thing, "adapted", ()))
+
+
+def _not_adapted(thing: Any, rebuilt: Any) -> list[str]:
+    """Backbone parameters that adapt in ``rebuilt``, where none are frozen, but not in ``thing``.
+
+    These were frozen when ``thing`` was made.
+    """
+    network = dict(thing.adapted_network.named_parameters())
+    parameters = {id(network[name]) for name in _adapted(rebuilt) - _adapted(thing)}
+    return [name for name, p in thing.backbone.named_parameters() if id(p) in parameters]
+
+
+def _frozen(thing: Any) -> list[str]:
+    """Names of the frozen parameters of a module; empty for anything else."""
+    if not hasattr(thing, "named_parameters"):
+        return []
+    return [name for name, p in thing.named_parameters() if not p.requires_grad]
+
+
+def _refuse_changed(thing: Any, rebuilt: Any) -> None:
+    """ValueError where ``rebuilt``, made from arguments alone, has other parts than ``thing``."""
+    expected, found = _parts(rebuilt), _parts(thing)
+    if expected != found:
+        changed = next((part for part in found if part not in expected), "its parts")
+        raise ValueError(
+            f"describe: this {type(thing).__name__} was changed after it was made ({changed}), "
+            "so it cannot be rebuilt from a file. Keep the code that changes it, and give the "
+            "learner when loading."
+        )
+
+
+def _parts(thing: Any) -> list[str]:
+    """The modules inside ``thing`` as text, and the shapes of its parameters and buffers."""
+    lines = [line.strip() for line in repr(thing).splitlines()]
+    # Parameters that stand in a list by themselves are shown with their number type and device,
+    # which may have been changed since: their shapes are compared instead.
+    modules = [line for line in lines if "Parameter containing" not in line]
+    state = thing.state_dict() if hasattr(thing, "state_dict") else {}
+    return [*modules, *(f"{name} of shape {tuple(t.shape)}" for name, t in state.items())]
 
 
 def build(description: Any) -> Any:
     """What :func:`describe` described; parameters are freshly initialised.
 
-    Raises ValueError for names that are not in this registry, and for arguments of another kind
-    than the constructor says.
+    Raises ValueError for names that are not in this registry, and for arguments of another type
+    than the constructor's annotation.
     """
     if isinstance(description, list):
         return tuple(build(item) for item in description)
@@ -123,20 +170,32 @@ def build(description: Any) -> Any:
         return description
     if "function" in description:
         return resolve("function", str(description["function"]), FUNCTIONS)
-    arguments = {k: build(v) for k, v in description.items() if k != "name"}
+    arguments = {k: build(v) for k, v in description.items() if k not in ("name", "frozen")}
     name = str(description.get("name"))
-    of = resolve("build", name, {**LEARNERS, **BACKBONES, **PARTS})
-    kinds = get_type_hints(of.__init__)
+    cls = resolve("build", name, {**LEARNERS, **BACKBONES, **PARTS})
+    annotations = get_type_hints(cls.__init__)
     for argument, value in arguments.items():
-        if argument not in kinds or not _is_a(value, kinds[argument]):
+        if argument not in annotations or not _is_a(value, annotations[argument]):
             raise ValueError(f"build: {name} takes no {argument}={value!r}.")
-    return of(**arguments)
+    built = cls(**arguments)
+    if "frozen" in description:
+        _freeze(name, built, description["frozen"])
+    return built
+
+
+def _freeze(name: str, module: Any, frozen: Any) -> None:
+    """Freeze the parameters listed, and no others."""
+    parameters = dict(module.named_parameters()) if hasattr(module, "named_parameters") else {}
+    if not isinstance(frozen, list) or not all(each in parameters for each in frozen):
+        raise ValueError(f"build: {name} has no such parameters to freeze: {frozen!r}.")
+    for each, parameter in parameters.items():
+        parameter.requires_grad_(each not in frozen)
 
 
 def build_empty(description: Any) -> Any:
-    """Like :func:`build`, with parameters of shape and type alone.
+    """Like :func:`build`, but with parameters on the "meta" device, without values.
 
-    Takes no memory, however large a file says that they are, and no random numbers.
+    Uses no memory, however large the sizes in a file are, and no random numbers.
     """
     import torch
 
@@ -145,7 +204,7 @@ def build_empty(description: Any) -> Any:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Whether ``value`` is of the annotated ``kind``, for those that constructors here use."""
+    """Whether ``value`` is of the annotated type ``kind``; for types that constructors here use."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_is_a(value, part) for part in parts)

@@ -24,9 +24,11 @@ _LEARNER = "quickstudy learner 1"
 
 
 def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> Path:
-    """One file with every tensor of ``tree``; the tree's shape and ``about`` (JSON) in its header.
+    """Write every tensor of ``tree`` to one file; the tree's structure and ``about`` in its header.
 
-    Leaves are tensors or JSON scalars; NamedTuples come back as plain tuples.
+    ``tree``   nested dicts, lists and tuples of tensors or JSON scalars; NamedTuples are loaded as
+               plain tuples.
+    ``about``  any JSON.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -47,35 +49,35 @@ def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> Path:
 
 
 def load_tree(path: Path) -> tuple[Any, dict[str, Any]]:
-    """What :func:`save_tree` wrote: the tree and ``about``. ValueError for any other file."""
+    """The tree and ``about`` that :func:`save_tree` wrote; ValueError for any other file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
-    with _reading(path):
+    with _errors_name(path):
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[_HEADER])
-            # Copies lie where torch's own tensors do: products round by alignment.
+            # Copies are aligned as torch aligns its own tensors: how products round depends on it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        return _grown(header["tree"], tensors), dict(header["about"])
+        return _unflatten(header["tree"], tensors), dict(header["about"])
 
 
-def _grown(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     match node:
         case {"tensor": name}:
             return tensors[name]
         case {"dict": [*pairs]}:
-            return {key: _grown(child, tensors) for key, child in pairs}
+            return {key: _unflatten(child, tensors) for key, child in pairs}
         case {"list": [*children]}:
-            return [_grown(child, tensors) for child in children]
+            return [_unflatten(child, tensors) for child in children]
         case {"tuple": [*children]}:
-            return tuple(_grown(child, tensors) for child in children)
+            return tuple(_unflatten(child, tensors) for child in children)
         case {"value": None | bool() | int() | float() | str() as value}:
             return value
     raise ValueError("its tree is malformed")
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What a wrong file makes reading raise, as one error that names the file."""
+def _errors_name(path: Path) -> Iterator[None]:
+    """Turn the errors of reading a wrong file into one ValueError that names the file."""
     try:
         yield
     except (
@@ -88,7 +90,7 @@ def _reading(path: Path) -> Iterator[None]:
     ) as e:
         raise ValueError(
             f"{path}: not a file that quickstudy wrote, or a damaged one ({e}). "
-            "Write it again, or use another copy."
+            "Save it again, or use another copy."
         ) from e
 
 
@@ -97,11 +99,13 @@ def save(
 ) -> Path:
     """Write a predictor, or a learner, to one file without pickle; :func:`load` reads it.
 
-    ``info``  any JSON to keep with it; for a predictor, beside its own.
+    ``info``  any JSON to save with it; for a predictor, in addition to its own.
 
-    Raises ValueError for a learner whose class, or a part of it, is not of quickstudy, or that was
-    changed after it was made: keep its ``state_dict``. A predictor of such a learner is written,
-    and read by ``load(path, learner=...)``.
+    Weights, settings and the names of frozen parameters (``requires_grad=False``) are saved.
+
+    Raises ValueError for a learner whose class, or a part of it, is not from quickstudy, or that
+    was changed after it was made: save its ``state_dict`` instead. A predictor of such a learner
+    can be saved, and loaded with ``load(path, learner=...)``.
     """
     if isinstance(thing, Predictor):
         return _save_predictor(thing, Path(path), {**thing.info, **(info or {})})
@@ -110,13 +114,13 @@ def save(
 
 
 def load(path: str | Path, learner: Learner | None = None, spec: TaskSpec | None = None) -> Any:
-    """The predictor or learner in a file that :func:`save` wrote. Nothing in it can run code.
+    """The predictor or learner in a file that :func:`save` wrote. Loading never runs code.
 
-    ``learner``  for a predictor whose learner is of your own class, or was changed after it was
-                 made: it takes the saved weights.
-    ``spec``     for a predictor whose answer has functions of your own (``qs.spec``).
+    ``learner``  only for a predictor whose learner is of your own class, or was changed after it
+                 was made: a learner built in the same way, into which the saved weights are loaded.
+    ``spec``     only for a predictor whose answer has your own functions (``qs.spec``).
 
-    Raises FileNotFoundError without such a file, ValueError for any other.
+    Raises FileNotFoundError where there is no file, ValueError for a file of another kind.
     """
     return load_with_info(path, learner, spec)[0]
 
@@ -124,7 +128,7 @@ def load(path: str | Path, learner: Learner | None = None, spec: TaskSpec | None
 def load_with_info(
     path: str | Path, learner: Learner | None = None, spec: TaskSpec | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """What :func:`load` gives, and the ``info`` that was saved with it."""
+    """The result of :func:`load`, and the ``info`` that was saved with it."""
     path = Path(path)
     tree, about = load_tree(path)
     kind = about.get("format")
@@ -136,28 +140,30 @@ def load_with_info(
     if kind == _FORMAT:
         predictor = _load_predictor(path, tree, about, learner, spec)
         return predictor, dict(predictor.info)
-    with _reading(path):
+    with _errors_name(path):
         return _rebuilt(about["learner"], tree), dict(about["info"])
 
 
 def _rebuilt(description: Any, weights: Mapping[str, Tensor]) -> Learner:
-    """The described learner with ``weights``, in the number types that they were saved in."""
+    """The described learner with ``weights`` in their saved number types."""
     learner = build_empty(description)
     if not isinstance(learner, Learner):
-        raise TypeError(f"it holds a {type(learner).__name__} in the place of a learner")
+        raise TypeError(f"it holds a {type(learner).__name__} instead of a learner")
     learner.load_state_dict(weights, assign=True)
     return learner.eval()
 
 
 def _take_weights(learner: Learner, weights: Mapping[str, Tensor]) -> Learner:
-    """A user's own learner, on its device, with ``weights`` in the types they were saved in."""
+    """A user's own learner, on its device, with ``weights`` in their saved number types."""
     for name, own in learner.state_dict(keep_vars=True).items():
         if name in weights and own.is_floating_point():
             own.data = own.data.to(weights[name].dtype)
     try:
         learner.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"learner: it is not the one that was saved ({error}).") from error
+        raise ValueError(
+            f"learner: it must be built as the saved one was ({error}). Check its settings."
+        ) from error
     return learner.eval()
 
 
@@ -165,7 +171,7 @@ def _save_predictor(predictor: Predictor, path: Path, info: Mapping[str, Any]) -
     try:
         description = describe(predictor.learner)
     except ValueError:
-        description = None  # a user's own code is not ours to name in a file
+        description = None  # a file cannot name a user's own code
     spec = predictor.spec
     about = {
         "format": _FORMAT,
@@ -181,7 +187,7 @@ def _save_predictor(predictor: Predictor, path: Path, info: Mapping[str, Any]) -
 def _load_predictor(
     path: Path, tree: Any, about: dict[str, Any], learner: Learner | None, spec: TaskSpec | None
 ) -> Predictor:
-    with _reading(path):
+    with _errors_name(path):
         weights, state = tree["learner"], tree["state"]
         info, description = dict(about["info"]), about["learner"]
         saved = about["spec"]
@@ -190,7 +196,7 @@ def _load_predictor(
     if found is None and spec is None:
         raise ValueError(
             f"{path}: its spec has functions of your own, which a file cannot hold. Load with "
-            "load(path, spec=...), the spec that it was made with."
+            "load(path, spec=...) and the spec that it was made with."
         )
     if found is not None and spec is not None and found != spec:
         raise ValueError(f"{path}: was made for {found}, but spec={spec} was given. Leave it out.")
@@ -202,5 +208,5 @@ def _load_predictor(
             "that is, or was changed after it was made. Build it and load with "
             "load(path, learner=...)."
         )
-    with _reading(path):
+    with _errors_name(path):
         return Predictor(_rebuilt(description, weights), state, found or spec, info)  # type: ignore[arg-type]

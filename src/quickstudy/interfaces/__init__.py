@@ -1,1 +1,1 @@
-"""Doors: the command line, run folders, the scikit-learn estimator."""
+"""The interfaces to users: command line, run folders, scikit-learn estimator."""

@@ -1,4 +1,4 @@
-"""The command line: thin, every command calls a function that a user can call.
+"""The command line. Every command is a thin layer over functions that users can call too.
 
 Nothing here imports torch before a command needs it: importing it takes seconds.
 """
@@ -18,8 +18,8 @@ from click.core import ParameterSource
 from quickstudy.base.version import __version__
 
 
-def _told_plainly(error: Exception) -> bool:
-    """Whether a user can put it right: a message then. Anything else is a bug: a trace."""
+def _is_user_error(error: Exception) -> bool:
+    """Whether the user can correct the error. Any other error is a bug and shows its traceback."""
     if isinstance(error, (ValueError, OSError)):
         return True
     from quickstudy.compute.memory import TaskTooLarge
@@ -30,7 +30,7 @@ def _told_plainly(error: Exception) -> bool:
 
 
 class _Group(click.Group):
-    """Suggests the nearest command, and turns errors that name their remedy into plain messages."""
+    """Suggests the nearest command, and shows errors that users can correct without a traceback."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -48,19 +48,19 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            if ctx.params.get("debug") or not _told_plainly(error):
+            if ctx.params.get("debug") or not _is_user_error(error):
                 raise
             raise click.ClickException(str(error)) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="quickstudy")
-@click.option("--debug", is_flag=True, help="Show the full trace of an error.")
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 def main(debug: bool) -> None:
     """Meta-learning, transfer learning and multi-task learning.
 
     Start with `quickstudy run`: it trains a few-shot learner on printed characters, tests it on
-    scripts it has never seen, and writes a report, within two minutes.
+    scripts it was not trained on, and writes a report, within two minutes.
     """
     warnings.showwarning = _show_warning
 
@@ -72,10 +72,10 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @main.command()
 @click.option("--learner", help="Which learner; see `quickstudy learners`.  [prototypical]")
 @click.option("--data", help="Which data set; see `quickstudy datasets`.  [glyphs]")
-@click.option("--root", help="Where the data lies; for --data folder, the folder itself.")
-@click.option("--split", help="Which of the data set's published splits.")
+@click.option("--root", help="Folder of the data sets; for --data folder, of the images.")
+@click.option("--split", help="Name of one of the data set's published splits.")
 @click.option("--size", type=int, help="Side of the images in pixels.")
-@click.option("--rotations/--no-rotations", help="Turned images as classes of their own.  [no]")
+@click.option("--rotations/--no-rotations", help="Rotated images as further classes.  [no]")
 @click.option("--strict/--no-strict", help="Fail on the first unreadable image.  [no]")
 @click.option("--ways", type=int, help="Classes of a test task.  [5]")
 @click.option("--shots", type=int, help="Examples of each class.  [1]")
@@ -86,36 +86,38 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("--channels", type=int, help="Width of conv4.  [64]")
 @click.option("--norm", help="group, batch, support or running.  [group]")
 @click.option("--steps", type=int, help="Optimiser steps.")
-@click.option("--tasks-per-step", type=int, help="Tasks whose gradients a step averages.")
+@click.option("--tasks-per-step", type=int, help="Tasks per optimiser step.")
 @click.option("--rate", type=float, help="Learning rate.")
 @click.option("--optimiser", help="adam or sgd.")
 @click.option("--validate-every", type=int, help="Steps between validations.")
-@click.option("--patience", type=int, help="Stop after so many validations without a new best.")
-@click.option("--test-tasks", type=int, help="Tasks of the evaluation.  [600]")
+@click.option("--patience", type=int, help="Stop after this many validations without improvement.")
+@click.option("--test-tasks", type=int, help="Number of test tasks.  [600]")
 @click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
-@click.option("--workers", type=int, help="Tasks at once, each on one CPU thread.  [1]")
-@click.option("--compile/--no-compile", help="Compile steps: for small networks.  [no]")
+@click.option("--workers", type=int, help="Tasks in parallel, one CPU thread each.  [1]")
+@click.option("--compile/--no-compile", help="Compile training steps; helps small networks.  [no]")
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE",
               help="An argument of the learner, such as steps=5; may be repeated.")  # fmt: skip
-@click.option("--config", type=click.Path(path_type=Path), help="A recipe (YAML); options win.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="A recipe (YAML), which options override."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
-@click.option("--explain", is_flag=True, help="Only say how steps would be computed, and why.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run.")
+@click.option("--explain", is_flag=True, help="Only explain how steps would be computed.")
 @click.pass_context
 def run(
     ctx: click.Context, /, options: tuple[str, ...], config: Path | None, out: Path | None,
     resume: Path | None, explain: bool, **choices: Any,
 ) -> None:  # fmt: skip
-    """Train a learner, evaluate it on classes it has never seen, and write a report."""
+    """Train a learner, evaluate it on classes it was not trained on, and write a report."""
     given = {n: v for n, v in choices.items() if _given(ctx, n)}
     if resume is not None and (given or options or config or out or explain):
-        raise ValueError("run: --resume goes on with the run's own recipe; give no other options.")
+        raise ValueError("run: --resume continues with the run's recipe; give no other options.")
     if resume is not None:
         from quickstudy.interfaces.runs.folder import Run
 
-        this, parts = Run.open(resume), None
+        opened, parts = Run.open(resume), None
     else:
         from quickstudy.interfaces.runs.recipe import (
             merge,
@@ -127,25 +129,25 @@ def run(
         values = read_recipe_file(config) if config else {}
         recipe = read_recipe(merge(values, given, read_options(options)))
         from quickstudy.interfaces.runs import (
-            execute as runs,  # brings torch: only for a recipe in order
+            execute as runs,  # imports torch: only once the recipe is valid
         )
 
         if explain:
             click.echo(runs.explain(recipe))
             return
-        this, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
+        opened, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
     from quickstudy.interfaces.runs.execute import execute
     from quickstudy.reports.tables import evaluation_table
 
-    _point_to("run folder", this.path)
-    evaluation = execute(this, parts, resume=resume is not None)
+    _print_path("run folder", opened.path)
+    evaluation = execute(opened, parts, resume=resume is not None)
     if evaluation is None:
         click.echo(
-            f"Interrupted. Go on with: quickstudy run --resume {shlex.quote(str(this.path))}"
+            f"Interrupted. Continue with: quickstudy run --resume {shlex.quote(str(opened.path))}"
         )
         ctx.exit(130)
-    _print(evaluation_table(evaluation, f"{this.recipe.learner} on {this.recipe.data}"))
-    _point_to("report", this.path / "report.html")
+    _print(evaluation_table(evaluation, f"{opened.recipe.learner} on {opened.recipe.data}"))
+    _print_path("report", opened.path / "report.html")
 
 
 def _given(ctx: click.Context, name: str) -> bool:
@@ -158,50 +160,51 @@ def _print(thing: Any) -> None:
     Console(soft_wrap=True).print(thing)
 
 
-def _point_to(what: str, path: Path) -> None:
-    click.echo(f"{click.style(what, dim=True)} {path}")  # a path is no markup
+def _print_path(label: str, path: Path) -> None:
+    click.echo(f"{click.style(label, dim=True)} {path}")  # rich would read markup in the path
 
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--ways", type=int, help="Classes of a task; the run's own by default.")
+@click.option("--ways", type=int, help="Classes of a task; as in the run by default.")
 @click.option("--shots", type=int, help="Examples of each class.")
 @click.option("--tasks", type=int, default=600, show_default=True)
-@click.option("--seed", type=int, help="Which tasks; by default those of the run's own test.")
+@click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     run: Path, ways: int | None, shots: int | None, tasks: int, seed: int | None,
     device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Evaluate the learner of a RUN again, perhaps with other ways, shots or tasks."""
+    """Evaluate the learner of a RUN again, also with other ways, shots or tasks."""
     from dataclasses import replace
 
-    from quickstudy.evaluation.evaluate import evaluate as score
+    from quickstudy.evaluation.evaluate import evaluate as evaluate_learner
     from quickstudy.interfaces.runs.assemble import load_data, make_test_source
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.provenance import choose_device
     from quickstudy.reports.tables import evaluation_table
 
-    this = Run.open(run)
-    asked: dict[str, Any] = {"ways": ways, "shots": shots}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    recipe = replace(this.recipe, test_tasks=tasks, device=device, **asked)
-    learner, _ = this.learner()
+    opened = Run.open(run)
+    changes: dict[str, Any] = {"ways": ways, "shots": shots}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    recipe = replace(opened.recipe, test_tasks=tasks, device=device, **changes)
+    learner, _ = opened.learner()
     learner.to(choose_device(recipe.device))
     source = make_test_source(recipe, load_data(recipe), learner)
-    result = score(learner, source, tasks, seed=recipe.seed if seed is None else seed)
+    seed = recipe.seed if seed is None else seed
+    evaluation = evaluate_learner(learner, source, tasks, seed=seed)
     if as_json:
-        click.echo(json.dumps(result.to_json()))
+        click.echo(json.dumps(evaluation.to_json()))
     else:
         title = f"{recipe.learner} on {recipe.data}, {recipe.ways}-way {recipe.shots}-shot"
-        _print(evaluation_table(result, title))
+        _print(evaluation_table(evaluation, title))
 
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the predictor goes.",
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to save it.",
               default=Path("predictor.safetensors"), show_default=True)  # fmt: skip
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
@@ -215,7 +218,7 @@ def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
     predictor = adapt_folder(Run.open(run), folder, strict=strict)
     save(predictor, output)
     names = predictor.info["names"]
-    click.echo(f"{output}: tells {len(names)} classes apart: {', '.join(names)}")
+    click.echo(f"{output}: distinguishes {len(names)} classes: {', '.join(names)}")
 
 
 @main.command()
@@ -242,7 +245,7 @@ def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bo
 @main.command()
 @click.argument("name", required=False)
 def datasets(name: str | None) -> None:
-    """List the data sets, or tell all of NAME: licence, citation, source, size."""
+    """List the data sets, or show all facts of NAME: licence, citation, source, size."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -255,10 +258,10 @@ def datasets(name: str | None) -> None:
             table.add_column(overflow="fold")
         for field, value in vars(card(name)).items():
             if field != "loader":
-                table.add_row(field, escape(_in_words(value)))
+                table.add_row(field, escape(_cell_text(value)))
         _print(table)
         return
-    for column in ("name", "what", "classes", "image", "to fetch", "licence"):
+    for column in ("name", "content", "classes", "image", "download", "licence"):
         table.add_column(column, overflow="fold")
     for entry in CARDS.values():
         counts = "/".join(map(str, entry.classes)) if entry.classes else "–"
@@ -268,7 +271,7 @@ def datasets(name: str | None) -> None:
     _print(table)
 
 
-def _in_words(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     if isinstance(value, frozenset):
         return ", ".join(sorted(value))
     return "\n".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""A scikit-learn face: to fit is to adapt."""
+"""A learner as a scikit-learn classifier: ``fit`` adapts it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from quickstudy.tasks.examples import one_place
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A learner as a scikit-learn classifier: ``fit`` adapts it to X and y as a support set.
 
-    ``learner``  any classifying learner, usually a trained one; it is not changed. By default a
-                 logistic head on the inputs themselves, the baseline to beat.
+    ``learner``  any learner for classification, usually a trained one; it is not changed. By
+                 default a logistic head on the inputs themselves, as a baseline.
 
-    X is (n, features), or (n, channels, height, width) for learners of images; uint8 counts as
-    0 to 255 and is scaled to [0, 1], all other numbers are taken as they are, and fitting and
-    predicting must agree in this. y may hold labels of any kind. Weights of rows are
-    ``sample_weight``.
+    X is (n, features), or (n, channels, height, width) for learners of images. uint8 values are
+    scaled from 0…255 to [0, 1]; all other numbers are used as they are. ``fit`` and ``predict``
+    must get X of the same type. y may hold labels of any type. ``sample_weight`` (n,) are the
+    weights of the rows.
 
     After fitting: ``classes_``, ``n_features_in_``, ``predictor_``.
     """
@@ -55,9 +55,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learner = copy.deepcopy(self.learner) if self.learner is not None else _baseline()
         self._dtype = next((p.dtype for p in learner.parameters()), torch.float64)
         self._device = device_of(learner)
-        counted = torch.from_numpy(weights).to(self._device, self._dtype)
+        row_weights = torch.from_numpy(weights).to(self._device, self._dtype)
         targets = torch.from_numpy(ids).to(self._device)
-        support = Examples(self._inputs(rows), targets, counted, one_place(counted))
+        support = Examples(self._inputs(rows), targets, row_weights, one_place(row_weights))
         with torch.no_grad():
             self.predictor_ = learner.eval()(support, classification(len(self.classes_)))
         return self
@@ -70,7 +70,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             fitted = "uint8 pixels" if self._pixels else "numbers other than uint8"
             raise ValueError(
                 f"FewShotClassifier: uint8 is scaled by 1/255 and other numbers are not; fitted to "
-                f"{fitted}, asked about {np.asarray(X).dtype}. Give both in the same type."
+                f"{fitted}, but X is now {np.asarray(X).dtype}. Give both in the same type."
             )
         with torch.no_grad():
             logits: Tensor = self.predictor_(self._inputs(rows))
@@ -82,12 +82,12 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(self.classes_[probabilities.argmax(1)])
 
     def _inputs(self, rows: NDArray[Any]) -> Tensor:
-        # A copy: arrays may be read-only.
+        # torch.tensor copies: arrays may be read-only.
         tensor = torch.tensor(rows, dtype=self._dtype, device=self._device)
         return tensor / 255 if self._pixels else tensor
 
 
-_DTYPES = [np.float64, np.float32, np.uint8]  # anything else becomes the first
+_DTYPES = [np.float64, np.float32, np.uint8]  # any other type is converted to the first
 
 
 def _baseline() -> Learner:

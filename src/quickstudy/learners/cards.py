@@ -1,10 +1,10 @@
-"""The cards of the learners: what is known of each before it is imported.
+"""The cards of the learners: facts about each learner that are available without importing it.
 
-A card is a TOML file beside the learner's class, ``<family>/<name>.toml``; CONTRIBUTING.md says
-what its keys mean. Importing this module and reading the cards imports no torch.
+A card is a TOML file in the folder of the learner's class, ``<family>/<name>.toml``;
+CONTRIBUTING.md explains its keys. Importing this module and reading the cards does not import
+torch.
 
-``python -m quickstudy.learners.listing`` rewrites the lists of learners in a checkout: see
-:mod:`quickstudy.learners.listing`.
+After a change of cards, ``python -m quickstudy.learners.listing`` rewrites the lists of learners.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 FAMILIES = ("metric", "gradient", "memory", "transfer")
-"""The folders of learners, in the order in which lists show them."""
+"""The folders of learners, in the order of lists."""
 
 OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}
-"""What trains a learner over its tasks, and its usual rate; both stand in
-``training.optimisers``."""
+"""Optimisers of training by name, each with its default learning rate."""
 
 PUBLISHED_INDUCTIVELY = ("yes", "no", "presumably no", "not known", "-")
 """Whether the paper's figure for Omniglot is inductive; "-" where the paper has no such figure."""
@@ -31,10 +30,10 @@ PUBLISHED_INDUCTIVELY = ("yes", "no", "presumably no", "not known", "-")
 
 @dataclass(frozen=True)
 class Training:
-    """How a learner trains where a recipe does not say.
+    """The default training of a learner, for settings that a recipe does not give.
 
-    About a minute for Conv4 on two CPU cores; several for gradient learners, which need more tasks.
-    Metric learners learn faster from more ways than they are tested on (Snell et al., 2017).
+    It takes about a minute for Conv4 on two CPU cores; several for gradient learners, which need
+    more tasks. Metric learners learn faster with more ways than in tests (Snell et al., 2017).
     """
 
     steps: int
@@ -47,9 +46,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, whole ones where both are.
+    """Numbers from ``low`` to ``high``, integers where both are integers.
 
-    ``log``  whether their logarithms, not they themselves, are to be tried evenly.
+    ``log``  whether to sample them uniformly on a logarithmic scale.
     """
 
     low: float
@@ -58,12 +57,12 @@ class Range:
 
 
 Space = Range | tuple[Any, ...]
-"""What one setting may be when a learner is tuned: a range of numbers, or a list of values."""
+"""The values of one setting to try in tuning: a range of numbers, or a list of values."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a learner before it is imported."""
+    """Facts about a learner that are available without importing it."""
 
     name: str
     family: str
@@ -76,19 +75,19 @@ class Card:
     published_inductively: str
     training: Training
     head: bool = False
-    """Whether its backbone ends in a head of the task's outputs, instead of giving features."""
+    """Whether its backbone ends in a head with the task's outputs, instead of giving features."""
     maps: bool = False
-    """Whether, on images, it wants feature maps, (n, channels, height, width), for vectors."""
+    """Whether its backbone gives feature maps (n, channels, height, width) instead of vectors."""
     choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """For an argument that is a function or a part: "module:attribute" by the name it is given."""
+    """For each argument that is a function or a part: names, with their "module:attribute"."""
     search: Mapping[str, Space] = field(default_factory=dict)
-    """For settings of training ("rate"), what they may be."""
+    """Values to try in tuning, for settings of training ("rate")."""
     search_options: Mapping[str, Space] = field(default_factory=dict)
-    """For arguments of the learner's constructor, what they may be."""
+    """Values to try in tuning, for arguments of the learner's constructor."""
 
     @property
     def home(self) -> str:
-        """The full name of the module that has the class."""
+        """The full name of the module that contains the class."""
         return f"quickstudy.learners.{self.family}.{self.module}"
 
     @property
@@ -99,59 +98,61 @@ class Card:
 
 @cache
 def cards() -> dict[str, Card]:
-    """The card of each learner of this package by name: by family, then by year and title."""
+    """The cards of all learners of this package by name; sorted by family, year and title."""
     return read_cards(Path(__file__).parent)
 
 
 def read_cards(folder: Path) -> dict[str, Card]:
-    """The cards ``<family>/<name>.toml`` under a folder, by name, in the order of :func:`cards`.
+    """The cards ``<family>/<name>.toml`` in a folder, by name, sorted as in :func:`cards`.
 
-    Raises ValueError, naming the file, for a wrong card, and where two have one name.
+    Raises ValueError, naming the file, for a wrong card, and for two cards of the same name.
     """
     found: dict[str, Card] = {}
     for path in folder.glob("*/*.toml"):
         card = read_card(path)
         if card.name in found:
             raise ValueError(
-                f"{path}: names of learners are unique; {found[card.name].family} has this one "
-                "too. Rename one of the two files."
+                f"{path}: names of learners must be unique; found the same name in "
+                f"{found[card.name].family}. Rename one of the two files."
             )
         found[card.name] = card
     ordered = sorted(found.values(), key=lambda c: (FAMILIES.index(c.family), c.year, c.title))
     return {card.name: card for card in ordered}
 
 
-_Kinds = Mapping[str, type]
+_Types = Mapping[str, type]
 
-_REQUIRED: _Kinds = {
+_REQUIRED: _Types = {
     "class": str, "title": str, "year": int, "authors": str, "learns": str,
     "published_inductively": str, "training": dict,
 }  # fmt: skip
-_OPTIONAL: _Kinds = {"module": str, "head": bool, "maps": bool, "choices": dict, "search": dict}
-_REQUIRED_OF_TRAINING: _Kinds = {"steps": int, "tasks_per_step": int}
-_OPTIONAL_OF_TRAINING: _Kinds = {"train_ways": int, "optimiser": str, "rate": float}
-_WORDS: Mapping[type, str] = {
+_OPTIONAL: _Types = {"module": str, "head": bool, "maps": bool, "choices": dict, "search": dict}
+_REQUIRED_IN_TRAINING: _Types = {"steps": int, "tasks_per_step": int}
+_OPTIONAL_IN_TRAINING: _Types = {"train_ways": int, "optimiser": str, "rate": float}
+_TYPE_NAMES: Mapping[type, str] = {
     dict: "a table", list: "a list", str: "a text", int: "a whole number", float: "a number",
     bool: "true or false",
 }  # fmt: skip
 
 
 def read_card(path: Path) -> Card:
-    """The card in one file; its name is the file's, its family the folder's.
+    """The card in one file; name and family are the names of the file and of its folder.
 
-    Raises ValueError for a file that is not TOML, a key that is unknown, missing or of another
-    type, and a value that no card may have.
+    Raises ValueError for a file that is not TOML, an unknown or missing key, and a value of a wrong
+    type or out of range.
     """
     family, where = path.parent.name, str(path)
     if family not in FAMILIES:
         raise ValueError(
-            f"{where}: a card lies in the folder of its family, {_listed(FAMILIES)}; found "
+            f"{where}: a card must be in the folder of its family, {_listed(FAMILIES)}; found "
             f"{family!r}. Move it, or add the family to FAMILIES."
         )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where}: a card is a TOML file; {error}. Correct it there.") from error
+        raise ValueError(
+            f"{where}: must be TOML; found an error: {error}. Correct the file."
+        ) from error
     _check_keys(where, table, _REQUIRED, _OPTIONAL)
     _check_one_of(f"{where}: published_inductively", table["published_inductively"],
                   PUBLISHED_INDUCTIVELY)  # fmt: skip
@@ -184,7 +185,7 @@ def read_card(path: Path) -> Card:
 
 
 def _training(where: str, table: Mapping[str, Any]) -> Training:
-    _check_keys(where, table, _REQUIRED_OF_TRAINING, _OPTIONAL_OF_TRAINING)
+    _check_keys(where, table, _REQUIRED_IN_TRAINING, _OPTIONAL_IN_TRAINING)
     optimiser = table.get("optimiser", "adam")
     _check_one_of(f"{where}: optimiser", optimiser, tuple(OPTIMISERS))
     for key, least in {"steps": 1, "tasks_per_step": 1, "train_ways": 2}.items():
@@ -228,7 +229,7 @@ def _space(where: str, value: Any) -> Space:
     return Range(low, high, log)
 
 
-def _check_keys(where: str, table: Mapping[str, Any], required: _Kinds, optional: _Kinds) -> None:
+def _check_keys(where: str, table: Mapping[str, Any], required: _Types, optional: _Types) -> None:
     known = {**required, **optional}
     for key, value in table.items():
         if key not in known:
@@ -236,7 +237,9 @@ def _check_keys(where: str, table: Mapping[str, Any], required: _Kinds, optional
         _checked(f"{where}: {key}", value, known[key])
     missing = [key for key in required if key not in table]
     if missing:
-        raise ValueError(f"{where}: needs {_listed(missing)}, which it lacks. Add what is missing.")
+        raise ValueError(
+            f"{where}: needs the keys {_listed(missing)}, which are missing. Add them."
+        )
 
 
 def _check_one_of(where: str, value: str, valid: tuple[str, ...]) -> None:
@@ -246,12 +249,14 @@ def _check_one_of(where: str, value: str, valid: tuple[str, ...]) -> None:
 
 def _checked(where: str, value: Any, kind: type) -> Any:
     if not _is_a(value, kind):
-        raise ValueError(f"{where} must be {_WORDS.get(kind, kind.__name__)}; found {value!r}.")
+        raise ValueError(
+            f"{where} must be {_TYPE_NAMES.get(kind, kind.__name__)}; found {value!r}."
+        )
     return value
 
 
 def _is_a(value: Any, kind: type) -> bool:
-    """Whether ``value`` is of the ``kind``; whole numbers are numbers, true and false are not."""
+    """Whether ``value`` is of type ``kind``; integers count as floats, but bools do not."""
     if isinstance(value, bool):
         return kind in (bool, object)
     return isinstance(value, (int, float) if kind is float else kind)

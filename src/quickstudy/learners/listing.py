@@ -1,7 +1,7 @@
-"""The places that list all learners, written from their cards.
+"""Write the lists of all learners from their cards.
 
-They are the README's table, the index of the learners' pages, and the imports by which type
-checkers and editors know the learners' public names.
+These are the table in the README, the index of the learners' pages, and the imports in the package
+for type checkers and editors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LINE_LENGTH = 100
 
 
 def main() -> None:
-    """Rewrite the lists of the checkout in the current directory, and say which have changed."""
+    """Rewrite the lists of the checkout in the current directory, and print which have changed."""
     for path, text in listings(Path.cwd()).items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
@@ -28,16 +28,16 @@ def main() -> None:
 
 
 def listings(checkout: Path) -> dict[Path, str]:
-    """The three files of a checkout as they should be, by path.
+    """The expected contents of the three files of a checkout, by path.
 
-    Raises FileNotFoundError for a folder that is no checkout of quickstudy, and ValueError for a
-    file that lacks the two comments between which its list stands.
+    Raises FileNotFoundError for a folder that is not a checkout of quickstudy, and ValueError for a
+    file without the two comments around its list.
     """
     for name in (IMPORTS, TABLE):
         if not (checkout / name).is_file():
             raise FileNotFoundError(
-                f"{COMMAND}: runs in a checkout of quickstudy; {checkout} has no {name}. Change to "
-                "the checkout's folder."
+                f"{COMMAND}: must run in a checkout of quickstudy; {checkout} has no {name}. "
+                "Change to the folder of the checkout."
             )
     known = list(cards().values())
     return {
@@ -48,11 +48,11 @@ def listings(checkout: Path) -> dict[Path, str]:
 
 
 def imports(known: list[Card]) -> str:
-    """The import of each class, for type checkers, as the code formatter writes it."""
+    """The import of each class for type checkers, formatted as by ruff."""
     lines = ["if TYPE_CHECKING:"]
     by_module = sorted(known, key=lambda card: (card.home, card.class_name))
-    for home, of_module in groupby(by_module, key=lambda card: card.home):
-        for name in (card.class_name for card in of_module):
+    for home, group in groupby(by_module, key=lambda card: card.home):
+        for name in (card.class_name for card in group):
             line = f"    from {home} import {name} as {name}"
             if len(line) > _LINE_LENGTH:
                 line = f"    from {home} import (\n        {name} as {name},\n    )"
@@ -90,14 +90,14 @@ def index(known: list[Card]) -> str:
 
 
 def _between(path: Path, comment: str, text: str) -> str:
-    """What the file holds, with ``text`` between its two comments."""
+    """The content of the file, with ``text`` between its two comments."""
     start, end = comment.format(_START), comment.format(_END)
     before, found, rest = path.read_text(encoding="utf-8").partition(f"{start}\n")
     _, ended, after = rest.partition(f"{end}\n")
     if not found or not ended:
         raise ValueError(
-            f"{path}: its list of learners stands between the lines {start!r} and {end!r}, which "
-            "it lacks. Put them back."
+            f"{path}: must have its list of learners between the lines {start!r} and {end!r}, "
+            "which are missing. Restore them."
         )
     return f"{before}{start}\n{text}\n{end}\n{after}"
 

@@ -1,10 +1,10 @@
-"""Results -> text, figure, one self-contained HTML page: pure functions.
+"""Reports: pure functions from results to text, figures and one self-contained HTML page.
 
-views        one task as a learner answers it, in numbers: by the answer that it asks for
-protocols    what a learner may let reports see of it
-insights     what the learner did with one task, in numbers: what moved, what it looked at
+views        the predictions of a learner for one task, as arrays
+protocols    optional methods by which a learner shows reports more than predictions
+insights     how a learner adapted to one task, as arrays: changed weights, rates, attention
 plots        figures (matplotlib) of a training log, of scores, of views
 page         the HTML report of a run
 tables       tables for the terminal and for Markdown
-tensorboard  metrics.jsonl -> files that TensorBoard shows
+tensorboard  metrics.jsonl -> files for TensorBoard
 """

@@ -1,4 +1,4 @@
-"""Pieces of a page about single tasks: pictures of episodes, their confusion, what was mistaken."""
+"""Parts of a page about single episodes: images, confusion tables, confused classes."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ WAYS_SIDE_BY_SIDE = 8
 ROWS_ENOUGH = 15
 SHOTS_DRAWN = 6
 MARKUP_LENGTH = 900_000
-"""Bounds that keep a page small; what they leave out of a task is said there."""
+"""Bounds that keep a page small; the page says what they leave out."""
 
 
-def drawn_tasks(views: Sequence[EpisodeView]) -> Markup | None:
-    """The first tasks as pictures; None where the inputs are no images."""
+def task_pictures(views: Sequence[EpisodeView]) -> Markup | None:
+    """The first tasks as images; None where the inputs are not images."""
     if not views or views[0].query_images is None:
         return None
-    drawn: list[Markup] = []
+    content: list[Markup] = []
     rows = 0
     for index, view in enumerate(views[:TASKS_DRAWN]):
         episode = _episode(index, view)
-        if drawn and sum(map(len, drawn)) + len(episode) > MARKUP_LENGTH:
+        if content and sum(map(len, content)) + len(episode) > MARKUP_LENGTH:
             break
-        drawn.append(episode)
+        content.append(episode)
         rows += len(view.names)
         if rows >= ROWS_ENOUGH:
             break
     key = tag(
         "p",
         tag("span", tag("i", class_="k-support"), "support: the labelled examples"),
-        tag("span", tag("i"), "query, right; below it the probability of the answer"),
-        tag("span", tag("i", class_="k-wrong"), "✗ B: query, wrongly called B"),
+        tag("span", tag("i"), "query, right; below it the probability of the prediction"),
+        tag("span", tag("i", class_="k-wrong"), "✗ B: query, wrongly predicted as B"),
         class_="note key",
     )
-    return join(key, *drawn)
+    return join(key, *content)
 
 
 def _episode(index: int, view: EpisodeView) -> Markup:
@@ -60,14 +60,14 @@ def _episode(index: int, view: EpisodeView) -> Markup:
         if np.bincount(view.support_targets).max() > SHOTS_DRAWN
         else "",
     ]
-    said = " and ".join(text for text in left_out if text)
+    not_drawn = " and ".join(text for text in left_out if text)
     return tag(
         "section",
         tag("h3", f"Task {index + 1}"),
         tag(
             "p",
             f"{int(view.correct.sum())} of {len(view.correct)} queries right.",
-            f" Not drawn: {said}." if said else None,
+            f" Not drawn: {not_drawn}." if not_drawn else None,
             class_="note",
         ),
         tag("ul", *(_way(view, way, queries) for way in ways), class_="ways"),
@@ -77,13 +77,13 @@ def _episode(index: int, view: EpisodeView) -> Markup:
 
 
 def _way(view: EpisodeView, way: int, queries: int) -> Markup:
-    asked = view.query_targets == way
-    right = int(view.correct[asked].sum())
+    of_way = view.query_targets == way
+    right = int(view.correct[of_way].sum())
     heading = tag(
         "div",
         tag("b", letter(way)),
         tag("span", breakable(view.names[way])),
-        tag("span", f"{right} of {int(asked.sum())} right"),
+        tag("span", f"{right} of {int(of_way.sum())} right"),
         class_="way",
     )
     return tag(
@@ -104,23 +104,23 @@ def _support_tiles(view: EpisodeView, way: int) -> Iterator[Markup]:
 def _query_tiles(view: EpisodeView, way: int, limit: int) -> Iterator[Markup]:
     assert view.query_images is not None
     for row in np.flatnonzero(view.query_targets == way)[:limit]:
-        called, right = letter(int(view.predicted[row])), bool(view.correct[row])
+        predicted, right = letter(int(view.predicted[row])), bool(view.correct[row])
         percent = f"{100 * view.probability[row]:.0f}%"
-        said = f"Query of {letter(way)}, called {called} with probability {percent}"
+        text = f"Query of {letter(way)}, predicted as {predicted} with probability {percent}"
         picture = tag(
             "img",
             src=data_uri(view.query_images[row]),
-            alt=f"{said}: {'right' if right else 'wrong'}",
-            title=f"called {called}: {view.names[view.predicted[row]]} ({percent})",
+            alt=f"{text}: {'right' if right else 'wrong'}",
+            title=f"predicted as {predicted}: {view.names[view.predicted[row]]} ({percent})",
         )
-        caption = tag("span", percent if right else f"✗ {called} {percent}")
+        caption = tag("span", percent if right else f"✗ {predicted} {percent}")
         yield tag("div", picture, caption, class_="tile" if right else "tile wrong")
 
 
 def confusion_table(view: EpisodeView) -> Markup:
-    """Which way (row) was called which (column) in one task, with a support picture of each.
+    """How many queries of each way (row) were predicted as each way (column), in one task.
 
-    An HTML table and no figure, so that it can be read aloud, copied, and scrolled on a phone.
+    It is an HTML table, not a figure, so that it can be read aloud, copied and scrolled.
     """
     counts = view.confusion
     ways = range(len(view.names))
@@ -144,22 +144,22 @@ def _cell(counts: Array, row: int, column: int) -> Markup:
     count = int(counts[row, column])
     if count == 0:
         return tag("td", "·", class_="none")
-    # At most 38%: over this the ink on it would lose its contrast.
+    # At most 38%: with more colour the text on it would have too little contrast.
     share = 6 + 32 * count / counts[row].sum()
     kind = "right" if row == column else "wrong"
     return tag("td", str(count), class_=kind, style=f"--share: {share:.0f}%")
 
 
-def mistaken_pairs(views: Sequence[EpisodeView], shown: int = 6) -> Markup | None:
-    """The classes most often taken for another within one task; None where all is right.
+def confused_pairs(views: Sequence[EpisodeView], shown: int = 6) -> Markup | None:
+    """The pairs of classes most often confused within one task; None where all is right.
 
     Ways are other classes in every task, so counts are never added up over tasks.
     """
     pairs = [
-        (int(count), view, true, called)
+        (int(count), view, true, predicted)
         for view in views
-        for (true, called), count in np.ndenumerate(view.confusion)
-        if true != called and count > 0
+        for (true, predicted), count in np.ndenumerate(view.confusion)
+        if true != predicted and count > 0
     ]
     if not pairs:
         return None
@@ -167,31 +167,31 @@ def mistaken_pairs(views: Sequence[EpisodeView], shown: int = 6) -> Markup | Non
     return tag("ul", *(_pair(*pair) for pair in pairs[:shown]), class_="pairs")
 
 
-def _pair(count: int, view: EpisodeView, true: int, called: int) -> Markup:
+def _pair(count: int, view: EpisodeView, true: int, predicted: int) -> Markup:
     total = int((view.query_targets == true).sum())
     return tag(
         "li",
         class_picture(view, true),
         tag("span", "→", class_="arrow"),
-        class_picture(view, called),
+        class_picture(view, predicted),
         tag(
             "span",
             tag("b", f"{count} of {total}"),
             " queries of ",
             breakable(view.names[true]),
-            " were called ",
-            breakable(view.names[called]),
+            " were predicted as ",
+            breakable(view.names[predicted]),
         ),
         class_=f"pair {class_of(view)}",
     )
 
 
 SMALL_SIDE = 46
-"""CSS pixels of a picture that stands for its class."""
+"""CSS pixels of the picture of a class."""
 
 
 def class_picture(view: EpisodeView, way: int) -> Markup | None:
-    """The first support picture of a way, where there is one."""
+    """The first support image of a way; None without images or support rows."""
     rows = np.flatnonzero(view.support_targets == way)
     if view.support_images is None or not len(rows):
         return None
@@ -199,16 +199,16 @@ def class_picture(view: EpisodeView, way: int) -> Markup | None:
 
 
 def class_of(view: EpisodeView) -> str | None:
-    """How the pictures of a task are enlarged; None where its inputs are no images."""
+    """The CSS class by which images of a task are enlarged; None where inputs are not images."""
     return None if view.query_images is None else picture_class(view.query_images)
 
 
 def picture_class(images: Array) -> str:
-    """Small pictures are enlarged with sharp pixels, larger ones smoothly."""
+    """The CSS class of images: small ones are enlarged with sharp pixels, larger ones smoothly."""
     return "pixels" if max(images.shape[-2:]) <= PIXELS_SEEN else "smooth"
 
 
 def tile_side(images: Array) -> int:
-    """CSS pixels of a picture: a multiple of its own where that is small, for even edges."""
+    """CSS pixels of an image: for small ones a multiple of their size, so that edges are sharp."""
     side = max(images.shape[-2:])
     return side * max(1, 64 // side) if side <= LARGEST_SIDE else LARGEST_SIDE

@@ -1,6 +1,6 @@
-"""Figures of what a learner did: its inner steps and its learnt rates.
+"""Figures of inner steps and learnt rates.
 
-Each function returns a matplotlib figure, as those of :mod:`quickstudy.reports.plots` do.
+Each function returns a matplotlib figure, as in :mod:`quickstudy.reports.plots`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def step_by_step(adaptation: Adaptation) -> Figure:
 
 
 def movement(adaptation: Adaptation) -> Figure:
-    """How far each layer moved from its start: its weights, and what it gives for the queries.
+    """How far adaptation changed each layer's weights, and its outputs for the queries.
 
-    A dot per inner step, the stronger the later; the number is that of the last step. Raises
-    ValueError where the states of the inner steps hold no weights.
+    There is one dot per inner step, later ones more opaque; the number belongs to the last step.
+    Raises ValueError where the states of the inner steps hold no weights.
     """
     if not adaptation.layers:
         raise ValueError(
@@ -62,7 +62,7 @@ def movement(adaptation: Adaptation) -> Figure:
 
 
 def _trails(axes: Axes, moved: Array) -> None:
-    """One row per layer: a dot per step, the last one's value; a layer of NaN stays empty."""
+    """One row per layer: a dot per step and the value of the last; rows of NaN stay empty."""
     moved = np.where(np.isfinite(moved), moved, np.nan)
     last, largest = moved[-1], float(np.nanmax(moved))
     rows = np.arange(len(last))
@@ -72,16 +72,16 @@ def _trails(axes: Axes, moved: Array) -> None:
         axes.scatter(values, rows, 26 if final else 15, color=style.ACCENT, linewidths=0,
                      alpha=1.0 if final else 0.15 + 0.5 * step / len(moved), zorder=3)  # fmt: skip
     for row in np.flatnonzero(np.isfinite(last)):
-        # One under the other at the edge, where no dot lies.
+        # At the right edge, where there are no dots.
         axes.annotate(f"{last[row]:.3g}", (0.99, row), va="center", ha="right", fontsize=7.5,
                       xycoords=("axes fraction", "data"), color=style.INK)  # fmt: skip
     axes.set_xlim(0, 1.4 * largest or 1.0)
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """The first layer on top, names cut on the left, where they tell layers apart least."""
-    cut = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
-    axes.set_yticks(range(len(names)), cut, parse_math=False)
+    """The first layer at the top; long names are cut on the left, where they differ least."""
+    labels = [name if len(name) <= 24 else f"…{name[-23:]}" for name in names]
+    axes.set_yticks(range(len(names)), labels, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
 

@@ -1,13 +1,13 @@
-"""What a learner did with one task, in numbers: what moved, at which rates, what it looked at.
+"""How a learner adapted to one task, as arrays.
 
 Each part comes from an optional method of the learner (:mod:`quickstudy.reports.protocols`), and is
-None for a learner without it:
+None for a learner without that method:
 
     trajectory    ->  Adaptation   what each inner step changed
-    learnt_rates  ->  Rates        the learning rates that training found
-    attention     ->  (q, s)       how much each query looked at each support row
-                      and Nearest  the support rows that a query looked at most
-    embed         ->  Nearest      the support rows that lie nearest to it, without attention
+    learnt_rates  ->  Rates        the learnt inner learning rates
+    attention     ->  (q, s)       each query's attention to each support row
+                      and Nearest  the support rows with most attention
+    embed         ->  Nearest      without attention: the support rows with the nearest features
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from quickstudy.base.weighting import counting
 from quickstudy.core import Acting, Examples, Learner, Predictor, State, Task
 from quickstudy.objectives import mean_loss, predict_rows
 from quickstudy.reports.neighbours import Nearest, nearest
-from quickstudy.reports.protocols import Attends, LearnsRates, StepsInside
-from quickstudy.reports.rows_shown import judgeable, to_numpy
+from quickstudy.reports.protocols import Attends, HasInnerSteps, LearnsRates
+from quickstudy.reports.usable_rows import to_numpy, usable_rows
 from quickstudy.reports.view_types import Array, EpisodeView, View
 from quickstudy.reports.views import view
 from quickstudy.tasks.acting import needs_acting, run_acting
@@ -36,12 +36,12 @@ from quickstudy.tasks.examples import counted_weights
 MOST_LAYERS = 20
 MOST_STEPS = 10
 MOST_ROWS = 60
-"""Bounds on what is compared: layers are pooled, steps and query rows thinned out evenly."""
+"""Bounds on what is compared: layers are merged, steps and query rows evenly selected."""
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What the inner steps did on one task; k + 1 moments, l layers in the network's order.
+    """What the inner steps changed on one task; k + 1 states, l layers in the network's order.
 
     ``steps``         (k + 1,) inner steps taken: 0 first, all of them last.
     ``support_loss``  (k + 1,) mean loss of the support rows.
@@ -50,9 +50,9 @@ class Adaptation:
     ``unit``          its unit, "%" or "".
     ``layers``        names of the l layers; none where the states hold no weights.
     ``weights``       (k + 1, l): |w_k - w_0| / |w_0| over all weights of a layer.
-    ``features``      (k + 1, l): likewise for what a layer gives for the query rows.
+    ``features``      (k + 1, l): likewise for the layer's outputs for the query rows.
 
-    A ratio is NaN where a layer started at zero, or gives nothing for the queries.
+    A ratio is NaN where a layer started at zero, or has no output for the queries.
     """
 
     steps: Array
@@ -83,11 +83,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Insights:
-    """What a learner did with the task of ``view``, as far as it lets one see.
+    """How a learner adapted to the task of ``view``, as far as its methods show it.
 
-    ``attention``  (q, s) share of each support row in the answer to each query: rows of the view.
-    ``nearest``    one per query shown, mistakes first; by attention where there is some, by
-                   features else; none without either, and where tasks do not ask for one class.
+    ``attention``  (q, s) share of each support row in each prediction; rows are the view's.
+    ``nearest``    one per query shown, wrong ones first; by attention where there is some, else by
+                   features; empty without either, and for tasks that are not classification.
     """
 
     view: View
@@ -98,9 +98,11 @@ class Insights:
 
 
 def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -> Insights:
-    """All that ``learner`` lets one see of how it answers ``task``.
+    """All insights that the methods of ``learner`` give for ``task``.
 
-    ``names`` gives one name per way. Raises ValueError as :func:`quickstudy.reports.views.view`
+    ``names``  one per way.
+
+    Raises ValueError as :func:`quickstudy.reports.views.view`
     does, and for attention that is not one share per query and support row.
     """
     with evaluation_mode(learner):
@@ -116,32 +118,32 @@ def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -
         )
 
 
-@torch.no_grad()  # a learner's gradients are its own affair; a graph of its steps fills the memory
+@torch.no_grad()  # learners enable gradients themselves; a graph of all steps needs memory
 def adaptation(learner: Learner, task: Task) -> Adaptation | None:
     """What each inner step changed; None for a learner without inner steps."""
-    if not isinstance(learner, StepsInside):
+    if not isinstance(learner, HasInnerSteps):
         return None
-    states = learner.trajectory(_given(task.support), task.spec)
+    states = learner.trajectory(_made(task.support), task.spec)
     if states is None or len(states) < 2:
         return None
-    steps = _spread(len(states), MOST_STEPS + 1)
+    steps = _evenly_spaced(len(states), MOST_STEPS + 1)
     states = [states[step] for step in steps]
     backbone = getattr(learner, "backbone", None)
     network = backbone if isinstance(backbone, nn.Module) else nn.Module()
     weights = [_weights(network, state) for state in states]
     layer_of = layers_of(weights[0])
     layers = tuple(dict.fromkeys(layer_of.values()))
-    # A layer that is no part of the network, such as a head of the learner's own, has no features.
-    inside = {layer_of[name] for name, _ in network.named_parameters() if name in layer_of}
-    rows = np.flatnonzero(judgeable(_given(task.query), task.spec.answer))
-    rows = rows[_spread(len(rows), MOST_ROWS)]
+    # A layer outside the network, such as the learner's own head, has no features.
+    in_network = {layer_of[name] for name, _ in network.named_parameters() if name in layer_of}
+    rows = np.flatnonzero(usable_rows(_made(task.query), task.spec.answer))
+    rows = rows[_evenly_spaced(len(rows), MOST_ROWS)]
     losses, scores, features = [], [], []
     for state in states:
         losses.append(_support_loss(learner, state, task))
-        with _outputs(network, inside, rows) as outputs:
+        with _outputs(network, in_network, rows) as outputs:
             scores.append(_query_score(learner, state, task))
         features.append({layer: [output] for layer, output in outputs.items()})
-    parts = [{layer: _of(layer, layer_of, w) for layer in layers} for w in weights]
+    parts = [{layer: _weights_of_layer(layer, layer_of, w) for layer in layers} for w in weights]
     return Adaptation(
         steps,
         np.array(losses),
@@ -154,24 +156,24 @@ def adaptation(learner: Learner, task: Task) -> Adaptation | None:
     )
 
 
-def _given(rows: Examples | Acting) -> Examples:
-    """Rows that are there already; ValueError for those yet to be made by acting."""
+def _made(rows: Examples | Acting) -> Examples:
+    """``rows`` as examples; ValueError for rows that are still to be made by acting."""
     if not isinstance(rows, Examples):
         raise ValueError(
-            "insights: needs a task of given rows, but this one's are yet to be made by acting. "
+            "insights: needs a task with examples, but this task's are still to be made by acting. "
             "Make them with quickstudy.tasks.acting.run_acting(learner, task) first."
         )
     return rows
 
 
 def _support_loss(learner: Learner, state: State, task: Task) -> float:
-    support, answer = _given(task.support), task.spec.answer
+    support, answer = _made(task.support), task.spec.answer
     predictions = predict_rows(Predictor(learner, state, task.spec), support)
     return float(mean_loss(predictions, support, answer))
 
 
 def _query_score(learner: Learner, state: State, task: Task) -> float:
-    query, score = _given(task.query), task.spec.answer.score
+    query, score = _made(task.query), task.spec.answer.score
     predictor = Predictor(learner, state, task.spec)
     if score.decoded:
         predictions = task.spec.answer.decode(predictor, query.inputs)
@@ -181,10 +183,10 @@ def _query_score(learner: Learner, state: State, task: Task) -> float:
 
 
 def layers_of(names: Iterable[str]) -> dict[str, str]:
-    """The layer of each parameter: the module that holds it.
+    """The layer of each parameter: the name of the module that holds it.
 
-    A network of more than ``MOST_LAYERS`` such modules is told in larger blocks, cut at the
-    deepest level of its names that gives so few.
+    Where that gives more than ``MOST_LAYERS`` layers, names are shortened to the deepest level that
+    gives no more.
     """
     paths = {name: name.split(".")[:-1] or [name] for name in names}
     depth = max(map(len, paths.values()), default=1)
@@ -194,9 +196,9 @@ def layers_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def _weights(network: nn.Module, state: State) -> dict[str, Tensor]:
-    """All weights in use: the network's own, replaced and joined by those of the state.
+    """All weights in use: the network's own, replaced or extended by the weights of the state.
 
-    A state may name them as the network does, or as the learner whose ``backbone`` it is.
+    Names in the state are the network's, or the learner's, with "backbone." in front.
     """
     given = state.get("weights") if isinstance(state, Mapping) else None
     if not isinstance(given, Mapping):
@@ -207,13 +209,15 @@ def _weights(network: nn.Module, state: State) -> dict[str, Tensor]:
     return weights
 
 
-def _of(layer: str, layer_of: Mapping[str, str], weights: Mapping[str, Tensor]) -> list[Tensor]:
+def _weights_of_layer(
+    layer: str, layer_of: Mapping[str, str], weights: Mapping[str, Tensor]
+) -> list[Tensor]:
     return [w for name, w in weights.items() if layer_of[name] == layer]
 
 
 @contextmanager
 def _outputs(network: nn.Module, layers: Iterable[str], rows: Array) -> Iterator[dict[str, Tensor]]:
-    """What each layer gave, inside, for the query ``rows``: the output of its last part to run."""
+    """Collect each layer's output for the query ``rows``; of several modules the last to run."""
     outputs: dict[str, Tensor] = {}
 
     def keep_as(layer: str) -> Any:
@@ -236,17 +240,17 @@ def _outputs(network: nn.Module, layers: Iterable[str], rows: Array) -> Iterator
             handle.remove()
 
 
-def _movement(layers: Sequence[str], moments: Sequence[Mapping[str, list[Tensor]]]) -> Array:
-    """(moments, l): |now - start| / |start| of each layer's tensors together."""
-    ratios = np.full((len(moments), len(layers)), np.nan)
+def _movement(layers: Sequence[str], states: Sequence[Mapping[str, list[Tensor]]]) -> Array:
+    """(states, l): |now - start| / |start| over all tensors of each layer."""
+    ratios = np.full((len(states), len(layers)), np.nan)
     for column, layer in enumerate(layers):
-        if layer not in moments[0]:
+        if layer not in states[0]:
             continue
-        start = moments[0][layer]
+        start = states[0][layer]
         size = _length(start)
-        for row, moment in enumerate(moments):
-            moved = [a - b for a, b in zip(moment[layer], start, strict=True)]
-            ratios[row, column] = _length(moved) / size if size > 0 else np.nan
+        for row, state in enumerate(states):
+            change = [a - b for a, b in zip(state[layer], start, strict=True)]
+            ratios[row, column] = _length(change) / size if size > 0 else np.nan
     return ratios
 
 
@@ -254,8 +258,8 @@ def _length(tensors: Sequence[Tensor]) -> float:
     return float(sum(float(t.double().square().sum()) for t in tensors) ** 0.5)
 
 
-def _spread(length: int, most: int) -> Array:
-    """At most ``most`` of 0 … length - 1, evenly spread, with the first and the last."""
+def _evenly_spaced(length: int, most: int) -> Array:
+    """At most ``most`` of 0 … length - 1, evenly spaced, with the first and the last."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
 
 
@@ -275,10 +279,10 @@ def rates(learnt: Mapping[str, Tensor]) -> Rates | None:
 
 @torch.no_grad()
 def attention(learner: Learner, task: Task) -> Array | None:
-    """(q, s): how much each judgeable query looked at each judgeable support row."""
+    """(q, s): attention of each shown query to each shown support row; None without it."""
     if not isinstance(learner, Attends):
         return None
-    support, query, answer = _given(task.support), _given(task.query), task.spec.answer
+    support, query, answer = _made(task.support), _made(task.query), task.spec.answer
     state = learner.adapt(support, task.spec)
     with counting(counted_weights(query, answer)):
         shares = learner.attention(state, query.inputs)
@@ -287,7 +291,7 @@ def attention(learner: Learner, task: Task) -> Array | None:
     expected = (len(query.weights), len(support.weights))
     if shares.shape != expected:
         raise ValueError(
-            f"attention: one share per query and support row makes {expected}; found "
+            f"attention: must have one share per query and support row, {expected}; found "
             f"{tuple(shares.shape)}. Average over heads and layers, and leave no row out."
         )
-    return to_numpy(shares)[judgeable(query, answer)][:, judgeable(support, answer)]
+    return to_numpy(shares)[usable_rows(query, answer)][:, usable_rows(support, answer)]

@@ -1,4 +1,4 @@
-"""HTML that is escaped by construction: text becomes markup only by going through here."""
+"""HTML that is always escaped: these functions alone turn text into markup."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quickstudy.reports.words import visible
 
 
 class Markup(str):
-    """A string that is HTML already; any other string is text and will be escaped."""
+    """A string that is HTML already; any other string is text and is escaped."""
 
     __slots__ = ()
 
@@ -43,11 +43,11 @@ def join(*children: Child) -> Markup:
 
 
 def breakable(text: str) -> Markup:
-    """A name that breaks over lines after / and _ before it breaks elsewhere."""
+    """A name that may be broken into lines after / and _."""
     parts = re.split(r"(?<=[/_])", text)
     return Markup("<wbr>".join(join(part) for part in parts))
 
 
 def _escaped(text: str) -> str:
-    """Also without control characters, such as those that turn the direction of writing."""
+    """Control characters, such as those that change the writing direction, become escapes."""
     return "\n".join(escape(visible(line)) for line in text.split("\n"))

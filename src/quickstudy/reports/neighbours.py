@@ -1,4 +1,4 @@
-"""The support rows that a query's answer rests on most."""
+"""The support rows nearest to a query: by attention, or by distance of features."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from quickstudy.reports.view_types import Array, EpisodeView
 
 @dataclass(frozen=True)
 class Nearest:
-    """The support rows nearest to one query, nearest first; rows of the view.
+    """The support rows nearest to one query, nearest first; rows are numbered as in the view.
 
     ``query``    row of the query.
     ``support``  (m,) rows of the support set.
-    ``by``       (m,) what ranks them: shares of the query's attention where the learner attends,
-                 else Euclidean distances of features.
+    ``by``       (m,) the values that rank them: shares of the query's attention where the learner
+                 has attention, else Euclidean distances of features.
     """
 
     query: int
@@ -27,22 +27,22 @@ class Nearest:
 def nearest(
     shown: EpisodeView, shares: Array | None = None, queries: int = 6, neighbours: int = 3
 ) -> tuple[Nearest, ...]:
-    """The nearest support rows of some queries: mistakes first, the surest of them on top.
+    """The nearest support rows of some queries: wrong predictions first, the most confident on top.
 
-    Where mistakes are fewer than ``queries``, the right answers given with most doubt follow.
+    Where fewer than ``queries`` are wrong, the least confident right predictions follow.
 
-    ``shares``  (q, s) attention, by which the learner itself says which rows are near; rows without
-                any are left out. None: by Euclidean distances of features, whatever the learner
-                compares by, and no rows for a learner without features.
+    ``shares``  (q, s) attention; support rows with share 0 are left out. None ranks by Euclidean
+                distances of features, even where the learner itself uses another distance; a
+                learner without features then has no nearest rows.
     """
     by = _distances(shown) if shares is None else shares
     if by is None:
         return ()
-    doubt = np.where(shown.correct, shown.probability, -shown.probability)
+    order = np.where(shown.correct, shown.probability, -shown.probability)
     found = []
-    for query in np.lexsort((doubt, shown.correct))[:queries]:
-        farness = by[query] if shares is None else -by[query]
-        rows = np.argsort(farness, kind="stable")[:neighbours]
+    for query in np.lexsort((order, shown.correct))[:queries]:
+        distance = by[query] if shares is None else -by[query]
+        rows = np.argsort(distance, kind="stable")[:neighbours]
         if shares is not None:
             rows = rows[by[query, rows] > 0]
         found.append(Nearest(int(query), rows, by[query, rows]))

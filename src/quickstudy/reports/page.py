@@ -1,8 +1,8 @@
 """The report of a run: one self-contained HTML page.
 
-It needs no network and no script, follows the reader's light or dark theme, and prints. Every
-text from outside (class names are folder names) is escaped, and a content policy inside the page
-forbids scripts and requests altogether.
+It needs no network and no script, follows the reader's light or dark theme, and can be printed.
+Every text from outside (class names are folder names) is escaped, and a content policy in the page
+forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """All that the report of a run says.
+    """Everything that the report of a run shows.
 
     ``title``       such as "Prototypical on glyphs".
-    ``subtitle``    such as "5-way 1-shot, 15 queries per class; scripts never seen in training".
+    ``subtitle``    such as "5-way 1-shot, 15 queries per class".
     ``evaluation``  the result on test tasks.
     ``metrics``     rows of the training log, see :func:`quickstudy.training.log.read_metrics`.
-    ``views``       test tasks in the order in which they were drawn, not picked; about 20 give a
-                    fair picture of calibration. The first few of each kind are drawn.
-    ``insights``    what the learner did with the first of these tasks, None to leave it out.
-    ``config``      the whole configuration, nested as it is: anything JSON.
-    ``versions``    program -> version.
-    ``command``     the command that made the run.
+    ``views``       test tasks in the order in which they were sampled, not selected; about 20 are
+                    enough to show calibration. Only the first few of each kind have pictures.
+    ``insights``    how the learner adapted to the first of these tasks; None to leave it out.
+    ``config``      the whole configuration, any JSON.
+    ``versions``    versions of programs by name.
+    ``command``     the command that started the run.
     ``commit``      the commit of the code, "" where unknown.
     ``created``     date and time as text, "" to leave it out (the page is then a pure function
                     of the results).
@@ -66,7 +66,7 @@ def page(facts: RunFacts) -> str:
         _reproduction(facts),
         tag(
             "footer",
-            tag("p", "Made by quickstudy. This page is complete in itself.", class_="note"),
+            tag("p", "Made by quickstudy. This page needs no other files.", class_="note"),
         ),
     )
     css = resources.files("quickstudy.reports").joinpath("page.css").read_text(encoding="utf-8")
@@ -102,8 +102,8 @@ def _header(facts: RunFacts) -> Markup:
     )
 
 
-def _headline(row: Result, protocol: str, explained: str) -> Markup:
-    """The one figure of tasks of one kind."""
+def _headline(row: Result, protocol: str, explanation: str) -> Markup:
+    """The headline figure: the first score, where all tasks are of one kind."""
     low, high = row.mean - row.half_width, row.mean + row.half_width
     if row.unit == "%":
         low, high = max(low, 0.0), min(high, 1.0)
@@ -116,18 +116,18 @@ def _headline(row: Result, protocol: str, explained: str) -> Markup:
     interval = f"{wording.score(low, row.unit)} to {wording.score(high, row.unit)}"
     better = "" if row.higher_is_better else "lower is better · "
     over = "pooled" if row.pooled else "the mean"
-    said = tag(
+    details = tag(
         "p",
         f"{row.score}, {over} over {_tasks(row)}",
         tag("br"),
         f"{better}95% interval {interval} · ",
-        tag("abbr", protocol, title=explained),
+        tag("abbr", protocol, title=explanation),
     )
-    return tag("div", figure, tag("div", said), class_="result")
+    return tag("div", figure, tag("div", details), class_="result")
 
 
 def _rows(e: Evaluation) -> Markup:
-    """Every score of every kind of task, and no average over kinds."""
+    """A table of every score of every kind of task, without averages over kinds."""
     named = any(row.name for row in e.rows)
     heads = (*(("tasks of",) if named else ()), "score", "result, 95% interval", "over", "")
     lines = (
@@ -149,7 +149,7 @@ def _rows(e: Evaluation) -> Markup:
     )
     note = None
     if not e.of_one_kind:
-        text = "Tasks of several kinds have no figure in common: each kind has its own."
+        text = "Each kind of task has its own result: an average over kinds would mean nothing."
         note = tag("p", text, class_="note")
     return join(tag("div", table, class_="scroll"), note)
 

@@ -1,4 +1,4 @@
-"""Small pictures inside a page: arrays -> PNG or JPEG data URIs."""
+"""Small images inside a page: arrays as PNG or JPEG data URIs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from PIL import Image
 from quickstudy.reports.view_types import Array
 
 LARGEST_SIDE = 56
-"""Pixels: about the size at which a page shows a picture, so more would only weigh."""
+"""Pixels: about the size at which a page shows an image; more would only make it larger."""
 
 PIXELS_SEEN = 32
-"""Up to this side a picture is enlarged with sharp pixels, which a JPEG would smear."""
+"""Images of up to this side are enlarged with sharp pixels, which JPEG would blur."""
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
@@ -22,8 +22,8 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 def data_uri(image: Array, largest_side: int = LARGEST_SIDE) -> str:
     """``image`` (channels, height, width) in [0, 1] as a ``data:`` URI; larger ones are shrunk.
 
-    PNG, which is exact and small for drawings; a photograph too large to be looked at pixel by
-    pixel becomes a JPEG.
+    The format is PNG, which is exact; photographs with a side above ``PIXELS_SEEN`` become JPEG
+    where that is smaller.
     """
     pixels = (np.clip(image, 0.0, 1.0) * 255).round().astype(np.uint8)
     channels = len(pixels)

@@ -1,7 +1,7 @@
 """Figures of a run: training log, scores, calibration, embeddings, fitted curves.
 
-Each function returns a matplotlib figure that belongs to nobody else: save it with ``savefig`` in
-any format, or put it into a page with :func:`quickstudy.reports.style.to_svg`.
+Each function returns a new matplotlib figure: save it with ``savefig`` in any format, or put it
+into a page with :func:`quickstudy.reports.style.to_svg`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _noisy_line(
     colour: str,
     label: str | None,
 ) -> None:
-    """What was logged, thin, and a running mean over about a twentieth of it, thick."""
+    """Logged values, thin, and their running mean over about a twentieth of them, thick."""
     rows = [row for row in rows if math.isfinite(row.get(key, math.nan))]
     if not rows:
         return
@@ -86,25 +86,28 @@ def _noisy_line(
     values = scale * np.array([row[key] for row in rows])
     span = max(1, len(values) // 20)
     if span > 1:
-        # A window cut at both ends, so that the mean is never shifted or padded.
+        # The window is cut off at both ends, so that the mean is neither shifted nor padded.
         totals = np.concatenate([[0.0], np.cumsum(values)])
         first = np.maximum(np.arange(len(values)) - span // 2, 0)
         last = np.minimum(np.arange(len(values)) + span // 2 + 1, len(values))
         axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)
         values = (totals[last] - totals[first]) / (last - first)
-    axes.plot(steps, values, color=colour, linewidth=1.6, label=label)
+    marker = "o" if len(values) == 1 else None  # a line through a single point is invisible
+    axes.plot(
+        steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=label
+    )
 
 
 def score_distribution(result: Result) -> Figure:
-    """How the scores spread over tasks, with their mean and its 95% interval.
+    """A histogram of the scores of single tasks, with their mean and its 95% interval.
 
-    Raises ValueError for a pooled score, which single tasks do not have, and where none is finite.
+    Raises ValueError for a pooled score, which single tasks do not have, and without finite scores.
     """
     from matplotlib.ticker import MaxNLocator
 
     scores = result.values[result.values.isfinite()].numpy()
     if result.pooled or not len(scores):
-        how = "pooled over" if result.pooled else "without a number in all of"
+        how = "pooled over" if result.pooled else "not finite in all of"
         raise ValueError(
             f"score_distribution: single tasks must have a score; found {result.label}, {how} "
             f"{result.tasks} tasks. Leave the figure out."
@@ -128,10 +131,10 @@ def score_distribution(result: Result) -> Figure:
 
 
 def _bin_edges(scores: Array) -> Array:
-    """Up to about 30 bins, fewer for few tasks, that fit the lattice on which accuracies lie.
+    """Up to about 30 bins, fewer for few tasks; their width is a multiple of the scores' spacing.
 
-    With 75 queries accuracies are multiples of 1/75; bins of any other width would hold now one,
-    now two of these values, and the histogram would show teeth that are not in the data.
+    With 75 queries accuracies are multiples of 1/75. Bins of another width would hold sometimes one
+    and sometimes two of these values, so the histogram would show gaps that are not in the data.
     """
     values = np.unique(scores.round(6))
     if len(values) == 1:
@@ -145,10 +148,10 @@ def _bin_edges(scores: Array) -> Array:
 
 
 def reliability(views: Sequence[EpisodeView], bins: int = 10) -> Figure:
-    """Whether answers given with probability p are right in p of the cases.
+    """How often predictions of each probability are right (a reliability diagram).
 
-    All queries of ``views`` are pooled and sorted into ``bins`` equal ranges of probability; a
-    dot's area is the share of queries in it. Raises ValueError where there is no view.
+    All queries of ``views`` are pooled and sorted into ``bins`` equal ranges of probability; the
+    area of a dot is the share of queries in its range. Raises ValueError where there is no view.
     """
     if not views:
         raise ValueError("reliability: there are no views. Give at least one.")
@@ -158,19 +161,19 @@ def reliability(views: Sequence[EpisodeView], bins: int = 10) -> Figure:
     counts = np.bincount(index, minlength=bins)
     filled = counts > 0
     means = np.bincount(index, probability, bins)[filled] / counts[filled]
-    rights = np.bincount(index, correct, bins)[filled] / counts[filled]
+    accuracies = np.bincount(index, correct, bins)[filled] / counts[filled]
     with style.figure_style():
         figure = style.new_figure(3.7)
         axes = figure.subplots()
         axes.plot([0, 100], [0, 100], color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
-        axes.vlines(100 * means, 100 * means, 100 * rights, color=style.ACCENT, linewidth=1.2)
+        axes.vlines(100 * means, 100 * means, 100 * accuracies, color=style.ACCENT, linewidth=1.2)
         areas = 14 + 260 * counts[filled] / counts.sum()
-        axes.scatter(100 * means, 100 * rights, areas, color=style.ACCENT, linewidths=0)
-        for name, (x, y), side in (("too careful", (0.04, 0.94), "left"),
-                                   ("too sure", (0.97, 0.06), "right")):  # fmt: skip
+        axes.scatter(100 * means, 100 * accuracies, areas, color=style.ACCENT, linewidths=0)
+        for name, (x, y), side in (("underconfident", (0.04, 0.94), "left"),
+                                   ("overconfident", (0.97, 0.06), "right")):  # fmt: skip
             axes.text(x, y, name, transform=axes.transAxes, ha=side, va="center", fontsize=8.5,
                       color=style.MUTED)  # fmt: skip
-        axes.set(xlim=(0, 103), ylim=(0, 106), xlabel="probability given to the answer (%)")
+        axes.set(xlim=(0, 103), ylim=(0, 106), xlabel="probability of the prediction (%)")
         axes.set_ylabel("right (%)")
     return figure
 
@@ -178,9 +181,9 @@ def reliability(views: Sequence[EpisodeView], bins: int = 10) -> Figure:
 def projection(view: EpisodeView) -> Figure:
     """Embeddings of one task in two dimensions: the plane of largest variance (PCA).
 
-    ◆ with a letter is a support row, ● a query in the colour of its true class, tied to the mean
-    of that class's support rows; one answered wrongly is a cross in a ring. The plane is only a
-    shadow of the space in which the learner decides.
+    ◆ with a letter is a support row, ● a query in the colour of its true class, linked to the mean
+    of the support rows of that class; a wrongly predicted query is a cross in a ring. Distances in
+    the full feature space may differ.
 
     Raises ValueError where the learner has no embeddings.
     """
@@ -190,21 +193,21 @@ def projection(view: EpisodeView) -> Figure:
             "the projection out."
         )
     support, query, shares = _principal_plane(view.support_embeddings, view.query_embeddings)
-    size = min(1.0, 150 / len(view.query_targets)) ** 0.5  # many points need small marks
+    size = min(1.0, 150 / len(view.query_targets)) ** 0.5  # smaller marks for many points
     with style.figure_style():
         figure = style.new_figure(4.2)
         axes = figure.subplots()
         for way in range(len(view.names)):
             colour = style.CLASS_COLOURS[way % len(style.CLASS_COLOURS)]
-            shown, asked = support[view.support_targets == way], query[view.query_targets == way]
+            shown, queries = support[view.support_targets == way], query[view.query_targets == way]
             if len(shown):
-                centre = np.broadcast_to(shown.mean(0), asked.shape)
-                ties = np.stack([centre, asked], axis=1)
-                axes.add_collection(_lines(ties, colour))
+                centre = np.broadcast_to(shown.mean(0), queries.shape)
+                links = np.stack([centre, queries], axis=1)
+                axes.add_collection(_lines(links, colour))
             right = view.correct[view.query_targets == way]
-            (x, y), s = asked[right].T, 20 * size
+            (x, y), s = queries[right].T, 20 * size
             axes.scatter(x, y, s, color=colour, linewidths=0, zorder=2)
-            (x, y), s = asked[~right].T, 20 * size
+            (x, y), s = queries[~right].T, 20 * size
             axes.scatter(x, y, s, color=colour, marker="x", zorder=3)
             (x, y), s = shown.T, 105 * size
             axes.scatter(x, y, s, color=colour, marker="D", edgecolors=style.PAPER, zorder=4)
@@ -220,10 +223,10 @@ def projection(view: EpisodeView) -> Figure:
     return figure
 
 
-def _lines(ties: Array, colour: str) -> Any:
+def _lines(links: Array, colour: str) -> Any:
     from matplotlib.collections import LineCollection
 
-    return LineCollection(list(ties), colors=colour, linewidths=0.7, alpha=0.35, zorder=1)
+    return LineCollection(list(links), colors=colour, linewidths=0.7, alpha=0.35, zorder=1)
 
 
 def _principal_plane(support: Array, query: Array) -> tuple[Array, Array, Array]:
@@ -243,9 +246,10 @@ def _principal_plane(support: Array, query: Array) -> tuple[Array, Array, Array]
 
 
 def fitted_curve(view: RegressionView) -> Figure:
-    """One regression task from a number to a number: truth, support points, answers.
+    """One regression task with single numbers: true curve, support points, predictions.
 
-    Around the answers of a learner that tells its uncertainty, a band of two standard deviations.
+    Where the learner predicts its uncertainty, a band shows two standard deviations around its
+    predictions.
 
     Raises ValueError where inputs or outputs are more than one number.
     """
@@ -276,7 +280,7 @@ def fitted_curve(view: RegressionView) -> Figure:
 
 
 def predicted_against_true(views: Sequence[RegressionView]) -> Figure:
-    """Adapted answers against true values, all known numbers of ``views`` pooled.
+    """Predictions after adapting against true values; all known numbers of ``views`` are pooled.
 
     Raises ValueError where there is no view.
     """
@@ -291,5 +295,5 @@ def predicted_against_true(views: Sequence[RegressionView]) -> Figure:
         ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
         axes.plot(ends, ends, color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
         axes.scatter(true, predicted, 12, color=style.ACCENT, alpha=0.5, linewidths=0)
-        axes.set(xlabel="true value", ylabel="answer after adaptation")
+        axes.set(xlabel="true value", ylabel="prediction after adaptation")
     return figure

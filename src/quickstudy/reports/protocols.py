@@ -1,6 +1,6 @@
-"""What a learner may let reports see of it; each is one method, and all are optional.
+"""Optional methods of learners, which reports show where a learner has them.
 
-A method that gives None has nothing to show as the learner is set up.
+A method returns None where the learner, with its present settings, has nothing to show.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from quickstudy.core import Examples, State, TaskSpec
 
 @runtime_checkable
 class Embeds(Protocol):
-    """Sees inputs as features."""
+    """Maps inputs to features."""
 
     def embed(self, state: State, inputs: Any) -> Tensor | None:
-        """Features (n, d) in which the predictor sees ``inputs`` (n, ...)."""
+        """Features (n, d) of ``inputs`` (n, ...), as the predictor uses them."""
 
 
 @runtime_checkable
 class Attends(Protocol):
-    """Answers by looking at support rows."""
+    """Predicts by attention over support rows."""
 
     def attention(self, state: State, inputs: Any) -> Tensor | None:
-        """Share (n, support rows) of each support row in each prediction.
+        """Shares (n, support rows) of each support row in each prediction.
 
-        Rows sum to one, or to 0 where no support row is there; rows of weight 0 have share 0.
+        They sum to 1 for each prediction, or to 0 without support rows; rows of weight 0 have 0.
         """
 
 
 @runtime_checkable
-class TellsUncertainty(Protocol):
-    """Says how wrong its real numbers may be."""
+class GivesUncertainty(Protocol):
+    """Estimates the error of its real-valued predictions."""
 
     def uncertainty(self, state: State, inputs: Any) -> Tensor | None:
         """Standard deviation (n, d) of the targets around the predictions."""
 
 
 @runtime_checkable
-class StepsInside(Protocol):
+class HasInnerSteps(Protocol):
     """Adapts in inner steps."""
 
     def trajectory(self, support: Examples, spec: TaskSpec) -> list[State] | None:
-        """States from before the first to after the last inner step."""
+        """The states before the first inner step and after each step."""
 
 
 @runtime_checkable
 class LearnsRates(Protocol):
-    """Learns its own learning rates."""
+    """Learns its inner learning rates."""
 
     def learnt_rates(self) -> Mapping[str, Tensor]:
-        """Learnt learning rates by the name of what they move; empty where none are learnt."""
+        """Learnt rates by the name of the parameter that they update; empty without any."""

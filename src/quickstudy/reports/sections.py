@@ -1,4 +1,4 @@
-"""The illustrated sections of a report: figures and pictures with what they show."""
+"""The sections of a report with figures and pictures: training, scores and test tasks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
 from quickstudy.reports import (
+    detection_pictures,
     episodes,
-    labels_drawn,
-    masks_drawn,
-    objects_drawn,
+    label_tables,
     plots,
-    tokens_drawn,
+    segmentation_pictures,
+    token_sequences,
 )
-from quickstudy.reports.framing import figure, piece, section
 from quickstudy.reports.markup import Markup, tag
+from quickstudy.reports.page_parts import captioned, figure, section
 from quickstudy.reports.view_types import (
     BoxesView,
     EpisodeView,
@@ -30,7 +30,7 @@ from quickstudy.reports.view_types import (
 if TYPE_CHECKING:
     from quickstudy.evaluation.results import Evaluation, Result
 
-DRAWN = "The first test tasks as they were drawn, not picked."
+FIRST_TASKS = "The first test tasks in the order in which they were sampled, not selected."
 
 
 def training(e: Evaluation, metrics: Sequence[Mapping[str, float]]) -> Markup:
@@ -55,50 +55,50 @@ def _distribution(row: Result, index: int) -> Markup:
     title = f"Scores of the test tasks{f': {row.name}' if row.name else ''}"
     if row.pooled:
         note = (
-            f"{row.score} is pooled: answers of all {row.tasks} tasks are judged together, because "
-            "single tasks are too small for it. So there are no scores of single tasks to draw; "
-            "the interval comes from leaving out each task in turn (jackknife)."
+            f"{row.score} is pooled: it is computed from the predictions for all {row.tasks} tasks "
+            "together, because single tasks are too small for it, so single tasks have no score. "
+            "The interval comes from leaving out each task in turn (jackknife)."
         )
-        return piece(title, note, tag("p"))
+        return captioned(title, note, tag("p"))
     if not bool(row.values.isfinite().any()):
-        return piece(title, f"None of {row.tasks} tasks has a finite score.", tag("p"))
+        return captioned(title, f"None of {row.tasks} tasks has a finite score.", tag("p"))
     note = (
-        "Single tasks differ much more than the interval of their mean, which says how well the "
-        "mean is known."
+        "Scores of single tasks differ much more than the interval is wide: the interval shows how "
+        "precisely their mean is known."
     )
     return figure(plots.score_distribution(row), f"scores-{index}", title, note)
 
 
 def of_tasks(views: Sequence[View]) -> Iterator[Markup]:
-    """Sections about test tasks, those of one kind and name together."""
+    """Sections about test tasks; tasks of the same kind and name share a section."""
     kinds: dict[tuple[type[Any], str], list[View]] = {}
     for view in views:
         kinds.setdefault((type(view), view.task), []).append(view)
-    for index, alike in enumerate(kinds.values()):
-        yield from sections_of(alike[0], alike, f"kind-{index}-")
+    for index, same_kind in enumerate(kinds.values()):
+        yield from sections_of(same_kind[0], same_kind, f"kind-{index}-")
 
 
 @singledispatch
 def sections_of(first: View, views: Any, ids: str) -> Iterator[Markup]:
-    """Sections that show ``views``, all of the kind of the ``first``.
+    """Sections that show ``views``, all of the same type as the ``first``.
 
-    ``ids`` goes before the ids of figures, which one page must not have twice.
+    ``ids``  prefix of the ids of figures, so that they are unique within the page.
     """
     raise TypeError(
-        f"report: no section draws a {type(first).__name__}. Give views made by "
+        f"report: there is no section for a {type(first).__name__}. Give views made by "
         "quickstudy.reports.views.view."
     )
 
 
 @sections_of.register
 def _(first: EpisodeView, views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]:
-    drawn = episodes.drawn_tasks(views)
-    if drawn is not None:
-        note = f"{DRAWN[:-1]}. Letters name the classes of a task: each task has its own."
-        yield section("Test tasks", first.task, note, drawn)
+    content = episodes.task_pictures(views)
+    if content is not None:
+        note = f"{FIRST_TASKS} Letters name classes within one task."
+        yield section("Test tasks", first.task, note, content)
     figures = tag("div", *_episode_figures(views, ids), class_="figures")
-    missing = None if drawn else "Inputs of these tasks are no pictures, so none are drawn."
-    yield section("Where it is right and wrong", first.task, missing, figures)
+    missing = None if content else "Inputs of these tasks are not images, so none are shown."
+    yield section("Right and wrong predictions", first.task, missing, figures)
 
 
 def _episode_figures(views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]:
@@ -109,7 +109,7 @@ def _episode_figures(views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]
             f"{ids}projection",
             "Embeddings of task 1",
             "◆ support, ● query in the colour of its true class, × in a ring where wrong. "
-            "The plane of largest variance, a shadow of the space in which the learner decides.",
+            "The plane of largest variance (PCA); distances in the full feature space may differ.",
         )
     ways = len(first.names)
     if ways <= episodes.WAYS_SIDE_BY_SIDE:
@@ -119,21 +119,26 @@ def _episode_figures(views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]
         plots.reliability(views),
         f"{ids}reliability",
         "Calibration",
-        f"How often answers of each probability are right: {queries:,} queries of {len(views)} "
-        "tasks; a dot's area is its share of them. On the dashed line, probabilities are honest.",
+        f"How often predictions of each probability are right: {queries:,} queries of "
+        f"{len(views)} tasks; a dot's area is its share of them. The dashed line is perfect "
+        "calibration.",
     )
-    pairs = episodes.mistaken_pairs(views)
-    note = f"Within one task, among the first {len(views)}. Ways differ between tasks, so nothing "
-    note += "is added up over tasks."
-    yield piece("Most often mistaken", note, pairs or tag("p", "No query was answered wrongly."))
+    pairs = episodes.confused_pairs(views)
+    note = (
+        f"Within one task, among the first {len(views)}. Ways are other classes in each task, so "
+    )
+    note += "counts are not added up over tasks."
+    yield captioned(
+        "Most often confused", note, pairs or tag("p", "Every query was predicted correctly.")
+    )
     if episodes.WAYS_SIDE_BY_SIDE < ways <= episodes.WAYS_DRAWN:
         yield _confusion(first, "wide")
 
 
 def _confusion(view: EpisodeView, width: str | None) -> Markup:
-    note = "Rows are true classes, columns answers; cells count queries."
-    drawn = episodes.confusion_table(view)
-    return piece("Confusion among the ways of task 1", note, drawn, width)
+    note = "Rows are true classes, columns predicted classes; cells count queries."
+    content = episodes.confusion_table(view)
+    return captioned("Confusion among the ways of task 1", note, content, width)
 
 
 @sections_of.register
@@ -152,38 +157,38 @@ def _(first: RegressionView, views: Sequence[RegressionView], ids: str) -> Itera
         figure(
             plots.predicted_against_true(views),
             f"{ids}predicted",
-            "Answers against true values",
-            f"All queries of {len(views)} tasks. On the dashed line, answers are exact.",
+            "Predictions against true values",
+            f"All queries of {len(views)} tasks. On the dashed line, predictions are exact.",
         )
     ]
-    yield section("Test tasks", first.task, DRAWN, tag("div", *figures, class_="figures"))
+    yield section("Test tasks", first.task, FIRST_TASKS, tag("div", *figures, class_="figures"))
 
 
 @sections_of.register
 def _(first: LabelsView, views: Sequence[LabelsView], ids: str) -> Iterator[Markup]:
     note = (
-        f"Over the queries of {len(views)} tasks, each label by its name. ROC-AUC is the "
-        "probability that a row with the label gets a higher answer than one without; one half is "
-        "chance, and where all known rows are alike there is none."
+        f"Over the queries of {len(views)} tasks. ROC-AUC is the probability that a row with the "
+        "label gets a higher prediction than a row without it; 0.5 is chance. It is undefined "
+        "where all known rows have the label, or none has."
     )
-    yield section("Labels", first.task, note, labels_drawn.label_table(views))
+    yield section("Labels", first.task, note, label_tables.label_table(views))
 
 
 @sections_of.register
 def _(first: PixelsView, views: Sequence[PixelsView], ids: str) -> Iterator[Markup]:
-    note = f"{DRAWN} Colours are classes, laid over the picture; unknown pixels have none."
-    yield section("Test tasks", first.task, note, *masks_drawn.drawn_tasks(views))
+    note = f"{FIRST_TASKS} Colours are classes, drawn over the image; unknown pixels have none."
+    yield section("Test tasks", first.task, note, *segmentation_pictures.task_pictures(views))
 
 
 @sections_of.register
 def _(first: TokensView, views: Sequence[TokensView], ids: str) -> Iterator[Markup]:
-    note = f"{DRAWN} Above stands what is true, below what was answered."
-    yield section("Test tasks", first.task, note, *tokens_drawn.drawn_tasks(views))
+    note = f"{FIRST_TASKS} True tokens are above, predicted ones below."
+    yield section("Test tasks", first.task, note, *token_sequences.task_pictures(views))
 
 
 @sections_of.register
 def _(first: BoxesView, views: Sequence[BoxesView], ids: str) -> Iterator[Markup]:
-    yield section("Test tasks", first.task, DRAWN, *objects_drawn.drawn_tasks(views))
+    yield section("Test tasks", first.task, FIRST_TASKS, *detection_pictures.task_pictures(views))
 
 
 @sections_of.register

@@ -1,7 +1,7 @@
-"""The one look of all figures, and how a figure becomes a piece of a page.
+"""The style shared by all figures, and figures as SVG elements of a page.
 
-A figure by itself is drawn in the light palette below and can be saved in any format. Put into a
-page, each of these colours becomes a CSS variable, so that the page's dark theme reaches into it.
+A figure is drawn in the light colours below and can be saved in any format. In a page each of these
+colours becomes a CSS variable, so that the figure follows the page's dark theme.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WRONG = "#bd3d0e"
 CLASS_COLOURS = (
     "#3f7fd1", "#d9902b", "#2f9e85", "#c4619f", "#8a7be0", "#9a9a2e", "#4fb0d6", "#b5735a",
 )  # fmt: skip
-"""Told apart with any colour vision, and legible on both papers; classes also carry letters."""
+"""Distinguishable with any colour vision, on light and dark; classes also have letters."""
 
 _VARIABLES = {
     INK: "var(--ink)",
@@ -38,7 +38,7 @@ _VARIABLES = {
 }
 
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's own font
+    "svg.fonttype": "none",  # text remains text: small, selectable, in the page's font
     "font.family": ["sans-serif"],
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same layout everywhere
     "font.size": 9.0,
@@ -71,12 +71,12 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 WIDTH = 5.0
-"""Inches of every figure: half a page on a desk, a whole one on a phone, legible on both."""
+"""Inches of every figure: legible at half the width of a page, and at full width on a phone."""
 
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Figures made inside have this look; matplotlib's own settings come back afterwards."""
+    """Figures made inside have this style; matplotlib's settings are restored afterwards."""
     import matplotlib
 
     with matplotlib.rc_context(_SETTINGS):
@@ -84,7 +84,7 @@ def figure_style() -> Iterator[None]:
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure, ``height`` inches high; no pyplot, so nothing global keeps it alive."""
+    """An empty figure, ``height`` inches high; without pyplot, which would keep it in memory."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height))
@@ -100,9 +100,8 @@ def legend_above(axes: Axes, columns: int = 3) -> None:
 def to_svg(figure: Figure, prefix: str, label: str) -> str:
     """``figure`` as an ``<svg>`` element for a page: the same bytes from the same figure.
 
-    ``prefix``  goes before every id, so that several figures can stand in one page: letters,
-                digits and hyphens.
-    ``label``   what a screen reader says.
+    ``prefix``  of every id, so that a page can hold several figures: letters, digits, hyphens.
+    ``label``   text for screen readers.
 
     Raises ValueError for any other prefix.
     """
@@ -126,7 +125,7 @@ def to_svg(figure: Figure, prefix: str, label: str) -> str:
 
 
 def _open_tag(tag: str, label: str) -> str:
-    """The same view box, but sized by the page, and named."""
+    """An <svg> tag with the same view box, without a size of its own, and with a label."""
     from html import escape
 
     box = re.search(r'viewBox="[^"]*"', tag)

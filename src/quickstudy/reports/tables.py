@@ -14,22 +14,25 @@ if TYPE_CHECKING:
 
 
 def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
-    """A result with all that it must be reported with, one fact per line."""
+    """An evaluation with everything that must be reported with it, one fact per line.
+
+    Every score of every kind of task has a line; the first score of each kind is bold.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     e = evaluation
-    results = [(row.label, f"{row.figure} (95% interval, {row.counted})") for row in e.rows]
+    error = "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"
     facts = [
-        *results,
-        ("protocol", e.protocol),
-        ("tasks", f"{e.tasks:,}"),
-        ("calibration error", "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"),
-        ("time per adaptation", duration(e.seconds_per_adaptation)),
-        ("normalisation", e.norm),
-        ("seed", str(e.seed)),
-        ("fingerprint of tasks", e.fingerprint),
+        *((row.label, f"{row.figure} (95% interval, {row.counted})", row.first) for row in e.rows),
+        ("protocol", e.protocol, False),
+        ("tasks", f"{e.tasks:,}", False),
+        ("calibration error", error, False),
+        ("time per adaptation", duration(e.seconds_per_adaptation), False),
+        ("normalisation", e.norm, False),
+        ("seed", str(e.seed), False),
+        ("fingerprint of tasks", e.fingerprint, False),
     ]
     table = Table(
         title=Text(visible(title)) if title else None,
@@ -39,8 +42,8 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     )
     table.add_column(style="dim")
     table.add_column()
-    for index, (name, value) in enumerate(facts):
-        table.add_row(name, Text(visible(value), style="bold" if index < len(results) else ""))
+    for name, value, bold in facts:
+        table.add_row(Text(visible(name)), Text(visible(value), style="bold" if bold else ""))
     return table
 
 
@@ -50,9 +53,9 @@ def predictions_table(
     probabilities: Sequence[Sequence[float]],
     shown: int = 3,
 ) -> Table:
-    """What a predictor says of each input: the ``shown`` most probable classes.
+    """The ``shown`` most probable classes of each input.
 
-    ``inputs``         n file names, or anything that tells the inputs apart.
+    ``inputs``         n file names, or other texts that identify the inputs.
     ``names``          one name per class.
     ``probabilities``  (n, classes), each row adding up to one.
 
@@ -91,8 +94,8 @@ def predictions_table(
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> str:
     """A Markdown table: a column per key in order of first appearance, a line per row.
 
-    Columns that hold numbers only are right-aligned; a missing or None cell is shown as "–".
-    Values are written with ``str``: round them first.
+    Columns of numbers alone are right-aligned; a missing or None cell is shown as "–". Values are
+    written with ``str``: round them first. Raises ValueError without rows.
     """
     if not rows:
         raise ValueError("markdown_table: there are no rows. Give at least one.")

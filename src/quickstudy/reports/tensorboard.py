@@ -14,11 +14,11 @@ def to_tensorboard(run: str | Path, target: str | Path | None = None) -> Path:
 
     ``target``  a folder that does not exist yet; ``run/tensorboard`` by default.
 
-    Training values stand under ``train/``, validation under ``validation/``; the time axis is
-    the run's own seconds. Show them with ``tensorboard --logdir FOLDER``.
+    Training values are under ``train/``, validation values under ``validation/``; the time axis
+    shows seconds since the run started. Show them with ``tensorboard --logdir FOLDER``.
 
     Raises ImportError without the extra, FileNotFoundError without a log, FileExistsError where
-    the target exists: TensorBoard would draw old and new values as one zigzag line.
+    the target exists: TensorBoard would draw old and new values as one line.
     """
     run = Path(run)
     target = run / "tensorboard" if target is None else Path(target)

@@ -1,7 +1,7 @@
-"""One task as a learner answers it, in numbers: a type for each way to draw it.
+"""A learner's predictions for one task, as arrays: one type for each kind of picture.
 
-Rows that are not there (weight 0) or of which nothing is known are left out. ``task`` is the
-task's name, "" for one without.
+Rows of weight 0 and rows without a known target are left out. ``task`` is the name of the task, ""
+for none.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class EpisodeView:
-    """A classification task and a learner's answers; s support rows, q query rows.
+    """A classification task and a learner's predictions; s support rows, q query rows.
 
     ``support_images``      (s, channels, height, width) in [0, 1], or None where not images.
     ``query_images``        (q, channels, height, width), likewise.
     ``support_targets``     (s,) ways.
     ``query_targets``       (q,) ways.
     ``predicted``           (q,) the most probable way.
-    ``probability``         (q,) the probability given to it.
-    ``support_embeddings``  (s, d) features in which the predictor sees the rows, or None.
+    ``probability``         (q,) the probability of that way.
+    ``support_embeddings``  (s, d) features of the rows, or None.
     ``query_embeddings``    (q, d), likewise.
     ``names``               a name per way.
     """
@@ -43,12 +43,12 @@ class EpisodeView:
 
     @property
     def correct(self) -> Array:
-        """(q,): whether each query is answered rightly."""
+        """(q,): whether the prediction for each query is right."""
         return np.asarray(self.predicted == self.query_targets)
 
     @property
     def confusion(self) -> Array:
-        """(ways, ways): how many queries of each true way (row) were called each way (column)."""
+        """(ways, ways): how many queries of each true way (row) were predicted as each (column)."""
         counts = np.zeros((len(self.names), len(self.names)), dtype=np.int64)
         np.add.at(counts, (self.query_targets, self.predicted), 1)
         return counts
@@ -56,14 +56,14 @@ class EpisodeView:
 
 @dataclass(frozen=True)
 class RegressionView:
-    """A regression task and a learner's answers; s support rows, q query rows, d outputs.
+    """A regression task and a learner's predictions; s support rows, q query rows, d outputs.
 
     ``support_targets``  (s, d), NaN where a number is unknown.
     ``query_targets``    (q, d), likewise.
-    ``before``           (q, d) answers after adapting to nothing at all (every weight 0); None
-                         for a learner that has no answer then.
-    ``after``            (q, d) answers after adapting to the support set.
-    ``deviation``        (q, d) standard deviation that the learner gives its answers, or None.
+    ``before``           (q, d) predictions after adapting to an empty support set (every weight
+                         0); None for a learner that cannot predict then.
+    ``after``            (q, d) predictions after adapting to the support set.
+    ``deviation``        (q, d) standard deviation that the learner predicts, or None.
     ``support_inputs``   (s,) where inputs are single numbers, else None.
     ``query_inputs``     (q,), likewise.
     """
@@ -79,7 +79,7 @@ class RegressionView:
 
     @property
     def is_curve(self) -> bool:
-        """Whether the task is one number to one number, and so can be drawn as a curve."""
+        """Whether inputs and targets are single numbers, so that the task is drawn as a curve."""
         return self.query_inputs is not None and self.query_targets.shape[1] == 1
 
     @property
@@ -90,11 +90,11 @@ class RegressionView:
 
 @dataclass(frozen=True)
 class LabelsView:
-    """A multi-label task and a learner's answers; s support rows, q query rows, k labels.
+    """A multi-label task and a learner's predictions; s support rows, q query rows, k labels.
 
     ``support_targets``  (s, k): 1 for yes, 0 for no, NaN where unknown.
     ``query_targets``    (q, k), likewise.
-    ``probability``      (q, k) of yes.
+    ``probability``      (q, k) predicted probability of yes.
     ``names``            a name per label.
     """
 
@@ -107,7 +107,7 @@ class LabelsView:
 
 @dataclass(frozen=True)
 class PixelsView:
-    """A segmentation task and a learner's answers; s support rows, q query rows.
+    """A segmentation task and a learner's predictions; s support rows, q query rows.
 
     ``support_images``   (s, channels, height, width) in [0, 1], or None where not images.
     ``query_images``     (q, channels, height, width), likewise.
@@ -128,12 +128,12 @@ class PixelsView:
 
 @dataclass(frozen=True)
 class TokensView:
-    """Token sequences and a learner's answers.
+    """Token sequences and a learner's predictions.
 
     ``query_targets``  (q, length) token ids, -1 where unknown and after the end.
-    ``predicted``      (q, length) decoded tokens, -1 after the end.
-    ``by_place``       whether each token answers for its own place (tags); else rows are written
-                       from left to right, and may be shifted against one another.
+    ``predicted``      (q, length) predicted tokens, -1 after the end.
+    ``by_place``       whether predictions belong to places (tags); else rows are generated from
+                       left to right and may be shifted relative to the targets.
     ``names``          a name per token of the vocabulary.
     """
 
@@ -150,7 +150,7 @@ class Objects:
 
     ``boxes``       (m, 4) left, top, right and bottom, as shares of the picture.
     ``classes``     (m,) class ids, -1 where unknown.
-    ``confidence``  (m,) of predicted ones, None of true ones.
+    ``confidence``  (m,) of predicted objects; None for true ones.
     """
 
     boxes: Array
@@ -160,11 +160,11 @@ class Objects:
 
 @dataclass(frozen=True)
 class BoxesView:
-    """A detection task and a learner's answers; q query rows.
+    """A detection task and a learner's predictions; q query rows.
 
     ``query_images``  (q, channels, height, width) in [0, 1], or None where not images.
-    ``true``          q times the objects that are there.
-    ``predicted``     q times those found, the surest first.
+    ``true``          the true objects of each query.
+    ``predicted``     the predicted objects of each query, the most confident first.
     ``names``         a name per class.
     """
 
@@ -177,12 +177,12 @@ class BoxesView:
 
 @dataclass(frozen=True)
 class GeneralView:
-    """A task whose answers have no picture of their own.
+    """A task with another kind of answer, for which there is no picture.
 
     ``losses``  (q,) the loss of each query.
-    ``scores``  (q,) the answer's first score of each query by itself, NaN where it has none; None
-                where single queries have no such score at all.
-    ``note``    what there is to say of it.
+    ``scores``  (q,) the first score of each query by itself, NaN where it has none; None where
+                single queries never have that score.
+    ``note``    text for the report.
     """
 
     losses: Array

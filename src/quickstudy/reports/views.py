@@ -1,4 +1,4 @@
-"""One task as a learner answers it: tensors -> a view, by the answer that the task asks for."""
+"""From a learner and a task to a view of its predictions, by the kind of the task's answer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import counting
 from quickstudy.core import Answer, Examples, Learner, Predictor, Task
 from quickstudy.objectives import predict_rows
-from quickstudy.reports.protocols import Embeds, TellsUncertainty
-from quickstudy.reports.rows_shown import as_images, as_numbers, judgeable, pick, to_numpy
+from quickstudy.reports.protocols import Embeds, GivesUncertainty
+from quickstudy.reports.usable_rows import as_images, as_numbers, pick, to_numpy, usable_rows
 from quickstudy.reports.view_types import (
     BoxesView,
     EpisodeView,
@@ -41,14 +41,14 @@ from quickstudy.tasks.examples import counted_weights
 
 @torch.no_grad()
 def view(learner: Learner, task: Task, names: Sequence[str] | None = None) -> View:
-    """How ``learner`` answers ``task``: the view that suits its answer.
+    """The predictions of ``learner`` for ``task``, as the view for the task's kind of answer.
 
     ``names``  one for each way, label, class or token; "class 1", "class 2", … by default.
 
-    Support and queries that are made by acting are made first. Inputs of any kind are taken; only
-    those that are pictures are drawn.
+    For a task of acting, support and queries are made by acting first. Inputs may be of any kind;
+    only images are drawn.
 
-    Raises ValueError where nothing can be judged, and for a wrong number of names.
+    Raises ValueError where no row has a known target, and for a wrong number of names.
     """
     with evaluation_mode(learner):
         support, query, spec = run_acting(learner, task) if needs_acting(task) else task
@@ -56,12 +56,12 @@ def view(learner: Learner, task: Task, names: Sequence[str] | None = None) -> Vi
         assert isinstance(query, Examples)
         predictor = learner(support, spec)
         chosen = None if names is None else tuple(str(name) for name in names)
-        return view_of(spec.answer, _Answered(predictor, support, query, chosen))
+        return view_of(spec.answer, _Adapted(predictor, support, query, chosen))
 
 
 @dataclass(frozen=True)
-class _Answered:
-    """A predictor, what it learnt from, what it is asked, and the names that were given."""
+class _Adapted:
+    """A predictor with its support set, the queries, and the names that were given."""
 
     predictor: Predictor
     support: Examples
@@ -74,12 +74,12 @@ class _Answered:
 
     @property
     def shown(self) -> tuple[Any, Any]:
-        """Which support rows and which queries are shown."""
+        """(s,) and (q,): which support rows and which queries are shown."""
         answer = self.predictor.spec.answer
-        return judgeable(self.support, answer), judgeable(self.query, answer)
+        return usable_rows(self.support, answer), usable_rows(self.query, answer)
 
     def named(self, count: int, what: str, default: str) -> tuple[str, ...]:
-        """A name for each of ``count`` of ``what``."""
+        """One name for each of ``count`` classes, labels or tokens, called ``what`` in errors."""
         if self.names is None:
             return tuple(default.format(each, each + 1) for each in range(count))
         if len(self.names) != count:
@@ -91,38 +91,38 @@ class _Answered:
 
 
 @singledispatch
-def view_of(answer: Answer, given: _Answered) -> View:
-    """The view that suits ``answer``; losses and scores for one that nothing better is known of."""
+def view_of(answer: Answer, given: _Adapted) -> View:
+    """The view for this kind of ``answer``; by default a view of losses and scores."""
     predictions = predict_rows(given.predictor, given.query)
     losses = answer.loss(predictions, given.query.targets)
     scores = [_score_of_row(answer, predictions, given.query, i) for i in range(len(losses))]
-    shown = judgeable(given.query, answer)
-    note = f"Tasks that ask for {answer.kind} have no picture of their own: see their scores."
+    shown = usable_rows(given.query, answer)
+    note = f"There is no picture for tasks of the kind {answer.kind!r}: see their scores."
     return GeneralView(
         to_numpy(losses)[shown], to_numpy(torch.stack(scores))[shown], note, given.task
     )
 
 
 def _score_of_row(answer: Answer, predictions: Any, query: Examples, row: int) -> Tensor:
-    one, asked = map_tree(lambda leaf: leaf[row : row + 1], (predictions, query))
-    value: Tensor = answer.score.value(answer.score.statistic(one, asked))
+    one, its_query = map_tree(lambda leaf: leaf[row : row + 1], (predictions, query))
+    value: Tensor = answer.score.value(answer.score.statistic(one, its_query))
     return value
 
 
 @view_of.register
-def _(answer: Actions, given: _Answered) -> GeneralView:
+def _(answer: Actions, given: _Adapted) -> GeneralView:
     losses = answer.loss(predict_rows(given.predictor, given.query), given.query.targets)
     note = (
-        "Queries were made by acting in the world of each task. The return is the sum of the "
-        "rewards of an episode, the mean over the episodes of a task."
+        "Queries were made by acting in the world of each task. The return is the sum of rewards "
+        "in an episode, averaged over the episodes of a task."
     )
-    return GeneralView(to_numpy(losses)[judgeable(given.query, answer)], None, note, given.task)
+    return GeneralView(to_numpy(losses)[usable_rows(given.query, answer)], None, note, given.task)
 
 
 @view_of.register
-def _(answer: Classes, given: _Answered) -> EpisodeView:
+def _(answer: Classes, given: _Adapted) -> EpisodeView:
     kept_support, kept_query = given.shown
-    # All rows are asked at once, kept or not: a transductive learner must see what it is scored on.
+    # All rows are predicted at once, kept or not, as in the evaluation of a transductive learner.
     probability, predicted = predict_rows(given.predictor, given.query).softmax(-1).max(-1)
     support_images, query_images = as_images(given.support.inputs, given.query.inputs)
     return EpisodeView(
@@ -147,15 +147,15 @@ def _embedded(predictor: Predictor, rows: Examples) -> Tensor | None:
 
 
 @view_of.register
-def _(answer: Reals, given: _Answered) -> View:
+def _(answer: Reals, given: _Adapted) -> View:
     if given.query.targets.ndim > 2:
         return view_of.dispatch(Answer)(answer, given)
     learner, spec = given.predictor.learner, given.predictor.spec
-    nothing = given.support._replace(weights=torch.zeros_like(given.support.weights))
-    before = predict_rows(learner(nothing, spec), given.query)
+    empty = given.support._replace(weights=torch.zeros_like(given.support.weights))
+    before = predict_rows(learner(empty, spec), given.query)
     after = predict_rows(given.predictor, given.query)
     deviation = None
-    if isinstance(learner, TellsUncertainty):
+    if isinstance(learner, GivesUncertainty):
         with counting(counted_weights(given.query, answer)):
             deviation = learner.uncertainty(given.predictor.state, given.query.inputs)
     kept_support, kept_query = given.shown
@@ -172,7 +172,7 @@ def _(answer: Reals, given: _Answered) -> View:
 
 
 @view_of.register
-def _(answer: Labels, given: _Answered) -> LabelsView:
+def _(answer: Labels, given: _Adapted) -> LabelsView:
     def numbers(rows: Examples) -> Tensor:
         known = answer.known(rows.targets)
         filled: Tensor = answer.fill(rows.targets).float()
@@ -189,7 +189,7 @@ def _(answer: Labels, given: _Answered) -> LabelsView:
 
 
 @view_of.register
-def _(answer: Pixels, given: _Answered) -> PixelsView:
+def _(answer: Pixels, given: _Adapted) -> PixelsView:
     kept_support, kept_query = given.shown
     support_images, query_images = as_images(given.support.inputs, given.query.inputs)
     return PixelsView(
@@ -204,8 +204,8 @@ def _(answer: Pixels, given: _Answered) -> PixelsView:
 
 
 @view_of.register
-def _(answer: Tokens, given: _Answered) -> TokensView:
-    kept = judgeable(given.query, answer)
+def _(answer: Tokens, given: _Adapted) -> TokensView:
+    kept = usable_rows(given.query, answer)
     return TokensView(
         to_numpy(given.query.targets)[kept],
         to_numpy(answer.decode(given.predictor, given.query.inputs))[kept],
@@ -216,18 +216,18 @@ def _(answer: Tokens, given: _Answered) -> TokensView:
 
 
 @view_of.register
-def _(answer: Boxes, given: _Answered) -> BoxesView:
-    kept = judgeable(given.query, answer)
+def _(answer: Boxes, given: _Adapted) -> BoxesView:
+    kept = usable_rows(given.query, answer)
     (images,) = as_images(given.query.inputs)
-    there = ~given.query.targets["boxes"].isnan().any(-1)
-    found = answer.decode(given.predictor, given.query.inputs)
+    is_object = ~given.query.targets["boxes"].isnan().any(-1)
+    decoded = answer.decode(given.predictor, given.query.inputs)
     true = (
-        Objects(*(to_numpy(given.query.targets[name][row][there[row]])
+        Objects(*(to_numpy(given.query.targets[name][row][is_object[row]])
                   for name in ("boxes", "classes")))
         for row in kept.nonzero()[0]
     )  # fmt: skip
     predicted = (
-        Objects(*(to_numpy(found[row][name]) for name in ("boxes", "classes", "confidence")))
+        Objects(*(to_numpy(decoded[row][name]) for name in ("boxes", "classes", "confidence")))
         for row in kept.nonzero()[0]
     )
     return BoxesView(

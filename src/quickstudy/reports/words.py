@@ -1,28 +1,28 @@
-"""Numbers and names as people read them; shared by tables, figures and pages."""
+"""Texts of numbers and names, shared by tables, figures and pages."""
 
 from __future__ import annotations
 
 INDUCTIVE = (
-    "Inductive: every query was answered from the support set alone. The other queries of the task "
-    "had no influence on the answer, so it would be the same for a query that comes by itself."
+    "Inductive: the prediction for each query depends on the support set and that query alone. The "
+    "other queries of the task have no influence on it."
 )
 TRANSDUCTIVE = (
-    "Transductive: the queries of a task were answered together and influenced one another, for "
-    "example through the normalisation statistics of the rows at hand. That is an easier problem, "
-    "so this result must not be compared with inductive ones."
+    "Transductive: the queries of a task were predicted together and influenced one another, for "
+    "example through batch normalisation statistics. That is an easier problem, so this result "
+    "must not be compared with inductive ones."
 )
 
 
 def in_unit(unit: str) -> float:
-    """By what a score is multiplied to be drawn in its unit."""
+    """The factor that turns a score into its unit: 100 for percent."""
     return 100.0 if unit == "%" else 1.0
 
 
 def axis(score: str, unit: str, better: bool = True) -> str:
-    """What stands at an axis: "accuracy (%)", "mse (lower is better)"."""
-    said = [unit] if unit else []
-    said += [] if better else ["lower is better"]
-    return f"{score} ({', '.join(said)})" if said else score
+    """The label of an axis: "accuracy (%)", "mse (lower is better)"."""
+    remarks = [unit] if unit else []
+    remarks += [] if better else ["lower is better"]
+    return f"{score} ({', '.join(remarks)})" if remarks else score
 
 
 def duration(seconds: float) -> str:
@@ -48,7 +48,7 @@ def letter(way: int) -> str:
 
 
 def visible(text: object) -> str:
-    """``text`` on one line, control characters (terminal commands, newlines) shown as escapes."""
+    """``text`` on one line; control characters (terminal commands, newlines) become escapes."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
     )

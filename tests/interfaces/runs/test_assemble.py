@@ -1,4 +1,4 @@
-"""From recipes to parts: options of learners, ways, and where the learner lies."""
+"""From recipes to parts: options of learners, ways, and the learner's device."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from quickstudy.learners.gradient.meta_gradients import Annealed, Exact, Implici
 from quickstudy.tasks.numbering import draw
 
 
-def test_first_weights_depend_on_the_seed_alone():
+def test_initial_weights_depend_on_the_seed_alone():
     def weights(seed: int) -> torch.Tensor:
-        torch.rand(3)  # the global state moves, and must not matter
+        torch.rand(3)  # a changed global random state must not matter
         return make_learner(Recipe(seed=seed), (1, 28, 28)).backbone.blocks[0].conv.weight
 
     assert weights(0).equal(weights(0))
@@ -26,7 +26,7 @@ def test_first_weights_depend_on_the_seed_alone():
 
 
 @pytest.mark.parametrize(
-    ("learner", "options", "said"),
+    ("learner", "options", "message"),
     [
         ("prototypical", {"distance": "cosin"}, "Did you mean 'cosine'"),
         ("prototypical", {"distance": "ridge"}, "Valid names: squared_euclidean, cosine"),
@@ -48,15 +48,15 @@ def test_first_weights_depend_on_the_seed_alone():
         ("maml", {3: 1}, "'3' is unknown"),
     ],
 )
-def test_wrong_options_are_refused(learner, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_wrong_options_are_refused(learner, options, message):
+    with pytest.raises(ValueError, match=message):
         learner_options(Recipe(learner=learner, options=options))
 
 
 def test_options_become_arguments():
-    asked = {"distance": "cosine", "scale": 10}
-    got = learner_options(Recipe(options=asked))
-    assert got == {"distance": qs.learners.metric.distances.cosine, "scale": 10.0}
+    options = {"distance": "cosine", "scale": 10}
+    arguments = learner_options(Recipe(options=options))
+    assert arguments == {"distance": qs.learners.metric.distances.cosine, "scale": 10.0}
     maml = learner_options(Recipe(learner="maml", options={"adapts": ["head.*"], "rate": "1e-2"}))
     assert maml == {"adapts": ("head.*",), "rate": 0.01}
     parts = {"update": "adam", "meta_gradient": {"name": "implicit", "strength": "1e-1"}}
@@ -64,14 +64,14 @@ def test_options_become_arguments():
     assert maml == {"update": Adam(), "meta_gradient": Implicit(strength=0.1)}
 
 
-def test_a_part_may_hold_another_part():
+def test_a_part_may_contain_another_part():
     then = {"name": "exact", "recompute": True}
-    asked = {"meta_gradient": {"name": "annealed", "first_order_until": 0.2, "then": then}}
-    found = learner_options(Recipe(learner="maml", options=asked))["meta_gradient"]
+    options = {"meta_gradient": {"name": "annealed", "first_order_until": 0.2, "then": then}}
+    found = learner_options(Recipe(learner="maml", options=options))["meta_gradient"]
     assert found == Annealed(0.2, Exact(recompute=True))
 
 
-def test_the_number_of_train_ways_is_what_the_recipe_says(short):
+def test_tasks_have_the_train_ways_of_the_recipe(short):
     parts = prepare(short)
     assert parts.recipe.train_ways == 8, "20 by default, but there are 8 classes"
     assert draw(parts.sources.train, 0, 0).spec.outputs == 8
@@ -81,12 +81,12 @@ def test_the_number_of_train_ways_is_what_the_recipe_says(short):
         prepare(replace(short, ways=3))
 
 
-def test_an_adapted_network_answers_for_the_larger_ways(short):
+def test_an_adapted_network_has_outputs_for_the_larger_number_of_ways(short):
     parts = prepare(replace(short, learner="maml", train_ways=6))
     for source in (parts.sources.train, parts.sources.test):
         task = draw(source, 0, 0)
-        answer = parts.learner(task.support, task.spec)(task.query.inputs)
-        assert answer.shape[1] == task.spec.outputs
+        predictions = parts.learner(task.support, task.spec)(task.query.inputs)
+        assert predictions.shape[1] == task.spec.outputs
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_sequence_is_as_long_as_the_largest_task(changes, length):
 
 
 @pytest.mark.parametrize(("ways", "train_ways"), [(5, None), (2, 5)])
-def test_outputs_must_suffice_for_every_task(ways, train_ways):
+def test_outputs_must_be_enough_for_every_task(ways, train_ways):
     recipe = Recipe(learner="mann", ways=ways, train_ways=train_ways, options={"outputs": 4})
     with pytest.raises(ValueError, match=r"outputs of mann: must be at least 5.*found 4"):
         make_learner(recipe, (1, 28, 28))
@@ -119,31 +119,31 @@ def test_strict_reaches_the_data(short, tmp_path):
         prepare(recipe)
 
 
-def test_the_learner_lies_on_the_device(short, monkeypatch):
-    # "meta" stands for a GPU that this machine need not have.
+def test_the_learner_is_on_the_device(short, monkeypatch):
+    # "meta" takes the place of a GPU, which this machine may not have.
     monkeypatch.setattr(
         "quickstudy.interfaces.runs.assemble.choose_device", lambda name: torch.device("meta")
     )
     assert {p.device.type for p in prepare(short).learner.parameters()} == {"meta"}
 
 
-def test_a_device_that_is_not_there_is_refused(short):
+def test_a_device_that_does_not_exist_is_refused(short):
     with pytest.raises(ValueError, match="CUDA GPUs here"):
         prepare(replace(short, device="cuda:63"))
 
 
-def test_sources_follow_an_incomplete_recipe_too(short):
+def test_sources_can_be_made_from_an_incomplete_recipe(short):
     parts = prepare(short)
     assert make_sources(short, parts.data, parts.learner).train.ways == (8, 8)
 
 
 @pytest.mark.parametrize(("options", "shuffled"), [({}, False), ({"reads": 2}, True)])
-def test_sequences_get_their_rows_in_random_order(short, options, shuffled):
+def test_learners_of_sequences_get_rows_in_random_order(short, options, shuffled):
     parts = prepare(replace(short, learner="matching", options=options))
     assert {s.shuffled for s in vars(parts.sources).values()} == {shuffled}
 
 
-def test_relation_compares_maps_of_images_and_vectors_else(short):
+def test_relation_compares_feature_maps_of_images_and_otherwise_vectors(short):
     images = make_learner(Recipe(learner="relation", channels=8), (1, 28, 28))
     assert images.backbone.feature_shape == (8, 7, 7)
     assert prepare(replace(short, learner="relation")).learner.backbone.features == 128

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: on real files, with wrong arguments, and a second time."""
+"""The command line on real files, with wrong arguments, and called repeatedly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def call(*words: str | Path) -> Result:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> Path:
-    """Twelve classes of twelve small pictures; odd sizes and modes as users have them."""
+    """Twelve classes of twelve small images, of several sizes and modes."""
     top = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
     for c in range(12):
@@ -44,7 +44,7 @@ def photographs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(photographs, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "exp[/x]first"  # no markup, just a name
+    out = tmp_path_factory.mktemp("runs") / "exp[/x]first"  # rich must not read markup in the name
     done = call("run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
                 "--queries", "5", "--train-queries", "3", "--out", out, *FAST,
                 "--train-ways", "4")  # fmt: skip
@@ -52,13 +52,15 @@ def finished(photographs, tmp_path_factory) -> Path:
     return out
 
 
-def test_a_run_leaves_all_it_promises(finished):
+def test_a_run_writes_all_its_files(finished):
     names = {p.name for p in finished.iterdir()}
     assert names >= {"recipe.json", "metrics.jsonl", "learner.safetensors", "evaluation.json",
                      "report.html"}  # fmt: skip
     evaluation = json.loads((finished / "evaluation.json").read_text())
-    assert len(evaluation["scores"]) == 20
-    assert evaluation["mean"] == pytest.approx(np.mean(evaluation["scores"]), abs=1e-5)
+    (row,) = evaluation["rows"]
+    assert (row["score"], row["first"], evaluation["tasks"]) == ("accuracy", True, 20)
+    assert len(row["values"]) == 20
+    assert row["mean"] == pytest.approx(np.mean(row["values"]), abs=1e-5)
     page = (finished / "report.html").read_text()
     assert "inductive" in page
     assert (finished / "origin.json").is_file()
@@ -81,7 +83,7 @@ def test_resuming_a_finished_run_gives_the_same_numbers(finished):
     done = call("run", "--resume", finished)
     assert done.exit_code == 0, done.output
     after = json.loads((finished / "evaluation.json").read_text())
-    assert after["scores"] == before["scores"]
+    assert after["rows"] == before["rows"]
     refused = call("run", "--resume", finished, "--ways", "3")
     assert "give no other options" in refused.output
 
@@ -90,10 +92,10 @@ def test_evaluate_again(finished):
     own = call("evaluate", finished, "--tasks", "20", "--json")
     assert own.exit_code == 0, own.output
     stored = json.loads((finished / "evaluation.json").read_text())
-    assert json.loads(own.output)["scores"] == stored["scores"]
+    assert json.loads(own.output)["rows"] == stored["rows"]
     other = call("evaluate", finished, "--tasks", "10", "--shots", "3")
     assert "accuracy" in other.output
-    for words, said in (
+    for words, message in (
         (["--ways", "40"], "test classes: episodes: 40 ways asked, but the split has"),
         (["--ways", "0"], "ways: must be at least 2; found 0"),
         (["--shots", "0"], "shots: must be at least 1; found 0"),
@@ -101,7 +103,7 @@ def test_evaluate_again(finished):
     ):
         refused = call("evaluate", finished, *words)
         assert refused.exit_code == 1
-        assert said in refused.output
+        assert message in refused.output
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
@@ -116,16 +118,16 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
     out = tmp_path / "three.safetensors"
     done = call("adapt", finished, support, "-o", out)
     assert done.exit_code == 0, done.output
-    assert "3 classes apart: kind 0, kind 1, kind 2" in done.output
+    assert "distinguishes 3 classes: kind 0, kind 1, kind 2" in done.output
     assert "exists already" in call("adapt", finished, support, "-o", out).output
 
     queries = [photographs / f"kind {k}" / f"{i}.png" for k in range(3) for i in (7, 8, 9)]
-    told = json.loads(call("predict", out, *queries, "--json").output)["predictions"]
-    assert [row["file"] for row in told] == [str(q) for q in queries]
-    for row in told:
+    rows = json.loads(call("predict", out, *queries, "--json").output)["predictions"]
+    assert [row["file"] for row in rows] == [str(q) for q in queries]
+    for row in rows:
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
         assert row["probability"] == max(row["probabilities"].values())
-    right = sum(row["class"] == Path(row["file"]).parent.name for row in told)
+    right = sum(row["class"] == Path(row["file"]).parent.name for row in rows)
     assert right >= 7, f"{right} of 9: these classes differ by colour alone and are easy"
     table = call("predict", out, photographs / "kind 0")
     assert "kind 0" in table.output
@@ -140,7 +142,7 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["runn"], "Did you mean 'run'"),
         (["run", "--lerner", "maml"], "--learner"),
@@ -166,17 +168,17 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
         (["predict", "nowhere", "x.png"], "there is no such file"),
     ],
 )
-def test_mistakes_are_told_plainly(words, said, tmp_path, monkeypatch):
+def test_user_errors_show_a_message_without_traceback(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call(*words)
     assert result.exit_code in (1, 2)
-    assert said in result.output
+    assert message in result.output
     assert "Traceback" not in result.output
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
 
 
 @pytest.mark.parametrize("more", [[], ["--explain"]])
-def test_compiling_without_a_compiler_is_told_plainly(photographs, tmp_path, monkeypatch, more):
+def test_compiling_without_a_compiler_shows_a_message(photographs, tmp_path, monkeypatch, more):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.chdir(tmp_path)
     result = call("run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
@@ -188,7 +190,7 @@ def test_compiling_without_a_compiler_is_told_plainly(photographs, tmp_path, mon
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
 
 
-def test_corrupt_files_are_told_plainly(finished, tmp_path):
+def test_corrupt_files_show_a_message(finished, tmp_path):
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"nonsense")
     assert "not a file that quickstudy wrote" in call("predict", bad, "x.png").output
@@ -202,7 +204,7 @@ def test_corrupt_files_are_told_plainly(finished, tmp_path):
     assert call("adapt", finished, tmp_path / "empty").exit_code == 1
 
 
-def test_explaining_trains_nothing_and_leaves_nothing(photographs, tmp_path, monkeypatch):
+def test_explaining_trains_nothing_and_writes_nothing(photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["run", "--data", "folder", "--root", photographs, "--size", "32", "--ways", "2",
              "--queries", "5", "--workers", "2", "--tasks-per-step", "3"]  # fmt: skip
@@ -216,20 +218,20 @@ def test_explaining_trains_nothing_and_leaves_nothing(photographs, tmp_path, mon
     assert "give no other options" in refused.output
 
 
-def test_help_waits_for_nothing_heavy():
-    """Importing torch takes seconds: a command line that only answers must not do it."""
-    look = (
+def test_help_imports_no_heavy_package():
+    """Importing torch takes seconds, so a command that only prints help must not do it."""
+    code = (
         "import sys; from quickstudy.interfaces.cli import main; "
         "main(['--help'], standalone_mode=False); "
         "heavy = {'torch', 'numpy', 'matplotlib', 'rich', 'PIL', 'scipy', 'sklearn', 'yaml'}; "
         "print('imported:', sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Start with `quickstudy run`" in done.stdout
     assert done.stdout.endswith("imported: []\n")
 
 
-def test_a_recipe_file_is_read_and_options_win(tmp_path, photographs):
+def test_a_recipe_file_is_read_and_options_override_it(tmp_path, photographs):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"data: folder\nroot: {photographs}\nsize: 32\nlearner: maml\nnorm: support\nways: 2\n"
@@ -258,7 +260,7 @@ def test_rotations_of_a_recipe_file_can_be_switched_off(tmp_path):
     assert "9999 ways asked" in off.output
 
 
-def test_a_bug_shows_its_trace_and_a_mistake_does_not(monkeypatch):
+def test_a_bug_shows_its_traceback_and_a_user_error_does_not(monkeypatch):
     def raising(error):
         monkeypatch.setattr(
             "quickstudy.interfaces.runs.folder.Run.open", lambda path: _raise(error)
@@ -268,12 +270,12 @@ def test_a_bug_shows_its_trace_and_a_mistake_does_not(monkeypatch):
     for error in (RuntimeError("bug"), AssertionError("bug"), ZeroDivisionError("bug")):
         assert raising(error).exception is error
     for error in (
-        ValueError("told"),
-        NonFiniteLoss("told"),
-        BrokenLaw("told"),
-        TaskTooLarge("told"),
+        ValueError("message"),
+        NonFiniteLoss("message"),
+        BrokenLaw("message"),
+        TaskTooLarge("message"),
     ):
-        assert "Error: told" in raising(error).output
+        assert "Error: message" in raising(error).output
 
 
 def _raise(error):
@@ -281,21 +283,21 @@ def _raise(error):
 
 
 @pytest.mark.filterwarnings("default::UserWarning")
-def test_transductive_predictions_stand_together(photographs, tmp_path):
+def test_transductive_predictions_use_all_files_at_once(photographs, tmp_path):
     out, predictor = tmp_path / "run", tmp_path / "p.safetensors"
     done = call("run", "--data", "folder", "--root", photographs, "--size", "16", "--ways", "2",
                 "--norm", "batch", "--queries", "5", "--out", out, *FAST)  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "is transductive (norm='batch')" in call("adapt", out, photographs, "-o",
                                                     predictor).output  # fmt: skip
-    told = json.loads(call("predict", predictor, photographs, "--json").output)
-    assert told["protocol"] == "transductive"
+    forwards = json.loads(call("predict", predictor, photographs, "--json").output)
+    assert forwards["protocol"] == "transductive"
     backwards = sorted(photographs.rglob("*.png"), reverse=True)
-    assert len(backwards) > 64, "more than are asked at once where they do not see one another"
-    other = json.loads(call("predict", predictor, *backwards, "--json").output)
+    assert len(backwards) > 64, "more files than an inductive learner predicts at once"
+    reversed_order = json.loads(call("predict", predictor, *backwards, "--json").output)
 
-    def of(answers):
-        rows = sorted(answers["predictions"], key=lambda row: row["file"])
+    def probabilities(result):
+        rows = sorted(result["predictions"], key=lambda row: row["file"])
         return [list(row["probabilities"].values()) for row in rows]
 
-    np.testing.assert_allclose(of(told), of(other), atol=1e-4)
+    np.testing.assert_allclose(probabilities(forwards), probabilities(reversed_order), atol=1e-4)

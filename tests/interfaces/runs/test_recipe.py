@@ -1,4 +1,4 @@
-"""Recipes: what is refused before anything is loaded, and what is filled in."""
+"""Recipes: values refused before anything is loaded, and defaults that are filled in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quickstudy.interfaces.runs.recipe import Recipe, merge, read_options, read_
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"shotss": 1}, "Did you mean 'shots'"),
         ({3: 1}, "'3' is unknown"),
@@ -39,16 +39,16 @@ from quickstudy.interfaces.runs.recipe import Recipe, merge, read_options, read_
         ({"device": "gpu"}, "cpu, cuda or cuda:NUMBER"),
     ],
 )
-def test_wrong_recipes_are_refused(values, said):
-    with pytest.raises(ValueError, match=said):
+def test_wrong_recipes_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
         read_recipe(values)
 
 
-def test_norms_are_those_of_the_backbones():
+def test_norms_equal_the_norms_of_the_backbones():
     assert set(norms.NORMS) == set(module.NORMS)
 
 
-def test_a_wrong_recipe_needs_no_torch_to_be_refused():
+def test_a_wrong_recipe_is_refused_without_importing_torch():
     code = (
         "import sys; from quickstudy.interfaces.cli import main\n"
         "try: main(['run', '--norm', 'grop'])\n"
@@ -62,12 +62,12 @@ def test_a_recipe_survives_json():
     assert read_recipe(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
-def test_numbers_as_yaml_writes_them():
-    assert read_recipe({"rate": "1e-3"}).rate == 1e-3  # YAML 1.1 takes this for a text
+def test_numbers_that_yaml_reads_as_text_or_integer():
+    assert read_recipe({"rate": "1e-3"}).rate == 1e-3  # YAML 1.1 reads it as a text
     assert read_recipe({"rate": 1}).rate == 1.0
 
 
-def test_a_complete_recipe_holds_from_everywhere(tmp_path, monkeypatch):
+def test_a_complete_recipe_does_not_depend_on_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     complete = Recipe(root="data").complete()
     assert complete.root == str(tmp_path / "data")
@@ -75,13 +75,13 @@ def test_a_complete_recipe_holds_from_everywhere(tmp_path, monkeypatch):
     assert Recipe(root="~/data").complete().root == str(Path.home() / "data")
 
 
-def test_only_the_default_of_train_ways_gives_way_to_the_data():
+def test_the_data_limit_only_the_default_of_train_ways():
     assert Recipe().complete(train_classes=12).train_ways == 12
     assert Recipe(train_ways=20).complete(train_classes=12).train_ways == 20
     assert Recipe(learner="maml").complete(train_classes=12).train_ways == 5
 
 
-def test_single_options_win_over_those_of_a_file():
+def test_single_options_override_the_options_of_a_file():
     file = {"ways": 2, "shots": 1, "options": {"steps": 2, "rate": 0.1}}
     merged = merge(file, {"shots": 5}, read_options(["rate=0.05", "update=adam"]))
     options = {"steps": 2, "rate": 0.05, "update": "adam"}
@@ -97,10 +97,14 @@ def test_single_options_win_over_those_of_a_file():
         ({}, "adam", 1e-3),
         ({"learner": "maml"}, "adam", 2e-3),
         ({"learner": "reptile"}, "sgd", 1.0),
-        ({"learner": "reptile", "optimiser": "adam"}, "adam", 1e-3),  # not its paper's rate of sgd
+        (
+            {"learner": "reptile", "optimiser": "adam"},
+            "adam",
+            1e-3,
+        ),  # the rate in its paper is for SGD
         ({"learner": "reptile", "optimiser": "adam", "rate": 0.5}, "adam", 0.5),
     ],
 )
-def test_the_rate_goes_with_the_optimiser(values, optimiser, rate):
+def test_the_default_rate_depends_on_the_optimiser(values, optimiser, rate):
     recipe = Recipe(**values).complete()
     assert (recipe.optimiser, recipe.rate) == (optimiser, rate)

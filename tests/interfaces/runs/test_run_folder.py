@@ -1,4 +1,4 @@
-"""Run folders: claimed once, left whole, and telling where they come from."""
+"""Run folders: created by one run alone, never overwritten, with their origin."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.recipe import Recipe
 
 
-def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+def test_runs_that_start_in_the_same_second_get_separate_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frozen = type("Clock", (folder.datetime,), {"now": staticmethod(lambda: NOON)})
     monkeypatch.setattr(folder, "datetime", frozen)
-    monkeypatch.setattr(Path, "exists", lambda self, **_: False)  # what a racing run would see
+    monkeypatch.setattr(
+        Path, "exists", lambda self, **_: False
+    )  # as seen by a run that starts at the same time
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(lambda seed: Run.create(Recipe(seed=seed)), range(8)))
     assert len({run.path for run in runs}) == 8
@@ -30,22 +32,22 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, 
 NOON = folder.datetime(2024, 1, 1, 12)
 
 
-def test_a_named_folder_is_claimed_by_one_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "refuse_taken", _only_once(folder.refuse_taken))
+def test_a_named_folder_belongs_to_one_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "refuse_not_empty", _passing_once(folder.refuse_not_empty))
     Run.create(Recipe(seed=1), tmp_path / "run")
-    monkeypatch.setattr(folder, "refuse_taken", _only_once(folder.refuse_taken))
+    monkeypatch.setattr(folder, "refuse_not_empty", _passing_once(folder.refuse_not_empty))
     with pytest.raises(FileExistsError, match="overwrites nothing"):
         Run.create(Recipe(seed=2), tmp_path / "run")
     assert Run.open(tmp_path / "run").recipe.seed == 1
 
 
-def _only_once(check):
-    """``check``, blind at its first call: as if the other run began right after it."""
+def _passing_once(check):
+    """``check`` that passes at its first call, as if another run started right after it."""
     calls = iter([lambda path: None])
     return lambda path: next(calls, check)(path)
 
 
-def test_what_cannot_run_leaves_no_folder(short, tmp_path):
+def test_a_recipe_that_cannot_run_leaves_no_folder(short, tmp_path):
     for wrong in ({"ways": 3}, {"options": {"scale": "abc"}}, {"root": "nowhere"},
                   {"backbone": "conv4"}):  # fmt: skip
         with pytest.raises((ValueError, OSError)):
@@ -53,7 +55,7 @@ def test_what_cannot_run_leaves_no_folder(short, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_report_tells_the_first_command_however_often_it_is_resumed(short, tmp_path):
+def test_a_report_shows_the_first_command_after_resuming(short, tmp_path):
     run, _ = begin(short, tmp_path / "run", command="quickstudy run --first")
     execute(Run.open(run.path), resume=True, progress=False)  # as after a kill before step 1
     page = run.path / "report.html"
@@ -67,7 +69,7 @@ def test_a_report_tells_the_first_command_however_often_it_is_resumed(short, tmp
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.path.iterdir()} == before
 
 
-def test_the_commit_of_a_foreign_repository_is_not_ours(tmp_path, monkeypatch):
+def test_the_commit_of_another_repository_is_not_reported(tmp_path, monkeypatch):
     site = tmp_path / "venv" / "quickstudy" / "runs"
     site.mkdir(parents=True)
     (site / "provenance.py").touch()
@@ -78,13 +80,13 @@ def test_the_commit_of_a_foreign_repository_is_not_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "__file__", str(site / "provenance.py"))
     assert provenance.commit() == ""
     subprocess.run([*git, "add", "venv"], check=True)
-    assert len(provenance.commit()) >= 7, "a tracked file is ours"
+    assert len(provenance.commit()) >= 7, "a tracked file counts as quickstudy's own"
 
 
 @pytest.mark.parametrize(("optimiser", "uniform"), [("adam", True), ("sgd", False)])
-def test_the_optimiser_is_the_recipes(short, tmp_path, optimiser, uniform):
-    """Adam's first step moves weights by the rate, whatever their gradient; SGD's does not."""
-    soft = {"scale": 1e-3}  # the points are easy: without it there is hardly a gradient
+def test_training_uses_the_optimiser_of_the_recipe(short, tmp_path, optimiser, uniform):
+    """Adam's first step moves every weight by the rate, whatever its gradient; SGD's does not."""
+    soft = {"scale": 1e-3}  # without it the loss of these easy points has nearly no gradient
     recipe = replace(short, steps=1, rate=1e-3, optimiser=optimiser, options=soft)
     run, parts = begin(recipe, tmp_path / "run")
     before = [p.detach().clone() for p in parts.learner.parameters()]

@@ -1,1 +1,1 @@
-"""Runs: a recipe becomes a folder with a trained learner, its evaluation and a report."""
+"""Runs: from a recipe to a folder with a trained learner, its evaluation and a report."""

@@ -1,4 +1,4 @@
-"""From a recipe to data, task sources and a learner."""
+"""Make data, task sources and a learner from a recipe."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ CHOICES: Choices = {
 }
 """Arguments of many learners that are functions or parts, and the names that a recipe may give.
 
-Those of one learner stand in its card.
-
-Those with settings may also be given as a mapping, such as ``{name: implicit, strength: 2.0}``.
+The card of a learner lists further choices for that learner alone. A part with settings may also be
+given as a mapping, such as ``{name: implicit, strength: 2.0}``.
 """
 
 
@@ -45,7 +44,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Parts:
-    """All that a run needs, made from its complete recipe; the learner is on its device."""
+    """Everything that a run needs, made from its complete recipe; the learner is on its device."""
 
     recipe: Recipe
     data: Dataset
@@ -54,9 +53,9 @@ class Parts:
 
 
 def prepare(recipe: Recipe) -> Parts:
-    """Everything that ``recipe`` asks for; ValueError or OSError where that cannot be had."""
+    """Everything that ``recipe`` describes; ValueError or OSError where it cannot be made."""
     device = choose_device(recipe.device)
-    learner_options(recipe)  # a mistake in these should not have to wait for the data
+    learner_options(recipe)  # mistakes in options are found before the data are loaded
     data = load_data(recipe)
     recipe = recipe.complete(train_classes=len(data.train))
     learner = make_learner(recipe, tuple(data.train.inputs.shape[1:]))
@@ -73,25 +72,25 @@ def load_data(recipe: Recipe) -> Dataset:
 
 
 def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
-    """Training tasks as the recipe trains, validation and test tasks as it tests.
+    """Sources of training, validation and test tasks; validation tasks are as large as test tasks.
 
-    Rows come in random order for a ``learner`` that reads its support as a sequence.
+    Support rows are in random order for a ``learner`` that reads them as a sequence.
 
-    Raises ValueError, naming the split, that has too few classes or rows.
+    Raises ValueError, naming the split, where a split has too few classes or rows.
     """
     train_ways = recipe.budget(len(data.train)).train_ways
-    mixed = _reads_a_sequence(learner)
+    shuffled = _reads_a_sequence(learner)
     return Sources(
-        train=_source(recipe, data, "train", train_ways, recipe.train_queries, mixed),
-        val=_source(recipe, data, "val", recipe.ways, recipe.queries, mixed),
+        train=_source(recipe, data, "train", train_ways, recipe.train_queries, shuffled),
+        val=_source(recipe, data, "val", recipe.ways, recipe.queries, shuffled),
         test=make_test_source(recipe, data, learner),
     )
 
 
 def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episodes:
     """Tasks of the recipe's ways, shots and queries from the test classes."""
-    mixed = _reads_a_sequence(learner)
-    return _source(recipe, data, "test", recipe.ways, recipe.queries, mixed)
+    shuffled = _reads_a_sequence(learner)
+    return _source(recipe, data, "test", recipe.ways, recipe.queries, shuffled)
 
 
 def _reads_a_sequence(learner: Learner) -> bool:
@@ -108,19 +107,19 @@ def _source(
 
 
 def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
-    """The recipe's learner for inputs of one shape; its first weights depend on the seed alone."""
+    """The recipe's learner for inputs of one shape; its seed alone decides the initial weights."""
     cls = resolve("learner", recipe.learner, LEARNERS)
     options = learner_options(recipe)
     outputs = max(recipe.ways, recipe.budget().train_ways)
     parameters = inspect.signature(cls).parameters
-    if "outputs" in parameters:  # it reads labels, or has a head of its own
+    if "outputs" in parameters:  # it takes labels as inputs, or has a head of its own
         options = {"outputs": outputs} | options
         if options["outputs"] < outputs:
             raise ValueError(
                 f"option outputs of {recipe.learner}: must be at least {outputs}, the most ways of "
                 f"a task; found {options['outputs']}. Raise it, or leave it out."
             )
-    if "length" in parameters:  # it reads a sequence: the support of the largest task and a query
+    if "length" in parameters:  # of a sequence: the support rows of the largest task, and one query
         options = {"length": outputs * recipe.shots + 1} | options
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
@@ -129,13 +128,13 @@ def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
 
 
 def learner_options(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's options as arguments of the learner; ValueError for a name or type it lacks."""
+    """The recipe's options as arguments of the learner; ValueError for a wrong name or type."""
     cls = resolve("learner", recipe.learner, LEARNERS)
     hints = get_type_hints(cls.__init__)
     valid = {name: hints[name] for name in inspect.signature(cls).parameters if name != "backbone"}
     choices = {
         **CHOICES,
-        **{name: tuple(of) for name, of in LEARNERS[recipe.learner].choices.items()},
+        **{name: tuple(names) for name, names in LEARNERS[recipe.learner].choices.items()},
     }
     arguments = {}
     for name, value in recipe.options.items():
@@ -147,14 +146,14 @@ def learner_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def _argument(where: str, name: str, value: Any, hint: Any, choices: Choices) -> Any:
-    """``value`` as the type ``hint`` says, or the function or part that it names."""
+    """``value`` as the type ``hint``, or the function or part that it names."""
     if name in choices:
         return _choice(where, value, choices[name])
     return checked(where, value, hint)
 
 
 def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
-    """The function or part that a name, or a mapping of a name and settings, stands for."""
+    """The function or part given by a name, or by a mapping of a name and settings."""
     settings = dict(value) if isinstance(value, dict) else {"name": value}
     name = str(settings.pop("name", None))
     chosen = resolve(where, name, {n: n for n in names})

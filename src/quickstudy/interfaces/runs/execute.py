@@ -1,4 +1,4 @@
-"""Running a recipe: train, evaluate, report, each from what the run folder holds."""
+"""Run a recipe: train, evaluate and write the report into the run folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.registry import LEARNERS
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, prepare
-from quickstudy.interfaces.runs.folder import Run, refuse_taken
+from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
@@ -29,13 +29,14 @@ from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.plan import explain as explain_training
 from quickstudy.training.schedules import cosine
 
-DRAWN_TASKS = 20
+REPORTED_TASKS = 20
+"""Test tasks that the report shows, the first ones."""
 
 
 def begin(recipe: Recipe, path: Path | None = None, *, command: str = "") -> tuple[Run, Parts]:
-    """A new run and all it needs; a recipe that cannot run raises, and leaves no folder behind."""
+    """A new run and its parts; a recipe that cannot run raises an error and leaves no folder."""
     if path is not None:
-        refuse_taken(path)  # before data are loaded, which may take long
+        refuse_not_empty(path)  # before loading data, which may take long
     parts = prepare(recipe)
     if recipe.compile:
         refuse_without_compiler(device_of(parts.learner))
@@ -43,7 +44,7 @@ def begin(recipe: Recipe, path: Path | None = None, *, command: str = "") -> tup
 
 
 def explain(recipe: Recipe) -> str:
-    """How training would compute the recipe's steps; nothing is trained, and nothing written."""
+    """How training would compute the recipe's steps; trains nothing and writes nothing."""
     parts = prepare(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -58,8 +59,9 @@ def execute(
 ) -> Evaluation | None:
     """Train, evaluate and report; None where Ctrl-C ended training early (it can be resumed).
 
-    ``parts``  those that :func:`begin` made; made from the run's recipe by default.
-    A finished run that is resumed is left as it is, and its evaluation read.
+    ``parts``  what :func:`begin` returned; by default made again from the run's recipe.
+
+    Resuming a finished run changes nothing and returns its stored evaluation.
     """
     if resume and run.finished:
         return Evaluation.from_json(json.loads((run.path / "evaluation.json").read_text()))
@@ -96,21 +98,21 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
 def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:
     """Write ``report.html`` from the run's log and the first of its test tasks."""
     recipe, source, origin = run.recipe, parts.sources.test, run.origin
-    learner = parts.learner.cpu()  # where tasks are drawn; a few of them take no time
+    learner = parts.learner.cpu()  # as the tasks are; a few tasks take little time
 
     def test_task(index: int) -> tuple[Learner, Task, Sequence[str]]:
         names = source.names(generator(task_seed(evaluation.seed, index, Stream.TEST)))
         return learner, draw(source, evaluation.seed, index, Stream.TEST), names
 
     first = insights(*test_task(0))
-    others = range(1, min(DRAWN_TASKS, recipe.test_tasks))
+    further = range(1, min(REPORTED_TASKS, recipe.test_tasks))
     facts = RunFacts(
         title=f"{LEARNERS[recipe.learner].title} on {parts.data.card.title}",
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} queries per class; "
-        "test classes were never seen in training",
+        "test classes do not occur in training",
         evaluation=evaluation,
         metrics=read_metrics(run.path / "metrics.jsonl"),
-        views=[first.view, *(view(*test_task(index)) for index in others)],
+        views=[first.view, *(view(*test_task(index)) for index in further)],
         insights=first,
         config=recipe.to_json(),
         versions=origin.versions,

@@ -1,4 +1,4 @@
-"""The folder of a run: claimed once, and never overwritten."""
+"""The folder of a run: created by one run alone, and never overwritten."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: ``recipe.json``, ``origin.json``; ``metrics.jsonl`` and
-    ``checkpoint.safetensors`` while training; then ``learner.safetensors``, ``evaluation.json``
-    and, last of all, ``report.html``."""
+    """A run folder.
+
+    It holds ``recipe.json`` and ``origin.json`` from the start, ``metrics.jsonl`` and
+    ``checkpoint.safetensors`` from training, then ``learner.safetensors``, ``evaluation.json`` and,
+    written last, ``report.html``.
+    """
 
     path: Path
     recipe: Recipe
 
     @staticmethod
     def create(recipe: Recipe, path: Path | None = None, *, command: str = "") -> Run:
-        """A new folder for ``recipe``; FileExistsError where ``path`` is taken.
+        """A new folder for ``recipe``; FileExistsError where ``path`` is not empty.
 
-        ``command`` is what the report says the run was made with.
+        ``command``  the command line that started the run, for the report.
         """
         recipe = recipe.complete()
         origin = Origin.of(recipe, command)
-        path = _new_folder(recipe) if path is None else _claimed(path)
+        path = _new_folder(recipe) if path is None else _claim(path)
         write_atomically(path / "origin.json", _json(asdict(origin)))
         write_atomically(path / "recipe.json", _json(recipe.to_json()))
         return Run(path, recipe)
@@ -43,7 +46,7 @@ class Run:
         file = Path(path) / "recipe.json"
         if not file.is_file():
             raise FileNotFoundError(
-                f"{path}: holds no run (no recipe.json). Give one that `quickstudy run` made."
+                f"{path}: holds no run (no recipe.json). Give a folder that `quickstudy run` made."
             )
         try:
             return Run(Path(path), read_recipe(json.loads(file.read_text())))
@@ -52,42 +55,43 @@ class Run:
 
     @property
     def origin(self) -> Origin:
-        """How the run was begun, whoever resumed it since."""
+        """How the run was started first, before any resuming."""
         file = self.path / "origin.json"
         return Origin(**json.loads(file.read_text())) if file.is_file() else Origin()
 
     @property
     def finished(self) -> bool:
-        """Whether everything is there: the report is written last."""
+        """Whether the run is complete: its report, which is written last, exists."""
         return (self.path / "report.html").is_file()
 
     def learner(self) -> tuple[Learner, dict[str, Any]]:
-        """The trained learner, on the CPU, and what is known of its inputs (``shape``)."""
+        """The trained learner, on the CPU, and the ``info`` saved with it (``shape`` of inputs)."""
         file = self.path / "learner.safetensors"
         if not file.exists():
             raise FileNotFoundError(
                 f"{self.path}: training has not finished. "
-                f"Go on with `quickstudy run --resume {self.path}`."
+                f"Continue it with `quickstudy run --resume {self.path}`."
             )
         return load_with_info(file)
 
 
-def refuse_taken(path: Path) -> None:
-    """FileExistsError where ``path`` is anything but an empty folder, or nothing."""
+def refuse_not_empty(path: Path) -> None:
+    """FileExistsError unless ``path`` is an empty folder or does not exist."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(
             f"{path}: is not empty, and a run overwrites nothing. "
-            f"Give another folder, or go on with `quickstudy run --resume {path}`."
+            f"Give another folder, or continue with `quickstudy run --resume {path}`."
         )
 
 
-def _claimed(path: Path) -> Path:
-    refuse_taken(path)
+def _claim(path: Path) -> Path:
+    refuse_not_empty(path)
     path.mkdir(parents=True, exist_ok=True)
     try:
-        (path / "origin.json").touch(exist_ok=False)  # of two runs at once, one gets to make it
+        # If two runs start at once, only one of them can create the file.
+        (path / "origin.json").touch(exist_ok=False)
     except FileExistsError:
-        refuse_taken(path)
+        refuse_not_empty(path)
     return path
 
 
@@ -98,7 +102,7 @@ def _new_folder(recipe: Recipe) -> Path:
         try:
             path.mkdir(parents=True)
             return path
-        except FileExistsError:  # a run that began in the same second
+        except FileExistsError:  # another run started in the same second
             copies += 1
             path = base.with_name(f"{base.name}-{copies}")
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: command, code and versions, as a run's folder records them."""
+"""Where a result comes from: command, commit and versions, as the run folder records them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from quickstudy.interfaces.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class Origin:
-    """How a run was begun; "" where that is not known.
+    """How a run was started; "" where that is unknown.
 
-    ``command``   the command that made it.
+    ``command``   the command that started it.
     ``commit``    see :func:`commit`.
     ``created``   local date and time.
-    ``versions``  what its result depends on: program, device, threads -> version.
+    ``versions``  programs, device and threads that its result depends on, by name.
     """
 
     command: str = ""
@@ -32,13 +32,13 @@ class Origin:
 
     @staticmethod
     def of(recipe: Recipe, command: str = "") -> Origin:
-        """The origin of a run of ``recipe`` that begins now."""
+        """The origin of a run of ``recipe`` that starts now."""
         created = datetime.now().strftime("%Y-%m-%d %H:%M")
         return Origin(command, commit(), created, versions(recipe))
 
 
 def versions(recipe: Recipe) -> dict[str, str]:
-    """What a result of ``recipe`` depends on beside the recipe."""
+    """Programs, device and threads that a result depends on besides its ``recipe``."""
     device = choose_device(recipe.device)
     return {
         "quickstudy": __version__,
@@ -51,9 +51,9 @@ def versions(recipe: Recipe) -> dict[str, str]:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device called ``name``; without one, the first GPU, or the CPU where there is none.
+    """The device called ``name``; for None the first GPU, or the CPU where there is no GPU.
 
-    Raises ValueError for a device that is not there.
+    Raises ValueError for a device that does not exist.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -61,23 +61,23 @@ def choose_device(name: str | None) -> torch.device:
     found = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= found:
         raise ValueError(
-            f"device: {name} was asked, but torch finds {found} CUDA GPUs here. Use --device cpu."
+            f"device: {name} does not exist: torch finds {found} CUDA GPUs here. Use --device cpu."
         )
     return device
 
 
 def commit() -> str:
-    """The commit of quickstudy's own source, if it is a git checkout; "" otherwise."""
+    """The commit of quickstudy's source where that is a git checkout; "" otherwise."""
     here = Path(__file__)
 
     def git(*words: str) -> str:
-        done = subprocess.run(
+        finished = subprocess.run(
             ["git", *words], cwd=here.parent, capture_output=True, text=True, timeout=5, check=True
         )
-        return done.stdout.strip()
+        return finished.stdout.strip()
 
     try:
-        # Installed inside a project of the user's, the repository around this file is not ours.
+        # Where quickstudy is installed inside a user's project, the repository is not quickstudy's.
         git("ls-files", "--error-unmatch", here.name)
         return git("describe", "--always", "--dirty")
     except (OSError, subprocess.SubprocessError):

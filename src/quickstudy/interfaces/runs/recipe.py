@@ -1,6 +1,6 @@
-"""What a run is: every choice that a command line or a YAML file can make, with its default.
+"""Recipes: every setting of a run that the command line or a YAML file can give, with its default.
 
-Importing this module imports no torch, so that a wrong recipe is refused at once.
+Importing this module does not import torch, so that a wrong recipe is refused at once.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
 
-LEAST = {
+MINIMA = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
     "train_queries": 1, "steps": 1, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
     "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1,
 }  # fmt: skip
-"""The least that a number may be; of fewer than 2 test tasks no interval can be given."""
+"""The smallest value of each number; an interval needs at least 2 test tasks."""
 
 
 class Budget(NamedTuple):
-    """How long, and on what tasks, a learner trains."""
+    """The settings of training, all defaults filled in."""
 
     steps: int
     tasks_per_step: int
@@ -46,21 +46,21 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run. None means the default of the learner, of the data set or of the machine.
+    """The settings of one run. None means the default of the learner, data set or machine.
 
     ``data``, ``root``, ``split``, ``size``, ``rotations``, ``strict``  see :func:`datasets.load`.
     ``learner``, ``options``       its name, and arguments of its constructor.
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
     ``ways``, ``shots``, ``queries``       of the test tasks.
     ``train_ways``, ``train_queries``      of the training tasks.
-    ``steps``, ``tasks_per_step``, ``rate``  of training; the rate falls along a cosine.
+    ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule.
     ``optimiser``                  "adam" or "sgd".
-    ``validate_every``, ``patience``   validation on the way; the best weights are kept.
+    ``validate_every``, ``patience``   validation during training; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
-    ``workers``, ``compile``       how steps are computed: see :class:`quickstudy.Compute`.
+    ``workers``, ``compile``       how training steps are computed: see :class:`quickstudy.Compute`.
 
-    Raises ValueError for unknown names and for numbers that no run could have.
+    Raises ValueError for unknown names and for numbers out of range.
     """
 
     data: str = "glyphs"
@@ -101,7 +101,7 @@ class Recipe:
         ):  # fmt: skip
             if name is not None and valid and name not in valid:
                 raise unknown_name(kind, name, dict.fromkeys(valid))
-        for name, least in LEAST.items():
+        for name, least in MINIMA.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}: must be at least {least}; found {value}.")
@@ -114,27 +114,28 @@ class Recipe:
 
     @property
     def compute(self) -> Compute:
-        """How steps are computed."""
+        """How training steps are computed."""
         return Compute(workers=self.workers, compile=self.compile)
 
     def budget(self, train_classes: int | None = None) -> Budget:
-        """How the learner trains, defaults filled in.
+        """The settings of training, defaults filled in.
 
-        ``train_classes``  of the data, where known: the *default* of train_ways gives way to it.
+        ``train_classes``  number of training classes, where known: it limits the *default* of
+                           ``train_ways``, but not a given value.
         """
         default = LEARNERS[self.learner].training
         steps = self.steps or default.steps
-        usual_ways = default.train_ways or self.ways
+        default_ways = default.train_ways or self.ways
         optimiser = self.optimiser or default.optimiser
-        usual_rate = default.rate if optimiser == default.optimiser else OPTIMISERS[optimiser]
+        default_rate = default.rate if optimiser == default.optimiser else OPTIMISERS[optimiser]
         if default.train_ways and train_classes:
-            usual_ways = min(usual_ways, train_classes)
+            default_ways = min(default_ways, train_classes)
         return Budget(
             steps=steps,
             tasks_per_step=self.tasks_per_step or default.tasks_per_step,
-            train_ways=self.train_ways or usual_ways,
+            train_ways=self.train_ways or default_ways,
             optimiser=optimiser,
-            rate=self.rate or usual_rate,
+            rate=self.rate or default_rate,
             validate_every=self.validate_every or -(-steps // 4),
         )
 
@@ -144,7 +145,7 @@ class Recipe:
         return replace(self, root=root, **self.budget(train_classes)._asdict())
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON (and YAML) values."""
+        """The recipe as plain JSON (and YAML) values."""
         return asdict(self)
 
 
@@ -163,16 +164,16 @@ def read_recipe(values: Mapping[str, Any]) -> Recipe:
 def merge(
     values: Mapping[str, Any], given: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The ``values`` of a file, over which those ``given`` and single ``options`` win."""
+    """The ``values`` of a file, overridden by the ``given`` ones and by single ``options``."""
     merged = {**values, **given}
-    of_file = merged.get("options", {})
-    if options and isinstance(of_file, dict):  # anything else read_recipe will refuse
-        merged["options"] = {**of_file, **options}
+    file_options = merged.get("options", {})
+    if options and isinstance(file_options, dict):  # read_recipe refuses any other type
+        merged["options"] = {**file_options, **options}
     return merged
 
 
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` texts as values of YAML by name; ValueError for any other text."""
+    """``NAME=VALUE`` texts as a mapping of names to YAML values; ValueError for any other text."""
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -186,21 +187,21 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as the type ``hint`` says; ValueError, calling it ``name``, for any other.
+    """``value`` as the type ``hint``; ValueError, in which it is called ``name``, for another type.
 
-    ``hint`` is a plain type, ``dict[str, Any]``, ``Sequence[str]``, or a union of such. Whole
-    numbers do for a float, and so does the text that YAML 1.1 reads in ``1e-3``.
+    ``hint`` is a plain type, ``dict[str, Any]``, ``Sequence[str]``, or a union of these. An integer
+    is accepted for a float, and so is a text with a number: YAML 1.1 reads ``1e-3`` as a text.
     """
     hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    kinds = tuple(get_origin(one) or one for one in hints)
-    if Sequence in kinds and not isinstance(value, str):
+    types = tuple(get_origin(one) or one for one in hints)
+    if Sequence in types and not isinstance(value, str):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise ValueError(f"{name} must be a list of texts; found {value!r}.")
-    if float in kinds and isinstance(value, int | str) and not isinstance(value, bool):
+    if float in types and isinstance(value, int | str) and not isinstance(value, bool):
         value = _number(value)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        expected = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        expected = " or ".join(each.__name__ for each in types if each is not NoneType)
         raise ValueError(f"{name} must be {expected}; found {value!r}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite; found {value}.")
@@ -215,13 +216,13 @@ def _number(value: int | str) -> Any:
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
-    """The values of a YAML file; ValueError where it is not a mapping of names to values."""
+    """The values in a YAML file; ValueError where it is not a mapping of names to values."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such recipe.")
+        raise FileNotFoundError(f"{path}: there is no such recipe. Check the path.")
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({error}).") from error
+        raise ValueError(f"{path}: must be YAML ({error}). Correct the file.") from error
     if not isinstance(values, dict):
         raise ValueError(
             f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}."

@@ -1,4 +1,4 @@
-"""Using a trained learner on pictures of one's own: adapt to a folder, predict files."""
+"""Use a trained learner on your own images: adapt it to a folder, classify image files."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from quickstudy.tasks.examples import examples, to_unit
 
 
 def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predictor:
-    """A predictor for the classes of ``folder``: one folder of example pictures per class.
+    """A predictor for the classes of ``folder``: one folder of example images per class.
 
-    Warns where the learner is transductive, for then files answered together change each other's
-    answers. Raises ValueError for fewer than two classes, or more than the learner can tell apart.
+    Warns where the learner is transductive, because files that are predicted together then
+    influence each other's predictions. Raises ValueError for fewer than two classes, or for more
+    than the learner can distinguish.
     """
     learner, info = run.learner()
     channels, size, _ = _image_shape(info["shape"])
     if learner.transductive:
         warnings.warn(
-            f"adapt: the learner of {run.path} is transductive (norm={run.recipe.norm!r}): what it "
-            "says of a file depends on the other files predicted with it. For answers that stand "
-            "alone, train with another norm, such as group.",
+            f"adapt: the learner of {run.path} is transductive (norm={run.recipe.norm!r}): its "
+            "prediction for a file depends on the other files predicted with it. For independent "
+            "predictions train with another norm, such as group.",
             stacklevel=2,
         )
     classes = read_classes(folder, size, channels, strict=strict)
@@ -47,7 +48,7 @@ def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predi
 class Predictions:
     """Probabilities (n, classes) of ``files``, and the files that could not be read.
 
-    ``transductive``  whether each answer depends on the other files.
+    ``transductive``  whether each prediction depends on the other files.
     """
 
     files: list[str]
@@ -62,7 +63,7 @@ class Predictions:
         return "transductive" if self.transductive else "inductive"
 
     def to_json(self) -> dict[str, Any]:
-        """Per file: the class, its probability, and those of all classes."""
+        """Per file: the predicted class, its probability, and the probabilities of all classes."""
         rows = []
         for file, row in zip(self.files, self.probabilities.tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
@@ -78,19 +79,20 @@ class Predictions:
 def predict_files(
     predictor: Predictor, paths: Sequence[str | Path], *, strict: bool = False
 ) -> Predictions:
-    """What ``predictor`` (made by :func:`adapt_folder`) says of picture files.
+    """Predictions of ``predictor`` (made by :func:`adapt_folder`) for image files.
 
-    A folder stands for the pictures in it. A file that is no picture is left out with a warning,
-    and listed; with ``strict`` it raises ImageError. ValueError where nothing can be read at all.
+    For a folder, all images in it are predicted. A file that is not a readable image is left out
+    with a warning and listed; with ``strict`` it raises ImageError. Raises ValueError where no file
+    can be read.
     """
     if "names" not in predictor.info:
         raise ValueError(
-            "predict: this predictor was not made for picture files (it names no classes). "
+            "predict: this predictor was not made for image files (it has no class names). "
             "Make one with `quickstudy adapt`."
         )
     channels, size, _ = _image_shape(predictor.info["shape"])
     rows, files, unreadable = [], [], {}
-    for file in _pictures(paths):
+    for file in _image_files(paths):
         try:
             rows.append(decode(file, str(file), size=size, channels=channels))
             files.append(str(file))
@@ -101,12 +103,12 @@ def predict_files(
             warnings.warn(f"left out: {error}", stacklevel=2)
     if not rows:
         raise ValueError(
-            f"predict: none of the {len(unreadable)} files is a picture that can be read. "
+            f"predict: none of the {len(unreadable)} files is a readable image. "
             "Give image files, or a folder of them."
         )
     inputs = to_unit(torch.from_numpy(np.stack(rows)))
     with torch.no_grad():
-        # Where rows see one another, the size of the parts would change what is said of them.
+        # Where predictions depend on the other rows, splitting them would change the predictions.
         transductive = predictor.learner.transductive
         parts = [inputs] if transductive else inputs.split(64)
         probabilities = torch.cat([predictor(part).softmax(-1) for part in parts])
@@ -114,7 +116,7 @@ def predict_files(
     return Predictions(files, names, probabilities, unreadable, transductive)
 
 
-def _pictures(paths: Sequence[str | Path]) -> list[Path]:
+def _image_files(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -122,7 +124,8 @@ def _pictures(paths: Sequence[str | Path]) -> list[Path]:
         else:
             found.append(path)
     if not found:
-        raise ValueError(f"predict: there are no pictures in {', '.join(map(str, paths))}.")
+        searched = ", ".join(map(str, paths))
+        raise ValueError(f"predict: there are no images in {searched}. Give other files.")
     return found
 
 
@@ -130,6 +133,6 @@ def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) != 3 or shape[1] != shape[2]:
         raise ValueError(
             f"adapt: this learner was trained on inputs of shape {tuple(shape)}, not on square "
-            "images, so pictures cannot be given to it. Use the Python interface."
+            "images, so it cannot take image files. Use the Python interface."
         )
     return shape[0], shape[1], shape[2]

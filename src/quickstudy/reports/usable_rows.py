@@ -1,4 +1,4 @@
-"""Which rows of a task are shown, and their tensors as arrays."""
+"""Which rows of a task reports show, and their tensors as arrays."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from quickstudy.reports.view_types import Array
 from quickstudy.tasks.examples import counted_weights
 
 
-def judgeable(rows: Examples, answer: Answer) -> Array:
-    """(n,): rows that are there and of which something is known; at least one."""
+def usable_rows(rows: Examples, answer: Answer) -> Array:
+    """(n,): whether each row has a weight and a known target; ValueError where none has."""
     kept = to_numpy(counted_weights(rows, answer) > 0)
     if not kept.any():
         raise ValueError(
@@ -25,13 +25,13 @@ def judgeable(rows: Examples, answer: Answer) -> Array:
 
 
 def as_images(*inputs: Any) -> tuple[Tensor | None, ...]:
-    """Inputs as images in [0, 1] on one common scale; None each where they are not images."""
+    """Inputs as images in [0, 1] on one common scale; None for each where they are not images."""
     if not all(isinstance(i, Tensor) and _is_image(i) for i in inputs):
         return tuple(None for _ in inputs)
     images = [i / 255 if i.dtype == torch.uint8 else i.float().nan_to_num() for i in inputs]
     low = min(float(i.min()) for i in images)
     high = max(float(i.max()) for i in images)
-    if low < 0 or high > 1:  # standardised pixels: any common scale shows them
+    if low < 0 or high > 1:  # standardised pixels
         images = [(i - low) / max(high - low, 1e-12) for i in images]
     return tuple(images)
 

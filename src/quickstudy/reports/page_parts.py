@@ -1,4 +1,4 @@
-"""What all parts of a page share: a section, a figure, a piece of markup with its caption."""
+"""The building blocks of a page: sections, and figures with a title and a note."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 def section(title: str, task: str, note: str | None, *parts: Child) -> Markup:
-    """A section of the page; ``task`` names the tasks that it is about, where they have a name."""
+    """A section of the page; ``task`` is the name of the tasks that it shows, "" for none."""
     heading = tag("h2", f"{title}: {task}" if task else title)
     return tag("section", heading, tag("p", note, class_="note") if note else None, *parts)
 
 
-def piece(title: str, note: str, drawn: Markup, width: str | None = None) -> Markup:
-    """Markup under a title and a note."""
+def captioned(title: str, note: str, content: Markup, width: str | None = None) -> Markup:
+    """Markup under a title and a note; ``width`` is a CSS class, such as "wide"."""
     caption = tag("figcaption", tag("h3", title), tag("p", note, class_="note"))
-    return tag("figure", caption, drawn, class_=width)
+    return tag("figure", caption, content, class_=width)
 
 
 def figure(drawing: Figure, ids: str, title: str, note: str) -> Markup:
-    """A drawing under a title and a note; ``ids`` goes before the ids inside it."""
-    return piece(title, note, Markup(to_svg(drawing, ids, f"{title}. {note}")))
+    """A drawing under a title and a note; ``ids`` is the prefix of the ids inside it."""
+    return captioned(title, note, Markup(to_svg(drawing, ids, f"{title}. {note}")))

@@ -1,4 +1,4 @@
-"""Token sequences, true and answered, with what is wrong marked."""
+"""True and predicted token sequences, with wrong tokens marked."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ ROWS_DRAWN = 8
 TOKENS_DRAWN = 80
 
 
-def drawn_tasks(views: Sequence[TokensView]) -> Iterator[Markup]:
+def task_pictures(views: Sequence[TokensView]) -> Iterator[Markup]:
     """The first rows of the first tasks."""
-    missed = tag("span", tag("i", class_="k-missed"), "true, but not answered")
-    wrong = tag("span", tag("i", class_="k-wrong"), "✗ answered, but not true")
+    missed = tag("span", tag("i", class_="k-missed"), "true, but not predicted")
+    wrong = tag("span", tag("i", class_="k-wrong"), "✗ predicted, but not true")
     yield tag("p", wrong, None if views[0].by_place else missed, class_="note key")
     for index, view in enumerate(views[:TASKS_DRAWN]):
         pairs = [_pair(view, row) for row in range(len(view.query_targets))]
         note = f"{sum(pair.all_right for pair in pairs)} of {len(pairs)} rows are right throughout."
         if len(pairs) > ROWS_DRAWN:
             note += f" Not shown: {len(pairs) - ROWS_DRAWN} more rows."
-        drawn = (_places(view, p) if view.by_place else _lines(view, p) for p in pairs[:ROWS_DRAWN])
+        content = (
+            _places(view, p) if view.by_place else _lines(view, p) for p in pairs[:ROWS_DRAWN]
+        )
         yield tag(
             "section",
             tag("h3", f"Task {index + 1}"),
             tag("p", note, class_="note"),
-            tag("ol", *drawn, class_="sequences"),
+            tag("ol", *content, class_="sequences"),
             class_="episode",
         )
 
 
 class _Pair(NamedTuple):
-    """True and answered tokens, -1 where unknown, and which of each have no partner."""
+    """True and predicted tokens, -1 where unknown, and which of each do not match."""
 
     true: list[int]
-    answered: list[int]
+    predicted: list[int]
     missed: list[bool]
     wrong: list[bool]
 
@@ -49,58 +51,60 @@ class _Pair(NamedTuple):
 
 
 def _pair(view: TokensView, row: int) -> _Pair:
-    """Tags answer for their place. Rows that are written are aligned first: one token too many must
-    not make all after it wrong."""
-    true, answered = (
+    """Compare one row: tags place by place, written rows after alignment.
+
+    Alignment keeps one additional token from making all tokens after it wrong.
+    """
+    true, predicted = (
         [int(token) for token in tokens]
         for tokens in (view.query_targets[row], view.predicted[row])
     )
     if view.by_place:
         length = 1 + max(i for i, token in enumerate(true) if token >= 0)
-        true, answered = true[:length], answered[:length]
-        wrong = [t not in (-1, a) for t, a in zip(true, answered, strict=True)]
-        return _Pair(true, answered, wrong, wrong)
-    true, answered = ([t for t in tokens if t >= 0] for tokens in (true, answered))
-    blocks = SequenceMatcher(None, true, answered, autojunk=False).get_matching_blocks()
+        true, predicted = true[:length], predicted[:length]
+        wrong = [t not in (-1, a) for t, a in zip(true, predicted, strict=True)]
+        return _Pair(true, predicted, wrong, wrong)
+    true, predicted = ([t for t in tokens if t >= 0] for tokens in (true, predicted))
+    blocks = SequenceMatcher(None, true, predicted, autojunk=False).get_matching_blocks()
     kept = {(b.a + i, b.b + i) for b in blocks for i in range(b.size)}
-    of_true, of_answered = ({pair[side] for pair in kept} for side in (0, 1))
+    of_true, of_predicted = ({pair[side] for pair in kept} for side in (0, 1))
     return _Pair(
         true,
-        answered,
+        predicted,
         [i not in of_true for i in range(len(true))],
-        [i not in of_answered for i in range(len(answered))],
+        [i not in of_predicted for i in range(len(predicted))],
     )
 
 
 def _places(view: TokensView, pair: _Pair) -> Markup:
-    """A column for each place: the true tag above, the answered one below."""
-    places = zip(pair.true, pair.answered, pair.wrong, strict=True)
+    """A column for each place: the true tag above, the predicted one below."""
+    places = zip(pair.true, pair.predicted, pair.wrong, strict=True)
     columns = (
-        tag("span", _token(view, true), _token(view, answered, "wrong" if wrong else None))
-        for true, answered, wrong in islice(places, TOKENS_DRAWN)
+        tag("span", _token(view, true), _token(view, predicted, "wrong" if wrong else None))
+        for true, predicted, wrong in islice(places, TOKENS_DRAWN)
     )
     more = tag("span", "…") if len(pair.true) > TOKENS_DRAWN else None
     return tag("li", tag("div", *columns, more, class_="places"))
 
 
 def _lines(view: TokensView, pair: _Pair) -> Markup:
-    """The true row, and the answered one below it."""
+    """The true row, and the predicted one below it."""
     return tag(
         "li",
         _line("true", view, pair.true, pair.missed, "missed"),
-        _line("answered", view, pair.answered, pair.wrong, "wrong"),
+        _line("predicted", view, pair.predicted, pair.wrong, "wrong"),
     )
 
 
 def _line(
     what: str, view: TokensView, tokens: Sequence[int], marked: Sequence[bool], kind: str
 ) -> Markup:
-    said = [
+    shown = [
         _token(view, token, kind if mark else None)
         for token, mark in islice(zip(tokens, marked, strict=True), TOKENS_DRAWN)
     ]
     more = tag("span", "…") if len(tokens) > TOKENS_DRAWN else None
-    return tag("div", tag("b", what), tag("p", *said, more), class_="line")
+    return tag("div", tag("b", what), tag("p", *shown, more), class_="line")
 
 
 def _token(view: TokensView, token: int, kind: str | None = None) -> Markup:

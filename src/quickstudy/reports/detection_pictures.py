@@ -1,4 +1,4 @@
-"""Pictures of detection tasks, with the true and the found boxes."""
+"""Pictures of detection tasks, with the true and the predicted boxes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from quickstudy.reports.view_types import Array, BoxesView, Objects
 
 TASKS_DRAWN = 3
 QUERIES_DRAWN = 6
-FOUND_DRAWN = 12
+PREDICTED_DRAWN = 12
 WIDTH = 240
-"""CSS pixels of a picture, and the largest side of what is stored of it."""
+"""CSS pixels of a picture, and the largest side of the stored image."""
 
 
-def drawn_tasks(views: Sequence[BoxesView]) -> Iterator[Markup]:
+def task_pictures(views: Sequence[BoxesView]) -> Iterator[Markup]:
     """The key, then the first queries of the first tasks."""
     key = (
         tag("span", tag("i", class_="k-true"), "dashed: true box"),
-        tag("span", tag("i", class_="k-found"), "solid: found box, the fainter the less sure"),
+        tag(
+            "span",
+            tag("i", class_="k-found"),
+            "solid: predicted box, the fainter the less confident",
+        ),
     )
     yield tag("p", *key, class_="note key")
     if views[0].query_images is None:
-        text = "Inputs of these tasks are no pictures, so boxes are drawn by themselves."
+        text = "Inputs of these tasks are not images, so boxes are drawn alone."
         yield tag("p", text, class_="note")
     for index, view in enumerate(views[:TASKS_DRAWN]):
         shown = min(QUERIES_DRAWN, len(view.true))
@@ -42,18 +46,19 @@ def _query(view: BoxesView, row: int) -> Markup:
     height, width = (1, 1) if image is None else image.shape[1:]
     scale = WIDTH / max(height, width)
     size = width * scale, height * scale
-    true, found = view.true[row], view.predicted[row]
-    said = f"{len(true.boxes)} true boxes, {len(found.boxes)} found"
+    true, predicted = view.true[row], view.predicted[row]
+    counts = f"{len(true.boxes)} true boxes, {len(predicted.boxes)} predicted"
+    boxes = min(PREDICTED_DRAWN, len(predicted.boxes))
     drawing = tag(
         "svg",
         _picture(image, size),
         *(_box(true, i, view, size) for i in range(len(true.boxes))),
-        *(_box(found, i, view, size) for i in range(min(FOUND_DRAWN, len(found.boxes)))),
+        *(_box(predicted, i, view, size) for i in range(boxes)),
         viewBox=f"-2 -2 {size[0] + 4:g} {size[1] + 4:g}",
         role="img",
-        aria_label=said,
+        aria_label=counts,
     )
-    return tag("div", drawing, tag("p", said, class_="note"))
+    return tag("div", drawing, tag("p", counts, class_="note"))
 
 
 def _picture(image: Array | None, size: tuple[float, float]) -> Markup:
@@ -64,17 +69,17 @@ def _picture(image: Array | None, size: tuple[float, float]) -> Markup:
 
 
 def _box(objects: Objects, index: int, view: BoxesView, size: tuple[float, float]) -> Markup:
-    """A rectangle with the name of its class: below a true box, above a found one."""
+    """A rectangle with the name of its class: below a true box, above a predicted one."""
     left, top, right, bottom = (
         float(edge) * side for edge, side in zip(objects.boxes[index], size * 2, strict=True)
     )
-    kind, sure = "true", 1.0
+    kind, confidence = "true", 1.0
     of_class = int(objects.classes[index])
     name = view.names[of_class] if of_class >= 0 else "unknown"
     text_at = min(bottom - 4, size[1] - 4)
     if objects.confidence is not None:
-        kind, sure = "found", float(objects.confidence[index])
-        name = f"{name} {100 * sure:.0f}%"
+        kind, confidence = "found", float(objects.confidence[index])
+        name = f"{name} {100 * confidence:.0f}%"
         text_at = max(top + 12, 12)
     rectangle = tag(
         "rect",
@@ -84,4 +89,4 @@ def _box(objects: Objects, index: int, view: BoxesView, size: tuple[float, float
         height=f"{max(bottom - top, 0):.1f}",
     )
     label = tag("text", name, x=f"{max(left, 0) + 4:.1f}", y=f"{text_at:.1f}")
-    return tag("g", join(rectangle, label), class_=kind, opacity=f"{0.35 + 0.65 * sure:.2f}")
+    return tag("g", join(rectangle, label), class_=kind, opacity=f"{0.35 + 0.65 * confidence:.2f}")

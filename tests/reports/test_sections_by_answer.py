@@ -33,9 +33,9 @@ from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.protocols import (
     Attends,
     Embeds,
+    GivesUncertainty,
+    HasInnerSteps,
     LearnsRates,
-    StepsInside,
-    TellsUncertainty,
 )
 from quickstudy.reports.view_types import (
     BoxesView,
@@ -54,25 +54,27 @@ from quickstudy.tasks.examples import examples
 ViewType = TypeVar("ViewType")
 
 
-class Saying(Learner):
-    """Says what a function makes of the inputs, whatever it is taught."""
+class Predicting(Learner):
+    """Predicts a given function of the inputs, whatever the support set is."""
 
-    def __init__(self, says: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.says = says
+        self.function = function
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         return {"rows": support.weights.sum()}
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Any:
-        return self.says(inputs)
+        return self.function(inputs)
 
     def prior(self, spec: TaskSpec) -> State:
         return {"rows": torch.zeros(())}
 
 
-def seen(kind: type[ViewType], says: Callable[[Any], Any], task: Task, **named: Any) -> ViewType:
-    shown = view(Saying(says), task, **named)
+def view_as(
+    kind: type[ViewType], function: Callable[[Any], Any], task: Task, **named: Any
+) -> ViewType:
+    shown = view(Predicting(function), task, **named)
     assert isinstance(shown, kind)
     return shown
 
@@ -91,12 +93,12 @@ def label_task() -> tuple[Task, Tensor]:
     return Task(rows, rows, multilabel(2)), inputs
 
 
-def test_labels_have_a_table_with_the_area_of_each() -> None:
+def test_labels_have_a_table_with_roc_auc() -> None:
     task, inputs = label_task()
-    shown = seen(LabelsView, lambda x: x, task, names=["soluble", "toxic"])
+    shown = view_as(LabelsView, lambda x: x, task, names=["soluble", "toxic"])
     kept = [row for row in range(30) if row != 5]
     np.testing.assert_allclose(shown.probability, inputs.sigmoid()[kept], rtol=1e-6)
-    assert len(shown.query_targets) == 29, "a row of which nothing is known is left out"
+    assert len(shown.query_targets) == 29, "a row without known targets is left out"
     html = page_of(shown, shown)
     for column, name in enumerate(shown.names):
         known = ~np.isnan(shown.query_targets[:, column])
@@ -110,9 +112,9 @@ def test_labels_have_a_table_with_the_area_of_each() -> None:
         assert numbers == [f"{area:.3f}", str(yes), str(no), str(unknown)]
 
 
-def test_labels_as_integers_and_labels_without_an_area() -> None:
+def test_labels_as_integers_and_labels_without_roc_auc() -> None:
     rows = examples(torch.randn(4, 1), torch.tensor([[1], [1], [-1], [1]]))
-    shown = seen(LabelsView, lambda x: x, Task(rows, rows, multilabel(1)))
+    shown = view_as(LabelsView, lambda x: x, Task(rows, rows, multilabel(1)))
     assert shown.query_targets[:, 0].tolist() == [1, 1, 1]
     assert "<td>–</td>" in page_of(shown)
 
@@ -129,26 +131,26 @@ def all_ones(inputs: Any) -> Tensor:
     return torch.tensor([0.0, 1.0]).expand(4, 6, 6, 2)
 
 
-def test_pixels_have_a_picture_and_two_masks_for_each_query() -> None:
-    shown = seen(PixelsView, all_ones, pixel_task(), names=["ground", "road"])
+def test_pixels_have_an_image_and_two_masks_for_each_query() -> None:
+    shown = view_as(PixelsView, all_ones, pixel_task(), names=["ground", "road"])
     assert (shown.predicted == 1).all()
     html = page_of(shown)
     assert html.count('alt="True classes of its pixels"') == 4
     assert html.count("40% of pixels right</span>") == 4, "12 of 30 known pixels"
     assert "road" in html
-    bare = seen(PixelsView, all_ones, pixel_task()._replace(
+    bare = view_as(PixelsView, all_ones, pixel_task()._replace(
         query=pixel_task().query._replace(inputs={"rays": torch.rand(4, 9)})))  # fmt: skip
     assert bare.query_images is None
-    assert "are no pictures" in page_of(bare)
+    assert "are not images" in page_of(bare)
 
 
 def test_tags_are_compared_place_by_place() -> None:
     true = torch.tensor([[0, 1, 2, -1], [2, -1, 1, 0]])
-    said = torch.tensor([[0, 2, 2, 1], [2, 1, 1, 0]])
+    predicted = torch.tensor([[0, 2, 2, 1], [2, 1, 1, 0]])
     rows = examples(torch.zeros(2, 1), true)
-    shown = seen(
+    shown = view_as(
         TokensView,
-        lambda _: torch.nn.functional.one_hot(said, 3).float(),
+        lambda _: torch.nn.functional.one_hot(predicted, 3).float(),
         Task(rows, rows, tokens(3)),
         names=["a", "b", "c"],
     )
@@ -160,18 +162,18 @@ def test_tags_are_compared_place_by_place() -> None:
 
 def test_written_tokens_are_aligned_first() -> None:
     true = torch.tensor([[2, 3, 4, -1], [2, 3, -1, -1]])
-    said = torch.tensor([[3, 4, 1, 1], [2, 4, 3, 1]])
+    predicted = torch.tensor([[3, 4, 1, 1], [2, 4, 3, 1]])
     inputs = {"text": true.clamp_min(0), "before": torch.zeros_like(true)}
     rows = examples(inputs, true)
     written = TaskSpec(Tokens(5, before="before", end=1))
-    shown = seen(
+    shown = view_as(
         TokensView,
-        lambda _: torch.nn.functional.one_hot(said, 5).float(),
+        lambda _: torch.nn.functional.one_hot(predicted, 5).float(),
         Task(rows, rows, written),
     )
     html = page_of(shown)
-    assert html.count('<span class="missed">2</span>') == 1, "what was left out is marked once"
-    assert html.count('<span class="wrong">✗ 4</span>') == 1, "and so is what was put in"
+    assert html.count('<span class="missed">2</span>') == 1, "a missing token is marked once"
+    assert html.count('<span class="wrong">✗ 4</span>') == 1, "and so is an additional token"
 
 
 def box_task() -> Task:
@@ -191,16 +193,16 @@ def one_box(inputs: Any) -> dict[str, Tensor]:
 
 
 def test_boxes_are_drawn_over_their_pictures() -> None:
-    shown = seen(BoxesView, one_box, box_task(), names=["dog", "cat"])
+    shown = view_as(BoxesView, one_box, box_task(), names=["dog", "cat"])
     assert [len(each.boxes) for each in shown.true] == [1, 0]
     assert [len(each.boxes) for each in shown.predicted] == [1, 1]
     html = page_of(shown)
-    assert 'aria-label="1 true boxes, 1 found"' in html
+    assert 'aria-label="1 true boxes, 1 predicted"' in html
     # The picture is twice as wide as high: 240 by 120 on the page.
     assert '<rect x="24.0" y="24.0" width="96.0" height="48.0"></rect><text' in html
     assert html.count("cat 79%</text>") == 2
     bare = BoxesView(None, shown.true, shown.predicted, shown.names)
-    assert "drawn by themselves" in page_of(bare)
+    assert "drawn alone" in page_of(bare)
 
 
 def test_unknown_numbers_are_left_out() -> None:
@@ -209,32 +211,32 @@ def test_unknown_numbers_are_left_out() -> None:
     y[::2, 1] = math.nan
     y[3] = math.nan
     rows = examples(x, y)
-    shown = seen(
+    shown = view_as(
         RegressionView,
         lambda x: torch.cat([x, 2 * x + 1], 1),
         Task(rows, rows, regression(2, True)),
     )
     assert len(shown.query_targets) == 7
     assert shown.error == pytest.approx(3 / 10), "of 10 known numbers, 3 are wrong by 1"
-    assert "Answers against true values" in page_of(shown)
+    assert "Predictions against true values" in page_of(shown)
 
 
-def test_reals_of_each_place_and_answers_of_ones_own_have_losses_and_scores() -> None:
+def test_dense_reals_and_custom_answers_have_losses_and_scores() -> None:
     rows = examples(torch.rand(3, 1, 4, 4), torch.zeros(3, 4, 4, 1))
-    depth = seen(GeneralView, lambda x: torch.ones(3, 4, 4, 1), Task(rows, rows, regression(1)))
+    depth = view_as(GeneralView, lambda x: torch.ones(3, 4, 4, 1), Task(rows, rows, regression(1)))
     assert depth.losses.tolist() == [1, 1, 1]
     assert depth.scores is not None
     assert depth.scores.tolist() == [1, 1, 1]
     flat = examples(torch.rand(3, 2), torch.tensor([[0.0], [1.0], [math.nan]]))
     own = spec(1, lambda predicted, true: (predicted - true).abs())
-    custom = seen(GeneralView, lambda x: torch.ones(3, 1), Task(flat, flat, own))
+    custom = view_as(GeneralView, lambda x: torch.ones(3, 1), Task(flat, flat, own))
     assert custom.losses.tolist() == [1, 0]
     assert "see their scores" in page_of(custom)
 
 
 @dataclass(frozen=True)
-class Staying:
-    """One step in a world that pays one for its second action."""
+class OneStep:
+    """A world of one step whose second action has reward 1."""
 
     actions: int = 2
     horizon: int = 1
@@ -248,34 +250,34 @@ class Staying:
         return state, state, action.float(), torch.ones(len(action), dtype=torch.bool)
 
 
-def test_acting_tasks_are_acted_and_say_what_a_return_is() -> None:
+def test_tasks_of_acting_are_acted_and_explain_the_return() -> None:
     world = {"none": torch.zeros(6, 1)}
     acting = Acting({}, {"choice": torch.full((6, 1, 2), 0.5), "world": world})
-    task = Task(acting, acting, TaskSpec(Actions(Staying())))
-    says = lambda x: torch.zeros(len(x), 2)  # noqa: E731
-    shown = seen(GeneralView, says, task)
+    task = Task(acting, acting, TaskSpec(Actions(OneStep())))
+    function = lambda x: torch.zeros(len(x), 2)  # noqa: E731
+    shown = view_as(GeneralView, function, task)
     assert (len(shown.losses), shown.scores) == (6, None)
-    assert "sum of the rewards of an episode" in page_of(shown)
-    assert isinstance(insights(Saying(says), task).view, GeneralView)
+    assert "sum of rewards in an episode" in page_of(shown)
+    assert isinstance(insights(Predicting(function), task).view, GeneralView)
 
 
-def test_inputs_that_are_trees_break_nothing() -> None:
+def test_inputs_may_be_trees() -> None:
     inputs = {"ids": torch.zeros(4, 3, dtype=torch.long), "mask": torch.ones(4, 3)}
     rows = examples(inputs, torch.tensor([0, 1, 0, 1]))
     task = Task(rows, rows, classification(2))
-    shown = seen(EpisodeView, lambda x: torch.zeros(4, 2), task)
+    shown = view_as(EpisodeView, lambda x: torch.zeros(4, 2), task)
     assert shown.support_images is None
-    assert "are no pictures, so none are drawn" in page_of(shown)
-    learnt = insights(Saying(lambda x: torch.zeros(4, 2)), task)
+    assert "are not images, so none are shown" in page_of(shown)
+    learnt = insights(Predicting(lambda x: torch.zeros(4, 2)), task)
     assert page(RunFacts("tree", evaluation_of(torch.rand(9)), insights=learnt))
 
 
-def test_what_reports_ask_of_a_learner_is_optional() -> None:
-    silent = Saying(lambda x: x)
-    kinds = (Attends, Embeds, LearnsRates, StepsInside, TellsUncertainty)
-    assert not any(isinstance(silent, kind) for kind in kinds)
+def test_methods_for_reports_are_optional() -> None:
+    plain = Predicting(lambda x: x)
+    kinds = (Attends, Embeds, LearnsRates, HasInnerSteps, GivesUncertainty)
+    assert not any(isinstance(plain, kind) for kind in kinds)
 
-    class Embedding(Saying):
+    class Embedding(Predicting):
         def embed(self, state: State, inputs: Any) -> Tensor | None:
             return None
 
@@ -286,7 +288,7 @@ def test_what_reports_ask_of_a_learner_is_optional() -> None:
     assert shown.query_embeddings is None
 
 
-def test_several_kinds_have_a_table_and_no_figure_of_their_own() -> None:
+def test_several_kinds_have_a_table_and_no_common_figure() -> None:
     evaluation = evaluation_with(
         result_with(torch.linspace(0.8, 1.0, 50), name="birds"),
         result_with(torch.linspace(1.0, 2.0, 40), "mse", "waves"),
@@ -295,18 +297,18 @@ def test_several_kinds_have_a_table_and_no_figure_of_their_own() -> None:
     labels, _ = label_task()
     pictures = pixel_task()
     views = [
-        view(Saying(all_ones), pictures._replace(spec=TaskSpec(pictures.spec.answer, name)))
+        view(Predicting(all_ones), pictures._replace(spec=TaskSpec(pictures.spec.answer, name)))
         for name in ("first", "second")
     ]
-    views.append(view(Saying(lambda x: x), labels))
+    views.append(view(Predicting(lambda x: x), labels))
     html = page(RunFacts("several", evaluation, training_log(), views))
     assert 'class="score"' not in html
     text = " ".join(re.sub(r"<[^>]+>", " ", html).split())
-    for said in ("birds accuracy 90.0% ± 1.6 50 test tasks", "lower is better",
+    for phrase in ("birds accuracy 90.0% ± 1.6 50 test tasks", "lower is better",
                  "waves mse 1.5 ± 0.093 40 test tasks", "AP50 is pooled", "120",
                  "Scores of the test tasks: birds", "Test tasks: first",
                  "Test tasks: second"):  # fmt: skip
-        assert said in text, said
+        assert phrase in text, phrase
     ids = re.findall(r'\bid="([^"]*)"', html)
     assert len(ids) == len(set(ids))
 
@@ -316,18 +318,18 @@ def test_views_hold_no_tensors() -> None:
     assert isinstance(Objects(np.zeros((1, 4)), np.zeros(1)).boxes, np.ndarray)
 
 
-def test_names_must_fit() -> None:
+def test_there_must_be_one_name_for_each_label() -> None:
     with pytest.raises(ValueError, match=r"3 names were given for 2 labels\. Give one name"):
-        view(Saying(lambda x: x), label_task()[0], ["a", "b", "c"])
+        view(Predicting(lambda x: x), label_task()[0], ["a", "b", "c"])
 
 
-def test_hostile_names_stay_text_everywhere() -> None:
+def test_names_with_markup_are_escaped_everywhere() -> None:
     hostile = '"><script>alert(1)</script>'
     task, _ = label_task()
     views = [
-        view(Saying(lambda x: x), task, [hostile] * 2),
-        view(Saying(all_ones), pixel_task(), [hostile] * 2),
-        view(Saying(one_box), box_task(), [hostile] * 2),
+        view(Predicting(lambda x: x), task, [hostile] * 2),
+        view(Predicting(all_ones), pixel_task(), [hostile] * 2),
+        view(Predicting(one_box), box_task(), [hostile] * 2),
         TokensView(np.array([[0, 1]]), np.array([[1, 1]]), True, (hostile, hostile), hostile),
     ]
     html = page_of(*views)

@@ -1,4 +1,4 @@
-"""A table of the labels of multi-label tasks: how well each is told."""
+"""A table of the labels of multi-label tasks: ROC-AUC and counts of each."""
 
 from __future__ import annotations
 
