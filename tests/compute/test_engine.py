@@ -80,7 +80,7 @@ def gradient_of(
     return flat(gradients), outcome
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5, 9])
+@pytest.mark.parametrize("chunk", [2, 9])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_mapping_and_chunk_gives_the_plain_loop(name: str, chunk: int) -> None:
     learner, tasks = made(name), five_tasks()
