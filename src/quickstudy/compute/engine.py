@@ -193,16 +193,20 @@ def losses_of_tasks(learner: Learner, step: Sequence[Prepared], objective: Objec
 
 def gradients_of_tasks(
     learner: Learner, step: Sequence[Prepared], objective: Objective
-) -> tuple[Tensor, Outcome]:
-    """Each task's gradient (tasks, p), and the outcomes; p counts all trained parameters."""
-    parts, outcomes = [], []
+) -> tuple[Tensor, Outcome, list[bool]]:
+    """Each task's gradient (tasks, p), and the outcomes; p counts all trained parameters.
+
+    The last value says of each parameter whether the loss of any task depends on it.
+    """
+    parts, outcomes, reached = [], [], []
     for prepared in step:
         with computing(learner, prepared.task, prepared.inspection):
-            gradients, outcome = tasks_gradients(learner, prepared.task, objective)
+            gradients, outcome, of_stack = tasks_gradients(learner, prepared.task, objective)
         parts.append(gradients)
         outcomes.append(outcome)
+        reached.append(of_stack)
     ordered = Outcome(*(in_step_order(step, part) for part in zip(*outcomes, strict=True)))
-    return in_step_order(step, parts), ordered
+    return in_step_order(step, parts), ordered, [any(of) for of in zip(*reached, strict=True)]
 
 
 def map_tasks(

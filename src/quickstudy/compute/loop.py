@@ -65,20 +65,25 @@ def _one_after_another(
     return outcomes, gradients
 
 
-def tasks_gradients(learner: Learner, stack: Task, objective: Objective) -> tuple[Tensor, Outcome]:
+def tasks_gradients(
+    learner: Learner, stack: Task, objective: Objective
+) -> tuple[Tensor, Outcome, list[bool]]:
     """Each task's gradient, flat (tasks, p), and the outcomes; p counts all trained parameters.
 
-    It is zero for parameters on which a task's loss does not depend.
+    It is zero for parameters on which a task's loss does not depend. The last value says of each
+    parameter whether the loss of any task depends on it.
     """
     rows, outcomes, parameters = [], [], _trained(learner)
+    reached = [False] * len(parameters)
     for task in unstack(stack):
         outcome = as_outcome(objective(learner, task))
         found = torch.autograd.grad(outcome.loss, parameters, allow_unused=True)
+        reached = [r or g is not None for r, g in zip(reached, found, strict=True)]
         pairs = zip(found, parameters, strict=True)
         rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten()
                                for g, p in pairs]))  # fmt: skip
         outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
-    return torch.stack(rows), _stack_outcomes(outcomes)
+    return torch.stack(rows), _stack_outcomes(outcomes), reached
 
 
 def _stack_outcomes(outcomes: Sequence[Outcome]) -> Outcome:

@@ -84,8 +84,8 @@ def combined(
     """Set ``.grad`` to the combined gradient; returns the outcome and the plan that was used."""
     names = [] if isinstance(combine, Mean) else names_of(step)
     if isinstance(combine, CombinesGradients):
-        gradients, outcome = gradients_of_tasks(learner, step, objective)
-        _set_gradient(learner, combine.gradient(gradients, outcome.loss, names))
+        gradients, outcome, reached = gradients_of_tasks(learner, step, objective)
+        _set_gradient(learner, combine.gradient(gradients, outcome.loss, names), reached)
         return outcome, plan
     weights = None
     if isinstance(combine, WeighsTasks):
@@ -94,7 +94,8 @@ def combined(
     return accumulate_within(learner, step, objective, plan, compiled, weights)
 
 
-def _set_gradient(learner: Learner, flat: Tensor) -> None:
+def _set_gradient(learner: Learner, flat: Tensor, reached: Sequence[bool]) -> None:
+    """Parameters that no loss depends on keep none: zeros would let weight decay move them."""
     parameters = [p for p in learner.parameters() if p.requires_grad]
     expected = sum(p.numel() for p in parameters)
     if flat.shape != (expected,):
@@ -102,7 +103,6 @@ def _set_gradient(learner: Learner, flat: Tensor) -> None:
             f"fit: combine must give one gradient of {expected} numbers, one for each trained "
             f"parameter's entry; found shape {tuple(flat.shape)}."
         )
-    for parameter, part in zip(
-        parameters, flat.split([p.numel() for p in parameters]), strict=True
-    ):
-        parameter.grad = part.view_as(parameter).clone()
+    parts = flat.split([p.numel() for p in parameters])
+    for parameter, part, depends in zip(parameters, parts, reached, strict=True):
+        parameter.grad = part.view_as(parameter).clone() if depends else None
