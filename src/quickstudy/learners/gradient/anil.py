@@ -27,8 +27,8 @@ class ANIL(GradientLearner):
         h_{k+1} = h_k - rate * ∇_h L_support(h_k ∘ f),     k = 0 … steps - 1
         predict = h_steps ∘ f
 
-    Features f of the support rows are computed once, so steps cost next to nothing; the body learns
-    through them, over tasks.
+    Features f of the support rows are computed once, so inner steps are cheap. The body has no
+    inner steps; its weights are learnt over tasks, through the features.
 
     ``backbone``       inputs (n, ...) -> predictions (n, outputs or more), ending in a linear
                        ``head``: ``Conv4(outputs=5)``.
@@ -72,14 +72,14 @@ class ANIL(GradientLearner):
         self.backbone = backbone
 
     def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
-        """Predictions (tasks, n, outputs) of many tasks, the backbone once for the rows of all."""
+        """Predictions (tasks, n, outputs) of many tasks, whose rows are embedded as one batch."""
         return predictions_over_tasks(self, support, inputs, spec)
 
     def _support_loss(
         self, support: Examples, spec: TaskSpec, present: Tensor | None = None
     ) -> SupportLoss:
         """The loss of the head alone, on features that are computed once."""
-        support = labelled(support, spec.answer)  # unlabelled rows count in no norm either
+        support = labelled(support, spec.answer)  # the norms leave unlabelled rows out too
         head = linear_head(self.backbone, "ANIL")
         body = identity_head(head)
         features, statistics = embed_support(

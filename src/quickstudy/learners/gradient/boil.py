@@ -23,7 +23,7 @@ class BOIL(GradientLearner):
         f_{k+1} = f_k - rate * ∇_f L_support(h ∘ f_k),     k = 0 … steps - 1
         predict = h ∘ f_steps
 
-    The head h learns over tasks and stays as it is within one, so the features must come to it.
+    The head h is learnt over tasks and fixed within a task, so only the features f can adapt.
 
     ``backbone``       inputs (n, ...) -> predictions (n, outputs or more), ending in a linear
                        ``head``: ``Conv4(outputs=5)``.
@@ -35,7 +35,7 @@ class BOIL(GradientLearner):
 
     Raises ValueError for numbers that are not positive, for settings that ``meta_gradient`` cannot
     work with, for a backbone without linear ``head``, and for norm="running", whose population
-    statistics belong to no adapted weights.
+    statistics are not those of adapted weights.
 
     Reference: Oh, Yoo, Kim and Yun (2021), BOIL: Towards Representation Change for Few-shot
     Learning.
@@ -72,5 +72,5 @@ class BOIL(GradientLearner):
         self.backbone = backbone
 
     def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
-        """Predictions (tasks, n, outputs) of many tasks, where linear layers alone adapt."""
+        """Predictions (tasks, n, outputs) of many tasks; None unless only linear layers adapt."""
         return predictions_over_tasks(self, support, inputs, spec)

@@ -1,4 +1,4 @@
-"""CAVIA: adapt a small context vector, and leave every weight as it is."""
+"""CAVIA: adapt a small context vector and keep every weight fixed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from quickstudy.learners.gradient.network import check_backbone
 
 
 class CAVIA(GradientLearner):
-    """Maps a support set to a context vector φ, an input of the network beside the others.
+    """Maps a support set to a context vector φ, an additional input of the network.
 
         φ_0     = 0
         φ_{k+1} = φ_k - rate * ∇_φ L_support(φ_k, θ)
         predict = f_{φ_steps, θ}
 
-    φ enters at one layer, whose channels h it moves by learnt linear maps:
+    φ enters at one layer and modulates its channels h by learnt linear maps:
 
         h <- h + B φ                     film=False: as if φ were concatenated to the layer's inputs
         h <- (1 + Γ φ) ∘ h + B φ         film=True: feature-wise linear modulation
@@ -30,9 +30,9 @@ class CAVIA(GradientLearner):
     ``context``   entries of φ; 5 for sinusoids, 100 for miniImageNet in the paper.
     ``steps``     inner steps; 1 for sinusoids, 2 for miniImageNet in the paper.
     ``rate``      inner learning rate; 1 in the paper.
-    ``at``        name of the layer that φ moves, one with a ``weight`` whose first dimension is
-                  its channels (linear, convolution or norm); the first such one by default. The
-                  paper's for images is in the third block: "blocks.2.norm" of ``Conv4``.
+    ``at``        name of the layer that φ modulates. It must have a ``weight`` whose first
+                  dimension is its channels (linear, convolution or norm); the first such layer by
+                  default. The paper uses the third block for images: "blocks.2.norm" of ``Conv4``.
     ``film``      scale as well as shift, as the paper does for images.
     ``meta_gradient``, ``update``, ``clip``, ``test_steps``
                   as for :class:`quickstudy.MAML`.
@@ -42,7 +42,7 @@ class CAVIA(GradientLearner):
 
     Raises ValueError for settings that are not positive or that ``meta_gradient`` cannot work with,
     a layer that the backbone lacks, a backbone built without outputs, and norm="running", whose
-    population statistics belong to no one context.
+    population statistics are not those of one context.
 
     Reference: Zintgraf, Shiarlis, Kurin, Hofmann and Whiteson (2019), Fast Context Adaptation via
     Meta-Learning; modulation: Perez et al. (2018), FiLM.
@@ -84,7 +84,7 @@ class CAVIA(GradientLearner):
 
     @property
     def backbone(self) -> nn.Module:
-        """The network that the context moves."""
+        """The network that the context modulates."""
         return self.network.backbone
 
 
@@ -104,30 +104,29 @@ class _Modulated(nn.Module):
         self.backbone, self.at = backbone, at
         self.shift = like(backbone, nn.Linear(context, channels, bias=False))
         self.scale = like(backbone, nn.Linear(context, channels, bias=False)) if film else None
-        # φ_0: a constant, to be replaced for each task, so training must leave it at zero.
+        # φ_0: a constant that each task replaces, so training must keep it at zero.
         zero = self.shift.weight.new_zeros(context)
         self.context = nn.Parameter(zero, requires_grad=False)
 
     def forward(self, inputs: Any) -> Tensor:
-        """What the backbone gives, with the layer's outputs modulated."""
-        # A hook for the length of one pass: the backbone need not know of contexts, and stays
-        # the module that its constructor made. First in line, so that whoever else watches the
-        # layer sees what it gives the next one.
+        """The backbone's outputs, with the layer's channels modulated."""
+        # The hook is registered for one pass only, so the backbone itself is not changed.
+        # prepend=True runs it first, so other hooks on the layer get the modulated outputs.
         layer = self.backbone.get_submodule(self.at)
         with layer.register_forward_hook(self._modulate, prepend=True):
             result: Tensor = self.backbone(inputs)
         return result
 
     def _modulate(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        shape = (-1, *[1] * (output.ndim - 2))  # channels stand second, rows first
+        shape = (-1, *[1] * (output.ndim - 2))  # rows are the first axis, channels the second
         if self.scale is not None:
             output = output + self.scale(self.context).reshape(shape) * output
-        moved: Tensor = output + self.shift(self.context).reshape(shape)
-        return moved
+        shifted: Tensor = output + self.shift(self.context).reshape(shape)
+        return shifted
 
 
 def _layers(backbone: nn.Module) -> list[str]:
-    """Names of the layers that a context can move, in the order of definition."""
+    """Names of the layers that a context can modulate, in the order of definition."""
     return [
         name
         for name, module in backbone.named_modules()
@@ -140,7 +139,7 @@ def _first_layer(backbone: nn.Module) -> str:
     if not layers:
         raise ValueError(
             f"CAVIA: {type(backbone).__name__} has no layer with a weight inside it that a "
-            "context could move. Wrap it in nn.Sequential, or use another backbone."
+            "context could modulate. Wrap it in nn.Sequential, or use another backbone."
         )
     return layers[0]
 
@@ -149,7 +148,7 @@ def _channels(layer: nn.Module, at: str) -> int:
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         raise ValueError(
-            f"CAVIA: at={at!r} is a {type(layer).__name__}, which has no weight to tell its "
-            "channels. Name a linear layer, a convolution or a norm."
+            f"CAVIA: at={at!r} is a {type(layer).__name__}, which has no weight, so its channels "
+            "are unknown. Name a linear layer, a convolution or a norm."
         )
     return len(weight)

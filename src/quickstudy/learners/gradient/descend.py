@@ -1,4 +1,4 @@
-"""Gradient descent as a function: weights -> weights, differentiable in where it started."""
+"""Gradient descent as a function: weights -> weights, differentiable in the initial weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Gradients = Callable[[Weights], Weights]
 """The gradient of a loss, as a function of the weights."""
 
 Rate = float | Weights
-"""A learning rate for all, or one (a scalar, or one per entry) for each of the weights."""
+"""One learning rate for all weights, or one by name (a scalar or a rate per entry)."""
 
 Rates = Rate | Sequence[Weights]
-"""The rate of every step, or one for each: steps beyond the last take the last."""
+"""One rate for all steps, or one rate for each step; later steps repeat the last rate."""
 
 Update = Callable[[Weights, Weights, Rate, Any], tuple[Weights, Any]]
 """(weights, gradients, rate, memory) -> weights and memory; memory is None before the first step.
 
-A user's own may be any such function of differentiable operations.
+Any function of this signature works if its operations are differentiable.
 """
 
 
@@ -33,7 +33,7 @@ def sgd(
     weights: Weights, gradients: Weights, rate: Rate, memory: Any = None
 ) -> tuple[Weights, Any]:
     """weights - rate * gradients."""
-    if isinstance(rate, int | float):  # one operator for each of the weights, instead of two
+    if isinstance(rate, int | float):  # one operation per weight tensor instead of two
         return {n: w.sub(gradients[n], alpha=rate) for n, w in weights.items()}, None
     return {n: w - rate[n] * gradients[n] for n, w in weights.items()}, None
 
@@ -61,10 +61,10 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Adam:
-    """Steps of about ``rate`` along gradients divided by their recent size (Kingma and Ba, 2015).
+    """Gradients divided by the root of their running mean square (Kingma and Ba, 2015).
 
-    ``epsilon`` stands inside the root, where the original adds it outside: the derivative of
-    sqrt(v) at v = 0, where a ReLU was never active, would be infinite.
+    ``epsilon`` is added inside the square root; the original adds it outside. There the derivative
+    of sqrt(v) would be infinite at v = 0, which occurs where a ReLU was never active.
 
     Raises ValueError for decays that are not in [0, 1), and for epsilon <= 0.
     """
@@ -101,9 +101,9 @@ class Adam:
 
 @dataclass(frozen=True)
 class Descent:
-    """How to go down: so many steps, at these rates, each with what ``update`` makes of a gradient.
+    """Settings of gradient descent: the number of steps, their rates, the update rule, clipping.
 
-    ``clip``  the greatest length that the gradient of all weights together may have.
+    ``clip``  greatest norm of the gradient of all weights together; None for no clipping.
     """
 
     steps: int
@@ -114,7 +114,7 @@ class Descent:
     def along(self, gradients_at: Gradients, weights: Weights) -> Iterator[Weights]:
         """The weights before the first step, after it, … after the last: ``steps`` + 1 of them.
 
-        One after the other, so that whoever wants the last alone (:func:`last`) keeps no others.
+        They are generated one at a time, so that :func:`last` keeps only one in memory.
         """
         memory = None
         yield weights
@@ -132,8 +132,8 @@ class Descent:
 
 
 def last(path: Iterator[Weights]) -> Weights:
-    """The last weights of a path, which must have some."""
-    for weights in path:  # noqa: B007  (the last one is what is asked for)
+    """The last weights of a path, which must not be empty."""
+    for weights in path:  # noqa: B007  (only the last value is returned)
         pass
     return weights
 
@@ -141,18 +141,18 @@ def last(path: Iterator[Weights]) -> Weights:
 def gradients_of(loss: Loss) -> Gradients:
     """The gradient of ``loss`` as a function of the weights, differentiable in grad mode.
 
-    ``torch.func.grad`` is right everywhere, but its wrapped tensors make a small network's step
-    half as long again; outside of ``torch.func`` autograd does the same.
+    ``torch.func.grad`` is correct everywhere, but its wrapped tensors make a step of a small
+    network 1.5 times as long. Outside of ``torch.func`` we call autograd, with the same result.
     """
 
     def gradients_at(weights: Weights) -> Weights:
         if in_torch_func() or torch.is_inference_mode_enabled():
             return torch.func.grad(loss)(weights)  # type: ignore[no-any-return]
-        # A second derivative is for what will be trained: frozen learners keep no graph.
+        # Only training needs second derivatives, so a frozen learner keeps no graph.
         trained = any(w.requires_grad for w in weights.values()) or depends_on_trained(loss)
         recorded = torch.is_grad_enabled() and trained
         with torch.enable_grad():
-            # Views, because one weight may come from another, as a head made of prototypes does.
+            # Views separate the weights: one may be computed from another (a prototype head).
             free = {
                 n: w.view_as(w) if recorded and w.requires_grad else w.detach().requires_grad_()
                 for n, w in weights.items()
@@ -166,17 +166,17 @@ def gradients_of(loss: Loss) -> Gradients:
 
 
 def depends_on_trained(loss: Loss) -> bool:
-    """Whether gradients may be asked of more than the weights; a loss that cannot tell may."""
+    """Whether the loss may depend on other tensors that need gradients; True if unknown."""
     return bool(getattr(loss, "requires_grad", True))
 
 
 def constant(gradients_at: Gradients) -> Gradients:
-    """The same gradients, as numbers that depend on nothing, and whose graph is never built."""
+    """The same gradients, as constants: no graph is built."""
     return torch.no_grad()(gradients_at)
 
 
 def clipped(gradients: Weights, length: float) -> Weights:
-    """Gradients as they are, or shortened together to ``length``; differentiable also at zero."""
+    """Gradients scaled to a joint norm of at most ``length``; differentiable also at zero."""
     squares = torch.stack([g.square().sum() for g in gradients.values()]).sum()
     long = squares > length**2
     factor = torch.where(long, length * torch.where(long, squares, 1.0).rsqrt(), 1.0)

@@ -1,13 +1,13 @@
 """Gradient descent of linear layers in its dual form, for many tasks at once.
 
-A step takes from a linear layer's weights the outer products of its inputs H and of Δ, the gradient
-of the loss for its outputs. So adapted weights need not be made: they are known by the inputs and
-gradients of the steps so far,
+A gradient step subtracts from a linear layer's weights the product of Δ, the gradient of the loss
+with respect to its outputs, and its inputs H. The adapted weights need not be computed: the inputs
+and gradients of the steps so far determine the layer's outputs,
 
     W_k x + b_k = (W x + b) - Σ_j rate_j Δ_jᵀ (H_j x + 1),     j = 0 … k - 1
 
-Tasks then share W, so the rows of all go through the network as one batch, and only the sum over
-steps is a product of each task's own. It is the same function of θ, with the same derivatives.
+All tasks share W, so their rows pass through the network as one batch. Only the sum over steps is
+computed per task. It is the same function of θ, with the same derivatives.
 
 Reference: Irie, Csordás and Schmidhuber (2022), The Dual Form of Neural Networks Revisited,
 section 3.
@@ -43,13 +43,13 @@ def predictions_over_tasks(
 
     ``support``  examples with a first axis of tasks, (tasks, rows, ...); ``inputs`` likewise.
 
-    None where the dual form does not serve: for answers other than one vector a row, for parameters
-    of other layers than linear ones, for rows that see one another, for layers with hooks, and for
-    meta-gradients, updates and clipping that need the weights themselves. A network must keep its
-    rows in their order.
+    None where the dual form does not apply: for answers other than one vector per row, for adapted
+    parameters of layers that are not linear, for layers that mix rows, for layers with hooks, and
+    for meta-gradients, updates and clipping that need the weights themselves. The network must keep
+    the order of its rows.
 
-    Raises TypeError for linear layers that are given anything but rows (n, features), or twice, and
-    for outputs of theirs that are changed in place.
+    Raises TypeError for an adapted linear layer whose inputs are not rows (n, features), that is
+    called twice in a pass, or whose outputs are changed in place.
     """
     if not (_is_vector(support, spec) and _is_plain(learner)):
         return None
@@ -71,29 +71,29 @@ def predictions_over_tasks(
 
 
 def _is_vector(support: Examples, spec: TaskSpec) -> bool:
-    """Whether a row's prediction is one vector."""
+    """Whether the prediction for each row is one vector."""
     vectors = isinstance(spec.answer, Reals) and support.targets.ndim == 3
     return vectors or isinstance(spec.answer, Classes | Labels)
 
 
 def _is_plain(learner: GradientLearner) -> bool:
-    """Whether steps are plain descent, through which autograd passes or does not."""
+    """Whether steps are plain gradient descent, with exact or first-order meta-gradients."""
     plain = learner.update is sgd and learner.clip is None
     return plain and learner.meta_gradient in (Exact(), FirstOrder())
 
 
 def _all_rows(network: nn.Module, inputs: Any) -> Tensor:
-    """What ``network`` gives for inputs (tasks, n, ...): (tasks * n, outputs or more)."""
+    """Outputs of ``network`` for inputs (tasks, n, ...): (tasks * n, outputs or more)."""
     outputs: Tensor = network(map_tree(lambda leaf: leaf.flatten(0, 1), inputs))
     return outputs
 
 
 class _SupportLosses:
-    """The mean loss of each task's support rows, as a function of what the network gives."""
+    """The mean loss of each task's support rows, as a function of the network's outputs."""
 
     def __init__(self, support: Examples, spec: TaskSpec) -> None:
         self._spec, self._tasks = spec, len(support.weights)
-        # An answer judges rows by themselves, so the rows of all tasks can be judged as one set.
+        # The loss of a row depends on that row only, so all tasks' rows can form one set.
         self._targets = support.targets.flatten(0, 1)
         rows = Examples(None, self._targets, support.weights.flatten(), None)  # type: ignore[arg-type]
         self._weights = counted_weights(rows, spec.answer).view(self._tasks, -1)
@@ -114,17 +114,17 @@ class _SupportLosses:
         return weighted_mean(losses, self._weights * share)
 
     def predictions(self, outputs: Tensor) -> Tensor:
-        """(tasks * n, outputs or more) -> (tasks, n, outputs), without classes that are absent."""
+        """(tasks * n, outputs or more) -> (tasks, n, outputs); absent classes are masked."""
         predictions: Tensor = within_task(outputs, self._spec, None)
         by_task = predictions.view(self._tasks, -1, predictions.shape[1])
         return without_absent(by_task, self._present)
 
 
 class _AdaptedLayer:
-    """A hook by which a linear layer gives each task's rows what its adapted weights would give.
+    """A hook that gives each task's rows the outputs of the layer under the adapted weights.
 
     ``inputs``   (tasks, m, in): the rows of the last pass.
-    ``outputs``  (tasks * m, out): what the layer gave for them.
+    ``outputs``  (tasks * m, out): the layer's outputs for them.
     """
 
     inputs: Tensor
@@ -136,20 +136,20 @@ class _AdaptedLayer:
         self._called, self._version = False, 0
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
-        """``outputs`` (tasks * n, out) of the shared weights -> those of each task's."""
+        """``outputs`` (tasks * n, out) of the shared weights -> those of each task's weights."""
         if outputs.ndim != 2 or self._called:
             raise TypeError("a linear layer that adapts must be given rows (n, features), once")
         self._called = True
         self.inputs = self._by_task(inputs[0])
         if self._steps is not None:
             outputs = self._steps.applied(self._by_task(outputs), self.inputs).flatten(0, 1)
-        # Its gradient is asked for even where nothing before it is trained.
+        # The step needs the gradient of the outputs, also if no earlier parameter is trained.
         self.outputs = outputs if outputs.requires_grad else outputs.requires_grad_()
         self._version = outputs._version
         return self.outputs
 
     def step(self, gradients: Tensor, rate: Rate, recorded: bool) -> None:
-        """Step on the rows of the last pass, with the ``gradients`` of the loss for its outputs."""
+        """Step on the rows of the last pass; ``gradients`` of the loss are those of its outputs."""
         if self.outputs._version != self._version:
             raise TypeError(
                 "the outputs of a linear layer that adapts must not be changed in place"
@@ -171,12 +171,12 @@ class _AdaptedLayer:
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps of one layer so far, the rows of one after those of the other.
+    """The steps of one layer so far, their rows concatenated.
 
-    ``inputs``     (tasks, m, in), times the rate of the layer's weights where that is learnt.
-    ``biases``     (m,): one, the learnt rate of its bias, or zero where that does not adapt.
+    ``inputs``     (tasks, m, in), multiplied by the weights' rate if that is learnt.
+    ``biases``     (m,): one, the learnt rate of the bias, or zero if the bias does not adapt.
     ``gradients``  (tasks, m, out).
-    ``rate``       of all, where it is not learnt.
+    ``rate``       the rate of all steps; 1 if rates are learnt.
     """
 
     inputs: Tensor
@@ -185,12 +185,12 @@ class _Steps:
     rate: float
 
     def applied(self, outputs: Tensor, rows: Tensor) -> Tensor:
-        """``outputs`` (tasks, n, out) for ``rows`` (tasks, n, in), of weights after these steps."""
+        """``outputs`` (tasks, n, out) for ``rows`` (tasks, n, in), corrected for these steps."""
         products = torch.baddbmm(self.biases, rows, self.inputs.mT)
         return torch.baddbmm(outputs, products, self.gradients, alpha=-self.rate)
 
     def and_then(self, other: _Steps) -> _Steps:
-        """These, and then another step."""
+        """These steps, followed by ``other``."""
         return _Steps(
             torch.cat([self.inputs, other.inputs], 1),
             torch.cat([self.biases, other.biases]),
@@ -202,16 +202,17 @@ class _Steps:
 def _adapted_layers(
     network: nn.Module, names: Sequence[str], tasks: int
 ) -> list[_AdaptedLayer] | None:
-    """One for each layer that adapts; None where others do, too, and where rows see one another."""
-    left, layers = set(names), []
+    """One per adapted layer; None if layers mix rows or other than linear layers adapt."""
+    unmatched, layers = set(names), []
     for prefix, module in network.named_modules():
         if mixes_rows(module):
             return None
         weight, bias = (f"{prefix}.{own}" if prefix else own for own in ("weight", "bias"))
-        if type(module) is nn.Linear and weight in left and not module._forward_hooks:
-            layers.append(_AdaptedLayer(module, weight, bias if bias in left else None, tasks))
-            left -= {weight, bias}
-    return None if left else layers
+        if type(module) is nn.Linear and weight in unmatched and not module._forward_hooks:
+            adapted_bias = bias if bias in unmatched else None
+            layers.append(_AdaptedLayer(module, weight, adapted_bias, tasks))
+            unmatched -= {weight, bias}
+    return None if unmatched else layers
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What gradient learners share: a network whose weights take the inner loop's steps."""
+"""The base of gradient learners: a network whose weights adapt by the inner loop's steps."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from quickstudy.learners.gradient.network import (
 
 
 def setting(path: str) -> property:
-    """A constructor's argument as an attribute of its name, by which files keep it; read-only.
+    """A read-only attribute for a constructor's argument; saved files store it under that name.
 
-    ``path``  where the learner has it: "inner.steps".
+    ``path``  the attribute that holds the value: "inner.steps".
     """
     return property(attrgetter(path))
 
 
 class GradientLearner(Learner):
-    """Maps a support set to a network under weights that the steps of ``inner`` lead to.
+    """Maps a support set to a network whose weights took the steps of ``inner`` on it.
 
         w_0     = the network's own                                       (:meth:`_start`)
         w_{k+1} = update(w_k, ∇ L_support(w_k), rate_k)                   (:meth:`_path`)
         predict = f_{w_steps}
 
-    A learner of this kind is a constructor, and what it does otherwise than this. It keeps its
-    network as ``backbone``, or says in :attr:`adapted_network` which one steps.
+    A subclass defines a constructor and overrides what differs. It stores its network as
+    ``backbone``, or returns the network that adapts from :attr:`adapted_network`.
 
-    ``network``  whose parameters adapt; what is frozen when the learner is made does not.
-    ``inner``    the steps.
+    ``network``  its parameters adapt, except those frozen when the learner is made.
+    ``inner``    settings of the inner steps.
     ``names``    of the parameters that adapt, in the order of the learnt rates; by default those
                  that ``inner`` finds in ``network``.
 
@@ -79,7 +79,7 @@ class GradientLearner(Learner):
 
     @property
     def adapted_network(self) -> nn.Module:
-        """The network that steps: the backbone, unless a learner puts it into another."""
+        """The network whose weights adapt: the backbone, unless a subclass wraps it."""
         return cast(nn.Module, self.backbone)
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
@@ -96,9 +96,10 @@ class GradientLearner(Learner):
         return prior_state(self.adapted_network, self._own_weights(), self.inner.learner)
 
     def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
-        """``state`` after as many inner steps more, now on ``support``.
+        """``state`` after the same number of further inner steps, on ``support``.
 
-        Classes that were known stay known; ``spec`` may have more of them, and the network must.
+        Classes present before remain present. ``spec`` may have more classes; the network must
+        have an output for each.
         """
         loss = self._support_loss(support, spec, state.get("present"))
         return loss.state(last(self._path(loss, state["weights"])))
@@ -109,39 +110,39 @@ class GradientLearner(Learner):
         return [loss.state(weights) for weights in self._path(loss, self._start(loss))]
 
     def embed(self, state: State, inputs: Any) -> Tensor | None:
-        """What the adapted network gives its head: (n, d); None for one without a ``head``."""
+        """The inputs (n, d) of the adapted network's head; None for one without a ``head``."""
         head = head_of(cast(nn.Module, self.backbone))
         return None if head is None else features_under(self.adapted_network, head, state, inputs)
 
     def learnt_rates(self) -> Mapping[str, Tensor]:
-        """(steps,) rates by the name of the parameter that they move; empty for fixed ones."""
+        """(steps,) rates by the name of the parameter; empty if rates are fixed."""
         if not self.inner.learn_rates:
             return {}
         return dict(zip(self.adapted, cast(Tensor, self.rates).unbind(1), strict=True))
 
     @property
     def scheduled(self) -> bool:
-        """Whether the meta-gradient changes as training goes on."""
+        """Whether the meta-gradient changes during training."""
         return self.inner.meta_gradient.scheduled
 
     def set_progress(self, progress: float) -> None:
-        """Take note of how far training is, in [0, 1]."""
+        """Store the share of training that is done, in [0, 1]."""
         self.progress = progress
 
     def descent(self) -> Descent:
-        """The steps as they are taken now, in training or in evaluation mode."""
+        """Settings of the steps in the current mode, training or evaluation."""
         return Descent(self.steps_now, self._rates(), self.update, self.clip)
 
     @property
     def steps_now(self) -> int:
-        """The number of steps in training, or in evaluation mode."""
+        """The number of steps in the current mode, training or evaluation."""
         inner = self.inner
         return inner.steps if self.training else inner.test_steps or inner.steps
 
     def _support_loss(
         self, support: Examples, spec: TaskSpec, present: Tensor | None = None
     ) -> SupportLoss:
-        """What the steps go down on, as a function of the weights that adapt."""
+        """The loss that the steps minimise, as a function of the weights that adapt."""
         return SupportLoss(self.adapted_network, support, spec, present)
 
     def _start(self, loss: SupportLoss) -> Weights:
@@ -152,14 +153,14 @@ class GradientLearner(Learner):
         return weights_of(self.adapted_network, self.adapted)
 
     def _path(self, loss: SupportLoss, weights: Weights) -> Iterator[Weights]:
-        """``weights``, and those after each step."""
+        """``weights``, and the weights after each step."""
         meta_gradient = self.inner.meta_gradient.at(self.progress)
         return meta_gradient.descend(loss, weights, self.descent())
 
     def _rates(self) -> Rates:
-        """The rate of every step, or the rates of each by name."""
+        """One rate for all steps, or the rates of each step by parameter name."""
         if not self.inner.learn_rates:
-            assert self.inner.rate is not None, "a learner without a rate has rates of its own"
+            assert self.inner.rate is not None, "a learner without a rate must override _rates"
             return self.inner.rate
         rows = cast(Tensor, self.rates).unbind()
         return [dict(zip(self.adapted, row.unbind(), strict=True)) for row in rows]

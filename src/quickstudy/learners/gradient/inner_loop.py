@@ -1,4 +1,4 @@
-"""The inner loop: how a gradient learner steps on a support set, as one value."""
+"""The settings of the inner loop: how a gradient learner steps on a support set."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 class InnerLoop:
     """The steps that a learner takes on a support set.
 
-    ``learner``        the name of the learner, in which errors speak.
+    ``learner``        the name of the learner, for error messages.
     ``steps``          number of steps while training.
-    ``rate``           of a step; None for a learner that brings rates of its own.
+    ``rate``           inner learning rate; None for a learner that defines its rates itself.
     ``meta_gradient``  how the meta-gradient passes back through the steps.
     ``adapts``         a name pattern, or several, of the parameters that the steps change.
-    ``update``         what a step makes of a gradient.
-    ``clip``           greatest length of the gradient of all adapted weights together, before
-                       ``update``; None for any.
+    ``update``         the update rule of a step.
+    ``clip``           greatest norm of the gradient of all adapted weights together, before
+                       ``update``; None for no clipping.
     ``test_steps``     number of steps in evaluation mode; None for ``steps``.
     ``learn_rates``    a learnt rate for each step and parameter tensor (LSLR: Antoniou, Edwards and
                        Storkey, 2019, section 4), starting at ``rate``.
-    ``fewest_steps``   that the learner can work with.
+    ``fewest_steps``   least number of steps that the learner accepts.
 
     Raises ValueError for numbers that are not positive, for too few steps, and for settings that
     ``meta_gradient`` cannot work with.
@@ -66,15 +66,15 @@ class InnerLoop:
         self.meta_gradient.check(self.learner, self.steps, fixed_rate, self.update)
 
     def first_rates(self, names: Sequence[str], network: nn.Module) -> nn.Parameter | None:
-        """(steps, names) rates that all start at ``rate``; None where none are learnt."""
+        """(steps, names) rates that all start at ``rate``; None if rates are not learnt."""
         if not self.learn_rates:
             return None
-        assert self.rate is not None, "learners whose rates can be learnt have one to start from"
+        assert self.rate is not None, "learnt rates need an initial rate"
         shape = (self.steps, len(names))
         return nn.Parameter(like(network, torch.full(shape, self.rate, dtype=torch.float64)))
 
     def names_in(self, network: nn.Module) -> list[str]:
-        """The parameters of ``network`` that adapt, in its order: trainable ones that match.
+        """Names of the trainable parameters of ``network`` that match ``adapts``, in its order.
 
         Raises ValueError for no pattern, and for one that matches no trainable parameter.
         """
@@ -95,7 +95,7 @@ class InnerLoop:
             if not any(trainable[name] for name in matching):
                 raise ValueError(
                     f"{self.learner}: adapts={pattern!r} matches frozen parameters alone "
-                    f"({', '.join(matching[:8])}), and what is frozen does not adapt. Set "
+                    f"({', '.join(matching[:8])}), and frozen parameters do not adapt. Set "
                     "requires_grad=True for some of them, or leave the pattern out."
                 )
         return [

@@ -1,5 +1,4 @@
-"""The LSTM meta-learner: descent whose rule, one gate for the gradient and one for the weights, is
-learnt."""
+"""The LSTM meta-learner: a learnt update rule with an input gate and a forget gate."""
 
 from __future__ import annotations
 
@@ -26,12 +25,12 @@ class LSTMMetaLearner(GradientLearner):
         h_t = LSTM(preprocess(∇_t), preprocess(L_t))     L_t = L_support(θ_{t-1}), ∇_t = ∇L_t
 
     It is the cell update of an LSTM whose cell state is the network's weights: the candidate is
-    -∇_t, the input gate a learning rate, the forget gate a decay. One rule, shared by all, runs for
-    every single weight on its own. θ_0, the backbone's own weights, is learnt with it. Gradients
-    and losses that the rule reads are taken as constants, so no second derivative arises.
+    -∇_t, the input gate a learning rate, the forget gate a decay. One shared rule is applied to
+    each weight separately. θ_0, the backbone's own weights, is learnt together with the rule. The
+    rule's input gradients and losses are constants, so there are no second derivatives.
 
     ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(32, outputs=5)``;
-                  memory grows with its weights, times 4 * ``hidden``, times ``steps``.
+                  memory is proportional to its weights * 4 * ``hidden`` * ``steps``.
     ``steps``     T; the paper's code takes 12 at 1 shot and 8 at 5 shots.
     ``hidden``    size of the first LSTM layer; 20 in the paper's code.
     ``test_steps``  steps in evaluation mode; None for as many as in training, as in the paper.
@@ -39,10 +38,10 @@ class LSTMMetaLearner(GradientLearner):
     State: as :class:`quickstudy.MAML`'s.
 
     Raises ValueError for numbers below 1, for a backbone built without outputs, and for
-    norm="running", whose population statistics belong to no adapted weights.
+    norm="running", whose population statistics are not those of adapted weights.
 
     Reference: Ravi and Larochelle (2017), Optimization as a Model for Few-Shot Learning.
-    Differs from the paper in steps that see the whole support set, where the paper's may see
+    Differs from the paper in steps that use the whole support set, where the paper's may use
     batches of it, and in the norm, which is the backbone's choice.
 
     >>> import torch, quickstudy as qs
@@ -68,18 +67,18 @@ class LSTMMetaLearner(GradientLearner):
         self.rule = like(backbone, UpdateRule(hidden))
 
     def _path(self, loss: SupportLoss, weights: Weights) -> Iterator[Weights]:
-        seen = torch.no_grad()(torch.func.grad_and_value(loss))  # constants for the rule
+        gradients_and_loss = torch.no_grad()(torch.func.grad_and_value(loss))  # constants
         memory = None
         yield weights
         for _ in range(self.steps_now):
-            gradients, value = seen(weights)
+            gradients, value = gradients_and_loss(weights)
             flat, memory = self.rule(_flat(weights), _flat(gradients), value, memory)
             weights = _shaped(flat, weights)
             yield weights
 
 
 class Memory(NamedTuple):
-    """What the rule keeps of every weight: its LSTM's output and cell (p, hidden); gates (p,)."""
+    """The rule's state for each weight: its LSTM's output and cell (p, hidden); gates (p,)."""
 
     output: Tensor
     cell: Tensor
@@ -90,7 +89,7 @@ class Memory(NamedTuple):
 class UpdateRule(nn.Module):
     """weights (p,), gradients (p,), loss () -> weights (p,): the same rule for each of the p.
 
-    At first it is descent at a rate of about 0.01 that forgets about 1% of the weights a step.
+    Initially it is descent at a rate of about 0.01 with a weight decay of about 1% per step.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -101,7 +100,7 @@ class UpdateRule(nn.Module):
         self.forget_gate = nn.Linear(hidden + 2, 1)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.01, 0.01)
-        # Nearly all of a weight is kept and little of its gradient taken, as in the paper.
+        # Initially the forget gate is near 1 and the input gate near 0, as in the paper.
         nn.init.uniform_(self.input_gate.bias, -5, -4)
         nn.init.uniform_(self.forget_gate.bias, 4, 6)
 
@@ -109,21 +108,22 @@ class UpdateRule(nn.Module):
         self, weights: Tensor, gradients: Tensor, loss: Tensor, memory: Memory | None
     ) -> tuple[Tensor, Memory]:
         """The next weights; ``memory`` is None before the first step."""
-        before = self._nothing(weights) if memory is None else memory
-        seen = torch.cat([preprocess(gradients), preprocess(loss).expand(len(weights), 2)], -1)
-        keep, add, give, new = self.lstm(torch.cat([seen, before.output], -1)).chunk(4, -1)
-        cell = keep.sigmoid() * before.cell + add.sigmoid() * new.tanh()
-        output = give.sigmoid() * cell.tanh()
-        i = self._gate(self.input_gate, output, weights, before.input_gate)
-        f = self._gate(self.forget_gate, output, weights, before.forget_gate)
+        previous = self._zero_memory(weights) if memory is None else memory
+        inputs = torch.cat([preprocess(gradients), preprocess(loss).expand(len(weights), 2)], -1)
+        gates = self.lstm(torch.cat([inputs, previous.output], -1)).chunk(4, -1)
+        forget_gate, input_gate, output_gate, candidate = gates
+        cell = forget_gate.sigmoid() * previous.cell + input_gate.sigmoid() * candidate.tanh()
+        output = output_gate.sigmoid() * cell.tanh()
+        i = self._gate(self.input_gate, output, weights, previous.input_gate)
+        f = self._gate(self.forget_gate, output, weights, previous.forget_gate)
         return f * weights - i * gradients, Memory(output, cell, i, f)
 
-    def _gate(self, gate: nn.Linear, output: Tensor, weights: Tensor, before: Tensor) -> Tensor:
-        read = torch.cat([output, weights.unsqueeze(-1), before.unsqueeze(-1)], -1)
-        value: Tensor = gate(read).squeeze(-1).sigmoid()
+    def _gate(self, gate: nn.Linear, output: Tensor, weights: Tensor, previous: Tensor) -> Tensor:
+        inputs = torch.cat([output, weights.unsqueeze(-1), previous.unsqueeze(-1)], -1)
+        value: Tensor = gate(inputs).squeeze(-1).sigmoid()
         return value
 
-    def _nothing(self, weights: Tensor) -> Memory:
+    def _zero_memory(self, weights: Tensor) -> Memory:
         zero, gate = weights.new_zeros(len(weights), self.hidden), torch.zeros_like(weights)
         return Memory(zero, zero, gate, gate)
 

@@ -27,28 +27,28 @@ class MAML(GradientLearner):
     ``steps``          inner steps; the paper takes 1 for sinusoids and Omniglot at 5 ways, 5 at 20.
     ``rate``           inner learning rate; in the paper 0.4 for Omniglot at 5 ways, 0.1 at 20 ways,
                        and 0.01 for sinusoids.
-    ``meta_gradient``  how the meta-gradient passes back through the steps: exactly, as here by
-                       default and in the paper, or as another of
+    ``meta_gradient``  how the meta-gradient passes back through the steps: exactly, the default
+                       and the paper's choice, or as another of
                        :mod:`quickstudy.learners.gradient.meta_gradients`. ``Implicit`` also adds a
-                       pull towards θ to the support loss.
+                       quadratic penalty on the distance from θ to the support loss.
     ``adapts``         name patterns of the parameters that the steps change, for example
-                       ``"head.*"`` or ``("blocks.3.*", "head.*")``; all by default. What is frozen
-                       (``requires_grad=False``) when the learner is made never adapts.
-    ``update``         what a step makes of a gradient: ``sgd``, ``Momentum()``, ``Adam()`` of
+                       ``"head.*"`` or ``("blocks.3.*", "head.*")``; all by default. Parameters
+                       frozen (``requires_grad=False``) when the learner is made never adapt.
+    ``update``         the update rule of a step: ``sgd``, ``Momentum()``, ``Adam()`` of
                        :mod:`quickstudy.learners.gradient.descend`, or a function of your own.
-    ``clip``           greatest length of the gradient of all adapted weights together, before
-                       ``update``; None for any.
+    ``clip``           greatest norm of the gradient of all adapted weights together, before
+                       ``update``; None for no clipping.
     ``test_steps``     steps in evaluation mode; None for as many as in training.
     ``learn_rates``    learn a rate for each step and parameter tensor (LSLR of MAML++), starting at
-                       ``rate``. Steps beyond ``steps`` take those of the last.
+                       ``rate``. Steps beyond ``steps`` use the rates of the last.
 
     State: the adapted ``weights`` by name; ``present`` (ways,) where the answer has classes;
     ``statistics`` for norm="support".
 
     Raises ValueError for numbers that are not positive, for no pattern or one that no trainable
     parameter matches, for settings that ``meta_gradient`` cannot work with, for a backbone
-    built without outputs, and for norm="running", whose population statistics belong to no adapted
-    weights.
+    built without outputs, and for norm="running", whose population statistics are not those of
+    adapted weights.
 
     Reference: Finn, Abbeel and Levine (2017), Model-Agnostic Meta-Learning for Fast Adaptation of
     Deep Networks.
@@ -82,5 +82,5 @@ class MAML(GradientLearner):
         self.backbone = backbone
 
     def over_tasks(self, support: Examples, inputs: Any, spec: TaskSpec) -> Tensor | None:
-        """Predictions (tasks, n, outputs) of many tasks, where linear layers alone adapt."""
+        """Predictions (tasks, n, outputs) of many tasks; None unless only linear layers adapt."""
         return predictions_over_tasks(self, support, inputs, spec)

@@ -1,4 +1,4 @@
-"""MAML++: how to train your MAML, with learnt rates and a loss after every inner step."""
+"""MAML++: MAML with learnt rates and a loss after every inner step."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ class MAMLPlusPlus(GradientLearner):
         θ_{k+1,l} = θ_{k,l} - rates_{k,l} * ∇_l L_support(θ_k),     k = 0 … steps - 1
         minimise    sum_k v_k L_query(θ_k)  over tasks
 
-    A preset of :class:`quickstudy.MAML`: the paper's ingredients together, with its settings as
-    defaults. Each can be left out, and each can be had without the others too: ``learn_rates`` of
-    MAML, ANIL, BOIL and ProtoMAML, the meta-gradient :class:`Annealed`, and the objective
-    :class:`MultiStep`.
+    A preset of :class:`quickstudy.MAML` that combines the paper's techniques, with its settings as
+    defaults. Each technique can be turned off here, or used alone: ``learn_rates`` of MAML, ANIL,
+    BOIL and ProtoMAML, the meta-gradient :class:`Annealed`, and the objective :class:`MultiStep`.
 
     ``backbone``       inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
     ``steps``          inner steps; 5 in the paper.
-    ``rate``           inner learning rate, or where learnt ones start; 0.1 in the paper's Omniglot.
+    ``rate``           inner learning rate; learnt rates start at it; 0.1 for the paper's Omniglot.
     ``learn_rates``    one rate for each parameter tensor l and step k (LSLR).
     ``multi_step``     share of training over which v goes from 1 / steps each to the last step
                        alone (MSL); 0 for the last step from the start.
     ``first_order_until``  share of training, at its beginning, without second derivatives (DA); 0
                        for ``meta_gradient`` throughout.
-    ``meta_gradient``  what follows first order; ``adapts``, ``update``, ``clip``, ``test_steps``
-                       likewise as for :class:`quickstudy.MAML`.
+    ``meta_gradient``  the meta-gradient after the first-order share of training.
+    ``adapts``, ``update``, ``clip``, ``test_steps``
+                       as for :class:`quickstudy.MAML`.
 
     State: as :class:`quickstudy.MAML`'s.
 
     Raises ValueError for numbers that are not positive, shares that are not in [0, 1], for no
     pattern or one that no trainable parameter matches, for settings that ``meta_gradient`` cannot
     work with, for a backbone built without outputs, and for norm="running", whose population
-    statistics belong to no adapted weights.
+    statistics are not those of adapted weights.
 
     Reference: Antoniou, Edwards and Storkey (2019), How to Train Your MAML, section 4.
-    Differs from the paper in the norm: norm="batch" takes the statistics of the rows at hand, and
-    there are no running statistics or biases for each step (BNRS, BNWB). v falls to zero along a
-    line, where the paper's code stops a little above. The outer rate's cosine (CA) is the
+    Differs from the paper in the norm: norm="batch" takes the statistics of the current rows, and
+    there are no running statistics or biases for each step (BNRS, BNWB). v decreases linearly to
+    zero; in the paper's code it stops slightly above. The cosine schedule of the outer rate (CA) is
     ``schedule`` of ``fit``.
 
     >>> import quickstudy as qs

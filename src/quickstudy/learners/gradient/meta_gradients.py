@@ -1,15 +1,15 @@
-"""How the meta-gradient passes back through the inner steps: four choices, and one after another.
+"""How the meta-gradient passes back through the inner steps: four methods, and a schedule of them.
 
-A step w' = update(w, g(w)) holds the support gradient g, whose own derivative is a matrix H of
-second derivatives. The choices differ in how H meets the vector v that arrives from later steps:
+A step w' = update(w, g(w)) contains the support gradient g, whose derivative is a matrix H of
+second derivatives. The methods differ in how they multiply H with the vector v from later steps:
 
-    Exact             H v by autograd, through recorded steps, or through steps made again
+    Exact             H v by autograd, through recorded or recomputed steps
     FirstOrder        0
     FiniteDifference  (g(w + r v) - g(w - r v)) / 2r
     Implicit          (I + H / strength)^-1 v, once, at the end of the steps
 
-All but the last leave the update rule itself to autograd, so they hold for every rule. ``Annealed``
-takes first order at the beginning of training, and another of them then.
+In all but the last, autograd differentiates the update rule itself, so any rule works.
+``Annealed`` is first order at the beginning of training and another method afterwards.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from quickstudy.learners.gradient.pullback import (
 
 
 class MetaGradient(ABC):
-    """How to descend on a support loss, and how the result depends on where it started."""
+    """How to descend on a support loss, and how to differentiate the result."""
 
     @abstractmethod
     def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
@@ -54,32 +54,32 @@ class MetaGradient(ABC):
 
     @property
     def scheduled(self) -> bool:
-        """Whether it changes as training goes on."""
+        """Whether the method changes during training."""
         return False
 
     def at(self, progress: float) -> MetaGradient:
-        """The one to take when training is so far, in [0, 1]."""
+        """The method to use when the share ``progress`` of training, in [0, 1], is done."""
         return self
 
     def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:  # noqa: B027
-        """Raise ValueError, in the name of ``who``, for settings that cannot work with it.
+        """Raise ValueError, prefixed by ``who``, for settings that this method does not support.
 
-        ``rate``  None where rates are learnt.
+        ``rate``  None if rates are learnt.
         """
 
 
 @dataclass(frozen=True)
 class Exact(MetaGradient):
-    """The derivative of what is computed, second derivatives included (MAML).
+    """The exact derivative, second derivatives included (MAML).
 
-    ``recompute``  keep no step's graph, but make it again in the backward pass: memory is that of
-                   one step instead of all, time about half as much again.
+    ``recompute``  keep no graph of a step but recompute it in the backward pass: memory is that of
+                   one step instead of all, time about 1.5 times as much.
     """
 
     recompute: bool = False
 
     def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
-        """Steps that autograd records, or that it can make again."""
+        """Steps that autograd records or recomputes."""
         if not self.recompute:
             return descent.along(gradients_of(loss), weights)
         return descent.along(partial(gradients_with_product, loss, recomputed_product), weights)
@@ -98,12 +98,12 @@ class FirstOrder(MetaGradient):
 class FiniteDifference(MetaGradient):
     """Second order from gradients alone: H v = (g(w + r v) - g(w - r v)) / 2r + O(radius²).
 
-    Memory is that of one gradient; the backward pass takes two gradients more for each step. With
-    ReLU and max-pooling gradients jump, and a jump divided by a small radius is large: the default
-    is for such networks, and averages over jumps. Smooth networks are served far more exactly by
-    1e-2 (float32) or 1e-4 (float64).
+    Memory is that of one gradient; the backward pass computes two more gradients per step. With
+    ReLU and max-pooling the gradient is discontinuous, and a jump divided by a small radius is
+    large. The default suits such networks: it averages over jumps. For smooth networks 1e-2
+    (float32) or 1e-4 (float64) is far more accurate.
 
-    ``radius``  length of r v, all weights together.
+    ``radius``  norm of r v over all weights together.
 
     Raises ValueError for a radius that is not positive.
     """
@@ -115,7 +115,7 @@ class FiniteDifference(MetaGradient):
             raise ValueError(f"FiniteDifference: needs radius > 0; found {self.radius}.")
 
     def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
-        """Steps through whose gradients differences pass back."""
+        """Steps whose second derivatives are finite differences."""
         return descent.along(partial(gradients_with_product, loss, self._product), weights)
 
     def _product(
@@ -132,27 +132,27 @@ class FiniteDifference(MetaGradient):
 
 @dataclass(frozen=True)
 class Implicit(MetaGradient):
-    """The derivative of where the steps lead to, however they went (iMAML).
+    """The derivative of the minimiser that the steps approach, independent of their path (iMAML).
 
         φ = argmin_w'  L_support(w') + strength / 2 |w' - w|²
         dφ/dw v = (I + H(φ) / strength)^-1 v,  by conjugate gradients    (lemma 1)
 
-    and with strength + damping in the place of strength in the second line.
+    with strength + damping in place of strength in the second line.
 
-    Memory does not grow with the steps; there should be enough of them to come close to φ. One is
-    never enough, since at the start there is no pull.
+    Memory does not depend on the number of steps. Take enough steps to come close to φ. One is
+    never enough, because the proximal term has no gradient at w' = w.
 
-    ``strength``      of the pull towards the start.
+    ``strength``      of the proximal term.
     ``solver_steps``  of conjugate gradients, each one product with H. They start at v, so that
-                      with none it is first order, and end at a direction of negative curvature,
-                      where φ is no minimum.
-    ``damping``       steadies the solution where few steps do not reach φ; 0 is the lemma. The
-                      authors' code solves 2 v + H v / (strength + 10), which but for its length is
+                      0 steps are first order. They stop at a direction of negative curvature,
+                      where φ is not a minimum.
+    ``damping``       stabilises the solution if the steps do not reach φ; 0 is the lemma. The
+                      authors' code solves 2 v + H v / (strength + 10), which up to a factor is
                       a damping of 22 at their strength of 2.
 
     Raises ValueError for strength <= 0, solver_steps < 0 and damping < 0; in the constructor of its
-    learner, for a single step, for plain descent at rate * strength >= 2, which the pull alone
-    would throw further from φ at each step, and for learnt rates, on which φ does not depend.
+    learner, for a single step, for plain descent at rate * strength >= 2, which diverges by the
+    proximal term alone, and for learnt rates, on which φ does not depend.
 
     Reference: Rajeswaran, Finn, Kakade and Levine (2019), Meta-Learning with Implicit Gradients.
     """
@@ -169,9 +169,9 @@ class Implicit(MetaGradient):
             )
 
     def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
-        """Steps on the proximal loss; only the last weights pass a gradient back."""
+        """Steps on the proximal loss; only the last weights are differentiable."""
         if not isinstance(descent.rates, int | float):
-            raise _learnt_in_vain("Implicit.descend")
+            raise _learnt_rates_error("Implicit.descend")
         problem = Problem(loss, weights)
         tensors = problem.tensors(loss, weights)
         start = {name: w.detach() for name, w in weights.items()}
@@ -191,24 +191,23 @@ class Implicit(MetaGradient):
                 yield now
 
     def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
-        """Refuse what cannot come close to φ."""
+        """Raise ValueError for settings whose steps cannot come close to φ."""
         if rate is None:
-            raise _learnt_in_vain(who)
+            raise _learnt_rates_error(who)
         if steps < 2:
             raise ValueError(
-                f"{who}: Implicit() takes its gradient at the minimum of the pulled loss, but the "
-                f"pull towards the start first acts in step 2; found steps={steps}. Give more; "
+                f"{who}: Implicit() takes its gradient at the minimum of the proximal loss, but "
+                f"the proximal term first acts in step 2; found steps={steps}. Give more; "
                 "the paper takes 16 for Omniglot at 5 ways."
             )
         if update is sgd and rate * self.strength >= 2:
             raise ValueError(
-                f"{who}: descent on the pulled loss of Implicit() needs rate * strength < 2, or it "
-                f"overshoots further at each step; found rate={rate}, strength={self.strength}. "
-                "Lower one of them."
+                f"{who}: descent on the proximal loss of Implicit() needs rate * strength < 2, or "
+                f"it diverges; found rate={rate}, strength={self.strength}. Lower one of them."
             )
 
     def _solution(self, problem: Problem, tensors: Tensors, end: Weights) -> Weights:
-        """``end``, taken for φ: a function of all ``tensors`` whose derivative is the lemma's."""
+        """``end``, used as φ: a function of all ``tensors`` with the lemma's derivative."""
         count = problem.count
 
         def values(*given: Tensor) -> tuple[Tensor, ...]:
@@ -222,7 +221,7 @@ class Implicit(MetaGradient):
         self, problem: Problem, at: Tensors, end: Tensors, v: Tensors, needed: list[int]
     ) -> Tensors:
         count, strength = problem.count, self.strength + self.damping
-        tensors = [*end, *at[count:-count]]  # where the loss is differentiated
+        tensors = [*end, *at[count:-count]]  # the loss is differentiated at these values
         others = [i for i in needed if i >= count]
 
         def gradients(*chosen: Tensor) -> tuple[Tensor, ...]:
@@ -238,18 +237,18 @@ class Implicit(MetaGradient):
         return [*(x[i] for i in needed if i < count), *mixed]
 
 
-def _learnt_in_vain(who: str) -> ValueError:
+def _learnt_rates_error(who: str) -> ValueError:
     return ValueError(
-        f"{who}: Implicit() gives learnt rates no gradient, because where its steps lead to does "
+        f"{who}: Implicit() gives learnt rates no gradient, because the minimiser of its loss does "
         "not depend on them. Use fixed rates, Exact(), FirstOrder() or FiniteDifference()."
     )
 
 
 @dataclass(frozen=True)
 class Annealed(MetaGradient):
-    """First order at the beginning of training, ``then`` another (MAML++'s DA).
+    """First order at the beginning of training, ``then`` another method (MAML++'s DA).
 
-    ``first_order_until``  share of training. Outside of training it is ``then`` throughout.
+    ``first_order_until``  share of training. Outside of training ``then`` is always used.
 
     Raises ValueError for a share that is not in [0, 1].
 
@@ -268,7 +267,7 @@ class Annealed(MetaGradient):
 
     @property
     def scheduled(self) -> bool:
-        """Whether first order comes before anything else, or what follows changes."""
+        """Whether there is a first-order share, or ``then`` changes during training."""
         return self.first_order_until > 0 or self.then.scheduled
 
     def descend(self, loss: SupportLoss, weights: Weights, descent: Descent) -> Iterator[Weights]:
@@ -276,9 +275,9 @@ class Annealed(MetaGradient):
         return self.then.descend(loss, weights, descent)
 
     def at(self, progress: float) -> MetaGradient:
-        """First order, or what comes then."""
+        """First order, or ``then``."""
         return FirstOrder() if progress < self.first_order_until else self.then.at(progress)
 
     def check(self, who: str, steps: int, rate: float | None, update: Update) -> None:
-        """Refuse what the later one refuses; first order takes everything."""
+        """Check the settings by ``then``; first order supports all settings."""
         self.then.check(who, steps, rate, update)

@@ -1,4 +1,4 @@
-"""Meta-SGD: learn, beside the initialisation, a rate for every single weight."""
+"""Meta-SGD: learn an initialisation and a learning rate for each weight."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class MetaSGD(GradientLearner):
         θ' = θ - α ∘ ∇ L_support(θ)                                        (equation 2)
         predict = f_{θ'}
 
-    α has one entry per weight and is trained together with θ. Its signs are free: a step may go up
-    the gradient.
+    α has one entry per weight and is trained together with θ. Entries may become negative: a step
+    may follow the gradient instead of its negative.
 
     ``backbone``  inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
     ``steps``     inner steps, all with the same α; 1 in the paper.
     ``lowest``, ``highest``  α starts uniformly between them; the paper's range is 0.005 to 0.1.
     ``meta_gradient``, ``adapts``, ``update``, ``clip``, ``test_steps``
                   as for :class:`quickstudy.MAML`, but ``Implicit`` gives α no gradient and is
-                  refused; what does not adapt has no α.
+                  refused. Only parameters that adapt have an α.
 
     State: as :class:`quickstudy.MAML`'s.
 
     Raises ValueError for numbers that are not positive, ``lowest`` above ``highest``, no pattern or
     one that no trainable parameter matches, a backbone built without outputs, and norm="running",
-    whose population statistics belong to no adapted weights.
+    whose population statistics are not those of adapted weights.
 
     Reference: Li, Zhou, Chen and Li (2017), Meta-SGD: Learning to Learn Quickly for Few-Shot
     Learning.
@@ -70,15 +70,14 @@ class MetaSGD(GradientLearner):
         check_backbone(backbone, "MetaSGD")
         super().__init__(backbone, inner)
         self.backbone, self.lowest, self.highest = backbone, lowest, highest
-        # In the order of the backbone's parameters: their names have dots, which a ParameterDict
-        # cannot hold.
+        # A list in the order of the backbone's parameters: a ParameterDict allows no dots in names.
         self.rates = nn.ParameterList(
             torch.empty_like(own).uniform_(lowest, highest)
             for own in weights_of(backbone, self.adapted).values()
         )
 
     def learnt_rates(self) -> Mapping[str, Tensor]:
-        """α by the name of the weight that it moves."""
+        """α by the name of the parameter."""
         return self._rates()
 
     def _rates(self) -> dict[str, Tensor]:

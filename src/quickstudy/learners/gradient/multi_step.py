@@ -18,9 +18,10 @@ class MultiStep:
 
         v_k = early / K,  k < K;     v_K = 1 - the others;     early = max(0, 1 - progress / share)
 
-    ``share``     of training over which v goes from 1 / K each to the last step alone. From then
-                  on, and with 0 from the start, it is the query loss, and costs no more.
-    ``progress``  how far training is, in [0, 1]: told by the trainer, 1 outside of training.
+    ``share``     of training over which v goes from 1 / K each to the last step alone. After it,
+                  or from the start if it is 0, the objective is the query loss at no extra cost.
+    ``progress``  the share of training that is done, in [0, 1]: set by the trainer, 1 outside of
+                  training.
 
     The score is that of the last step. For ``fit(learner, …, objective=MultiStep())`` with any
     learner that has a ``trajectory``.
@@ -42,11 +43,11 @@ class MultiStep:
 
     @property
     def scheduled(self) -> bool:
-        """Whether there is a share of training over which v changes."""
+        """Whether v changes during training."""
         return self.share > 0
 
     def set_progress(self, progress: float) -> None:
-        """Take note of how far training is."""
+        """Store the share of training that is done."""
         self.progress = progress
 
     def __call__(self, learner: Learner, task: Task) -> Outcome:
@@ -70,7 +71,7 @@ class MultiStep:
         return Outcome(total, score_of(predictions, query, spec.answer))
 
     def shares(self, progress: float, steps: int) -> list[float]:
-        """v: the share of each of K = ``steps`` inner steps when training is so far."""
+        """v: the weight of each of K = ``steps`` inner steps at this progress of training."""
         early = max(0.0, 1 - progress / self.share) if self.share else 0.0
         others = [early / steps] * (steps - 1)
         return [*others, 1 - sum(others)]

@@ -1,4 +1,4 @@
-"""A network under other weights than its own, on one task."""
+"""A network evaluated with adapted weights, on one task."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from quickstudy.tasks.examples import labelled, without_absent
 class SupportLoss:
     """The mean loss of one support set as a function of the network's weights.
 
-    ``weights`` given by name replace the network's own; the others stay what they are.
+    ``weights`` replace the network's parameters of the same names; the others are unchanged.
 
-    ``present``     (outputs or fewer,): classes that are known already, beside ``support``'s.
-    ``statistics``  of norms that ran before ``network``, for the queries to reuse.
+    ``present``     (outputs or fewer,): classes present before, in addition to ``support``'s.
+    ``statistics``  of norms that ran before ``network``; queries reuse them.
 
-    Raises ValueError for predictions of another shape than the task asks.
+    Raises ValueError for predictions of another shape than the task requires.
     """
 
     def __init__(
@@ -48,28 +48,28 @@ class SupportLoss:
         self.network, self.spec = network, spec
         self.support = labelled(support, spec.answer)
         own = spec.answer.present(self.support.targets, self.support.weights)
-        self.present = own if own is None or present is None else _either(own, present)
+        self.present = own if own is None or present is None else _present_in_either(own, present)
         self._statistics = statistics
 
     def __call__(self, weights: Weights) -> Tensor:
         """The weighted mean over the support rows."""
         predictions = within_task(self._run(weights)[0], self.spec, self.present)
-        wanted = self.spec.answer.prediction_shape(self.support.targets)
-        if isinstance(predictions, Tensor) and ... not in wanted and predictions.shape != wanted:
+        shape = self.spec.answer.prediction_shape(self.support.targets)
+        if isinstance(predictions, Tensor) and ... not in shape and predictions.shape != shape:
             raise ValueError(
-                f"the task asks for predictions of shape {wanted}, but the backbone gives "
+                f"the task asks for predictions of shape {shape}, but the backbone gives "
                 f"predictions of shape {tuple(predictions.shape)}. Reshape what it returns."
             )
         return mean_loss(predictions, self.support, self.spec.answer, uniform=weights_are_uniform())
 
     @property
     def requires_grad(self) -> bool:
-        """Whether a gradient may be asked of the network's own parameters, or of the inputs."""
+        """Whether the network's own parameters or the support set need a gradient."""
         tensors = (*self.network.parameters(), *leaves(self.support))
         return any(tensor.requires_grad for tensor in tensors)
 
     def state(self, weights: Weights) -> State:
-        """What a predictor needs to know: these weights, the classes present, the statistics."""
+        """The state of a predictor: these weights, the classes present, the statistics."""
         statistics = self._statistics
         if statistics is None:
             needed = needs_support_statistics(self.network)
@@ -81,14 +81,14 @@ class SupportLoss:
         return embed_support(lambda inputs: call_with(self.network, weights, inputs), self.support)
 
 
-def _either(present: Tensor, before: Tensor) -> Tensor:
-    """Classes that are present now or were ``before``, when there may have been fewer."""
+def _present_in_either(present: Tensor, before: Tensor) -> Tensor:
+    """Classes that are present now or were present ``before``, which may list fewer classes."""
     absent = before.new_zeros(len(present) - len(before))
     return present | torch.cat([before, absent])
 
 
 def prior_state(network: nn.Module, weights: Weights, learner: str) -> State:
-    """The state before any support; ValueError, in the name of ``learner``, for norm="support"."""
+    """The state before any support; raises ValueError for norm="support"."""
     if needs_support_statistics(network):
         raise ValueError(
             f"{learner}: norm='support' reuses the statistics of a support set, and before any "
@@ -103,36 +103,36 @@ def predict_under(network: nn.Module, state: State, inputs: Any, spec: TaskSpec)
 
 
 def run_under(network: nn.Module, state: State, inputs: Any) -> Any:
-    """What ``network`` gives for ``inputs`` under the weights of ``state``."""
+    """Outputs of ``network`` for ``inputs`` under the weights of ``state``."""
     weights = state["weights"]
     return embed_query(lambda i: call_with(network, weights, i), inputs, state["statistics"])
 
 
 def within_task(predictions: Any, spec: TaskSpec, present: Tensor | None) -> Any:
-    """Predictions for the task's classes alone, without those that are absent; a tree as it is.
+    """Predictions for the task's outputs, absent classes masked; a tree is returned unchanged.
 
-    A network may know more classes than a task has. ValueError for any other number of outputs
-    than the task's.
+    A classifier may have more outputs than the task has classes. Raises ValueError for any other
+    mismatch between the number of outputs and the task's.
     """
     if not isinstance(predictions, Tensor):
         return predictions
-    width, asked = predictions.shape[-1], spec.outputs
-    if width > asked and isinstance(spec.answer, Classes | Pixels):
-        predictions = predictions[..., :asked]
-    elif width != asked:
+    width, outputs = predictions.shape[-1], spec.outputs
+    if width > outputs and isinstance(spec.answer, Classes | Pixels):
+        predictions = predictions[..., :outputs]
+    elif width != outputs:
         raise ValueError(
-            f"the task asks {asked} outputs, but the backbone gives predictions of shape "
-            f"{tuple(predictions.shape)}. Build it with outputs={asked}."
+            f"the task asks {outputs} outputs, but the backbone gives predictions of shape "
+            f"{tuple(predictions.shape)}. Build it with outputs={outputs}."
         )
     return without_absent(predictions, present)
 
 
 def features_under(network: nn.Module, head: nn.Linear, state: State, inputs: Any) -> Tensor:
-    """What ``network``, under the weights of ``state``, gives its last layer ``head``: (n, d)."""
-    seen: list[Tensor] = []
-    with head.register_forward_pre_hook(lambda _, given: seen.append(given[0])):
+    """Inputs (n, d) of the last layer ``head`` of ``network`` under the weights of ``state``."""
+    features: list[Tensor] = []
+    with head.register_forward_pre_hook(lambda _, head_inputs: features.append(head_inputs[0])):
         run_under(network, state, inputs)
-    return seen[-1]
+    return features[-1]
 
 
 def weights_of(network: nn.Module, names: Sequence[str]) -> Weights:
@@ -141,14 +141,14 @@ def weights_of(network: nn.Module, names: Sequence[str]) -> Weights:
 
 
 def head_of(network: nn.Module) -> nn.Linear | None:
-    """The linear ``head`` in which ``network`` ends; None for one without."""
+    """The linear layer ``head`` at the end of ``network``; None for a network without one."""
     name, head = next(reversed(list(network.named_children())), ("", None))
     return head if name == "head" and isinstance(head, nn.Linear) else None
 
 
 def identity_head(head: nn.Linear) -> Weights:
-    """Weights of the identity under the names of ``head``, which then returns its inputs."""
-    like = head.weight  # made where it is needed: a copy from the host would wait for a GPU
+    """Weights with which ``head`` returns its inputs, by the parameters' names."""
+    like = head.weight  # created on its device: a copy from the host would synchronise with a GPU
     eye = torch.eye(head.in_features, dtype=like.dtype, device=like.device)
     identity = {"head.weight": eye}
     if head.bias is not None:
@@ -157,7 +157,7 @@ def identity_head(head: nn.Linear) -> Weights:
 
 
 def linear_head(network: nn.Module, learner: str) -> nn.Linear:
-    """The ``head`` of ``network``; ValueError, in the name of ``learner``, for one without."""
+    """The ``head`` of ``network``; raises ValueError for a network without one."""
     head = head_of(network)
     if head is None:
         raise ValueError(
@@ -168,10 +168,11 @@ def linear_head(network: nn.Module, learner: str) -> nn.Linear:
 
 
 def check_backbone(network: nn.Module, learner: str) -> None:
-    """ValueError, in the name of ``learner``, for a backbone that cannot be adapted as a whole.
+    """Raise ValueError for a backbone that cannot be adapted as a whole.
 
-    That is one with norm="running", and one of ours that was built without a head: its features
-    would pass for predictions. A network that says nothing of ``outputs`` is believed.
+    These are backbones with norm="running", and backbones of this library built without a head,
+    whose features would be used as predictions. A network without an attribute ``outputs`` is
+    accepted.
     """
     refuse_running(network, learner)
     if getattr(network, "outputs", ...) is None:
@@ -182,7 +183,7 @@ def check_backbone(network: nn.Module, learner: str) -> None:
 
 
 def refuse_running(network: nn.Module, learner: str) -> None:
-    """ValueError, in the name of ``learner``, for norm="running"."""
+    """Raise ValueError for norm="running"."""
     if any(isinstance(module, RunningNorm) for module in network.modules()):
         raise ValueError(
             f"{learner}: norm='running' keeps one population's statistics, but adapted weights "

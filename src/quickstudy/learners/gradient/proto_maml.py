@@ -24,34 +24,34 @@ _BODY, _WEIGHT, _BIAS = "backbone.", "head.weight", "head.bias"
 
 
 class ProtoMAML(GradientLearner):
-    """Maps a support set to the backbone and a head of its own after a few gradient steps on it.
+    """Maps a support set to the backbone and a new head after a few gradient steps on it.
 
         c_k = mean of f_θ(x) over the support rows of class k
         W_k = 2 c_k,   b_k = -|c_k|²          so W_k·f + b_k = |f|² - |f - c_k|²
         (θ, W, b) <- (θ, W, b) - rate * ∇ L_support(θ, W, b),     ``steps`` times
         predict = W f_θ(x) + b
 
-    Before the first step it answers as a prototypical network; the steps go on from there. Any
-    number of ways: no head is learnt. The meta-gradient flows through the steps, as
-    ``meta_gradient`` says, and always through the head's start.
+    Before the first step it predicts as a prototypical network does. Tasks may have any number of
+    ways, because no head is learnt. The meta-gradient passes through the steps by
+    ``meta_gradient``, and always through the head's initialisation.
 
     ``backbone``     inputs (n, ...) -> features (n, d).
     ``steps``        inner steps; chosen by validation in the paper, 1 or 6 in its code's settings.
                      0 is a prototypical network.
-    ``rate``         inner learning rate, chosen by validation in the paper. Gradients grow with
-                     the head, and it with the features: on Conv4 0.01 already undoes the start.
+    ``rate``         inner learning rate, chosen by validation in the paper. Larger features give
+                     larger gradients: on Conv4, 0.01 already destroys the initial head.
     ``meta_gradient``, ``update``, ``clip``, ``test_steps``, ``learn_rates``
                      as for :class:`quickstudy.MAML`; the paper's is ``FirstOrder()``.
-    ``adapts``       name patterns of the backbone's parameters that the steps change, all by
-                     default; the head always adapts.
+    ``adapts``       name patterns of the backbone's parameters that the steps change; all by
+                     default. The head always adapts.
 
-    State: ``weights`` by name, those of the backbone that adapt and ``head.weight`` (ways, d),
+    State: the adapted ``weights`` by name, those of the backbone and ``head.weight`` (ways, d),
     ``head.bias`` (ways,); ``present`` (ways,); ``statistics`` for norm="support".
 
     Raises ValueError for answers other than classes, for numbers that are not positive, for
     settings that ``meta_gradient`` cannot work with, for no pattern or one that no trainable
-    parameter matches, for a backbone that tells of a head of its own or of maps, and for
-    norm="running", whose population statistics belong to no adapted weights.
+    parameter matches, for a backbone that declares a head or maps, and for norm="running", whose
+    population statistics are not those of adapted weights.
 
     Reference: Triantafillou et al. (2020), Meta-Dataset: A Dataset of Datasets for Learning to
     Learn from Few Examples.
@@ -67,8 +67,8 @@ class ProtoMAML(GradientLearner):
 
     answers = (Classes,)
     exceptions = {}  # noqa: RUF012  (a ClassVar in Learner)
-    # The head starts from the support set: without one, and for classes that a later one adds,
-    # there is nothing to start from.
+    # The support set initialises the head. Without support rows, or for classes added later,
+    # there is no initialisation.
     prior = None  # type: ignore[assignment]
     extend = None  # type: ignore[assignment]
 
@@ -92,16 +92,16 @@ class ProtoMAML(GradientLearner):
         refuse_running(backbone, "ProtoMAML")
         body = [_BODY + name for name in inner.names_in(backbone)]
         super().__init__(backbone, inner, [*body, _WEIGHT, _BIAS])
-        self.network = _Headed(backbone)
+        self.network = _BackboneWithHead(backbone)
 
     @property
     def adapted_network(self) -> nn.Module:
-        """The backbone under the task's head."""
+        """The backbone with the task's head."""
         return self.network
 
     @property
     def backbone(self) -> nn.Module:
-        """The network that gives the features."""
+        """The network that computes the features."""
         return self.network.backbone
 
     def embed(self, state: State, inputs: Any) -> Tensor:
@@ -112,7 +112,7 @@ class ProtoMAML(GradientLearner):
         )
 
     def learnt_rates(self) -> Mapping[str, Tensor]:
-        """(steps,) rates by the name of the parameter of backbone or head that they move."""
+        """(steps,) rates by the name of the parameter of backbone or head."""
         return {name.removeprefix(_BODY): each for name, each in super().learnt_rates().items()}
 
     def _start(self, loss: SupportLoss) -> Weights:
@@ -122,8 +122,8 @@ class ProtoMAML(GradientLearner):
         return self._own_weights() | head
 
 
-class _Headed(nn.Module):
-    """A backbone under a linear head without weights: each task brings its own."""
+class _BackboneWithHead(nn.Module):
+    """A backbone with a linear head; each task supplies the head's weights."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _Headed(nn.Module):
 class _Head(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        # Places to put a task's weights in; empty and untrained themselves.
+        # Empty placeholders that each task's weights replace.
         self.weight = nn.Parameter(torch.empty(0), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(0), requires_grad=False)
 
@@ -148,5 +148,5 @@ class _Head(nn.Module):
 
 
 def _body(weights: Weights) -> Weights:
-    """The backbone's part of the weights, by the backbone's own names."""
+    """The backbone's weights, by the names of its parameters."""
     return {n.removeprefix(_BODY): w for n, w in weights.items() if n.startswith(_BODY)}

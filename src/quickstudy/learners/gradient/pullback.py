@@ -1,4 +1,4 @@
-"""Support gradients whose own derivative is given by a rule, and the algebra of such rules."""
+"""Support gradients with custom derivatives, and the vector operations that these need."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Tensors = Sequence[Tensor]
 def conjugate_gradients(
     product: Callable[[Tensors], Tensors], right: Tensors, steps: int
 ) -> Tensors:
-    """x after ``steps`` steps, from x = right, towards product(x) = right.
+    """Solve product(x) = right by ``steps`` steps of conjugate gradients from x = right.
 
-    ``product``  a symmetric linear map; at the first direction along which it is not positive x
-                 stays where it is.
+    ``product``  a symmetric linear map; x no longer changes after the first direction along which
+                 the map is not positive.
 
     Reference: Hestenes and Stiefel (1952), Methods of Conjugate Gradients for Solving Linear
     Systems.
@@ -39,15 +39,16 @@ def conjugate_gradients(
         positive = positive & (curvature > 0)
         step = torch.where(positive, square / curvature, 0.0)
         x, residual = shifted(x, step, direction), shifted(residual, -step, image)
-        before, square = square, dot(residual, residual)
-        direction = shifted(residual, torch.where(before > 0, square / before, 0.0), direction)
+        last_square, square = square, dot(residual, residual)
+        ratio = torch.where(last_square > 0, square / last_square, 0.0)
+        direction = shifted(residual, ratio, direction)
     return x
 
 
 class Problem:
-    """A support loss as a function of all tensors that it depends on, weights that adapt first.
+    """A support loss as a function of all tensors that it depends on, adapted weights first.
 
-    Nothing is hidden in a closure: autograd and vmap see only what an operator is given.
+    No tensor is captured in a closure, because autograd and vmap see only a function's arguments.
     """
 
     def __init__(self, loss: SupportLoss, weights: Weights) -> None:
@@ -77,35 +78,35 @@ class Problem:
 
 
 class Pulled(torch.autograd.Function):
-    """``function(*tensors)``, through which cotangents pass back by a rule of its own.
+    """``function(*tensors)`` with the custom backward rule ``pull``.
 
-    ``pull``  (tensors, results, cotangents, places of the tensors that need a gradient) -> theirs.
+    ``pull``  (tensors, results, cotangents, indices of the tensors that need a gradient) -> their
+              gradients.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(function: Any, pull: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The results, no graph of which is kept."""
+        """The results, without a graph."""
         results: tuple[Tensor, ...] = function(*tensors)
         return results
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep what ``pull`` reads."""
+        """Save the arguments of ``pull``."""
         _, ctx.pull, *tensors = inputs
         ctx.count = len(tensors)
         ctx.save_for_backward(*tensors, *output)
-        # What the norms know of the rows travels in context variables, and backward may run in
-        # another thread.
-        ctx.surroundings = copy_context()
+        # Norms read the row weights from context variables, and backward may run in another thread.
+        ctx.context_variables = copy_context()
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        """What ``pull`` gives; None for tensors that need no gradient."""
+        """The gradients of ``pull``; None for tensors that need no gradient."""
         tensors, results = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         needed = [i for i, needs in enumerate(ctx.needs_input_grad[2:]) if needs]
-        pulled = ctx.surroundings.run(ctx.pull, tensors, results, cotangents, needed)
+        pulled = ctx.context_variables.run(ctx.pull, tensors, results, cotangents, needed)
         gradients: list[Tensor | None] = [None] * ctx.count
         for i, gradient in zip(needed, pulled, strict=True):
             gradients[i] = gradient
@@ -113,7 +114,7 @@ class Pulled(torch.autograd.Function):
 
 
 def gradients_with_product(loss: SupportLoss, product: Any, weights: Weights) -> Weights:
-    """The support gradients, cotangents of which ``product`` multiplies by second derivatives."""
+    """The support gradients; in backward, ``product`` multiplies cotangents by their derivative."""
     problem = Problem(loss, weights)
     pull = partial(product, problem)
     tensors = problem.tensors(loss, weights)
@@ -124,7 +125,7 @@ def gradients_with_product(loss: SupportLoss, product: Any, weights: Weights) ->
 def recomputed_product(
     problem: Problem, at: Tensors, _: Tensors, v: Tensors, needed: list[int]
 ) -> Tensors:
-    """v times second derivatives, of gradients that are computed once more."""
+    """v times second derivatives, by recomputing the gradients."""
 
     def gradients(*chosen: Tensor) -> tuple[Tensor, ...]:
         return problem.gradients(*replaced(at, needed, chosen))
@@ -133,7 +134,7 @@ def recomputed_product(
 
 
 def replaced(tensors: Tensors, places: Sequence[int], new: Tensors) -> list[Tensor]:
-    """``tensors`` with ``new`` ones at some ``places``."""
+    """``tensors`` with those at indices ``places`` replaced by ``new``."""
     now = dict(zip(places, new, strict=True))
     return [now.get(i, tensor) for i, tensor in enumerate(tensors)]
 

@@ -30,13 +30,13 @@ ADAM_WITHOUT_MOMENTUM = Adam(decay=0.0)
 
 
 def displacement(learner: Learner, task: Task) -> Tensor:
-    """Half the squared distance between the weights and where the task's descent leads them.
+    """Half the squared distance between the weights and those after descent on the task.
 
         φ = θ after ``steps`` inner steps, each on the next ``batch`` rows of the task
         L = ½ |θ - φ|²,     φ taken as a constant:     ∇L = θ - φ
 
-    The gradient of the mean over tasks is the step of algorithm 2. Support and query rows are used
-    alike, because in training the paper splits nothing off. See :func:`minibatches`.
+    The gradient of the mean over tasks is the step of algorithm 2. Support and query rows form one
+    set, because the paper does not split tasks in training. See :func:`minibatches`.
 
     Raises TypeError for a learner other than :class:`Reptile`.
     """
@@ -60,17 +60,18 @@ def displacement(learner: Learner, task: Task) -> Tensor:
 
 
 def minibatches(examples: Examples, size: int, count: int, answer: Answer) -> list[Examples]:
-    """``count`` batches of ``size`` rows: one after the other, from the first again after the last.
+    """``count`` batches of ``size`` consecutive rows, starting again after the last row.
 
-    Rows are dealt out class by class (the first of each, the second of each, …), so that every
-    batch sees the classes about equally often. Nothing is drawn, so a task always gives the same
-    batches. Rows of weight 0 and unlabelled ones take no place; a row of weight 2 takes one, with
-    weight 2. With fewer rows than ``size``, a batch is all of them.
+    Rows are ordered class by class (the first of each, the second of each, …), so that every
+    batch contains the classes about equally often. Nothing is random, so a task always gives the
+    same batches. Rows of weight 0 and unlabelled rows are left out; a row of weight 2 occurs once,
+    with weight 2. With fewer rows than ``size``, each batch contains all of them.
     """
     examples = labelled(examples, answer)
     n, device = len(examples.weights), examples.weights.device
-    order, present = _dealt(examples, answer).argsort(), (examples.weights > 0).sum().clamp_min(1)
-    # Only values depend on the data, never a shape, so tasks of different sizes still batch.
+    order = _class_by_class_keys(examples, answer).argsort()
+    present = (examples.weights > 0).sum().clamp_min(1)
+    # No shape depends on the data, so vmap can batch tasks of different sizes.
     place = torch.arange(min(size, n), device=device)
     batches = []
     for k in range(count):
@@ -80,8 +81,8 @@ def minibatches(examples: Examples, size: int, count: int, answer: Answer) -> li
     return batches
 
 
-def _dealt(examples: Examples, answer: Answer) -> Tensor:
-    """Distinct keys (n,) by which sorting deals the rows out class by class, absent ones last."""
+def _class_by_class_keys(examples: Examples, answer: Answer) -> Tensor:
+    """Distinct sort keys (n,) that order the rows class by class, rows of weight 0 last."""
     present = examples.weights > 0
     n, ways = len(present), answer.outputs
     position = torch.arange(n, device=present.device)
@@ -93,21 +94,21 @@ def _dealt(examples: Examples, answer: Answer) -> Tensor:
 
 
 class Reptile(GradientLearner):
-    """Maps a support set to the backbone after some steps of descent on it.
+    """Maps a support set to the backbone after some gradient steps on it.
 
         θ_{k+1} = update(θ_k, ∇ L_support(θ_k), rate)
         predict = f_{θ_steps}
         train:    θ <- θ + ε mean_tasks(φ - θ)                              (algorithm 2)
 
-    ``adapt`` descends on the whole support set at once. Training minimises :func:`displacement`,
-    whose gradient is θ - φ: no derivative of a gradient is ever taken.
+    ``adapt`` takes each step on the whole support set. Training minimises :func:`displacement`,
+    whose gradient is θ - φ, so there are no second derivatives.
 
     ``backbone``    inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
     ``steps``       inner steps in training; 5 for Omniglot at 5 ways in the paper, 10 at 20.
     ``rate``        inner learning rate; 1e-3 at 5 ways in the paper, 5e-4 at 20.
     ``update``      inner optimiser: Adam without momentum by default, as in the paper; ``sgd``.
-    ``clip``        greatest length of the gradient of all weights together, before ``update``;
-                    None, as in the paper, for any.
+    ``clip``        greatest norm of the gradient of all weights together, before ``update``;
+                    None, as in the paper, for no clipping.
     ``batch``       rows of an inner step in training; 10 at 5 ways in the paper, 20 at 20.
     ``test_steps``  steps of ``adapt`` in evaluation mode; 50 in the paper. None: ``steps``.
 
@@ -116,16 +117,16 @@ class Reptile(GradientLearner):
 
     State: as :class:`quickstudy.MAML`'s.
 
-    There is no choice of what adapts beside freezing the rest: weights that stay where they are in
-    a task are not displaced, so they would never learn.
+    There is no ``adapts``: weights that do not adapt in a task have displacement 0 and would never
+    be trained. Freeze parameters to exclude them.
 
     Raises ValueError for settings that are not positive, for a backbone built without outputs, and
-    for norm="running", whose population statistics belong to no adapted weights.
+    for norm="running", whose population statistics are not those of adapted weights.
 
     Reference: Nichol, Achiam and Schulman (2018), On First-Order Meta-Learning Algorithms.
     Differs from the paper in the norm, which is the backbone's choice, in inner batches that are
-    dealt out instead of drawn, in an inner Adam that starts anew with each task, and in adapting to
-    the whole support set at test (the paper's batches of 5 are that, at 5 ways and 1 shot).
+    consecutive instead of random, in an inner Adam whose state is reset for each task, and in
+    adapting to the whole support set at test (as the paper's batches of 5 do at 5 ways and 1 shot).
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.Reptile(qs.backbones.MLP(outputs=1), rate=0.02)
