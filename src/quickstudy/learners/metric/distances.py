@@ -1,7 +1,7 @@
 """Distances between rows: (n, d), (m, d) -> (n, m).
 
-Written from products and sums: the batched backward of ``torch.cdist`` is silently wrong under
-``torch.func`` (its vmapped gradient and jacrev disagree with a loop).
+We compute them by products and sums, because the batched backward of ``torch.cdist`` is silently
+wrong under ``torch.func`` (its vmapped gradient and jacrev disagree with a loop).
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor
 
 def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
     """|a_i - b_j|^2."""
-    # Far from the origin the three terms below would cancel, so measure from the middle of b.
+    # Far from the origin the terms below would lose precision, so we subtract the mean of b.
     centre = b.mean(-2, keepdim=True)
     a, b = a - centre, b - centre
     return a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2) - 2 * (a @ b.mT)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cos(a_i, b_j), in [0, 2]; 1 to a row of zeros, which has no direction."""
+    """1 - cos(a_i, b_j), in [0, 2]; 1 if a row is zero, which has no direction."""
     return 1 - _unit(a) @ _unit(b).mT
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Each row divided by its length; a row of zeros stays, and so does its gradient's size."""
+    """Each row divided by its norm; a zero row and its gradient are unchanged."""
     squares = rows.square().sum(-1, keepdim=True)
     return rows * torch.where(squares > 0, squares, 1.0).rsqrt()

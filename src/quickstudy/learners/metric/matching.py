@@ -1,4 +1,4 @@
-"""Matching Networks: attention over the support rows votes with their labels."""
+"""Matching Networks: classify by attention over the labels of the support rows."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from quickstudy.tasks.examples import labelled, without_absent
 
 
 class Matching(Learner):
-    """Maps a support set to the labels of its rows, each counting as much as it resembles a query.
+    """Maps a support set to the labels of its rows, weighted by their similarity to a query.
 
         a(x, x_i) = w_i exp(scale cos(f(x), g(x_i))) / sum_j w_j exp(scale cos(f(x), g(x_j)))
         P(k | x)  = sum_i a(x, x_i) [y_i = k]                                 (equation 1)
         logits    = log P
 
-    ``backbone``  inputs (n, ...) -> features (n, d), for queries and support rows alike.
-    ``scale``     factor on the cosine. 1 in the paper; 30 here, because cosines lie within [-1, 1]
-                  and a softmax of such small numbers can never be sure: over 20 classes, at most
-                  0.28. See the page of this learner.
+    ``backbone``  inputs (n, ...) -> features (n, d), for both queries and support rows.
+    ``scale``     factor on the cosine. 1 in the paper; 30 here, because cosines are in [-1, 1] and
+                  bound the softmax: over 20 classes, a probability is at most 0.28. See the page
+                  of this learner.
     ``reads``     steps K of the full-context embeddings (section 2.1.2): g is then a bidirectional
                   LSTM over the support rows, f an LSTM that reads them K times. 0: no context.
 
@@ -37,8 +37,8 @@ class Matching(Learner):
     a head or with maps, and for reads over a backbone that does not declare its number of features.
 
     Reference: Vinyals et al. (2016), Matching Networks for One Shot Learning.
-    Differs from the paper in the scale, in ``weights``, which are one there, and in starting the
-    reading LSTM from zeros, of which the paper says nothing.
+    Differs from the paper in the scale and in row weights, which are 1 there. The reading LSTM
+    starts from zeros, which the paper does not specify.
 
     >>> import quickstudy as qs
     >>> learner = qs.Matching(qs.backbones.MLP(in_features=2))
@@ -91,8 +91,8 @@ class Matching(Learner):
         return self._log_shares(state, inputs).exp()
 
     def _log_shares(self, state: State, inputs: Any) -> Tensor:
-        alike = 1 - cosine(self.embed(state, inputs), state["keys"])
-        return (self.scale * alike + log_weights(state["weights"])).log_softmax(-1)
+        similarity = 1 - cosine(self.embed(state, inputs), state["keys"])
+        return (self.scale * similarity + log_weights(state["weights"])).log_softmax(-1)
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """Features (n, d) of queries, in the context of the support set if there are ``reads``."""
@@ -113,7 +113,7 @@ class FullContext(nn.Module):
         self.reader = LSTMCell(2 * features, features)
 
     def of_support(self, rows: Tensor, present: Tensor) -> Tensor:
-        """g (m, d): each row plus what an LSTM from either side makes of it."""
+        """g (m, d): each row plus the hidden states of a forward and a backward LSTM."""
         ahead = _along(self.forwards, rows, present)
         back = _along(self.backwards, rows.flip(0), present.flip(0)).flip(0)
         return ahead + back + rows
@@ -129,7 +129,7 @@ class FullContext(nn.Module):
 
 
 def _along(lstm: LSTMCell, rows: Tensor, present: Tensor) -> Tensor:
-    """The hidden states (m, d) of ``lstm`` along ``rows``; absent rows leave no trace."""
+    """The hidden states (m, d) of ``lstm`` along ``rows``; absent rows do not change the state."""
     state, states = lstm.empty(), []
     for row, here in zip(rows.unbind(0), present.unbind(0), strict=True):
         after = lstm(row, state)

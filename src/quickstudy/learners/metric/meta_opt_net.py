@@ -1,4 +1,4 @@
-"""MetaOptNet: a support vector machine as the head of every task."""
+"""MetaOptNet: a head per task, fitted as a support vector machine."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class MetaOptNet(Learner):
         logits = scale f(x) W
 
     ``backbone``  inputs (n, ...) -> features (n, d).
-    ``C``         how much a row outside its margin costs; 0.1 as in the paper.
-    ``scale``     where the factor on the logits starts; learnt, and kept positive by its logarithm.
+    ``C``         cost of violating the margin; 0.1 as in the paper.
+    ``scale``     initial factor on the logits. It is learnt as a logarithm, so it stays positive.
 
     The machine is solved to its optimum and differentiated there: see :func:`svm.crammer_singer`.
 
@@ -36,9 +36,9 @@ class MetaOptNet(Learner):
 
     Reference: Lee, Maji, Ravichandran and Soatto (2019), Meta-Learning with Differentiable Convex
     Optimization.
-    Differs from the paper in the solver's iterations, of which the solution does not depend, in
-    ``weights``, which are one there, and in training without label smoothing. Its ridge regression
-    head is that of :class:`R2D2`.
+    Differs from the paper in the solver's iterations, on which the solution does not depend, in
+    row weights, which are 1 there, and in training without label smoothing. The paper's ridge
+    regression head is :class:`R2D2`.
 
     >>> import quickstudy as qs
     >>> learner = qs.MetaOptNet(qs.backbones.MLP(in_features=2))
@@ -64,7 +64,7 @@ class MetaOptNet(Learner):
         labels = spec.answer.encode(support.targets, features.dtype)
         weights = support.weights.to(features.dtype)
         return {
-            # A file keeps row order, and products round by layout.
+            # Files are row-major, and rounding depends on the layout, so fix it here.
             "weight": crammer_singer(features, labels, weights, self.C).contiguous(),
             "statistics": statistics,
             **present_entry(support, spec),
@@ -76,5 +76,5 @@ class MetaOptNet(Learner):
         return without_absent(logits, state["present"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:
-        """Features (n, d), in which the head is linear."""
+        """Features (n, d), the inputs of the linear head."""
         return embed_query(self.backbone, inputs, state["statistics"])

@@ -26,18 +26,20 @@ class Prototypical(Learner):
     ``backbone``  inputs (n, ...) -> features (n, d).
     ``distance``  (n, d), (ways, d) -> (n, ways): :func:`distances.squared_euclidean`, the paper's
                   choice, or :func:`distances.cosine`.
-    ``scale``     factor on the distance, 1 in the paper; the cosine, bounded by 2, wants about 10.
+    ``scale``     factor on the distance; 1 in the paper. Use about 10 for the cosine distance,
+                  which is at most 2.
 
-    State: ``prototypes`` (ways, d); ``totals`` (ways,), the weight of each class; ``present``
-    (ways,), since classes without weight get no probability; ``statistics`` for norm="support".
+    State: ``prototypes`` (ways, d); ``totals`` (ways,), the total weight of each class;
+    ``present`` (ways,), whether a class has weight (others get probability 0); ``statistics`` for
+    norm="support".
 
-    :meth:`extend` adds rows and classes later: a mean over more rows needs only the mean so far and
-    its weight.
+    :meth:`extend` adds rows and classes later: the current means and their total weights determine
+    the means over more rows.
 
     Raises ValueError for a scale that is not positive, and for a backbone with a head or with maps.
 
     Reference: Snell, Swersky and Zemel (2017), Prototypical Networks for Few-shot Learning.
-    Differs from the paper in nothing but ``weights``, which are one there.
+    Differs from the paper only in row weights, which are 1 there.
 
     >>> import quickstudy as qs
     >>> learner = qs.Prototypical(qs.backbones.MLP(in_features=2))
@@ -68,7 +70,7 @@ class Prototypical(Learner):
         return _state(prototypes, totals, statistics)
 
     def prior(self, spec: TaskSpec) -> State:
-        """No class is present yet.
+        """The state before any support row: no class is present.
 
         Raises ValueError for a backbone that does not declare its number of features, or that
         normalises by statistics of one support set.
@@ -79,7 +81,7 @@ class Prototypical(Learner):
         return _state(prototypes, prototypes.new_zeros(spec.outputs), [])
 
     def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
-        """The prototypes of all rows so far and ``support``; the spec may have more classes.
+        """The prototypes of all earlier rows and ``support``; the spec may add classes.
 
         Raises ValueError for a backbone that normalises by statistics of one support set.
         """
@@ -96,7 +98,7 @@ class Prototypical(Learner):
         return without_absent(-self.scale * distances, state["present"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:
-        """Features (n, d), the space of the prototypes."""
+        """Features (n, d), in the same space as the prototypes."""
         return embed_query(self.backbone, inputs, state["statistics"])
 
 

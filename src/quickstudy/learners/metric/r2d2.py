@@ -1,4 +1,4 @@
-"""R2D2: ridge regression in closed form as the head of every task."""
+"""R2D2: a head per task, fitted by ridge regression in closed form."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from quickstudy.tasks.examples import labelled, without_absent
 class R2D2(Learner):
     """Maps a support set to the ridge regression of its one-hot labels on its features.
 
-        W      = X' (X X' + l2 I)^-1 Y                        (X = f(x_support), rows as weighted)
+        W      = X' (X X' + l2 I)^-1 Y                        (X = f(x_support), rows weighted)
         logits = scale f(x) W
 
     ``backbone``  inputs (n, ...) -> features (n, d).
-    ``l2``        where the penalty starts; learnt, and kept positive by its logarithm.
-    ``scale``     where the factor starts; learnt likewise. Ridge predicts about 0 and 1, far too
-                  close for a softmax, hence 10.
+    ``l2``        initial value of the penalty. It is learnt as a logarithm, so it stays positive.
+    ``scale``     initial factor on the logits; learnt as a logarithm too. Ridge regression
+                  predicts values near 0 and 1, too close together for a softmax, hence 10.
 
-    State: ``weight`` (d, ways), ``present`` (ways,).
+    State: ``weight`` (d, ways); ``present`` (ways,); ``statistics`` for norm="support".
 
-    Raises ValueError for numbers that are not positive, and for a backbone
-    with a head or with maps.
+    Raises ValueError for numbers that are not positive, and for a backbone with a head or with maps.
 
     Reference: Bertinetto, Henriques, Torr and Vedaldi (2019), Meta-learning with Differentiable
     Closed-form Solvers.
-    Differs from the paper in having no offset beta, which adds the same to the logits of every
-    class, so that no softmax sees it; and in solving with a d x d matrix where rows outnumber
-    features, which is the same W.
+    Differs from the paper in having no offset beta: it adds the same number to all logits, so the
+    softmax does not depend on it. Also solves with a d x d matrix if there are more rows than
+    features, which gives the same W.
 
     >>> import quickstudy as qs
     >>> learner = qs.R2D2(qs.backbones.MLP(in_features=2))
@@ -65,7 +64,8 @@ class R2D2(Learner):
         weights = support.weights.to(features.dtype)
         weight = ridge_weight(features, labels, weights, self.log_l2.exp())
         return {
-            # Solvers return column order, a file in row order, and a product rounds by layout.
+            # The solver returns column-major memory, but files are row-major. Rounding depends on
+            # the layout, so fix it here.
             "weight": weight.contiguous(),
             "statistics": statistics,
             **present_entry(support, spec),
@@ -77,5 +77,5 @@ class R2D2(Learner):
         return without_absent(logits, state["present"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:
-        """Features (n, d), in which the head is linear."""
+        """Features (n, d), the inputs of the linear head."""
         return embed_query(self.backbone, inputs, state["statistics"])

@@ -1,4 +1,4 @@
-"""Relation Networks: a small network learns when a query and a class belong together."""
+"""Relation Networks: a small network compares a query with each class."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Relation(Learner):
 
     ``backbone``  inputs (n, ...) -> features: vectors (n, d), which g compares by a perceptron, or
                   maps (n, channels, height, width), which it compares by convolutions:
-                  ``Conv4(pools=2, flat=False)``, near to the paper's.
-    ``width``     of the two first layers of g; 64 in the paper.
-    ``hidden``    units of the last but one layer of g; 8 in the paper.
+                  ``Conv4(pools=2, flat=False)``, similar to the paper's.
+    ``width``     of the first two layers of g; 64 in the paper.
+    ``hidden``    units of the second-last layer of g; 8 in the paper.
 
     Training minimises :func:`relation_error`. The softmax of the logits is the probability of each
     class given that a query belongs to exactly one: r_k / (1 - r_k) = exp(logits_k).
@@ -62,8 +62,8 @@ class Relation(Learner):
     shape of its features.
 
     Reference: Sung et al. (2018), Learning to Compare: Relation Network for Few-Shot Learning.
-    Differs from the paper in the mean (there a sum) over a class's rows, which one network for any
-    number of shots needs, in the group norm inside g, and in the perceptron for vectors.
+    Differs from the paper in the mean (there a sum) over a class's rows, so that one network works
+    for any number of shots, in the group norm inside g, and in the perceptron for vectors.
 
     >>> import quickstudy as qs
     >>> learner = qs.Relation(qs.backbones.MLP(in_features=2))
@@ -108,10 +108,10 @@ class Relation(Learner):
     def _compared(self, queries: Tensor, classes: Tensor) -> Tensor:
         """g of every pair, (n * ways, 1).
 
-        Its first layer is linear, so class and query pass their half of it before they are paired;
-        not where it has hooks, as those of a weight norm, which wait for a call.
+        The first layer is linear, so its class half and query half are computed before pairing.
+        If it has hooks (a weight norm), it is called instead, because only a call runs them.
         """
-        parts: list[Any] = list(self.relation)  # the type of a module says nothing of its weights
+        parts: list[Any] = list(self.relation)  # Any, because nn.Module does not declare weights
         first, *others = parts
         if first._forward_pre_hooks or first._forward_hooks:
             shape = (len(queries), *classes.shape)
@@ -121,7 +121,7 @@ class Relation(Learner):
         size = classes.shape[1]
         queries = layer(queries, first.weight[:, size:])
         classes = layer(classes, first.weight[:, :size], first.bias)
-        # Queries first: the sum has their layout, channels last on a CPU.
+        # Queries are the first operand, so the sum takes their layout (channels last on a CPU).
         pairs = (queries.unsqueeze(1) + classes.unsqueeze(0)).flatten(0, 1)
         for part in others:
             pairs = part(pairs)
@@ -134,7 +134,7 @@ class Relation(Learner):
 
 def compare_vectors(features: int, width: int, hidden: int) -> nn.Sequential:
     """g for pairs of vectors (n, 2 features) -> (n, 1)."""
-    # Normed where the convolutional form is; pairs are no rows of the task.
+    # Norms as in `compare_maps`. Pairs are not rows of the task, so we use a group norm.
     layers: list[nn.Module] = []
     for a, b in pairwise((2 * features, width, width)):
         layers += [nn.Linear(a, b), GroupNorm(b), nn.ReLU()]
@@ -146,7 +146,7 @@ def compare_maps(shape: tuple[int, ...], width: int, hidden: int) -> nn.Sequenti
     channels, *sides = shape
     blocks: list[nn.Module] = []
     for inputs in (2 * channels, width):
-        # Pairs are no rows of the task, so no statistics of rows are taken over them.
+        # Pairs are not rows of the task, so we use a group norm: no statistics over rows.
         blocks += [nn.Conv2d(inputs, width, 3, padding=1), GroupNorm(width), nn.ReLU()]
         if min(sides) >= 2:
             blocks.append(MaxPool2x2())

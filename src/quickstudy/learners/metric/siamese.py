@@ -1,4 +1,4 @@
-"""Siamese networks: learn from pairs what is alike, then classify by the nearest support row."""
+"""Siamese networks: learn a distance from pairs, then classify by the nearest support row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from quickstudy.tasks.examples import (
 
 
 def contrastive(learner: Siamese, task: Task) -> Outcome:
-    """(1 - y)/2 D^2 + y/2 max(0, margin - D)^2 over the pairs, y = 1 for unlike ones.
+    """(1 - y)/2 D^2 + y/2 max(0, margin - D)^2 over the pairs, y = 1 for pairs of two classes.
 
     D is the Euclidean distance, not its square. Reference: Hadsell, Chopra and LeCun (2006),
     Dimensionality Reduction by Learning an Invariant Mapping, equation 4.
@@ -45,7 +45,7 @@ def linear_contrastive(learner: Siamese, task: Task) -> Outcome:
 
 
 def verification(learner: Siamese, task: Task) -> Outcome:
-    """Cross-entropy of p = sigmoid(-D), the probability that a pair is alike.
+    """Cross-entropy of p = sigmoid(-D), the probability that a pair is of one class.
 
     D = -(sum_j alpha_j |f_j(x) - f_j(x')| + b), with alpha and b learnt. The paper's has no b.
     Reference: Koch, Zemel and Salakhutdinov (2015), Siamese Neural Networks for One-shot Image
@@ -56,7 +56,7 @@ def verification(learner: Siamese, task: Task) -> Outcome:
 
 
 class Pairs(NamedTuple):
-    """Every query (n) beside every support row (m), and how well the nearest row classifies."""
+    """All pairs of a query (n) and a support row (m), and the accuracy of the nearest row."""
 
     distances: Tensor  # (n, m)
     alike: Tensor  # (n, m), whether the two are of one class
@@ -73,7 +73,7 @@ class Pairs(NamedTuple):
 
 
 def compare(learner: Siamese, task: Task) -> Pairs:
-    """The pairs of one task; rows and their labels as weighted."""
+    """The pairs of one task, with their weights."""
     if not isinstance(learner, Siamese):
         raise TypeError(
             f"objectives over pairs: need a Siamese learner; found {type(learner).__name__}."
@@ -90,18 +90,18 @@ def compare(learner: Siamese, task: Task) -> Pairs:
 
 
 class Siamese(Learner):
-    """Maps a support set to the class of the support row that is nearest.
+    """Maps a support set to a classifier by the nearest support row.
 
         D_i      = |f(x) - f(x_i)|, or -(sum_j alpha_j |f_j(x) - f_j(x_i)| + b)
         logits_k = -min {D_i : y_i = k, w_i > 0}
 
     ``backbone``   inputs (n, ...) -> features (n, d); both halves of the twin network.
-    ``objective``  what training minimises over all pairs of a query and a support row:
-                   :func:`contrastive` (the default), :func:`linear_contrastive`, or
-                   :func:`verification`, which brings the second, learnt distance.
-    ``margin``     distance beyond which the first two leave unlike pairs alone. 12 suits the 64
-                   normalised features of ``Conv4``, whose distances start at about 3; see the page
-                   of this learner. Verification has none, and ignores it.
+    ``objective``  loss over all pairs of a query and a support row: :func:`contrastive` (the
+                   default), :func:`linear_contrastive`, or :func:`verification`, which uses the
+                   second, learnt distance.
+    ``margin``     distance beyond which pairs of two classes have loss 0 in the first two. 12 suits
+                   the 64 normalised features of ``Conv4``, whose distances start at about 3; see
+                   the page of this learner. Verification ignores it.
 
     State: ``features`` (m, d), ``targets`` (m,) and ``weights`` (m,) of the support rows.
 
@@ -110,8 +110,8 @@ class Siamese(Learner):
 
     Reference: Hadsell, Chopra and LeCun (2006) and Koch, Zemel and Salakhutdinov (2015); see the
     objectives.
-    Differs from the papers in drawing pairs from tasks (all queries with all support rows, like and
-    unlike pairs weighing half each) instead of from the whole data set.
+    Differs from the papers in forming pairs within tasks (all queries with all support rows; pairs
+    of one class and of two have half of the weight each) instead of over the whole data set.
 
     >>> import quickstudy as qs
     >>> learner = qs.Siamese(qs.backbones.MLP(in_features=2))
@@ -162,7 +162,7 @@ class Siamese(Learner):
         """Logits (n, ways) from distances (n, m)."""
         of_class = one_hot(state["targets"], spec.outputs, distances.dtype)
         counted = (of_class * state["weights"].unsqueeze(-1).to(distances.dtype)) > 0
-        # The far end of the number line is never nearest.
+        # The lowest finite number is never the nearest.
         closeness = torch.where(counted, -distances.unsqueeze(-1), torch.finfo(distances.dtype).min)
         return without_absent(closeness.amax(-2), counted.any(0))
 
@@ -171,7 +171,7 @@ class Siamese(Learner):
         return embed_query(self.backbone, inputs, state["statistics"])
 
     def attention(self, state: State, inputs: Any) -> Tensor:
-        """Shares (n, m): one for the nearest support row, which alone decides."""
+        """Shares (n, m): 1 for the nearest support row, 0 for the others."""
         distances = self.distances(state, inputs)
         present = distances.where(state["weights"] > 0, torch.inf)
         return one_hot(present.argmin(-1), distances.shape[-1], distances.dtype)
@@ -179,7 +179,7 @@ class Siamese(Learner):
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """|a_i - b_j|: (n, d), (m, d) -> (n, m); its gradient at distance 0 is 0."""
-    # From the differences themselves: near 0, where pairs are to end, products would cancel.
+    # We sum squared differences: near 0, the expansion into products would lose precision.
     squares = (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
     apart = squares > 0
     return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
@@ -188,7 +188,7 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 class LearntL1(nn.Module):
     """-(sum_j alpha_j |a_ij - b_kj| + bias): (n, d), (m, d) -> (n, m); may be negative.
 
-    ``alpha`` starts at minus one of the root of d, so that from the start near rows are alike.
+    ``alpha`` starts at -1 / sqrt(d), so that initially near rows have a high probability.
     """
 
     def __init__(self, features: int) -> None:

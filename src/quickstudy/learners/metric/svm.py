@@ -1,7 +1,7 @@
 """The multi-class linear support vector machine, solved to its optimum and differentiable.
 
-Written for one problem and fixed shapes, so that vmap batches it: nothing but the number of steps
-depends on data, and that only where one problem is solved alone.
+Solves one problem of fixed shapes, so that vmap can batch it. Only the number of steps depends on
+data, and only if a single problem is solved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STEPS = 24
 """Newton steps at most. Half as many often do, but under vmap no task can stop early."""
 
 REACHED = 1.1
-"""Times the least product of slack and price: there a further step moves last digits alone."""
+"""Stop below this multiple of the least product of slack and price; further steps only round."""
 
 REFINEMENTS = 3
 """Last steps, which carry the derivative. One would do but for :data:`FLOOR` and for rounding."""
@@ -27,7 +27,7 @@ FLOOR = 1e-9
 are free than there are features. Steps from exact residuals end at the same point all the same."""
 
 TO_THE_WALL = 0.99
-"""Of the way to the nearest bound, how much a step may go."""
+"""Greatest share of the distance to the nearest bound that a step may take."""
 
 LEAST = 1e-15
 """Products of slack and price below this share of C are rounding: the steps aim no lower."""
@@ -105,7 +105,7 @@ def _size(problem: _Problem) -> Tensor:
 
 
 def _slack(problem: _Problem, point: _Point) -> Tensor:
-    """What is left to the bounds; 1 for variables that do not count."""
+    """The distance to the bounds; 1 for variables that do not count."""
     return torch.where(problem.counted > 0, problem.bound - point.dual, 1.0)
 
 
@@ -116,7 +116,7 @@ def _product(problem: _Problem, point: _Point) -> Tensor:
 
 
 def _reached(problem: _Problem, point: _Point, least: Tensor) -> bool:
-    """Whether the optimum is reached; where no single value can be looked at, it is not known."""
+    """Whether the optimum is reached; False on GPUs and under vmap, where values are not read."""
     if least.device.type != "cpu" or in_torch_func() or needs_plain_operators():
         return False
     return bool(_product(problem, point) <= REACHED * least)
@@ -136,7 +136,7 @@ def _towards_optimum(problem: _Problem, point: _Point, least: Tensor) -> _Point:
 
 
 class _Jacobian(NamedTuple):
-    """What a Newton step solves with: one system per class, tied only by the sums of rows."""
+    """The linear system of a Newton step: one per class, coupled only by the sums of rows."""
 
     slack: Tensor  # (n, classes)
     price: Tensor  # (n, classes)

@@ -23,7 +23,7 @@ ADJOINT_STEPS = 80
 """Conjugate steps of the derivative's linear system, which no later Newton step corrects."""
 
 SHRINKAGES = 8
-"""Halvings of a Newton step that the line search looks at."""
+"""Step lengths that the line search tries: the full Newton step and its halvings."""
 
 
 def ridge(features: Tensor, targets: Tensor, weights: Tensor, l2: float) -> tuple[Tensor, Tensor]:

@@ -33,14 +33,14 @@ class LinearProbe(Learner):
     Where single elements of the targets may be unknown (:class:`Labels`, or :class:`Reals` with
     ``missing=True``), every output has a head of its own, fitted to the rows that know it.
 
-    ``backbone``  inputs (n, ...) -> features (n, d); kept as it is by ``adapt``. Training over many
-                  tasks differentiates through the head, so the features learn to be probed.
+    ``backbone``  inputs (n, ...) -> features (n, d); ``adapt`` does not change it. Training over
+                  many tasks differentiates through the head and so trains the features.
     ``head``      :func:`ridge` (closed form; classes, reals and labels) or :func:`logistic`
                   (convex, iterated to its optimum; classes, and labels as one binary regression
                   each).
     ``l2``        penalty on the weight, against a sum (not mean) of losses; 1 as in scikit-learn.
-    ``scale``     factor on what a ridge classifier predicts, which regresses on 0 and 1 (labels: -1
-                  and 1) and would otherwise be far too unsure; default 10.
+    ``scale``     factor on the predictions of a ridge classifier; default 10. Its regression
+                  targets are 0 and 1 (labels: -1 and 1), too close together for a softmax.
 
     State: ``weight`` (d, outputs), ``offset`` (outputs,); ``present`` (ways,) for classification;
     what :meth:`extend` fits again: ``features`` (n, d), ``encoded`` targets and ``counts``, the
@@ -51,8 +51,8 @@ class LinearProbe(Learner):
 
     Reference: Alain and Bengio (2016), Understanding intermediate layers using linear classifier
     probes; as a few-shot baseline: Tian et al. (2020), Rethinking Few-Shot Image Classification.
-    Differs from these in fitting the head to its optimum, for weighted rows; how near the logistic
-    one comes is said at :func:`logistic`.
+    Differs from these in fitting the head to its optimum, for weighted rows; :func:`logistic`
+    states the accuracy of the logistic head.
 
     >>> import quickstudy as qs
     >>> learner = qs.LinearProbe(qs.backbones.MLP(in_features=2))
@@ -129,7 +129,7 @@ class LinearProbe(Learner):
         return without_absent(predictions, state.get("present"))
 
     def embed(self, state: State, inputs: Any) -> Tensor:
-        """Features (n, d), in which the head is linear."""
+        """Features (n, d), the inputs of the linear head."""
         return embed_query(self.backbone, inputs, state["statistics"])
 
     def _fitted(self, features: Tensor, encoded: Tensor, counts: Tensor, spec: TaskSpec) -> State:
@@ -144,10 +144,11 @@ class LinearProbe(Learner):
             weight, offset = self.head(features, encoded, counts[:, 0], self.l2)
         if isinstance(spec.answer, Classes):
             state["present"] = (counts * encoded).sum(0) > 0
-        # Solvers return column order, a file has row order, and products round by their layout.
+        # The solver returns column-major memory, but files are row-major. Rounding depends on the
+        # layout, so fix it here.
         return state | {"weight": weight.contiguous(), "offset": offset}
 
 
 def by_columns(answer: Answer) -> bool:
-    """Whether each output is fitted by itself, because elements of a row may be unknown."""
+    """Whether each output is fitted separately, because elements of a row may be unknown."""
     return isinstance(answer, Labels) or (isinstance(answer, Reals) and answer.missing)
