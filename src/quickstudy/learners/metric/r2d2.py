@@ -30,7 +30,7 @@ class R2D2(Learner):
 
     State: ``weight`` (d, ways); ``present`` (ways,); ``statistics`` for norm="support".
 
-    Raises ValueError for numbers that are not positive, and for a backbone with a head or with maps.
+    Raises ValueError for numbers that are not positive, and for a backbone with a head or maps.
 
     Reference: Bertinetto, Henriques, Torr and Vedaldi (2019), Meta-learning with Differentiable
     Closed-form Solvers.
