@@ -1,8 +1,8 @@
-"""Features of mean 0 and variance 1, seen from the middle of their support set.
+"""Features centred at the mean of their support set, each row with mean 0 and variance 1.
 
-Features of a rectified net all point into one corner: at first, cosines between characters of one
-class and of two are 0.90 and 0.87, and attention cannot tell them apart. From the support's mean
-they are 0.23 and -0.02.
+After a ReLU, all features are non-negative: before training, cosines between characters of one
+class and of two classes are 0.90 and 0.87, too close for attention to separate the classes. After
+centring at the support's mean they are 0.23 and -0.02.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quickstudy.learners.features import feature_size
 
 FEWEST = 4
-"""Of one number nothing is left after :func:`normalised`; of two, which is larger."""
+"""Least number of features. Of one, :func:`normalised` keeps nothing; of two, only their order."""
 
 
 def normalised_size(backbone: nn.Module, learner: str) -> int:
@@ -46,5 +46,5 @@ def centred(features: Tensor, centre: Tensor) -> Tensor:
 
 def normalised(rows: Tensor) -> Tensor:
     """Rows (..., d), each of mean 0 and variance 1."""
-    # Without an affine map of its own: a linear layer follows wherever it is used.
+    # No affine map, because a linear layer always follows.
     return F.layer_norm(rows, rows.shape[-1:])

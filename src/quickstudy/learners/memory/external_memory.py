@@ -80,7 +80,7 @@ class Addressing(NamedTuple):
 
     @staticmethod
     def size(width: int, shifts: int = 3) -> int:
-        """How many numbers one head takes from its controller."""
+        """The number of controller outputs for one head."""
         return width + shifts + 3
 
     @staticmethod
@@ -97,13 +97,13 @@ class Addressing(NamedTuple):
 
 
 def address(memory: Tensor, previous: Tensor, head: Addressing) -> Tensor:
-    """Where the heads look now: (..., heads, slots), from where they looked before."""
+    """The heads' new addresses (..., heads, slots), from their ``previous`` addresses."""
     content = content_address(memory, head.keys, head.strength)
     return sharpen(shift(interpolate(content, previous, head.gate), head.shift), head.power)
 
 
 def read(memory: Tensor, addresses: Tensor) -> Tensor:
-    """What stands at ``addresses`` (..., heads, slots): (..., heads, width); equation 2."""
+    """The content at ``addresses`` (..., heads, slots): (..., heads, width); equation 2."""
     return addresses @ memory
 
 
@@ -111,17 +111,17 @@ def erase_and_add(memory: Tensor, addresses: Tensor, erase: Tensor, add: Tensor)
     """The memory after the write heads: (..., slots, width); equations 3 and 4.
 
     ``addresses`` (..., heads, slots); ``erase`` (..., heads, width) in [0, 1] and ``add`` (...,
-    heads, width). All heads erase, in whatever order, before any adds.
+    heads, width). All heads erase, in any order, before any head adds.
     """
     kept = memory
-    for head in range(addresses.shape[-2]):  # torch's derivative of a product looks at values
+    for head in range(addresses.shape[-2]):  # backward of torch.prod depends on single values
         at, gone = addresses[..., head, :, None], erase[..., head, None, :]
         kept = kept * (1 - at * gone)
     return kept + addresses.mT @ add
 
 
 class Used(NamedTuple):
-    """A memory with what least-recently-used access knows of it.
+    """A memory with the state of least-recently-used access.
 
     ``memory`` (..., slots, width); ``usage`` (..., slots), decaying sums of past addresses;
     ``reads`` (..., heads, slots), where each head last read.
@@ -140,7 +140,7 @@ def unused(slots: int, width: int, heads: int, like: Tensor) -> Used:
 def least_used(usage: Tensor, n: int) -> Tensor:
     """(..., slots) -> (..., n, slots): the n least used slots as one-hot rows, the least first.
 
-    Ties go to the first slot, so that equal memories are used alike on every device.
+    Ties go to the first slot, so that the result is the same on every device.
     """
     order = usage.detach().argsort(dim=-1, stable=True)[..., :n]
     slots = torch.arange(usage.shape[-1], device=usage.device)
@@ -163,13 +163,13 @@ def least_recently_used_access(
         reads  = softmax(strength * cosine(keys, memory))                         (where to read)
         usage  = decay * usage + sum over heads of reads, again and anew
 
-    ``keys``  (..., heads, width or less): looked for, in as many of the memory's first columns.
-    ``new``   (..., heads, width): written into a least used slot, one a head, emptied before;
+    ``keys``  (..., heads, width or less): compared with that many first columns of the memory.
+    ``new``   (..., heads, width): written into a least used slot, one per head, after erasing it;
               the paper's is ``keys``.
     ``late``  (..., heads, width): added where each head read before; the paper's is ``keys``.
     ``strength``, ``gate``  (..., heads), the gate in [0, 1].
 
-    Usage chooses slots and is no path for gradients, as a choice has none.
+    Usage only selects slots, so it passes no gradient.
     """
     least = least_used(state.usage, keys.shape[-2])
     gate = gate.unsqueeze(-1)

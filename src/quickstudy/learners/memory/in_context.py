@@ -31,9 +31,9 @@ Memory = tuple[Tensor, Tensor]
 
 
 class InContext(Learner):
-    """Maps a support set to what a transformer says of a query after reading it.
+    """Maps a support set to the predictions of a transformer that reads it.
 
-    One transformer answers one question per output k: "is it class k?", or "what is target k?".
+    One transformer predicts each output k separately: the logit of class k, or real target k.
 
         label_ki = [y_i = k];  in regression y_ik;  of labels 1 for yes, -1 for no
         token_ki = E norm(f(x_i)) + label_ki * u + v      for the support
@@ -42,9 +42,9 @@ class InContext(Learner):
         logit_k  = h · norm(token_k)
 
     Support tokens attend to the support; a query token to the support and itself. There are no
-    positions, so order is irrelevant; every output is asked alike, so renaming classes permutes
-    the outputs and a task may have any number of ways. A row of weight w counts as w rows, by
-    a bias of log w in every softmax, and one whose label k is unknown is not read for output k.
+    positions, so order is irrelevant. All outputs share their weights, so renaming classes permutes
+    the outputs and a task may have any number of ways. A row of weight w counts as w rows, by a
+    bias of log w in every softmax. A row whose label k is unknown is not read for output k.
 
     ``backbone``  inputs (n, ...) -> features (n, d), at least 4, because each row is normalised.
     ``size``      of a token, at least 4; ``heads`` must divide it.
@@ -61,7 +61,7 @@ class InContext(Learner):
     Reference: Kirsch, Harrison, Sohl-Dickstein and Metz (2022), General-Purpose In-Context Learning
     by Meta-Learning Transformers; Fifty et al. (2024), Context-Aware Meta-Learning; the layers are
     those of Vaswani et al. (2017), normalised first.
-    Differs from these in label names, which it never sees: Kirsch et al. and Fifty et al. embed
+    Differs from these in that label names are no input: Kirsch et al. and Fifty et al. embed
     one-hot or equiangular labels, and so learn one head for each way.
 
     >>> import torch, quickstudy as qs
@@ -85,9 +85,9 @@ class InContext(Learner):
         self.size, self.layers, self.heads = size, layers, heads
         self.embedding = nn.Linear(normalised_size(backbone, "InContext"), size, bias=False)
         self.label = nn.Linear(1, size)
-        self.unknown = nn.Parameter(torch.zeros(size))  # stands for a query's label
+        self.unknown = nn.Parameter(torch.zeros(size))  # replaces a query's label
         self.blocks = nn.ModuleList(_Block(size, heads) for _ in range(layers))
-        self.head = nn.Linear(size, 1, bias=False)  # a softmax over classes would not notice one
+        self.head = nn.Linear(size, 1, bias=False)  # the softmax does not depend on a bias
         like(backbone, self)  # before it holds the backbone, which stays as it is
         self.backbone = backbone
 
@@ -144,7 +144,7 @@ class _Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(size, size)
-        self.key = nn.Linear(size, size, bias=False)  # a softmax would not notice a bias
+        self.key = nn.Linear(size, size, bias=False)  # the softmax does not depend on a bias
         self.value = nn.Linear(size, size)
         self.mix = nn.Linear(size, size)
         self.feed_forward = nn.Sequential(
@@ -161,7 +161,7 @@ class _Block(nn.Module):
         )
 
     def queries(self, tokens: Tensor) -> Tensor:
-        """What ``tokens`` look for: (outputs, heads, n, size / heads)."""
+        """Queries of ``tokens``: (outputs, heads, n, size / heads)."""
         return split_heads(self.query(normalised(tokens)), self.heads)
 
     def read(self, tokens: Tensor, memory: Memory, bias: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from quickstudy.tasks.examples import labelled, require_given, without_absent
 
 
 class Carried(NamedTuple):
-    """What goes from row to row; leading dimensions (...) as those of the rows."""
+    """The state between rows; leading dimensions (...) as those of the rows."""
 
     cell: CellState
     used: Used
@@ -45,8 +45,8 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
     """A :class:`MANN`'s objective: the mean loss over all rows, read as one sequence.
 
     Support rows come first, then query rows; each is predicted before its label is seen. Draw tasks
-    in random order (``episodes(..., shuffled=True)``). The score is that of queries asked as in
-    use, each right after the support: along the sequence, later ones know earlier ones' labels.
+    in random order (``episodes(..., shuffled=True)``). The score is that of ``predict``: each query
+    directly follows the support. In the sequence, later queries read earlier queries' labels.
 
     Raises TypeError for a learner other than :class:`MANN`, and ValueError for a task of more
     outputs.
@@ -58,7 +58,7 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
     check_support(parts[0], answer)
     refuse_more_outputs("MANN", task.spec, learner.outputs)
     support, query = (labelled(part, answer) for part in parts)
-    # In two passes, so that norm="support" sees queries as predict does.
+    # Two passes, so that norm="support" normalises queries as `predict` does.
     first, statistics = embed_support(learner.backbone, support)
     with counting(query.weights):
         later = embed_query(learner.backbone, query.inputs, statistics)
@@ -81,7 +81,7 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
 
 
 class MANN(Learner):
-    """Maps a support set, read row by row, to a controller and a memory that answer the next row.
+    """Maps a support set, read row by row, to a controller and a memory that predict the next row.
 
         h_t     = LSTM([f(x_t), y_{t-1}, r_{t-1}], h_{t-1})
         key_t   = W_k [h_t, f(x_t)],    late_t = W_l [h_t, y_{t-1}],    gate_t = sigmoid(W_g h_t)
@@ -89,8 +89,8 @@ class MANN(Learner):
         r_t     = M_t read by content at key_t
         predict = W [h_t, r_t]                                    (section 3; see external_memory)
 
-    The label comes one row late: with x_t the controller sees y_{t-1}, so that no answer can copy
-    its label. Each query is asked as the row after the support, with the support's last label.
+    Labels are delayed by one row: with x_t the controller reads y_{t-1}, so that no prediction can
+    copy its label. Each query is predicted as the row after the support, with its last label.
     Trained by :func:`sequence_loss`.
 
     ``backbone``  inputs (n, ...) -> features (n, backbone.features), at least 4, because each row
@@ -181,7 +181,7 @@ class MANN(Learner):
         }
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Predictions (n, outputs), each for its row as if it came next."""
+        """Predictions (n, outputs), each for its row as the next one."""
         return _of_task(self._ask(state, inputs)[0], state, spec)
 
     def embed(self, state: State, inputs: Any) -> Tensor:
@@ -189,7 +189,7 @@ class MANN(Learner):
         return centred(embed_query(self.backbone, inputs, state["statistics"]), state["centre"])
 
     def attention(self, state: State, inputs: Any) -> Tensor:
-        """Whose writing the heads read: shares (n, support rows), mean over heads.
+        """Shares (n, support rows) of the rows that wrote what the heads read, mean over heads.
 
         A row wrote its key when it was read, and its label with the row after it.
         """
@@ -249,7 +249,7 @@ class MANN(Learner):
     def _row_inputs(
         self, features: Tensor, label: Tensor, tag: Tensor, tag_before: Tensor
     ) -> RowInputs:
-        """What rows say by themselves: their features, and the label before each."""
+        """The inputs of rows that do not depend on earlier rows, except for the previous label."""
         cell, outside = self.controller.gates, features.shape[-1] + self.outputs
         gates = F.linear(torch.cat([features, label], -1), cell.weight[:, :outside], cell.bias)
         keys = F.linear(features, self.key.weight[:, self.hidden :], self.key.bias)

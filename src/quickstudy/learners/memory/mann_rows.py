@@ -1,7 +1,7 @@
-"""MANN's recurrence by definition: what one row makes of what the rows before it left.
+"""MANN's recurrence by definition: one step updates the state that earlier rows left.
 
-What a row says by itself (its features, the label before it) is brought in from outside, since one
-matrix product does it for all rows; here is what must wait for the row before.
+The contribution of a row's features and previous label is an input here, because one matrix product
+computes it for all rows. This module computes what depends on the previous row's state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Weights(NamedTuple):
 
 
 class RowInputs(NamedTuple):
-    """What rows (..., numbers) say by themselves, biases included."""
+    """The part of the inputs (..., numbers) that rows contribute themselves, biases included."""
 
     gates: Tensor  # (..., 4 hidden)
     heads: Tensor  # (..., 2 found + heads)
@@ -34,7 +34,7 @@ class RowInputs(NamedTuple):
 
 
 class MemoryState(NamedTuple):
-    """What goes from row to row."""
+    """The state between rows."""
 
     seen: Tensor  # (..., found + hidden): [r, h]
     cell: Tensor  # (..., hidden)
@@ -60,15 +60,15 @@ def one_row(row: RowInputs, before: MemoryState, weights: Weights, decay: float)
     """What is kept after a row; of rows (n, ...) that each come next, after each."""
     heads = len(weights.strength)
     state = gated(row.gates + before.seen @ weights.gates.mT, before.cell)
-    said = row.heads + state.hidden @ weights.heads.mT
-    keys, late = said[..., :-heads].unflatten(-1, (2, heads, -1)).unbind(-3)
+    head_inputs = row.heads + state.hidden @ weights.heads.mT
+    keys, late = head_inputs[..., :-heads].unflatten(-1, (2, heads, -1)).unbind(-3)
     used, reads = least_recently_used_access(
         Used(before.memory, before.usage, before.looks),
         keys,
         new=_tagged(keys, row.tag),
         late=_tagged(late, row.tag_before),
         strength=weights.strength,
-        gate=said[..., -heads:].sigmoid(),
+        gate=head_inputs[..., -heads:].sigmoid(),
         decay=decay,
     )
     reads = reads[..., : keys.shape[-1]].flatten(-2)

@@ -1,4 +1,4 @@
-"""Memory Networks: ask the support set several times, refining the question between reads."""
+"""Memory Networks: read the support set several times, updating the query between reads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ class MemoryNetwork(Learner):
         u_{k+1} = H u_k + sum_i p_i c_i,     k = 1 … hops - 1         (equations 2, 4, with H)
         predict = log of the last hop's share of each class
 
-    The embedding e(y_i) of a label is the mean feature vector of its class in the support set: what
-    a label means is decided by the task, so renaming the classes permutes the outputs. The label
-    itself is carried along as a second, one-hot part of the value, of which the last hop reads a
-    distribution over classes.
+    The embedding e(y_i) of a label is the mean feature vector of its class in the support set, so
+    renaming the classes permutes the outputs. The one-hot label is a second part of the value; the
+    last hop reads a distribution over classes from it.
 
     ``backbone``   inputs (n, ...) -> features (n, backbone.features), at least 4, because each row
                    is normalised.
@@ -70,11 +69,11 @@ class MemoryNetwork(Learner):
         features = normalised_size(backbone, "MemoryNetwork")
         self.hops, self.width, self.key_value = hops, width, key_value
         self.ask = nn.Linear(features, width, bias=False)  # A
-        nn.init.orthogonal_(self.ask.weight)  # features start as near as they are
+        nn.init.orthogonal_(self.ask.weight)  # preserves distances between features
         self.strength = nn.Parameter(torch.full((hops,), 10.0))
         if not key_value:
             self.label_key = _starting_at_zero(features, width)  # D
-        if hops > 1:  # with one, nothing is asked after the answer
+        if hops > 1:  # a single hop does not update the query
             self.label_value = nn.Linear(features, width, bias=False)  # E
             self.keep = nn.Linear(width, width, bias=False)  # H
             nn.init.eye_(self.keep.weight)
@@ -114,10 +113,10 @@ class MemoryNetwork(Learner):
         return of_present(self._log_shares(state, inputs).exp(), state["bias"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:
-        """The first question (n, width), which shares its space with the keys."""
+        """The first query u_1 (n, width), in the same space as the keys."""
         features = embed_query(self.backbone, inputs, state["statistics"])
-        asked: Tensor = self.ask(centred(features, state["centre"]))
-        return asked
+        query: Tensor = self.ask(centred(features, state["centre"]))
+        return query
 
     def _keys(self, features: Tensor, meanings: Tensor) -> Tensor:
         keys: Tensor = self.ask(features)
@@ -130,18 +129,18 @@ class MemoryNetwork(Learner):
         return values if self.key_value else values + self.row_value(features)
 
     def _log_shares(self, state: State, inputs: Any) -> Tensor:
-        question = self.embed(state, inputs)
+        query = self.embed(state, inputs)
         keys = F.normalize(state["keys"], dim=-1)
-        shares = self._look(question, keys, state, 0)
+        log_shares = self._hop_log_shares(query, keys, state, 0)
         for hop in range(1, self.hops):
-            question = self.keep(question) + shares.exp() @ state["values"]
-            shares = self._look(question, keys, state, hop)
-        return shares
+            query = self.keep(query) + log_shares.exp() @ state["values"]
+            log_shares = self._hop_log_shares(query, keys, state, hop)
+        return log_shares
 
-    def _look(self, question: Tensor, keys: Tensor, state: State, hop: int) -> Tensor:
-        nearness = F.normalize(question, dim=-1) @ keys.mT
-        shares: Tensor = self.strength[hop] * nearness + state["bias"]
-        return shares.log_softmax(-1)
+    def _hop_log_shares(self, query: Tensor, keys: Tensor, state: State, hop: int) -> Tensor:
+        cosines = F.normalize(query, dim=-1) @ keys.mT
+        logits: Tensor = self.strength[hop] * cosines + state["bias"]
+        return logits.log_softmax(-1)
 
 
 def _starting_at_zero(inputs: int, outputs: int) -> nn.Linear:

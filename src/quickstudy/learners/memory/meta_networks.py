@@ -1,4 +1,4 @@
-"""Meta Networks: fast weights, made from gradients on the support set, beside slow ones."""
+"""Meta Networks: slow weights, and fast weights computed from gradients on the support set."""
 
 from __future__ import annotations
 
@@ -179,14 +179,14 @@ class MetaNetworks(Learner):
         return run(_layers(self.representation), features, state["representation"])
 
     def _shares(self, state: State, features: Tensor) -> Tensor:
-        asked = F.normalize(self._represent(state, features), dim=-1)
-        nearness = asked @ F.normalize(state["keys"], dim=-1).mT
-        shares: Tensor = self.strength * nearness + state["bias"]
-        return shares.softmax(-1)
+        queries = F.normalize(self._represent(state, features), dim=-1)
+        cosines = queries @ F.normalize(state["keys"], dim=-1).mT
+        logits: Tensor = self.strength * cosines + state["bias"]
+        return logits.softmax(-1)
 
 
 class GradientMapper(nn.Module):
-    """Gradients -> fast weights, number by number: net(scaled g) - rate * g.
+    """Gradients -> fast weights, elementwise: net(scaled g) - rate * g.
 
     ``net`` is a perceptron of 20 hidden units, shared by all numbers; ``rate`` is learnt, one for
     each of the ``layers``. Gradients differ in size by orders of magnitude, so ``net`` sees size
@@ -200,7 +200,7 @@ class GradientMapper(nn.Module):
         self.rate = nn.Parameter(torch.full((layers,), rate))
         self.net = _perceptron(2, hidden, 1)
         last_weight, last_bias = _layers(self.net)[-1]
-        with torch.no_grad():  # at first the gradient step alone
+        with torch.no_grad():  # initially the fast weights are almost a plain gradient step
             last_weight.mul_(0.01)
             last_bias.zero_()
 

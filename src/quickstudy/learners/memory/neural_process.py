@@ -53,7 +53,7 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
     state = learner(task.support, task.spec).state
     with counting(counted_weights(query, answer)):
         mean, deviation = learner.distribution(state, query.inputs)
-    # Written out, since torch's looks at single values, which vmap does not allow.
+    # Not torch's function: it reads single values, which vmap does not allow.
     distances = (answer.fill(query.targets) - mean) / deviation
     surprise = deviation.log() + (distances.square() + math.log(2 * math.pi)) / 2
     known = answer.known(query.targets)
@@ -171,8 +171,8 @@ class AttentiveNeuralProcess(Learner):
         r_k(x)        = heads of sum_i softmax_i(q(f(x))·q(f(x_i)) / √d + log w_i) r_i, mixed
         mean_k, deviation_k = g(f(x), r_k(x))
 
-    Near rows then count more, where the mean of a :class:`ConditionalNeuralProcess` underfits.
-    Outputs, classification and the prediction without any row are as there.
+    Near rows count more; the mean of a :class:`ConditionalNeuralProcess` underfits instead.
+    Outputs, classification and the prediction without rows are as in that learner.
 
     ``backbone``  inputs (n, ...) -> features (n, d), for support and queries alike.
     ``size``      of the representation and the hidden layers, 128 in the paper.

@@ -16,7 +16,7 @@ def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     layers = nn.Sequential(
         nn.Linear(inputs, hidden), nn.ReLU(),
         nn.Linear(hidden, hidden), nn.ReLU(),
-        nn.Linear(hidden, outputs, bias=False),  # classes would not notice one that they share
+        nn.Linear(hidden, outputs, bias=False),  # a bias shared by classes has no effect
     )  # fmt: skip
     for layer in layers:
         if isinstance(layer, nn.Linear):  # He et al. (2015): differences of rows keep their size

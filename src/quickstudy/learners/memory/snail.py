@@ -27,7 +27,7 @@ from quickstudy.tasks.examples import labelled, without_absent
 
 
 class SNAIL(Learner):
-    """Maps a support set, read as a sequence, to what comes next: the label of a query.
+    """Maps a support set, read as a sequence, to the label of a query as its next step.
 
         s_t     = [norm(f(x_t)), √d onehot(y_t)] for the support
         s_last  = [norm(f(x)), 0]                for the query
@@ -42,8 +42,8 @@ class SNAIL(Learner):
 
     ``backbone``  inputs (n, ...) -> features (n, d), at least 4, because each row is normalised.
     ``outputs``   most ways, or regression targets, of any task.
-    ``length``    support rows and the query, 6 at 5 ways and 1 shot: as far as convolutions reach.
-                  Longer sequences run; their early rows are then seen through attention alone.
+    ``length``    support rows and the query, 6 at 5 ways and 1 shot: the reach of the convolutions.
+                  In longer sequences, only attention reads the early rows.
     ``filters``   of each dense block, 128 in the paper.
 
     State: ``steps``, for every block what its next step needs: one earlier row, or keys and values;
@@ -56,9 +56,9 @@ class SNAIL(Learner):
 
     Reference: Mishra, Rohaninejad, Chen and Abbeel (2018), A Simple Neural Attentive Meta-Learner.
     Differs from the paper in dilations that start at 1 (its pseudo-code says 2, which would leave
-    out each row's neighbour), and in what lets it learn from few tasks: features are normalised
-    over their d entries, labels are as long as they, and keys start equal to queries, so that like
-    attends to like, and sharply, from the first step on.
+    out each row's neighbour), and in three changes for learning from few tasks: features are
+    normalised over their d entries, labels have the same norm as features, and keys start equal to
+    queries with a sharp softmax, so that similar rows attend to each other from the first step on.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.SNAIL(qs.backbones.MLP(in_features=2), outputs=2, length=3)
@@ -107,7 +107,7 @@ class SNAIL(Learner):
             support, spec.answer, self.outputs, features.dtype
         )
         there = (support.weights > 0).to(features.dtype)
-        # Absent rows go before the first step, where a causal convolution sees zeros anyway.
+        # Absent rows are moved before the first step, where the causal convolution pads with zeros.
         order = torch.argsort(there, stable=True)
         there, rows = there[order], torch.cat([normalised(features), labels], -1)[order]
         bias, steps = log_weights(there), []
@@ -143,7 +143,7 @@ class SNAIL(Learner):
         return share[:, torch.argsort(state["order"])]
 
     def _layers(self) -> list[Any]:
-        return list(self.blocks)  # a ModuleList says nothing of what its modules can do
+        return list(self.blocks)  # Any, because a ModuleList does not declare the blocks' methods
 
     def _query(self, state: State, inputs: Any) -> Tensor:
         return F.pad(self.embed(state, inputs), (0, self.outputs))
@@ -159,16 +159,16 @@ class _DenseBlock(nn.Module):
         self.before = nn.Linear(size, 2 * filters, bias=False)
 
     def read(self, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """All rows of a sequence; and the row (1, size) that the step after its end looks back to.
+        """All rows of a sequence, and the earlier row (1, size) that the next step reads.
 
-        Rows that are not there must be zero, and come first.
+        Absent rows must be zero and come first.
         """
         n = len(rows)
         padded = F.pad(rows, (0, 0, self.dilation, 0))
         return self.step(rows, padded[:n], bias), padded[n:][:1]
 
     def step(self, rows: Tensor, before: Tensor, bias: Tensor) -> Tensor:
-        """Rows (n, size) that look back to ``before``, (n, size) or (1, size) for all of them."""
+        """Rows (n, size) convolved with the rows ``before``: (n, size), or (1, size) for all."""
         filtered, gates = (self.now(rows) + self.before(before)).chunk(2, -1)
         return torch.cat([rows, filtered.tanh() * gates.sigmoid()], -1)
 
@@ -179,7 +179,7 @@ class _AttentionBlock(nn.Module):
     def __init__(self, size: int, keys: int, values: int) -> None:
         super().__init__()
         self.query = nn.Linear(size, keys)
-        self.key = nn.Linear(size, keys, bias=False)  # a softmax would not notice a bias
+        self.key = nn.Linear(size, keys, bias=False)  # the softmax does not depend on a bias
         self.value = nn.Linear(size, values)
         with torch.no_grad():
             self.query.weight.mul_(_SHARPNESS)
@@ -194,11 +194,11 @@ class _AttentionBlock(nn.Module):
         return torch.cat([rows, share @ values], -1), (keys, values)
 
     def step(self, rows: Tensor, memory: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
-        """Rows (n, size), each as the one step after what is remembered."""
+        """Rows (n, size), each as the step after the rows in ``memory``."""
         own = self.key(rows), self.value(rows)
         return torch.cat([rows, read_beside_self(self.query(rows), own, memory, bias)], -1)
 
 
-# Features of an untrained network are all alike (their cosines are about 0.9): only a sharp softmax
-# tells them apart, and until it does, the labels that are read say nothing of the query.
+# Factor on the initial queries and keys. Before training, all features are similar (cosines about
+# 0.9). Only a sharp softmax separates them, so that the labels read depend on the query.
 _SHARPNESS = 3.0
