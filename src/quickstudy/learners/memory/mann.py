@@ -76,8 +76,8 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
     loss = mean_loss(predictions, rows, answer, present.get("present"))
     with torch.no_grad():
         carried = _after(path, support.weights)
-        asked = _of_task(learner.ask(carried, later)[0], present, task.spec)
-    return Outcome(loss, score_of(asked, query, answer))
+        query_predictions = _of_task(learner.ask(carried, later)[0], present, task.spec)
+    return Outcome(loss, score_of(query_predictions, query, answer))
 
 
 class MANN(Learner):
@@ -182,7 +182,7 @@ class MANN(Learner):
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Predictions (n, outputs), each for its row as the next one."""
-        return _of_task(self._ask(state, inputs)[0], state, spec)
+        return _of_task(self._predict_next(state, inputs)[0], state, spec)
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The centred features (n, features) that the controller reads."""
@@ -193,15 +193,15 @@ class MANN(Learner):
 
         A row wrote its key when it was read, and its label with the row after it.
         """
-        share = self._ask(state, inputs)[1].mean(-2)
+        share = self._predict_next(state, inputs)[1].mean(-2)
         return share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
 
-    def _ask(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
+    def _predict_next(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
         cell, used, *others = state["carried"]  # plain tuples after loading
         return self.ask(Carried(CellState(*cell), Used(*used), *others), self.embed(state, inputs))
 
     def start(self, tags: int = 0) -> Carried:
-        """Before the first row: nothing read, nothing stored.
+        """The state before the first row: empty memory, zero reads.
 
         ``tags``  columns of the memory that keep who wrote, one for each row that is to be known.
         """

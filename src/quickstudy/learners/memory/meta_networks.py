@@ -78,7 +78,7 @@ class MetaNetworks(Learner):
     answers = (Classes, Reals, Labels)
     differentiates = True
     exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "relabelling_permutes_outputs": "the slow weights of every way are its own"
+        "relabelling_permutes_outputs": "every way has slow weights of its own"
     }
 
     def __init__(

@@ -74,7 +74,7 @@ class ConditionalNeuralProcess(Learner):
     is 1, and mean_k is the logit of class k. Without any row, r_k is 0, and the prediction that of
     the prior.
 
-    ``backbone``  inputs (n, ...) -> features (n, d), for support and queries alike.
+    ``backbone``  inputs (n, ...) -> features (n, d), for both support and queries.
     ``size``      of the representation and the hidden layers, 128 in the paper.
     ``floor``     least standard deviation, in the unit of the targets; 0.1 in the paper's code.
 
@@ -174,7 +174,7 @@ class AttentiveNeuralProcess(Learner):
     Near rows count more; the mean of a :class:`ConditionalNeuralProcess` underfits instead.
     Outputs, classification and the prediction without rows are as in that learner.
 
-    ``backbone``  inputs (n, ...) -> features (n, d), for support and queries alike.
+    ``backbone``  inputs (n, ...) -> features (n, d), for both support and queries.
     ``size``      of the representation and the hidden layers, 128 in the paper.
     ``heads``     of the attention, 8 in the paper; must divide ``size``.
     ``floor``     least standard deviation, in the unit of the targets; 0.1 in the paper's code.
