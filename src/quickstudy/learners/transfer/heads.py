@@ -51,10 +51,10 @@ def ridge_weight(x: Tensor, y: Tensor, weights: Tensor, l2: float | Tensor) -> T
 
 
 def _penalised(matrix: Tensor, l2: float | Tensor) -> Tensor:
-    """``matrix`` + l2 on its diagonal, and what rounds away beside its trace.
+    """``matrix`` + l2 on its diagonal, plus the rounding error of its trace.
 
-    Next to features of size 1e4 in float32, l2 = 1 is lost, and a matrix of repeated rows would
-    stay singular.
+    With features of size 1e4 in float32, l2 = 1 is rounded away, and a matrix of repeated rows
+    would remain singular.
     """
     rounding = torch.finfo(matrix.dtype).eps * matrix.diagonal().sum().detach()
     return matrix + (l2 + rounding) * _eye(len(matrix), matrix)
@@ -72,7 +72,7 @@ def logistic(
 
     Exact to rounding in float64 where l2 is at least 1e-6 of the features' variance, of one
     feature; in float32 the loss is then within about a tenth of its least value, and close to it
-    from 1e-4 on. Below, on classes that can be told apart, the fit stops short of the optimum.
+    from 1e-4 on. Below, on separable classes, the fit stops short of the optimum.
     """
     # Centring makes weight and offset nearly independent, so that few iterations suffice.
     feature_mean = _mean(features, weights)
@@ -153,7 +153,7 @@ class _Problem(NamedTuple):
         return _Head(self.x.mT @ error + self.l2 * head.weight, error.sum(0))
 
     def gradient_terms(self) -> _Head:
-        """What the terms of the gradient's sums over rows add up to in size, at probability 0.
+        """The sum of the absolute terms of the gradient's sums over rows, at probability 0.
 
         Rounding leaves a residual of this times machine precision, also where the sums are 0, as
         for constant features.
@@ -170,7 +170,7 @@ class _Problem(NamedTuple):
 
 
 def through_softmax(p: Tensor, v: Tensor) -> Tensor:
-    """(diag p - p p') v for each row: how the softmax moves with its logits."""
+    """(diag p - p p') v for each row: the Jacobian of the softmax times v."""
     return p * (v - (p * v).sum(-1, keepdim=True))
 
 
@@ -210,7 +210,7 @@ class _Minimiser(torch.autograd.Function):
         size = _Head(basis.mT @ d_weight, d_offset)
         right = _Head(size.weight, problem.without_shift(d_offset))
         within = _solve(problem, p, right, ADJOINT_STEPS, size)
-        # Outside the span of the rows, the penalty is all the curvature there is.
+        # Outside the span of the rows, only the penalty has curvature.
         outside = (d_weight - basis @ right.weight) / ctx.l2
         adjoint = _Head(basis @ within.weight + outside, within.offset)
         along = x @ adjoint.weight + adjoint.offset
