@@ -1,4 +1,4 @@
-"""What learners share that attend to the support: weights as biases, shares, heads."""
+"""Attention to the support set: row weights as biases, shares, heads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shares(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
 def of_present(share: Tensor, bias: Tensor) -> Tensor:
     """Shares (..., n) as a learner's ``attention`` reports them: 0 for absent rows.
 
-    That matters where all rows are absent: a softmax divides 1 among them.
+    This matters if all rows are absent, because the softmax still sums to 1 over them.
     """
     return share.where(bias > ABSENT / 2, 0.0)
 

@@ -1,4 +1,4 @@
-"""What learners share that take more support later: means over two support sets, wider answers."""
+"""Functions for learners that extend a state: means over two support sets, added outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from quickstudy.backbones.norms import rows_see_one_another
 
 
 def refuse_shared_statistics(backbone: nn.Module, learner: str) -> None:
-    """ValueError for a backbone whose features of a row depend on the rows of its support set.
+    """Raise ValueError for a backbone whose features of a row depend on its support set.
 
     Features of two support sets are then not those of their union.
     """
@@ -37,7 +37,7 @@ def joint_means(
 ) -> tuple[Tensor, Tensor]:
     """Weighted means (k, d) over two sets of rows, of total weights (k,) each, and their totals.
 
-    The second set may be of more outputs.
+    The second set may have more outputs.
     """
     means, totals = (widened(part, len(more_totals)) for part in (means, totals))
     both = totals + more_totals

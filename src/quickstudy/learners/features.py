@@ -1,4 +1,4 @@
-"""What learners must know of a backbone: the shape of its features, its device and its type."""
+"""Properties of a backbone that learners need: the shape of its features, its device and type."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def feature_size(backbone: nn.Module, learner: str) -> int:
 
 
 def refuse_heads_and_maps(backbone: nn.Module, learner: str) -> None:
-    """For learners with no layers to size: ValueError for a backbone that cannot serve them.
+    """Raise ValueError for a backbone whose outputs are not feature vectors.
 
-    That is one with a head of its own (attributes ``features`` and ``outputs``), or one that gives
-    maps (``feature_shape``). One that declares neither is taken to give vectors (n, d).
+    It ends in a head (attributes ``features`` and ``outputs``) or returns maps
+    (``feature_shape``). A backbone that declares neither is assumed to return vectors (n, d).
     """
     shape = _declared_shape(backbone)
     if shape is not None:
@@ -51,7 +51,7 @@ def refuse_heads_and_maps(backbone: nn.Module, learner: str) -> None:
 def like(backbone: nn.Module, own: Own) -> Own:
     """A learner's ``own`` layers or number, in the type and on the device of its backbone.
 
-    The first floating-point parameter decides; a backbone without any leaves ``own`` as it is.
+    They are those of its first floating-point parameter; without one, ``own`` is unchanged.
     """
     for parameter in backbone.parameters():
         if parameter.dtype.is_floating_point:
@@ -60,7 +60,7 @@ def like(backbone: nn.Module, own: Own) -> Own:
 
 
 def refuse_sizes(who: str, **sizes: int) -> None:
-    """ValueError, in the name of the learner ``who``, for the first of ``sizes`` below 1."""
+    """Raise ValueError, prefixed by ``who``, for the first of ``sizes`` below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{who}: {name} must be at least 1; found {size}.")

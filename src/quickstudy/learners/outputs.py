@@ -10,7 +10,7 @@ from quickstudy.core import Answer, Examples, TaskSpec
 
 
 def refuse_more_outputs(who: str, spec: TaskSpec, outputs: int) -> None:
-    """ValueError, in the name of the learner ``who``, for a task of more than its ``outputs``."""
+    """Raise ValueError, prefixed by ``who``, for a task with more outputs than ``outputs``."""
     if spec.outputs > outputs:
         raise ValueError(
             f"{who}: the task asks {spec.outputs} outputs, but the learner has {outputs}. "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class CellState(NamedTuple):
-    """What a cell carries from step to step: ``hidden`` and ``cell``, both (..., hidden)."""
+    """The state of a cell between steps: ``hidden`` and ``cell``, both (..., hidden)."""
 
     hidden: Tensor
     cell: Tensor
@@ -32,7 +32,7 @@ class LSTMCell(nn.Module):
         c       = f * c + i * tanh(W_c [x, h] + b_c)
         h       = o * tanh(c)
 
-    The forget gate starts open (bias 1), so that early training remembers.
+    The forget gate starts open (bias 1), so that the cell keeps its state early in training.
 
     Reference: Hochreiter and Schmidhuber (1997), with the forget gate of Gers et al. (2000); its
     bias from Jozefowicz et al. (2015).
