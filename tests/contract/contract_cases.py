@@ -159,7 +159,7 @@ def source_for(name: str, ways: int = WAYS, shots: int = 2) -> TaskSource:
 
 
 def misjudged(learner: Learner, source: TaskSource) -> dict[str, str]:
-    """Laws that are broken but not excepted, and exceptions to remove because they are not needed."""
+    """Laws that are broken but not excepted, and exceptions that are not needed."""
     task = doubled(draw(source, 0, 0))
     found = {}
     kept = applicable(learner)
