@@ -1,10 +1,10 @@
-"""Adapting and predicting for one task, against what the backbone alone costs, in turns.
+"""Time of adapting and predicting for one task, compared with the backbone alone, in turns.
 
     python benchmarks/adaptation.py                      # every learner, some minutes
     python benchmarks/adaptation.py conv4 --learners maml prototypical --seconds 1
     python benchmarks/adaptation.py --table              # what was measured
 
-Every learner of the registry as a user has it: saved and loaded, in evaluation mode, under
+Every learner of the registry as a user runs it: saved and loaded, in evaluation mode, under
 ``no_grad``, with its default settings. ``predictor = learner(support, spec)`` and
 ``predictor(inputs)`` are each timed beside a floor in plain torch, on the same rows and weights:
 
@@ -12,7 +12,7 @@ Every learner of the registry as a user has it: saved and loaded, in evaluation 
                        of the weights that adapt (torch's own Adam for Reptile); then the network
     others             the backbone on the rows
 
-So the ratio holds the checks and calls of operators of ours, and for the others also all that the
+So the ratio includes our checks and calls of operators, and for the others also all that the
 learner itself computes from the features. Rounds alternate; the ratio is that of the medians.
 Results go to results/adaptation.json.
 """
@@ -53,13 +53,13 @@ Work = Callable[[], object]
 
 
 def conv4(learner: str, outputs: int | None) -> nn.Module:
-    """On images 28x28; maps where the learner wants these."""
+    """For images 28x28; feature maps where the learner needs them."""
     maps = LEARNERS[learner].maps
     return qs.backbones.Conv4(outputs=outputs, pools=2 if maps else 4, flat=not maps)
 
 
 def perceptron(learner: str, outputs: int | None) -> nn.Module:
-    """On 64 given features."""
+    """For 64 given features."""
     return qs.backbones.MLP(64, (64, 64), outputs=outputs)
 
 
@@ -80,12 +80,12 @@ CLASSIFY_ONLY = {
 
 
 def learners_of(backbone: str) -> list[str]:
-    """Names of those that can be measured on it."""
+    """Names of the learners that can be measured on this backbone."""
     return [n for n in LEARNERS if backbone != "regression" or n not in CLASSIFY_ONLY]
 
 
 def make_learner(name: str, backbone: str, support: int) -> Learner:
-    """As a user has it: from a file, for tasks of so many rows of support."""
+    """Loaded from a file, as a user runs it, for tasks with ``support`` support rows."""
     cls = resolve("learner", name, LEARNERS)
     outputs = 1 if backbone == "regression" else WAYS
     net = BACKBONES[backbone][0](name, outputs if LEARNERS[name].head else None)
@@ -107,7 +107,7 @@ def make_support(backbone: str, shots: int) -> tuple[Examples, qs.TaskSpec]:
 
 
 def plain_adaptation(name: str, learner: Any, support: Examples) -> Work:
-    """The floor of adapting."""
+    """The floor for adapting, in plain torch."""
     inputs, targets, _ = support
     if LEARNERS[name].family != "gradient":
         return lambda: learner.backbone(inputs)
@@ -155,18 +155,18 @@ def descended(
     adam: bool,
     rate: float = 0.01,
 ) -> nn.Module:
-    """``net`` after ``steps`` of descent, in place, of the weights that are ``moved``."""
+    """``net`` after ``steps`` of descent, in place, on the weights in ``moved``."""
     loss = F.mse_loss if targets.is_floating_point() else F.cross_entropy
     moved = [p.requires_grad_() for p in moved]
     optimiser = torch.optim.Adam(moved, rate, (0.0, 0.999)) if adam else None
     for _ in range(steps):
         with torch.enable_grad():
-            slopes = torch.autograd.grad(loss(net(inputs), targets), moved)
-        for p, slope in zip(moved, slopes, strict=True):
+            gradients = torch.autograd.grad(loss(net(inputs), targets), moved)
+        for p, gradient in zip(moved, gradients, strict=True):
             if optimiser is None:
-                p.sub_(slope, alpha=rate)
+                p.sub_(gradient, alpha=rate)
             else:
-                p.grad = slope
+                p.grad = gradient
         if optimiser is not None:
             optimiser.step()
     return net
@@ -238,7 +238,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure what is asked for; keep what earlier runs measured of the others."""
+    """Measure the selected learners; keep earlier results of the others."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("backbones", nargs="*", help=f"of {', '.join(BACKBONES)}; all by default")
     parser.add_argument("--learners", nargs="*", choices=list(LEARNERS), help="all by default")

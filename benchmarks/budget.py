@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 def steps_within(minutes: float, train: Callable[[int], object]) -> int:
-    """Steps that take ``minutes`` of this process's CPU time, judged by ever longer trials.
+    """Steps that take ``minutes`` of this process's CPU time, estimated by ever longer trials.
 
-    ``train``  trains a copy for so many steps, and throws it away.
+    ``train``  trains a copy for so many steps, and discards it.
     """
     steps, times = 1, []
     # The first trial warms up, and two that differ by less than seconds differ by chance.
@@ -18,5 +18,5 @@ def steps_within(minutes: float, train: Callable[[int], object]) -> int:
         began = time.process_time()
         train(steps)
         times.append(time.process_time() - began)
-    each = (times[-1] - times[-2]) / (steps - steps // 2)  # what comes before the first step is out
+    each = (times[-1] - times[-2]) / (steps - steps // 2)  # excludes the time before the first step
     return max(1, int(minutes * 60 / each))

@@ -1,4 +1,4 @@
-"""Training steps of MANN and SNAIL against their plain eager form, on one machine, in turns.
+"""Training steps of MANN and SNAIL compared with a plain eager form, on one machine, in turns.
 
     python benchmarks/memory_learners.py                    # all workloads, some minutes
     python benchmarks/memory_learners.py mann snail_one_query --rounds 15 --threads 1
@@ -50,7 +50,7 @@ class Vectors(nn.Module):
 
 @dataclass(frozen=True)
 class Workload:
-    """``rows`` of support and query in each of 16 tasks, and how ours maps over tasks."""
+    """``rows`` of support and query in each of 16 tasks, and quickstudy's mapping over tasks."""
 
     make: Callable[[], Learner]
     plain: Callable[[Learner, Task], tuple[Tensor, Tensor]]
@@ -72,17 +72,17 @@ def plain_mann(m: qs.MANN, batch: Task) -> tuple[Tensor, Tensor]:
         if t == support:
             with torch.no_grad():
                 states = (h, c, memory, usage, looks, reads, label)
-                asked = _ask_all(m, x[:, support:], states)
+                query_logits = _predict_all(m, x[:, support:], states)
         h, c, memory, usage, looks, reads = _mann_row(
             m, x[:, t], label, (h, c, memory, usage, looks, reads)
         )
         answers.append(m.answer(torch.cat([h, reads], -1)))
         label = labels[:, t]
     loss = F.cross_entropy(torch.stack(answers, 1).flatten(0, 1), y.flatten())
-    return loss, (asked.argmax(-1) == y[:, support:].flatten()).to(x.dtype).mean()
+    return loss, (query_logits.argmax(-1) == y[:, support:].flatten()).to(x.dtype).mean()
 
 
-def _ask_all(m: qs.MANN, x: Tensor, states: tuple[Tensor, ...]) -> Tensor:
+def _predict_all(m: qs.MANN, x: Tensor, states: tuple[Tensor, ...]) -> Tensor:
     queries = x.shape[1]
     *before, label = (part.repeat_interleave(queries, 0) for part in states)
     h, *_, reads = _mann_row(m, x.flatten(0, 1), label, tuple(before))
@@ -192,7 +192,7 @@ def steps(
     workload: Workload, learner: Learner, batch: Task
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """One training step of ours, and of the plain form: each gives its gradient as one vector."""
-    plan = Plan(workload.mapping, "asked for", len(batch.support.weights))
+    plan = Plan(workload.mapping, "query_logits for", len(batch.support.weights))
     objective = type(learner).objective or query_loss
 
     def ours() -> Tensor:
@@ -219,7 +219,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def measure(workload: Workload, rounds: int) -> dict[str, object]:
-    """Agreement, then times, then where ours goes."""
+    """Agreement, then times, then the operators that take the most time."""
     torch.manual_seed(0)
     learner, batch = workload.make(), draw(workload)
     exact = copy.deepcopy(learner).double()
@@ -266,7 +266,7 @@ def measure(workload: Workload, rounds: int) -> dict[str, object]:
 
 
 def operators(step: Callable[[], Tensor], most: int = 8) -> list[dict[str, object]]:
-    """Where the time goes: the most costly operators of one step, and how often each is called."""
+    """The operators of one step that take the most time, and how often each is called."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     events = sorted(profile.key_averages(), key=lambda e: -e.self_cpu_time_total)[:most]
@@ -277,7 +277,7 @@ def operators(step: Callable[[], Tensor], most: int = 8) -> list[dict[str, objec
 
 
 def main() -> None:
-    """Measure the workloads asked for; keep what earlier runs measured of the others."""
+    """Measure the workloads query_logits for; keep earlier results of the others."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workloads", nargs="*", help=f"of {', '.join(WORKLOADS)}; all by default")
     parser.add_argument("--rounds", type=int, default=11)

@@ -19,7 +19,7 @@ Figures = tuple[float | None, float | None, float | None]
 
 @dataclass(frozen=True)
 class Entry:
-    """One learner's line.
+    """One learner's row.
 
     ``make``        (Conv4, most ways, shots of a test) -> learner.
     ``published``   by its paper or, as the note says, by another.
@@ -47,10 +47,10 @@ class Entry:
         return ways if self.answers else None
 
 
-# How metric learners train: 20-way tasks, which serve all columns.
+# Settings of metric learners: 20-way tasks, used for all columns.
 _METRIC: dict[str, Any] = {"train_ways": 20}
-# Gradient learners go at the pace that was best for MAML on training tasks in two CPU minutes: in
-# steps of 2 tasks at 0.002 it reaches 87%, of 4 tasks at 0.001 76%.
+# Gradient learners use the outer steps that were best for MAML on training tasks in two CPU
+# minutes: with 2 tasks a step at rate 0.002 it reaches 87%, with 4 at 0.001 76%.
 _PACE: dict[str, Any] = {"queries": 3, "tasks_per_step": 2, "rate": 2e-3}
 _GRADIENT: dict[str, Any] = {"answers": True, **_PACE}
 _NONE: Figures = (None, None, None)

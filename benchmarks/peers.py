@@ -1,27 +1,27 @@
-"""quickstudy against other libraries: same machine, same tasks, same weights, turn by turn.
+"""quickstudy compared with other libraries: same machine, tasks and weights, in turns.
 
     python benchmarks/peers.py                          # every workload: an hour or two
     python benchmarks/peers.py sinusoid_maml --rounds 5
     python benchmarks/peers.py --only learn2learn higher
     python benchmarks/peers.py --interpreter learn2learn=/path/to/python
-    python benchmarks/peers.py --contenders             # who takes part, and what each needs
+    python benchmarks/peers.py --contenders             # the contenders, and what each needs
     python benchmarks/peers.py --table                  # all results, and the chart
 
 A step is the gradient of the mean loss of a batch of tasks, left in ``.grad``, without the
 optimiser's own step. Tasks are random rows of the real shapes, 5-way 1-shot with 15 queries unless
-a workload says otherwise; norms use the statistics of the rows at hand (transductive), as the
+a workload says otherwise; norms use the statistics of the given rows (transductive), as the
 peers' do. Every contender has the same tasks and begins with the same weights.
 
-Before anything is timed, each computes the gradient of two tasks by its own way, in float64 and in
+Before anything is timed, each computes the gradient of two tasks by its own code, in float64 and in
 float32, and is compared with one that is written out in float64 (``contest/oracle.py``). A wrong
 one is not timed.
 
-Each contender then lives in a process of its own, all started first. In every round each takes its
-turn while the others sleep, so that whatever else the machine does disturbs all alike. Peers have
+Each contender then runs in a separate process, all started first. In every round each takes its
+turn while the others sleep, so that whatever else the machine does disturbs all equally. Peers have
 torch's default number of threads; quickstudy has two workers with one thread each where it
 loops over tasks. Memory is the greatest of the process, less what imports, weights and tasks take.
 
-Peers are optional: one that is not installed is a line with the reason.
+Peers are optional: one that is not installed has a line with the reason.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def measure(work: Workload, args: argparse.Namespace) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on beside the software."""
+    """What the figures depend on besides the software."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

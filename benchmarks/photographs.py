@@ -1,4 +1,4 @@
-"""The folder path on real photographs: train, adapt to five new kinds of things, predict.
+"""Image folders of real photographs: train, adapt to five new classes, predict.
 
     python benchmarks/photographs.py --root DATA
 
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _one_draw(run: Run, kinds: list[Path], draws: random.Random, folder: Path) -> float:
-    """Accuracy on all photographs that were not shown, of five kinds drawn at random."""
+    """Accuracy on all photographs outside the support set, of five classes drawn at random."""
     support, queries = folder / "support", []
     shutil.rmtree(support, ignore_errors=True)
     for kind in draws.sample(kinds, WAYS):

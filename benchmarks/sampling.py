@@ -7,13 +7,13 @@ Every contender reads the same uint8 rows (4112 classes of 20, as in Omniglot's 
 rotations), samples a *new* task each time, and delivers float32 images in [0, 1] with targets 0 to
 4, split into support and query. Building its tables is not timed.
 
-Contenders take turns, round by round, so that whatever else the machine does disturbs all alike.
+Contenders take turns, round by round, so that whatever else the machine does disturbs all equally.
 Rates are per second of the process's own CPU time; those by the clock are recorded beside them.
 
-Peers are optional. learn2learn is asked twice: over a ``TensorDataset``, which is what its own
-in-memory data set is, and over the same tensor with labels as Python integers, which spares it many
+Peers are optional. learn2learn is measured twice: over a ``TensorDataset``, the type of its own
+in-memory data set, and over the same tensor with labels as Python integers, which spares it many
 tensor comparisons. Neither it nor torchmeta is slowed by a ``DataLoader``, and the masks that split
-learn2learn's rows are made once, where its examples make them for every task.
+learn2learn's rows are made once, while its examples make them for every task.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class IntegerLabels(Dataset):  # type: ignore[type-arg]
 
 
 def quickstudy_sampler(data: qs.LabelledRows) -> Sampler:
-    """Numbered tasks, drawn as training draws them."""
+    """Tasks by number, drawn as in training."""
     source, index = qs.episodes(data, WAYS, SHOTS, QUERIES), count()
 
     def sample() -> Episode:
@@ -198,7 +198,7 @@ def main() -> None:
 
 
 def check(name: str, episode: Episode) -> None:
-    """ValueError unless ``episode`` is what every contender is asked for."""
+    """ValueError unless ``episode`` has the required shapes, types and values."""
     images = [(tuple(t.shape), t.dtype) for t in (episode.support, episode.query)]
     wanted = [((WAYS * n, 1, SIDE, SIDE), torch.float32) for n in (SHOTS, QUERIES)]
     per_way = [t.bincount(minlength=WAYS).tolist()
@@ -226,7 +226,7 @@ def measured(
 
 
 def _episodes_per_turn(sample: Sampler, seconds: float) -> int:
-    """How many episodes take about ``seconds`` of CPU time; warms up on the way."""
+    """How many episodes take about ``seconds`` of CPU time; also warms up."""
     done, began = 0, time.process_time()
     while time.process_time() - began < seconds:
         sample()

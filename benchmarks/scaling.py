@@ -1,4 +1,4 @@
-"""What a training step costs in time and memory as one thing grows, and its share of the peak.
+"""Time and memory of a training step as one quantity grows, and its share of the machine's peak.
 
     python benchmarks/scaling.py            # about ten minutes on an idle machine of two cores
     python benchmarks/scaling.py --table    # what was measured, and its chart
@@ -50,7 +50,7 @@ SECONDS, MOST_STEPS, WORKERS = 3.0, 30, 2
 
 @dataclass(frozen=True)
 class Point:
-    """One measured step; see the module's docstring for what stays as it is."""
+    """One measured step; see the module's docstring for the fixed settings."""
 
     learner: str
     tasks: int = 4
@@ -72,7 +72,7 @@ LEARNERS = ("MAML", "FOMAML", "Prototypical")
 
 
 def points(axis: str) -> list[Point]:
-    """What is measured along ``axis``; a learner without inner steps has none there."""
+    """What is measured along ``axis``; a learner without inner steps has none along ``steps``."""
     learners = [n for n in LEARNERS if axis != "inner steps" or n != "Prototypical"]
     return [replace(Point(name), **change) for name in learners for change in AXES[axis]]
 
@@ -91,7 +91,7 @@ def make_learner(point: Point) -> qs.Learner:
 
 
 def make_batch(point: Point) -> qs.Task:
-    """Random tasks; their values do not matter, for no operator looks at them."""
+    """Random tasks; their values do not matter, since no operator's time depends on them."""
 
     def rows(each: int) -> qs.Examples:
         images = torch.rand(point.ways * each, 1, point.side, point.side)
@@ -102,7 +102,7 @@ def make_batch(point: Point) -> qs.Task:
 
 
 def measure(point: Point) -> dict[str, Any]:
-    """Time, memory and arithmetic of ``point``, in this process."""
+    """Time, memory and arithmetic of ``point``, measured in this process."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -173,7 +173,7 @@ def table(result: dict[str, Any]) -> list[dict[str, object]]:
 
 
 def value_of(change: dict[str, int]) -> str:
-    """A place on an axis: one number, or "5 × 1"."""
+    """The value on an axis: one number, or "5 × 1"."""
     return " × ".join(map(str, change.values()))
 
 
@@ -199,7 +199,7 @@ def chart(result: dict[str, Any], file: Path) -> None:
 
 
 def in_own_process(point: Point) -> dict[str, Any]:
-    """:func:`measure` where nothing has used memory yet."""
+    """:func:`measure` in a new process, where nothing has used memory yet."""
     command = [sys.executable, __file__, "--point", json.dumps(asdict(point))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)

@@ -5,13 +5,13 @@
 One network (two hidden layers of 40) is trained three times on the same numbered tasks:
 
 * MAML: one inner step at rate 0.01, second order, 25 tasks per step, Adam at 1e-3;
-* baseline: to regress all tasks at once, the paper's "pretrained on all tasks";
-* oracle: told each task's amplitude and phase as two more inputs.
+* baseline: one regression on all tasks together, the paper's "pretrained on all tasks";
+* oracle: with each task's amplitude and phase as two more inputs.
 
 MAML and the baseline are then fine-tuned on 5, 10 and 20 points of new tasks. MAML's rate stays
 0.01; the baseline takes, for each number of points and steps, the best of several rates on
-validation tasks, so it is never held back by its rate. The best *possible* error is 0: two points
-off the zeros of the function determine amplitude and phase.
+validation tasks, so its rate never explains a larger error. The best *possible* error is 0: two
+points off the zeros of the function determine amplitude and phase.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ ENGINE = Plan(Mapping.VMAP, "one graph for all tasks", 100)
 
 
 class Unadapted(Learner):
-    """Maps any support set to the backbone itself: trained, it regresses all tasks jointly."""
+    """Ignores the support set and predicts with the backbone: a joint regression of all tasks."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """Nothing is taken from the support set."""
+        """The empty state: the support set is ignored."""
         return {}
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
@@ -60,22 +60,24 @@ class Unadapted(Learner):
 
 
 @dataclass(frozen=True)
-class Told:
-    """The tasks of ``family``, with amplitude and phase beside each x: inputs (n, 3)."""
+class WithParameters:
+    """The tasks of ``family`` with amplitude and phase as inputs beside x: inputs (n, 3)."""
 
     family: qs.Sinusoids
 
     def __call__(self, generator: torch.Generator) -> Task:
-        """The task that ``family`` gives for this generator state, with its answer told."""
+        """The task that ``family`` gives of this generator state, with its parameters as inputs."""
         again = torch.Generator().set_state(generator.get_state())
         parameters = torch.stack(self.family.parameters(again))
         task = self.family(generator)
 
-        def tell(rows: Examples) -> Examples:
-            told = parameters.expand(len(rows.inputs), -1)
-            return rows._replace(inputs=torch.cat([rows.inputs, told], dim=1))
+        def with_parameters(rows: Examples) -> Examples:
+            repeated = parameters.expand(len(rows.inputs), -1)
+            return rows._replace(inputs=torch.cat([rows.inputs, repeated], dim=1))
 
-        return task._replace(support=tell(task.support), query=tell(task.query))
+        return task._replace(
+            support=with_parameters(task.support), query=with_parameters(task.query)
+        )
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def main() -> None:
     training = {
         "MAML": _trained(learner, family, args.steps, args),
         "baseline": _trained(Unadapted(joint), family, args.other_steps, args),
-        "oracle": _trained(Unadapted(oracle), Told(family), args.other_steps, args),
+        "oracle": _trained(Unadapted(oracle), WithParameters(family), args.other_steps, args),
     }
     results = [_tested(net, joint, oracle, shots, args) for shots in SHOTS]
     about = {
@@ -157,7 +159,7 @@ def _tested(
             _row(steps, e) | {"rate": rate}
             for steps, e, rate in zip(STEPS, baseline, rates, strict=True)
         ],
-        "oracle": _row(0, mse(Unadapted(oracle), Told(family))),
+        "oracle": _row(0, mse(Unadapted(oracle), WithParameters(family))),
     }
 
 
@@ -177,7 +179,7 @@ def _table(results: list[dict[str, Any]]) -> list[dict[str, object]]:
 
     return [
         {"shots": r["shots"], "gradient steps": k, "MAML": cell(r["maml"][k]),
-         "pre-trained on all tasks": cell(r["baseline"][k]), "told the answer": cell(r["oracle"])}
+         "pre-trained on all tasks": cell(r["baseline"][k]), "given the answer": cell(r["oracle"])}
         for r in results
         for k in (0, 1, 5, 10)
     ]  # fmt: skip

@@ -54,7 +54,7 @@ def planes(outputs: int = 1, missing: bool = False, shots: int = 5, queries: int
 
 
 def yes_or_no(labels: int = 2, shots: int = 5, queries: int = 4) -> TaskSource:
-    """On which side of random planes vectors (4,) lie; a fifth of the labels is unknown."""
+    """On which side of random planes vectors (4,) are; a fifth of the labels is unknown."""
 
     def truth(x: Tensor, generator: torch.Generator) -> Tensor:
         return (x @ torch.randn(4, labels, generator=generator) > 0).float()

@@ -1,7 +1,7 @@
 """The meta-gradient of a workload, written out in float64 with torch's own functions.
 
 Shares no code with any contender: the network is a function of its weights, and every method is
-its equation.
+written as its equation.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def meta_gradient(
             loss = _half_squared_distance(work, start, task)
         else:
             loss = _adapted_loss(work, start, task)
-        slopes = torch.autograd.grad(loss, list(start.values()))
-        for name, part in zip(total, slopes, strict=True):
+        gradients = torch.autograd.grad(loss, list(start.values()))
+        for name, part in zip(total, gradients, strict=True):
             total[name] = total[name] + part.detach() / work.tasks
     return total
 
@@ -48,10 +48,12 @@ def relative_error(found: Weights, expected: Weights) -> float:
 
 def _adapted_loss(work: Workload, weights: Weights, task: Tasks) -> Tensor:
     for _ in range(work.steps):
-        slopes = _slopes(weights, task.support, task.support_targets)
+        gradients = _gradients(weights, task.support, task.support_targets)
         if work.method is Method.FOMAML:
-            slopes = [slope.detach() for slope in slopes]
-        weights = {n: w - work.rate * s for (n, w), s in zip(weights.items(), slopes, strict=True)}
+            gradients = [gradient.detach() for gradient in gradients]
+        weights = {
+            n: w - work.rate * s for (n, w), s in zip(weights.items(), gradients, strict=True)
+        }
     return _loss(_network(weights, task.query), task.query_targets)
 
 
@@ -61,8 +63,10 @@ def _half_squared_distance(work: Workload, start: Weights, task: Tasks) -> Tenso
     targets = torch.cat((task.support_targets, task.query_targets)).split(REPTILE_ROWS)
     end = start
     for k in range(work.steps):
-        slopes = _slopes(end, rows[k], targets[k])
-        end = {n: w - work.rate * s.detach() for (n, w), s in zip(end.items(), slopes, strict=True)}
+        gradients = _gradients(end, rows[k], targets[k])
+        end = {
+            n: w - work.rate * s.detach() for (n, w), s in zip(end.items(), gradients, strict=True)
+        }
     squares = [(w - end[n].detach()).square().sum() for n, w in start.items()]
     return torch.stack(squares).sum() / 2
 
@@ -74,7 +78,7 @@ def _prototypical_loss(work: Workload, weights: Weights, task: Tasks, squared: b
     return _loss(-(distances if squared else distances.sqrt()), task.query_targets)
 
 
-def _slopes(weights: Weights, inputs: Tensor, targets: Tensor) -> Sequence[Tensor]:
+def _gradients(weights: Weights, inputs: Tensor, targets: Tensor) -> Sequence[Tensor]:
     loss = _loss(_network(weights, inputs), targets)
     return torch.autograd.grad(loss, list(weights.values()), create_graph=True)
 

@@ -88,7 +88,7 @@ def _short(number: float) -> str:
 
 
 def _scientific(error: float | str | None) -> str | None:
-    """An error that could not be had is its reason."""
+    """The error, or the reason why there is none."""
     return f"{error:.0e}" if isinstance(error, float) else error
 
 
@@ -128,7 +128,7 @@ def chart(results: Sequence[Result], file: Path) -> None:
 
 
 def _draw(axes: Any, y: float, bar: Bar, colour: str) -> None:
-    """A bar from where both are equally fast: to the right, quickstudy is faster."""
+    """A bar from ratio 1: to the right, quickstudy is faster."""
     name, ratio, low, high = bar
     axes.barh(y, ratio - 1, left=1, height=0.8, color=colour)
     axes.plot((low, high), (y, y), color=_GREY, linewidth=1.2)
@@ -143,7 +143,7 @@ def _bars(result: Result) -> list[Bar]:
 
 
 def _logarithmic(axes: Any, ratios: Sequence[float]) -> None:
-    """Room for names to the right of the longest bar."""
+    """A logarithmic axis with room for names to the right of the longest bar."""
     ticks = [0.5, 1, 2, 4, 8, 16, 32, 64, 128]
     low, high = min([0.8, *ratios]) * 0.9, max([2.0, *ratios])
     axes.set_xscale("log", base=2)

@@ -1,4 +1,4 @@
-"""The contenders of one workload: started together, checked, then timed turn by turn."""
+"""The contenders of one workload: started together, checked, then timed in turns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Answer = dict[str, Any]
 
 
 class Worker:
-    """A contender's process, which sleeps until it is asked."""
+    """A contender's process, which sleeps until it gets a question."""
 
     def __init__(self, contender: Contender, work: Workload, interpreter: str) -> None:
         self.contender = contender
@@ -59,7 +59,7 @@ class Worker:
 
 @dataclass
 class Row:
-    """What is known of one contender; ``missing`` says why it was not timed.
+    """The results of one contender; ``missing`` is the reason why it was not timed.
 
     ``errors``   of the meta-gradient of two tasks, relative to float64: {"float64": …, …}.
     ``seconds``  of one step, for each round.
@@ -80,7 +80,7 @@ def contest(
     rounds: int = 11,
     interpreters: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """A row for every contender; ``interpreters`` says by name which python runs it."""
+    """A row for every contender; ``interpreters`` has the python that runs each, by name."""
     python = {c.name: (interpreters or {}).get(c.name, sys.executable) for c in contenders}
     rows = {c.name: Row(c.name) for c in contenders}
     oracle = _Oracle(work)
@@ -100,7 +100,7 @@ def contest(
 
 
 class _Oracle:
-    """Judges gradients; the right ones are computed once."""
+    """Compares gradients with the right ones, which are computed once."""
 
     def __init__(self, work: Workload) -> None:
         self.work = replace(work, tasks=TASKS_FOR_GRADIENTS)

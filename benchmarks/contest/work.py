@@ -1,4 +1,4 @@
-"""What every contender of ``peers.py`` is asked: workloads, their tasks, network and first weights.
+"""What every contender of ``peers.py`` computes: workloads, tasks, network and initial weights.
 
 This file and ``contest.contenders`` need torch alone, so that a peer can be run by an interpreter
 that has no quickstudy.
@@ -22,7 +22,7 @@ Weights = dict[str, Tensor]
 
 
 class Method(Enum):
-    """What is computed of each task."""
+    """What is computed for each task."""
 
     MAML = "MAML"
     FOMAML = "FOMAML"
@@ -34,7 +34,7 @@ class Method(Enum):
 class Workload:
     """One step of meta-training: the gradient of the mean loss of ``tasks`` tasks.
 
-    ``image``     channels and side of the images that a Conv4 sees; None for sinusoids, which a
+    ``image``     channels and side of the images for a Conv4; None for sinusoids, which a
                   perceptron 40-40 fits: there ``shots`` and ``queries`` are points.
     ``channels``  filters of the Conv4.
     ``steps``     inner steps at ``rate``; 0 for metric learners. A step of Reptile takes the next
@@ -59,7 +59,7 @@ class Workload:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Workload:
-        """What :meth:`to_json` gave."""
+        """The workload that :meth:`to_json` wrote."""
         image = values["image"] and tuple(values["image"])
         return Workload(**(values | {"method": Method(values["method"]), "image": image}))
 
@@ -121,11 +121,11 @@ NotOffered."""
 
 
 class NotOffered(Exception):
-    """A library does not have what the workload asks; the message says what is missing."""
+    """A library lacks what the workload needs; the message names what is missing."""
 
 
 def make_tasks(work: Workload, seed: int = 0) -> Tasks:
-    """The tasks of a step, all new: rows come dealt out class by class, so row i is of i % ways."""
+    """The tasks of a step, all new: rows alternate between the classes, so row i is of i % ways."""
     noise = torch.Generator().manual_seed(seed)
     support, query = work.ways * work.shots, work.ways * work.queries
     if work.image is None:
@@ -164,8 +164,8 @@ class Conv4(nn.Module):
     """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, then a linear head.
 
     The order of the layers is the usual one. Convolutions have no bias, which a batch norm would
-    subtract again: so all contenders have the same parameters. Statistics are those of the rows at
-    hand, and none are kept, as the peers' own examples do or their second order needs.
+    subtract again; so all contenders have the same parameters. Statistics are those of the
+    given rows, and none are kept, as the peers' own examples do or their second order needs.
     """
 
     def __init__(self, channels: int, in_channels: int, side: int, outputs: int | None) -> None:
@@ -205,7 +205,7 @@ class Perceptron(nn.Module):
 
 
 def network(work: Workload) -> nn.Module:
-    """The network in plain torch, which every peer that takes any module is given."""
+    """The network in plain torch, for every peer that accepts any module."""
     if work.image is None:
         return Perceptron()
     outputs = None if work.method is Method.PROTOTYPICAL else work.ways

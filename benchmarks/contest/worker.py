@@ -1,4 +1,4 @@
-"""One contender of ``peers.py`` in a process of its own: its threads, its allocator, its peak.
+"""One contender of ``peers.py`` in a separate process, with its own threads and peak memory.
 
 Reads one JSON object a line from standard input and answers each with one: first the contender
 and the workload, then questions. Started by ``contest/turns.py``, by the interpreter that has the
@@ -57,21 +57,22 @@ class _Server:
         self.contest: Contest | None = None
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
-        """What ``question["ask"]`` wants to know."""
-        asked = {"gradient": self.gradient, "ready": self.ready, "steps": self.steps,
-                 "memory": self.memory}  # fmt: skip
-        return asked[question["ask"]](question)
+        """The answer to ``question["ask"]``."""
+        answers = {"gradient": self.gradient, "ready": self.ready, "steps": self.steps,
+                   "memory": self.memory}  # fmt: skip
+        return answers[question["ask"]](question)
 
     def gradient(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Have the meta-gradient of two tasks written to ``question["file"]``.
+        """Write the meta-gradient of two tasks to ``question["file"]``.
 
-        By another process, which has what this one has imported: float64 would raise the peak here.
+        In another process (on Linux with the imports of this one), since float64 would raise the
+        peak here.
         """
         self.contender.prepare()
         context = get_context("fork" if sys.platform == "linux" else "spawn")
         with ProcessPoolExecutor(1, context) as pool:
-            asked = (self.contender, self.work, question["dtype"], question["file"])
-            pool.submit(write_gradient, *asked).result()
+            arguments = (self.contender, self.work, question["dtype"], question["file"])
+            pool.submit(write_gradient, *arguments).result()
         return {}
 
     def ready(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class _Server:
         return {"seconds": seconds, "versions": versions(self.contender)}
 
     def steps(self, question: dict[str, Any]) -> dict[str, Any]:
-        """The seconds that so many steps take together."""
+        """The total seconds of ``question["count"]`` steps."""
         assert self.contest is not None  # `ready` comes first
         began = time.perf_counter()
         for _ in range(question["count"]):

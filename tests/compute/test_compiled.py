@@ -1,4 +1,4 @@
-"""Compiled code gives the loop's gradient, or is not used."""
+"""Compiled code gives the gradient of the loop, or is not used."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def code(learner: Learner, like: Task, mapping: Mapping) -> CompiledGradients:
 
 
 @pytest.mark.parametrize(("name", "mapping"), EVERY)
-def test_compiled_code_gives_the_loops_gradient(name: str, mapping: Mapping) -> None:
+def test_compiled_code_gives_the_gradient_of_the_loop(name: str, mapping: Mapping) -> None:
     learner, batch = made(name), stack(five_tasks())
     compiled, plan = code(learner, batch, mapping), Plan(mapping, "", 5)
     for _ in range(2):  # weights are its inputs, not constants in it
@@ -76,12 +76,12 @@ def test_compiled_code_gives_the_loops_gradient(name: str, mapping: Mapping) -> 
 
 @pytest.fixture
 def not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operators as they were listed, without the seconds that building code from them takes."""
+    """Run the traced operators without compiling them, which takes seconds."""
     monkeypatch.setattr(torch, "compile", lambda operators, **_: operators)
 
 
-def test_norms_keep_their_promise_about_weights(not_built: None) -> None:
-    """A list made while all rows counted alike must not serve where they do not."""
+def test_code_for_uniform_weights_is_not_used_for_others(not_built: None) -> None:
+    """Operators traced while all rows had equal weights must not be used where they do not."""
     torch.manual_seed(0)
     learner = qs.Prototypical(Conv4(4, "batch", image_size=16)).double()
     in_general_position(learner)
@@ -121,7 +121,7 @@ def test_chunks_of_any_size_and_tasks_of_other_sizes(
         torch.testing.assert_close(found, losses, rtol=1e-10, atol=1e-12)
 
 
-def test_tasks_of_other_shapes_are_left_to_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_of_other_shapes_are_computed_by_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
     learner, batch = made("prototypical"), stack(five_tasks())
     compiled = code(learner, stack([vectors_task(0)] * 2), Mapping.VMAP)
     wider = batch._replace(query=type(batch.query)(*(leaf[:, :2] for leaf in batch.query)))
@@ -135,7 +135,7 @@ def test_tasks_of_other_shapes_are_left_to_vmap(monkeypatch: pytest.MonkeyPatch)
 
 
 class Gated(nn.Module):
-    """A net with all that may change beside the weights that are trained."""
+    """A network with everything that may change besides the trained weights."""
 
     gate: Tensor
 
@@ -149,7 +149,7 @@ class Gated(nn.Module):
         return features if self.training else 2 * features.tanh()
 
 
-def test_what_is_seen_to_change_has_its_own_code(not_built: None) -> None:
+def test_every_change_that_is_noticed_has_its_own_code(not_built: None) -> None:
     torch.manual_seed(0)
     net = Gated()
     learner, batch = qs.Prototypical(net).double(), stack(five_tasks())
@@ -176,10 +176,10 @@ def test_what_is_seen_to_change_has_its_own_code(not_built: None) -> None:
         assert error(found, expected) <= 1e-12
 
 
-def test_where_code_cannot_be_built_training_goes_on_without(
+def test_where_code_cannot_be_compiled_training_continues_without_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The proof's small tasks compile; those of the real size do not."""
+    """The small tasks of the proof compile; those of the real size do not."""
 
     def for_two_alone(operators: Callable[..., Any], **_: Any) -> Callable[..., Any]:
         def code(parameters: Any, support: Any, query: Any) -> Any:
@@ -194,7 +194,7 @@ def test_where_code_cannot_be_built_training_goes_on_without(
     for compile, run in ((False, None), (True, tmp_path)):
         torch.manual_seed(0)
         learner = qs.MAML(MLP(outputs=1), rate=0.01)
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as recorded:
             warnings.simplefilter("always")
             plan = qs.fit(
                 learner,
@@ -205,11 +205,11 @@ def test_where_code_cannot_be_built_training_goes_on_without(
                 compute=qs.Compute(compile=compile),
                 progress=False,
             ).plan
-        said = [str(w.message) for w in told if "not compiled" in str(w.message)]
-        assert len(said) == compile, "once, not at each step"
+        messages = [str(w.message) for w in recorded if "not compiled" in str(w.message)]
+        assert len(messages) == compile, "once, not at each step"
         assert not plan.compiled
         ends.append(learner.state_dict())
-    assert "since the compiler gave up. Results" in said[0]
+    assert "since the compiler gave up. Results" in messages[0]
     assert plan.why.endswith("not compiled, since the compiler gave up")
     assert all(value.equal(ends[1][name]) for name, value in ends[0].items())
     _, about = load_tree(tmp_path / "checkpoint.safetensors")
@@ -304,13 +304,13 @@ def test_a_compiled_run_is_not_resumed_without_a_compiler(
         qs.fit(learner, qs.Sinusoids(5, 5), 12, 4, run=tmp_path, resume=True, progress=False)
 
 
-def test_plans_are_read_as_they_were_written() -> None:
+def test_plans_are_read_back_unchanged() -> None:
     for kinds in (None, ("classes None", "reals (('text', None),)")):
         plan = Plan(Mapping.VMAP, "so", 3, compiled=True, kinds=kinds)
         assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_tensors_that_were_one_when_code_was_made_may_be_two_later() -> None:
+def test_tensors_shared_when_code_was_compiled_may_be_separate_later() -> None:
     batch, learner = stack(five_tasks()), made("maml")
     same = batch._replace(query=batch.support)
     other = batch._replace(query=batch.support._replace(inputs=batch.support.inputs + 1))

@@ -1,4 +1,4 @@
-"""Mapping, chunking and planning change how a batch is computed, never what comes out."""
+"""Mapping, chunking and planning change how a batch is computed, never its results."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def batched_mappings(learner: Learner) -> tuple[Mapping, ...]:
 
 
 def own_query_loss(learner: Learner, task: Task) -> Outcome:
-    """The query loss as an objective of its own, which could ask for more than predictions."""
+    """The query loss as a custom objective, which could use more than predictions."""
     return query_loss(learner, task)
 
 
@@ -82,7 +82,7 @@ def gradient_of(
 
 @pytest.mark.parametrize("chunk", [2, 9])
 @pytest.mark.parametrize("name", LEARNERS)
-def test_every_mapping_and_chunk_gives_the_plain_loop(name: str, chunk: int) -> None:
+def test_every_mapping_and_chunk_equals_the_plain_loop(name: str, chunk: int) -> None:
     learner, tasks = made(name), five_tasks()
     outcomes = [query_loss(learner, task) for task in tasks]
     losses = torch.stack([outcome.loss for outcome in outcomes])
@@ -97,7 +97,7 @@ def test_every_mapping_and_chunk_gives_the_plain_loop(name: str, chunk: int) -> 
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_gradients_add_up_and_hold_no_graph(name: str) -> None:
+def test_gradients_are_summed_and_keep_no_graph(name: str) -> None:
     learner, batch = made(name), stack(five_tasks())
     for mapping in (Mapping.LOOP, *batched_mappings(learner)):
         once, outcome = gradient_of(learner, batch, Plan(mapping, "", 5))
@@ -121,7 +121,7 @@ def test_frozen_parameters_stay_without_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_unused_parameters_stay_without_gradient(name: str) -> None:
-    """A gradient of zeros would let weight decay and momentum move them."""
+    """With a gradient of zeros, weight decay and momentum would change them."""
     learner, batch = made(name), stack(five_tasks())
     unused = learner.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
     for mapping in (Mapping.LOOP, *batched_mappings(learner)):
@@ -144,7 +144,7 @@ def one_parameter_in_two_modules() -> nn.Module:
 
 @pytest.mark.parametrize("make", [one_module_twice, one_parameter_in_two_modules])
 def test_shared_parameters_adapt_as_one(make: Callable[[], nn.Module]) -> None:
-    """functional_call loses the parameters of a module that stands in two places."""
+    """functional_call loses the parameters of a module that is used in two places."""
     torch.manual_seed(0)
     net, task = make().double(), vectors_task(0)
     parameters = list(net.parameters())
@@ -162,7 +162,7 @@ def test_shared_parameters_adapt_as_one(make: Callable[[], nn.Module]) -> None:
     assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
 
 
-def test_values_without_gradients_are_those_of_the_tasks_alone() -> None:
+def test_values_without_gradients_equal_those_of_single_tasks() -> None:
     learner, batch = made("maml"), stack(five_tasks())
 
     def answer(learner: Learner, task: Task) -> Tensor:
@@ -176,8 +176,8 @@ def test_values_without_gradients_are_those_of_the_tasks_alone() -> None:
         assert not found.requires_grad
 
 
-def test_evaluation_mode_of_attention_takes_no_shortcut() -> None:
-    """torch's fused encoder runs in evaluation without gradients; adapting must not meet it."""
+def test_attention_in_evaluation_mode_does_not_use_the_fused_kernel() -> None:
+    """torch uses its fused encoder in evaluation without gradients; adapting must not use it."""
     torch.manual_seed(0)
     encoder = nn.TransformerEncoderLayer(6, 2, 12, dropout=0.0, batch_first=True)
     net = nn.Sequential(nn.Unflatten(1, (4, 6)), encoder, nn.Flatten(), nn.Linear(24, 3))
@@ -191,7 +191,7 @@ def test_evaluation_mode_of_attention_takes_no_shortcut() -> None:
 # Planning.
 
 
-def test_memory_decides_the_chunk() -> None:
+def test_memory_decides_the_chunk_size() -> None:
     learner, batch = made("maml"), stack(five_tasks())
     costs = {
         Mapping.VMAP_GRAD: cost_of_one_task(learner, batch, own_query_loss),
@@ -219,7 +219,7 @@ def test_memory_decides_the_chunk() -> None:
             qs.Compute(memory=memory)
 
 
-def test_graph_bytes_bounds_what_autograd_keeps() -> None:
+def test_graph_bytes_is_an_upper_bound_of_what_autograd_keeps() -> None:
     learner, batch = made("prototypical"), stack(five_tasks())
     kept: dict[int, int] = {}
 
@@ -236,7 +236,7 @@ def test_graph_bytes_bounds_what_autograd_keeps() -> None:
     assert 0 < graph <= cost_of_one_task(learner, batch, query_loss).bytes
 
 
-def test_plans_say_why() -> None:
+def test_plans_give_their_reason() -> None:
     batch = stack([vectors_task(seed) for seed in range(2)])
     maml = made("maml")
     assert make_plan(maml, [batch], query_loss, 4).mapping is Mapping.TASK_AXIS
@@ -273,7 +273,7 @@ def test_convolutions_are_looped_where_arithmetic_outweighs_calls(
     assert (shared.mapping, shared.workers) == (Mapping.LOOP, 2), "workers are for loops"
 
 
-def test_convolutions_come_first_where_the_rest_sees_only_features() -> None:
+def test_convolutions_are_computed_first_where_the_rest_uses_only_features() -> None:
     batch = stack([vectors_task(0), vectors_task(1)])
     learner = qs.Prototypical(pictures(4, "group")).double()
     assert make_plan(learner, [batch], query_loss, 4).mapping is Mapping.FEATURES
@@ -300,8 +300,8 @@ class DecayedAtFirst:
         return outcome._replace(loss=outcome.loss + decay)
 
 
-def test_features_are_not_for_what_is_scheduled() -> None:
-    """Proven where training ends, it would be wrong where it begins: the copy has no backbone."""
+def test_features_first_is_not_used_for_scheduled_objectives() -> None:
+    """Right at the end of training, it would be wrong at the start: the copy has no backbone."""
     batch, decayed_at_first = stack([vectors_task(0), vectors_task(1)]), DecayedAtFirst()
     learner = qs.Prototypical(pictures(4, "group")).double()
     plan = make_plan(learner, [batch], decayed_at_first, 4)
@@ -314,7 +314,7 @@ def test_features_are_not_for_what_is_scheduled() -> None:
     assert error(found, expected) <= 1e-10
 
 
-def test_a_mapping_that_reaches_other_parameters_is_not_trusted(
+def test_a_mapping_that_gives_gradients_to_other_parameters_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def with_zeros(learner: Learner, *arguments: Any) -> Outcome:
@@ -333,8 +333,8 @@ def test_a_mapping_that_reaches_other_parameters_is_not_trusted(
     assert plan.why == "vmap_grad gives gradients to other parameters than the loop"
 
 
-def test_the_task_axis_is_taken_where_it_costs_less() -> None:
-    """What many rows have taught takes more arithmetic than weights: reading grows with both."""
+def test_the_task_axis_is_used_where_it_costs_less() -> None:
+    """With many support rows, the dual form takes more arithmetic than the weights."""
     tasks = [vectors_task(seed) for seed in range(2)]
     many = [task._replace(support=Examples(*(leaf.repeat_interleave(40, 0) for leaf in task[0])))
             for task in tasks]  # fmt: skip
@@ -354,7 +354,7 @@ def test_a_wrong_task_axis_is_never_used() -> None:
             return found if found is None else found * (1 + 1e-6)
 
     class Patient(qs.MAML):
-        """Adapts from the middle of training on, of which ``over_tasks`` knows nothing."""
+        """Adapts from the middle of training on, which ``over_tasks`` ignores."""
 
         scheduled = True
 
@@ -369,13 +369,13 @@ def test_a_wrong_task_axis_is_never_used() -> None:
 
 
 class AlsoInputs(qs.Prototypical):
-    """Looks at its inputs beside the backbone."""
+    """Uses its inputs besides the features of the backbone."""
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         return super().embed(state, inputs) * inputs.mean(-1, keepdim=True)
 
 
-def test_features_leave_the_learner_as_it_is() -> None:
+def test_features_first_does_not_change_the_learner() -> None:
     learner, batch = made("prototypical"), stack(five_tasks())
     backbone = learner.backbone
     reader, features = embedded(learner, batch)
@@ -386,7 +386,7 @@ def test_features_leave_the_learner_as_it_is() -> None:
         embedded(FlatRegressor(), batch)
 
 
-def test_operators_and_arithmetic_are_those_of_the_forward_pass() -> None:
+def test_operators_and_arithmetic_equal_those_of_the_forward_pass() -> None:
     net = nn.Linear(24, 3, bias=False).double()
     counted = cost_of_one_task(Chance(net), stack([vectors_task(0)]), lambda learner, task: (
         learner.net(task.query.inputs).square().sum()
@@ -396,12 +396,12 @@ def test_operators_and_arithmetic_are_those_of_the_forward_pass() -> None:
     assert counted.bytes == 8 * (2 * rows * 3 + 1)
 
 
-def test_costs_are_of_what_runs() -> None:
-    """The engine promises norms that rows count alike, where they do."""
+def test_costs_are_counted_as_the_engine_runs() -> None:
+    """The engine declares equal weights of rows to norms, where they are equal."""
     learner = qs.Prototypical(pictures(4, "batch")).double()
-    alike = [vectors_task(0), vectors_task(1)]
+    equal = [vectors_task(0), vectors_task(1)]
     mixed = five_tasks()[:2]
-    counts = [cost_of_one_task(learner, stack(tasks), query_loss) for tasks in (alike, mixed)]
+    counts = [cost_of_one_task(learner, stack(tasks), query_loss) for tasks in (equal, mixed)]
     assert counts[0].operators < counts[1].operators
     assert counts[0].bytes < counts[1].bytes
 
@@ -424,7 +424,7 @@ def test_what_cannot_be_counted_is_looped_on_a_cpu() -> None:
 
 
 class Chance(Learner):
-    """Learns nothing from a support set."""
+    """Does not use the support set."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -439,7 +439,7 @@ class Chance(Learner):
 
 
 class FlatRegressor(Learner):
-    """Gives (n,) where (n, 1) is due: squared error would broadcast the two to (n, n)."""
+    """Gives (n,) where (n, 1) is required: squared error would broadcast the two to (n, n)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -458,7 +458,7 @@ def test_wrong_shapes_are_refused_before_they_broadcast() -> None:
         check_lawful(FlatRegressor(), qs.Sinusoids(5, 5)(torch.Generator().manual_seed(0)))
 
 
-def test_nothing_to_learn_is_refused() -> None:
+def test_a_learner_without_trainable_parameters_is_refused() -> None:
     learner = made("ridge")
     learner.requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable parameters"):
@@ -483,7 +483,7 @@ def test_a_plain_scalar_has_an_unknown_score() -> None:
 
 
 def half_squared_distance(learner: Learner, task: Task) -> Tensor:
-    """To the adapted weights, held still: its gradient is theta - phi, Reptile's direction."""
+    """To the adapted weights, as a constant: its gradient is theta - phi, as in Reptile."""
     assert isinstance(learner, qs.MAML)
     adapted = learner.adapt(task.support, task.spec)["weights"]
     pairs = ((p, adapted[name]) for name, p in learner.backbone.named_parameters())
@@ -505,8 +505,8 @@ def test_the_distance_to_the_adapted_weights_has_reptiles_gradient() -> None:
         assert error(found, expected) <= 1e-12
 
 
-def test_fit_follows_a_custom_objective() -> None:
-    """One plain step of rate 1 on half the squared distance lands on the mean adapted weights."""
+def test_fit_minimises_a_custom_objective() -> None:
+    """One SGD step at rate 1 on half the squared distance gives the mean adapted weights."""
     learner = made("maml").float()
     assert isinstance(learner, qs.MAML)
     source = qs.episodes(four_clouds(), ways=3, shots=2, queries=2)
@@ -530,7 +530,7 @@ class Reptilian(qs.MAML):
     objective = staticmethod(half_squared_distance)
 
 
-def test_fit_follows_the_learners_own_objective() -> None:
+def test_fit_minimises_the_learners_own_objective() -> None:
     torch.manual_seed(0)
     net = MLP(24, (8,), outputs=3)
     source = qs.episodes(four_clouds(), ways=3, shots=2, queries=2)
@@ -550,7 +550,7 @@ class Sequential(qs.Prototypical):
     exceptions = {"support_order_is_irrelevant": "it reads a sequence"}  # noqa: RUF012
 
 
-def test_sequences_in_the_order_of_their_classes_are_refused() -> None:
+def test_sequences_sorted_by_class_are_refused() -> None:
     learner = Sequential(MLP(24, (8,)))
     with pytest.raises(ValueError, match="class by class"):
         qs.fit(learner, qs.episodes(four_clouds(), 3, 2, 2), 1, 1, progress=False)

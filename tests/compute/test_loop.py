@@ -1,4 +1,4 @@
-"""Tasks shared among threads: the same results, in order, with nothing left changed."""
+"""Tasks shared among threads: the same results, in order, and no side effects."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_worker_has_its_own_module_and_the_same_parameters() -> None:
     shared, meeting = learner(), threading.Barrier(3, timeout=60)
 
     def work(own: Learner, given: Sequence[Task]) -> tuple[Learner, int, int]:
-        meeting.wait()  # all at once, or never
+        meeting.wait()  # returns only if all run at once
         return own, len(given), torch.get_num_threads()
 
     before = torch.get_num_threads()
@@ -49,7 +49,7 @@ def test_each_worker_has_its_own_module_and_the_same_parameters() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_the_first_worker_is_the_thread_that_asks() -> None:
+def test_the_first_worker_is_the_calling_thread() -> None:
     def thread(_: Learner, given: Sequence[Task]) -> threading.Thread:
         return threading.current_thread()
 
@@ -58,7 +58,7 @@ def test_the_first_worker_is_the_thread_that_asks() -> None:
     assert first not in others
 
 
-def test_workers_take_over_the_gradient_mode_and_their_errors_arrive() -> None:
+def test_workers_use_the_callers_gradient_mode_and_raise_their_errors() -> None:
     def mode(_: Learner, given: Sequence[Task]) -> bool:
         return torch.is_grad_enabled()
 
@@ -74,7 +74,7 @@ def test_workers_take_over_the_gradient_mode_and_their_errors_arrive() -> None:
 
 def test_results_come_in_the_order_of_the_tasks() -> None:
     def seen(_: Learner, given: Sequence[Task]) -> list[Tensor]:
-        time.sleep(0.05 * len(given))  # the first worker, with the most tasks, is last
+        time.sleep(0.05 * len(given))  # the first worker, with the most tasks, ends last
         return [task.query.inputs for task in given]
 
     for count in (1, 4, 5, 7):
@@ -98,7 +98,7 @@ def test_the_same_number_of_workers_gives_the_same_bits() -> None:
             assert torch.equal(a, b)
 
 
-def test_fit_shares_out_what_it_is_asked_to() -> None:
+def test_fit_uses_the_given_number_of_workers() -> None:
     source = qs.episodes(random_classes(), 3, 1, 2)
     ends = []
     for workers in (1, 2):

@@ -1,5 +1,5 @@
-"""A step that does not fit in memory is repeated in smaller pieces, and nothing is lost; freed
-memory is kept, which a process of its own has to show."""
+"""A step that does not fit in memory is repeated in smaller pieces with the same result; freed
+memory is kept, which is tested in a separate process."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tasks_at_once(mapped: Tensor) -> int:
 
 
 def room_for(tasks: int, from_call: int = 1) -> Objective:
-    """The query loss, for which a GPU has room for so many tasks at a time."""
+    """The query loss on a GPU that has memory for so many tasks at a time."""
     calls = 0
 
     def objective(learner: Learner, task: Task) -> Outcome:
@@ -82,19 +82,21 @@ def test_the_step_is_repeated_with_fewer_tasks_at_a_time(mapping: Mapping) -> No
     losses = accumulate(expected, as_step(expected, batch), query_loss, Plan(mapping, "", 1)).loss
     accumulate(whole, as_step(whole, batch), query_loss, Plan(mapping, "", 8))
     plan = Plan(mapping, "so", 5)
-    with pytest.warns(UserWarning, match="out of memory with 5 tasks at a time; 1 from") as told:
+    with pytest.warns(
+        UserWarning, match="out of memory with 5 tasks at a time; 1 from"
+    ) as recorded:
         # The first five tasks pass, so their gradient has to be taken back.
         outcome, fitting = accumulate_within(
             learner, as_step(learner, batch), room_for(1, from_call=2), plan
         )
-    assert len(told) == 1
+    assert len(recorded) == 1
     assert fitting == replace(plan, chunk=1)
     assert outcome.loss.equal(losses)
     assert gradients(learner).equal(gradients(expected))
     assert error(gradients(learner), gradients(whole)) <= 1e-12
 
 
-def test_a_loop_gives_up_workers() -> None:
+def test_a_loop_that_does_not_fit_uses_fewer_workers() -> None:
     batch, learner, expected = stack([vectors_task(0)] * 4), made(Mapping.VMAP), made(Mapping.VMAP)
 
     def objective(learner: Learner, task: Task) -> Outcome:
@@ -110,13 +112,13 @@ def test_a_loop_gives_up_workers() -> None:
     assert gradients(learner).equal(gradients(expected))
 
 
-def test_one_task_too_large_is_told_with_remedies() -> None:
+def test_one_task_too_large_raises_an_error_with_remedies() -> None:
     batch, learner = stack([vectors_task(0)] * 2), made(Mapping.VMAP)
     with pytest.raises(TaskTooLarge, match=r"one task alone .*2.00 GiB.*recompute=True"):
         accumulate_within(learner, as_step(learner, batch), room_for(0), Plan(Mapping.VMAP, "", 2))
 
 
-def test_what_torch_says_on_a_cpu_is_understood() -> None:
+def test_torchs_error_on_a_cpu_is_recognised() -> None:
     def greedy(learner: Learner, task: Task) -> Tensor:
         return torch.empty(1 << 58).sum()
 
@@ -127,7 +129,7 @@ def test_what_torch_says_on_a_cpu_is_understood() -> None:
         make_plan(learner, [batch], greedy, 2)
 
 
-def test_other_errors_pass() -> None:
+def test_other_errors_are_raised_unchanged() -> None:
     def broken(learner: Learner, task: Task) -> Tensor:
         raise RuntimeError("of another kind")
 
@@ -137,7 +139,7 @@ def test_other_errors_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "CUDA error: out of memory\nCUDA kernel errors might be reported later",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
@@ -147,11 +149,11 @@ def test_other_errors_pass() -> None:
         "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
     ],
 )
-def test_devices_say_in_their_own_words_that_memory_ran_out(said: str) -> None:
-    assert out_of_memory(RuntimeError(said))
-    assert not out_of_memory(ValueError(said))
+def test_out_of_memory_errors_of_devices_are_recognised(message: str) -> None:
+    assert out_of_memory(RuntimeError(message))
+    assert not out_of_memory(ValueError(message))
     hiding = TypeError("a compiler that has no words for it")
-    hiding.__context__ = RuntimeError(said)
+    hiding.__context__ = RuntimeError(message)
     assert out_of_memory(hiding)
     assert not out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
 
@@ -165,7 +167,7 @@ def no_room_in(*types: torch.dtype) -> Objective:
     return objective
 
 
-def test_a_proof_that_does_not_fit_leaves_the_loop() -> None:
+def test_where_the_proof_does_not_fit_the_loop_is_used() -> None:
     two = stack([qs.Sinusoids(5, 5)(torch.Generator().manual_seed(seed)) for seed in range(2)])
     learner, single = qs.MAML(MLP(outputs=1), rate=0.01), no_room_in(torch.float64)
     plan = make_plan(learner, [two], single, 8)
@@ -180,7 +182,7 @@ def test_a_proof_that_does_not_fit_leaves_the_loop() -> None:
 
 
 class Wide(nn.Module):
-    """Linear features, for which there is no room in some types."""
+    """Linear features, for which memory is too small in some types."""
 
     def __init__(self, *types: torch.dtype) -> None:
         super().__init__()
@@ -197,11 +199,11 @@ class WeightBlind(qs.Prototypical):
     """Counts rows of weight 0."""
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        alike = support._replace(weights=torch.ones_like(support.weights))
-        return super().adapt(alike, spec)
+        equal = support._replace(weights=torch.ones_like(support.weights))
+        return super().adapt(equal, spec)
 
 
-def test_laws_are_judged_in_the_type_that_fits() -> None:
+def test_laws_are_checked_in_a_type_that_fits() -> None:
     task = vectors_task(0)
     support, query = (e._replace(inputs=e.inputs.float(), weights=e.weights.float())
                       for e in task[:2])  # fmt: skip
@@ -213,7 +215,7 @@ def test_laws_are_judged_in_the_type_that_fits() -> None:
         check_lawful(qs.Prototypical(Wide(torch.float64, torch.float32)), single)
 
 
-def test_training_goes_on_as_if_the_smaller_plan_had_been_the_first(tmp_path: Path) -> None:
+def test_training_continues_as_if_the_smaller_plan_had_been_the_first(tmp_path: Path) -> None:
     source = qs.Sinusoids(5, 5)
 
     def fit(objective: Objective, memory: int | None, run: Path | None) -> tuple[Learner, Plan]:
@@ -228,9 +230,9 @@ def test_training_goes_on_as_if_the_smaller_plan_had_been_the_first(tmp_path: Pa
     two = stack([source(torch.Generator().manual_seed(seed)) for seed in range(2)])
     each = cost_of_one_task(qs.MAML(MLP(outputs=1), rate=0.01), two, query_loss).bytes
     expected, small = fit(room_for(8), 2 * each, None)
-    with pytest.warns(UserWarning, match="out of memory") as told:
+    with pytest.warns(UserWarning, match="out of memory") as recorded:
         learner, plan = fit(room_for(2), None, tmp_path)
-    assert len(told) == 1, "once, not at each step"
+    assert len(recorded) == 1, "once, not at each step"
     assert plan.chunk == small.chunk == 2
     for name, value in expected.state_dict().items():
         assert learner.state_dict()[name].equal(value), name
@@ -264,8 +266,8 @@ def page_faults(**environment: str) -> tuple[str, int]:
     return kept, int(faults)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="malloc is told so under Linux alone")
-def test_the_second_pass_finds_its_memory_unless_the_environment_says_otherwise() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is configured only under Linux")
+def test_the_second_pass_reuses_memory_unless_the_environment_forbids_it() -> None:
     kept, faults = page_faults()
     if kept == "False":
         pytest.skip("this system's malloc is not glibc's")

@@ -1,6 +1,6 @@
-"""MAML's meta-gradient against computations that know neither torch.func nor our engine.
+"""MAML's meta-gradient equals computations that use neither torch.func nor our engine.
 
-Three witnesses, in float64: plain autograd through a forward pass written by hand, a closed form
+Three references, in float64: plain autograd through a forward pass written out, a closed form
 for linear regression, and finite differences of the adapted loss.
 """
 
@@ -52,7 +52,7 @@ def images_task(seed: int, weighted: bool) -> Task:
 # Conv4, written out.
 
 
-def conv4_by_hand(norm: str) -> Forward:
+def conv4_written_out(norm: str) -> Forward:
     def forward(weights: Weights, rows: Examples, support: Examples | None) -> Tensor:
         x, s = rows.inputs, None if support is None else support.inputs
         for i in range(4):
@@ -62,12 +62,12 @@ def conv4_by_hand(norm: str) -> Forward:
             x = F.conv2d(x, *conv, padding=1)
             s = None if s is None else F.conv2d(s, *conv, padding=1)
             if norm == "group":
-                x = by_groups(x, gain, shift, groups=2)
+                x = normalised_by_groups(x, gain, shift, groups=2)
             elif norm == "batch" or s is None or support is None:
-                x = by_statistics(x, x, rows.weights, gain, shift)
+                x = normalised_by_statistics(x, x, rows.weights, gain, shift)
             else:
-                x = by_statistics(x, s, support.weights, gain, shift)
-                s = by_statistics(s, s, support.weights, gain, shift)
+                x = normalised_by_statistics(x, s, support.weights, gain, shift)
+                s = normalised_by_statistics(s, s, support.weights, gain, shift)
             x = F.max_pool2d(x.clamp_min(0), 2)
             s = None if s is None else F.max_pool2d(s.clamp_min(0), 2)
         predictions: Tensor = x.flatten(1) @ weights["head.weight"].T + weights["head.bias"]
@@ -76,7 +76,7 @@ def conv4_by_hand(norm: str) -> Forward:
     return forward
 
 
-def by_groups(x: Tensor, gain: Tensor, shift: Tensor, groups: int) -> Tensor:
+def normalised_by_groups(x: Tensor, gain: Tensor, shift: Tensor, groups: int) -> Tensor:
     parts = x.reshape(len(x), groups, -1)
     mean = parts.mean(2, keepdim=True)
     variance = ((parts - mean) ** 2).mean(2, keepdim=True)
@@ -84,8 +84,10 @@ def by_groups(x: Tensor, gain: Tensor, shift: Tensor, groups: int) -> Tensor:
     return normal * gain[:, None, None] + shift[:, None, None]
 
 
-def by_statistics(x: Tensor, of: Tensor, weights: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    """Normalise x by the mean and variance of the rows ``of``, each standing ``weights`` times."""
+def normalised_by_statistics(
+    x: Tensor, of: Tensor, weights: Tensor, gain: Tensor, shift: Tensor
+) -> Tensor:
+    """Normalise x by the mean and variance of the rows ``of``, each counted ``weights`` times."""
     share = (weights / weights.sum())[:, None, None, None]
     mean = (share * of).sum(0).mean((1, 2))[:, None, None]
     variance = (share * (of - mean) ** 2).sum(0).mean((1, 2))[:, None, None]
@@ -113,25 +115,25 @@ def check(learner: qs.MAML, forward: Forward, tasks: list[Task], **options: Any)
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("norm", ["group", "batch", "support"])
-def test_conv4(norm: str, steps: int, first_order: bool, weighted: bool) -> None:
+def test_meta_gradient_of_conv4(norm: str, steps: int, first_order: bool, weighted: bool) -> None:
     torch.manual_seed(0)
     net = in_general_position(Conv4(16, norm, image_size=16, outputs=3))
     learner = qs.MAML(net, steps, 0.1, FirstOrder() if first_order else Exact())
-    check(learner, conv4_by_hand(norm), [images_task(seed, weighted) for seed in range(2)])
+    check(learner, conv4_written_out(norm), [images_task(seed, weighted) for seed in range(2)])
 
 
 @pytest.mark.parametrize("adapts", ["head.*", "blocks.[23].*", "*.weight"])
 @pytest.mark.parametrize("norm", ["group", "batch", "support"])
-def test_layers_that_adapt(norm: str, adapts: str) -> None:
+def test_meta_gradient_where_some_layers_adapt(norm: str, adapts: str) -> None:
     torch.manual_seed(0)
     net = in_general_position(Conv4(16, norm, image_size=16, outputs=3))
     learner = qs.MAML(net, steps=2, rate=0.1, adapts=(adapts,))
     tasks = [images_task(seed, weighted=seed == 1) for seed in range(2)]
-    check(learner, conv4_by_hand(norm), tasks, adapts=adapts)
+    check(learner, conv4_written_out(norm), tasks, adapts=adapts)
 
 
-def test_the_orders_differ() -> None:
-    """Otherwise the tests above would not see second derivatives left out."""
+def test_first_and_second_order_differ() -> None:
+    """Otherwise the tests above would pass without second derivatives."""
     net = in_general_position(Conv4(16, image_size=16, outputs=3))
     task, plan = images_task(0, False), Plan(Mapping.LOOP, "", 1)
     second, first = (
@@ -146,7 +148,9 @@ def test_the_orders_differ() -> None:
 
 @pytest.mark.parametrize("mapping", [Mapping.LOOP, Mapping.VMAP_GRAD])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_linear_regression_in_closed_form(steps: int, mapping: Mapping) -> None:
+def test_meta_gradient_of_linear_regression_equals_its_closed_form(
+    steps: int, mapping: Mapping
+) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def drawn(n: int) -> Examples:
@@ -174,11 +178,11 @@ def test_linear_regression_in_closed_form(steps: int, mapping: Mapping) -> None:
     assert error(found, expected.flatten()) <= 1e-13
 
 
-# Finite differences of the adapted loss, which take no second derivative at all.
+# Finite differences of the adapted loss, which need no second derivative.
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_small_network_by_finite_differences(steps: int) -> None:
+def test_meta_gradient_of_a_small_network_equals_finite_differences(steps: int) -> None:
     task = vectors_task(0)
     net = in_general_position(nn.Sequential(nn.Linear(24, 2), nn.Tanh(), nn.Linear(2, 3)))
     found = engine_gradient(qs.MAML(net, steps, 0.1), [task], Plan(Mapping.LOOP, "", 1))

@@ -1,4 +1,4 @@
-"""The four ways back through the inner steps, each against what it is defined by, in float64."""
+"""Each kind of meta-gradient equals its definition, in float64."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def smooth() -> nn.Module:
 NET = smooth()
 
 
-def gradient(way: MetaGradient, plan: Plan = LOOP, steps: int = 3, **options: object) -> Tensor:
-    learner = qs.MAML(NET, steps, 0.1, way, **options)  # type: ignore[arg-type]
+def gradient(mode: MetaGradient, plan: Plan = LOOP, steps: int = 3, **options: object) -> Tensor:
+    learner = qs.MAML(NET, steps, 0.1, mode, **options)  # type: ignore[arg-type]
     return engine_gradient(learner, TASKS, plan)
 
 
@@ -51,16 +51,18 @@ def gradient(way: MetaGradient, plan: Plan = LOOP, steps: int = 3, **options: ob
 @pytest.mark.parametrize("clip", [None, 0.3])
 @pytest.mark.parametrize("adapts", ["*", "2.*"])
 @UPDATES
-def test_recomputed_is_exact(update: Update, adapts: str, clip: float | None, plan: Plan) -> None:
+def test_recomputed_steps_give_the_exact_gradient(
+    update: Update, adapts: str, clip: float | None, plan: Plan
+) -> None:
     options = {"update": update, "adapts": adapts, "clip": clip}
     exact = gradient(Exact(), **options)
     assert error(gradient(Exact(recompute=True), plan, **options), exact) <= 1e-12
 
 
-def saved_bytes(way: MetaGradient, steps: int) -> int:
+def saved_bytes(mode: MetaGradient, steps: int) -> int:
     """What the graph of a task's loss keeps for its backward pass, each memory once."""
     rows = Examples(*(torch.cat([leaf] * 50) for leaf in TASKS[0].support))
-    outcome = query_loss(qs.MAML(NET, steps, 0.1, way), TASKS[0]._replace(support=rows))
+    outcome = query_loss(qs.MAML(NET, steps, 0.1, mode), TASKS[0]._replace(support=rows))
     waiting = [outcome.loss.grad_fn]
     seen, kept = set(), {}
     while waiting:
@@ -76,10 +78,10 @@ def saved_bytes(way: MetaGradient, steps: int) -> int:
     return sum(kept.values())
 
 
-def test_a_recomputed_step_keeps_its_weights_alone() -> None:
+def test_a_recomputed_step_keeps_only_its_weights() -> None:
     weights = sum(p.nbytes for p in NET.parameters())
     recorded, recomputed = (
-        saved_bytes(way, 6) - saved_bytes(way, 5) for way in (Exact(), Exact(recompute=True))
+        saved_bytes(mode, 6) - saved_bytes(mode, 5) for mode in (Exact(), Exact(recompute=True))
     )
     assert 0 < recomputed <= 3 * weights  # before and after the step, and its gradients
     assert recorded > 10 * recomputed  # activations of 300 rows
@@ -87,7 +89,7 @@ def test_a_recomputed_step_keeps_its_weights_alone() -> None:
 
 @pytest.mark.parametrize("adapts", ["*", "0.weight"])
 @UPDATES
-def test_differences_converge_at_second_order(update: Update, adapts: str) -> None:
+def test_finite_differences_converge_at_second_order(update: Update, adapts: str) -> None:
     exact = gradient(Exact(), update=update, adapts=adapts)
     errors = [
         error(gradient(FiniteDifference(radius), update=update, adapts=adapts), exact)
@@ -98,7 +100,7 @@ def test_differences_converge_at_second_order(update: Update, adapts: str) -> No
         assert 3.8 < wide / narrow < 4.2
 
 
-def test_the_radius_is_a_length_whatever_the_cotangents() -> None:
+def test_the_radius_is_the_length_of_the_difference_for_all_cotangents() -> None:
     loss = query_loss(qs.MAML(NET, 2, 0.1, FiniteDifference(0.3)), TASKS[0]).loss
     once, tenfold = (
         torch.cat([
@@ -109,16 +111,16 @@ def test_the_radius_is_a_length_whatever_the_cotangents() -> None:
     assert error(tenfold, 10 * once) <= 1e-10
 
 
-@pytest.mark.parametrize("way", [FiniteDifference(), FirstOrder(), Implicit(3.0)], ids=str)
-def test_steps_are_those_of_torch(way: MetaGradient) -> None:
+@pytest.mark.parametrize("mode", [FiniteDifference(), FirstOrder(), Implicit(3.0)], ids=str)
+def test_steps_equal_those_of_torch(mode: MetaGradient) -> None:
     """Momentum on clipped gradients; Implicit's are those of the proximal loss."""
     rows, spec = TASKS[0].support, TASKS[0].spec
-    learner = qs.MAML(NET, 4, 0.1, way, update=Momentum(0.8), clip=0.1)
+    learner = qs.MAML(NET, 4, 0.1, mode, update=Momentum(0.8), clip=0.1)
     path = [state["weights"].values() for state in learner.trajectory(rows, spec)]
     net = copy.deepcopy(NET)
     own = list(net.parameters())
     optimiser = torch.optim.SGD(own, lr=0.1, momentum=0.8)
-    strength = way.strength if isinstance(way, Implicit) else 0.0
+    strength = mode.strength if isinstance(mode, Implicit) else 0.0
     assert len(path) == 5
     for weights in path:
         for found, w in zip(weights, own, strict=True):
@@ -138,12 +140,12 @@ def test_a_zero_cotangent_has_a_zero_product() -> None:
     flat = [
         task._replace(query=task.query._replace(weights=0 * task.query.weights)) for task in TASKS
     ]
-    for way in (FiniteDifference(), Implicit()):
-        found = engine_gradient(qs.MAML(NET, 2, 0.1, way), flat, LOOP)
+    for mode in (FiniteDifference(), Implicit()):
+        found = engine_gradient(qs.MAML(NET, 2, 0.1, mode), flat, LOOP)
         assert torch.equal(found, torch.zeros_like(found))
 
 
-# Linear regression: loss = w' A w / 2 - b' w + constant, so all is known in closed form.
+# Linear regression: loss = w' A w / 2 - b' w + constant, so closed forms exist.
 
 
 def quadratic(rows: Examples) -> tuple[Tensor, Tensor]:
@@ -166,13 +168,13 @@ def plane(seed: int = 0) -> Task:
 @pytest.mark.parametrize("strength", [0.5, 2.0])
 @pytest.mark.parametrize("damping", [0.0, 3.0])
 @pytest.mark.parametrize("plan", [LOOP, MAPPED], ids=["loop", "vmap"])
-def test_implicit_is_the_gradient_of_the_proximal_optimum(
+def test_implicit_equals_the_gradient_of_the_proximal_optimum(
     strength: float, damping: float, plan: Plan
 ) -> None:
     task, net = plane(), in_general_position(nn.Linear(3, 1, bias=False))
     # As many solver steps as weights: conjugate gradients are exact.
-    way = Implicit(strength, solver_steps=3, damping=damping)
-    found = engine_gradient(qs.MAML(net, 400, 0.1, way), [task], plan)
+    mode = Implicit(strength, solver_steps=3, damping=damping)
+    found = engine_gradient(qs.MAML(net, 400, 0.1, mode), [task], plan)
     (a, b), (c, d) = quadratic(task.support), quadratic(task.query)
     eye, both = torch.eye(3, dtype=torch.float64), strength + damping
     start = next(net.parameters()).detach().T
@@ -181,13 +183,13 @@ def test_implicit_is_the_gradient_of_the_proximal_optimum(
     assert error(found, expected.flatten()) <= 1e-10
 
 
-def test_implicit_reaches_parameters_that_do_not_adapt() -> None:
+def test_implicit_gives_gradients_to_parameters_that_do_not_adapt() -> None:
     """The exact derivative of a descent long enough to end at the proximal optimum."""
     torch.manual_seed(0)
     net = in_general_position(nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1)))
     task, strength, steps = plane(), 2.0, 300
-    way = Implicit(strength, solver_steps=8)
-    learner = qs.MAML(net, steps, 0.1, way, adapts="2.*")
+    mode = Implicit(strength, solver_steps=8)
+    learner = qs.MAML(net, steps, 0.1, mode, adapts="2.*")
     found = engine_gradient(learner, [task], LOOP)
     own = dict(net.named_parameters())
     start = fast = [own["2.weight"], own["2.bias"]]
@@ -206,8 +208,8 @@ def test_implicit_reaches_parameters_that_do_not_adapt() -> None:
     assert error(found, torch.cat([g.flatten() for g in expected])) <= 1e-9
 
 
-def test_no_solver_steps_is_first_order() -> None:
-    """Through plain descent on the proximal loss v would shrink; implicitly it stays v."""
+def test_implicit_without_solver_steps_equals_first_order() -> None:
+    """Through steps of descent on the proximal loss, v would shrink; implicitly it stays v."""
     task, net = plane(), in_general_position(nn.Linear(3, 1, bias=False))
     learner = qs.MAML(net, 2, 0.1, Implicit(1.0, solver_steps=0))
     end = learner.adapt(task.support, task.spec)["weights"]["weight"].detach().T
@@ -216,7 +218,7 @@ def test_no_solver_steps_is_first_order() -> None:
 
 
 def test_training_one_step_maml_finds_its_closed_form_optimum() -> None:
-    """Mean of |query loss after one step| over tasks is quadratic in where it starts."""
+    """Mean of |query loss after one step| over tasks is quadratic in the initial weights."""
     tasks, rate = [plane(seed) for seed in range(6)], 0.1
     eye = torch.eye(3, dtype=torch.float64)
     left, right = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, 1, dtype=torch.float64)
@@ -242,7 +244,7 @@ def test_conjugate_gradients_stop_at_negative_curvature() -> None:
     torch.testing.assert_close(found, torch.tensor([0.5, 0.4], dtype=torch.float64))
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="radius > 0; found 0"):
         FiniteDifference(0.0)
     with pytest.raises(ValueError, match=r"strength > 0, .* damping >= 0; found -1"):
@@ -254,12 +256,12 @@ def test_wrong_settings_are_refused() -> None:
 
 
 @pytest.mark.parametrize("learner", [qs.MAML, qs.ANIL, qs.BOIL, qs.CAVIA])
-@pytest.mark.parametrize("way", [Implicit(), Annealed(0.5, Implicit())], ids=["", "annealed"])
-def test_implicit_refuses_what_cannot_come_near_its_optimum(
-    learner: Any, way: MetaGradient
+@pytest.mark.parametrize("mode", [Implicit(), Annealed(0.5, Implicit())], ids=["", "annealed"])
+def test_implicit_refuses_settings_that_cannot_come_near_its_optimum(
+    learner: Any, mode: MetaGradient
 ) -> None:
     def made(**options: object) -> None:
-        settings = {"steps": 2, "rate": 0.4, "meta_gradient": way} | options
+        settings = {"steps": 2, "rate": 0.4, "meta_gradient": mode} | options
         learner(MLP(4, (3,), outputs=2), **settings)
 
     made()
@@ -274,9 +276,9 @@ def test_implicit_refuses_what_cannot_come_near_its_optimum(
 
 
 @pytest.mark.parametrize("then", [Exact(), FiniteDifference(1e-3)], ids=str)
-def test_annealed_is_first_order_and_then_another(then: MetaGradient) -> None:
-    def at(way: MetaGradient, progress: float) -> Tensor:
-        learner = qs.MAML(NET, 2, 0.1, way, update=Momentum(), clip=1.0)
+def test_annealed_equals_first_order_and_then_the_other(then: MetaGradient) -> None:
+    def at(mode: MetaGradient, progress: float) -> Tensor:
+        learner = qs.MAML(NET, 2, 0.1, mode, update=Momentum(), clip=1.0)
         learner.progress = progress
         return engine_gradient(learner, TASKS, LOOP)
 

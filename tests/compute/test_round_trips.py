@@ -1,8 +1,8 @@
-"""A step asks a device for numbers once: a GPU that is asked lets the host wait until it is idle.
+"""A step copies numbers from the device once, since the host waits for the GPU at each copy.
 
-Torch's device "meta" stands for the GPU here. Its tensors have no numbers, so that it refuses
-whatever would look at one (``item``, ``bool``, ``nonzero``, a copy to the CPU, …), and what is made
-on the CPU and then copied, for which a GPU's host waits too, is seen as it crosses.
+Torch's device "meta" replaces the GPU here. Its tensors have no numbers, so that it refuses
+whatever would read one (``item``, ``bool``, ``nonzero``, a copy to the CPU, …). What is made
+on the CPU and then copied, for which a GPU's host waits too, is counted at the copy.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ DEVICE = torch.device("meta")
 TASKS = 3
 
 
-class Told(TorchFunctionMode):
-    """Counts what the device tells with ``tolist``, and answers with -1 in its place."""
+class Reads(TorchFunctionMode):
+    """Counts calls of ``tolist`` on tensors of the device, and returns -1 for their numbers."""
 
     count = 0
 
@@ -44,7 +44,7 @@ class Told(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Crossings(TorchDispatchMode):
+class Copies(TorchDispatchMode):
     """Counts the operators that copy a tensor of the CPU to the device."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Crossings(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        # Numbers, and tensors of one, go along with the operator that reads them.
+        # Numbers, and tensors of one number, are passed with the operator that reads them.
         given = {x.device.type for x in tree_leaves(args) if isinstance(x, Tensor) and x.ndim}
         gives = {x.device.type for x in tree_leaves(result) if isinstance(x, Tensor)}
         if "cpu" in given and DEVICE.type in gives:
@@ -62,9 +62,9 @@ class Crossings(TorchDispatchMode):
 
 
 @contextmanager
-def watched() -> Iterator[tuple[Told, Crossings]]:
-    with Told() as told, Crossings() as crossings:
-        yield told, crossings
+def watched() -> Iterator[tuple[Reads, Copies]]:
+    with Reads() as reads, Copies() as copies:
+        yield reads, copies
 
 
 def trainer(
@@ -119,35 +119,35 @@ LEAVES = 8  # inputs, targets, weights and groups of support and query
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_asks_the_device_once(name: str) -> None:
+def test_a_step_reads_from_the_device_once(name: str) -> None:
     made, source, mapping = STEPS[name]
     steps = trainer(made(), source, mapping)
     optimiser = adam()(steps.learner.parameters())
     for step in range(2):  # the optimiser makes its state in the first
-        with watched() as (told, crossings):
+        with watched() as (reads, copies):
             steps.step(optimiser, step)
-        assert told.count == 1
+        assert reads.count == 1
         leaves = LEAVES * len(steps.tasks(step))
-        assert crossings.copied == {"aten._to_copy.default": leaves}, "one copy for a leaf"
+        assert copies.copied == {"aten._to_copy.default": leaves}, "one copy for a leaf"
 
 
-def curious(learner: Learner, task: Task) -> Outcome:
+def reading_objective(learner: Learner, task: Task) -> Outcome:
     outcome = query_loss(learner, task)
     return Outcome(outcome.loss * float(outcome.score), outcome.score)
 
 
-def careless(learner: Learner, task: Task) -> Outcome:
+def copying_objective(learner: Learner, task: Task) -> Outcome:
     outcome = query_loss(learner, task)
     return Outcome(outcome.loss * torch.ones(1).to(outcome.loss).sum(), outcome.score)
 
 
-def test_what_would_let_the_host_wait_is_seen() -> None:
+def test_reads_and_copies_that_let_the_host_wait_are_detected() -> None:
     learner = qs.MAML(MLP(outputs=1), 1, 0.01)
     optimiser = adam()(learner.to(DEVICE).parameters())
-    looking = trainer(learner, qs.Sinusoids(5, 5), Mapping.LOOP, curious)
+    looking = trainer(learner, qs.Sinusoids(5, 5), Mapping.LOOP, reading_objective)
     with watched(), pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
         looking.step(optimiser, 0)
-    copying = trainer(learner, qs.Sinusoids(5, 5), Mapping.LOOP, careless)
-    with watched() as (_, crossings):
+    copying = trainer(learner, qs.Sinusoids(5, 5), Mapping.LOOP, copying_objective)
+    with watched() as (_, copies):
         copying.step(optimiser, 0)
-    assert crossings.copied.total() == LEAVES + TASKS
+    assert copies.copied.total() == LEAVES + TASKS

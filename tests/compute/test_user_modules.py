@@ -1,4 +1,4 @@
-"""Modules of torch, as users bring them, through the path that fit takes: right, or refused."""
+"""Modules of torch, as users write them, get right gradients from the engine or are refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SelfAttention(nn.Module):
 
 
 class FrozenBatchNorm(nn.BatchNorm1d):
-    """Keeps to its running statistics, as pre-trained networks are fine-tuned."""
+    """Always uses its running statistics, as in fine-tuning of pre-trained networks."""
 
     def train(self, mode: bool = True) -> FrozenBatchNorm:
         super().train(False)
@@ -109,7 +109,7 @@ def made(make: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     net = make()
     with torch.no_grad():
-        net.eval()(torch.zeros(2, 24))  # gives lazy layers their shapes, and nothing else a trace
+        net.eval()(torch.zeros(2, 24))  # gives lazy layers their shapes, and changes nothing else
     return in_general_position(net).train()
 
 
@@ -141,7 +141,7 @@ def substituting(net: nn.Module) -> Forward:
 
 @pytest.mark.parametrize("engine", ["auto", "vmap", "loop"])
 @pytest.mark.parametrize("name", USER_MODULES)
-def test_user_modules(name: str, engine: Engine) -> None:
+def test_meta_gradients_of_user_modules_are_right(name: str, engine: Engine) -> None:
     net = made(USER_MODULES[name])
     learner = qs.MAML(net, steps=2, rate=0.1).train()
     tasks = [vectors_task(seed) for seed in range(2)]
@@ -159,7 +159,7 @@ def test_user_modules(name: str, engine: Engine) -> None:
 
 
 class MovingMean(nn.Module):
-    """Statistics of its own, moved in place."""
+    """Its own running statistics, updated in place."""
 
     mean: Tensor
 
@@ -178,7 +178,7 @@ class Shaking(nn.Module):
 
 
 class RowsAsSequence(nn.Module):
-    """Takes the rows of a batch for the steps of one sequence."""
+    """Treats the rows of a batch as the steps of one sequence."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,15 +234,15 @@ def test_batch_statistics_of_torch_refuse_padding() -> None:
 
 
 class Undeclared(qs.MAML):
-    """Does not say that its adapt takes gradients, so the engine would differentiate outside."""
+    """Does not declare that its adapt takes gradients, so the engine differentiates outside."""
 
     differentiates = False
 
 
-def test_the_engine_sees_wrong_gradients_before_training() -> None:
+def test_the_engine_detects_wrong_gradients_before_training() -> None:
     """torch's known error: differentiating through vmap(grad(...)) of an affine LayerNorm.
 
-    Should this fail, torch may have mended it: ``make_plan`` then may trust one more mapping.
+    If this fails, torch may have fixed it: ``make_plan`` may then use one more mapping.
     """
     learner = Undeclared(made(USER_MODULES["LayerNorm"]), steps=2, rate=0.1)
     tasks = [vectors_task(seed) for seed in range(2)]

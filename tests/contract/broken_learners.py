@@ -1,4 +1,4 @@
-"""A lawful learner in a few lines, and learners that each break one law."""
+"""A learner that keeps all laws, in a few lines, and learners that each break one law."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quickstudy.learners.outputs import element_weights
 
 
 class Smoother(Learner):
-    """A lawful learner in a few lines: the mean target of the support, near rows counting more."""
+    """Keeps all laws: predicts the mean target of the support, weighted towards near rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Smoother(Learner):
 
 
 class Growing(Smoother):
-    """Takes more support later, and lawfully so; before any it says 0."""
+    """Accepts more support later, and keeps all laws; before any it predicts 0."""
 
     def prior(self, spec: TaskSpec) -> State:
         nothing = self.net.weight.new_zeros(0, spec.outputs)
@@ -47,7 +47,7 @@ class Growing(Smoother):
 
 
 class Forgetting(Growing):
-    """Forgets how much the rows before counted."""
+    """Loses the weights of the rows before."""
 
     def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
         faded = state | {"weights": state["weights"] / 2}
@@ -55,7 +55,7 @@ class Forgetting(Growing):
 
 
 class Prejudiced(Growing):
-    """Believes, before any support, in a row that nobody gave."""
+    """Its prior contains a row that was not given."""
 
     def prior(self, spec: TaskSpec) -> State:
         one = self.net.weight.new_ones(1, spec.outputs)
@@ -85,7 +85,7 @@ class Counting(Smoother):
 
 
 class Sequence(Smoother):
-    """Takes queries for a sequence: each also sees the one before it."""
+    """Treats queries as a sequence: each prediction also depends on the query before it."""
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         before = torch.cat([torch.zeros_like(inputs[:1]), inputs[:-1]])
@@ -113,14 +113,14 @@ class CountingOnce(Reweighing):
 
 
 class Ageing(Reweighing):
-    """Later rows count more, whether a row stands once with weight 2 or twice."""
+    """Later rows count more, and two rows count other than one of weight 2."""
 
     def weigh(self, weights: Tensor) -> Tensor:
         return weights * (1 + 0.1 * (2 * weights.cumsum(0) - weights))
 
 
 class UnknownAsZero(Smoother):
-    """Takes what nobody knows for a zero, which counts like any other number."""
+    """Treats unknown elements as zeros, which count like any other number."""
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         state = super().adapt(support, spec)
@@ -128,7 +128,7 @@ class UnknownAsZero(Smoother):
 
 
 class WeighingRows(Smoother):
-    """Leaves out rows of which nothing is known, but takes unknown elements of others for zeros."""
+    """Omits rows without known elements, but treats unknown elements of other rows as zeros."""
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         state = super().adapt(support, spec)
@@ -137,7 +137,7 @@ class WeighingRows(Smoother):
 
 
 class Peeking(Smoother):
-    """Looks at a value from Python, which vmap cannot map."""
+    """Reads a value in Python, which vmap cannot map."""
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         assert float(support.weights.sum()) > 0
@@ -165,7 +165,7 @@ class Widening(Smoother):
 
 
 class Remembering(Smoother):
-    """Hides in the module what the state should hold."""
+    """Keeps in the module what the state should hold."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Learners that the contract is tested on, and how they are judged."""
+"""Learners on which the contract is tested, and the comparison with their exceptions."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def source_for(name: str, ways: int = WAYS, shots: int = 2) -> TaskSource:
 
 
 def misjudged(learner: Learner, source: TaskSource) -> dict[str, str]:
-    """Laws that are broken but not excepted, and exceptions that are not needed and must go."""
+    """Laws that are broken but not excepted, and exceptions that are not needed."""
     task = doubled(draw(source, 0, 0))
     found = {}
     kept = applicable(learner)

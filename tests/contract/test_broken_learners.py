@@ -1,4 +1,4 @@
-"""Every law is seen to fail, on a learner that breaks it and no other."""
+"""Every law fails on a learner that breaks it and no other law."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("kind", [Smoother, Growing])
 @pytest.mark.parametrize("source", SOURCES)
-def test_the_lawful_examples_are_lawful(source: str, kind: type[Learner]) -> None:
+def test_the_examples_that_keep_all_laws_pass(source: str, kind: type[Learner]) -> None:
     assert broken_laws(kind, SOURCES[source]) == set()
 
 
@@ -72,17 +72,19 @@ def test_a_learner_broken_on_purpose_fails_exactly_that_law(law: str) -> None:
 
 
 @pytest.mark.parametrize("law", ["support_order_is_irrelevant", "relabelling_permutes_outputs"])
-def test_two_classes_of_one_row_suffice_to_see_an_order(law: str) -> None:
+def test_two_classes_of_one_row_suffice_to_detect_an_order(law: str) -> None:
     assert law in broken_laws(BROKEN[law], clouds(ways=2))
 
 
 @pytest.mark.parametrize("kind", [UnknownAsZero, WeighingRows])
 @pytest.mark.parametrize("source", ["reals known in part", "labels"])
-def test_unknown_elements_of_a_row_that_count_are_seen(source: str, kind: type[Learner]) -> None:
+def test_unknown_elements_of_a_row_that_count_are_detected(
+    source: str, kind: type[Learner]
+) -> None:
     assert broken_laws(kind, SOURCES[source]) == {"unknown_element_is_absent"}
 
 
-def test_rows_of_one_element_do_not_show_that_rows_are_weighed() -> None:
+def test_rows_of_one_element_cannot_detect_zeros_for_unknown_elements() -> None:
     assert broken_laws(WeighingRows, planes(1, missing=True)) == set()
 
 
@@ -97,13 +99,13 @@ class StateOnModule(Smoother):
         return super().predict(self.kept, inputs, spec)
 
 
-def test_state_on_the_module_is_impure() -> None:
+def test_state_on_the_module_breaks_purity() -> None:
     with pytest.raises(BrokenLaw, match="two predictors of one learner"):
         LAWS["adapt_is_pure"](StateOnModule().double(), doubled(draw(clouds(), 0, 0)))
 
 
 class Infinite(Smoother):
-    """Gives no finite number."""
+    """Its predictions are not finite."""
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         return super().predict(state, inputs, spec) / 0
@@ -115,7 +117,7 @@ def test_predictions_must_be_finite() -> None:
 
 
 class SelfWeighing(Learner):
-    """Makes weights of its own (near rows count more), so the batch's say nothing of them."""
+    """Makes its own weights (near rows count more), so those of the batch do not determine them."""
 
     def __init__(self, exactly: bool) -> None:
         super().__init__()
@@ -134,7 +136,7 @@ class SelfWeighing(Learner):
         return embed_query(self.backbone, inputs, state)[:, : spec.outputs]
 
 
-def test_weights_made_by_a_learner_reach_the_norms() -> None:
+def test_weights_made_by_a_learner_are_used_by_the_norms() -> None:
     task = doubled(draw(pictures(), 0, 0))
     with pytest.raises(BrokenLaw, match="counting_exactly"):
         LAWS["vmap_equals_loop"](SelfWeighing(exactly=False).double(), task)
@@ -161,10 +163,10 @@ class Declared(SeeingPadding):
 
 
 @pytest.mark.parametrize("mapping", [Mapping.LOOP, Mapping.VMAP])
-def test_a_learner_that_counts_padding_gets_none(mapping: Mapping) -> None:
+def test_a_learner_that_counts_padding_gets_no_padding(mapping: Mapping) -> None:
     learner, plan = Declared(), Plan(mapping, "", 2)
     sizes = stack([draw(clouds(shots=1), 0, 0), draw(clouds(shots=2), 0, 0)])
     with pytest.raises(ValueError, match="every row keeps a little weight"):
         accumulate(learner, as_step(learner, sizes), query_loss, plan)
-    alike = stack([draw(clouds(), 0, i) for i in range(2)])
-    accumulate(learner, as_step(learner, alike), query_loss, plan)
+    equal = stack([draw(clouds(), 0, i) for i in range(2)])
+    accumulate(learner, as_step(learner, equal), query_loss, plan)

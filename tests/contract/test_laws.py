@@ -55,7 +55,7 @@ def test_learners_as_they_are_by_default_keep_exactly_what_they_do_not_except(na
 
 
 def unneeded_where_no_class_has_a_name(found: dict[str, str]) -> dict[str, str]:
-    """Without the law of names, which says nothing of other answers than classes."""
+    """Without the law of class names, which applies only to classes."""
     return {law: why for law, why in found.items() if law != "relabelling_permutes_outputs"}
 
 
@@ -85,5 +85,5 @@ def test_a_learner_of_pixels_keeps_what_it_does_not_except() -> None:
 @pytest.mark.parametrize("excepted", ["adapt_is_pure", "unknown_element_is_absent"])
 def test_an_exception_that_is_not_needed_is_found(excepted: str) -> None:
     learner = classifier("prototypical")
-    learner.exceptions = {excepted: "said without need"}  # type: ignore[misc]
+    learner.exceptions = {excepted: "not needed"}  # type: ignore[misc]
     assert misjudged(learner, pictures()) == {excepted: "excepted, but kept"}

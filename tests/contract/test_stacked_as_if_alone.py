@@ -1,4 +1,4 @@
-"""Tasks of different sizes stack as if each were alone; rows that count nothing change nothing."""
+"""Stacked tasks of different sizes are computed as if alone; rows of weight 0 change nothing."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ OWN_OBJECTIVES = [name for name in CLASSIFIERS if type(classifier(name)).objecti
 
 
 @pytest.mark.parametrize("name", [*OWN_OBJECTIVES, "prototypical", "maml", "snail"])
-def test_query_rows_count_in_the_objective_as_they_weigh(name: str) -> None:
-    learner = classifier(name, "batch")  # whose statistics see every row not said to be absent
+def test_query_rows_count_by_their_weights_in_the_objective(name: str) -> None:
+    learner = classifier(name, "batch")  # its statistics include every row that is not absent
     task = doubled(draw(source_for(name), 0, 0))
     one = some(task.support, 0, 1)
 
@@ -154,8 +154,8 @@ INEXACT = {
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in INEXACT])
-def test_the_meta_gradient_is_that_of_finite_differences(name: str) -> None:
-    """No path from a parameter to the objective is cut."""
+def test_the_meta_gradient_equals_finite_differences(name: str) -> None:
+    """The gradient includes every path from a parameter to the objective."""
     learner = classifier(name)
     task = doubled(draw(source_for(name), 0, 0))
     parameters = [p for p in learner.parameters() if p.requires_grad]
@@ -170,5 +170,5 @@ def test_the_meta_gradient_is_that_of_finite_differences(name: str) -> None:
 
     gradients = torch.autograd.grad(loss(0.0), parameters)
     found = sum(float((g * along).sum()) for g, along in zip(gradients, direction, strict=True))
-    h = 1e-7  # so small that hardly any ReLU changes sides
+    h = 1e-7  # so small that hardly any ReLU changes sign
     assert found == pytest.approx(float(loss(h).detach() - loss(-h).detach()) / (2 * h), rel=1e-4)

@@ -1,4 +1,4 @@
-"""ANIL and BOIL are MAML on a part of the backbone, values and meta-gradients."""
+"""ANIL and BOIL equal MAML that adapts a part of the backbone: predictions and meta-gradients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def backbone(norm: str) -> Conv4:
 @pytest.mark.parametrize(
     ("part", "adapts"), [(qs.ANIL, ("head.*",)), (qs.BOIL, ("blocks.*",))], ids=["anil", "boil"]
 )
-def test_it_is_maml_on_a_part(
+def test_it_equals_maml_that_adapts_a_part(
     part: Any, adapts: tuple[str, ...], way: MetaGradient, norm: str
 ) -> None:
     net = backbone(norm)
@@ -52,7 +52,7 @@ def test_it_is_maml_on_a_part(
 
 
 @pytest.mark.parametrize(("part", "count"), [(qs.ANIL, 2), (qs.BOIL, 16)])
-def test_only_its_part_moves(part: Any, count: int) -> None:
+def test_only_its_part_adapts(part: Any, count: int) -> None:
     learner = part(backbone("group"), steps=2, rate=0.2)
     path = learner.trajectory(TASK.support, TASK.spec)
     moved = {n for n, w in path[-1]["weights"].items() if not torch.equal(w, path[0]["weights"][n])}
@@ -62,14 +62,14 @@ def test_only_its_part_moves(part: Any, count: int) -> None:
 
 
 @pytest.mark.parametrize("part", [qs.ANIL, qs.BOIL, qs.MAML])
-def test_steps_in_testing_may_differ(part: Any) -> None:
+def test_test_steps_may_differ_from_training_steps(part: Any) -> None:
     learner = part(backbone("group"), steps=1, rate=0.2, test_steps=4)
     assert len(learner.train().trajectory(TASK.support, TASK.spec)) == 2
     assert len(learner.eval().trajectory(TASK.support, TASK.spec)) == 5
 
 
 @pytest.mark.parametrize("part", [qs.ANIL, qs.BOIL])
-def test_wrong_settings_are_refused(part: Any) -> None:
+def test_invalid_settings_are_refused(part: Any) -> None:
     with pytest.raises(ValueError, match=r"must end in a linear layer called `head`.*MLP does not"):
         part(MLP(4))
     with pytest.raises(ValueError, match="called `head`, but Sequential"):

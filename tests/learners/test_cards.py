@@ -1,4 +1,4 @@
-"""Cards are true of their learners; wrong ones are refused; lists of learners come from them."""
+"""Cards agree with their learners; invalid ones are refused; lists of learners come from them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(folder: Path, text: str, name: str = "metric/nearest.toml") -> Path:
     return path
 
 
-def test_a_card_with_the_least_has_the_rest_by_default(tmp_path: Path) -> None:
+def test_a_minimal_card_gets_defaults_for_the_rest(tmp_path: Path) -> None:
     card = read_card(write(tmp_path, CARD))
     assert (card.name, card.family, card.module) == ("nearest", "metric", "nearest")
     assert card.target == "quickstudy.learners.metric.nearest:Nearest"
@@ -51,7 +51,7 @@ def test_a_card_with_the_least_has_the_rest_by_default(tmp_path: Path) -> None:
     assert not any([card.head, card.maps, card.choices, card.search, card.search_options])
 
 
-def test_a_card_with_everything(tmp_path: Path) -> None:
+def test_a_card_with_every_field_is_read(tmp_path: Path) -> None:
     text = (
         'module = "neighbours"\nhead = true\nmaps = true\n'
         + CARD
@@ -79,7 +79,7 @@ def test_a_card_with_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("year = 1967", "yaer = 1967", "'yaer' is not a key here. Valid keys: class, title, year"),
         ("year = 1967", "", "needs the keys 'year', which are missing"),
@@ -106,14 +106,14 @@ def test_a_card_with_everything(tmp_path: Path) -> None:
         ("[training]", '[choices.a]\nb = "c"\n[training]', 'b must be "module:function"'),
     ],
 )  # fmt: skip
-def test_a_wrong_card_is_refused(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_an_invalid_card_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in CARD
     path = write(tmp_path, CARD.replace(old, new, 1))
-    with pytest.raises(ValueError, match=f"{path}.*{said}"):
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
         read_card(path)
 
 
-def test_a_family_has_to_be_known_and_a_name_unique(tmp_path: Path) -> None:
+def test_a_family_must_exist_and_a_name_must_be_unique(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"folder of its family, 'metric'.* found 'metrics'"):
         read_card(write(tmp_path, CARD, "metrics/nearest.toml"))
     (tmp_path / "twice").mkdir()
@@ -123,14 +123,14 @@ def test_a_family_has_to_be_known_and_a_name_unique(tmp_path: Path) -> None:
         read_cards(tmp_path / "twice")
 
 
-def test_cards_come_by_family_and_year() -> None:
+def test_cards_are_sorted_by_family_and_year() -> None:
     found = [(FAMILIES.index(card.family), card.year, card.title) for card in cards().values()]
     assert found == sorted(found)
     assert len({card.class_name for card in cards().values()}) == len(found)
 
 
 @ALL
-def test_a_card_names_its_class_which_is_public(card: Card) -> None:
+def test_a_card_names_a_public_class(card: Card) -> None:
     cls = resolve("learner", card.name, cards())
     assert issubclass(cls, Learner)
     assert cls.__module__ == card.home
@@ -145,7 +145,7 @@ def test_importing_everything_imports_the_learners() -> None:
 
 
 @ALL
-def test_the_choices_of_a_card_are_arguments_and_can_be_given(card: Card) -> None:
+def test_the_choices_of_a_card_are_valid_arguments(card: Card) -> None:
     cls = resolve("learner", card.name, cards())
     for argument, named in card.choices.items():
         assert argument in inspect.signature(cls).parameters
@@ -157,7 +157,7 @@ def test_the_choices_of_a_card_are_arguments_and_can_be_given(card: Card) -> Non
 
 
 @ALL
-def test_a_learner_can_be_made_with_all_that_its_card_would_search(card: Card) -> None:
+def test_a_learner_can_be_made_with_every_value_of_its_search_space(card: Card) -> None:
     assert card.search["rate"]
     for argument, space in card.search_options.items():
         for value in ends(space):
@@ -182,7 +182,7 @@ def test_a_recipe_trains_as_the_card_says(card: Card) -> None:
     assert budget.rate == card.training.rate
 
 
-def test_optimisers_are_those_of_training() -> None:
+def test_cards_and_training_have_the_same_optimisers() -> None:
     assert all(callable(getattr(optimisers, name)) for name in OPTIMISERS)
 
 
@@ -198,7 +198,7 @@ def test_the_lists_of_learners_are_up_to_date() -> None:
         assert path.read_text() == text, f"{path} is out of date: run `{COMMAND}` in the checkout"
 
 
-def test_lists_are_written_in_a_checkout_alone(tmp_path: Path) -> None:
+def test_lists_are_written_only_in_a_checkout(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="must run in a checkout of quickstudy"):
         listings(tmp_path)
     for name in ("src/quickstudy/__init__.py", "README.md"):

@@ -1,4 +1,4 @@
-"""CAVIA against its equation, differentiated by hand-written autograd."""
+"""CAVIA equals its equations, differentiated with plain autograd."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def made(**options: object) -> qs.CAVIA:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_it_is_a_network_with_the_context_among_its_inputs(steps: int) -> None:
+def test_it_equals_a_network_with_the_context_among_its_inputs(steps: int) -> None:
     learner, one = made(steps=steps, rate=0.7), task()
     names = dict(learner.named_parameters())
     own = {
@@ -83,7 +83,7 @@ def test_film_scales_and_shifts_channels() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_the_context_alone_adapts_and_nothing_is_left_behind() -> None:
+def test_only_the_context_adapts_and_the_network_does_not_change() -> None:
     learner, one = made(), task()
     before = repr(learner.backbone)
     state = learner.adapt(one.support, one.spec)
@@ -97,7 +97,7 @@ def test_the_context_alone_adapts_and_nothing_is_left_behind() -> None:
     )
 
 
-def test_features_are_what_the_modulated_network_gives_its_head() -> None:
+def test_features_are_the_inputs_of_the_head_of_the_modulated_network() -> None:
     for at in ("layers.0", "head"):
         learner, one = made(at=at, steps=2), task()
         start, end = (learner.trajectory(one.support, one.spec)[k] for k in (0, -1))
@@ -110,7 +110,7 @@ def test_features_are_what_the_modulated_network_gives_its_head() -> None:
     assert qs.CAVIA(nn.Sequential(nn.Linear(2, 1))).embed(start, one.query.inputs) is None
 
 
-def test_a_hook_of_before_sees_what_the_modulated_layer_gives() -> None:
+def test_a_hook_registered_before_gets_the_output_of_the_modulated_layer() -> None:
     learner, one = made(), task()
     seen: list[Tensor] = []
     layer = learner.backbone.get_submodule("layers.0")
@@ -126,13 +126,13 @@ def test_the_context_has_the_type_of_the_backbone() -> None:
     assert {p.dtype for p in learner.parameters()} == {torch.float64}
 
 
-def test_training_leaves_the_first_context_at_zero() -> None:
+def test_training_does_not_change_the_initial_context_of_zero() -> None:
     learner = qs.CAVIA(MLP(outputs=1))
     qs.fit(learner, qs.Sinusoids(shots=5, queries=5), 3, 4, progress=False)
     assert not learner.network.context.any()
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"at='block' is no layer. The backbone has: layers.0"):
         made(at="block")
     with pytest.raises(ValueError, match=r"at='layers.1' is a ReLU, which has no weight"):

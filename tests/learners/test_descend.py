@@ -1,4 +1,4 @@
-"""Inner updates against torch's optimisers on the same problem."""
+"""Inner updates equal the steps of torch's optimisers on the same problem."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def loss(weights: Weights) -> Tensor:
     ],
     ids=["sgd", "momentum", "adam"],
 )
-def test_six_steps_are_those_of_torch(
+def test_six_steps_equal_those_of_torch(
     update: Update, torchs: Callable[[list[Tensor]], Optimizer], clip: float | None
 ) -> None:
     path = list(Descent(6, 0.05, update, clip).along(gradients_of(loss), START))
@@ -64,7 +64,7 @@ def test_six_steps_are_those_of_torch(
 
 
 @pytest.mark.parametrize(("clip", "length"), [(2.0, 1.3), (1.4, 1.3), (1.2, 1.2), (0.1, 0.1)])
-def test_gradients_are_shortened_together_where_they_are_longer(clip: float, length: float) -> None:
+def test_gradients_are_clipped_by_their_common_norm(clip: float, length: float) -> None:
     gradients = {
         "a": torch.tensor([0.3, -1.2], dtype=torch.float64, requires_grad=True),
         "b": torch.tensor([[0.4]], dtype=torch.float64, requires_grad=True),
@@ -78,8 +78,8 @@ def test_gradients_are_shortened_together_where_they_are_longer(clip: float, len
     )
 
 
-def test_adams_epsilon_stands_inside_the_root() -> None:
-    """sqrt(v + epsilon²) lies between sqrt(v) and torch's sqrt(v) + epsilon."""
+def test_adams_epsilon_is_inside_the_root() -> None:
+    """sqrt(v + epsilon²) is between sqrt(v) and torch's sqrt(v) + epsilon."""
     gradient = {"a": torch.tensor([1e-3, 1.0], dtype=torch.float64)}
     weights = {"a": torch.zeros(2, dtype=torch.float64)}
     found = Adam(epsilon=1e-3)(weights, gradient, 1.0, None)[0]["a"]
@@ -87,7 +87,7 @@ def test_adams_epsilon_stands_inside_the_root() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Momentum(1.0), r"Momentum: decay must be in \[0, 1\); found 1"),
         (lambda: Momentum(-0.1), "found -0.1"),
@@ -96,12 +96,12 @@ def test_adams_epsilon_stands_inside_the_root() -> None:
         (lambda: Adam(epsilon=0.0), "needs epsilon > 0, .* found 0.0"),
     ],
 )
-def test_settings_that_no_step_survives_are_refused(make: Callable[[], Update], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings_of_updates_are_refused(make: Callable[[], Update], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_each_step_has_its_rate_and_those_beyond_the_last_the_last() -> None:
+def test_each_step_has_its_rate_and_further_steps_have_the_last_one() -> None:
     rates = [{"a": torch.tensor(r), "b": torch.tensor(2 * r)} for r in (0.1, 0.02)]
     path = list(Descent(4, rates, Momentum(0.5)).along(gradients_of(loss), START))
     velocity = {name: torch.zeros_like(w) for name, w in START.items()}
@@ -114,7 +114,7 @@ def test_each_step_has_its_rate_and_those_beyond_the_last_the_last() -> None:
 
 
 @pytest.mark.parametrize("one_for_all", [True, False], ids=["rate", "rates"])
-def test_a_step_of_sgd_is_differentiable_in_all_it_is_made_of(one_for_all: bool) -> None:
+def test_a_step_of_sgd_is_differentiable_in_weights_gradients_and_rate(one_for_all: bool) -> None:
     names = list(START)
     gradients = [w.cos().requires_grad_() for w in START.values()]
     weights = [w.clone().requires_grad_() for w in START.values()]
@@ -143,7 +143,7 @@ def small_learner() -> tuple[qs.MAML, qs.Examples]:
     return learner, qs.examples(torch.randn(3, 1, 28, 28), torch.arange(3))
 
 
-def test_adapting_in_inference_mode_is_adapting() -> None:
+def test_adapting_in_inference_mode_gives_the_same_weights() -> None:
     learner, support = small_learner()
     with torch.no_grad():
         expected = learner(support, qs.classification(3))(support.inputs)
@@ -152,7 +152,7 @@ def test_adapting_in_inference_mode_is_adapting() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_frozen_learners_record_nothing() -> None:
+def test_frozen_learners_record_no_graph() -> None:
     learner, support = small_learner()
     spec = qs.classification(3)
     assert learner(support, spec)(support.inputs).requires_grad

@@ -1,4 +1,4 @@
-"""The dual form of gradient descent gives what the weights give, and serves only where it can."""
+"""The dual form of descent equals descent on the weights, and is used only where it is valid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WAYS, ROWS, QUERIES = 3, 5, 4
 
 
 class Sparse(nn.Module):
-    """Layers without a bias, a layer in the middle that never adapts, and outputs to spare."""
+    """Layers without a bias, a middle layer that never adapts, and more outputs than classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,12 +90,12 @@ def gradients(learner: Learner, loss: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, [p for p in learner.parameters() if p.requires_grad]))
 
 
-def agrees(learner: Learner, tasks: list[Task], alike: bool) -> None:
-    """Losses, scores and their gradients over tasks are those of one task after the other."""
+def agrees(learner: Learner, tasks: list[Task], uniform: bool) -> None:
+    """Losses, scores and gradients of tasks at once equal those of one task after the other."""
     batch = stack(tasks)
     outcomes = [query_loss(learner, one) for one in unstack(batch)]
     expected = gradients(learner, torch.stack([o.loss for o in outcomes]).sum())
-    if alike:
+    if uniform:
         with uniform_weights():
             found = outcome_over_tasks(learner, batch, query_loss)
     else:
@@ -112,21 +112,21 @@ def made(name: str) -> Learner:
     return LEARNERS[name]().double()
 
 
-@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("name", LEARNERS)
-def test_dual_form_gives_what_the_weights_give(name: str, alike: bool) -> None:
+def test_dual_form_equals_descent_on_the_weights(name: str, uniform: bool) -> None:
     tasks = [task(seed, name == "images") for seed in range(3)]
-    agrees(made(name), tasks if alike else uneven(tasks), alike)
+    agrees(made(name), tasks if uniform else uneven(tasks), uniform)
 
 
-def test_regression() -> None:
+def test_dual_form_of_regression() -> None:
     tasks = [task(seed, regression=True) for seed in range(3)]
     agrees(made("four steps"), tasks, True)
     tasks[1].query.weights[1] = 0.0
     agrees(made("four steps"), tasks, False)
 
 
-def test_regression_with_missing_numbers() -> None:
+def test_dual_form_of_regression_with_missing_numbers() -> None:
     spec = qs.regression(WAYS, missing=True)
     tasks = [task(seed, regression=True)._replace(spec=spec) for seed in range(3)]
     tasks[0].support.targets[1, 0] = torch.nan
@@ -134,7 +134,7 @@ def test_regression_with_missing_numbers() -> None:
     agrees(made("four steps"), tasks, False)
 
 
-def test_labels_some_of_which_are_unknown() -> None:
+def test_dual_form_of_labels_with_unknown_elements() -> None:
     tasks = []
     for seed in range(3):
         one = task(seed, regression=True)
@@ -145,7 +145,7 @@ def test_labels_some_of_which_are_unknown() -> None:
     agrees(made("four steps"), tasks, False)
 
 
-def test_answers_that_are_no_vector_a_row_are_left_to_others() -> None:
+def test_dual_form_is_not_used_for_outputs_other_than_a_vector_for_each_row() -> None:
     places = [
         part._replace(targets=part.targets.unsqueeze(2))
         for part in stack([task(0, regression=True)])[:2]
@@ -156,7 +156,7 @@ def test_answers_that_are_no_vector_a_row_are_left_to_others() -> None:
     assert learner.over_tasks(places[0], places[1].inputs, own) is None
 
 
-def test_frozen_first_layer() -> None:
+def test_dual_form_with_a_frozen_first_layer() -> None:
     torch.manual_seed(0)
     net = MLP(6, (8, 7), outputs=WAYS).double()
     net.layers[0].requires_grad_(False)
@@ -165,12 +165,12 @@ def test_frozen_first_layer() -> None:
     assert list(learner.adapt(*task(0)[::2])["weights"]) == list(learner.adapted)
 
 
-def test_nothing_is_left_behind_in_the_network() -> None:
+def test_the_network_does_not_change() -> None:
     learner, one = made("one step"), task(0)
     before = learner(one.support, one.spec)(one.query.inputs)
     outcome_over_tasks(learner, stack([one, task(1)]), query_loss)
     assert learner(one.support, one.spec)(one.query.inputs).equal(before)
-    with torch.no_grad():  # as evaluation would
+    with torch.no_grad():  # as in evaluation
         found = outcome_over_tasks(learner, stack([one]), query_loss)
     assert not found.loss.requires_grad
 
@@ -191,11 +191,11 @@ def test_nothing_is_left_behind_in_the_network() -> None:
     ids=["convolutions", "batch norm", "a norm that adapts", "biases alone", "clip", "update",
          "differences", "annealed", "recompute"],
 )  # fmt: skip
-def test_what_needs_the_weights_themselves_is_left_to_others(learner: qs.MAML) -> None:
+def test_dual_form_is_not_used_for_settings_that_need_the_weights(learner: qs.MAML) -> None:
     refuses(learner)
 
 
-def test_layers_with_hooks_of_their_own_are_left_to_others() -> None:
+def test_dual_form_is_not_used_for_layers_with_hooks() -> None:
     learner = made("one step")
     learner.backbone.head.register_forward_hook(lambda *given: 2 * given[-1])  # type: ignore[union-attr]
     refuses(learner)
@@ -209,7 +209,7 @@ def refuses(learner: Learner) -> None:
 
 
 class Twice(Sparse):
-    """Uses a layer that adapts twice in a pass."""
+    """Calls a layer that adapts twice in one forward pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 6) -> (n, WAYS + 2)."""
@@ -217,7 +217,7 @@ class Twice(Sparse):
 
 
 class Sequences(Sparse):
-    """Gives a layer that adapts more than one row for an example."""
+    """Passes more than one row of each example to a layer that adapts."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 6) -> (n, WAYS + 2)."""
@@ -225,7 +225,7 @@ class Sequences(Sparse):
 
 
 class InPlace(Sparse):
-    """Overwrites what a layer that adapts has answered."""
+    """Overwrites the output of a layer that adapts."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 6) -> (n, WAYS + 2)."""
@@ -234,12 +234,14 @@ class InPlace(Sparse):
 
 
 @pytest.mark.parametrize("net", [Twice, Sequences, InPlace])
-def test_layers_that_are_used_otherwise_are_refused(net: Callable[[], nn.Module]) -> None:
+def test_dual_form_is_not_used_where_layers_are_called_otherwise(
+    net: Callable[[], nn.Module],
+) -> None:
     learner = qs.MAML(net().double(), adapts="head.*")
     with pytest.raises(TypeError, match="a linear layer that adapts"):
         outcome_over_tasks(learner, stack([task(0), task(1)]), query_loss)
 
 
-def test_objectives_of_their_own_are_refused() -> None:
+def test_custom_objectives_are_refused() -> None:
     with pytest.raises(TypeError, match="the objective may ask for more"):
         outcome_over_tasks(made("one step"), stack([task(0)]), lambda *_: torch.zeros(()))

@@ -1,4 +1,4 @@
-"""The laws of ``prior`` and ``extend``: support in parts teaches what it does at once."""
+"""The laws of ``prior`` and ``extend``: support given in parts gives the state of all at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def assert_equal(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize(("kind", "spec"), CASES)
 @torch.no_grad()
-def test_extending_the_prior_is_adapting(kind: str, spec: TaskSpec) -> None:
+def test_extending_the_prior_equals_adapting(kind: str, spec: TaskSpec) -> None:
     learner, rows = made(kind), support(spec, 0)
     found, expected = learner.extend(learner.prior(spec), rows, spec), learner.adapt(rows, spec)
     assert_equal(found, expected)
@@ -71,7 +71,7 @@ def test_extending_the_prior_is_adapting(kind: str, spec: TaskSpec) -> None:
 
 @pytest.mark.parametrize(("kind", "spec"), CASES)
 @torch.no_grad()
-def test_extending_is_adapting_to_the_union(kind: str, spec: TaskSpec) -> None:
+def test_extending_equals_adapting_to_the_union(kind: str, spec: TaskSpec) -> None:
     learner, first, second = made(kind), support(spec, 0), support(spec, 1)
     found = learner.extend(learner.adapt(first, spec), second, spec)
     assert_equal(found, learner.adapt(concatenate(first, second), spec))
@@ -102,7 +102,7 @@ def test_the_spec_may_become_wider(kind: str, spec: TaskSpec) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_the_prior_says_nothing_of_any_class(kind: str) -> None:
+def test_the_prior_favours_no_class(kind: str) -> None:
     learner = made(kind)
     predictor = qs.Predictor(learner, learner.prior(CLASSES), CLASSES)
     found = predictor(numbers(2, 3, 4)).softmax(-1)
@@ -111,7 +111,7 @@ def test_the_prior_says_nothing_of_any_class(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("norm", ["support", "batch"])
-def test_statistics_of_one_support_set_are_refused(kind: str, norm: str) -> None:
+def test_extending_refuses_statistics_of_one_support_set(kind: str, norm: str) -> None:
     learner = made(kind, Conv4(4, norm, image_size=16))
     rows = examples_of(numbers(0, 4, 1, 16, 16), torch.arange(4) % 3)
     state = learner.adapt(rows, CLASSES)
@@ -122,13 +122,13 @@ def test_statistics_of_one_support_set_are_refused(kind: str, norm: str) -> None
         learner.prior(CLASSES)
 
 
-def test_further_reals_must_be_said_to_be_missing() -> None:
+def test_further_reals_must_be_declared_missing() -> None:
     learner, rows = made("LinearProbe"), support(REALS, 0)
     wider = rows._replace(targets=numbers(5, 7, 3))
     with pytest.raises(ValueError, match=r"have 2 real targets, but .* missing=True"):
         learner.extend(learner.adapt(rows, REALS), wider, qs.regression(3))
 
 
-def test_the_size_of_a_prior_is_that_of_the_features() -> None:
+def test_a_prior_has_the_size_of_the_features() -> None:
     with pytest.raises(ValueError, match="Set an attribute `features`"):
         qs.Prototypical(nn.Identity()).prior(CLASSES)

@@ -1,4 +1,4 @@
-"""Memory addressing against slot-by-slot loops, and a small Neural Turing Machine that copies."""
+"""Memory addressing equals loops over slots, and a small Neural Turing Machine learns to copy."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_content_address_is_a_softmax_of_cosines(drawn: torch.Generator) -> None
     close(content_address(memory, keys, strength), expected)
 
 
-def test_an_empty_slot_is_like_nothing_and_has_finite_gradients(drawn: torch.Generator) -> None:
+def test_an_empty_slot_has_cosine_zero_and_finite_gradients(drawn: torch.Generator) -> None:
     memory = torch.zeros(SLOTS, WIDTH, dtype=torch.float64, requires_grad=True)
     found = similarity(memory, normal(drawn, HEADS, WIDTH))
     assert (found == 0).all()
@@ -70,7 +70,7 @@ def test_an_empty_slot_is_like_nothing_and_has_finite_gradients(drawn: torch.Gen
     assert gradient.isfinite().all()
 
 
-def test_the_gate_mixes_content_with_the_address_before(drawn: torch.Generator) -> None:
+def test_the_gate_mixes_content_with_the_previous_address(drawn: torch.Generator) -> None:
     content, before = shares(drawn, HEADS, SLOTS), shares(drawn, HEADS, SLOTS)
     gate = torch.tensor([1.0, 0.25], dtype=torch.float64)
     mixed = interpolate(content, before, gate)
@@ -79,7 +79,7 @@ def test_the_gate_mixes_content_with_the_address_before(drawn: torch.Generator) 
     close(mixed[1], [0.25 * c + 0.75 * b for c, b in pairs])
 
 
-def test_shift_is_the_papers_circular_convolution(drawn: torch.Generator) -> None:
+def test_shift_equals_the_papers_circular_convolution(drawn: torch.Generator) -> None:
     looked, by = shares(drawn, HEADS, SLOTS), shares(drawn, HEADS, 5)
     expected = [
         [
@@ -103,7 +103,7 @@ def test_sharpen_raises_to_a_power(drawn: torch.Generator) -> None:
     close(found, [power / sum(powers) for power in powers])
 
 
-def test_erase_and_add_and_read_slot_by_slot(drawn: torch.Generator) -> None:
+def test_erase_add_and_read_equal_loops_over_slots(drawn: torch.Generator) -> None:
     memory, looked = normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS)
     erase, add = normal(drawn, HEADS, WIDTH).sigmoid(), normal(drawn, HEADS, WIDTH)
     expected = memory.clone()
@@ -118,7 +118,9 @@ def test_erase_and_add_and_read_slot_by_slot(drawn: torch.Generator) -> None:
     torch.testing.assert_close(read(memory, looked), torch.stack(by_hand))
 
 
-def test_addresses_are_distributions_whatever_the_controller_says(drawn: torch.Generator) -> None:
+def test_addresses_are_distributions_for_every_output_of_the_controller(
+    drawn: torch.Generator,
+) -> None:
     head = Addressing.of(20 * normal(drawn, HEADS, Addressing.size(WIDTH)), WIDTH)
     looked = address(normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS), head)
     assert (looked >= 0).all()
@@ -127,12 +129,12 @@ def test_addresses_are_distributions_whatever_the_controller_says(drawn: torch.G
     assert (head.strength >= 0).all()
 
 
-def test_an_address_is_made_in_the_papers_order(drawn: torch.Generator) -> None:
-    """Content, gate, shift, power: each from its own numbers of the controller."""
+def test_an_address_is_computed_in_the_order_of_the_paper(drawn: torch.Generator) -> None:
+    """Content, gate, shift, power: each from its own outputs of the controller."""
     memory, before = normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS)
-    told = normal(drawn, HEADS, Addressing.size(WIDTH))
+    controls = normal(drawn, HEADS, Addressing.size(WIDTH))
     expected = []
-    for numbers, last in zip(told.tolist(), before.tolist(), strict=True):
+    for numbers, last in zip(controls.tolist(), before.tolist(), strict=True):
         key = [math.tanh(x) for x in numbers[:WIDTH]]
         strength, power = (math.log1p(math.exp(x)) for x in (numbers[WIDTH], numbers[-1]))
         gate = 1 / (1 + math.exp(-numbers[WIDTH + 1]))
@@ -144,14 +146,14 @@ def test_an_address_is_made_in_the_papers_order(drawn: torch.Generator) -> None:
             for i in range(SLOTS)
         ]
         expected.append(normed([(a + 1e-6) ** (1 + power) for a in moved]))
-    close(address(memory, before, Addressing.of(told, WIDTH)), expected)
+    close(address(memory, before, Addressing.of(controls, WIDTH)), expected)
 
 
 def normed(values: list[float]) -> list[float]:
     return [value / sum(values) for value in values]
 
 
-def test_the_least_used_slots_come_least_first_and_ties_go_to_the_first() -> None:
+def test_least_used_slots_are_sorted_by_usage_and_ties_by_index() -> None:
     usage = torch.tensor([0.5, 0.0, 0.3, 0.0])
     assert least_used(usage, 3).argmax(-1).tolist() == [1, 3, 2]
 
@@ -186,37 +188,41 @@ def lrua_by_loops(
     return Used(memory, usage, reads), torch.stack([r @ memory for r in reads])
 
 
-@pytest.mark.parametrize("width", [WIDTH, WIDTH + 2])  # beyond the keys: written, not looked for
-def test_least_recently_used_access_step_by_step(width: int, drawn: torch.Generator) -> None:
+@pytest.mark.parametrize(
+    "width", [WIDTH, WIDTH + 2]
+)  # elements beyond the key are written, but not compared
+def test_least_recently_used_access_equals_loops_over_numbers(
+    width: int, drawn: torch.Generator
+) -> None:
     like = torch.zeros((), dtype=torch.float64)
     found = expected = unused(SLOTS, width, HEADS, like)
     for _ in range(6):  # more rows than slots: slots are used again
-        told = (
+        controls = (
             normal(drawn, HEADS, WIDTH), normal(drawn, HEADS, width), normal(drawn, HEADS, width),
             10 * shares(drawn, HEADS), normal(drawn, HEADS).sigmoid(), 0.9,
         )  # fmt: skip
-        found, read_now = least_recently_used_access(found, *told)
-        expected, expected_read = lrua_by_loops(expected, *told)
+        found, read_now = least_recently_used_access(found, *controls)
+        expected, expected_read = lrua_by_loops(expected, *controls)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(read_now, expected_read, rtol=1e-9, atol=1e-9)
 
 
-def test_every_head_finds_its_slot_empty() -> None:
+def test_every_head_writes_to_an_erased_slot() -> None:
     start = unused(4, 3, HEADS, torch.zeros(()))._replace(memory=torch.ones(4, 3))
     keys, zeros = torch.full((HEADS, 3), 5.0), torch.zeros(HEADS)
     after, _ = least_recently_used_access(start, keys, keys, 0 * keys, zeros, zeros, 0.9)
     assert after.memory[:, 0].tolist() == [5, 5, 1, 1]
 
 
-def test_access_maps_under_vmap_and_differentiates(drawn: torch.Generator) -> None:
+def test_access_can_be_vmapped_and_differentiated(drawn: torch.Generator) -> None:
     like = torch.zeros((), dtype=torch.float64)
     start = unused(SLOTS, WIDTH, HEADS, like)
 
     def two_steps(keys: Tensor) -> Tensor:
-        told = (torch.ones(HEADS).to(keys), torch.full((HEADS,), 0.3).to(keys), 0.9)
-        state, _ = least_recently_used_access(start, keys, keys, keys.sin(), *told)
+        controls = (torch.ones(HEADS).to(keys), torch.full((HEADS,), 0.3).to(keys), 0.9)
+        state, _ = least_recently_used_access(start, keys, keys, keys.sin(), *controls)
         turned = keys.flip(0)
-        return least_recently_used_access(state, turned, turned, keys.cos(), *told)[1]
+        return least_recently_used_access(state, turned, turned, keys.cos(), *controls)[1]
 
     keys = normal(drawn, 3, HEADS, WIDTH)
     mapped = torch.func.vmap(two_steps)(keys)
@@ -237,7 +243,7 @@ def test_sequences_may_share_a_memory(drawn: torch.Generator) -> None:
     torch.testing.assert_close(together, torch.stack(alone))
 
 
-def test_the_cell_is_torchs_own_cell(drawn: torch.Generator) -> None:
+def test_the_cell_equals_torchs_cell(drawn: torch.Generator) -> None:
     torch.manual_seed(0)
     ours, theirs = LSTMCell(3, 5).double(), nn.LSTMCell(3, 5).double()
     gates = ours.gates.weight.split(5)
@@ -253,7 +259,7 @@ def test_the_cell_is_torchs_own_cell(drawn: torch.Generator) -> None:
     torch.testing.assert_close(tuple(ours(x, CellState(h, c))), theirs(x, (h, c)))
 
 
-def test_the_forget_gate_alone_starts_open() -> None:
+def test_only_the_forget_gate_starts_open() -> None:
     torch.manual_seed(0)
     take, keep, give, new = LSTMCell(30, 40).gates.bias.split(40)
     assert torch.equal(keep, torch.ones(40))
@@ -282,8 +288,8 @@ class Copier(nn.Module):
         answers = []
         for row in inputs.unbind(1):
             state = self.cell(torch.cat([row, found], -1), state)
-            told = Addressing.of(self.heads(state.hidden).unflatten(-1, (2, -1)), self.width)
-            looked = address(memory, looked, told)
+            controls = Addressing.of(self.heads(state.hidden).unflatten(-1, (2, -1)), self.width)
+            looked = address(memory, looked, controls)
             erase, add = self.write(state.hidden).unflatten(-1, (1, -1)).chunk(2, -1)
             memory = erase_and_add(memory, looked[:, 1:], erase.sigmoid(), add.tanh())
             found = read(memory, looked[:, :1]).squeeze(1)
@@ -292,13 +298,13 @@ class Copier(nn.Module):
 
 
 def copy_task(generator: torch.Generator, length: int, batch: int = 32, bits: int = 4):
-    """A start sign, the sequence, an end sign; then silence, in which it is to be said again."""
-    said = torch.randint(2, (batch, length, bits), generator=generator).float()
+    """A start sign, the sequence, an end sign; then zeros, during which it must be repeated."""
+    sequence = torch.randint(2, (batch, length, bits), generator=generator).float()
     inputs = torch.zeros(batch, 2 * length + 2, bits + 2)
     inputs[:, 0, bits] = 1
-    inputs[:, 1 : length + 1, :bits] = said
+    inputs[:, 1 : length + 1, :bits] = sequence
     inputs[:, length + 1, bits + 1] = 1
-    return inputs, said
+    return inputs, sequence
 
 
 def test_a_neural_turing_machine_learns_to_copy() -> None:
@@ -309,14 +315,16 @@ def test_a_neural_turing_machine_learns_to_copy() -> None:
     optimiser = torch.optim.Adam(machine.parameters(), 5e-3)
     for _ in range(600):
         length = int(torch.randint(1, 4, (), generator=generator))
-        inputs, said = copy_task(generator, length)
-        loss = nn.functional.binary_cross_entropy_with_logits(machine(inputs)[:, -length:], said)
+        inputs, sequence = copy_task(generator, length)
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            machine(inputs)[:, -length:], sequence
+        )
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(machine.parameters(), 1.0)
         optimiser.step()
     with torch.no_grad():
         for length in range(1, 4):
-            inputs, said = copy_task(generator, length, batch=200)
-            wrong = ((machine(inputs)[:, -length:] > 0) != (said > 0.5)).float().mean()
+            inputs, sequence = copy_task(generator, length, batch=200)
+            wrong = ((machine(inputs)[:, -length:] > 0) != (sequence > 0.5)).float().mean()
             assert wrong < 0.35, f"length {length}: bit error {wrong:.3f}; chance is 0.5"

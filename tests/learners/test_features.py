@@ -1,4 +1,4 @@
-"""What learners ask of their backbones, before a shape error or a silent logit space would."""
+"""Learners refuse unsuitable backbones with a clear error, before wrong shapes or logits occur."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WITH_LAYERS = {
 
 @pytest.mark.parametrize("name", [*ON_VECTORS, "Relation"])
 @pytest.mark.parametrize("head", [Conv4(4, outputs=5), MLP(4, outputs=5)])
-def test_a_head_is_refused(name: str, head: nn.Module) -> None:
+def test_a_backbone_with_a_head_is_refused(name: str, head: nn.Module) -> None:
     make = ON_VECTORS.get(name, qs.Relation)
     with pytest.raises(ValueError, match=r"\(outputs=5\)\. Leave outputs=None") as refused:
         make(head)
@@ -52,20 +52,20 @@ def test_a_head_is_refused(name: str, head: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", ON_VECTORS)
-def test_maps_are_refused_where_vectors_are_compared(name: str) -> None:
+def test_feature_maps_are_refused_where_vectors_are_compared(name: str) -> None:
     with pytest.raises(ValueError, match=r"maps of shape \(4, 7, 7\).*Conv4\(flat=True\)"):
         ON_VECTORS[name](Conv4(4, pools=2, flat=False))
 
 
 @pytest.mark.parametrize("name", ON_ANYTHING)
-def test_a_backbone_may_tell_nothing(name: str) -> None:
+def test_a_backbone_may_declare_nothing(name: str) -> None:
     learner = ON_VECTORS[name](nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
     rows = qs.examples(torch.eye(4), [0, 1, 0, 1])
     assert learner(rows, qs.classification(2))(rows.inputs).shape == (4, 2)
 
 
-def test_words_of_other_meaning_are_no_head() -> None:
-    """A module that tells no features may call its width what it likes."""
+def test_an_attribute_outputs_without_features_declares_no_head() -> None:
+    """A module that does not declare its features may use ``outputs`` for something else."""
     net = nn.Linear(4, 3)
     net.outputs = 3  # type: ignore[assignment]
     refuse_heads_and_maps(net, "Prototypical")
@@ -95,7 +95,7 @@ def test_layers_of_a_learner_are_on_the_device_of_its_backbone(name: str) -> Non
     assert {p.device.type for p in learner.parameters()} == {"meta"}
 
 
-def test_whole_numbers_decide_no_type() -> None:
+def test_integer_parameters_do_not_decide_the_type() -> None:
     net = nn.Module()
     net.steps = nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)
     assert like(net, nn.Linear(1, 1)).weight.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""What all gradient learners share: what adapts, what is kept, which answers, prior and extend."""
+"""Common to gradient learners: what adapts, what is kept, kinds of outputs, prior and extend."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_learner_that_is_frozen_afterwards_adapts_as_before() -> None:
     assert torch.equal(learner(rows(6), spec)(rows(6).inputs), before)
 
 
-def test_a_pattern_of_frozen_parameters_alone_is_refused() -> None:
+def test_a_pattern_that_matches_only_frozen_parameters_is_refused() -> None:
     net = MLP(4, (6, 5), outputs=3)
     net.head.requires_grad_(False)
     with pytest.raises(ValueError, match=r"adapts='head\.\*' matches frozen parameters alone"):
@@ -110,7 +110,7 @@ def test_adapting_without_differentiating_keeps_no_earlier_weights(
     assert most <= 3
 
 
-def test_the_learnt_rule_keeps_no_earlier_weights() -> None:
+def test_the_lstm_rule_keeps_no_earlier_weights() -> None:
     learner = made("LSTM", steps=50)
     seen: list[weakref.ref[Tensor]] = []
     learner.rule.register_forward_hook(lambda _, __, out: seen.append(weakref.ref(out[0])))
@@ -135,7 +135,7 @@ def test_the_prior_is_the_network_before_any_step(learner: str) -> None:
 
 
 @ALL
-def test_extending_the_prior_is_adapting(learner: str) -> None:
+def test_extending_the_prior_equals_adapting(learner: str) -> None:
     made_, spec = made(learner), qs.classification(3)
     extended = made_.extend(made_.prior(spec), rows(6), spec)
     adapted = made_.adapt(rows(6), spec)
@@ -145,7 +145,7 @@ def test_extending_the_prior_is_adapting(learner: str) -> None:
 
 
 @ALL
-def test_extending_goes_on_from_the_state_and_knows_its_classes(learner: str) -> None:
+def test_extending_starts_from_the_state_and_keeps_its_classes(learner: str) -> None:
     made_, narrow, wide = made(learner), qs.classification(2), qs.classification(3)
     first = rows(6)._replace(targets=torch.arange(6) % 2)
     second = rows(4, seed=1)._replace(targets=torch.full((4,), 2))
@@ -180,7 +180,7 @@ class TwoParts(OverPlaces):
     """(n, 4) -> a tree of predictions."""
 
     def forward(self, x: Tensor) -> Any:
-        """Where and how much."""
+        """Two tensors: a location and an amount."""
         both = super().forward(x)
         return {"where": both[:, :2], "how": both[:, 2:]}
 
@@ -216,7 +216,7 @@ def answers() -> dict[str, tuple[nn.Module, Any, Any, Any]]:
 
 @pytest.mark.parametrize("name", answers())
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_any_answer_adapts(learner: str, name: str) -> None:
+def test_every_kind_of_output_adapts(learner: str, name: str) -> None:
     net, inputs, targets, spec = answers()[name]
     if (learner, name) == ("ANIL", "tree"):
         pytest.skip("ANIL's backbone ends in its head, and this one goes on after it")
@@ -232,7 +232,7 @@ def test_any_answer_adapts(learner: str, name: str) -> None:
     assert loss.isfinite()
     assert all(p.grad is None or p.grad.isfinite().all() for p in made_.parameters())
     path = made_.trajectory(support, spec)
-    if learner != "LSTM":  # whose rule has learnt nothing yet
+    if learner != "LSTM":  # its rule is untrained
         losses = [float(loss_of(made_, state, support, spec)) for state in (path[0], path[-1])]
         assert losses[1] < losses[0]
 
@@ -242,7 +242,7 @@ def loss_of(learner: Any, state: Any, support: qs.Examples, spec: qs.TaskSpec) -
         return mean_loss(learner.predict(state, support.inputs, spec), support, spec.answer)
 
 
-def test_outputs_to_spare_are_for_classes_alone() -> None:
+def test_more_outputs_than_needed_are_accepted_only_for_classes() -> None:
     learner = made("MAML")
     support = rows(6)._replace(targets=torch.zeros(6, 2).double())
     with pytest.raises(ValueError, match=r"asks 2 outputs.*\(6, 3\).*outputs=2"):

@@ -1,4 +1,4 @@
-"""Ridge and logistic heads against scikit-learn, their optimality, and their derivatives."""
+"""Ridge and logistic heads equal scikit-learn's, are optimal, and have the right derivatives."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def one_hot(ids: Tensor, classes: int) -> Tensor:
 
 @pytest.mark.parametrize("l2", L2)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_ridge_is_scikit_learns(shape: str, l2: float) -> None:
+def test_ridge_equals_scikit_learns(shape: str, l2: float) -> None:
     n, d, _ = SHAPES[shape]
     x, _, weights = problem(*SHAPES[shape])
     y = torch.randn(n, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_ridge_is_scikit_learns(shape: str, l2: float) -> None:
 
 @pytest.mark.parametrize("l2", L2)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logistic_is_scikit_learns(shape: str, l2: float) -> None:
+def test_logistic_equals_scikit_learns(shape: str, l2: float) -> None:
     x, ids, weights = problem(*SHAPES[shape])
     classes = SHAPES[shape][2]
     weight, offset = logistic(x, one_hot(ids, classes), weights, l2)
@@ -74,7 +74,7 @@ def test_two_classes_share_the_penalty_of_one_weight() -> None:
 
 @pytest.mark.parametrize(("shape", "l2"), list(product(SHAPES, L2)))
 def test_logistic_is_at_its_optimum(shape: str, l2: float) -> None:
-    """By the first-order condition, which needs no reference at all."""
+    """By the first-order condition, without a reference implementation."""
     x, ids, weights = problem(*SHAPES[shape])
     y = one_hot(ids, SHAPES[shape][2])
     weight, offset = logistic(x, y, weights, l2)
@@ -87,7 +87,7 @@ def test_logistic_is_at_its_optimum(shape: str, l2: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
-def test_logistic_stays_finite_and_close_in_every_scale(dtype: torch.dtype, scale: float) -> None:
+def test_logistic_is_finite_and_accurate_at_every_scale(dtype: torch.dtype, scale: float) -> None:
     x, ids, weights = problem(25, 8, 5)
     y = one_hot(ids, 5)
     exact_weight, exact_offset = logistic(scale * x, y, weights, 1.0)
@@ -150,7 +150,7 @@ def test_absent_classes_and_absent_rows_change_nothing(head: object) -> None:
 
 @pytest.mark.parametrize("head", [ridge, logistic])
 @pytest.mark.parametrize("shape", ["d < n", "d > n"])
-def test_derivatives_alone_and_vmapped(head: object, shape: str) -> None:
+def test_derivatives_are_right_with_and_without_vmap(head: object, shape: str) -> None:
     sizes = {"d < n": (8, 3, 3), "d > n": (5, 7, 3)}[shape]
     x, ids, weights = problem(*sizes)
     y = one_hot(ids, 4)  # one class is absent
@@ -186,7 +186,7 @@ def test_the_probe_predicts_with_its_head_on_features() -> None:
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be positive; found l2=0, scale=10\.0"):
         qs.LinearProbe(MLP(4), l2=0)
     with pytest.raises(ValueError, match=r"must be positive; found l2=1\.0, scale=-1"):

@@ -1,4 +1,4 @@
-"""InContext against attention computed by hand, one query, output and head at a time."""
+"""InContext equals attention computed in loops, one query, output and head at a time."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def after(block: torch.nn.Module, token: Tensor, seen: list[Tensor], counts: lis
     return token + second.weight @ hidden + second.bias
 
 
-def by_hand(learner: qs.InContext, support: qs.Examples, labels: Tensor, query: Tensor) -> Tensor:
-    """The answer to one question about one query; ``labels`` (n,) as that question puts them."""
+def in_loops(learner: qs.InContext, support: qs.Examples, labels: Tensor, query: Tensor) -> Tensor:
+    """The logit of one output for one query; ``labels`` (n,) as encoded for that output."""
     embed = learner.embedding.weight
     label = learner.label
     tokens = [
@@ -81,7 +81,7 @@ REALS = numbers(5, 5, 2)
 @pytest.mark.parametrize(
     ("targets", "spec"), [(CLASSES, qs.classification(3)), (REALS, qs.regression(2))]
 )
-def test_predictions_are_those_computed_by_hand(targets: Tensor, spec: TaskSpec) -> None:
+def test_predictions_equal_those_of_loops(targets: Tensor, spec: TaskSpec) -> None:
     learner, queries = made(), numbers(2, 2, 4)
     weights = torch.tensor([1.0, 2.0, 0.5, 1.0, 0.0], dtype=torch.float64)
     support = examples_of(numbers(1, 5, 4), targets, weights)
@@ -90,11 +90,11 @@ def test_predictions_are_those_computed_by_hand(targets: Tensor, spec: TaskSpec)
         for k in range(spec.outputs):
             labels = targets[:, k] if targets.is_floating_point() else (targets == k).double()
             for query, answers in zip(queries, found, strict=True):
-                expected = by_hand(learner, support, labels, query)
+                expected = in_loops(learner, support, labels, query)
                 torch.testing.assert_close(answers[k], expected, rtol=1e-9, atol=1e-11)
 
 
-def test_attention_sums_to_one_over_rows_that_are_there() -> None:
+def test_attention_over_present_rows_sums_to_one() -> None:
     learner, queries = made(), numbers(2, 4, 4)
     weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0], dtype=torch.float64)
     support = examples_of(numbers(1, 5, 4), CLASSES, weights)
@@ -103,7 +103,7 @@ def test_attention_sums_to_one_over_rows_that_are_there() -> None:
     assert torch.equal(share[:, 2], torch.zeros(4, dtype=torch.float64))
 
 
-def test_without_any_row_a_regression_is_finite() -> None:
+def test_a_regression_without_support_rows_is_finite() -> None:
     support = examples_of(numbers(1, 5, 4), REALS, torch.zeros(5, dtype=torch.float64))
     assert made()(support, qs.regression(2))(numbers(2, 3, 4)).isfinite().all()
 

@@ -49,8 +49,8 @@ def answers(learner: Learner) -> Tensor:
 
 
 @ALL
-def test_rates_as_they_start_change_nothing(learner: Any) -> None:
-    options = {"update": Momentum(0.8), "clip": 1.0}  # whose memory must outlive a step
+def test_initial_learnt_rates_give_the_same_predictions(learner: Any) -> None:
+    options = {"update": Momentum(0.8), "clip": 1.0}  # its state must be kept from step to step
     fixed, learnt = (made(learner, learn_rates=rates, **options) for rates in (False, True))
     torch.testing.assert_close(answers(learnt), answers(fixed), rtol=1e-12, atol=1e-12)
     assert fixed.learnt_rates() == {}
@@ -58,7 +58,7 @@ def test_rates_as_they_start_change_nothing(learner: Any) -> None:
 
 
 @ALL
-def test_rates_go_by_the_name_of_what_they_move(learner: Any) -> None:
+def test_rates_are_named_after_the_parameters_that_they_update(learner: Any) -> None:
     rates = made(learner, learn_rates=True).learnt_rates()
     assert list(rates) == LEARNERS[learner][1]
     for each in rates.values():
@@ -73,9 +73,9 @@ def test_rates_go_by_the_name_of_what_they_move(learner: Any) -> None:
 
 
 @ALL
-@pytest.mark.parametrize("way", [None, FiniteDifference()], ids=str)
-def test_every_rate_gets_its_gradient(learner: Any, way: object) -> None:
-    options = {} if way is None else {"meta_gradient": way}
+@pytest.mark.parametrize("meta_gradient", [None, FiniteDifference()], ids=str)
+def test_every_rate_gets_its_gradient(learner: Any, meta_gradient: object) -> None:
+    options = {} if meta_gradient is None else {"meta_gradient": meta_gradient}
     ours, one = made(learner, learn_rates=True, **options), task()
     query_loss(ours, one).loss.backward()
     gradient, h = ours.rates.grad, 1e-6
@@ -88,12 +88,14 @@ def test_every_rate_gets_its_gradient(learner: Any, way: object) -> None:
             with torch.no_grad():
                 ours.rates[place] -= side
         expected = (losses[0] - losses[1]) / (2 * h)
-        # Differences of gradients are off by a little, and steps after this one hold them.
-        assert float(gradient[place]) == pytest.approx(expected, rel=1e-5 if way is None else 0.2)
+        # Finite differences are inexact, and later steps depend on them.
+        assert float(gradient[place]) == pytest.approx(
+            expected, rel=1e-5 if meta_gradient is None else 0.2
+        )
 
 
 @ALL
-def test_steps_beyond_take_the_rates_of_the_last(learner: Any) -> None:
+def test_further_steps_use_the_rates_of_the_last(learner: Any) -> None:
     ours = made(learner, learn_rates=True, steps=2, test_steps=4).eval()
     with torch.no_grad():
         ours.rates[1] = 0.0

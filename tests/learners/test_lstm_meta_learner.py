@@ -1,4 +1,4 @@
-"""The LSTM meta-learner against torch's own LSTM cell, and against the descent it contains."""
+"""The LSTM meta-learner equals torch's LSTM cell, and gradient descent with suitable gates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def task() -> Task:
     return Task(support, query, qs.classification(4))
 
 
-def test_gates_that_keep_all_and_take_a_fixed_share_are_descent() -> None:
+def test_constant_gates_give_gradient_descent() -> None:
     learner, one, rate = made(5), task(), 0.3
     with torch.no_grad():
         for gate, value in ((learner.rule.forget_gate, 1.0), (learner.rule.input_gate, rate)):
@@ -51,7 +51,7 @@ def test_gates_that_keep_all_and_take_a_fixed_share_are_descent() -> None:
             torch.testing.assert_close(state["weights"][name], weight, rtol=1e-10, atol=1e-12)
 
 
-def by_hand(learner: qs.LSTMMetaLearner, one: Task) -> Tensor:
+def written_out(learner: qs.LSTMMetaLearner, one: Task) -> Tensor:
     """The query loss of the equations, one weight after the other, with torch's own LSTM cell."""
     rule, hidden = learner.rule, learner.rule.hidden
     cell = nn.LSTMCell(4, hidden).double()
@@ -97,12 +97,12 @@ def by_hand(learner: qs.LSTMMetaLearner, one: Task) -> Tensor:
     return loss(theta, one.query)
 
 
-def test_loss_and_gradients_are_those_of_the_equations() -> None:
+def test_loss_and_gradients_equal_those_of_the_equations() -> None:
     learner, one = made(), task()
-    with torch.no_grad():  # the first weights of the rule are too small to tell one from another
+    with torch.no_grad():  # the first weights of the rule are too small to show differences
         for parameter in learner.rule.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    expected = by_hand(learner, one)
+    expected = written_out(learner, one)
     gradients = torch.autograd.grad(expected, list(learner.parameters()))
     found = query_loss(learner, one).loss
     found.backward()
@@ -111,13 +111,13 @@ def test_loss_and_gradients_are_those_of_the_equations() -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_preprocessing_is_that_of_the_appendix() -> None:
+def test_preprocessing_equals_that_of_the_appendix() -> None:
     x = torch.tensor([1.0, -1.0, math.exp(-5), -math.exp(-10) / 2, 0.0]).double()
     expected = [[0.0, 1.0], [0.0, -1.0], [-0.5, 1.0], [-1.0, -0.5], [-1.0, 0.0]]
     torch.testing.assert_close(preprocess(x), torch.tensor(expected).double())
 
 
-def test_the_rule_starts_as_slow_descent_that_hardly_forgets() -> None:
+def test_the_initial_rule_is_descent_at_a_low_rate_with_little_decay() -> None:
     torch.manual_seed(0)
     weights = torch.ones(7)
     none, _ = UpdateRule(20)(weights, torch.zeros(7), torch.tensor(1.0), None)
@@ -127,7 +127,7 @@ def test_the_rule_starts_as_slow_descent_that_hardly_forgets() -> None:
     assert bool((none - some < 0.04).all())
 
 
-def test_steps_at_test_may_be_others() -> None:
+def test_test_steps_may_differ_from_training_steps() -> None:
     torch.manual_seed(0)
     learner, one = qs.LSTMMetaLearner(MLP(3, (5,), outputs=4), 2, 6, test_steps=4).double(), task()
     assert len(learner.train().trajectory(one.support, one.spec)) == 3
@@ -140,7 +140,7 @@ def test_the_rule_has_the_type_of_the_weights_that_it_updates() -> None:
     learner(task().support, task().spec)
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         made(0)
     with pytest.raises(ValueError, match="norm='running'"):

@@ -23,7 +23,7 @@ def support(ways: int = 5) -> qs.Examples:
     return qs.examples(torch.randn(2 * ways, 4, generator=generator), torch.arange(ways).repeat(2))
 
 
-def test_one_step_is_the_equation() -> None:
+def test_one_step_equals_the_equation() -> None:
     learner, rows = made(steps=1, rate=0.3), support()
     adapted = learner.adapt(rows, qs.classification(5))["weights"]
     loss = torch.nn.functional.cross_entropy(learner.backbone(rows.inputs), rows.targets)
@@ -53,7 +53,7 @@ def test_only_what_adapts_is_in_the_state(adapts: tuple[str, ...], count: int) -
     assert all(torch.equal(p, before[n]) for n, p in learner.backbone.named_parameters())
 
 
-def test_a_head_wider_than_the_task_leaves_its_other_ways_out() -> None:
+def test_a_head_wider_than_the_task_ignores_its_other_outputs() -> None:
     learner, rows = made(), support(ways=3)
     narrow = learner(rows, qs.classification(3))(rows.inputs)
     assert narrow.shape == (6, 3)
@@ -67,13 +67,13 @@ def test_a_head_too_narrow_is_refused() -> None:
         made().adapt(support(ways=6), qs.classification(6))
 
 
-def test_predictions_of_another_shape_than_the_task_asks_are_refused() -> None:
+def test_predictions_of_a_wrong_shape_are_refused() -> None:
     maps = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Unflatten(1, (1, 5)))
     with pytest.raises(ValueError, match=r"asks for predictions of shape \(10, 5\).*\(10, 1, 5\)"):
         qs.MAML(maps).adapt(support(), qs.classification(5))
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"adapts='tail.*' matches no parameter.*layers.0.weight"):
         made(adapts=("head.*", "tail.*"))
     with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
@@ -91,21 +91,21 @@ def test_wrong_settings_are_refused() -> None:
     [qs.MAML, qs.MAMLPlusPlus, qs.MetaSGD, qs.Reptile, qs.CAVIA, qs.LSTMMetaLearner],
 )
 def test_a_backbone_of_features_is_refused(learner: Any) -> None:
-    """Of 8 features the first 5 would pass for the logits of 5 ways."""
+    """Otherwise the first 5 of 8 features would be used as the logits of 5 ways."""
     with pytest.raises(ValueError, match=f"{learner.__name__}: .* this Conv4 gives features"):
         learner(Conv4(8))
-    learner(torch.nn.Sequential(torch.nn.Linear(4, 5)))  # says nothing of outputs
+    learner(torch.nn.Sequential(torch.nn.Linear(4, 5)))  # declares no outputs
 
 
 @pytest.mark.parametrize("learner", [qs.MAML, qs.MetaSGD, qs.MAMLPlusPlus])
-def test_what_does_not_adapt_learns_all_the_same(learner: Any) -> None:
+def test_parameters_that_do_not_adapt_are_trained(learner: Any) -> None:
     torch.manual_seed(0)
     net = MLP(4, (6,), outputs=5).double()
     whole, part = learner(net, steps=1), learner(net, steps=1, adapts="head.*")
     rows = support()._replace(inputs=support().inputs.double(), weights=torch.ones(10).double())
     weights = [each.adapt(rows, qs.classification(5))["weights"] for each in (whole, part)]
     assert list(weights[1]) == ["head.weight", "head.bias"]
-    if learner is not qs.MetaSGD:  # whose rates are drawn
+    if learner is not qs.MetaSGD:  # its rates are random
         assert torch.equal(weights[0]["head.weight"], weights[1]["head.weight"])
     query_loss(part, qs.Task(rows, rows, qs.classification(5))).loss.backward()
     assert all(p.grad is not None for p in part.parameters())
@@ -116,7 +116,7 @@ def test_one_pattern_needs_no_tuple() -> None:
 
 
 @pytest.mark.parametrize("norm", ["group", "support"])
-def test_features_are_what_the_adapted_head_is_given(norm: str) -> None:
+def test_features_are_the_inputs_of_the_adapted_head(norm: str) -> None:
     torch.manual_seed(0)
     learner = qs.MAML(Conv4(4, norm, image_size=16, outputs=3), steps=2, rate=0.1)
     rows = qs.examples(torch.rand(6, 1, 16, 16), torch.arange(3).repeat(2))

@@ -1,4 +1,4 @@
-"""MAML++: each ingredient against a computation by hand, and MAML without all of them."""
+"""MAML++: each ingredient equals a direct computation, and without all of them it equals MAML."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def gradient(learner: Learner, objective: object = None) -> Tensor:
     return found[0]
 
 
-def by_hand(learner: qs.MAMLPlusPlus, shares: list[float], first_order: bool) -> Tensor:
+def written_out(learner: qs.MAMLPlusPlus, shares: list[float], first_order: bool) -> Tensor:
     rows, query, _ = task()
     parameters = list(learner.backbone.parameters())
 
@@ -81,16 +81,16 @@ def by_hand(learner: qs.MAMLPlusPlus, shares: list[float], first_order: bool) ->
         (1.0, [0, 0, 1], False),
     ],
 )
-def test_loss_and_order_follow_the_progress(
+def test_loss_and_order_depend_on_the_progress(
     progress: float, shares: list[float], first_order: bool
 ) -> None:
     learner = made(multi_step=0.5, first_order_until=0.3)
     set_progress(learner, learner.objective, progress)
     assert MultiStep(0.5).shares(progress, STEPS) == pytest.approx(shares)
-    torch.testing.assert_close(gradient(learner), by_hand(learner, shares, first_order))
+    torch.testing.assert_close(gradient(learner), written_out(learner, shares, first_order))
 
 
-def test_without_its_ingredients_it_is_maml() -> None:
+def test_without_its_ingredients_it_equals_maml() -> None:
     plain = made(learn_rates=False, multi_step=0.0, first_order_until=0.0)
     set_progress(plain, plain.objective, 0.0)
     assert not plain.scheduled
@@ -99,7 +99,7 @@ def test_without_its_ingredients_it_is_maml() -> None:
     assert plain.learnt_rates() == {}
 
 
-def test_it_is_maml_with_the_same_ingredients() -> None:
+def test_it_equals_maml_with_the_same_ingredients() -> None:
     whole = made(multi_step=0.5, first_order_until=0.3)
     parts = qs.MAML(whole.backbone, STEPS, RATE, Annealed(0.3), learn_rates=True).double()
     parts.load_state_dict(whole.state_dict())
@@ -112,7 +112,7 @@ def test_it_is_maml_with_the_same_ingredients() -> None:
         )
 
 
-def test_first_order_gives_way_to_the_meta_gradient_asked_for(
+def test_the_chosen_meta_gradient_follows_first_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept, recomputed = made(), made(meta_gradient=Exact(recompute=True))
@@ -131,19 +131,19 @@ def test_first_order_gives_way_to_the_meta_gradient_asked_for(
     assert len(steps) == 2 * STEPS
 
 
-def test_every_rate_starts_at_the_one_given() -> None:
+def test_every_rate_starts_at_the_given_rate() -> None:
     learner = qs.MAMLPlusPlus(MLP(4, (5,), outputs=3), steps=3, rate=0.7)
     assert torch.equal(learner.rates, torch.full((3, 4), 0.7))
 
 
-def test_rates_go_by_the_name_of_what_they_move() -> None:
+def test_rates_are_named_after_the_parameters_that_they_update() -> None:
     learner = made()
     rates = learner.learnt_rates()
     assert list(rates) == [name for name, _ in learner.backbone.named_parameters()]
     assert torch.equal(rates["head.bias"], learner.rates[:, -1])
 
 
-def test_fit_tells_the_progress() -> None:
+def test_fit_sets_the_progress() -> None:
     torch.manual_seed(0)
     learner = qs.MAMLPlusPlus(MLP(outputs=1), 2, 0.01)
     noted = []
@@ -188,7 +188,7 @@ def test_a_resumed_run_ends_at_the_same_bits(tmp_path, monkeypatch) -> None:  # 
     assert torch.equal(trained(tmp_path / "broken", resume=True), whole)
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"MultiStep: .* share of training, in \[0, 1\]; found 2"):
         made(multi_step=2)
     with pytest.raises(ValueError, match="first_order_until is a share"):

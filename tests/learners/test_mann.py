@@ -1,4 +1,4 @@
-"""MANN against a row-by-row computation, and what it may know of a label when."""
+"""MANN equals a row-by-row computation, and each label enters one row later."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def sigmoid(x: Tensor) -> Tensor:
     return 1 / (1 + (-x).exp())
 
 
-def read_by_hand(
+def row_by_row(
     learner: qs.MANN, rows: Tensor, labels: list[int], centre: Tensor
 ) -> tuple[list[Tensor], Tensor]:
-    """The prediction of every row, each before its label is seen, one number after the other.
+    """The prediction of every row before its label enters, one number after the other.
 
-    Then whose writing the last row read: shares of the rows before it.
+    Second, the share of each earlier row in what the last row read.
     """
     h = c = torch.zeros(HIDDEN, dtype=torch.float64)
     memory = torch.zeros(SLOTS, WIDTH, dtype=torch.float64)
@@ -80,7 +80,8 @@ def read_by_hand(
                 memory[slot] = memory[slot] + again * late[head] + anew * keys[head]
                 usage[slot] = usage[slot] + again + anew
                 wrote[slot, t] += anew
-                wrote[slot, max(t - 1, 0)] += again  # what came late is of the row before
+                # `late` is the label of the row before.
+                wrote[slot, max(t - 1, 0)] += again
         looked = torch.zeros(READS, SLOTS, dtype=torch.float64)
         for head in range(READS):
             powers = []
@@ -102,13 +103,13 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_predictions_are_the_papers_row_by_row(learner: qs.MANN, task: Task) -> None:
+def test_predictions_equal_the_papers_row_by_row(learner: qs.MANN, task: Task) -> None:
     rows = learner.backbone(task.support.inputs)
     predictor = learner(task.support, task.spec)
     shares = learner.attention(predictor.state, task.query.inputs)
     found = zip(predictor(task.query.inputs), shares, strict=True)
     for query, (prediction, share) in zip(learner.backbone(task.query.inputs), found, strict=True):
-        answers, seen = read_by_hand(
+        answers, seen = row_by_row(
             learner, torch.stack([*rows, query]), [*task.support.targets.tolist(), 0], rows.mean(0)
         )
         torch.testing.assert_close(prediction, answers[-1], rtol=1e-8, atol=1e-8)
@@ -120,15 +121,15 @@ def test_the_objective_is_the_mean_loss_along_the_sequence(learner: qs.MANN, tas
     support, query = task.support, task.query
     rows = learner.backbone(torch.cat([support.inputs, query.inputs]))
     labels = torch.cat([support.targets, query.targets]).tolist()
-    answers, _ = read_by_hand(learner, rows, labels, rows[:SUPPORT].mean(0))
+    answers, _ = row_by_row(learner, rows, labels, rows[:SUPPORT].mean(0))
     losses = [float(a.logsumexp(0) - a[y]) for a, y in zip(answers, labels, strict=True)]
     loss = sequence_loss(learner, task).loss
     assert float(loss) == pytest.approx(sum(losses) / len(losses), rel=1e-8)
 
 
 @torch.no_grad()
-def test_the_training_score_is_that_of_validation() -> None:
-    """Although the loss is of rows that know the labels of earlier queries."""
+def test_the_training_score_equals_that_of_validation() -> None:
+    """The loss, by contrast, is of rows that follow the labels of earlier queries."""
     torch.manual_seed(0)
     learner = qs.MANN(MLP(hidden=(8,)), 1, HIDDEN, SLOTS, WIDTH, READS).double()
     task = doubled(draw(qs.Sinusoids(shots=5, queries=4), 0, 0))
@@ -143,9 +144,7 @@ def without_queries(task: Task) -> Task:
 
 
 @torch.no_grad()
-def test_rows_of_weight_zero_and_queries_write_nothing_that_is_attended_to(
-    learner: qs.MANN, task: Task
-) -> None:
+def test_rows_of_weight_zero_and_queries_get_no_attention(learner: qs.MANN, task: Task) -> None:
     state = learner(pad_rows(task.support, 7), task.spec).state
     shares = learner.attention(state, task.query.inputs)
     assert (shares[:, SUPPORT:] == 0).all()
@@ -156,7 +155,9 @@ def test_rows_of_weight_zero_and_queries_write_nothing_that_is_attended_to(
 
 @pytest.mark.parametrize("norm", ["group", "batch", "support"])
 @torch.no_grad()
-def test_the_objective_asks_a_query_as_predict_does(norm: str, classes: qs.LabelledRows) -> None:
+def test_the_objective_predicts_a_query_as_predict_does(
+    norm: str, classes: qs.LabelledRows
+) -> None:
     torch.manual_seed(0)
     learner = qs.MANN(Conv4(4, norm, image_size=16), 5, hidden=8, slots=8, width=4).double()
     support, query, _ = doubled(draw(qs.episodes(classes, ways=3, shots=2, queries=1), 0, 0))
@@ -191,14 +192,14 @@ def test_a_label_is_unknown_at_its_row_and_known_at_the_next(learner: qs.MANN, t
             assert (before[row + 1] - after[row + 1]).abs().max() > 1e-6
 
 
-def test_a_regression_of_fewer_outputs_than_built_for() -> None:
+def test_a_regression_may_have_fewer_outputs_than_the_learner() -> None:
     learner = qs.MANN(MLP(hidden=(8,)), 3, HIDDEN, SLOTS, WIDTH, READS).double()
     task = doubled(draw(qs.Sinusoids(shots=5, queries=4), 0, 0))
     assert learner(task.support, task.spec)(task.query.inputs).shape == (4, 1)
     assert sequence_loss(learner, task).loss.isfinite()
 
 
-def test_sequences_that_come_class_by_class_are_refused(classes: qs.LabelledRows) -> None:
+def test_sequences_sorted_by_class_are_refused(classes: qs.LabelledRows) -> None:
     learner = qs.MANN(qs.backbones.Conv4(4, image_size=16), hidden=8, slots=8, width=4)
     with pytest.raises(ValueError, match="shuffled=True"):
         qs.fit(learner, qs.episodes(classes, 5, 1, 1), steps=1, progress=False)
@@ -225,7 +226,7 @@ def test_it_learns_to_bind_labels_to_rows() -> None:
     qs.fit(learner, source, 250, tasks_per_step=32, optimiser=adam(3e-3), seed=1, progress=False)
     assert qs.evaluate(learner, source, tasks=100).mean > 0.7
     rightly = []
-    for seed in range(20):  # what is read was written by rows of the query's own class
+    for seed in range(20):  # share of the read that rows of the query's class wrote
         support, query, spec = source(torch.Generator().manual_seed(seed))
         with torch.no_grad():
             most = learner.attention(learner(support, spec).state, query.inputs).argmax(-1)
@@ -240,7 +241,7 @@ class Vectors(nn.Module):
         return inputs
 
 
-def test_more_outputs_than_built_for_are_refused(learner: qs.MANN, task: Task) -> None:
+def test_more_outputs_than_the_learner_has_are_refused(learner: qs.MANN, task: Task) -> None:
     with pytest.raises(ValueError, match="Build it with outputs=4"):
         learner(task.support, qs.classification(4))
     with pytest.raises(ValueError, match="Build it with outputs=4"):
@@ -258,7 +259,7 @@ def test_usage_must_decay(decay: float) -> None:
         qs.MANN(MLP(), decay=decay)
 
 
-def test_without_data_there_are_shapes_and_a_trace_is_the_same_function(
+def test_meta_tensors_give_shapes_and_a_trace_gives_the_same_results(
     learner: qs.MANN, task: Task
 ) -> None:
     learner.requires_grad_(False)

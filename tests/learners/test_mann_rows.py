@@ -1,4 +1,4 @@
-"""MANN's recurrence over a sequence, row by row, under every transform."""
+"""MANN's recurrence equals a row-by-row loop under every transform of torch.func."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def free_of(parts: Parts) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("tags", [0, 2])
-def test_what_is_kept_is_stacked_from_the_start_on(tags: int) -> None:
+def test_states_are_stacked_from_the_start_on(tags: int) -> None:
     inputs, start, weights = drawn(tags)
     kept = all_rows(inputs, start, weights, DECAY)
     expected = start
@@ -78,10 +78,10 @@ def of_weights(parts: Parts, gates: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("function", [seen_of, of_weights])
 @pytest.mark.parametrize("tags", [0, 2])
-def test_mapped_sequences_are_the_looped_ones(
+def test_mapped_sequences_equal_looped_ones(
     function: Callable[[Parts, Tensor], Tensor], tags: int
 ) -> None:
-    """Whether the sequences differ or the weights that read them."""
+    """Both where the sequences differ and where the weights differ."""
     parts = drawn(tags)
     one = parts[0 if function is seen_of else 2].gates
     several = torch.stack([one, one.cos(), one.sin()], 1)
@@ -95,7 +95,7 @@ def test_mapped_sequences_are_the_looped_ones(
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
-def test_mapped_twice_each_sequence_stays_with_its_own_start() -> None:
+def test_mapped_twice_each_sequence_keeps_its_own_start() -> None:
     inputs, start, weights = drawn(0)
 
     def seen(gates: Tensor, memory: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def test_gradients_may_be_mapped_and_differentiated_again() -> None:
     assert torch.autograd.gradgradcheck(loss, weights, atol=1e-4)
 
 
-def test_rows_may_share_what_is_kept() -> None:
+def test_rows_may_share_a_state() -> None:
     inputs, start, weights = drawn(2)
     together = one_row(inputs, start, weights, DECAY)
     alone = [one_row(RowInputs(*row), start, weights, DECAY) for row in zip(*inputs, strict=True)]
@@ -133,8 +133,8 @@ def test_rows_may_share_what_is_kept() -> None:
         torch.testing.assert_close(found, torch.stack(expected))
 
 
-def test_autocast_leaves_the_recurrence_as_it_is() -> None:
-    """Its parts may come in lower precision, but a row mixes no types."""
+def test_autocast_does_not_change_the_recurrence() -> None:
+    """Its inputs may have lower precision, but a row mixes no types."""
     inputs, start, weights = (type(part)(*(t.float() for t in part)) for part in drawn(0))
     rough = inputs._replace(gates=inputs.gates.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):

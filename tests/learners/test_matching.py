@@ -1,4 +1,4 @@
-"""Matching Networks against numpy, written from the paper's equations."""
+"""Matching Networks equal the paper's equations, written in numpy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check(learner: qs.Matching, g: np.ndarray, f: np.ndarray, queries: torch.Ten
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_probabilities_are_those_of_the_equation(scale: float) -> None:
+def test_probabilities_equal_those_of_the_equation(scale: float) -> None:
     learner, queries = made(scale=scale), numbers(2, 5, 4)
     keys = embedded(learner, support().inputs)[[0, 1, 2, 3, 4, 6]]
     check(learner, keys, embedded(learner, queries), queries)
@@ -71,7 +71,7 @@ def step(cell: torch.nn.Module, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> 
     return give * np.tanh(c), c
 
 
-def test_full_context_is_that_of_the_appendix() -> None:
+def test_full_context_equals_that_of_the_appendix() -> None:
     learner, queries = made(scale=3.0, reads=3), numbers(2, 5, 4)
     kept = [0, 1, 2, 3, 4, 6]
     rows = embedded(learner, support().inputs)[kept]
@@ -93,7 +93,7 @@ def test_full_context_is_that_of_the_appendix() -> None:
     check(learner, g, np.array(f), queries)
 
 
-def test_raw_cosines_are_never_sure() -> None:
+def test_raw_cosines_bound_the_probability() -> None:
     """A class of one row among 20 gets at most e / (e + 19 / e)."""
     rows = torch.eye(20)
     learner = qs.Matching(torch.nn.Identity(), scale=1.0)
@@ -101,10 +101,10 @@ def test_raw_cosines_are_never_sure() -> None:
     assert float(predictor(rows).exp().max()) < math.e / (math.e + 19 / math.e)
 
 
-def test_the_default_is_surer() -> None:
+def test_the_default_scale_allows_higher_probabilities() -> None:
     assert qs.Matching(MLP(4)).scale == 30.0
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"scale > 0 and reads >= 0; found scale=1\.0, reads=-1"):
         qs.Matching(MLP(4), 1.0, -1)

@@ -1,4 +1,4 @@
-"""What the learners with a memory have in common: what they refuse, and what they let one see."""
+"""Common to learners with a memory: what they refuse, and the features and attention they give."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_too_few_features_to_normalise_are_refused(kind: str, features: int) -> 
 
 
 @pytest.mark.parametrize("kind", NORMALISING)
-def test_with_the_fewest_features_different_inputs_get_different_answers(kind: str) -> None:
+def test_different_inputs_get_different_predictions_with_the_fewest_features(kind: str) -> None:
     torch.manual_seed(0)
     learner = KINDS[kind](Plain(4))
     answers = learner(support(4), qs.classification(WAYS))(torch.randn(100, 4))
@@ -92,12 +92,12 @@ def test_sizes_below_one_are_refused(kind: str, options: dict[str, int]) -> None
 
 
 @pytest.mark.parametrize("options", [{"size": 2}, {"layers": 0}, {"heads": 0}])
-def test_a_transformer_needs_layers_heads_and_a_size(options: dict[str, int]) -> None:
+def test_a_transformer_needs_layers_heads_and_a_positive_size(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="InContext: needs layers >= 1, size >= 4, and heads"):
         KINDS["in context"](MLP(), **options)
 
 
-def test_a_sequence_has_a_support_row_and_a_query() -> None:
+def test_a_sequence_needs_a_support_row_and_a_query() -> None:
     with pytest.raises(ValueError, match="length >= 2; found 1"):
         KINDS["snail"](MLP(), length=1)
 
@@ -109,18 +109,18 @@ def test_rates_that_are_not_positive_are_refused(rate: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_own_layers_follow_the_backbone(kind: str) -> None:
+def test_layers_of_a_learner_have_the_type_and_device_of_its_backbone(kind: str) -> None:
     learner = KINDS[kind](MLP(2, (8,)).double())
     assert {p.dtype for p in learner.parameters()} == {torch.float64}
     rows = support(2, torch.float64)
     assert learner(rows, qs.classification(WAYS))(rows.inputs).dtype == torch.float64
-    far = KINDS[kind](MLP(2, (8,)).to("meta"))  # stands for a GPU that need not be there
+    far = KINDS[kind](MLP(2, (8,)).to("meta"))  # in place of a GPU
     assert {p.device.type for p in far.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_features_are_shown_as_the_predictor_sees_them(kind: str) -> None:
+def test_features_are_those_that_the_predictor_uses(kind: str) -> None:
     torch.manual_seed(0)
     learner, rows, queries = KINDS[kind](MLP(2, (8,))), support(2), torch.randn(5, 2)
     state = learner(rows, qs.classification(WAYS)).state
@@ -133,7 +133,7 @@ def test_features_are_shown_as_the_predictor_sees_them(kind: str) -> None:
         features = (features - features.mean(1, keepdim=True)) / (
             features.var(1, correction=0, keepdim=True) + 1e-5
         ).sqrt()
-    if kind not in ("memory network", "meta networks"):  # which show a space of their own
+    if kind not in ("memory network", "meta networks"):  # their features are in another space
         torch.testing.assert_close(shown, features)
     assert shown.shape == (5, 8)
 
@@ -156,8 +156,8 @@ def test_attention_to_nothing_is_zero(kind: str, real: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_predictor_answers_to_the_last_bit(kind: str, tmp_path: Path) -> None:
-    """Also one whose state was made with gradients, and so is marked as needing them."""
+def test_a_saved_predictor_predicts_to_the_last_bit(kind: str, tmp_path: Path) -> None:
+    """Also one whose state was made with gradients, and so has ``requires_grad``."""
     for seed in range(4):
         torch.manual_seed(seed)
         learner, queries = KINDS[kind](MLP(2, (8,))).eval(), torch.randn(5, 2)
@@ -167,7 +167,7 @@ def test_a_saved_predictor_answers_to_the_last_bit(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("objective", "said"),
+    ("objective", "message"),
     [
         (sequence_loss, "sequence_loss: needs a MANN learner; found Prototypical"),
         (gaussian_likelihood, "gaussian_likelihood: needs a neural process; found Prototypical"),
@@ -176,13 +176,13 @@ def test_a_saved_predictor_answers_to_the_last_bit(kind: str, tmp_path: Path) ->
         (verification, "need a Siamese learner; found Prototypical"),
     ],
 )
-def test_objectives_refuse_the_learners_of_others(objective: Any, said: str) -> None:
+def test_objectives_refuse_learners_of_other_kinds(objective: Any, message: str) -> None:
     rows = support(2)
-    with pytest.raises(TypeError, match=said):
+    with pytest.raises(TypeError, match=message):
         objective(qs.Prototypical(MLP(2, (8,))), Task(rows, rows, qs.classification(WAYS)))
 
 
-def test_labels_as_vectors_end_in_zeros() -> None:
+def test_labels_as_vectors_are_padded_with_zeros() -> None:
     inputs = torch.zeros(2, 1)
     for targets, answer, expected in (
         ([[2.0], [3.0]], Reals(1), [[2, 0, 0], [3, 0, 0]]),
@@ -195,13 +195,13 @@ def test_labels_as_vectors_end_in_zeros() -> None:
         assert label_vectors(rows, answer, 3, torch.float32).tolist() == expected
 
 
-def test_targets_that_are_maps_are_refused_by_readers_of_vectors() -> None:
+def test_learners_that_read_vectors_refuse_targets_that_are_maps() -> None:
     rows = qs.examples(torch.zeros(2, 1), torch.zeros(2, 4, 4, 1))
     with pytest.raises(ValueError, match=r"a vector of targets for each row.* found shape"):
         qs.ConditionalNeuralProcess(MLP())(rows, qs.regression())
 
 
-def test_learnt_rates_are_those_of_the_gradient_maps() -> None:
+def test_learnt_rates_are_the_rates_of_the_gradient_maps() -> None:
     learner = qs.MetaNetworks(MLP(2, (8,)), outputs=WAYS, hidden=8, rate=0.5)
     with torch.no_grad():
         learner.base_mapper.rate[1] = 0.25

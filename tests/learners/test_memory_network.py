@@ -1,4 +1,4 @@
-"""Memory Networks against loops over rows and hops."""
+"""Memory Networks equal loops over rows and hops."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def answer_by_loops(learner: qs.MemoryNetwork, support: Examples, query: Tensor)
 @pytest.mark.parametrize("key_value", [False, True])
 @pytest.mark.parametrize("hops", [1, 2, 3])
 @torch.no_grad()
-def test_predictions_and_attention_are_those_of_loops(
+def test_predictions_and_attention_equal_those_of_loops(
     hops: int, key_value: bool, task: Task
 ) -> None:
     learner = made(hops, key_value)
@@ -95,7 +95,7 @@ def test_attention_to_padding_is_exactly_zero(task: Task) -> None:
     torch.testing.assert_close(shares.sum(-1), torch.ones(4, dtype=torch.float64))
 
 
-def test_it_starts_from_the_nearness_of_features() -> None:
+def test_initial_attention_compares_features_without_labels() -> None:
     learner = qs.MemoryNetwork(MLP(2, (8,)), width=8)
     torch.testing.assert_close(learner.ask.weight @ learner.ask.weight.T, torch.eye(8))
     assert torch.equal(learner.keep.weight, torch.eye(8))

@@ -1,4 +1,4 @@
-"""Meta Networks against algorithm 1 written out: one gradient, one row, one layer at a time."""
+"""Meta Networks equal algorithm 1, computed one gradient, one row and one layer at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def task() -> Task:
 def learner() -> qs.MetaNetworks:
     torch.manual_seed(0)
     made = qs.MetaNetworks(MLP(2, (8,)), outputs=WAYS, hidden=6).double().eval()
-    with torch.no_grad():  # let the maps do more than a gradient step
+    with torch.no_grad():  # so that the maps are more than a gradient step
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return made
@@ -62,7 +62,7 @@ def augmented(net: nn.Sequential, fast: list[Tensor], x: Tensor) -> Tensor:
     return result
 
 
-def answers_by_hand(learner: qs.MetaNetworks, task: Task) -> Tensor:
+def answers_written_out(learner: qs.MetaNetworks, task: Task) -> Tensor:
     """Algorithm 1, differentiable, with torch's plain autograd."""
     support = task.support
     raw = learner.backbone(support.inputs)
@@ -91,9 +91,9 @@ def answers_by_hand(learner: qs.MetaNetworks, task: Task) -> Tensor:
     answers = []
     for features in learner.backbone(task.query.inputs):
         x = standard(features - centre)
-        asked = augmented(learner.representation, fast_u, x)
+        query_key = augmented(learner.representation, fast_u, x)
         powers = torch.stack([
-            w * (learner.strength * (asked @ key) / (asked.norm() * key.norm())).exp()
+            w * (learner.strength * (query_key @ key) / (query_key.norm() * key.norm())).exp()
             for w, key in zip(support.weights, keys, strict=True)
         ])  # fmt: skip
         shares = powers / powers.sum()
@@ -102,9 +102,9 @@ def answers_by_hand(learner: qs.MetaNetworks, task: Task) -> Tensor:
     return torch.stack(answers)
 
 
-def test_predictions_are_those_of_algorithm_1(learner: qs.MetaNetworks, task: Task) -> None:
+def test_predictions_equal_those_of_algorithm_1(learner: qs.MetaNetworks, task: Task) -> None:
     found = learner(task.support, task.spec)(task.query.inputs)
-    torch.testing.assert_close(found, answers_by_hand(learner, task), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found, answers_written_out(learner, task), rtol=1e-9, atol=1e-9)
 
 
 def test_the_meta_gradient_differentiates_through_the_fast_weights(
@@ -113,12 +113,13 @@ def test_the_meta_gradient_differentiates_through_the_fast_weights(
     parameters = list(learner.parameters())
     found = torch.autograd.grad(query_loss(learner, task).loss, parameters)
     expected = torch.autograd.grad(
-        task.spec.answer.loss(answers_by_hand(learner, task), task.query.targets).mean(), parameters
+        task.spec.answer.loss(answers_written_out(learner, task), task.query.targets).mean(),
+        parameters,
     )
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
 
 
-def test_the_maps_start_as_about_a_gradient_step() -> None:
+def test_the_initial_maps_give_about_a_gradient_step() -> None:
     torch.manual_seed(0)
     gradients = [(torch.randn(3, 4), torch.randn(3)), (torch.randn(2, 3), torch.randn(2))]
     for layer, found in zip(gradients, GradientMapper(layers=2)(gradients), strict=True):
@@ -126,7 +127,7 @@ def test_the_maps_start_as_about_a_gradient_step() -> None:
             assert (fast + g).abs().max() < 0.02
 
 
-def test_size_and_sign_of_gradients_large_small_and_zero() -> None:
+def test_size_and_sign_of_large_small_and_zero_gradients() -> None:
     gradient = torch.tensor([1.0, -math.exp(-7 / 2), 1e-5, 0.0], dtype=torch.float64)
     expected = [[0.0, 1.0], [-0.5, -1.0], [-1.0, math.exp(7) * 1e-5], [-1.0, 0.0]]
     torch.testing.assert_close(
@@ -148,6 +149,8 @@ def test_attention_to_padding_is_exactly_zero(learner: qs.MetaNetworks, task: Ta
     torch.testing.assert_close(shares.sum(-1), torch.ones(4, dtype=torch.float64))
 
 
-def test_more_outputs_than_built_for_are_refused(learner: qs.MetaNetworks, task: Task) -> None:
+def test_more_outputs_than_the_learner_has_are_refused(
+    learner: qs.MetaNetworks, task: Task
+) -> None:
     with pytest.raises(ValueError, match="Build it with outputs=4"):
         learner(task.support, qs.classification(4))

@@ -1,4 +1,4 @@
-"""MetaOptNet's machine against scikit-learn, scipy and finite differences."""
+"""MetaOptNet's support vector machine equals scikit-learn's, scipy's and finite differences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def loss(weight: Tensor, x: Tensor, y: Tensor, w: Tensor, C: float) -> Tensor:
 
 @pytest.mark.parametrize("C", [0.001, 0.1, 10.0])
 @pytest.mark.parametrize(("n", "ways"), [(5, 5), (12, 3), (20, 2)])
-def test_weight_is_that_of_scikit_learn(n: int, ways: int, C: float) -> None:
+def test_weight_equals_that_of_scikit_learn(n: int, ways: int, C: float) -> None:
     from sklearn.svm import LinearSVC
 
     x, y = classes(n, ways)
@@ -48,7 +48,7 @@ def test_weight_is_that_of_scikit_learn(n: int, ways: int, C: float) -> None:
     np.testing.assert_allclose(found, machine.coef_.T, rtol=0, atol=1e-6 * float(found.norm()))
 
 
-def test_weight_is_that_of_a_quadratic_program() -> None:
+def test_weight_equals_that_of_a_quadratic_program() -> None:
     x, y = classes(7, 3)
     w = torch.tensor([1, 2, 0.5, 1, 1, 3, 1], dtype=torch.float64)
     cap = 0.1 * (w[:, None] * y).numpy()
@@ -71,7 +71,7 @@ def test_weight_is_that_of_a_quadratic_program() -> None:
 @pytest.mark.parametrize("size", [0.01, 0.1, 1.0, 10.0, 100.0])
 @pytest.mark.parametrize("C", [0.1, 10.0])
 def test_no_weight_nearby_is_better(size: float, C: float) -> None:
-    """First order: the loss is convex, so from its minimum it falls in no direction."""
+    """First order: the loss is convex, so from its minimum it decreases in no direction."""
     x, y = classes(30, 5, size)
     w = torch.ones(30, dtype=torch.float64)
     found = crammer_singer(x, y, w, C)
@@ -84,7 +84,7 @@ def test_no_weight_nearby_is_better(size: float, C: float) -> None:
 
 
 @pytest.mark.parametrize(("n", "ways"), [(5, 5), (16, 4)])
-def test_gradient_is_that_of_finite_differences(n: int, ways: int) -> None:
+def test_gradient_equals_that_of_finite_differences(n: int, ways: int) -> None:
     x, y = classes(n, ways)
     w = 1 + 0.5 * numbers(4, n).abs()
     upstream = numbers(3, x.shape[1], ways)
@@ -110,7 +110,7 @@ def test_gradient_is_that_of_finite_differences(n: int, ways: int) -> None:
 
 
 @pytest.mark.parametrize(("n", "ways", "size"), [(5, 5, 1.0), (25, 5, 10.0), (40, 8, 0.1)])
-def test_steps_end_where_further_ones_move_nothing(
+def test_steps_end_where_further_ones_would_change_nothing(
     n: int, ways: int, size: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y = classes(n, ways, size)
@@ -144,7 +144,7 @@ def test_one_class_alone_needs_no_weight() -> None:
     torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-12)
 
 
-def test_logits_are_scaled_answers() -> None:
+def test_logits_are_scaled_outputs_of_the_machine() -> None:
     torch.manual_seed(0)
     learner = qs.MetaOptNet(MLP(4, (8, 8)), C=0.3, scale=3.0).double()
     weights = torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0], dtype=torch.float64)
@@ -156,6 +156,6 @@ def test_logits_are_scaled_answers() -> None:
     torch.testing.assert_close(found, 3 * learner.backbone(queries) @ weight, rtol=1e-6, atol=1e-9)
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="C > 0 and scale > 0; found C=0"):
         qs.MetaOptNet(MLP(4), C=0)

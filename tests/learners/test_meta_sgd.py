@@ -1,4 +1,4 @@
-"""Meta-SGD against its equation, differentiated by hand-written autograd."""
+"""Meta-SGD equals its equations, differentiated with plain autograd."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(weights: list[Tensor], inputs: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_loss_and_both_gradients_are_those_of_the_equation(steps: int) -> None:
+def test_loss_and_both_gradients_equal_those_of_the_equation(steps: int) -> None:
     learner, one = made(steps), task()
     start = [p.detach().clone().requires_grad_() for p in learner.backbone.parameters()]
     rates = [r.detach().clone().requires_grad_() for r in learner.rates]
@@ -57,7 +57,7 @@ def test_loss_and_both_gradients_are_those_of_the_equation(steps: int) -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_first_order_leaves_values_and_the_rates_own_gradient_at_one_step() -> None:
+def test_first_order_keeps_predictions_and_at_one_step_the_gradient_of_the_rates() -> None:
     one, exact = task(), made()
     first = qs.MetaSGD(exact.backbone, meta_gradient=FirstOrder()).double()
     first.load_state_dict(exact.state_dict())
@@ -68,16 +68,18 @@ def test_first_order_leaves_values_and_the_rates_own_gradient_at_one_step() -> N
         for loss, learner in zip(losses, (exact, first), strict=True)
     ]
     assert not torch.allclose(gradients[0][0], gradients[1][0])  # second derivatives
-    torch.testing.assert_close(gradients[0][1:], gradients[1][1:])  # at one step rates meet none
+    torch.testing.assert_close(
+        gradients[0][1:], gradients[1][1:]
+    )  # with one step, the gradient of the rates contains none
 
 
-def test_steps_at_test_may_be_others() -> None:
+def test_test_steps_may_differ_from_training_steps() -> None:
     learner, one = qs.MetaSGD(made().backbone, 1, test_steps=4), task()
     assert len(learner.train().trajectory(one.support, one.spec)) == 2
     assert len(learner.eval().trajectory(one.support, one.spec)) == 5
 
 
-def test_rates_start_as_in_the_paper_and_go_by_the_names_of_weights() -> None:
+def test_rates_start_as_in_the_paper_and_are_named_after_the_weights() -> None:
     torch.manual_seed(0)
     learner = qs.MetaSGD(MLP(30, (50,), outputs=4))
     rates = learner.learnt_rates()
@@ -88,7 +90,7 @@ def test_rates_start_as_in_the_paper_and_go_by_the_names_of_weights() -> None:
     assert 0.099 < float(every.max()) <= 0.1
 
 
-def test_a_negative_rate_goes_up_the_gradient() -> None:
+def test_a_negative_rate_raises_the_support_loss() -> None:
     learner, one = made(), task()
 
     def support_loss(scale: float) -> float:
@@ -109,7 +111,7 @@ def test_the_trajectory_has_every_step() -> None:
     assert all(torch.equal(path[-1]["weights"][name], last[name]) for name in last)
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         made(0)
     with pytest.raises(ValueError, match=r"MetaSGD: Implicit\(\) gives learnt rates no gradient"):

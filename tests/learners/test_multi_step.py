@@ -39,7 +39,7 @@ LEARNERS = [
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda learner: type(learner).__name__)
-def test_it_is_the_weighted_sum_over_the_steps(learner: Any) -> None:
+def test_it_equals_the_weighted_sum_over_the_steps(learner: Any) -> None:
     one = task()
     objective = MultiStep(0.4)
     objective.set_progress(0.1)
@@ -60,13 +60,13 @@ def test_shares_always_sum_to_one() -> None:
 
 
 class Untraced(qs.MAML):
-    """Says nothing of its earlier steps."""
+    """Has a trajectory without its earlier steps."""
 
     def trajectory(self, support: Examples, spec: TaskSpec) -> list[State]:
         raise AssertionError("steps of weight zero were computed")
 
 
-def test_in_the_end_it_is_the_query_loss_and_costs_no_more() -> None:
+def test_at_the_end_of_training_it_is_the_query_loss_and_costs_no_more() -> None:
     learner = made(Untraced)
     for share, progress in ((0.1, 0.1), (0.0, 0.0), (0.1, 1.0)):
         objective = MultiStep(share)
@@ -74,7 +74,7 @@ def test_in_the_end_it_is_the_query_loss_and_costs_no_more() -> None:
         assert torch.equal(objective(learner, task()).loss, query_loss(learner, task()).loss)
 
 
-def test_training_takes_it() -> None:
+def test_fit_accepts_it() -> None:
     learner = made(qs.MAML, steps=2)
     objective = MultiStep(0.5)
     trained = qs.fit(learner, lambda generator: task(), 4, 2, objective=objective, progress=False)
@@ -82,7 +82,7 @@ def test_training_takes_it() -> None:
     assert objective.progress == 1.0
 
 
-def test_its_name_tells_its_share_alone() -> None:
+def test_its_name_contains_only_its_share() -> None:
     objective = MultiStep(0.3)
     objective.set_progress(0.2)
     assert repr(objective) == "MultiStep(share=0.3)"
@@ -90,7 +90,7 @@ def test_its_name_tells_its_share_alone() -> None:
     assert [MultiStep(share).scheduled for share in (0.0, 0.3)] == [False, True]
 
 
-def test_what_has_no_inner_steps_is_refused() -> None:
+def test_learners_without_inner_steps_are_refused() -> None:
     with pytest.raises(ValueError, match=r"share of training, in \[0, 1\]; found 1.5"):
         MultiStep(1.5)
     for learner in (made(qs.Prototypical, None), made(qs.ProtoMAML, None, steps=0)):

@@ -1,4 +1,4 @@
-"""Neural processes against loops over rows, outputs and heads, written from the equations."""
+"""Neural processes equal loops over rows, outputs and heads, written from the equations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ CLASSES = torch.tensor([0, 2, 1, 2, 0, 1])
 REALS = numbers(5, 6, 2)
 
 
-def by_hand(learner: Process, support: qs.Examples, k: int, query: Tensor) -> tuple[Tensor, Tensor]:
+def in_loops(
+    learner: Process, support: qs.Examples, k: int, query: Tensor
+) -> tuple[Tensor, Tensor]:
     """Mean and deviation of output ``k`` at one query."""
     f = learner.backbone(query[None])[0]
     total, read = 0.0, torch.zeros(8, dtype=torch.float64)
@@ -58,7 +60,9 @@ def by_hand(learner: Process, support: qs.Examples, k: int, query: Tensor) -> tu
 @pytest.mark.parametrize(
     ("targets", "spec"), [(CLASSES, qs.classification(3)), (REALS, qs.regression(2))]
 )
-def test_mean_and_deviation_are_those_of_loops(kind: str, targets: Tensor, spec: TaskSpec) -> None:
+def test_mean_and_deviation_equal_those_of_loops(
+    kind: str, targets: Tensor, spec: TaskSpec
+) -> None:
     learner, queries = made(kind), numbers(2, 3, 4)
     support = examples_of(numbers(1, 6, 4), targets, WEIGHTS)
     with torch.no_grad():
@@ -67,14 +71,14 @@ def test_mean_and_deviation_are_those_of_loops(kind: str, targets: Tensor, spec:
         deviations = learner.uncertainty(predictor.state, queries)
         for i, query in enumerate(queries):
             for k in range(spec.outputs):
-                mean, deviation = by_hand(learner, support, k, query)
+                mean, deviation = in_loops(learner, support, k, query)
                 torch.testing.assert_close(means[i, k], mean, rtol=1e-10, atol=1e-12)
                 torch.testing.assert_close(deviations[i, k], deviation, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["conditional", "attentive"])
-def test_without_any_row_the_prior_answers(kind: str) -> None:
-    """It is finite, and knows nothing of the rows that are not there."""
+def test_without_support_rows_the_prior_predicts(kind: str) -> None:
+    """It is finite, and does not depend on absent rows."""
     learner, queries, answers = made(kind), numbers(2, 3, 4), []
     for seed in (1, 3):
         nothing = examples_of(numbers(seed, 6, 4), REALS, torch.zeros_like(WEIGHTS))
@@ -84,7 +88,7 @@ def test_without_any_row_the_prior_answers(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["conditional", "attentive"])
-def test_the_objective_is_the_gaussian_likelihood(kind: str) -> None:
+def test_the_objective_equals_the_gaussian_likelihood(kind: str) -> None:
     learner = made(kind)
     support = examples_of(numbers(1, 6, 4), REALS, WEIGHTS)
     query = examples_of(numbers(2, 3, 4), numbers(6, 3, 2), torch.tensor([1.0, 0.0, 3.0]).double())
@@ -97,7 +101,7 @@ def test_the_objective_is_the_gaussian_likelihood(kind: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_attention_sums_to_one_over_rows_that_are_there() -> None:
+def test_attention_over_present_rows_sums_to_one() -> None:
     learner = made("attentive")
     assert isinstance(learner, qs.AttentiveNeuralProcess)
     support = examples_of(numbers(1, 6, 4), REALS, WEIGHTS)

@@ -44,7 +44,7 @@ FEATURES = {
 
 
 class Scaled(nn.Module):
-    """Inputs times a learnt factor, so that gradients pass through features as they are."""
+    """Inputs times a learnt factor, so that features have gradients and no normalisation."""
 
     features = 4
 
@@ -73,7 +73,7 @@ def test_predictions_and_gradients_are_finite(kind: str, features: str, dtype: t
 
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("head", [qs.LinearProbe, lambda net: qs.LinearProbe(net, logistic)])
-def test_features_that_say_nothing_leave_every_class_its_share(features: str, head: Any) -> None:
+def test_uninformative_features_give_every_class_its_share(features: str, head: Any) -> None:
     rows = qs.examples(FEATURES[features], np.arange(10) % 5)
     found = head(nn.Identity())(rows, qs.classification(5))(rows.inputs).softmax(-1)
     tolerance = 1e-2 if features == "of 0.0001" else 1e-6

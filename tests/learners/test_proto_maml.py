@@ -1,4 +1,4 @@
-"""Proto-MAML against prototypical networks, and against its equations by hand."""
+"""Proto-MAML equals prototypical networks before its first step, and its equations after it."""
 
 from __future__ import annotations
 
@@ -34,16 +34,18 @@ def task(ways: int = 4) -> Task:
 
 
 @pytest.mark.parametrize("ways", [2, 4, 7])
-def test_before_the_first_step_it_is_a_prototypical_network(ways: int) -> None:
+def test_before_the_first_step_it_equals_a_prototypical_network(ways: int) -> None:
     one, net = task(ways), backbone()
     found = qs.ProtoMAML(net, steps=0)(one.support, one.spec)(one.query.inputs)
     expected = qs.Prototypical(net)(one.support, one.spec)(one.query.inputs)
-    constant = net(one.query.inputs).square().sum(-1, keepdim=True)  # |f|², the same for every way
+    constant = (
+        net(one.query.inputs).square().sum(-1, keepdim=True)
+    )  # |f|², the same for every class
     torch.testing.assert_close(found - constant, expected)
 
 
 @pytest.mark.parametrize("meta_gradient", [Exact(), Exact(recompute=True), FirstOrder()])
-def test_loss_and_gradient_are_those_of_the_equations(meta_gradient: MetaGradient) -> None:
+def test_loss_and_gradient_equal_those_of_the_equations(meta_gradient: MetaGradient) -> None:
     one, net = task(), backbone()
     learner = qs.ProtoMAML(net, steps=2, rate=0.1, meta_gradient=meta_gradient)
     start = [p.detach().clone().requires_grad_() for p in net.parameters()]
@@ -54,7 +56,7 @@ def test_loss_and_gradient_are_those_of_the_equations(meta_gradient: MetaGradien
 
     first = features(start, one.support.inputs)
     means = torch.stack([first[one.support.targets == k].mean(0) for k in range(4)])
-    # Copies, so that a gradient for the weights leaves their way through the head's start out.
+    # Copies, so that gradients of the weights do not include the path through the initial head.
     weights: list[Tensor] = [*(s.clone() for s in start), 2 * means, -means.square().sum(-1)]
     for _ in range(2):
         logits = F.linear(features(weights, one.support.inputs), *weights[4:])
@@ -74,7 +76,7 @@ def test_loss_and_gradient_are_those_of_the_equations(meta_gradient: MetaGradien
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_the_head_adapts_with_whatever_else_is_named() -> None:
+def test_the_head_adapts_whatever_else_adapts() -> None:
     one, net = task(), backbone()
     learner = qs.ProtoMAML(net, steps=2, rate=0.1, adapts="layers.2.*")
     weights = learner.adapt(one.support, one.spec)["weights"]
@@ -97,7 +99,7 @@ def test_steps_lower_the_support_loss() -> None:
     assert losses == sorted(losses, reverse=True)
 
 
-def test_features_are_what_the_adapted_head_is_given() -> None:
+def test_features_are_the_inputs_of_the_adapted_head() -> None:
     one, learner = task(), qs.ProtoMAML(backbone(), rate=0.1)
     state = learner.adapt(one.support, one.spec)
     features, weights = learner.embed(state, one.query.inputs), state["weights"]
@@ -105,7 +107,7 @@ def test_features_are_what_the_adapted_head_is_given() -> None:
     torch.testing.assert_close(answers, learner.predict(state, one.query.inputs, one.spec))
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 0; found -1"):
         qs.ProtoMAML(backbone(), steps=-1)
     with pytest.raises(ValueError, match="norm='running'"):

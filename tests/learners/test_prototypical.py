@@ -1,4 +1,4 @@
-"""Prototypical Networks against numpy, written from the paper's equations."""
+"""Prototypical Networks equal the paper's equations, written in numpy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WEIGHTS = [1.0, 2.0, 0.5, 3.0, 1.0, 0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("metric", ["squared Euclidean", "cosine"])
-def test_logits_are_those_of_the_equations(metric: str) -> None:
+def test_logits_equal_those_of_the_equations(metric: str) -> None:
     learner = made() if metric != "cosine" else made(distance=cosine, scale=10.0)
     support = qs.examples(numbers(1, 8, 4), TARGETS, WEIGHTS)
     support = examples_of(numbers(1, 8, 4), support.targets, support.weights.double())
@@ -55,8 +55,8 @@ def test_logits_are_those_of_the_equations(metric: str) -> None:
         np.testing.assert_allclose(found[:, k], expected, rtol=1e-10, atol=1e-12)
 
 
-def test_a_distance_is_given_queries_first() -> None:
-    """One that is no metric, but counts only what the prototype has less of."""
+def test_a_distance_function_gets_queries_first() -> None:
+    """An asymmetric one: it counts only elements that are smaller in the prototype."""
     learner = made(distance=lambda a, b: (a.unsqueeze(1) - b).clamp_min(0).sum(-1))
     rows = examples_of(numbers(1, 3, 4), torch.arange(3), torch.ones(3).double())
     queries = numbers(2, 5, 4)
@@ -73,7 +73,7 @@ def test_a_class_without_rows_gets_no_probability() -> None:
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(5, dtype=torch.float64))
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="scale must be positive; found 0"):
         qs.Prototypical(MLP(4), scale=0)
 

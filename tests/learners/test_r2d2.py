@@ -1,4 +1,4 @@
-"""R2D2: the Woodbury form is the direct solution, and so are its gradients."""
+"""R2D2: the Woodbury form and its gradients equal those of the direct solution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def direct(x: Tensor, y: Tensor, w: Tensor, l2: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("rows", "features"), [(4, 9), (9, 4)])
-def test_weight_and_gradients_are_those_of_the_direct_solution(rows: int, features: int) -> None:
+def test_weight_and_gradients_equal_those_of_the_direct_solution(rows: int, features: int) -> None:
     x, y = numbers(1, rows, features), numbers(2, rows, 3)
     weights = torch.tensor([1.0, 0.0, 2.0, 0.5] * 3, dtype=torch.float64)[:rows]
     inputs = [t.requires_grad_() for t in (x, y, weights, torch.tensor(0.3).double())]
@@ -36,7 +36,7 @@ def test_weight_and_gradients_are_those_of_the_direct_solution(rows: int, featur
         torch.testing.assert_close(a, b)
 
 
-def test_logits_are_those_of_the_equations() -> None:
+def test_logits_equal_those_of_the_equations() -> None:
     torch.manual_seed(0)
     learner = qs.R2D2(MLP(4, (8, 8)), l2=0.7, scale=3.0).double()
     targets = torch.tensor([0, 2, 0, -1, 2])
@@ -68,15 +68,15 @@ def test_penalty_and_scale_are_learnt() -> None:
 
 
 @pytest.mark.parametrize("learner", [qs.R2D2, qs.MetaOptNet])
-def test_the_weight_lies_in_memory_as_a_file_holds_it(
+def test_the_weight_has_the_memory_layout_of_a_loaded_one(
     learner: type[qs.R2D2 | qs.MetaOptNet],
 ) -> None:
-    """Products round by layout, and a loaded predictor is to answer to the last bit."""
+    """Rounding of products depends on layout, and a loaded predictor must be exact."""
     rows = qs.examples(numbers(1, 9, 4).float(), [0, 1, 2] * 3)
     state = learner(MLP(4, (8, 8))).adapt(rows, qs.classification(3))
     assert state["weight"].is_contiguous()
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="l2 > 0 and scale > 0; found l2=0"):
         qs.R2D2(MLP(4), l2=0)

@@ -1,4 +1,4 @@
-"""Relation Networks against a loop over pairs, written from the paper's equations."""
+"""Relation Networks equal a loop over pairs, written from the paper's equations."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def scores(learner: qs.Relation, of: qs.Task) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("maps", [False, True])
-def test_scores_and_error_are_those_of_the_equations(maps: bool) -> None:
+def test_scores_and_error_equal_those_of_the_equations(maps: bool) -> None:
     torch.manual_seed(0)
     backbone = Conv4(8, image_size=12, pools=2, flat=False) if maps else MLP(4, (6, 5))
     learner = qs.Relation(backbone, width=8).double()
@@ -54,7 +54,7 @@ def test_scores_and_error_are_those_of_the_equations(maps: bool) -> None:
 
 
 def test_odds_are_the_exponential_of_the_logits() -> None:
-    """Independent scores, given that exactly one class is right, make the softmax."""
+    """Independent scores, conditioned on exactly one right class, give the softmax."""
     r = torch.tensor([0.9, 0.2, 0.4], dtype=torch.float64)
     one = torch.stack([r[k] * torch.cat([1 - r[:k], 1 - r[k + 1 :]]).prod() for k in range(3)])
     torch.testing.assert_close(r.logit().softmax(0), one / one.sum())
@@ -78,7 +78,7 @@ def test_maps_are_compared_by_two_blocks_and_two_layers(side: int, blocks: list[
     assert [m.out_features for m in g.modules() if isinstance(m, nn.Linear)] == [5, 1]
 
 
-def test_vectors_are_compared_by_a_perceptron_normed_likewise() -> None:
+def test_vectors_are_compared_by_a_perceptron_with_the_same_norm() -> None:
     g = compare_vectors(6, width=16, hidden=5)
     block = [nn.Linear, GroupNorm, nn.ReLU]
     assert [type(layer) for layer in g.children()] == block + block + LAST[1:]
@@ -93,7 +93,7 @@ def test_plots_get_flat_features() -> None:
     torch.testing.assert_close(found, learner.backbone(of.query.inputs).flatten(1))
 
 
-def test_a_backbone_must_tell_its_features() -> None:
+def test_a_backbone_must_declare_its_features() -> None:
     with pytest.raises(ValueError, match=r"Relation.*Identity.*Set an attribute `features`"):
         qs.Relation(nn.Identity())
 

@@ -1,4 +1,4 @@
-"""Reptile's gradient against the paper's algorithm, written out by hand."""
+"""Reptile's gradient equals that of the paper's algorithm, written out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows_dealt_out(task: Task) -> tuple[Tensor, Tensor]:
     return inputs, torch.cat([task.support.targets, task.query.targets])[places]
 
 
-def adapted_by_hand(learner: qs.Reptile, task: Task, *, adam: bool) -> list[Tensor]:
+def adapted_by_the_algorithm(learner: qs.Reptile, task: Task, *, adam: bool) -> list[Tensor]:
     """Three steps on rows 0-4, 5-9 and 10, 11, 0, 1, 2, with torch's own optimisers."""
     inputs, targets = rows_dealt_out(task)
     net = MLP(256, (6,), outputs=3).double()
@@ -61,13 +61,13 @@ def adapted_by_hand(learner: qs.Reptile, task: Task, *, adam: bool) -> list[Tens
 
 
 @pytest.mark.parametrize("adam", [True, False])
-def test_the_gradient_is_theta_minus_phi(classes: qs.LabelledRows, adam: bool) -> None:
-    # Ours adds Adam's epsilon inside the root, torch outside: as small as this, they agree.
+def test_the_gradient_equals_theta_minus_phi(classes: qs.LabelledRows, adam: bool) -> None:
+    # Ours adds Adam's epsilon inside the root, torch outside; for so small a one, they agree.
     learner = made(update=Adam(0.0, epsilon=1e-12) if adam else sgd)
     one = task(classes)
     value = displacement(learner, one)
     value.backward()
-    ends = adapted_by_hand(learner, one, adam=adam)
+    ends = adapted_by_the_algorithm(learner, one, adam=adam)
     distance = 0.0
     for theta, phi in zip(learner.backbone.parameters(), ends, strict=True):
         torch.testing.assert_close(theta.grad, theta.detach() - phi, rtol=1e-6, atol=1e-9)
@@ -76,7 +76,7 @@ def test_the_gradient_is_theta_minus_phi(classes: qs.LabelledRows, adam: bool) -
     assert distance > 0
 
 
-def test_inner_steps_record_nothing_to_be_differentiated_twice(classes: qs.LabelledRows) -> None:
+def test_inner_steps_record_no_graph_of_second_derivatives(classes: qs.LabelledRows) -> None:
     recorded: list[bool] = []
 
     def watching(weights: Weights, gradients: Weights, rate: Rate, memory: None) -> Updated:
@@ -96,14 +96,14 @@ def test_training_at_rate_one_moves_to_the_adapted_weights(classes: qs.LabelledR
 
     def remembering(generator: torch.Generator) -> Task:
         drawn = doubled(source(generator))
-        ends[:] = adapted_by_hand(learner, drawn, adam=False)
+        ends[:] = adapted_by_the_algorithm(learner, drawn, adam=False)
         return drawn
 
     qs.fit(
         learner, remembering, 1, 1, optimiser=outer_sgd(1.0), schedule=linear,
         compute=qs.Compute("loop"), progress=False,
     )  # fmt: skip
-    # `ends` is of the last task drawn, which is the one trained on.
+    # `ends` belongs to the last task drawn, which is the one trained on.
     for theta, phi in zip(learner.backbone.parameters(), ends, strict=True):
         torch.testing.assert_close(theta.detach(), phi, rtol=1e-9, atol=1e-12)
 
@@ -152,7 +152,7 @@ def test_gradients_are_clipped_in_training_and_testing(classes: qs.LabelledRows)
     assert 0 < float(displacement(learner, one)) <= (3 * 0.01 * 1e-3) ** 2 / 2 + 1e-15
 
 
-def test_batches_deal_out_the_classes_and_leave_absent_rows_out() -> None:
+def test_batches_alternate_the_classes_and_omit_absent_rows() -> None:
     targets = torch.tensor([0, 0, 0, 1, 1, -1, 2, 2])
     weights = torch.tensor([1.0, 1, 2, 1, 0, 1, 1, 1])
     rows = qs.examples(torch.arange(8.0).unsqueeze(-1), targets, weights)
@@ -165,14 +165,14 @@ def test_batches_deal_out_the_classes_and_leave_absent_rows_out() -> None:
     assert whole.inputs[whole.weights > 0].flatten().tolist() == [0, 3, 6, 1, 7, 2]
 
 
-def test_regression_rows_come_in_their_order() -> None:
+def test_regression_rows_keep_their_order() -> None:
     targets = torch.tensor([[0.0], [float("nan")], [2.0]])
     rows = qs.examples(torch.tensor([[0.0], [1.0], [2.0]]), targets)
     batches = minibatches(rows, size=1, count=3, answer=Reals(missing=True))
     assert [float(batch.inputs) for batch in batches] == [0, 2, 0]
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 1; found 0"):
         made(steps=0)
     with pytest.raises(ValueError, match="batch must be at least 1; found 0"):

@@ -1,4 +1,4 @@
-"""Siamese networks: losses by hand, the nearest row, and the learnt distance."""
+"""Siamese networks: losses computed from their equations, the nearest row, the learnt distance."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def on_the_line(objective=contrastive, margin: float = 1.0) -> qs.Siamese:
     return qs.Siamese(nn.Identity(), objective, margin)
 
 
-def test_contrastive_by_hand() -> None:
-    # D = 0.5 to the like row, 0.5 and 3 to the unlike ones; margin 2.
+def test_contrastive_loss_equals_its_equation() -> None:
+    # D = 0.5 to the row of the same class, 0.5 and 3 to the others; margin 2.
     outcome = contrastive(on_the_line(margin=2.0), task([0.5], [0.0, 1.0, 3.5]))
-    alike, unlike = 0.5**2 / 2, (1.5**2 / 2 + 0) / 2
-    assert float(outcome.loss) == pytest.approx((alike + unlike) / 2)
+    same, different = 0.5**2 / 2, (1.5**2 / 2 + 0) / 2
+    assert float(outcome.loss) == pytest.approx((same + different) / 2)
 
 
-def test_linear_contrastive_by_hand() -> None:
+def test_linear_contrastive_loss_equals_its_equation() -> None:
     outcome = linear_contrastive(on_the_line(margin=2.0), task([0.5], [0.0, 1.0, 3.5]))
     assert float(outcome.loss) == pytest.approx((0.5 + (1.5 + 0) / 2) / 2)
 
 
-def test_pairs_count_as_their_rows_weigh() -> None:
+def test_pairs_are_weighted_by_their_rows() -> None:
     found = contrastive(on_the_line(margin=2.0), task([0.5], [0.0, 1.0, 1.7], [1.0, 1.0, 3.0]))
     unlike = (1.5**2 / 2 + 3 * 0.8**2 / 2) / 4
     assert float(found.loss) == pytest.approx((0.5**2 / 2 + unlike) / 2)
 
 
-def test_verification_is_binary_cross_entropy_of_the_weighted_l1_distance() -> None:
+def test_verification_equals_binary_cross_entropy_of_the_weighted_l1_distance() -> None:
     torch.manual_seed(0)
     learner = qs.Siamese(MLP(3, (6, 4)), verification).double()
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_verification_is_binary_cross_entropy_of_the_weighted_l1_distance() -> N
     assert float(found.loss) == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_nearest_row_decides_and_absent_rows_do_not() -> None:
+def test_the_nearest_present_row_decides() -> None:
     learner = on_the_line()
     rows = qs.examples(torch.tensor([[0.0], [4.0], [1.1]]), [0, 0, 1], [1.0, 1.0, 1.0])
     spec = qs.classification(3)
@@ -100,7 +100,7 @@ def test_the_distance_has_a_finite_gradient_at_zero() -> None:
     torch.testing.assert_close(gradient, torch.tensor([[-0.6, 0.0, -0.8]] * 2))
 
 
-def test_the_learnt_distance_starts_as_one_in_which_like_rows_are_near() -> None:
+def test_the_initial_learnt_distance_is_small_for_similar_rows() -> None:
     torch.manual_seed(0)
     learner = qs.Siamese(MLP(3, (6, 4)), verification)
     rows = qs.examples(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), range(4))
@@ -114,7 +114,7 @@ def test_training_uses_the_objective_given() -> None:
     assert on_the_line(linear_contrastive).objective is linear_contrastive
 
 
-def test_wrong_arguments_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="margin must be positive; found 0"):
         on_the_line(margin=0)
     with pytest.raises(ValueError, match=r"verification.*Set an attribute `features`"):

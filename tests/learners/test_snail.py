@@ -1,4 +1,4 @@
-"""SNAIL against the whole sequence run through its layers, written with loops over time."""
+"""SNAIL equals its layers applied to the whole sequence, written with loops over time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def attended(block: torch.nn.Module, steps: list[Tensor], t: int) -> Tensor:
 
 
 @pytest.mark.parametrize("length", [3, 6, 12])  # shorter than the sequence, as long, longer
-def test_the_cached_prediction_is_that_of_the_whole_sequence(length: int) -> None:
+def test_the_cached_prediction_equals_that_of_the_whole_sequence(length: int) -> None:
     learner, queries = made(length), numbers(2, 3, 4)
     rows = support()
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_rows_of_weight_zero_leave_no_gap_in_the_sequence() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_later_rows_change_nothing_before_them() -> None:
+def test_later_rows_do_not_change_earlier_outputs() -> None:
     learner, bias = made(), torch.zeros(5, dtype=torch.float64)
     rows = numbers(3, 5, 8)
     changed = torch.cat([rows[:3], numbers(4, 2, 8)])
@@ -112,7 +112,7 @@ def test_convolutions_reach_the_first_row_of_a_full_sequence() -> None:
     assert dilations == [1, 2, 4, 1, 2, 4]  # 1 + 1 + 2 + 4 rows: at least 6
 
 
-def test_attention_sums_to_one_and_follows_its_rows() -> None:
+def test_attention_sums_to_one_and_absent_rows_get_none() -> None:
     learner, queries = made(), numbers(2, 3, 4)
     rows = support(5, [1.0, 0.0, 1.0, 0.0, 1.0])
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_attention_sums_to_one_and_follows_its_rows() -> None:
     torch.testing.assert_close(share[:, ::2], expected, rtol=1e-10, atol=1e-12)
 
 
-def test_more_ways_than_it_was_built_for_are_refused() -> None:
+def test_more_ways_than_the_learner_has_outputs_are_refused() -> None:
     rows = support()
     with pytest.raises(
         ValueError, match=r"SNAIL: the task asks 4 outputs, but the learner has 3.*outputs=4"

@@ -1,4 +1,4 @@
-"""An unknown element is absent, inside rows too; and outputs that are fitted alone stay alone."""
+"""Unknown elements count as absent, inside rows too; outputs fitted separately are independent."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def support(spec: TaskSpec) -> Examples:
 
 @pytest.mark.parametrize(("kind", "spec"), CASES)
 @torch.no_grad()
-def test_a_row_of_which_nothing_is_known_is_absent(kind: str, spec: TaskSpec) -> None:
+def test_a_row_without_known_elements_counts_as_absent(kind: str, spec: TaskSpec) -> None:
     learner, rows, queries = made(kind), support(spec), numbers(2, 3, 4)
     kept = map_tree(lambda leaf: torch.cat([leaf[:1], leaf[2:]]), rows)
     found, expected = learner(rows, spec)(queries), learner(kept, spec)(queries)
@@ -68,7 +68,7 @@ def test_a_row_of_which_nothing_is_known_is_absent(kind: str, spec: TaskSpec) ->
 
 @pytest.mark.parametrize("kind", [kind for kind, spec in CASES if spec == LABELS])
 @torch.no_grad()
-def test_what_hides_under_an_unknown_element_changes_nothing(kind: str) -> None:
+def test_the_value_stored_for_an_unknown_element_does_not_matter(kind: str) -> None:
     """Unknown labels may be written as NaN or as -1."""
     learner, rows, queries = made(kind), support(LABELS), numbers(2, 3, 4)
     ids = rows._replace(targets=rows.targets.nan_to_num(nan=-1.0).long())
@@ -77,7 +77,9 @@ def test_what_hides_under_an_unknown_element_changes_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "spec"), [case for case in CASES if case[0] in ALONE])
 @torch.no_grad()
-def test_losing_labels_of_one_column_moves_no_other(kind: str, spec: TaskSpec) -> None:
+def test_unknown_labels_of_one_column_do_not_change_other_columns(
+    kind: str, spec: TaskSpec
+) -> None:
     learner, rows, queries = made(kind), support(spec), numbers(2, 3, 4)
     fewer = rows.targets.clone()
     fewer[4:6, 0] = torch.nan
@@ -89,7 +91,7 @@ def test_losing_labels_of_one_column_moves_no_other(kind: str, spec: TaskSpec) -
 
 @pytest.mark.parametrize("kind", ALONE)
 @torch.no_grad()
-def test_each_column_is_that_of_a_task_of_its_own(kind: str) -> None:
+def test_each_column_equals_that_of_a_separate_task(kind: str) -> None:
     spec = LABELS if "logistic" in kind else SOME_REALS
     learner, rows, queries = made(kind), support(spec), numbers(2, 3, 4)
     found = learner(rows, spec)(queries)
@@ -102,8 +104,8 @@ def test_each_column_is_that_of_a_task_of_its_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "spec"), CASES)
-def test_training_is_blind_to_unknown_elements_of_queries(kind: str, spec: TaskSpec) -> None:
-    """The loss over rows with holes is the mean over what is known; its gradient is finite."""
+def test_training_ignores_unknown_elements_of_queries(kind: str, spec: TaskSpec) -> None:
+    """The loss is the mean over known elements; its gradient is finite."""
     learner, rows = made(kind), support(spec)
     outcome = objective_of(learner)(learner, qs.Task(rows, rows, spec))
     outcome.loss.backward()
@@ -114,7 +116,7 @@ def test_training_is_blind_to_unknown_elements_of_queries(kind: str, spec: TaskS
 
 
 @pytest.mark.parametrize("kind", ["ConditionalNeuralProcess", "AttentiveNeuralProcess"])
-def test_the_likelihood_is_the_mean_over_known_numbers(kind: str) -> None:
+def test_the_likelihood_is_a_mean_over_known_numbers(kind: str) -> None:
     learner, rows = made(kind), support(SOME_REALS)
     mean, deviation = learner.distribution(learner(rows, SOME_REALS).state, rows.inputs)
     surprise = -torch.distributions.Normal(mean, deviation).log_prob(rows.targets.nan_to_num())
@@ -123,7 +125,7 @@ def test_the_likelihood_is_the_mean_over_known_numbers(kind: str) -> None:
     torch.testing.assert_close(found, (counted * surprise).sum() / counted.sum())
 
 
-def test_ridge_recovers_every_column_from_the_rows_that_know_it() -> None:
+def test_ridge_recovers_every_column_from_the_rows_where_it_is_known() -> None:
     inputs, truth = numbers(0, 12, 3), numbers(1, 3, 2)
     targets = inputs @ truth + torch.tensor([2.0, -1.0])
     holes = targets.clone()
@@ -155,7 +157,7 @@ def test_logistic_is_one_binary_regression_for_each_label(features: int, l2: flo
         torch.testing.assert_close(found[:, k], expected, rtol=0, atol=1e-5)
 
 
-def test_a_label_that_is_always_yes_is_finite() -> None:
+def test_a_label_that_is_always_yes_gives_finite_predictions() -> None:
     inputs = numbers(0, 6, 4)
     targets = torch.stack([torch.ones(6), torch.full((6,), torch.nan), -torch.ones(6)], 1)
     targets[:, 2] = 0

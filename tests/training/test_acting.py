@@ -1,4 +1,4 @@
-"""Learning to act: the prior acts first, adapts to what it earned, and comes near the optimum."""
+"""Learning to act: the prior acts first, adapts to its rewards, and comes near the optimum."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def table_of_logits() -> qs.MAML:
 
 
 def rate_first(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Adam, much faster for the rate, which must grow tenfold, than for the logits."""
+    """Adam, at a much higher rate for the learnt rate, which must grow tenfold, than for logits."""
     rate, logits = sorted(parameters, key=Tensor.numel)
     return torch.optim.Adam([{"params": [rate], "lr": 3.0}, {"params": [logits], "lr": 0.01}])
 
@@ -40,7 +40,7 @@ def trained(seed: int) -> tuple[qs.MAML, qs.Evaluation]:
     return learner, qs.evaluate(learner, BANDITS, 200, seed=seed)
 
 
-def test_a_table_of_logits_learns_to_find_the_best_arm_and_does_so_again_to_the_bit() -> None:
+def test_a_table_of_logits_learns_to_find_the_best_arm_and_is_reproducible_to_the_bit() -> None:
     """Within 5% of the optimum, 0.9. Ten seeds gave 0.880 to 0.894, and 0.37 to 0.39 before."""
     assert qs.evaluate(table_of_logits(), BANDITS, 200).mean < 0.5
     learner, found = trained(0)
@@ -53,7 +53,7 @@ def test_a_table_of_logits_learns_to_find_the_best_arm_and_does_so_again_to_the_
         assert again.state_dict()[name].equal(value), name
 
 
-def test_acting_is_without_gradient() -> None:
+def test_acting_records_no_gradient() -> None:
     learner = table_of_logits()
     for made in (
         run_acting(learner, draw(BANDITS, 0, 0)),
@@ -64,14 +64,14 @@ def test_acting_is_without_gradient() -> None:
 
 
 class Looping(qs.MAML):
-    """Looks at a value, which vmap cannot map."""
+    """Reads a value in Python, which vmap cannot map."""
 
     def predict(self, state, inputs, spec):  # type: ignore[no-untyped-def]
         assert float(inputs.sum()) > 0
         return super().predict(state, inputs, spec)
 
 
-def test_acting_one_by_one_and_all_at_once_agree() -> None:
+def test_acting_one_by_one_equals_acting_all_at_once() -> None:
     tasks = [draw(BANDITS, 0, index) for index in range(6)]
     learner = table_of_logits()
     looped = Looping(learner.backbone, steps=1, rate=5.0, learn_rates=True)
@@ -97,6 +97,6 @@ def test_a_learner_without_a_prior_cannot_act_first() -> None:
         run_acting(learner, task)
 
 
-def test_a_learner_that_acts_is_checked_on_the_rows_that_it_meets() -> None:
+def test_a_learner_that_acts_is_checked_on_rows_from_acting() -> None:
     kept = check_learner(table_of_logits(), BANDITS)
     assert {"queries_are_independent", "extending_the_prior_equals_adapting"} <= set(kept)

@@ -45,7 +45,7 @@ def named_tasks() -> list[Task]:
     ]
 
 
-def by_hand(learner: Learner, tasks: Sequence[Task], weights: Tensor) -> Tensor:
+def without_engine(learner: Learner, tasks: Sequence[Task], weights: Tensor) -> Tensor:
     """The gradient of the weighted sum of the tasks' losses, without the engine."""
     losses = torch.stack([query_loss(learner, task).loss for task in tasks])
     parameters = list(learner.parameters())
@@ -61,8 +61,8 @@ def gradient_by(combine: Combine, learner: Learner, tasks: Sequence[Task], plan:
 
 
 @dataclass
-class Noting:
-    """Equal or given weights; notes the losses and names that it was told."""
+class RecordingWeights:
+    """Equal or given weights; records the losses and names that it gets."""
 
     given: Tensor | None = None
     reads = "losses"
@@ -76,7 +76,7 @@ class Noting:
 
 @dataclass
 class Average:
-    """The mean of the gradients, by hand; notes what it was told."""
+    """The mean of the gradients; records what it gets."""
 
     reads = "gradients"
     names: list[str] = field(default_factory=list)
@@ -98,10 +98,10 @@ def test_the_mean_is_the_default_to_the_bit(mapping: Mapping) -> None:
     accumulate(learner, prepare_tasks(learner, tasks), query_loss, plan)
     assert torch.equal(found, flat([p.grad for p in learner.parameters() if p.grad is not None]))
     equal = torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64)
-    assert error(found, by_hand(learner, tasks, equal)) <= 1e-12
+    assert error(found, without_engine(learner, tasks, equal)) <= 1e-12
 
 
-def test_fit_takes_the_mean_where_nothing_is_said() -> None:
+def test_fit_uses_the_mean_by_default() -> None:
     ends = []
     for options in ({}, {"combine": mean}):
         torch.manual_seed(0)
@@ -115,20 +115,20 @@ def test_fit_takes_the_mean_where_nothing_is_said() -> None:
 def test_equal_weights_give_the_mean(mapping: Mapping) -> None:
     learner, tasks, plan = learner_for(mapping), named_tasks(), Plan(mapping, "", 2)
     expected = gradient_by(mean, learner, tasks, plan)
-    assert error(gradient_by(Noting(), learner, tasks, plan), expected) <= 1e-12
+    assert error(gradient_by(RecordingWeights(), learner, tasks, plan), expected) <= 1e-12
 
 
 @EVERY
 def test_unequal_weights_give_the_weighted_sum(mapping: Mapping) -> None:
     learner, tasks = learner_for(mapping), named_tasks()
     weights = torch.tensor([0.5, 0.0, 3.0, -1.0, 0.2], dtype=torch.float64)
-    expected = by_hand(learner, tasks, weights)
-    for chunk in (1, 2, 5):  # of a chunk, its own factors
-        found = gradient_by(Noting(weights), learner, tasks, Plan(mapping, "", chunk))
+    expected = without_engine(learner, tasks, weights)
+    for chunk in (1, 2, 5):  # each chunk has its own factors
+        found = gradient_by(RecordingWeights(weights), learner, tasks, Plan(mapping, "", chunk))
         assert error(found, expected) <= 1e-12
 
 
-def test_averaged_gradients_are_the_gradient_of_the_mean() -> None:
+def test_averaged_gradients_equal_the_gradient_of_the_mean() -> None:
     for mapping in (Mapping.VMAP_GRAD, Mapping.VMAP):
         learner, tasks, plan = learner_for(mapping), named_tasks(), Plan(mapping, "", 5)
         combine = Average()
@@ -137,8 +137,8 @@ def test_averaged_gradients_are_the_gradient_of_the_mean() -> None:
         assert error(found, expected) <= 1e-12
 
 
-@pytest.mark.parametrize("combine", [Noting(), Average()], ids=lambda c: c.reads)
-def test_losses_and_names_come_in_the_order_of_the_tasks(combine: Any) -> None:
+@pytest.mark.parametrize("combine", [RecordingWeights(), Average()], ids=lambda c: c.reads)
+def test_losses_and_names_are_in_the_order_of_the_tasks(combine: Any) -> None:
     learner, tasks = learner_for(Mapping.VMAP), named_tasks()
     gradient_by(combine, learner, tasks, Plan(Mapping.VMAP, "", 5))
     assert combine.names == list(NAMES)
@@ -146,8 +146,8 @@ def test_losses_and_names_come_in_the_order_of_the_tasks(combine: Any) -> None:
     torch.testing.assert_close(combine.losses, losses, rtol=1e-12, atol=0)
 
 
-def test_fit_follows_a_combiner() -> None:
-    """A weight of zero for all but the first task of a step: one plain step by its gradient."""
+def test_fit_uses_a_combiner() -> None:
+    """With a weight of zero for all but the first task, SGD uses the gradient of the first."""
 
     class FirstAlone:
         reads = "losses"
@@ -157,7 +157,7 @@ def test_fit_follows_a_combiner() -> None:
 
     learner = learner_for(Mapping.VMAP).float()
     start = flat([p.detach().clone() for p in learner.parameters()])
-    alone = by_hand(learner, [draw(clouds(), 0, 0)], torch.ones(1))
+    alone = without_engine(learner, [draw(clouds(), 0, 0)], torch.ones(1))
     qs.fit(learner, clouds(), 1, 3, combine=FirstAlone(), optimiser=qs.optimisers.sgd(1.0),
            progress=False)  # fmt: skip
     end = flat([p.detach() for p in learner.parameters()])
@@ -174,13 +174,13 @@ class WithoutMethod:
 
 
 @pytest.mark.parametrize("combine", [Silent(), WithoutMethod(), "mean"])
-def test_a_combiner_that_does_not_say_what_it_reads_is_refused(combine: Any) -> None:
+def test_a_combiner_that_does_not_declare_what_it_reads_is_refused(combine: Any) -> None:
     remedy = r"must say what it reads: reads = 'losses' .* Leave it out for the mean"
     with pytest.raises(ValueError, match=remedy):
         qs.fit(learner_for(Mapping.VMAP), clouds(), 1, 2, combine=combine, progress=False)
 
 
-def test_a_gradient_of_another_length_is_refused() -> None:
+def test_a_combined_gradient_of_a_wrong_length_is_refused() -> None:
     class Short:
         reads = "gradients"
 
@@ -192,7 +192,7 @@ def test_a_gradient_of_another_length_is_refused() -> None:
         gradient_by(Short(), learner, named_tasks(), Plan(Mapping.LOOP, "", 1))
 
 
-@pytest.mark.parametrize("combine", [mean, Noting(), Average()])
+@pytest.mark.parametrize("combine", [mean, RecordingWeights(), Average()])
 def test_a_parameter_that_no_loss_depends_on_has_no_gradient(combine: Any) -> None:
     learner = learner_for(Mapping.LOOP)
     learner.register_parameter("idle", nn.Parameter(torch.ones(2, dtype=torch.float64)))

@@ -1,4 +1,4 @@
-"""One step: what it tells, and what it does not take."""
+"""One training step: the loss and score that it returns, and the losses that it refuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def doubled(learner: Learner, task: Task) -> Outcome:
     return Outcome(2 * loss, score)
 
 
-def test_a_step_tells_mean_loss_and_score() -> None:
+def test_a_step_returns_mean_loss_and_score() -> None:
     steps = trainer(doubled)
     drawn = [draw(SOURCE, 0, STEP * TASKS + i) for i in range(TASKS)]
     expected = sum(float(query_loss(steps.learner, task).loss.detach()) for task in drawn) / TASKS
@@ -38,14 +38,14 @@ def test_a_step_tells_mean_loss_and_score() -> None:
     assert score == pytest.approx(expected)  # of a regression, the mean squared error
 
 
-def test_a_score_that_is_not_known_stops_nothing() -> None:
+def test_an_unknown_score_does_not_stop_training() -> None:
     steps = trainer(lambda learner, task: query_loss(learner, task).loss)
     loss, score = steps.step(adam()(steps.learner.parameters()), STEP)
     assert loss > 0
     assert score != score
 
 
-def test_a_loss_that_is_not_finite_stops_even_where_its_gradient_is() -> None:
+def test_a_loss_that_is_not_finite_stops_training_even_if_its_gradient_is_finite() -> None:
     def endless(learner: Learner, task: Task) -> Outcome:
         loss, score = query_loss(learner, task)
         return Outcome(loss + torch.inf, score)

@@ -1,4 +1,4 @@
-"""Tasks of several kinds in one step: trained, judged and resumed together."""
+"""Tasks of several kinds in one step: trained, evaluated and resumed together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = {("a", "accuracy"), ("b", "mse"), ("c", "ROC-AUC"), ("c", "average precis
 
 
 def mixed(generator: torch.Generator) -> Task:
-    """Classes, reals or labels, by chance; the name says which."""
+    """Classes, reals or labels, at random; the name of the task is the kind."""
     name = "abc"[int(torch.randint(3, (), generator=generator))]
     task = KINDS[name](generator)
     return task._replace(spec=qs.TaskSpec(task.spec.answer, name))
@@ -41,7 +41,7 @@ def weights(learner: Learner) -> Tensor:
     return flat([p.detach() for p in learner.parameters()])
 
 
-def test_a_step_of_several_kinds_is_the_mean_of_its_tasks() -> None:
+def test_the_loss_of_a_step_of_several_kinds_is_the_mean_over_its_tasks() -> None:
     one = learner()
     in_general_position(one)
     tasks = [doubled(draw(mixed, 0, index)) for index in range(8)]
@@ -53,7 +53,7 @@ def test_a_step_of_several_kinds_is_the_mean_of_its_tasks() -> None:
     assert error(flat([p.grad for p in one.parameters() if p.grad is not None]), expected) <= 1e-10
 
 
-def test_training_and_validation_take_several_kinds() -> None:
+def test_training_and_validation_accept_several_kinds() -> None:
     one = learner()
     validation = qs.Validation(mixed, every=10, tasks=30, select=("a", "accuracy"))
     training = qs.fit(one, mixed, 20, 8, validation=validation, progress=False)
@@ -70,8 +70,10 @@ def test_training_and_validation_take_several_kinds() -> None:
 
 
 @pytest.mark.parametrize("select", [None, ("a", "mse"), "accuracy"])
-def test_validation_needs_to_know_what_decides(select: str | tuple[str, str] | None) -> None:
-    """At once where nothing is said; where what is said is not there, at the first validation."""
+def test_validation_needs_a_score_that_selects_the_weights(
+    select: str | tuple[str, str] | None,
+) -> None:
+    """Error at once without ``select``; at the first validation if its score does not exist."""
     validation = qs.Validation(mixed, every=1, tasks=20, select=select)
     remedy = (
         r"select=\(task's name, score's name\)" if select is None else "no row for tasks called"
@@ -86,12 +88,12 @@ def test_an_evaluation_has_a_row_for_each_name_and_score_and_no_average() -> Non
     assert sum(found.row(name).tasks for name in KINDS) == found.tasks == 40
     lines = str(found).splitlines()
     assert [line.split(" ")[0] for line in lines] == [f"{row.name}:" for row in found.rows]
-    for said in ("mean", "scores", "half_width", "metric"):
+    for name in ("mean", "scores", "half_width", "metric"):
         with pytest.raises(ValueError, match="several kinds have no one figure"):
-            getattr(found, said)
+            getattr(found, name)
 
 
-def test_rows_are_those_of_each_kind_alone() -> None:
+def test_rows_equal_those_of_each_kind_alone() -> None:
     one = learner()
     found = qs.evaluate(one, mixed, 40)
     tasks = [draw(mixed, 0, index, Stream.TEST) for index in range(40)]
@@ -123,7 +125,7 @@ def test_a_resumed_run_of_several_kinds_is_equal_to_the_bit(tmp_path: Path) -> N
     assert torch.equal(weights(train(tmp_path, True)), weights(expected))
 
 
-def test_tasks_of_5_to_50_ways_make_few_stacks_and_the_loops_gradient() -> None:
+def test_tasks_of_5_to_50_ways_make_few_stacks_and_give_the_gradient_of_the_loop() -> None:
     def source(generator: torch.Generator) -> Task:
         return clouds(int(torch.randint(5, 51, (), generator=generator)))(generator)
 
@@ -149,8 +151,8 @@ def hinge(predictions: Tensor, targets: Tensor) -> Tensor:
     return (1 - predictions * (2 * targets - 1)).clamp_min(0)
 
 
-def test_the_kept_weights_have_the_best_score_that_the_spec_names() -> None:
-    """Multi-label tasks under a loss of their own, judged by the area under the ROC curve."""
+def test_the_kept_weights_have_the_best_score_of_the_spec() -> None:
+    """Multi-label tasks with a custom loss, scored by the area under the ROC curve."""
     spec = qs.spec(2, hinge, RocAuc())
 
     def source(generator: torch.Generator) -> Task:
@@ -161,7 +163,7 @@ def test_the_kept_weights_have_the_best_score_that_the_spec_names() -> None:
 
     def rate(
         progress: float,
-    ) -> float:  # wrecks the weights after half of the steps
+    ) -> float:  # destroys the weights after half of the steps
         return 1.0 if progress < 0.5 else 1e4
 
     validation = qs.Validation(source, every=10, tasks=40)

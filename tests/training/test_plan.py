@@ -1,4 +1,4 @@
-"""What is explained is what training then does, and explaining changes nothing."""
+"""``explain`` describes what training then does, and changes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prototypical() -> Learner:
     return qs.Prototypical(qs.backbones.Conv4(64, image_size=16))
 
 
-def test_it_says_what_training_then_does() -> None:
+def test_explain_describes_what_training_then_does() -> None:
     pictures = qs.episodes(random_classes(), 5, 1, 3)
     for learner, source, workers, recompute in (
         (maml(), qs.Sinusoids(5, 5), 1, "yes"),
@@ -35,13 +35,13 @@ def test_it_says_what_training_then_does() -> None:
     ):
         before = {name: value.clone() for name, value in learner.state_dict().items()}
         learner.eval()
-        said = explain(learner, source, 4, compute=qs.Compute(workers=workers))
+        text = explain(learner, source, 4, compute=qs.Compute(workers=workers))
         assert not learner.training
         assert all(value.equal(before[name]) for name, value in learner.state_dict().items())
         plan = qs.fit(
             learner, source, 1, 4, compute=qs.Compute(workers=workers), progress=False
         ).plan
-        lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in said.splitlines()}
+        lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
         assert lines["mapping"] == f"{plan.mapping.value}: {plan.why}"
         at_once = plan.workers if workers > 1 else plan.chunk
         assert lines["tasks"] == f"{at_once} at a time, of 4 a step"
@@ -51,7 +51,7 @@ def test_it_says_what_training_then_does() -> None:
         assert lines["recompute"].split(":")[0] == recompute
 
 
-def test_what_training_refuses_is_not_explained() -> None:
+def test_explain_refuses_what_training_refuses() -> None:
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 8), torch.nn.BatchNorm1d(8))
     with pytest.raises(BrokenLaw, match="updates running statistics"):
         explain(qs.Prototypical(net), qs.episodes(random_classes(), 5, 1, 3))
@@ -78,8 +78,8 @@ def test_a_task_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return cost_of_one_task(*arguments)
 
     monkeypatch.setattr(planning, "cost_of_one_task", counting)
-    said = explain(maml(), qs.Sinusoids(5, 5), 4)
+    text = explain(maml(), qs.Sinusoids(5, 5), 4)
     assert counts == 1
-    assert "kB at most for the graph of a task" in said
+    assert "kB at most for the graph of a task" in text
     monkeypatch.setattr(planning, "cost_of_one_task", lambda *_: Cost(counted=False))
     assert "memory     not counted; " in explain(maml(), qs.Sinusoids(5, 5), 4)

@@ -1,4 +1,4 @@
-"""A run killed at any moment and resumed ends bit-equal to one that was never touched."""
+"""A run killed at any moment and resumed ends bit-equal to one that was not interrupted."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def child(folder: Path) -> None:
     train(folder, resume=True)
 
 
-def test_ten_kills_give_ten_times_the_unbroken_result(tmp_path):
+def test_runs_killed_ten_times_equal_the_uninterrupted_run(tmp_path):
     began = time.perf_counter()
-    expected, unbroken = train(tmp_path / "unbroken", resume=False)
+    expected, uninterrupted = train(tmp_path / "uninterrupted", resume=False)
     seconds = time.perf_counter() - began
     context = multiprocessing.get_context("fork")
     moments = random.Random(0)
@@ -64,26 +64,26 @@ def test_ten_kills_give_ten_times_the_unbroken_result(tmp_path):
         else:
             assert process.exitcode == 0
         if (folder / "checkpoint.safetensors").exists():
-            load_tree(folder / "checkpoint.safetensors")  # raises on a torn file
-        compare(folder, expected, unbroken)  # resumes, and ends
+            load_tree(folder / "checkpoint.safetensors")  # raises on a partly written file
+        compare(folder, expected, uninterrupted)  # resumes, and ends
         if killed == KILLS:
             break
     assert killed == KILLS
 
 
-def compare(folder: Path, expected: qs.Learner, unbroken: object) -> None:
+def compare(folder: Path, expected: qs.Learner, uninterrupted: object) -> None:
     learner, result = train(folder, resume=True)
     for name, value in expected.state_dict().items():
         assert learner.state_dict()[name].equal(value), name
     timeless = [
         [{k: v for k, v in row.items() if k not in ("seconds", "tasks_per_second")} for row in rows]
-        for rows in (result.rows, unbroken.rows)
+        for rows in (result.rows, uninterrupted.rows)
     ]
     assert timeless[0] == timeless[1]
 
 
 def test_ctrl_c_leaves_a_resumable_run(tmp_path):
-    expected, unbroken = train(None, resume=False)
+    expected, uninterrupted = train(None, resume=False)
     context = multiprocessing.get_context("fork")
     process = context.Process(target=child, args=(tmp_path,))
     process.start()
@@ -98,11 +98,11 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path):
     last = read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
     assert about["progress"]["step"] > 0
     assert last <= about["progress"]["step"]
-    compare(tmp_path, expected, unbroken)
+    compare(tmp_path, expected, uninterrupted)
 
 
-def test_a_plan_is_kept_whatever_memory_is_free_later(tmp_path):
-    """Under vmap, another chunk size adds up in another order: the checkpoint says which."""
+def test_a_resumed_run_keeps_its_plan_whatever_memory_is_free(tmp_path):
+    """Under vmap, other chunk sizes sum in another order, so the checkpoint holds the size."""
 
     def fit(steps_before_stop: int | None, memory: int | None, resume: bool):
         torch.manual_seed(0)
@@ -123,19 +123,19 @@ def test_a_plan_is_kept_whatever_memory_is_free_later(tmp_path):
         )  # fmt: skip
         return learner, result
 
-    expected, unbroken = fit(None, None, resume=False)
+    expected, uninterrupted = fit(None, None, resume=False)
     with pytest.raises(InterruptedError):
         fit(7, None, resume=False)
     (tmp_path / "7").rename(tmp_path / "None-broken")
-    (tmp_path / "None").rename(tmp_path / "unbroken")
+    (tmp_path / "None").rename(tmp_path / "uninterrupted")
     (tmp_path / "None-broken").rename(tmp_path / "None")
     resumed, result = fit(None, 1, resume=True)
-    assert result.plan == unbroken.plan
+    assert result.plan == uninterrupted.plan
     assert result.plan.chunk == 8
     assert all(v.equal(resumed.state_dict()[k]) for k, v in expected.state_dict().items())
 
 
-def test_ctrl_c_without_a_folder_is_not_swallowed():
+def test_ctrl_c_without_a_folder_raises_keyboard_interrupt():
     learner = qs.Prototypical(qs.backbones.Conv4(4, "running", image_size=16))
     source = qs.episodes(random_classes(), 5, 1, 2)
     calls = 0
@@ -153,7 +153,7 @@ def test_ctrl_c_without_a_folder_is_not_swallowed():
     assert float(learner.backbone.blocks[0].norm.mean.abs().sum()) > 0, "ready for use"
 
 
-def test_other_settings_and_taken_folders_are_refused(tmp_path):
+def test_other_settings_and_folders_in_use_are_refused(tmp_path):
     learner = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
     source = qs.Sinusoids(5, 5)
 
@@ -188,7 +188,7 @@ def test_other_settings_and_taken_folders_are_refused(tmp_path):
         fit(resume=True)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_task(tmp_path):
+def test_a_loss_that_is_not_finite_stops_and_saves_the_task(tmp_path):
     clean = qs.Sinusoids(5, 5)
 
     def source(generator):
@@ -207,7 +207,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_task(tmp_path):
     assert all(p.isfinite().all() for p in learner.parameters())
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched():
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change():
     class Kinked(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -228,7 +228,7 @@ def test_early_stopping_keeps_the_best_weights():
     learner = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
     kept = {}
 
-    def rate(progress):  # a schedule that wrecks the weights after half of the steps
+    def rate(progress):  # a schedule that destroys the weights after half of the steps
         if progress == 0.5:
             kept.update({k: v.clone() for k, v in learner.state_dict().items()})
         return 1.0 if progress < 0.5 else 1e3
@@ -244,7 +244,7 @@ def test_early_stopping_keeps_the_best_weights():
     assert not learner.training
 
 
-def test_a_validation_that_is_not_finite_is_never_the_best():
+def test_a_validation_score_that_is_not_finite_is_never_the_best():
     progress, learner = Progress(), qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
     validation = qs.evaluate(learner, qs.Sinusoids(5, 5), 5).main
     progress.judge(replace(validation, mean=float("nan")), learner, patience=None)

@@ -1,4 +1,4 @@
-"""Who takes part in ``peers.py``: a file for each library, a function for each way to use it."""
+"""The contenders of ``peers.py``: a file for each library, a function for each use of it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contest.work import Prepare
 
 @dataclass(frozen=True)
 class Contender:
-    """A library, and a way to use it.
+    """A library, and one use of it.
 
     ``function``  ``module.function`` in this package.
     ``package``   whose version is reported; "" for plain torch.
     ``needs``     how to install it, beside torch.
     ``squared_distances``  False where its prototypical networks take plain Euclidean distances:
-                  its gradient is another then, and judged by its own equation.
+                  then its gradient is different, and compared with its own equation.
     """
 
     name: str

@@ -24,8 +24,8 @@ higher = import_module("higher")
 def loop(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
     """One inner loop for each task.
 
-    Without higher gradients the fast weights forget where they began, so first order takes the
-    slopes at their end and adds them up by hand.
+    Without higher gradients the fast weights are not connected to the initial ones, so for first
+    order the gradients at the adapted weights are summed here.
     """
     only(work, Method.MAML, Method.FOMAML, library="higher")
     net, loss = loaded(work, weights), loss_of(work)
@@ -44,9 +44,11 @@ def loop(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
                 if second_order:
                     outer.backward()
                     continue
-                slopes = torch.autograd.grad(outer, list(fast.parameters()))
-                for parameter, slope in zip(net.parameters(), slopes, strict=True):
-                    parameter.grad = slope if parameter.grad is None else parameter.grad + slope
+                gradients = torch.autograd.grad(outer, list(fast.parameters()))
+                for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+                    parameter.grad = (
+                        gradient if parameter.grad is None else parameter.grad + gradient
+                    )
         return gradient_of(net)
 
     return step

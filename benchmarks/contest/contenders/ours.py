@@ -71,7 +71,7 @@ def _prepare(
 
 
 def _learner(work: Workload) -> qs.Learner:
-    """The norm is the peers', so queries see one another; the default would keep them apart."""
+    """The norm is that of the peers, which uses other queries; the default does not."""
     if work.image is None:
         return qs.MAML(qs.backbones.MLP(outputs=1), work.steps, work.rate)
     channels, side = work.image

@@ -99,7 +99,7 @@ class _Body(nn.Module):
 
 
 class _Head(nn.Module):
-    """A linear layer that takes what the library's wrapper says beside the features."""
+    """A linear layer that accepts the further arguments of the library's wrapper."""
 
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _Head(nn.Module):
 
 
 class _Loss(BaseLoss):  # type: ignore[misc, valid-type]
-    """The workload's loss in the library's form; no metric beside it, as no contender has one."""
+    """The workload's loss in the library's form; without a metric, as for all contenders."""
 
     def __init__(self, work: Workload) -> None:
         super().__init__()

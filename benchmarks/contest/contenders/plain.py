@@ -1,4 +1,4 @@
-"""No library: ``for task in tasks`` with autograd, as one writes it by hand."""
+"""No library: ``for task in tasks`` with autograd, as written in plain torch."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _adapted_backward(work: Workload, net: nn.Module, task: Tasks) -> None:
     for _ in range(work.steps):
         inner = loss(functional_call(net, fast, task.support), task.support_targets)
         recorded = work.method is Method.MAML
-        slopes = torch.autograd.grad(inner, list(fast.values()), create_graph=recorded)
-        fast = {n: w - work.rate * g for (n, w), g in zip(fast.items(), slopes, strict=True)}
+        gradients = torch.autograd.grad(inner, list(fast.values()), create_graph=recorded)
+        fast = {n: w - work.rate * g for (n, w), g in zip(fast.items(), gradients, strict=True)}
     outer = loss(functional_call(net, fast, task.query), task.query_targets)
     (outer / work.tasks).backward()
 

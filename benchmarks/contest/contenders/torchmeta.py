@@ -32,16 +32,16 @@ def loop(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
 
 
 def _metric(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
-    """It would take all tasks in one call, where batch norm would mix them."""
+    """One task in each call: in one call for all tasks, batch norm would mix them."""
     net = loaded(work, weights)
 
     def step() -> Weights:
         net.zero_grad()
         for task in tasks.each():
             support, query = net(task.support).unsqueeze(0), net(task.query).unsqueeze(0)
-            ids, asked = task.support_targets.unsqueeze(0), task.query_targets.unsqueeze(0)
+            ids, query_ids = task.support_targets.unsqueeze(0), task.query_targets.unsqueeze(0)
             means = prototypes.get_prototypes(support, ids, work.ways)
-            (prototypes.prototypical_loss(means, query, asked) / work.tasks).backward()
+            (prototypes.prototypical_loss(means, query, query_ids) / work.tasks).backward()
         return gradient_of(net)
 
     return step

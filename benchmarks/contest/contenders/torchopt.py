@@ -33,7 +33,7 @@ def loop(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
 def _second_order(work: Workload, net: nn.Module, tasks: Tasks) -> Contest:
     inner, loss = torchopt.MetaSGD(net, lr=work.rate), loss_of(work)
     start = [torchopt.extract_state_dict(part, by="reference") for part in (net, inner)]
-    own = dict(net.named_parameters())  # adapting puts others in their place
+    own = dict(net.named_parameters())  # adapting replaces them
 
     def step() -> Weights:
         for parameter in own.values():
@@ -50,7 +50,7 @@ def _second_order(work: Workload, net: nn.Module, tasks: Tasks) -> Contest:
 
 
 def _first_order(work: Workload, net: nn.Module, tasks: Tasks) -> Contest:
-    """The meta-optimisers always record second derivatives; the functional ones need not."""
+    """The meta-optimisers always record second derivatives; the functional ones do not have to."""
     optimiser, loss = torchopt.sgd(lr=work.rate), loss_of(work)
 
     def step() -> Weights:
@@ -61,8 +61,8 @@ def _first_order(work: Workload, net: nn.Module, tasks: Tasks) -> Contest:
             for _ in range(work.steps):
                 own = dict(zip(names, fast, strict=True))
                 inner = loss(functional_call(net, own, task.support), task.support_targets)
-                slopes = torch.autograd.grad(inner, fast)
-                updates, state = optimiser.update(slopes, state, inplace=False)
+                gradients = torch.autograd.grad(inner, fast)
+                updates, state = optimiser.update(gradients, state, inplace=False)
                 fast = torchopt.apply_updates(fast, updates, inplace=False)
             own = dict(zip(names, fast, strict=True))
             outer = loss(functional_call(net, own, task.query), task.query_targets)
