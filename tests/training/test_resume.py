@@ -24,7 +24,7 @@ from quickstudy.training.log import read_metrics
 from quickstudy.training.optimisers import adam
 from quickstudy.training.schedules import cosine
 
-KILLS = 10
+KILLS = 5
 
 
 def train(folder: Path | None, resume: bool) -> tuple[qs.Learner, object]:
