@@ -88,10 +88,6 @@ if TYPE_CHECKING:
 # end of the learners
 
 _DEFINED_IN = {
-    "verification": "learners.metric.siamese",
-    "linear_contrastive": "learners.metric.siamese",
-    "contrastive": "learners.metric.siamese",
-    "MultiStep": "learners.gradient.multi_step",
     "Acting": "core",
     "Answer": "core",
     "Compute": "compute.plan",
@@ -100,6 +96,7 @@ _DEFINED_IN = {
     "FewShotClassifier": "interfaces.estimator",
     "LabelledRows": "tasks.rows",
     "Learner": "core",
+    "MultiStep": "learners.gradient.multi_step",
     "Predictor": "core",
     "Score": "core",
     "Sinusoids": "tasks.functions",
@@ -107,12 +104,14 @@ _DEFINED_IN = {
     "TaskSpec": "core",
     "Validation": "training.fit",
     "classification": "answers.specs",
+    "contrastive": "learners.metric.siamese",
     "detection": "answers.specs",
     "episodes": "tasks.episodes",
     "evaluate": "evaluation.evaluate",
     "examples": "tasks.examples",
     "export": "files.export",
     "fit": "training.fit",
+    "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
     "regression": "answers.specs",
@@ -120,6 +119,7 @@ _DEFINED_IN = {
     "segmentation": "answers.specs",
     "spec": "answers.specs",
     "tokens": "answers.specs",
+    "verification": "learners.metric.siamese",
 }
 _MODULES = {
     "answers": "answers",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.checks import check_count
-from quickstudy.base.known import mean_of_known, zero_if_unknown
+from quickstudy.base.known import is_known, mean_of_known, zero_if_unknown
 from quickstudy.base.trees import leaves
 from quickstudy.core import Answer, Examples, Score, Statistic
 
@@ -128,7 +128,7 @@ class Custom(Answer):
 
 def _known(targets: Any) -> Tensor:
     if isinstance(targets, Tensor):
-        return ~targets.isnan() if targets.is_floating_point() else targets >= 0
+        return is_known(targets)
     first = next(leaves(targets))
     return torch.ones(first.shape[:1], dtype=torch.bool, device=first.device)
 

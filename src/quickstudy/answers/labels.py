@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 
 from quickstudy.answers import metrics
 from quickstudy.answers.checks import check_count
+from quickstudy.base.known import is_known
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
@@ -111,7 +112,7 @@ class Labels(Answer):
 
     def known(self, targets: Tensor) -> Tensor:
         """(n, k): which labels are known."""
-        return ~targets.isnan() if targets.is_floating_point() else targets >= 0
+        return is_known(targets)
 
     def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """-log sigmoid(±prediction): (n, k)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.checks import check_count
+from quickstudy.base.known import zero_if_unknown
 from quickstudy.core import Answer, Examples, Score, Statistic
 
 
@@ -90,7 +91,7 @@ class Reals(Answer):
 
     def fill(self, targets: Tensor) -> Tensor:
         """Zeros for unknown numbers."""
-        return targets.nan_to_num(nan=0.0) if self.missing else targets
+        return zero_if_unknown(targets) if self.missing else targets
 
     def loss_and_share(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squared difference over the known numbers of each row, and their share."""

@@ -18,6 +18,11 @@ def mean_of_known(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return means, counts.to(values.dtype) / known[0].numel()
 
 
+def is_known(leaf: Tensor) -> Tensor:
+    """Which elements of ``leaf`` are known, in its shape."""
+    return ~leaf.isnan() if leaf.is_floating_point() else leaf >= 0
+
+
 def zero_if_unknown(leaf: Tensor) -> Tensor:
     """``leaf`` with zeros in place of unknown targets."""
     return leaf.nan_to_num(nan=0.0) if leaf.is_floating_point() else leaf.clamp_min(0)

@@ -48,7 +48,7 @@ from quickstudy.compute.prepare import Prepared, count_of, entries_at, in_step_o
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.objectives import Objective, Outcome
 from quickstudy.tasks.inspection import Inspection, inspect_stack
-from quickstudy.tasks.stacks import count, unstack
+from quickstudy.tasks.stacks import count, map_task, unstack
 
 GRADIENT_MAKERS: dict[Mapping, GradientMaker] = {
     Mapping.TASK_AXIS: of_task_axis,
@@ -251,14 +251,8 @@ def _chunks(stack: Task, factors: Tensor | None, size: int) -> Iterator[tuple[Ta
         return
     for start in range(0, tasks, size):
         part = slice(start, start + size)
-        yield (
-            Task(
-                map_tree(lambda leaf, part=part: leaf[part], stack.support),
-                map_tree(lambda leaf, part=part: leaf[part], stack.query),
-                stack.spec,
-            ),
-            None if factors is None else factors[part],
-        )
+        chunk = map_task(lambda leaf, part=part: leaf[part], stack)
+        yield chunk, None if factors is None else factors[part]
 
 
 @contextmanager

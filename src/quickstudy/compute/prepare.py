@@ -14,6 +14,7 @@ from quickstudy.core import Learner, Task
 from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.inspection import Inspection, inspect_stack
 from quickstudy.tasks.stacks import Stack, stacks, to_device, unstack
+from quickstudy.tasks.stacks import stack as stack_tasks
 
 
 class Prepared(NamedTuple):
@@ -58,8 +59,7 @@ def _run_acting_of_stack(learner: Learner, stack: Task) -> Task:
         support, query = vmap(one)(stack.support, stack.query)
         return Task(support, query, stack.spec)
     except RuntimeError:  # an operator without vmap support
-        made = stacks([run_acting(learner, task) for task in unstack(stack)], by_name=False)
-        return made[0].task
+        return stack_tasks([run_acting(learner, task) for task in unstack(stack)])
 
 
 def kind_of(task: Task) -> str:
@@ -87,11 +87,10 @@ def count_of(step: Sequence[Prepared]) -> int:
 
 def in_step_order(step: Sequence[Prepared], parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Concatenate tensors (tasks of each stack, ...), sorted into the order of the step's tasks."""
-    joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
     if len(parts) == 1:  # a single stack has them in order
-        return joined
+        return parts[0]
     places = [place for prepared in step for place in prepared.places]
-    return entries_at(joined, sorted(range(len(places)), key=places.__getitem__))
+    return entries_at(torch.cat(list(parts)), sorted(range(len(places)), key=places.__getitem__))
 
 
 def entries_at(values: torch.Tensor, places: Sequence[int]) -> torch.Tensor:

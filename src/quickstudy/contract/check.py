@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from quickstudy.backbones.norms import rows_see_one_another
-from quickstudy.base.trees import map_tree
 from quickstudy.compute.engine import miscounts_rows
 from quickstudy.contract import laws
 from quickstudy.contract.incremental import (
@@ -31,6 +30,7 @@ from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.stacks import map_task
 
 LAWS: dict[str, Law] = {
     law.__name__: law
@@ -101,7 +101,7 @@ def doubled(task: Task) -> Task:
     def double(leaf: Tensor) -> Tensor:
         return leaf.double() if leaf.is_floating_point() else leaf
 
-    return Task(map_tree(double, task.support), map_tree(double, task.query), task.spec)
+    return map_task(double, task)
 
 
 def check_laws(learner: Learner, task: Task, names: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ from quickstudy.contract.compare import (
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.files.storage import load, save
 from quickstudy.objectives import Objective, objective_of, predict_queries, query_loss
-from quickstudy.tasks.stacks import as_stack, count, stack, unstack
+from quickstudy.tasks.stacks import as_stack, count, map_task, stack, unstack
 
 Law = Callable[[Learner, Task], None]
 
@@ -264,9 +264,9 @@ def dtype_and_device_are_kept(learner: Learner, task: Task) -> None:
         (torch.float64, learner, lambda leaf: leaf),
         (torch.float32, single, to_float),
     ):
-        support, query = map_tree(convert, task.support), map_tree(convert, task.query)
-        predictions = predicted(model, support, Task(support, query, task.spec))
-        inputs = next(leaves(query.inputs))
+        converted = map_task(convert, task)
+        predictions = predicted(model, converted.support, converted)
+        inputs = next(leaves(converted.query.inputs))
         for leaf in leaves(predictions):
             if leaf.dtype != dtype or leaf.device != inputs.device:
                 raise BrokenLaw(

@@ -26,6 +26,7 @@ from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.results import Evaluation, result_of
 from quickstudy.objectives import predict_queries
 from quickstudy.tasks.acting import needs_acting
+from quickstudy.tasks.examples import counted_weights
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
@@ -135,7 +136,7 @@ class _Scoring:
         if isinstance(answer, Classes):
             confidence, chosen = predictions.softmax(-1).max(-1)
             right = (chosen == query.targets).to(confidence.dtype)
-            weights = query.weights.masked_fill(query.targets < 0, 0.0).to(confidence.dtype)
+            weights = counted_weights(query, answer).to(confidence.dtype)
             self.calibration.append(torch.stack([confidence, right, weights]))
 
     def evaluation(self, seed: int) -> Evaluation:
@@ -171,9 +172,7 @@ def _refuse_unscorable(task: Task, query: Examples, predictions: Any, seed: int)
             f"evaluate: a prediction for {where} is NaN or infinite. Look at the learner's weights "
             "(was training stopped by a loss that was not finite?) and at that task's data."
         )
-    known = task.spec.answer.known(query.targets)
-    known = known if known.ndim == 1 else known.flatten(1).any(1)
-    if not bool((known & (query.weights > 0)).any()):
+    if not bool((counted_weights(query, task.spec.answer) > 0).any()):
         raise ValueError(
             f"evaluate: {where} has no labelled query, so there is nothing to score. "
             "Give queries whose targets are known."

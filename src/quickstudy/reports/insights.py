@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from quickstudy.base.modules import evaluation_mode
 from quickstudy.base.weighting import counting
-from quickstudy.core import Acting, Examples, Learner, Predictor, State, Task
+from quickstudy.core import Learner, Predictor, State, Task
 from quickstudy.objectives import mean_loss, predict_rows
 from quickstudy.reports.neighbours import Nearest, nearest
 from quickstudy.reports.protocols import Attends, HasInnerSteps, LearnsRates
@@ -31,7 +31,7 @@ from quickstudy.reports.usable_rows import to_numpy, usable_rows
 from quickstudy.reports.view_types import Array, EpisodeView, View
 from quickstudy.reports.views import view
 from quickstudy.tasks.acting import needs_acting, run_acting
-from quickstudy.tasks.examples import counted_weights
+from quickstudy.tasks.examples import counted_weights, require_given
 
 MOST_LAYERS = 20
 MOST_STEPS = 10
@@ -123,7 +123,7 @@ def adaptation(learner: Learner, task: Task) -> Adaptation | None:
     """What each inner step changed; None for a learner without inner steps."""
     if not isinstance(learner, HasInnerSteps):
         return None
-    states = learner.trajectory(_made(task.support), task.spec)
+    states = learner.trajectory(require_given(task.support), task.spec)
     if states is None or len(states) < 2:
         return None
     steps = _evenly_spaced(len(states), MOST_STEPS + 1)
@@ -135,7 +135,7 @@ def adaptation(learner: Learner, task: Task) -> Adaptation | None:
     layers = tuple(dict.fromkeys(layer_of.values()))
     # A layer outside the network, such as the learner's own head, has no features.
     in_network = {layer_of[name] for name, _ in network.named_parameters() if name in layer_of}
-    rows = np.flatnonzero(usable_rows(_made(task.query), task.spec.answer))
+    rows = np.flatnonzero(usable_rows(require_given(task.query), task.spec.answer))
     rows = rows[_evenly_spaced(len(rows), MOST_ROWS)]
     losses, scores, features = [], [], []
     for state in states:
@@ -156,24 +156,14 @@ def adaptation(learner: Learner, task: Task) -> Adaptation | None:
     )
 
 
-def _made(rows: Examples | Acting) -> Examples:
-    """``rows`` as examples; ValueError for rows that are still to be made by acting."""
-    if not isinstance(rows, Examples):
-        raise ValueError(
-            "insights: needs a task with examples, but this task's are still to be made by acting. "
-            "Make them with quickstudy.tasks.acting.run_acting(learner, task) first."
-        )
-    return rows
-
-
 def _support_loss(learner: Learner, state: State, task: Task) -> float:
-    support, answer = _made(task.support), task.spec.answer
+    support, answer = require_given(task.support), task.spec.answer
     predictions = predict_rows(Predictor(learner, state, task.spec), support)
     return float(mean_loss(predictions, support, answer))
 
 
 def _query_score(learner: Learner, state: State, task: Task) -> float:
-    query, score = _made(task.query), task.spec.answer.score
+    query, score = require_given(task.query), task.spec.answer.score
     predictor = Predictor(learner, state, task.spec)
     if score.decoded:
         predictions = task.spec.answer.decode(predictor, query.inputs)
@@ -282,7 +272,11 @@ def attention(learner: Learner, task: Task) -> Array | None:
     """(q, s): attention of each shown query to each shown support row; None without it."""
     if not isinstance(learner, Attends):
         return None
-    support, query, answer = _made(task.support), _made(task.query), task.spec.answer
+    support, query, answer = (
+        require_given(task.support),
+        require_given(task.query),
+        task.spec.answer,
+    )
     state = learner.adapt(support, task.spec)
     with counting(counted_weights(query, answer)):
         shares = learner.attention(state, query.inputs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.actions import Actions, log_probability
-from quickstudy.base.trees import leaves, map_tree
+from quickstudy.base.trees import map_tree
 from quickstudy.core import Acting, Examples, Learner, Predictor, Task
 
 
@@ -92,8 +92,3 @@ def prior_of(learner: Learner, task: Task) -> Any:
             "it a method prior(spec) -> state, or use a learner that has one."
         )
     return prior(task.spec)
-
-
-def episodes_in(acting: Acting) -> int:
-    """The first dimension of the noise: the number of episodes of a single task."""
-    return int(next(leaves(acting.noise)).shape[0])

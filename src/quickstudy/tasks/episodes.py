@@ -19,7 +19,7 @@ from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.examples import to_unit
 from quickstudy.tasks.rows import LabelledRows
-from quickstudy.tasks.stacks import tensor_to_device
+from quickstudy.tasks.stacks import map_task, tensor_to_device
 
 Count = int | tuple[int, int]
 """A fixed number, or an inclusive range (low, high) from which each task draws a number."""
@@ -114,12 +114,11 @@ class Episodes:
             torch.cat([rows.support_targets for rows in tasks]),
             torch.cat([rows.query_targets for rows in tasks]),
         )
-        support, query, spec = self._gather(combined)
 
         def cut(leaf: Tensor) -> Tensor:
             return leaf.view(len(tasks), -1, *leaf.shape[1:])
 
-        return Task(map_tree(cut, support), map_tree(cut, query), spec)
+        return map_task(cut, self._gather(combined))
 
     def _draw_rows(self, generator: torch.Generator) -> _Rows:
         _, rows, shots = self._draw(generator)

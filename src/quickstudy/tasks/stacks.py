@@ -220,6 +220,11 @@ def _padded(leaf: Tensor, shapes: Sequence[Any], value: Callable[[Tensor], float
     return padded
 
 
+def map_task(function: Callable[..., Tensor], task: Task) -> Task:
+    """``function`` of every tensor of the support and the query; the spec stays."""
+    return Task(map_tree(function, task.support), map_tree(function, task.query), task.spec)
+
+
 def as_stack(stacked: Task) -> Stack:
     """A stacked Task as the Stack that holds all tasks of a step, in order."""
     tasks = count(stacked)
@@ -233,34 +238,19 @@ def count(stacked: Task) -> int:
 
 def unstack(stacked: Task) -> list[Task]:
     """The single tasks of a stack; padding is not removed."""
-    return [
-        Task(
-            map_tree(lambda leaf, i=i: leaf[i], stacked.support),
-            map_tree(lambda leaf, i=i: leaf[i], stacked.query),
-            stacked.spec,
-        )
-        for i in range(count(stacked))
-    ]
+    return [map_task(lambda leaf, i=i: leaf[i], stacked) for i in range(count(stacked))]
 
 
 def first_tasks(stacked: Task, n: int) -> Task:
     """The first ``n`` tasks of a stack, as a stack."""
-    return Task(
-        map_tree(lambda leaf: leaf[:n], stacked.support),
-        map_tree(lambda leaf: leaf[:n], stacked.query),
-        stacked.spec,
-    )
+    return map_task(lambda leaf: leaf[:n], stacked)
 
 
 def to_device(task: Task, device: torch.device) -> Task:
     """The task on ``device``; itself if it is there already."""
     if next(leaf for _, leaf in named_leaves(task[:2])).device == device:
         return task
-    return Task(
-        map_tree(lambda leaf: tensor_to_device(leaf, device), task.support),
-        map_tree(lambda leaf: tensor_to_device(leaf, device), task.query),
-        task.spec,
-    )
+    return map_task(lambda leaf: tensor_to_device(leaf, device), task)
 
 
 def tensor_to_device(tensor: Tensor, device: torch.device) -> Tensor:
