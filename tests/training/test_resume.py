@@ -45,7 +45,7 @@ def child(folder: Path) -> None:
     train(folder, resume=True)
 
 
-def test_runs_killed_ten_times_equal_the_uninterrupted_run(tmp_path):
+def test_killed_runs_equal_the_uninterrupted_run(tmp_path):
     began = time.perf_counter()
     expected, uninterrupted = train(tmp_path / "uninterrupted", resume=False)
     seconds = time.perf_counter() - began
