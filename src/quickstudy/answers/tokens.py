@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -58,8 +59,9 @@ class _DecodedRowScore(Score):
         """In [0, 1]."""
         return statistic["score"] / statistic["total"]
 
+    @abstractmethod
     def _row_score(self, predicted: list[int], true: list[int]) -> float:
-        raise NotImplementedError
+        """The score of one row's tokens."""
 
 
 @dataclass(frozen=True)
