@@ -6,14 +6,14 @@ checked before the copy, and the result is passed along with the stack.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.func import vmap
 
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Answer, Examples, Task, check_support
-from quickstudy.tasks.stacks import first_tasks, unstack
+from quickstudy.tasks.stacks import unstack
 
 
 class Inspection(NamedTuple):
@@ -33,35 +33,34 @@ def inspect_stack(stack: Task) -> Inspection:
     do not fit the answer.
     """
     support, query, spec = stack
-    _check_shapes(unstack(first_tasks(stack, 1))[0])
+    if support.weights.shape[1] == 0:
+        check_support(unstack(stack)[0].support, spec.answer)  # raises the error
     for what, part in (("support", support), ("query", query)):
+        spec.answer.check(_of_first_task(part.targets), what)
         if part.weights.shape[1]:
             spec.answer.check_values(part.targets, what)
     return Inspection(_is_uniform(support, query, spec.answer))
 
 
-def _check_shapes(task: Task) -> None:
-    support, query, spec = task
-    if len(support.weights) == 0:
-        check_support(support, spec.answer)  # raises the error
-    spec.answer.check(support.targets, "support")
-    spec.answer.check(query.targets, "query")
+def _of_first_task(tree: Any) -> Any:
+    """Shapes and types are the same for all tasks of a stack, so that the first stands for all."""
+    return map_tree(lambda leaf: leaf[0], tree)
 
 
 def _is_uniform(support: Examples, query: Examples, answer: Answer) -> bool:
     if not query.weights.shape[1]:
         return False
     for part in (support, query):
-        lightest, heaviest = part.weights.aminmax()
-        if not (lightest == heaviest == 1 and answer.known(part.targets).all()):
+        if not torch.equal(part.weights, torch.ones_like(part.weights)):
+            return False
+        if not answer.known(part.targets).all():
             return False
     return _queries_only_present_classes(support, query, answer)
 
 
 def _queries_only_present_classes(support: Examples, query: Examples, answer: Answer) -> bool:
     """Whether every class of the queries occurs in the support set of the same task."""
-    first = map_tree(lambda leaf: leaf[0], support)
-    if answer.present(first.targets, first.weights) is None:
+    if answer.present(_of_first_task(support.targets), support.weights[0]) is None:
         return True
     present = vmap(answer.present)(support.targets, support.weights)
     hidden = vmap(answer.hide_absent)(query.targets, present)
