@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import RecompileError
 
 import quickstudy as qs
 from made_up import random_classes
@@ -62,8 +63,30 @@ def code(learner: Learner, like: Task, mapping: Mapping) -> CompiledGradients:
     return CompiledGradients(learner, query_loss, like, GRADIENT_MAKERS[mapping])
 
 
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile without the last stage, the C++ compiler, which takes most of the time."""
+
+    def almost(operators: Callable[..., Any], *, options: Any, **same: Any) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = torch_compile(operators, backend="aot_eager", **same)
+        return compiled
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", almost)
+
+
 @pytest.mark.parametrize(("name", "mapping"), EVERY)
-def test_compiled_code_gives_the_gradient_of_the_loop(name: str, mapping: Mapping) -> None:
+def test_traced_code_gives_the_gradient_of_the_loop(
+    name: str, mapping: Mapping, without_kernels: None
+) -> None:
+    compare_with_loop(name, mapping)
+
+
+def test_compiled_kernels_give_the_gradient_of_the_loop() -> None:
+    compare_with_loop("maml", Mapping.TASK_AXIS)
+
+
+def compare_with_loop(name: str, mapping: Mapping) -> None:
     learner, batch = made(name), stack(five_tasks())
     compiled, plan = code(learner, batch, mapping), Plan(mapping, "", 5)
     for _ in range(2):  # weights are its inputs, not constants in it
@@ -284,7 +307,7 @@ def train(folder: Path | None, resume: bool, stop_after: int | None = None) -> L
     return learner
 
 
-def test_a_resumed_run_is_equal_to_the_bit(tmp_path: Path) -> None:
+def test_a_resumed_run_is_equal_to_the_bit(tmp_path: Path, without_kernels: None) -> None:
     expected = train(None, resume=False)
     with pytest.raises(InterruptedError):
         train(tmp_path, resume=False, stop_after=45)
@@ -310,7 +333,7 @@ def test_plans_are_read_back_unchanged() -> None:
         assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 
-def test_tensors_shared_when_code_was_compiled_may_be_separate_later() -> None:
+def test_tensors_shared_when_code_was_compiled_may_be_separate_later(without_kernels: None) -> None:
     batch, learner = stack(five_tasks()), made("maml")
     same = batch._replace(query=batch.support)
     other = batch._replace(query=batch.support._replace(inputs=batch.support.inputs + 1))
@@ -320,19 +343,29 @@ def test_tensors_shared_when_code_was_compiled_may_be_separate_later() -> None:
         assert error(gradient_of(learner, rows, plan, compiled)[0], expected) <= 1e-10
 
 
-def test_other_threads_and_layouts_have_their_own_code() -> None:
+def test_other_threads_and_layouts_have_their_own_code(without_kernels: None) -> None:
     learner, batch = made("maml"), stack(five_tasks())
     compiled, plan = code(learner, batch, Mapping.TASK_AXIS), Plan(Mapping.TASK_AXIS, "", 5)
+    gradient_of(learner, batch, plan, compiled)
     threads = torch.get_num_threads()
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
+    for other in (use_three_threads, lambda: store_transposed(learner)):
+        try:
+            other()
+            with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(RecompileError):
+                gradient_of(learner, batch, plan, compiled)
             expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
             assert error(gradient_of(learner, batch, plan, compiled)[0], expected) <= 1e-10
-            for parameter in learner.parameters():
-                parameter.data = parameter.data.t().contiguous().t()
-    finally:
-        torch.set_num_threads(threads)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def use_three_threads() -> None:
+    torch.set_num_threads(3)
+
+
+def store_transposed(learner: Learner) -> None:
+    for parameter in learner.parameters():
+        parameter.data = parameter.data.t().contiguous().t()
 
 
 def test_autocast_has_its_own_code(not_built: None) -> None:

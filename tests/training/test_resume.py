@@ -24,7 +24,7 @@ from quickstudy.training.log import read_metrics
 from quickstudy.training.optimisers import adam
 from quickstudy.training.schedules import cosine
 
-KILLS = 5
+KILLS = 3
 
 
 def train(folder: Path | None, resume: bool) -> tuple[qs.Learner, object]:
@@ -33,9 +33,9 @@ def train(folder: Path | None, resume: bool) -> tuple[qs.Learner, object]:
     learner = qs.Prototypical(qs.backbones.Conv4(4, "running", image_size=16))
     classes = random_classes()
     result = qs.fit(
-        learner, qs.episodes(classes, 5, 1, 2), steps=40, tasks_per_step=2,
-        optimiser=adam(1e-2), schedule=cosine, run=folder, resume=resume, checkpoint_every=7,
-        log_every=5, validation=qs.Validation(qs.episodes(classes, 5, 1, 3), every=15, tasks=6),
+        learner, qs.episodes(classes, 5, 1, 2), steps=24, tasks_per_step=2,
+        optimiser=adam(1e-2), schedule=cosine, run=folder, resume=resume, checkpoint_every=5,
+        log_every=5, validation=qs.Validation(qs.episodes(classes, 5, 1, 3), every=9, tasks=6),
         progress=False,
     )  # fmt: skip
     return learner, result
@@ -45,10 +45,16 @@ def child(folder: Path) -> None:
     train(folder, resume=True)
 
 
-def test_killed_runs_equal_the_uninterrupted_run(tmp_path):
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The learner and the training of a whole run, and its seconds."""
     began = time.perf_counter()
-    expected, uninterrupted = train(tmp_path / "uninterrupted", resume=False)
-    seconds = time.perf_counter() - began
+    learner, training = train(tmp_path_factory.mktemp("run"), resume=False)
+    return learner, training, time.perf_counter() - began
+
+
+def test_killed_runs_equal_the_uninterrupted_run(tmp_path, uninterrupted):
+    seconds = uninterrupted[2]
     context = multiprocessing.get_context("fork")
     moments = random.Random(0)
     killed = 0
@@ -65,25 +71,25 @@ def test_killed_runs_equal_the_uninterrupted_run(tmp_path):
             assert process.exitcode == 0
         if (folder / "checkpoint.safetensors").exists():
             load_tree(folder / "checkpoint.safetensors")  # raises on a partly written file
-        compare(folder, expected, uninterrupted)  # resumes, and ends
+        compare(folder, uninterrupted)  # resumes, and ends
         if killed == KILLS:
             break
     assert killed == KILLS
 
 
-def compare(folder: Path, expected: qs.Learner, uninterrupted: object) -> None:
+def compare(folder: Path, uninterrupted) -> None:
     learner, result = train(folder, resume=True)
+    expected, training, _ = uninterrupted
     for name, value in expected.state_dict().items():
         assert learner.state_dict()[name].equal(value), name
     timeless = [
         [{k: v for k, v in row.items() if k not in ("seconds", "tasks_per_second")} for row in rows]
-        for rows in (result.rows, uninterrupted.rows)
+        for rows in (result.rows, training.rows)
     ]
     assert timeless[0] == timeless[1]
 
 
-def test_ctrl_c_leaves_a_resumable_run(tmp_path):
-    expected, uninterrupted = train(None, resume=False)
+def test_ctrl_c_leaves_a_resumable_run(tmp_path, uninterrupted):
     context = multiprocessing.get_context("fork")
     process = context.Process(target=child, args=(tmp_path,))
     process.start()
@@ -98,7 +104,7 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path):
     last = read_metrics(tmp_path / "metrics.jsonl")[-1]["step"]
     assert about["progress"]["step"] > 0
     assert last <= about["progress"]["step"]
-    compare(tmp_path, expected, uninterrupted)
+    compare(tmp_path, uninterrupted)
 
 
 def test_a_resumed_run_keeps_its_plan_whatever_memory_is_free(tmp_path):

@@ -252,9 +252,9 @@ def test_a_recipe_file_is_read_and_options_override_it(tmp_path, photographs):
     assert "Did you mean 'steps'" in wrong.output
 
 
-def test_rotations_of_a_recipe_file_can_be_switched_off(tmp_path):
+def test_rotations_of_a_recipe_file_can_be_switched_off(tmp_path, photographs):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("data: glyphs\nrotations: true\n")
+    recipe.write_text(f"data: folder\nroot: {photographs}\nrotations: true\n")
     assert "does not take rotations" in call("run", "--config", recipe).output
     off = call("run", "--config", recipe, "--no-rotations", "--ways", "9999", "--out", "x")
     assert "9999 ways asked" in off.output
