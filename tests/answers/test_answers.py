@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -160,6 +161,41 @@ def test_answers_join_where_their_tasks_can_share_a_stack():
     assert Pixels(2).join(Pixels(4)) == Pixels(4)
     assert Labels(2).join(Labels(2)) == Labels(2)
     assert Labels(2).join(Labels(3)) is None
+
+
+@dataclass(frozen=True)
+class Huber(Reals):
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.huber_loss(predictions, targets, reduction="none", delta=0.01)
+
+
+@dataclass(frozen=True)
+class Smooth(Classes):
+    smoothing: float = 0.5
+
+
+@dataclass(frozen=True)
+class Weighted(Pixels):
+    weight: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "base", "differs"),
+    [
+        (Huber(2), Huber(2, missing=True), Reals(2), Huber(3)),
+        (Smooth(3), Smooth(5), Classes(5), Smooth(5, 0.1)),
+        (Weighted(3), Weighted(4), Pixels(3), Weighted(3, 2.0)),
+    ],
+    ids=["reals", "classes", "pixels"],
+)
+def test_a_subclass_joins_its_own_class_only(narrow, wide, base, differs):
+    """Joined with the base class, tasks would be trained with the other's loss."""
+    assert narrow.join(narrow) == narrow
+    assert narrow.join(wide) == wide.join(narrow) == wide
+    assert type(narrow.join(wide)) is type(narrow)
+    for other in (base, differs):
+        assert narrow.join(other) is None
+        assert other.join(narrow) is None
 
 
 def test_specs_are_equal_by_value():

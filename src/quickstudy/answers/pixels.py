@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.answers.checks import check_count, check_ids, check_largest_id
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id, equal_but_for
 from quickstudy.answers.classes import cross_entropy, hide_absent, one_hot
 from quickstudy.answers.metrics import intersection_and_union
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
@@ -110,7 +110,9 @@ class Pixels(Answer):
 
     def join(self, other: Answer) -> Answer | None:
         """The one with more classes."""
-        return max(self, other, key=lambda each: each.outputs) if type(other) is Pixels else None
+        if not equal_but_for("k", self, other):
+            return None
+        return max(self, other, key=lambda each: each.outputs)
 
     def present(self, targets: Tensor, weights: Tensor) -> Tensor:
         """(k,): whether each class has a pixel in a row with weight."""
