@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -102,10 +102,20 @@ class Answer(ABC):
 
     All code that depends on the kind of target belongs in a subclass. Single elements of a target
     may be unknown: :meth:`known` marks the others, :meth:`element_losses` gives a loss for each.
+
+    Raises TypeError for a subclass that overrides :meth:`loss`.
     """
 
     kind: ClassVar[str]
     """The name of this answer in files and reports."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.loss is not Answer.loss:
+            raise TypeError(
+                f"{cls.__name__}: the loss of an answer is the mean of its element_losses, but "
+                "this class overrides loss, which training would ignore. Override element_losses."
+            )
 
     @property
     @abstractmethod
@@ -131,8 +141,12 @@ class Answer(ABC):
         """``targets`` with zeros in place of unknown elements."""
         return map_tree(zero_if_unknown, targets)
 
+    @final
     def loss(self, predictions: Any, targets: Any) -> Tensor:
-        """One loss per row (n,): the mean over its known elements; 0 for a row without any."""
+        """One loss per row (n,): the mean over its known elements; 0 for a row without any.
+
+        Another loss is another :meth:`element_losses`.
+        """
         return self.loss_and_share(predictions, targets)[0]
 
     def loss_and_share(self, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:

@@ -198,6 +198,14 @@ def test_a_subclass_joins_its_own_class_only(narrow, wide, base, differs):
         assert other.join(narrow) is None
 
 
+def test_a_subclass_cannot_override_the_loss_that_training_does_not_call():
+    with pytest.raises(TypeError, match=r"Constant: .*Override element_losses"):
+
+        class Constant(Reals):
+            def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+                return torch.zeros(len(targets))
+
+
 def test_specs_are_equal_by_value():
     assert qs.classification(5) == qs.classification(5) != qs.classification(4)
     assert qs.regression(2, name="a") != qs.regression(2, name="b")
