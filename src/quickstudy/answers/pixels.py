@@ -16,11 +16,9 @@ from quickstudy.answers.metrics import intersection_and_union
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
-@dataclass(frozen=True)
-class MeanIoU(Score):
-    """Mean intersection over union of the classes in each task; the mean over tasks."""
+class _ClassIoU(Score):
+    """Mean intersection over union of classes, from counts of pixels."""
 
-    name: ClassVar[str] = "mean IoU"
     unit: ClassVar[str] = "%"
 
     def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
@@ -43,7 +41,14 @@ class MeanIoU(Score):
 
 
 @dataclass(frozen=True)
-class PooledMeanIoU(MeanIoU):
+class MeanIoU(_ClassIoU):
+    """Mean intersection over union of the classes in each task; the mean over tasks."""
+
+    name: ClassVar[str] = "mean IoU"
+
+
+@dataclass(frozen=True)
+class PooledMeanIoU(_ClassIoU):
     """Mean IoU from intersections and unions summed over tasks; may rank learners differently."""
 
     name: ClassVar[str] = "pooled mean IoU"
