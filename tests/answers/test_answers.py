@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.answers import Boxes, Classes, Custom, Labels, Pixels, Reals, Tokens
-from quickstudy.base.trees import leaves, map_tree
+from quickstudy.base.known import unknown_value
+from quickstudy.base.trees import concatenate, leaves, map_tree
 from quickstudy.core import Answer, Examples, Learner, Predictor
 from quickstudy.objectives import mean_loss, score_of
-from quickstudy.tasks.examples import one_place
+from quickstudy.tasks.examples import one_place, pad_rows
 
 NAN = torch.nan
 
@@ -52,6 +54,12 @@ def case(answer: Answer, seed: int = 0) -> tuple[Any, Any]:
             return normal(6, 3, 4, answer.k), ids(answer.k, 6, 3, 4)
         case Tokens():
             return normal(6, 5, answer.vocabulary), ids(answer.vocabulary, 6, 5)
+        case Boxes():
+            classes, first = ids(answer.k, 6, 3), normal(6, 3, 2)
+            true = torch.cat([first, first + 1 + normal(6, 3, 2) ** 2], -1)
+            near = true[:, [0, 1, 2, 0]] + 0.1 * normal(6, 4, 4)
+            logits = normal(6, 4, answer.k + 1)
+            return {"boxes": near, "logits": logits}, {"boxes": true, "classes": classes}
     raise NotImplementedError(answer)
 
 
@@ -317,15 +325,112 @@ def test_ap50_matches_each_true_box_once_and_pools_images():
     assert 0.5 < float(pooled) < 0.84
 
 
-@pytest.mark.parametrize(
-    "answer", [Classes(3), Labels(3), Pixels(3), Tokens(7)], ids=lambda a: a.kind
-)
-def test_predictions_for_unknown_elements_do_not_change_a_score(answer):
-    predictions, targets = case(answer)
-    score = answer.score
-    before = score.value(score.statistic(predictions, rows(targets)))
+class Echo(Learner):
+    """Predicts its inputs."""
+
+    def adapt(self, support: Examples, spec: qs.TaskSpec) -> Any:
+        return {}
+
+    def predict(self, state: Any, inputs: Any, spec: qs.TaskSpec) -> Any:
+        return inputs
+
+
+def all_scores(answer: Answer, predictions: Any, query: Examples) -> list[float]:
+    """Every score of ``answer``, of the decoded predictions where it asks for these."""
+    decoded = answer.decode(Predictor(Echo(), {}, qs.TaskSpec(answer)), predictions)
+    pairs = ((s, s.statistic(decoded if s.decoded else predictions, query)) for s in answer.scores)
+    return [float(score.value(statistic)) for score, statistic in pairs]
+
+
+def longer(tree: Any, with_unknown: bool) -> Any:
+    """``tree`` with two more entries in the second dimension: unknown ones, or the first again."""
+
+    def pad(leaf: Tensor) -> Tensor:
+        more = leaf[:, :1].repeat(1, 2, *[1] * (leaf.ndim - 2))
+        return torch.cat([leaf, torch.full_like(more, unknown_value(leaf)) if with_unknown
+                          else more], 1)  # fmt: skip
+
+    return map_tree(pad, tree)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
+def test_predictions_for_unknown_elements_do_not_change_a_score(answer, seed):
+    predictions, targets = case(answer, seed)
+    before = all_scores(answer, predictions, rows(targets))
     known = answer.known(targets)
     changed = predictions.clone()
     changed[~known] = -7 * changed[~known]
-    after = score.value(score.statistic(changed, rows(targets)))
-    assert torch.equal(before, after)
+    assert all_scores(answer, changed, rows(targets)) == pytest.approx(before, abs=1e-12)
+
+
+SCORED = [*ELEMENTWISE, Boxes(2), Tokens(7, end=3)]
+
+
+@pytest.mark.parametrize("answer", SCORED, ids=str)
+def test_padding_does_not_change_a_score(answer):
+    """Rows of weight 0 and, for ragged answers, unknown elements at the end of every row."""
+    predictions, targets = case(answer)
+    before = all_scores(answer, predictions, rows(targets))
+    assert not any(math.isnan(score) for score in before)
+    query = pad_rows(rows(targets), 8)
+    padded = concatenate(predictions, map_tree(lambda leaf: leaf[:2].flip(-1), predictions))
+    assert all_scores(answer, padded, query) == pytest.approx(before, abs=1e-12)
+    if answer.ragged:
+        query = query._replace(targets=longer(query.targets, with_unknown=True))
+        if isinstance(answer, Tokens):
+            padded = longer(padded, with_unknown=False)
+        assert all_scores(answer, padded, query) == pytest.approx(before, abs=1e-12)
+
+
+@pytest.mark.parametrize("answer", SCORED, ids=str)
+def test_a_row_of_weight_two_scores_as_two_equal_rows(answer):
+    predictions, targets = case(answer)
+    weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 2.0, 1.0], dtype=torch.float64)
+    repeated = [0, 1, 1, 3, 4, 4, 5]
+    twice = [map_tree(lambda leaf: leaf[repeated], tree) for tree in (predictions, targets)]
+    expected = all_scores(answer, twice[0], rows(twice[1]))
+    found = all_scores(answer, predictions, rows(targets, weights))
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found != pytest.approx(all_scores(answer, predictions, rows(targets)), abs=1e-6)
+
+
+def decoded_scores(answer: Tokens, predicted: list[list[int]], true: list[list[int]]) -> Any:
+    """Exact match and F1 of decoded rows."""
+    query, decoded = rows(torch.tensor(true)), torch.tensor(predicted)
+    scores = answer.scores[1:3]
+    return [float(score.value(score.statistic(decoded, query))) for score in scores]
+
+
+WRITTEN = Tokens(6, before="before", end=4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "predicted", "true", "expected"),
+    [
+        (Tokens(6), [1, 2, 3, 3], [1, 2, -1, -1], 1),  # padding
+        (Tokens(6), [1, 2, 3, 3], [1, -1, 3, 3], 1),  # an unknown tag
+        (Tokens(6, end=4), [1, 2, -1, -1], [1, 2, 4, -1], 1),
+        (Tokens(6, end=4), [1, 2, 3, -1], [1, 2, 4, -1], 0),  # no end where it should be
+        (Tokens(6, "before"), [1, 2, 3, 3], [1, 2, -1, -1], 1),  # cannot end by itself
+        (WRITTEN, [1, 2, -1, -1], [1, 2, 4, -1], 1),
+        (WRITTEN, [1, 2, -1, -1], [1, 2, -1, -1], 1),
+        (WRITTEN, [1, 2, -1, -1], [1, -1, 4, -1], 1),  # an unknown token
+        (WRITTEN, [-1, -1, -1, -1], [4, -1, -1, -1], 1),  # an empty text
+        (WRITTEN, [1, 2, 3, -1], [1, 2, 4, -1], 0),
+        (WRITTEN, [1, -1, -1, -1], [1, 2, 4, -1], 0),
+    ],
+)  # fmt: skip
+def test_decoded_rows_match_where_all_known_tokens_are_right(answer, predicted, true, expected):
+    match, f1 = decoded_scores(answer, [predicted], [true])
+    assert match == expected
+    assert (f1 == 1) == bool(expected)
+
+
+def test_generated_text_that_does_not_end_counts_to_the_end_of_the_longest_true_row():
+    """Two tokens too many in the first row; padding has no true row, so nothing there counts."""
+    true = [[1, 4, -1, -1, -1, -1], [1, 2, 3, 4, -1, -1]]
+    predicted = [[1, 1, 1, 1, 1, 1], [1, 2, 3, -1, -1, -1]]
+    match, f1 = decoded_scores(WRITTEN, predicted, true)
+    assert match == 0.5
+    assert f1 == pytest.approx((2 * 1 / (4 + 1) + 1) / 2)

@@ -16,7 +16,7 @@ from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
-from quickstudy.answers.tokens import Tokens
+from quickstudy.answers.tokens import Tokens, comparable
 from quickstudy.base.modules import evaluation_mode
 from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import counting
@@ -205,11 +205,14 @@ def _(answer: Pixels, given: _Adapted) -> PixelsView:
 
 @view_of.register
 def _(answer: Tokens, given: _Adapted) -> TokensView:
-    kept = usable_rows(given.query, answer)
+    kept = torch.from_numpy(usable_rows(given.query, answer))
+    decoded = answer.decode(given.predictor, given.query.inputs)
+    true, tags = given.query.targets, answer.before is None
+    predicted, true = comparable(decoded.cpu()[kept], true.cpu()[kept], answer.end, tags)
     return TokensView(
-        to_numpy(given.query.targets)[kept],
-        to_numpy(answer.decode(given.predictor, given.query.inputs))[kept],
-        answer.before is None,
+        to_numpy(true),
+        to_numpy(predicted),
+        tags,
         given.named(answer.vocabulary, "tokens", "{0}"),
         given.task,
     )
