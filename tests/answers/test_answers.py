@@ -308,6 +308,21 @@ def test_the_loss_of_boxes_matches_each_true_box_to_a_slot_of_its_own():
     assert float(answer.loss(right, nothing)) > 0.1  # two slots predict objects
 
 
+@pytest.mark.parametrize("edges", [(NAN,) * 4, (0, 0, 0, 0), (0.2, 0.2, 0.9, 0.9), (1, 1, 0, 0)])
+def test_a_box_of_class_minus_one_is_absent_whatever_its_edges(edges):
+    answer = Boxes(1)
+    logits = torch.tensor([[[2.0, 0], [0, 2.0]]], dtype=torch.float64)
+    found = {"boxes": boxes((0, 0, 0.5, 0.5), (0.4, 0.4, 0.6, 0.6)), "logits": logits}
+    alone = {"boxes": boxes((0, 0, 0.5, 0.5)), "classes": torch.tensor([[0]])}
+    padded = {"boxes": boxes((0, 0, 0.5, 0.5), edges), "classes": torch.tensor([[0, -1]])}
+    answer.check_values(padded)
+    assert torch.equal(answer.loss(found, padded), answer.loss(found, alone))
+    assert all_scores(answer, found, rows(padded)) == all_scores(answer, found, rows(alone)) == [1]
+    encoded = answer.encode(padded)
+    assert torch.equal(encoded[:, :1], answer.encode(alone))
+    assert not encoded[:, 1].any()
+
+
 def test_ap50_matches_each_true_box_once_and_pools_images():
     """By hand, in rank order: right, wrong (a duplicate), right; recall 1/2, 1/2, 1."""
     true = {"boxes": boxes((0, 0, 0.4, 0.4), (0.6, 0.6, 1, 1)), "classes": torch.tensor([[0, 0]])}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.actions import Actions
-from quickstudy.answers.boxes import Boxes
+from quickstudy.answers.boxes import Boxes, is_box
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.pixels import Pixels
@@ -222,7 +222,7 @@ def _(answer: Tokens, given: _Adapted) -> TokensView:
 def _(answer: Boxes, given: _Adapted) -> BoxesView:
     kept = usable_rows(given.query, answer)
     (images,) = as_images(given.query.inputs)
-    is_object = ~given.query.targets["boxes"].isnan().any(-1)
+    is_object = is_box(given.query.targets)
     decoded = answer.decode(given.predictor, given.query.inputs)
     true = (
         Objects(*(to_numpy(given.query.targets[name][row][is_object[row]])
