@@ -230,6 +230,8 @@ def test_specs_are_equal_by_value():
         (qs.regression(), torch.rand(4), r"targets\[:, None\]"),
         (qs.regression(), torch.tensor([[1.0], [NAN]]), "missing=True"),
         (qs.multilabel(2), torch.tensor([[0.0, 2.0]]), "found 2"),
+        (qs.multilabel(2), torch.tensor([[0.0, -0.5]]), "found -0.5"),
+        (qs.multilabel(2), torch.tensor([[0, -2]]), "found -2"),
         (qs.multilabel(2), torch.zeros(3, 3), "column for each label"),
         (qs.segmentation(2), torch.zeros(3, 4), "integer class ids"),
         (qs.segmentation(2), torch.full((1, 2, 2), 2), "found 2"),
@@ -246,6 +248,23 @@ def test_wrong_targets_are_refused_with_the_remedy(spec, targets, words):
 
     with pytest.raises(ValueError, match=words):
         check()
+
+
+@pytest.mark.parametrize("unknown", [NAN, -1.0, -1])
+def test_unknown_labels_may_be_nan_or_minus_one(unknown):
+    answer = Labels(2)
+    predictions = torch.tensor([[0.3, -2.0], [1.0, 0.5]], dtype=torch.float64)
+    targets = torch.tensor([[1, unknown], [unknown, 0]])
+    answer.check_values(targets)
+    assert answer.known(targets).tolist() == [[True, False], [False, True]]
+    expected = -(torch.sigmoid(predictions[0, 0]).log() + torch.sigmoid(-predictions[1, 1]).log())
+    assert float(mean_loss(predictions, rows(targets), answer)) == pytest.approx(
+        float(expected) / 2
+    )
+    assert answer.encode(targets).tolist() == [[1, 0], [0, -1]]
+    by_label = rows(torch.tensor([[1, unknown], [0, unknown], [unknown, unknown]]))
+    scores = all_scores(answer, torch.tensor([[0.2, 0], [0.1, 0], [0.3, 0]]), by_label)
+    assert scores == [1, 1]
 
 
 @pytest.mark.parametrize("make", [Classes, Reals, Labels, Pixels, Tokens, Boxes])
