@@ -289,6 +289,45 @@ def test_a_custom_loss_may_be_per_row_or_per_element():
         mean_loss(predictions, rows(targets), scalar)
 
 
+def of_two_parts(predictions: Any, targets: Any) -> Tensor:
+    """One loss per row for dicts of predictions and of targets."""
+    return (predictions["a"] - targets["a"]).abs().mean(-1) + (predictions["b"] - targets["b"]) ** 2
+
+
+def test_a_row_of_a_tree_is_known_where_all_its_leaves_are():
+    answer = qs.spec(3, of_two_parts).answer
+    draw = torch.Generator().manual_seed(0)
+    predictions, targets = (
+        {"a": torch.randn(5, 2, generator=draw), "b": torch.randn(5, generator=draw)}
+        for _ in range(2)
+    )
+    targets["a"][1, 0], targets["b"][3] = NAN, NAN
+    known = torch.tensor([True, False, True, False, True])
+    assert torch.equal(answer.known(targets), known)
+    weights = torch.tensor([1.0, 1.0, 2.0, 1.0, 0.0])
+    losses = of_two_parts(predictions, targets)
+    expected = float(losses[0] + 2 * losses[2]) / 3
+    predictions = map_tree(Tensor.requires_grad_, predictions)
+    loss = mean_loss(predictions, rows(targets, weights), answer)
+    assert float(loss) == pytest.approx(expected)
+    assert all_scores(answer, predictions, rows(targets, weights)) == pytest.approx([expected])
+    loss.backward()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves(predictions))
+
+
+@pytest.mark.parametrize("which", ["loss", "score"])
+def test_a_loss_or_score_of_a_wrong_shape_is_refused(which):
+    """Of trees there is no element, so their losses and scores are per row; a column is neither."""
+    tree = {"a": torch.zeros(5, 2), "b": torch.zeros(5, 2)}
+    for targets, shape in ((tree, (5, 2)), (torch.zeros(5), (5, 1)), (torch.zeros(5, 2), ())):
+        wrong = lambda p, t, shape=shape: torch.zeros(shape)  # noqa: E731
+        right = lambda p, t: torch.zeros(5)  # noqa: E731
+        spec = qs.spec(2, *((wrong, right) if which == "loss" else (right, wrong)))
+        of = mean_loss if which == "loss" else score_of
+        with pytest.raises(ValueError, match=rf"spec: {which} must give one {which} for each row"):
+            of(torch.zeros(5, 2), rows(targets), spec.answer)
+
+
 class NextToken(Learner):
     """Predicts the token before, plus one."""
 
