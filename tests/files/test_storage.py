@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -314,3 +315,46 @@ def test_a_spec_with_own_functions_is_given_to_load(tmp_path):
                     tmp_path / "q")  # fmt: skip
     with pytest.raises(ValueError, match="was made for"):
         qs.load(other, spec=spec)
+
+
+def mae(predictions, targets):
+    return (predictions - targets).abs().mean(-1)
+
+
+@dataclass(frozen=True)
+class Huber(Reals):
+    delta: float = 1.0
+
+
+@dataclass(frozen=True)
+class OwnWorld:
+    """A world of the user's own."""
+
+    actions: int = 3
+    horizon: int = 1
+
+
+OWN = {
+    "functions": qs.spec(3, mae, name="a"),
+    "a class": qs.TaskSpec(Huber(3), "a"),
+    "a world": qs.TaskSpec(Actions(OwnWorld()), "a"),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_an_answer_with_own_code_loads_with_the_spec_it_was_made_with(kind, tmp_path):
+    learner = qs.LinearProbe(qs.backbones.MLP(4)).eval()
+    state = learner(qs.examples(torch.randn(4, 4), torch.randn(4, 3)), qs.regression(3)).state
+    path = qs.save(qs.Predictor(learner, state, OWN[kind]), tmp_path / "p")
+    assert qs.load(path, spec=OWN[kind]).spec == OWN[kind]
+    for given in (None, learner):
+        with pytest.raises(ValueError, match="code of your own"):
+            qs.load(path, given)
+    others = [
+        qs.classification(7), qs.regression(3, name="a"), qs.TaskSpec(OWN[kind].answer),
+        qs.spec(2, mae, name="a"), qs.spec(3, mae, mae, name="a"),
+        *(spec for other, spec in OWN.items() if other != kind),
+    ]  # fmt: skip
+    for other in others:
+        with pytest.raises(ValueError, match=r"was made for the spec .* Give the spec"):
+            qs.load(path, learner, other)
