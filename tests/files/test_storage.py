@@ -261,6 +261,35 @@ def test_a_predictor_exports_to_onnx_for_any_number_of_rows(name, tmp_path, clas
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+class Detector(nn.Module):
+    """A dict of inputs -> a dict of predictions, in which no input can stand for another."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3, 12)
+
+    def forward(self, inputs):
+        slots = self.net(inputs["z"] / inputs["a"].exp()).unflatten(-1, (2, 6))
+        return {"logits": slots[..., 4:], "boxes": slots[..., :4].sigmoid()}
+
+
+def test_a_predictor_of_trees_exports_with_a_name_for_each_leaf(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    inputs = {"z": torch.randn(4, 3), "a": torch.randn(4, 1)}
+    targets = {"boxes": torch.rand(4, 1, 4), "classes": torch.full((4, 1), -1)}
+    predictor = qs.MAML(Detector(), 1, 0.1)(qs.examples(inputs, targets), qs.detection(1))
+    session = onnxruntime.InferenceSession(qs.export(predictor, tmp_path / "p.onnx", inputs))
+    new = {"z": torch.randn(7, 3), "a": torch.randn(7, 1)}
+    names = [output.name for output in session.get_outputs()]
+    found = session.run(names, {f"inputs.{name}": leaf.numpy() for name, leaf in new.items()})
+    expected = {f"predictions.{name}": leaf for name, leaf in predictor(new).items()}
+    assert set(names) == set(expected)
+    for name, value in zip(names, found, strict=True):
+        np.testing.assert_allclose(value, expected[name].detach(), rtol=1e-4, atol=1e-5)
+
+
 class FixingRows(nn.Module):
     def forward(self, inputs):
         return inputs.flatten(1)[:, :4] + torch.zeros(len(inputs), 4)
