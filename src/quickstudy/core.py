@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +91,7 @@ class Score(ABC):
 
     def merge(self, statistics: Sequence[Statistic]) -> Statistic:
         """One statistic for several tasks; by default the sum of each entry."""
-        names = statistics[0]
-        return {name: torch.stack([s[name] for s in statistics]).sum(0) for name in names}
+        return {n: torch.stack([s[n] for s in statistics]).sum(0) for n in statistics[0]}
 
 
 class Answer(ABC):
@@ -102,8 +101,6 @@ class Answer(ABC):
 
     All code that depends on the kind of target belongs in a subclass. Single elements of a target
     may be unknown: :meth:`known` marks the others, :meth:`element_losses` gives a loss for each.
-
-    Raises TypeError for a subclass that overrides :meth:`loss`.
     """
 
     kind: ClassVar[str]
@@ -111,10 +108,10 @@ class Answer(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if cls.loss is not Answer.loss:
+        if cls.loss is not Answer.loss:  # training calls element_losses
             raise TypeError(
-                f"{cls.__name__}: the loss of an answer is the mean of its element_losses, but "
-                "this class overrides loss, which training would ignore. Override element_losses."
+                "Answer: loss must stay the mean of element_losses, so that training and reports "
+                f"agree, but {cls.__name__} overrides it. Override element_losses."
             )
 
     @property
@@ -141,12 +138,8 @@ class Answer(ABC):
         """``targets`` with zeros in place of unknown elements."""
         return map_tree(zero_if_unknown, targets)
 
-    @final
     def loss(self, predictions: Any, targets: Any) -> Tensor:
-        """One loss per row (n,): the mean over its known elements; 0 for a row without any.
-
-        Another loss is another :meth:`element_losses`.
-        """
+        """One loss per row (n,): the mean over its known elements; 0 for a row without any."""
         return self.loss_and_share(predictions, targets)[0]
 
     def loss_and_share(self, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
@@ -159,8 +152,7 @@ class Answer(ABC):
         losses = self.element_losses(predictions, self.fill(targets))
         # Unknown targets are filled before the arithmetic and their losses masked after it: with
         # the mask alone, a NaN target would make second derivatives NaN.
-        losses = torch.where(known, losses, 0.0)
-        return mean_of_known(losses, known)
+        return mean_of_known(torch.where(known, losses, 0.0), known)
 
     @abstractmethod
     def encode(self, targets: Any, dtype: torch.dtype | None = None) -> Tensor:
@@ -296,8 +288,7 @@ def check_support(support: Examples, answer: Answer) -> None:
     """ValueError for a support set without rows, or whose targets do not fit ``answer``."""
     if not isinstance(support, Examples):
         raise ValueError(
-            f"support: must be Examples; found {type(support).__name__}. Make them with "
-            "quickstudy.examples(inputs, targets)."
+            f"support: must be Examples; found {type(support).__name__}. Make them by qs.examples."
         )
     if len(support.weights) == 0:
         raise ValueError(

@@ -44,7 +44,7 @@ class AP50(Score):
         confidence, classes = chosen.values, chosen.indices
         present = query.weights > 0
         edges, exists = query.targets["boxes"].nan_to_num(), is_box(query.targets)
-        true = query.targets["classes"].where(exists, -1)
+        true = query.targets["classes"].long().where(exists, -1)
         right = torch.stack([
             _right_slots(*row)
             for row in zip(predictions["boxes"], confidence, classes, edges, true, strict=True)

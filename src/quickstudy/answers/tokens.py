@@ -222,13 +222,14 @@ def comparable(
     left out. The one exception is text that is generated until ``end``, which may be too long: it
     counts up to the last place that any of the true rows has.
     """
+    true = true.long()  # an unsigned type has no -1
     known = true >= 0
     compared = known
     if end is not None and not tags:
         after_last = known.flip(1).cumsum(1).flip(1) == 0
         compared = known | (after_last & known.any(0))
     predicted = predicted.masked_fill(~compared, -1)
-    return _cut_at_end(predicted, end), _cut_at_end(true.masked_fill(~known, -1), end)
+    return _cut_at_end(predicted, end), _cut_at_end(true, end)
 
 
 def _cut_at_end(tokens: Tensor, end: int | None) -> Tensor:
