@@ -32,18 +32,21 @@ class MeanDistance(qs.Score):
 
 
 @dataclass(frozen=True)
-class WithinOne(MeanDistance):
+class WithinOne(qs.Score):
     """The share of ratings that are wrong by one level at most."""
 
     name: ClassVar[str] = "within one"
     unit: ClassVar[str] = "%"
-    higher_is_better: ClassVar[bool] = True
 
     def statistic(self, predictions: Tensor, query: qs.Examples) -> dict[str, Tensor]:
-        """``levels``, here the weight of such rows, and ``total``."""
+        """``close``, the weight of such rows, and ``total``."""
         weights = query.weights * (query.targets >= 0)
         close = ((predictions > 0).sum(-1) - query.targets).abs() <= 1
-        return {"levels": (weights * close).sum(-1), "total": weights.sum(-1)}
+        return {"close": (weights * close).sum(-1), "total": weights.sum(-1)}
+
+    def value(self, statistic: dict[str, Tensor]) -> Tensor:
+        """In [0, 1]."""
+        return statistic["close"] / statistic["total"]
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,30 @@ def with_own_loss(generator: torch.Generator) -> qs.Task:
     return split(x, x[:, :2], qs.spec(2, robust))
 
 
+def of_two_parts(predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    """One loss per row: squared errors of one part, absolute errors of the other."""
+    square = (predictions["sum"] - targets["sum"]).square().mean(-1)
+    return square + (predictions["parts"] - targets["parts"]).abs().mean(-1)
+
+
+def with_trees(generator: torch.Generator) -> qs.Task:
+    """Predictions and targets are dicts; one number of one row is unknown."""
+    x = uniform(generator, 3)
+    parts = x[:, :2].clone()
+    parts[-1, 0] = torch.nan
+    return split(x, {"sum": x.sum(1, keepdim=True), "parts": parts}, qs.spec(3, of_two_parts))
+
+
+class InParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(3, 3)
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        outputs = self.net(rows)
+        return {"sum": outputs[:, :1], "parts": outputs[:, 1:]}
+
+
 CASES: dict[str, tuple[Callable[[torch.Generator], qs.Task], Callable[[], nn.Module], str]] = {
     "a class for each pixel": (segmentation, lambda: PerPixel(3), "mean IoU"),
     "a number for each pixel": (depth, lambda: PerPixel(1), "mse"),
@@ -161,6 +185,7 @@ CASES: dict[str, tuple[Callable[[torch.Generator], qs.Task], Callable[[], nn.Mod
     "graphs of different size": (molecules, MessagePassing, "mse"),
     "a dict of inputs": (two_views, BothViews, "accuracy"),
     "own loss": (with_own_loss, lambda: nn.Linear(3, 2), "loss"),
+    "own loss of trees": (with_trees, InParts, "loss"),
 }
 
 

@@ -91,8 +91,7 @@ class Score(ABC):
 
     def merge(self, statistics: Sequence[Statistic]) -> Statistic:
         """One statistic for several tasks; by default the sum of each entry."""
-        names = statistics[0]
-        return {name: torch.stack([s[name] for s in statistics]).sum(0) for name in names}
+        return {n: torch.stack([s[n] for s in statistics]).sum(0) for n in statistics[0]}
 
 
 class Answer(ABC):
@@ -106,6 +105,14 @@ class Answer(ABC):
 
     kind: ClassVar[str]
     """The name of this answer in files and reports."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.loss is not Answer.loss:  # training calls element_losses
+            raise TypeError(
+                "Answer: loss must stay the mean of element_losses, so that training and reports "
+                f"agree, but {cls.__name__} overrides it. Override element_losses."
+            )
 
     @property
     @abstractmethod
@@ -145,8 +152,7 @@ class Answer(ABC):
         losses = self.element_losses(predictions, self.fill(targets))
         # Unknown targets are filled before the arithmetic and their losses masked after it: with
         # the mask alone, a NaN target would make second derivatives NaN.
-        losses = torch.where(known, losses, 0.0)
-        return mean_of_known(losses, known)
+        return mean_of_known(torch.where(known, losses, 0.0), known)
 
     @abstractmethod
     def encode(self, targets: Any, dtype: torch.dtype | None = None) -> Tensor:
@@ -282,8 +288,7 @@ def check_support(support: Examples, answer: Answer) -> None:
     """ValueError for a support set without rows, or whose targets do not fit ``answer``."""
     if not isinstance(support, Examples):
         raise ValueError(
-            f"support: must be Examples; found {type(support).__name__}. Make them with "
-            "quickstudy.examples(inputs, targets)."
+            f"support: must be Examples; found {type(support).__name__}. Make them by qs.examples."
         )
     if len(support.weights) == 0:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,10 +12,11 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.answers import Boxes, Classes, Custom, Labels, Pixels, Reals, Tokens
-from quickstudy.base.trees import leaves, map_tree
+from quickstudy.base.known import unknown_value
+from quickstudy.base.trees import concatenate, leaves, map_tree
 from quickstudy.core import Answer, Examples, Learner, Predictor
 from quickstudy.objectives import mean_loss, score_of
-from quickstudy.tasks.examples import one_place
+from quickstudy.tasks.examples import one_place, pad_rows
 
 NAN = torch.nan
 
@@ -51,6 +54,12 @@ def case(answer: Answer, seed: int = 0) -> tuple[Any, Any]:
             return normal(6, 3, 4, answer.k), ids(answer.k, 6, 3, 4)
         case Tokens():
             return normal(6, 5, answer.vocabulary), ids(answer.vocabulary, 6, 5)
+        case Boxes():
+            classes, first = ids(answer.k, 6, 3), normal(6, 3, 2)
+            true = torch.cat([first, first + 1 + normal(6, 3, 2) ** 2], -1)
+            near = true[:, [0, 1, 2, 0]] + 0.1 * normal(6, 4, 4)
+            logits = normal(6, 4, answer.k + 1)
+            return {"boxes": near, "logits": logits}, {"boxes": true, "classes": classes}
     raise NotImplementedError(answer)
 
 
@@ -162,6 +171,49 @@ def test_answers_join_where_their_tasks_can_share_a_stack():
     assert Labels(2).join(Labels(3)) is None
 
 
+@dataclass(frozen=True)
+class Huber(Reals):
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.huber_loss(predictions, targets, reduction="none", delta=0.01)
+
+
+@dataclass(frozen=True)
+class Smooth(Classes):
+    smoothing: float = 0.5
+
+
+@dataclass(frozen=True)
+class Weighted(Pixels):
+    weight: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("narrow", "wide", "base", "differs"),
+    [
+        (Huber(2), Huber(2, missing=True), Reals(2), Huber(3)),
+        (Smooth(3), Smooth(5), Classes(5), Smooth(5, 0.1)),
+        (Weighted(3), Weighted(4), Pixels(3), Weighted(3, 2.0)),
+    ],
+    ids=["reals", "classes", "pixels"],
+)
+def test_a_subclass_joins_its_own_class_only(narrow, wide, base, differs):
+    """Joined with the base class, tasks would be trained with the other's loss."""
+    assert narrow.join(narrow) == narrow
+    assert narrow.join(wide) == wide.join(narrow) == wide
+    assert type(narrow.join(wide)) is type(narrow)
+    for other in (base, differs):
+        assert narrow.join(other) is None
+        assert other.join(narrow) is None
+
+
+def test_a_subclass_cannot_override_the_loss_that_training_does_not_call():
+    with pytest.raises(TypeError, match=r"Constant overrides it\. Override element_losses"):
+
+        class Constant(Reals):
+            def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+                return torch.zeros(len(targets))
+
+
 def test_specs_are_equal_by_value():
     assert qs.classification(5) == qs.classification(5) != qs.classification(4)
     assert qs.regression(2, name="a") != qs.regression(2, name="b")
@@ -178,6 +230,8 @@ def test_specs_are_equal_by_value():
         (qs.regression(), torch.rand(4), r"targets\[:, None\]"),
         (qs.regression(), torch.tensor([[1.0], [NAN]]), "missing=True"),
         (qs.multilabel(2), torch.tensor([[0.0, 2.0]]), "found 2"),
+        (qs.multilabel(2), torch.tensor([[0.0, -0.5]]), "found -0.5"),
+        (qs.multilabel(2), torch.tensor([[0, -2]]), "found -2"),
         (qs.multilabel(2), torch.zeros(3, 3), "column for each label"),
         (qs.segmentation(2), torch.zeros(3, 4), "integer class ids"),
         (qs.segmentation(2), torch.full((1, 2, 2), 2), "found 2"),
@@ -194,6 +248,23 @@ def test_wrong_targets_are_refused_with_the_remedy(spec, targets, words):
 
     with pytest.raises(ValueError, match=words):
         check()
+
+
+@pytest.mark.parametrize("unknown", [NAN, -1.0, -1])
+def test_unknown_labels_may_be_nan_or_minus_one(unknown):
+    answer = Labels(2)
+    predictions = torch.tensor([[0.3, -2.0], [1.0, 0.5]], dtype=torch.float64)
+    targets = torch.tensor([[1, unknown], [unknown, 0]])
+    answer.check_values(targets)
+    assert answer.known(targets).tolist() == [[True, False], [False, True]]
+    expected = -(torch.sigmoid(predictions[0, 0]).log() + torch.sigmoid(-predictions[1, 1]).log())
+    assert float(mean_loss(predictions, rows(targets), answer)) == pytest.approx(
+        float(expected) / 2
+    )
+    assert answer.encode(targets).tolist() == [[1, 0], [0, -1]]
+    by_label = rows(torch.tensor([[1, unknown], [0, unknown], [unknown, unknown]]))
+    scores = all_scores(answer, torch.tensor([[0.2, 0], [0.1, 0], [0.3, 0]]), by_label)
+    assert scores == [1, 1]
 
 
 @pytest.mark.parametrize("make", [Classes, Reals, Labels, Pixels, Tokens, Boxes])
@@ -216,6 +287,45 @@ def test_a_custom_loss_may_be_per_row_or_per_element():
     scalar = qs.spec(2, lambda p, t: (p - t).abs().mean()).answer
     with pytest.raises(ValueError, match="Leave out the mean over rows"):
         mean_loss(predictions, rows(targets), scalar)
+
+
+def of_two_parts(predictions: Any, targets: Any) -> Tensor:
+    """One loss per row for dicts of predictions and of targets."""
+    return (predictions["a"] - targets["a"]).abs().mean(-1) + (predictions["b"] - targets["b"]) ** 2
+
+
+def test_a_row_of_a_tree_is_known_where_all_its_leaves_are():
+    answer = qs.spec(3, of_two_parts).answer
+    draw = torch.Generator().manual_seed(0)
+    predictions, targets = (
+        {"a": torch.randn(5, 2, generator=draw), "b": torch.randn(5, generator=draw)}
+        for _ in range(2)
+    )
+    targets["a"][1, 0], targets["b"][3] = NAN, NAN
+    known = torch.tensor([True, False, True, False, True])
+    assert torch.equal(answer.known(targets), known)
+    weights = torch.tensor([1.0, 1.0, 2.0, 1.0, 0.0])
+    losses = of_two_parts(predictions, targets)
+    expected = float(losses[0] + 2 * losses[2]) / 3
+    predictions = map_tree(Tensor.requires_grad_, predictions)
+    loss = mean_loss(predictions, rows(targets, weights), answer)
+    assert float(loss) == pytest.approx(expected)
+    assert all_scores(answer, predictions, rows(targets, weights)) == pytest.approx([expected])
+    loss.backward()
+    assert all(leaf.grad.isfinite().all() for leaf in leaves(predictions))
+
+
+@pytest.mark.parametrize("which", ["loss", "score"])
+def test_a_loss_or_score_of_a_wrong_shape_is_refused(which):
+    """Of trees there is no element, so their losses and scores are per row; a column is neither."""
+    tree = {"a": torch.zeros(5, 2), "b": torch.zeros(5, 2)}
+    for targets, shape in ((tree, (5, 2)), (torch.zeros(5), (5, 1)), (torch.zeros(5, 2), ())):
+        wrong = lambda p, t, shape=shape: torch.zeros(shape)  # noqa: E731
+        right = lambda p, t: torch.zeros(5)  # noqa: E731
+        spec = qs.spec(2, *((wrong, right) if which == "loss" else (right, wrong)))
+        of = mean_loss if which == "loss" else score_of
+        with pytest.raises(ValueError, match=rf"spec: {which} must give one {which} for each row"):
+            of(torch.zeros(5, 2), rows(targets), spec.answer)
 
 
 class NextToken(Learner):
@@ -256,6 +366,21 @@ def test_the_loss_of_boxes_matches_each_true_box_to_a_slot_of_its_own():
     assert float(answer.loss(right, nothing)) > 0.1  # two slots predict objects
 
 
+@pytest.mark.parametrize("edges", [(NAN,) * 4, (0, 0, 0, 0), (0.2, 0.2, 0.9, 0.9), (1, 1, 0, 0)])
+def test_a_box_of_class_minus_one_is_absent_whatever_its_edges(edges):
+    answer = Boxes(1)
+    logits = torch.tensor([[[2.0, 0], [0, 2.0]]], dtype=torch.float64)
+    found = {"boxes": boxes((0, 0, 0.5, 0.5), (0.4, 0.4, 0.6, 0.6)), "logits": logits}
+    alone = {"boxes": boxes((0, 0, 0.5, 0.5)), "classes": torch.tensor([[0]])}
+    padded = {"boxes": boxes((0, 0, 0.5, 0.5), edges), "classes": torch.tensor([[0, -1]])}
+    answer.check_values(padded)
+    assert torch.equal(answer.loss(found, padded), answer.loss(found, alone))
+    assert all_scores(answer, found, rows(padded)) == all_scores(answer, found, rows(alone)) == [1]
+    encoded = answer.encode(padded)
+    assert torch.equal(encoded[:, :1], answer.encode(alone))
+    assert not encoded[:, 1].any()
+
+
 def test_ap50_matches_each_true_box_once_and_pools_images():
     """By hand, in rank order: right, wrong (a duplicate), right; recall 1/2, 1/2, 1."""
     true = {"boxes": boxes((0, 0, 0.4, 0.4), (0.6, 0.6, 1, 1)), "classes": torch.tensor([[0, 0]])}
@@ -273,15 +398,112 @@ def test_ap50_matches_each_true_box_once_and_pools_images():
     assert 0.5 < float(pooled) < 0.84
 
 
-@pytest.mark.parametrize(
-    "answer", [Classes(3), Labels(3), Pixels(3), Tokens(7)], ids=lambda a: a.kind
-)
-def test_predictions_for_unknown_elements_do_not_change_a_score(answer):
-    predictions, targets = case(answer)
-    score = answer.score
-    before = score.value(score.statistic(predictions, rows(targets)))
+class Echo(Learner):
+    """Predicts its inputs."""
+
+    def adapt(self, support: Examples, spec: qs.TaskSpec) -> Any:
+        return {}
+
+    def predict(self, state: Any, inputs: Any, spec: qs.TaskSpec) -> Any:
+        return inputs
+
+
+def all_scores(answer: Answer, predictions: Any, query: Examples) -> list[float]:
+    """Every score of ``answer``, of the decoded predictions where it asks for these."""
+    decoded = answer.decode(Predictor(Echo(), {}, qs.TaskSpec(answer)), predictions)
+    pairs = ((s, s.statistic(decoded if s.decoded else predictions, query)) for s in answer.scores)
+    return [float(score.value(statistic)) for score, statistic in pairs]
+
+
+def longer(tree: Any, with_unknown: bool) -> Any:
+    """``tree`` with two more entries in the second dimension: unknown ones, or the first again."""
+
+    def pad(leaf: Tensor) -> Tensor:
+        more = leaf[:, :1].repeat(1, 2, *[1] * (leaf.ndim - 2))
+        return torch.cat([leaf, torch.full_like(more, unknown_value(leaf)) if with_unknown
+                          else more], 1)  # fmt: skip
+
+    return map_tree(pad, tree)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("answer", ELEMENTWISE, ids=lambda a: a.kind)
+def test_predictions_for_unknown_elements_do_not_change_a_score(answer, seed):
+    predictions, targets = case(answer, seed)
+    before = all_scores(answer, predictions, rows(targets))
     known = answer.known(targets)
     changed = predictions.clone()
     changed[~known] = -7 * changed[~known]
-    after = score.value(score.statistic(changed, rows(targets)))
-    assert torch.equal(before, after)
+    assert all_scores(answer, changed, rows(targets)) == pytest.approx(before, abs=1e-12)
+
+
+SCORED = [*ELEMENTWISE, Boxes(2), Tokens(7, end=3)]
+
+
+@pytest.mark.parametrize("answer", SCORED, ids=str)
+def test_padding_does_not_change_a_score(answer):
+    """Rows of weight 0 and, for ragged answers, unknown elements at the end of every row."""
+    predictions, targets = case(answer)
+    before = all_scores(answer, predictions, rows(targets))
+    assert not any(math.isnan(score) for score in before)
+    query = pad_rows(rows(targets), 8)
+    padded = concatenate(predictions, map_tree(lambda leaf: leaf[:2].flip(-1), predictions))
+    assert all_scores(answer, padded, query) == pytest.approx(before, abs=1e-12)
+    if answer.ragged:
+        query = query._replace(targets=longer(query.targets, with_unknown=True))
+        if isinstance(answer, Tokens):
+            padded = longer(padded, with_unknown=False)
+        assert all_scores(answer, padded, query) == pytest.approx(before, abs=1e-12)
+
+
+@pytest.mark.parametrize("answer", SCORED, ids=str)
+def test_a_row_of_weight_two_scores_as_two_equal_rows(answer):
+    predictions, targets = case(answer)
+    weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 2.0, 1.0], dtype=torch.float64)
+    repeated = [0, 1, 1, 3, 4, 4, 5]
+    twice = [map_tree(lambda leaf: leaf[repeated], tree) for tree in (predictions, targets)]
+    expected = all_scores(answer, twice[0], rows(twice[1]))
+    found = all_scores(answer, predictions, rows(targets, weights))
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found != pytest.approx(all_scores(answer, predictions, rows(targets)), abs=1e-6)
+
+
+def decoded_scores(answer: Tokens, predicted: list[list[int]], true: list[list[int]]) -> Any:
+    """Exact match and F1 of decoded rows."""
+    query, decoded = rows(torch.tensor(true)), torch.tensor(predicted)
+    scores = answer.scores[1:3]
+    return [float(score.value(score.statistic(decoded, query))) for score in scores]
+
+
+WRITTEN = Tokens(6, before="before", end=4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "predicted", "true", "expected"),
+    [
+        (Tokens(6), [1, 2, 3, 3], [1, 2, -1, -1], 1),  # padding
+        (Tokens(6), [1, 2, 3, 3], [1, -1, 3, 3], 1),  # an unknown tag
+        (Tokens(6, end=4), [1, 2, -1, -1], [1, 2, 4, -1], 1),
+        (Tokens(6, end=4), [1, 2, 3, -1], [1, 2, 4, -1], 0),  # no end where it should be
+        (Tokens(6, "before"), [1, 2, 3, 3], [1, 2, -1, -1], 1),  # cannot end by itself
+        (WRITTEN, [1, 2, -1, -1], [1, 2, 4, -1], 1),
+        (WRITTEN, [1, 2, -1, -1], [1, 2, -1, -1], 1),
+        (WRITTEN, [1, 2, -1, -1], [1, -1, 4, -1], 1),  # an unknown token
+        (WRITTEN, [-1, -1, -1, -1], [4, -1, -1, -1], 1),  # an empty text
+        (WRITTEN, [1, 2, 3, -1], [1, 2, 4, -1], 0),
+        (WRITTEN, [1, -1, -1, -1], [1, 2, 4, -1], 0),
+    ],
+)  # fmt: skip
+def test_decoded_rows_match_where_all_known_tokens_are_right(answer, predicted, true, expected):
+    match, f1 = decoded_scores(answer, [predicted], [true])
+    assert match == expected
+    assert (f1 == 1) == bool(expected)
+
+
+def test_generated_text_that_does_not_end_counts_to_the_end_of_the_longest_true_row():
+    """Two tokens too many in the first row; padding has no true row, so nothing there counts."""
+    true = [[1, 4, -1, -1, -1, -1], [1, 2, 3, 4, -1, -1]]
+    predicted = [[1, 1, 1, 1, 1, 1], [1, 2, 3, -1, -1, -1]]
+    match, f1 = decoded_scores(WRITTEN, predicted, true)
+    assert match == 0.5
+    assert f1 == pytest.approx((2 * 1 / (4 + 1) + 1) / 2)

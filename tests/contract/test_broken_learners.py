@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,10 +17,10 @@ from broken_learners import (
     WeighingRows,
 )
 from contract_cases import pictures
-from torch import Tensor
+from torch import Tensor, nn
 
 from made_up import clouds, planes, yes_or_no
-from quickstudy import MAML
+from quickstudy import MAML, examples, spec
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.weighting import counting_exactly
@@ -27,7 +28,7 @@ from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import LAWS, check_learner, doubled
 from quickstudy.contract.compare import BrokenLaw
-from quickstudy.core import Examples, Learner, State, TaskSource, TaskSpec
+from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stack
@@ -114,6 +115,42 @@ class Infinite(Smoother):
 def test_predictions_must_be_finite() -> None:
     with pytest.raises(BrokenLaw, match="finite"):
         check_learner(Infinite(), clouds())
+
+
+def of_parts(predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    """One loss per row, for dicts of predictions and of targets."""
+    losses = [(predictions[name] - targets[name]).abs().flatten(1).sum(1) for name in targets]
+    return sum(losses, torch.zeros(()))
+
+
+def in_parts(generator: torch.Generator) -> Task:
+    """Rows whose targets are a dict of (n, 1) and (n, 2)."""
+    x = torch.randn(12, 3, generator=generator)
+    support, query = (
+        examples(part, {"a": part[:, :1], "b": part[:, 1:]}) for part in (x[:6], x[6:])
+    )
+    return Task(support, query, spec(3, of_parts))
+
+
+class InParts(nn.Module):
+    """(n, 3) -> a dict of predictions; ``whole`` makes of each part what it should give."""
+
+    def __init__(self, whole: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.whole = nn.Linear(3, 3), whole
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        outputs = self.net(rows)
+        return {"a": outputs[:, :1], "b": self.whole(outputs[:, 1:])}
+
+
+def test_predictions_and_targets_of_an_own_spec_may_be_trees_with_a_leaf_row_per_query() -> None:
+    assert "unknown_element_is_absent" in check_learner(
+        MAML(InParts(lambda b: b), 1, 0.1), in_parts
+    )
+    in_double = MAML(InParts(lambda b: b.sum(0)), 1, 0.1).double()
+    with pytest.raises(BrokenLaw, match=r"shape \(6, ..., 3\); found \{'a': \(6, 1\), 'b': \(2,"):
+        LAWS["shape_is_right_and_finite"](in_double, doubled(draw(in_parts, 0, 0)))
 
 
 class SelfWeighing(Learner):

@@ -61,8 +61,9 @@ def found_boxes(tasks: int, slots: int = 12) -> list[Statistic]:
         {
             "confidence": torch.rand(slots, generator=generator),
             "class": torch.randint(0, 2, (slots,), generator=generator),
+            "weight": torch.ones(slots),
             "right": torch.rand(slots, generator=generator) < 0.4,
-            "boxes": torch.tensor([6, 6]),
+            "boxes": torch.tensor([6.0, 6.0]),
         }
         for _ in range(tasks)
     ]

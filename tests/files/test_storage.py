@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,35 @@ def test_a_predictor_exports_to_onnx_for_any_number_of_rows(name, tmp_path, clas
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+class Detector(nn.Module):
+    """A dict of inputs -> a dict of predictions, in which no input can stand for another."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3, 12)
+
+    def forward(self, inputs):
+        slots = self.net(inputs["z"] / inputs["a"].exp()).unflatten(-1, (2, 6))
+        return {"logits": slots[..., 4:], "boxes": slots[..., :4].sigmoid()}
+
+
+def test_a_predictor_of_trees_exports_with_a_name_for_each_leaf(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    inputs = {"z": torch.randn(4, 3), "a": torch.randn(4, 1)}
+    targets = {"boxes": torch.rand(4, 1, 4), "classes": torch.full((4, 1), -1)}
+    predictor = qs.MAML(Detector(), 1, 0.1)(qs.examples(inputs, targets), qs.detection(1))
+    session = onnxruntime.InferenceSession(qs.export(predictor, tmp_path / "p.onnx", inputs))
+    new = {"z": torch.randn(7, 3), "a": torch.randn(7, 1)}
+    names = [output.name for output in session.get_outputs()]
+    found = session.run(names, {f"inputs.{name}": leaf.numpy() for name, leaf in new.items()})
+    expected = {f"predictions.{name}": leaf for name, leaf in predictor(new).items()}
+    assert set(names) == set(expected)
+    for name, value in zip(names, found, strict=True):
+        np.testing.assert_allclose(value, expected[name].detach(), rtol=1e-4, atol=1e-5)
+
+
 class FixingRows(nn.Module):
     def forward(self, inputs):
         return inputs.flatten(1)[:, :4] + torch.zeros(len(inputs), 4)
@@ -314,3 +344,46 @@ def test_a_spec_with_own_functions_is_given_to_load(tmp_path):
                     tmp_path / "q")  # fmt: skip
     with pytest.raises(ValueError, match="was made for"):
         qs.load(other, spec=spec)
+
+
+def mae(predictions, targets):
+    return (predictions - targets).abs().mean(-1)
+
+
+@dataclass(frozen=True)
+class Huber(Reals):
+    delta: float = 1.0
+
+
+@dataclass(frozen=True)
+class OwnWorld:
+    """A world of the user's own."""
+
+    actions: int = 3
+    horizon: int = 1
+
+
+OWN = {
+    "functions": qs.spec(3, mae, name="a"),
+    "a class": qs.TaskSpec(Huber(3), "a"),
+    "a world": qs.TaskSpec(Actions(OwnWorld()), "a"),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_an_answer_with_own_code_loads_with_the_spec_it_was_made_with(kind, tmp_path):
+    learner = qs.LinearProbe(qs.backbones.MLP(4)).eval()
+    state = learner(qs.examples(torch.randn(4, 4), torch.randn(4, 3)), qs.regression(3)).state
+    path = qs.save(qs.Predictor(learner, state, OWN[kind]), tmp_path / "p")
+    assert qs.load(path, spec=OWN[kind]).spec == OWN[kind]
+    for given in (None, learner):
+        with pytest.raises(ValueError, match="code of your own"):
+            qs.load(path, given)
+    others = [
+        qs.classification(7), qs.regression(3, name="a"), qs.TaskSpec(OWN[kind].answer),
+        qs.spec(2, mae, name="a"), qs.spec(3, mae, mae, name="a"),
+        *(spec for other, spec in OWN.items() if other != kind),
+    ]  # fmt: skip
+    for other in others:
+        with pytest.raises(ValueError, match=r"was made for the spec .* Give the spec"):
+            qs.load(path, learner, other)

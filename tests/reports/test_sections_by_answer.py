@@ -160,6 +160,20 @@ def test_tags_are_compared_place_by_place() -> None:
     assert "1 of 2 rows are right throughout." in html
 
 
+def test_rows_right_throughout_are_those_of_exact_match() -> None:
+    true = torch.tensor([[2, 3, 4, -1], [2, 4, -1, -1], [2, -1, 3, 4]])
+    predicted = torch.tensor([[2, 3, 4, 0], [2, 3, 0, 0], [2, 1, 3, 4]])
+    rows = examples(torch.zeros(3, 1), true)
+    shown = view_as(
+        TokensView,
+        lambda _: torch.nn.functional.one_hot(predicted, 5).float(),
+        Task(rows, rows, TaskSpec(Tokens(5, end=4))),
+    )
+    html = page_of(shown)
+    assert "2 of 3 rows are right throughout." in html
+    assert html.count('<span class="wrong">') == 1, "a token where the row should end"
+
+
 def test_written_tokens_are_aligned_first() -> None:
     true = torch.tensor([[2, 3, 4, -1], [2, 3, -1, -1]])
     predicted = torch.tensor([[3, 4, 1, 1], [2, 4, 3, 1]])

@@ -26,7 +26,8 @@ class AP50(Score):
 
     A predicted box is right if its IoU with a true box of its class is at least 0.5, and no box of
     higher confidence has been matched to that one. The area is under the precision envelope at
-    every recall (VOC since 2010).
+    every recall (VOC since 2010). Boxes of equal confidence share a threshold, so that their order
+    does not matter.
     """
 
     name: ClassVar[str] = "AP50"
@@ -35,22 +36,27 @@ class AP50(Score):
     while_training: ClassVar[bool] = False
 
     def statistic(self, predictions: Any, query: Examples) -> Statistic:
-        """Every slot's ``confidence``, ``class`` and whether it is ``right``; ``boxes`` (k,)."""
+        """Every slot's ``confidence``, ``class``, ``weight`` and whether it is ``right``.
+
+        ``boxes`` (k,) are the weights of the true boxes, by class.
+        """
         chosen = predictions["logits"].softmax(-1)[..., :-1].max(-1)
         confidence, classes = chosen.values, chosen.indices
         present = query.weights > 0
+        edges, exists = query.targets["boxes"].nan_to_num(), is_box(query.targets)
+        true = query.targets["classes"].long().where(exists, -1)
         right = torch.stack([
             _right_slots(*row)
-            for row in zip(predictions["boxes"], confidence, classes,
-                           query.targets["boxes"], query.targets["classes"], strict=True)
+            for row in zip(predictions["boxes"], confidence, classes, edges, true, strict=True)
         ])  # fmt: skip
         k = predictions["logits"].shape[-1] - 1
-        true = query.targets["classes"][present]
+        per_image = one_hot(true, k, query.weights.dtype).sum(1)
         return {
             "confidence": confidence[present].flatten(),
             "class": classes[present].flatten(),
+            "weight": query.weights[present, None].expand_as(classes[present]).flatten(),
             "right": right[present].flatten(),
-            "boxes": torch.bincount(true[true >= 0].flatten(), minlength=k),
+            "boxes": query.weights @ per_image,
         }
 
     def value(self, statistic: Statistic) -> Tensor:
@@ -60,33 +66,40 @@ class AP50(Score):
             if count == 0:
                 continue
             of_this = statistic["class"] == index
-            order = statistic["confidence"][of_this].argsort(descending=True, stable=True)
-            right = statistic["right"][of_this][order].double()
-            recall, precision = right.cumsum(0) / count, right.cumsum(0) / _ranks(right)
-            envelope = precision.flip(0).cummax(0).values.flip(0) if len(right) else precision
-            steps = recall.diff(prepend=recall.new_zeros(1))
-            of_class.append((steps * envelope).sum())
+            confidence, weight, right = (
+                statistic[name][of_this] for name in ("confidence", "weight", "right")
+            )
+            of_class.append(_area(confidence, weight.double(), right.double(), count))
         return torch.stack(of_class).mean() if of_class else torch.tensor(torch.nan)
 
     def merge(self, statistics: Sequence[Statistic]) -> Statistic:
-        """All slots, one task after the other; true boxes added up."""
+        """All slots, one task after the other; weights of true boxes added up."""
         most = max(len(s["boxes"]) for s in statistics)
         counts = [F.pad(s["boxes"], (0, most - len(s["boxes"]))) for s in statistics]
         joined = {
-            n: torch.cat([s[n] for s in statistics]) for n in ("confidence", "class", "right")
+            n: torch.cat([s[n] for s in statistics])
+            for n in ("confidence", "class", "weight", "right")
         }
         return {**joined, "boxes": torch.stack(counts).sum(0)}
 
 
-def _ranks(rows: Tensor) -> Tensor:
-    return torch.arange(1, len(rows) + 1, dtype=rows.dtype, device=rows.device)
+def _area(confidence: Tensor, weight: Tensor, right: Tensor, count: float) -> Tensor:
+    """Area () under the precision envelope of slots (m,), with true boxes of weight ``count``."""
+    if not len(confidence):
+        return weight.new_zeros(())
+    order = confidence.argsort(descending=True)
+    found, chosen = (part[order].cumsum(0) for part in (weight * right, weight))
+    last_of_equal = F.pad(confidence[order].diff() != 0, (0, 1), value=True)
+    found, chosen = found[last_of_equal], chosen[last_of_equal]
+    envelope = (found / chosen).flip(0).cummax(0).values.flip(0)
+    return (found.diff(prepend=found.new_zeros(1)) / count * envelope).sum()
 
 
 def _right_slots(
     boxes: Tensor, confidence: Tensor, classes: Tensor, true_boxes: Tensor, true_classes: Tensor
 ) -> Tensor:
     """(slots,): which boxes of one image match a true box, highest confidence first."""
-    overlap = box_iou(boxes, true_boxes.nan_to_num())
+    overlap = box_iou(boxes, true_boxes)
     overlap = overlap.where(classes[:, None] == true_classes, 0.0)
     right = torch.zeros_like(confidence, dtype=torch.bool)
     for slot in confidence.argsort(descending=True, stable=True).tolist():
@@ -96,13 +109,18 @@ def _right_slots(
     return right
 
 
+def is_box(targets: Any) -> Tensor:
+    """(n, m): which entries are boxes; the others, padding, have class -1 or an edge of NaN."""
+    exists: Tensor = (targets["classes"] >= 0) & ~targets["boxes"].isnan().any(-1)
+    return exists
+
+
 @dataclass(frozen=True)
 class Boxes(Answer):
     """Boxes of objects of ``k`` classes: object detection.
 
     Targets a dict of ``boxes`` (n, m, 4), left, top, right and bottom as shares of the image, and
-    ``classes`` (n, m) integer ids; padding has class -1 and NaN edges. A box of unknown class has
-    class -1 too, but real edges, and is trained on without its class. Predictions a dict of
+    ``classes`` (n, m) integer ids; padding has class -1, whatever its edges. Predictions a dict of
     ``boxes`` (n, slots, 4) and ``logits`` (n, slots, k + 1), the last for "nothing".
 
     The loss matches each true box to a slot of its own and adds, for each matched slot, the
@@ -150,7 +168,7 @@ class Boxes(Answer):
                 f"{what}: class ids must lie in 0 … {self.k - 1}; found {int(classes.max())}. "
                 "Renumber the classes, or raise the spec's classes."
             )
-        if bool((boxes[..., 2:] < boxes[..., :2]).any()):
+        if bool(((boxes[..., 2:] < boxes[..., :2]).any(-1) & (classes >= 0)).any()):
             raise ValueError(
                 f"{what}: boxes are (left, top, right, bottom), but some end before they begin. "
                 "Turn (x, y, width, height) into edges."
@@ -162,14 +180,14 @@ class Boxes(Answer):
                           device=targets["classes"].device)  # fmt: skip
 
     def fill(self, targets: Any) -> Any:
-        """``targets`` unchanged: NaN marks padding, which the loss leaves out."""
+        """``targets`` unchanged: the loss leaves padding out itself."""
         return targets
 
     def element_losses(self, predictions: Any, targets: Any) -> Tensor:
         """(n,): the loss of each image."""
-        exists = ~targets["boxes"].isnan().any(-1)
-        rows = (*(predictions[name] for name in ("boxes", "logits")),
-                targets["boxes"].nan_to_num(nan=0.0), targets["classes"], exists)  # fmt: skip
+        exists = is_box(targets)
+        edges = targets["boxes"].where(exists.unsqueeze(-1), 0.0)  # before arithmetic: no NaN
+        rows = predictions["boxes"], predictions["logits"], edges, targets["classes"], exists
         images = zip(*(part.unbind() for part in rows), strict=True)
         return torch.stack([self._image_loss(*image) for image in images])
 
@@ -179,29 +197,24 @@ class Boxes(Answer):
         distance = (boxes[:, None] - true_boxes).abs().sum(-1)
         mismatch = 1 - generalised_box_iou(boxes, true_boxes)
         cost = _LENGTH_WEIGHT * distance + _OVERLAP_WEIGHT * mismatch
-        probability = logits.softmax(-1)[:, classes.clamp_min(0)]
-        slot_of = _match_greedily((cost - probability.where(classes >= 0, 0.0)).detach(), exists)
+        of_class = logits.log_softmax(-1)[:, classes.clamp_min(0)]
+        slot_of = _match_greedily((cost - of_class.exp()).detach(), exists)
         # (slots, m): 1 where a slot is matched to a true box.
         pairs = (torch.arange(len(boxes), device=boxes.device)[:, None] == slot_of) & exists
         pairs = pairs.to(cost.dtype)
-        matched, with_class = pairs.sum(-1), pairs * (classes >= 0).to(cost.dtype)
+        others = _NOTHING_WEIGHT * (1 - pairs.sum(-1))
         nothing = cross_entropy(logits, torch.full_like(logits[:, 0], self.k, dtype=torch.long))
-        of_class = -logits.log_softmax(-1)[:, classes.clamp_min(0)]
-        weights = with_class.sum() + _NOTHING_WEIGHT * (1 - matched).sum()
-        classified = (with_class * of_class).sum() + _NOTHING_WEIGHT * (
-            (1 - matched) * nothing
-        ).sum()
-        tiny = torch.finfo(cost.dtype).tiny
-        return (pairs * cost).sum() / pairs.sum().clamp_min(1) + classified / weights.clamp_min(
-            tiny
-        )
+        classified = (others * nothing).sum() - (pairs * of_class).sum()
+        weights = (others.sum() + pairs.sum()).clamp_min(torch.finfo(cost.dtype).tiny)
+        return (pairs * cost).sum() / pairs.sum().clamp_min(1) + classified / weights
 
     def encode(self, targets: Any, dtype: torch.dtype | None = None) -> Tensor:
         """(n, m, 4 + k + 1): each true box, its one-hot class, and 1 where it is no padding."""
         dtype = dtype or torch.get_default_dtype()
-        exists = ~targets["boxes"].isnan().any(-1, keepdim=True)
-        boxes = targets["boxes"].nan_to_num(nan=0.0).to(dtype)
-        return torch.cat([boxes, one_hot(targets["classes"], self.k, dtype), exists.to(dtype)], -1)
+        exists = is_box(targets).unsqueeze(-1)
+        boxes = targets["boxes"].where(exists, 0.0).to(dtype)
+        classes = one_hot(targets["classes"], self.k, dtype) * exists
+        return torch.cat([boxes, classes, exists.to(dtype)], -1)
 
     def decode(self, predictor: Predictor, inputs: Any) -> Any:
         """The detected objects: for each image a dict of boxes, classes and confidence.

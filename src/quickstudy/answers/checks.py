@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
+
+from quickstudy.core import Answer
 
 
 def check_count(answer: str, name: str, value: Any, least: int) -> None:
@@ -40,3 +43,13 @@ def check_largest_id(targets: Tensor, what: str, outputs: int, remedy: str) -> N
             f"{what}: class ids must lie in 0 … {outputs - 1} for a task of {outputs} outputs; "
             f"found {largest}. {remedy}"
         )
+
+
+def equal_but_for(field: str, a: Answer, b: Answer) -> bool:
+    """Whether two answers are of one class, and equal in every field but ``field``.
+
+    A subclass may have another loss, so its tasks must not share a stack with the base class's.
+    """
+    if type(a) is not type(b):
+        return False
+    return a == replace(b, **{field: getattr(a, field)})  # type: ignore[type-var]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import check_count, check_ids, check_largest_id
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id, equal_but_for
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
@@ -94,7 +94,9 @@ class Classes(Answer):
 
     def join(self, other: Answer) -> Answer | None:
         """The one with more ways."""
-        return max(self, other, key=lambda each: each.outputs) if type(other) is Classes else None
+        if not equal_but_for("ways", self, other):
+            return None
+        return max(self, other, key=lambda each: each.outputs)
 
     def present(self, targets: Tensor, weights: Tensor) -> Tensor:
         """(ways,): whether each class has rows with weight."""

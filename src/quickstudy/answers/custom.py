@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quickstudy.answers.checks import check_count
 from quickstudy.base.known import is_known, mean_of_known, zero_if_unknown
-from quickstudy.base.trees import leaves
+from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Answer, Examples, Score, Statistic
 
 Loss = Callable[[Any, Any], Tensor]
@@ -31,7 +31,8 @@ class MeanOf(Score):
 
     def statistic(self, predictions: Any, query: Examples) -> Statistic:
         """``sum`` and ``total``."""
-        values = self.function(predictions, _fill(query.targets))
+        values = self.function(predictions, map_tree(zero_if_unknown, query.targets))
+        _check_shape("score", values, query.targets)
         known = _known_like(values, query.targets)
         means, share = mean_of_known(values.where(known, 0.0), known)
         weights = query.weights * share
@@ -47,10 +48,10 @@ class Custom(Answer):
     """Predictions of any width, with a loss and a score of the user's own.
 
     ``width``     of the layer that gives predictions.
-    ``function``  (predictions, targets) -> losses: one for each row, (n,), or one for each element,
-                  in the shape of the targets. Unknown elements (NaN, -1) of the targets are passed
-                  as zeros and their losses left out; with one loss per row, only rows that are
-                  known in full count.
+    ``function``  (predictions, targets) -> losses: one for each row, (n,), or, where targets are
+                  one tensor, one for each of its elements. Unknown elements (NaN, -1) of the
+                  targets are passed as zeros and their losses left out; with one loss per row, only
+                  rows that are known in full, in every leaf of a tree, count.
     ``judge``     the :class:`~quickstudy.core.Score`; by default the mean loss, lower is better.
 
     :func:`quickstudy.spec` makes them.
@@ -80,24 +81,13 @@ class Custom(Answer):
             raise ValueError(f"{what}: targets must be tensors, or a tree of them.")
 
     def known(self, targets: Any) -> Tensor:
-        """(n, ...): which elements of a single tensor are known; all rows (n,) for a tree."""
+        """(n, ...): which elements are known; for a tree (n,), which rows are, in every leaf."""
         return _known(targets)
-
-    def fill(self, targets: Any) -> Any:
-        """Zeros where unknown."""
-        return _fill(targets)
 
     def element_losses(self, predictions: Any, targets: Any) -> Tensor:
         """The function's losses; ValueError unless there is one per row or per element."""
         losses = self.function(predictions, targets)
-        first = next(leaves(targets))
-        if not isinstance(losses, Tensor) or losses.shape not in (first.shape, first.shape[:1]):
-            found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(
-                f"spec: loss must give one loss for each row, {tuple(first.shape[:1])}, or for "
-                f"each element, {tuple(first.shape)}; found {found}. Leave out the mean over rows "
-                "(reduction='none')."
-            )
+        _check_shape("loss", losses, targets)
         return losses
 
     def loss_and_share(self, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
@@ -117,7 +107,7 @@ class Custom(Answer):
         return numbers if numbers.ndim > 1 else numbers.unsqueeze(-1)
 
     def prediction_shape(self, targets: Any) -> Any:
-        """(n, ..., width), with any number of dimensions in between."""
+        """(n, ..., width), any number of dimensions in between; or any tree with n rows."""
         return (len(next(leaves(targets))), ..., self.width)
 
     @property
@@ -126,20 +116,31 @@ class Custom(Answer):
         return (self.judge or MeanOf(self.function, "loss", higher_is_better=False),)
 
 
+def _check_shape(what: str, values: Any, targets: Any) -> None:
+    """ValueError unless there is one value per row or, for a single tensor, per element."""
+    rows = tuple(next(leaves(targets)).shape[:1])
+    elements = tuple(targets.shape) if isinstance(targets, Tensor) else rows
+    found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if found not in (rows, elements):
+        each = f"each row, {rows}" + ("" if elements == rows else f", or each element, {elements}")
+        raise ValueError(
+            f"spec: {what} must give one {what} for {each}; found {found}. Leave out the mean over "
+            "rows (reduction='none')."
+        )
+
+
 def _known(targets: Any) -> Tensor:
     if isinstance(targets, Tensor):
         return is_known(targets)
-    first = next(leaves(targets))
-    return torch.ones(first.shape[:1], dtype=torch.bool, device=first.device)
+    return torch.stack([_in_full(is_known(leaf)) for leaf in leaves(targets)]).all(0)
+
+
+def _in_full(known: Tensor) -> Tensor:
+    """(n,): which rows of ``known`` (n, ...) are known in full."""
+    return known.flatten(1).all(1) if known.ndim > 1 else known
 
 
 def _known_like(values: Tensor, targets: Any) -> Tensor:
     """Which of ``values``, one per element or one per row, belong to known targets."""
     known = _known(targets)
-    if values.shape == known.shape:
-        return known
-    return known.flatten(1).all(1) if known.ndim > 1 else known
-
-
-def _fill(targets: Any) -> Any:
-    return zero_if_unknown(targets) if isinstance(targets, Tensor) else targets
+    return known if values.shape == known.shape else _in_full(known)

@@ -11,7 +11,6 @@ from torch.nn.functional import softplus
 
 from quickstudy.answers import metrics
 from quickstudy.answers.checks import check_count
-from quickstudy.base.known import is_known
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
@@ -73,9 +72,9 @@ class AveragePrecision(_Pairs):
 class Labels(Answer):
     """Yes, no or unknown for each of ``k`` labels; a row may have several.
 
-    Targets (n, k): 0 and 1, as reals with NaN where unknown or as integers with -1; predictions
-    (n, k) logits. The loss is binary cross-entropy. Scores are the area under the ROC curve and
-    average precision, pooled over tasks.
+    Targets (n, k): 0 and 1, and -1 or NaN where unknown; predictions (n, k) logits. The loss is
+    binary cross-entropy. Scores are the area under the ROC curve and average precision, pooled
+    over tasks.
 
     Raises ValueError for k < 1.
     """
@@ -102,8 +101,8 @@ class Labels(Answer):
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
         """Only 0, 1 and unknown."""
-        known = targets[self.known(targets)]
-        invalid = known[(known != 0) & (known != 1)]
+        valid = (targets == 0) | (targets == 1) | (targets == -1) | targets.isnan()
+        invalid = targets[~valid]
         if invalid.numel():
             raise ValueError(
                 f"{what}: labels are 0 (no), 1 (yes), and NaN or -1 (unknown); found "
@@ -112,7 +111,11 @@ class Labels(Answer):
 
     def known(self, targets: Tensor) -> Tensor:
         """(n, k): which labels are known."""
-        return is_known(targets)
+        return targets >= 0  # false for NaN
+
+    def fill(self, targets: Tensor) -> Tensor:
+        """No, 0, for unknown labels."""
+        return targets.where(self.known(targets), 0)
 
     def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """-log sigmoid(±prediction): (n, k)."""
@@ -141,5 +144,4 @@ class Labels(Answer):
 
 def _as_numbers(targets: Tensor, dtype: torch.dtype) -> Tensor:
     """0 and 1 as reals, unknown ones as NaN."""
-    numbers = targets.to(dtype)
-    return numbers if targets.is_floating_point() else numbers.where(targets >= 0, torch.nan)
+    return targets.to(dtype).where(targets >= 0, torch.nan)

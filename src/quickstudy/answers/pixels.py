@@ -10,17 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.answers.checks import check_count, check_ids, check_largest_id
+from quickstudy.answers.checks import check_count, check_ids, check_largest_id, equal_but_for
 from quickstudy.answers.classes import cross_entropy, hide_absent, one_hot
 from quickstudy.answers.metrics import intersection_and_union
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
-@dataclass(frozen=True)
-class MeanIoU(Score):
-    """Mean intersection over union of the classes in each task; the mean over tasks."""
+class _ClassIoU(Score):
+    """Mean intersection over union of classes, from counts of pixels."""
 
-    name: ClassVar[str] = "mean IoU"
     unit: ClassVar[str] = "%"
 
     def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
@@ -43,7 +41,14 @@ class MeanIoU(Score):
 
 
 @dataclass(frozen=True)
-class PooledMeanIoU(MeanIoU):
+class MeanIoU(_ClassIoU):
+    """Mean intersection over union of the classes in each task; the mean over tasks."""
+
+    name: ClassVar[str] = "mean IoU"
+
+
+@dataclass(frozen=True)
+class PooledMeanIoU(_ClassIoU):
     """Mean IoU from intersections and unions summed over tasks; may rank learners differently."""
 
     name: ClassVar[str] = "pooled mean IoU"
@@ -110,7 +115,9 @@ class Pixels(Answer):
 
     def join(self, other: Answer) -> Answer | None:
         """The one with more classes."""
-        return max(self, other, key=lambda each: each.outputs) if type(other) is Pixels else None
+        if not equal_but_for("k", self, other):
+            return None
+        return max(self, other, key=lambda each: each.outputs)
 
     def present(self, targets: Tensor, weights: Tensor) -> Tensor:
         """(k,): whether each class has a pixel in a row with weight."""

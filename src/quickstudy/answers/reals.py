@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from quickstudy.answers.checks import check_count
+from quickstudy.answers.checks import check_count, equal_but_for
 from quickstudy.base.known import zero_if_unknown
 from quickstudy.core import Answer, Examples, Score, Statistic
 
@@ -119,9 +119,9 @@ class Reals(Answer):
 
     def join(self, other: Answer) -> Answer | None:
         """The same ``d``, with ``missing`` if either has it."""
-        if type(other) is not Reals or other.d != self.d:
+        if not equal_but_for("missing", self, other):
             return None
-        return Reals(self.d, self.missing or other.missing)
+        return self if self.missing else other
 
 
 def _remedy(targets: Any) -> str:

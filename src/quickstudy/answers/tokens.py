@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,19 +41,40 @@ class TokenAccuracy(Score):
 
 
 @dataclass(frozen=True)
-class _DecodedRowScore(Score):
-    """The mean over decoded rows of a score per row; a row counts if any of its tokens is known."""
+class _DecodedScore(Score):
+    """A score of decoded rows; a row counts if any of its tokens is known.
 
+    ``end``   the token that ends a row, if there is one.
+    ``tags``  whether tokens belong to places, see :func:`comparable`.
+    """
+
+    end: int | None = None
+    tags: bool = True
     unit: ClassVar[str] = "%"
     decoded: ClassVar[bool] = True
     while_training: ClassVar[bool] = False
 
+    def _rows(
+        self, predictions: Tensor, query: Examples
+    ) -> Iterator[tuple[float, list[int], list[int]]]:
+        """The weight, the predicted and the true tokens of each row that counts."""
+        counts = (query.weights > 0) & (query.targets >= 0).any(-1)
+        both = comparable(predictions[counts], query.targets[counts], self.end, self.tags)
+        texts = ([[t for t in row if t >= 0] for row in tokens.tolist()] for tokens in both)
+        return zip(query.weights[counts].tolist(), *texts, strict=True)
+
+
+@dataclass(frozen=True)
+class _DecodedRowScore(_DecodedScore):
+    """The mean over decoded rows of a score per row."""
+
     def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
         """``score`` and ``total``: the weighted sum over rows, and their weight."""
-        pairs = _texts(predictions, query.targets)
-        weights = query.weights.cpu().double() * torch.tensor([bool(true) for _, true in pairs])
-        scores = torch.tensor([self._row_score(*pair) for pair in pairs], dtype=torch.float64)
-        return {"score": weights @ scores, "total": weights.sum()}
+        score = total = 0.0
+        for weight, predicted, true in self._rows(predictions, query):
+            score, total = score + weight * self._row_score(predicted, true), total + weight
+        sums = {"score": score, "total": total}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in sums.items()}
 
     def value(self, statistic: Statistic) -> Tensor:
         """In [0, 1]."""
@@ -85,21 +106,16 @@ class TokenF1(_DecodedRowScore):
 
 
 @dataclass(frozen=True)
-class ChrF(Score):
+class ChrF(_DecodedScore):
     """chrF of decoded rows, for tokens that are characters; n-grams are counted over all tasks."""
 
     name: ClassVar[str] = "chrF"
-    unit: ClassVar[str] = "%"
     pooled: ClassVar[bool] = True
-    decoded: ClassVar[bool] = True
-    while_training: ClassVar[bool] = False
 
     def statistic(self, predictions: Tensor, query: Examples) -> Statistic:
         """``counts`` (6, 3): numbers of shared, predicted and true n-grams, n = 1 … 6."""
         counts = torch.zeros(LONGEST_NGRAM, 3, dtype=torch.float64)
-        for (predicted, true), weight in zip(
-            _texts(predictions, query.targets), query.weights.tolist(), strict=True
-        ):
+        for weight, predicted, true in self._rows(predictions, query):
             counts += weight * torch.tensor(ngram_counts(predicted, true, LONGEST_NGRAM))
         return {"counts": counts}
 
@@ -122,7 +138,8 @@ class Tokens(Answer):
     ``start``       the token before the first.
     ``end``         the token that ends a row, not scored itself; None if there is none.
 
-    Scores are token accuracy and, for the decoded text, exact match, F1 and chrF.
+    Scores are token accuracy and, for the decoded text, exact match, F1 and chrF; which decoded
+    tokens these compare, :func:`comparable` says.
 
     Raises ValueError for a vocabulary of fewer than 2 tokens, and for tokens outside it.
     """
@@ -175,7 +192,7 @@ class Tokens(Answer):
         and the values of that leaf of the inputs are ignored.
         """
         if self.before is None:
-            return self._cut_at_end(predictor(inputs).argmax(-1))
+            return _cut_at_end(predictor(inputs).argmax(-1), self.end)
         given: Tensor = inputs[self.before]
         before = torch.full_like(given, self.start)
         chosen = torch.full_like(given, -1)
@@ -183,12 +200,7 @@ class Tokens(Answer):
             chosen[:, t] = predictor({**inputs, self.before: before})[:, t].argmax(-1)
             if t + 1 < given.shape[1]:
                 before[:, t + 1] = chosen[:, t]
-        return self._cut_at_end(chosen)
-
-    def _cut_at_end(self, tokens: Tensor) -> Tensor:
-        if self.end is None:
-            return tokens
-        return tokens.masked_fill((tokens == self.end).cumsum(1) > 0, -1)
+        return _cut_at_end(chosen, self.end)
 
     def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
         """(n, length, vocabulary)."""
@@ -197,10 +209,31 @@ class Tokens(Answer):
     @property
     def scores(self) -> tuple[Score, ...]:
         """Token accuracy; exact match, F1 and chrF of the decoded text."""
-        return TokenAccuracy(), ExactMatch(), TokenF1(), ChrF()
+        of_text = (self.end, self.before is None)
+        return TokenAccuracy(), ExactMatch(*of_text), TokenF1(*of_text), ChrF(*of_text)
 
 
-def _texts(predicted: Tensor, true: Tensor) -> list[tuple[list[int], list[int]]]:
-    """(predicted, true) of each row, without unknown tokens."""
-    known: Callable[[list[int]], list[int]] = lambda row: [t for t in row if t >= 0]  # noqa: E731
-    return [(known(p), known(t)) for p, t in zip(predicted.tolist(), true.tolist(), strict=True)]
+def comparable(
+    predicted: Tensor, true: Tensor, end: int | None, tags: bool
+) -> tuple[Tensor, Tensor]:
+    """Decoded and true tokens (n, length) as scores compare them, with -1 in place of all others.
+
+    Both rows stop before their first ``end``. Predictions for unknown tokens, padding included, are
+    left out. The one exception is text that is generated until ``end``, which may be too long: it
+    counts up to the last place that any of the true rows has.
+    """
+    true = true.long()  # an unsigned type has no -1
+    known = true >= 0
+    compared = known
+    if end is not None and not tags:
+        after_last = known.flip(1).cumsum(1).flip(1) == 0
+        compared = known | (after_last & known.any(0))
+    predicted = predicted.masked_fill(~compared, -1)
+    return _cut_at_end(predicted, end), _cut_at_end(true, end)
+
+
+def _cut_at_end(tokens: Tensor, end: int | None) -> Tensor:
+    """``tokens`` (n, length) with -1 from the first ``end`` on."""
+    if end is None:
+        return tokens
+    return tokens.masked_fill((tokens == end).cumsum(1) > 0, -1)

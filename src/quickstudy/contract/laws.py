@@ -39,23 +39,29 @@ def shape_is_right_and_finite(learner: Learner, task: Task) -> None:
     """Predictions have the shape that the answer requires, and are finite."""
     predictions = predicted(learner, task.support, task)
     expected = task.spec.answer.prediction_shape(task.query.targets)
-    found = map_tree(lambda leaf: tuple(leaf.shape), predictions)
-    if not _has_shape(found, expected):
-        raise BrokenLaw(f"predict must give shape {expected}; found {found}.")
+    if not _has_shape(predictions, expected):
+        wanted = str(expected).replace("Ellipsis", "...")
+        found = map_tree(lambda leaf: tuple(leaf.shape), predictions)
+        raise BrokenLaw(f"predict must give shape {wanted}; found {found}.")
     if not all(leaf.isfinite().all() for leaf in leaves(predictions)):
         raise BrokenLaw("predict must give finite numbers; found NaN or infinity.")
 
 
-def _has_shape(found: Any, expected: Any) -> bool:
-    """Whether shapes agree: None matches any size, an ellipsis any number of dimensions."""
+def _has_shape(predictions: Any, expected: Any) -> bool:
+    """Whether shapes agree: None matches any size, an ellipsis any number of dimensions.
+
+    Where there is an ellipsis, the predictions may also be a tree whose leaves have as many rows.
+    """
     if isinstance(expected, dict):
         return (
-            isinstance(found, dict)
-            and found.keys() == expected.keys()
-            and all(_has_shape(found[name], expected[name]) for name in expected)
+            isinstance(predictions, dict)
+            and predictions.keys() == expected.keys()
+            and all(_has_shape(predictions[name], expected[name]) for name in expected)
         )
-    if not isinstance(found, tuple):
-        return False
+    if not isinstance(predictions, Tensor):
+        rows = [tuple(leaf.shape[:1]) for leaf in leaves(predictions)]
+        return ... in expected and set(rows) == {expected[:1]}
+    found = tuple(predictions.shape)
     if ... in expected:
         start = expected.index(...)
         tail = expected[start + 1 :]

@@ -47,7 +47,7 @@ def _allow_missing(task: Task) -> Task:
     """The task with ``missing=True`` for real targets."""
     answer = task.spec.answer
     if isinstance(answer, Reals) and not answer.missing:
-        return task._replace(spec=replace(task.spec, answer=Reals(answer.d, missing=True)))
+        return task._replace(spec=replace(task.spec, answer=replace(answer, missing=True)))
     return task
 
 

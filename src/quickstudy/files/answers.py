@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any, get_type_hints
 
 from quickstudy.answers import (
@@ -31,15 +31,26 @@ _NAMES = {kind: name for name, kind in (ANSWERS | WORLDS).items()}
 def describe_answer(answer: Any) -> dict[str, Any]:
     """The answer as JSON from which :func:`build_answer` makes it again.
 
-    An answer with the user's own functions (:func:`quickstudy.spec`), or of the user's own class,
-    is described by its kind alone, "custom".
+    Of an answer with the user's own code, be it functions (:func:`quickstudy.spec`), its class, or
+    a world to act in, JSON can only say what distinguishes it from others: the name of its class,
+    its width, and the names of its scores.
     """
-    name = _NAMES.get(type(answer))
-    if name is None:
-        return {"kind": Custom.kind}
-    values = {field.name: getattr(answer, field.name) for field in fields(answer)}
-    parts = {n: describe_answer(v) if is_dataclass(v) else v for n, v in values.items()}
-    return {"kind": name, **parts}
+    try:
+        description: dict[str, Any] = _describe(answer)
+        return description
+    except KeyError:
+        scores = [score.name for score in answer.scores]
+        name = type(answer).__name__
+        return {"kind": Custom.kind, "class": name, "outputs": answer.outputs, "scores": scores}
+
+
+def _describe(part: Any) -> Any:
+    """KeyError for an answer, or a part of it, of the user's own."""
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    name = _NAMES[type(part)]
+    values = {field.name: _describe(getattr(part, field.name)) for field in fields(part)}
+    return {"kind": name, **values}
 
 
 def build_answer(description: Any) -> Answer | None:

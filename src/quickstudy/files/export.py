@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quickstudy.base.atomic import write_atomically
-from quickstudy.base.trees import map_tree
+from quickstudy.base.trees import map_tree, named_leaves, rows
 from quickstudy.core import Predictor
 
 
@@ -23,16 +24,18 @@ class PredictorModule(nn.Module):
         state = map_tree(lambda leaf: leaf.detach(), predictor.state)
         self.predictor = replace(predictor, state=state)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Predictions (n, outputs)."""
-        predictions: Tensor = self.predictor(inputs)
-        return predictions
+    def forward(self, inputs: Any) -> Any:
+        """Predictions (n, outputs), or a tree of them."""
+        return self.predictor(inputs)
 
 
-def export(predictor: Predictor, path: str | Path, inputs: Tensor) -> Path:
+def export(predictor: Predictor, path: str | Path, inputs: Any) -> Path:
     """Write an ONNX model that maps any number of rows to predictions.
 
-    ``inputs``  (n >= 2, ...): an example input; the exported model takes any n.
+    ``inputs``  (n >= 2, ...): an example input, or a tree of them; the exported model takes any n.
+
+    The model's input is called "inputs" and its output "predictions". Where these are trees, there
+    is an input or an output for each leaf, called by its path, such as "inputs.text.mask".
 
     Needs the extra ``quickstudy[onnx]``. Raises ImportError without it, and ValueError for an
     example of one row, for a learner with operations that ONNX lacks (the stable sort of MANN), and
@@ -45,19 +48,21 @@ def export(predictor: Predictor, path: str | Path, inputs: Tensor) -> Path:
         raise ImportError(
             "export: needs onnx and onnxscript. Install them with pip install 'quickstudy[onnx]'."
         ) from error
-    if len(inputs) < 2:
+    if rows(inputs) < 2:
         raise ValueError(
             f"export: needs an example of at least 2 rows, so that the number of rows stays free; "
-            f"found {len(inputs)}."
+            f"found {rows(inputs)}."
         )
-    name = type(predictor.learner).__name__
+    name, count = type(predictor.learner).__name__, torch.export.Dim("rows")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         file = Path(folder) / "model.onnx"
         try:
             torch.onnx.export(
-                PredictorModule(predictor).eval(), (inputs,), file, dynamo=True,
-                external_data=False, input_names=["inputs"], output_names=["predictions"],
-                verbose=False, dynamic_shapes={"inputs": {0: torch.export.Dim("rows")}},
+                # By keyword, since torch would take a dict in the last place for keywords.
+                PredictorModule(predictor).eval(), (), file, kwargs={"inputs": inputs}, dynamo=True,
+                external_data=False, input_names=_names(inputs, "inputs"),
+                output_names=_names(predictor(inputs), "predictions"), verbose=False,
+                dynamic_shapes={"inputs": map_tree(lambda _: {0: count}, inputs)},
             )  # fmt: skip
         except torch.onnx.OnnxExporterError as error:
             raise ValueError(
@@ -65,13 +70,18 @@ def export(predictor: Predictor, path: str | Path, inputs: Tensor) -> Path:
                 f"({_root_cause(error)}). Save the predictor instead, or export another learner."
             ) from error
         # Where code needs the number of rows itself, torch silently exports that number alone.
-        rows = onnx.load(file).graph.input[0].type.tensor_type.shape.dim[0]
-        if not rows.dim_param:
+        shapes = [each.type.tensor_type.shape for each in onnx.load(file).graph.input]
+        fixed = [shape.dim[0].dim_value for shape in shapes if not shape.dim[0].dim_param]
+        if fixed:
             raise ValueError(
                 f"export: the number of rows must stay free, but code of {name} or its backbone "
-                f"fixes it at {rows.dim_value}. Use tensor.shape[0] there instead of len(tensor)."
+                f"fixes it at {fixed[0]}. Use tensor.shape[0] there instead of len(tensor)."
             )
         return write_atomically(Path(path), file.read_bytes())
+
+
+def _names(tree: Any, whole: str) -> list[str]:
+    return [name for name, _ in named_leaves(tree, whole)]
 
 
 def _root_cause(error: BaseException) -> str:

@@ -118,7 +118,8 @@ def load(path: str | Path, learner: Learner | None = None, spec: TaskSpec | None
 
     ``learner``  only for a predictor whose learner is of your own class, or was changed after it
                  was made: a learner built in the same way, into which the saved weights are loaded.
-    ``spec``     only for a predictor whose answer has your own functions (``qs.spec``).
+    ``spec``     only for a predictor whose answer has your own code, as of ``qs.spec``: the spec
+                 that it was made with.
 
     Raises FileNotFoundError where there is no file, ValueError for a file of another kind.
     """
@@ -172,12 +173,11 @@ def _save_predictor(predictor: Predictor, path: Path, info: Mapping[str, Any]) -
         description = describe(predictor.learner)
     except ValueError:
         description = None  # a file cannot name a user's own code
-    spec = predictor.spec
     about = {
         "format": _FORMAT,
         "learner": description,
         "learner_class": type(predictor.learner).__name__,
-        "spec": {"answer": describe_answer(spec.answer), "name": spec.name},
+        "spec": _describe_spec(predictor.spec),
         "info": dict(info),
     }
     tree = {"learner": dict(predictor.learner.state_dict()), "state": predictor.state}
@@ -190,18 +190,9 @@ def _load_predictor(
     with _errors_name(path):
         weights, state = tree["learner"], tree["state"]
         info, description = dict(about["info"]), about["learner"]
-        saved = about["spec"]
-        answer = build_answer(saved["answer"])
-        found = None if answer is None else TaskSpec(answer, str(saved["name"]))
-    if found is None and spec is None:
-        raise ValueError(
-            f"{path}: its spec has functions of your own, which a file cannot hold. Load with "
-            "load(path, spec=...) and the spec that it was made with."
-        )
-    if found is not None and spec is not None and found != spec:
-        raise ValueError(f"{path}: was made for {found}, but spec={spec} was given. Leave it out.")
+    found = _spec_of(path, about.get("spec"), spec)
     if learner is not None:
-        return Predictor(_take_weights(learner, weights), state, found or spec, info)  # type: ignore[arg-type]
+        return Predictor(_take_weights(learner, weights), state, found, info)
     if description is None:
         raise ValueError(
             f"{path}: its learner {about.get('learner_class')!r} is your own class, has a part "
@@ -209,4 +200,30 @@ def _load_predictor(
             "load(path, learner=...)."
         )
     with _errors_name(path):
-        return Predictor(_rebuilt(description, weights), state, found or spec, info)  # type: ignore[arg-type]
+        return Predictor(_rebuilt(description, weights), state, found, info)
+
+
+def _spec_of(path: Path, saved: Any, given: TaskSpec | None) -> TaskSpec:
+    """The saved spec or, where it has the user's own code, the given one, which must fit it."""
+    with _errors_name(path):
+        answer, name = build_answer(saved["answer"]), str(saved["name"])
+    if answer is not None:
+        found = TaskSpec(answer, name)
+        if given not in (None, found):
+            raise ValueError(f"{path}: was made for {found}, but spec={given}. Leave it out.")
+        return found
+    if given is None:
+        raise ValueError(
+            f"{path}: its spec has code of your own, which a file cannot hold. Load with "
+            "load(path, spec=...) and the spec that it was made with."
+        )
+    if _describe_spec(given) != saved:
+        raise ValueError(
+            f"{path}: was made for the spec {saved}, but spec= is {_describe_spec(given)}. Give "
+            "the spec that it was made with."
+        )
+    return given
+
+
+def _describe_spec(spec: TaskSpec) -> dict[str, Any]:
+    return {"answer": describe_answer(spec.answer), "name": spec.name}

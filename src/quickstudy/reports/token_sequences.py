@@ -60,9 +60,10 @@ def _pair(view: TokensView, row: int) -> _Pair:
         for tokens in (view.query_targets[row], view.predicted[row])
     )
     if view.by_place:
-        length = 1 + max(i for i, token in enumerate(true) if token >= 0)
+        pairs = list(zip(true, predicted, strict=True))
+        length = 1 + max((i for i, pair in enumerate(pairs) if max(pair) >= 0), default=-1)
         true, predicted = true[:length], predicted[:length]
-        wrong = [t not in (-1, a) for t, a in zip(true, predicted, strict=True)]
+        wrong = [t != p for t, p in pairs[:length]]
         return _Pair(true, predicted, wrong, wrong)
     true, predicted = ([t for t in tokens if t >= 0] for tokens in (true, predicted))
     blocks = SequenceMatcher(None, true, predicted, autojunk=False).get_matching_blocks()

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.actions import Actions
-from quickstudy.answers.boxes import Boxes
+from quickstudy.answers.boxes import Boxes, is_box
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
-from quickstudy.answers.tokens import Tokens
+from quickstudy.answers.tokens import Tokens, comparable
 from quickstudy.base.modules import evaluation_mode
 from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import counting
@@ -205,11 +205,14 @@ def _(answer: Pixels, given: _Adapted) -> PixelsView:
 
 @view_of.register
 def _(answer: Tokens, given: _Adapted) -> TokensView:
-    kept = usable_rows(given.query, answer)
+    kept = torch.from_numpy(usable_rows(given.query, answer))
+    decoded = answer.decode(given.predictor, given.query.inputs)
+    true, tags = given.query.targets, answer.before is None
+    predicted, true = comparable(decoded.cpu()[kept], true.cpu()[kept], answer.end, tags)
     return TokensView(
-        to_numpy(given.query.targets)[kept],
-        to_numpy(answer.decode(given.predictor, given.query.inputs))[kept],
-        answer.before is None,
+        to_numpy(true),
+        to_numpy(predicted),
+        tags,
         given.named(answer.vocabulary, "tokens", "{0}"),
         given.task,
     )
@@ -219,7 +222,7 @@ def _(answer: Tokens, given: _Adapted) -> TokensView:
 def _(answer: Boxes, given: _Adapted) -> BoxesView:
     kept = usable_rows(given.query, answer)
     (images,) = as_images(given.query.inputs)
-    is_object = ~given.query.targets["boxes"].isnan().any(-1)
+    is_object = is_box(given.query.targets)
     decoded = answer.decode(given.predictor, given.query.inputs)
     true = (
         Objects(*(to_numpy(given.query.targets[name][row][is_object[row]])
