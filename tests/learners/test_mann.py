@@ -53,7 +53,7 @@ def row_by_row(
     h = c = torch.zeros(HIDDEN, dtype=torch.float64)
     memory = torch.zeros(SLOTS, WIDTH, dtype=torch.float64)
     usage = torch.zeros(SLOTS, dtype=torch.float64)
-    looked = torch.zeros(READS, SLOTS, dtype=torch.float64)
+    addresses = torch.zeros(READS, SLOTS, dtype=torch.float64)
     found = torch.zeros(READS * WIDTH, dtype=torch.float64)
     label = torch.zeros(WAYS, dtype=torch.float64)
     wrote = torch.zeros(SLOTS, len(rows), dtype=torch.float64)
@@ -66,7 +66,7 @@ def row_by_row(
         c = sigmoid(f) * c + sigmoid(i) * new.tanh()
         h = sigmoid(o) * c.tanh()
         keys = linear(learner.key, torch.cat([h, x])).reshape(READS, WIDTH)
-        late = linear(learner.late, torch.cat([h, label])).reshape(READS, WIDTH)
+        delayed = linear(learner.delayed, torch.cat([h, label])).reshape(READS, WIDTH)
         gate = sigmoid(linear(learner.gate, h))
         order = sorted(range(SLOTS), key=lambda s: (float(usage[s]), s))
         memory, usage = memory.clone(), learner.decay * usage
@@ -75,26 +75,26 @@ def row_by_row(
         wrote[order[:READS]] = 0
         for head in range(READS):
             for slot in range(SLOTS):
-                again = gate[head] * looked[head, slot]
+                again = gate[head] * addresses[head, slot]
                 anew = (1 - gate[head]) * float(order[head] == slot)
-                memory[slot] = memory[slot] + again * late[head] + anew * keys[head]
+                memory[slot] = memory[slot] + again * delayed[head] + anew * keys[head]
                 usage[slot] = usage[slot] + again + anew
                 wrote[slot, t] += anew
-                # `late` is the label of the row before.
+                # `delayed` is the label of the row before.
                 wrote[slot, max(t - 1, 0)] += again
-        looked = torch.zeros(READS, SLOTS, dtype=torch.float64)
+        addresses = torch.zeros(READS, SLOTS, dtype=torch.float64)
         for head in range(READS):
             powers = []
             for slot in range(SLOTS):
                 lengths = [float(v.square().sum() + 1e-12) for v in (memory[slot], keys[head])]
                 cosine = float(memory[slot] @ keys[head]) / math.sqrt(math.prod(lengths))
                 powers.append(math.exp(float(learner.strength[head]) * cosine))
-            looked[head] = torch.tensor(powers, dtype=torch.float64) / sum(powers)
-        usage = usage + looked.sum(0)
-        found = (looked @ memory).flatten()
-        answers.append(linear(learner.answer, torch.cat([h, found])))
+            addresses[head] = torch.tensor(powers, dtype=torch.float64) / sum(powers)
+        usage = usage + addresses.sum(0)
+        found = (addresses @ memory).flatten()
+        answers.append(linear(learner.output_layer, torch.cat([h, found])))
         label = torch.eye(WAYS, dtype=torch.float64)[own]
-    seen = (looked @ wrote).sum(0)[:-1]
+    seen = (addresses @ wrote).sum(0)[:-1]
     return answers, seen / seen.sum()
 
 
