@@ -160,7 +160,7 @@ class MANN(Learner):
         # A cosine is at most 1: under a strength of 1 the best of 128 slots gets a share of 2%.
         self.strength = nn.Parameter(torch.full((reads,), 10.0))
         self.output_layer = nn.Linear(hidden + reads * width, outputs)
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
