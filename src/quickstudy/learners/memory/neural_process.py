@@ -69,7 +69,7 @@ class ConditionalNeuralProcess(Learner):
         mean_k, deviation_k = g(f(x), r_k),   deviation = floor + (1 - floor) softplus(·)    (3)
 
     The outputs k of a regression are independent functions under one prior; r_k is the mean over
-    the rows whose y_ik is known. Labels are treated alike: y_ik is 1 or -1, and mean_k is
+    the rows whose y_ik is known. The same holds for labels: y_ik is 1 or -1, and mean_k is
     the logit. In classification, r_k is the mean over the rows of class k (the paper's section
     4.3), y_ik is 1, and mean_k is the logit of class k. Without rows, r_k is 0, and the prediction
     is that of the prior.
