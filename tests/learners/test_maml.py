@@ -63,7 +63,7 @@ def test_a_head_wider_than_the_task_ignores_its_other_outputs() -> None:
 
 
 def test_a_head_too_narrow_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"asks 6 outputs.*\(12, 5\).*outputs=6"):
+    with pytest.raises(ValueError, match=r"has 6 outputs.*\(12, 5\).*outputs=6"):
         made().adapt(support(ways=6), qs.classification(6))
 
 

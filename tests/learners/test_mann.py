@@ -208,7 +208,7 @@ def test_sequences_sorted_by_class_are_refused(classes: qs.LabelledRows) -> None
 def test_it_learns_to_bind_labels_to_rows() -> None:
     """Classes of vectors that no other task has: without binding, accuracy stays at 1/4.
 
-    Of ten seeds, the worst had an accuracy of 0.88, and read 0.96 of its rows rightly.
+    Of ten seeds, the worst had an accuracy of 0.88, and read 0.96 of its rows correctly.
     """
 
     def source(generator: torch.Generator) -> Task:
@@ -225,13 +225,13 @@ def test_it_learns_to_bind_labels_to_rows() -> None:
     learner = qs.MANN(Vectors(), outputs=4, hidden=32, slots=16, width=20)
     qs.fit(learner, source, 250, tasks_per_step=32, optimiser=adam(3e-3), seed=1, progress=False)
     assert qs.evaluate(learner, source, tasks=100).mean > 0.7
-    rightly = []
+    correct = []
     for seed in range(20):  # share of the read that rows of the query's class wrote
         support, query, spec = source(torch.Generator().manual_seed(seed))
         with torch.no_grad():
             most = learner.attention(learner(support, spec).state, query.inputs).argmax(-1)
-        rightly.append((support.targets[most] == query.targets).double().mean())
-    assert torch.stack(rightly).mean() > 0.8
+        correct.append((support.targets[most] == query.targets).double().mean())
+    assert torch.stack(correct).mean() > 0.8
 
 
 class Vectors(nn.Module):

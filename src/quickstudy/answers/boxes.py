@@ -105,7 +105,7 @@ class Boxes(Answer):
     class -1 too, but real edges, and is trained on without its class. Predictions a dict of
     ``boxes`` (n, slots, 4) and ``logits`` (n, slots, k + 1), the last for "nothing".
 
-    The loss matches each true box to a slot of its own and adds, for each matched slot, the
+    The loss matches each true box to a different slot and adds, for each matched slot, the
     distance of the edges, 1 - generalised IoU and the cross-entropy of the class, and for all other
     slots the cross-entropy of "nothing", as in DETR (Carion et al., 2020).
     Differs from DETR in matching greedily, the best pair first, where DETR finds the best matching
@@ -152,7 +152,7 @@ class Boxes(Answer):
             )
         if bool((boxes[..., 2:] < boxes[..., :2]).any()):
             raise ValueError(
-                f"{what}: boxes are (left, top, right, bottom), but some end before they begin. "
+                f"{what}: boxes are (left, top, right, bottom), but some end before they start. "
                 "Turn (x, y, width, height) into edges."
             )
 

@@ -158,8 +158,8 @@ class SupportNorm(_ChannelNorm):
             return self._with_statistics(x, *next(now.reuse))
         if now.record is None:
             raise RuntimeError(
-                "norm='support': this layer must be told whether rows are support or query. "
-                "Call the backbone through backbones.norms.embed_support and embed_query."
+                "norm='support': this layer must be called for support or for query rows; found "
+                "neither. Call the backbone by backbones.norms.embed_support and embed_query."
             )
         statistics = row_statistics(x)
         now.record.append(statistics)

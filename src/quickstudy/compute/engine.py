@@ -292,4 +292,4 @@ def miscounts_rows(learner: Learner) -> str | None:
     if declared:
         return declared
     ignoring = ignores_weights(learner)
-    return f"the statistics of {', '.join(ignoring[:3])} know no weights" if ignoring else None
+    return f"the statistics of {', '.join(ignoring[:3])} ignore row weights" if ignoring else None

@@ -110,8 +110,8 @@ def distinct(similarity: torch.Tensor, codes: list[int], split_of: list[str]) ->
         j = index.get(ord(small)) if len(small) == 1 else None
         if j is not None and j != i:
             limit[i, j] = limit[j, i] = SAME_LETTER
-    alike = similarity >= limit
+    too_similar = similarity >= limit
     kept = torch.zeros(len(codes), dtype=torch.bool)
     for i in range(len(codes)):
-        kept[i] = not bool((alike[i] & kept).any())
+        kept[i] = not bool((too_similar[i] & kept).any())
     return torch.nonzero(kept).flatten().tolist()

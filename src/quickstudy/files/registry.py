@@ -104,7 +104,7 @@ def _describe(thing: Any) -> Any:
     name = _NAMES.get(f"{cls.__module__}:{cls.__qualname__}")
     if name is None:
         raise ValueError(
-            f"describe: {cls.__module__}.{cls.__qualname__} is not one of quickstudy's own, so it "
+            f"describe: {cls.__module__}.{cls.__qualname__} is not part of quickstudy, so it "
             "cannot be rebuilt from a file. Keep the code that builds it, and give the learner "
             "when loading."
         )

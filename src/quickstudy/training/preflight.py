@@ -125,7 +125,7 @@ def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
     if all(bool((each.diff() >= 0).all()) for each in targets):
         raise ValueError(
             f"fit: {type(learner).__name__} reads its support rows as a sequence, but they come "
-            "class by class, so it would learn their places. Draw tasks with "
+            "class by class, so it would learn their positions. Draw tasks with "
             "episodes(..., shuffled=True)."
         )
 

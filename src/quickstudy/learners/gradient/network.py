@@ -121,7 +121,7 @@ def within_task(predictions: Any, spec: TaskSpec, present: Tensor | None) -> Any
         predictions = predictions[..., :outputs]
     elif width != outputs:
         raise ValueError(
-            f"the task asks {outputs} outputs, but the backbone gives predictions of shape "
+            f"the task has {outputs} outputs, but the backbone gives predictions of shape "
             f"{tuple(predictions.shape)}. Build it with outputs={outputs}."
         )
     return without_absent(predictions, present)
