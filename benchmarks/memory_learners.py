@@ -126,7 +126,7 @@ def _features(learner: qs.MANN | qs.SNAIL, batch: Task) -> Tensor:
 
 
 def plain_snail(s: qs.SNAIL, batch: Task) -> tuple[Tensor, Tensor]:
-    """Loss and score, every query at the end of a sequence of its own, as the paper trains."""
+    """Loss and score, with a separate sequence for each query, as the paper trains."""
     x = F.layer_norm(_features(s, batch), (s.backbone.features,))
     n = batch.support.targets.shape[1]
     queries = x.shape[1] - n
@@ -177,7 +177,7 @@ WORKLOADS = {
 
 
 def draw(workload: Workload) -> Task:
-    """Random inputs and labels: the time does not depend on what they are."""
+    """Random inputs and labels: the time does not depend on their values."""
     noise = torch.Generator().manual_seed(0)
 
     def rows(n: int) -> Examples:
@@ -191,7 +191,7 @@ def draw(workload: Workload) -> Task:
 def steps(
     workload: Workload, learner: Learner, batch: Task
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """One training step of ours, and of the plain form: each gives its gradient as one vector."""
+    """One training step of quickstudy and of the plain form; each returns one gradient vector."""
     plan = Plan(workload.mapping, "benchmark", len(batch.support.weights))
     objective = type(learner).objective or query_loss
 
@@ -219,7 +219,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def measure(workload: Workload, rounds: int) -> dict[str, object]:
-    """Agreement, then times, then the operators that take the most time."""
+    """Checks agreement, then measures times and the operators that take the most time."""
     torch.manual_seed(0)
     learner, batch = workload.make(), draw(workload)
     exact = copy.deepcopy(learner).double()
