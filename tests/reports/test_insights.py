@@ -74,8 +74,8 @@ class Attending(NearestMeanPixels):
 def line() -> Task:
     """Regression: support (1, 4) and (2, 6); queries (1, 4) and (-1, 0), and one without target."""
     x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[4.0], [6.0]])
-    asked, known = torch.tensor([[1.0], [-1.0], [5.0]]), torch.tensor([[4.0], [0.0], [math.nan]])
-    return Task(qs.examples(x, y), qs.examples(asked, known), qs.regression(missing=True))
+    new_x, new_y = torch.tensor([[1.0], [-1.0], [5.0]]), torch.tensor([[4.0], [0.0], [math.nan]])
+    return Task(qs.examples(x, y), qs.examples(new_x, new_y), qs.regression(missing=True))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ VERSION = 1  # increase it with every change of the rendered bytes
 SEED = 20_240_229
 PER_CLASS = 20
 LEAST_FACES = 4
-SAME_SHAPE, SAME_LETTER, ALIKE_ACROSS_SPLITS = 0.97, 0.80, 0.86
+SAME_SHAPE, SAME_LETTER, SIMILAR_ACROSS_SPLITS = 0.97, 0.80, 0.86
 
 SCRIPTS: dict[str, str] = {
     "LATIN": "train",
@@ -104,7 +104,7 @@ def distinct(similarity: torch.Tensor, codes: list[int], split_of: list[str]) ->
     index = {code: i for i, code in enumerate(codes)}
     limit = torch.full_like(similarity, SAME_SHAPE)
     splits = torch.tensor([("train", "val", "test").index(s) for s in split_of])
-    limit[splits[:, None] != splits] = ALIKE_ACROSS_SPLITS
+    limit[splits[:, None] != splits] = SIMILAR_ACROSS_SPLITS
     for i, code in enumerate(codes):
         small = chr(code).lower()
         j = index.get(ord(small)) if len(small) == 1 else None
