@@ -273,7 +273,7 @@ def check_answer(learner: Learner, answer: Answer) -> None:
         return
     given = ", ".join(kind.__name__ for kind in learner.answers)
     raise ValueError(
-        f"{type(learner).__name__}: gives answers of the kind {given}, but the task asks for "
+        f"{type(learner).__name__}: gives answers of the kind {given}, but the task needs "
         f"{answer}. Use another learner, or another spec."
     )
 

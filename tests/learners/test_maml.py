@@ -69,7 +69,7 @@ def test_a_head_too_narrow_is_refused() -> None:
 
 def test_predictions_of_a_wrong_shape_are_refused() -> None:
     maps = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Unflatten(1, (1, 5)))
-    with pytest.raises(ValueError, match=r"asks for predictions of shape \(10, 5\).*\(10, 1, 5\)"):
+    with pytest.raises(ValueError, match=r"needs predictions of shape \(10, 5\).*\(10, 1, 5\)"):
         qs.MAML(maps).adapt(support(), qs.classification(5))
 
 

@@ -15,7 +15,7 @@ class Contender:
 
     ``function``  ``module.function`` in this package.
     ``package``   whose version is reported; "" for plain torch.
-    ``needs``     how to install it, beside torch.
+    ``needs``     how to install it, in addition to torch.
     ``squared_distances``  False where its prototypical networks take plain Euclidean distances:
                   then its gradient is different, and compared with its own equation.
     """

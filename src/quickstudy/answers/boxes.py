@@ -138,7 +138,7 @@ class Boxes(Answer):
         else:
             found = f"{sorted(targets) if isinstance(targets, dict) else type(targets).__name__}"
         raise ValueError(
-            f"{what}: detection asks for a dict of boxes (n, m, 4) of reals and classes (n, m) of "
+            f"{what}: detection needs a dict of boxes (n, m, 4) of reals and classes (n, m) of "
             f"integer ids; found {found}. Pad images with fewer boxes with class -1."
         )
 

@@ -7,8 +7,8 @@
               fixed statistics, estimated over many training tasks           inductive
 
 ``adapt`` must change nothing in the module and work under vmap, so no layer here updates buffers in
-``forward``. :func:`embed_support` and :func:`embed_query` pass the layers what they need beside
-their input: row weights, and statistics to reuse.
+``forward``. :func:`embed_support` and :func:`embed_query` pass the layers what they need in
+addition to their input: row weights, and statistics to reuse.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Statistics = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class _Pass:
-    """What norms get in one forward pass beside their input and the row weights."""
+    """What norms get in one forward pass in addition to their input and the row weights."""
 
     record: Statistics | None = None  # where support statistics are written
     reuse: Iterator[tuple[Tensor, Tensor]] | None = None  # support statistics to use

@@ -196,7 +196,7 @@ def gradients_of_tasks(
 ) -> tuple[Tensor, Outcome, list[bool]]:
     """Each task's gradient (tasks, p), and the outcomes; p counts all trained parameters.
 
-    The last value says of each parameter whether the loss of any task depends on it.
+    The last value is, for each parameter, whether the loss of any task depends on it.
     """
     parts, outcomes, reached = [], [], []
     for prepared in step:

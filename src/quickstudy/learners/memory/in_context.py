@@ -88,7 +88,7 @@ class InContext(Learner):
         self.unknown = nn.Parameter(torch.zeros(size))  # replaces a query's label
         self.blocks = nn.ModuleList(_Block(size, heads) for _ in range(layers))
         self.head = nn.Linear(size, 1, bias=False)  # the softmax does not depend on a bias
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
