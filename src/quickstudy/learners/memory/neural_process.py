@@ -55,9 +55,9 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
         mean, deviation = learner.distribution(state, query.inputs)
     # Not torch's function: it reads single values, which vmap does not allow.
     distances = (answer.fill(query.targets) - mean) / deviation
-    surprise = deviation.log() + (distances.square() + math.log(2 * math.pi)) / 2
+    negative_log = deviation.log() + (distances.square() + math.log(2 * math.pi)) / 2
     known = answer.known(query.targets)
-    losses, share = mean_of_known(surprise.where(known, 0.0), known)
+    losses, share = mean_of_known(negative_log.where(known, 0.0), known)
     loss = weighted_mean(losses, query.weights * share)
     return Outcome(loss, score_of(mean, query, answer))
 

@@ -106,13 +106,13 @@ class SNAIL(Learner):
         labels = features.shape[-1] ** 0.5 * label_vectors(
             support, spec.answer, self.outputs, features.dtype
         )
-        there = (support.weights > 0).to(features.dtype)
+        present = (support.weights > 0).to(features.dtype)
         # Absent rows are moved before the first step, where the causal convolution pads with zeros.
-        order = torch.argsort(there, stable=True)
-        there, rows = there[order], torch.cat([normalised(features), labels], -1)[order]
-        bias, steps = log_weights(there), []
+        order = torch.argsort(present, stable=True)
+        present, rows = present[order], torch.cat([normalised(features), labels], -1)[order]
+        bias, steps = log_weights(present), []
         for block in self._layers():
-            rows, memory = block.read(rows * there.unsqueeze(-1), bias)
+            rows, memory = block.read(rows * present.unsqueeze(-1), bias)
             steps.append(memory)
         return {
             "steps": steps, "order": order, "bias": bias, "statistics": statistics,

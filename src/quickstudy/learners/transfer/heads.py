@@ -260,7 +260,7 @@ def _ratio(a: Tensor, b: Tensor, known: Tensor) -> Tensor:
 
 
 class _Preconditioner(NamedTuple):
-    """The inverse of the Hessian with each row's softmax curvature replaced by its mean."""
+    """The inverse of the Hessian with the mean eigenvalue of each row's softmax Jacobian."""
 
     problem: _Problem
     inverse: Tensor  # (d, d), for the weight of every class
