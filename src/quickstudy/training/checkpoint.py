@@ -26,7 +26,7 @@ class Progress:
     seconds: float = 0.0
     best_score: float | None = None
     best_step: int = 0
-    since_best: int = 0  # validations since the best one
+    fruitless: int = 0  # validations since the best one
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stopped_early: bool = False
     loss_sum: float = 0.0  # over the steps since the last row of the log
@@ -57,11 +57,11 @@ class Progress:
         else:
             better = result.mean > best if result.higher_is_better else result.mean < best
         if better:
-            self.best_score, self.best_step, self.since_best = result.mean, self.step, 0
+            self.best_score, self.best_step, self.fruitless = result.mean, self.step, 0
             self.best_weights = {n: v.clone() for n, v in learner.state_dict().items()}
         else:
-            self.since_best += 1
-            self.stopped_early = patience is not None and self.since_best >= patience
+            self.fruitless += 1
+            self.stopped_early = patience is not None and self.fruitless >= patience
 
 
 class RunFolder:
