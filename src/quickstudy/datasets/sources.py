@@ -54,7 +54,7 @@ def fetch(url: str, folder: Path, known_hash: str) -> Path:
 
     name = url.rsplit("/", 1)[-1].split("?")[0]
     pooch.get_logger().setLevel("WARNING")
-    manual_remedy = f"Or download it manually and save it as {folder / name}."
+    manual_remedy = f"Or download it manually and put it at {folder / name}."
     try:
         with Bar(f"Downloading {name}", unit="bytes") as bar:
             download = pooch.HTTPDownloader(progressbar=bar)
