@@ -1,8 +1,8 @@
-"""Time of adapting and predicting for one task, compared with the backbone alone, in turns.
+"""Time of adapting and predicting for one task, compared with plain torch, in turns.
 
     python benchmarks/adaptation.py                      # every learner, some minutes
     python benchmarks/adaptation.py conv4 --learners maml prototypical --seconds 1
-    python benchmarks/adaptation.py --table              # what was measured
+    python benchmarks/adaptation.py --table              # print the results
 
 Every learner of the registry as a user runs it: saved and loaded, in evaluation mode, under
 ``no_grad``, with its default settings. ``predictor = learner(support, spec)`` and
@@ -12,8 +12,8 @@ Every learner of the registry as a user runs it: saved and loaded, in evaluation
                        of the weights that adapt (torch's own Adam for Reptile); then the network
     others             the backbone on the rows
 
-So the ratio includes our checks and calls of operators, and for the others also all that the
-learner itself computes from the features. Rounds alternate; the ratio is that of the medians.
+So the ratio includes quickstudy's checks and calls of operators, and for the others also what the
+learner computes from the features. Rounds alternate; the ratio is that of the medians.
 Results go to results/adaptation.json.
 """
 
@@ -47,7 +47,7 @@ from quickstudy.reports.tables import markdown_table
 RESULTS = Path(__file__).parent / "results" / "adaptation.json"
 WAYS, SHOTS, QUERIES, POINTS = 5, (1, 5), (1, 15, 256), 10
 SHORTEST = 2e-3
-"""Seconds of one measured round: what takes less is repeated within it."""
+"""Least seconds of one measured round: shorter work is repeated within it."""
 
 Work = Callable[[], object]
 
@@ -97,7 +97,7 @@ def make_learner(name: str, backbone: str, support: int) -> Learner:
 
 
 def make_support(backbone: str, shots: int) -> tuple[Examples, qs.TaskSpec]:
-    """Random rows: the time does not depend on what they are."""
+    """Random rows: the time does not depend on their values."""
     shape = BACKBONES[backbone][1]
     if backbone == "regression":
         inputs = torch.randn(POINTS, *shape)
@@ -142,7 +142,7 @@ def plain_adaptation(name: str, learner: Any, support: Examples) -> Work:
 
 
 def network_of(name: str, learner: Any) -> Any:
-    """What plain torch would call: with CAVIA's context, without the head of Proto-MAML's tasks."""
+    """The network that plain torch calls: with CAVIA's context, without Proto-MAML's head."""
     return learner.network if name == "cavia" else learner.backbone
 
 
@@ -173,7 +173,7 @@ def descended(
 
 
 def measure(name: str, backbone: str, shots: int, seconds: float) -> dict[str, Any]:
-    """Milliseconds of ours and of the floor, and their ratio, for adapting and each query size."""
+    """Milliseconds of quickstudy and of the floor, and their ratio, for adapting and predicting."""
     torch.manual_seed(0)
     support, spec = make_support(backbone, shots)
     learner = make_learner(name, backbone, len(support.targets))
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--learners", nargs="*", choices=list(LEARNERS), help="all by default")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each comparison")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--table", action="store_true", help="print what was measured")
+    parser.add_argument("--table", action="store_true", help="print the results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file")
     args = parser.parse_args()
     result = json.loads(args.results.read_text()) if args.results.exists() else {}

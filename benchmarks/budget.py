@@ -1,4 +1,4 @@
-"""Equal budgets: how many training steps fit into so many minutes of CPU time."""
+"""Equal budgets: how many training steps fit into a number of minutes of CPU time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 def steps_within(minutes: float, train: Callable[[int], object]) -> int:
-    """Steps that take ``minutes`` of this process's CPU time, estimated by ever longer trials.
+    """Steps that take ``minutes`` of this process's CPU time, estimated by trials of rising length.
 
-    ``train``  trains a copy for so many steps, and discards it.
+    ``train``  trains a copy for a number of steps, and discards it.
     """
     steps, times = 1, []
     # The first trial warms up, and two that differ by less than seconds differ by chance.

@@ -66,19 +66,19 @@ def plain_mann(m: qs.MANN, batch: Task) -> tuple[Tensor, Tensor]:
     tasks, n = y.shape
     h = c = x.new_zeros(tasks, m.hidden)
     memory, usage = x.new_zeros(tasks, m.slots, m.width), x.new_zeros(tasks, m.slots)
-    looks, reads = x.new_zeros(tasks, m.reads, m.slots), x.new_zeros(tasks, m.reads * m.width)
-    label, answers, support = torch.zeros_like(labels[:, 0]), [], batch.support.weights.shape[1]
+    addresses, reads = x.new_zeros(tasks, m.reads, m.slots), x.new_zeros(tasks, m.reads * m.width)
+    label, predictions, support = torch.zeros_like(labels[:, 0]), [], batch.support.weights.shape[1]
     for t in range(n):
         if t == support:
             with torch.no_grad():
-                states = (h, c, memory, usage, looks, reads, label)
+                states = (h, c, memory, usage, addresses, reads, label)
                 query_logits = _predict_all(m, x[:, support:], states)
-        h, c, memory, usage, looks, reads = _mann_row(
-            m, x[:, t], label, (h, c, memory, usage, looks, reads)
+        h, c, memory, usage, addresses, reads = _mann_row(
+            m, x[:, t], label, (h, c, memory, usage, addresses, reads)
         )
-        answers.append(m.answer(torch.cat([h, reads], -1)))
+        predictions.append(m.output_layer(torch.cat([h, reads], -1)))
         label = labels[:, t]
-    loss = F.cross_entropy(torch.stack(answers, 1).flatten(0, 1), y.flatten())
+    loss = F.cross_entropy(torch.stack(predictions, 1).flatten(0, 1), y.flatten())
     return loss, (query_logits.argmax(-1) == y[:, support:].flatten()).to(x.dtype).mean()
 
 
@@ -86,30 +86,30 @@ def _predict_all(m: qs.MANN, x: Tensor, states: tuple[Tensor, ...]) -> Tensor:
     queries = x.shape[1]
     *before, label = (part.repeat_interleave(queries, 0) for part in states)
     h, *_, reads = _mann_row(m, x.flatten(0, 1), label, tuple(before))
-    return m.answer(torch.cat([h, reads], -1))
+    return m.output_layer(torch.cat([h, reads], -1))
 
 
 def _mann_row(
     m: qs.MANN, x: Tensor, label: Tensor, state: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    h, c, memory, usage, looks, reads = state
+    h, c, memory, usage, addresses, reads = state
     i, f, o, new = m.controller.gates(torch.cat([x, label, reads, h], -1)).chunk(4, -1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(new)
     h = torch.sigmoid(o) * torch.tanh(c)
     keys = m.key(torch.cat([h, x], -1)).unflatten(-1, (m.reads, m.width))
-    late = m.late(torch.cat([h, label], -1)).unflatten(-1, (m.reads, m.width))
+    delayed = m.delayed(torch.cat([h, label], -1)).unflatten(-1, (m.reads, m.width))
     gate = torch.sigmoid(m.gate(h)).unsqueeze(-1)
     lowest = torch.argsort(usage, dim=-1, stable=True)[:, : m.reads]
     least = F.one_hot(lowest, m.slots).to(x.dtype)
-    again, anew = gate * looks, (1 - gate) * least
+    to_old, to_new = gate * addresses, (1 - gate) * least
     memory = memory * (1 - least.sum(1)).unsqueeze(-1)
-    memory = memory + torch.bmm(again.mT, late) + torch.bmm(anew.mT, keys)
+    memory = memory + torch.bmm(to_old.mT, delayed) + torch.bmm(to_new.mT, keys)
     unit_keys = keys / torch.sqrt((keys**2).sum(-1, keepdim=True) + 1e-12)
     unit_slots = memory / torch.sqrt((memory**2).sum(-1, keepdim=True) + 1e-12)
     cosines = torch.bmm(unit_keys, unit_slots.mT)
-    looks = torch.softmax(m.strength.unsqueeze(-1) * cosines, -1)
-    usage = (m.decay * usage + (looks + again + anew).sum(1)).detach()
-    return h, c, memory, usage, looks, torch.bmm(looks, memory).flatten(1)
+    addresses = torch.softmax(m.strength.unsqueeze(-1) * cosines, -1)
+    usage = (m.decay * usage + (addresses + to_old + to_new).sum(1)).detach()
+    return h, c, memory, usage, addresses, torch.bmm(addresses, memory).flatten(1)
 
 
 def _centred(m: qs.MANN, batch: Task) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ def _features(learner: qs.MANN | qs.SNAIL, batch: Task) -> Tensor:
 
 
 def plain_snail(s: qs.SNAIL, batch: Task) -> tuple[Tensor, Tensor]:
-    """Loss and score, every query at the end of a sequence of its own, as the paper trains."""
+    """Loss and score, with a separate sequence for each query, as the paper trains."""
     x = F.layer_norm(_features(s, batch), (s.backbone.features,))
     n = batch.support.targets.shape[1]
     queries = x.shape[1] - n
@@ -177,7 +177,7 @@ WORKLOADS = {
 
 
 def draw(workload: Workload) -> Task:
-    """Random inputs and labels: the time does not depend on what they are."""
+    """Random inputs and labels: the time does not depend on their values."""
     noise = torch.Generator().manual_seed(0)
 
     def rows(n: int) -> Examples:
@@ -191,8 +191,8 @@ def draw(workload: Workload) -> Task:
 def steps(
     workload: Workload, learner: Learner, batch: Task
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """One training step of ours, and of the plain form: each gives its gradient as one vector."""
-    plan = Plan(workload.mapping, "query_logits for", len(batch.support.weights))
+    """One training step of quickstudy and of the plain form; each returns one gradient vector."""
+    plan = Plan(workload.mapping, "benchmark", len(batch.support.weights))
     objective = type(learner).objective or query_loss
 
     def ours() -> Tensor:
@@ -219,7 +219,7 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def measure(workload: Workload, rounds: int) -> dict[str, object]:
-    """Agreement, then times, then the operators that take the most time."""
+    """Checks agreement, then measures times and the operators that take the most time."""
     torch.manual_seed(0)
     learner, batch = workload.make(), draw(workload)
     exact = copy.deepcopy(learner).double()
@@ -277,7 +277,7 @@ def operators(step: Callable[[], Tensor], most: int = 8) -> list[dict[str, objec
 
 
 def main() -> None:
-    """Measure the workloads query_logits for; keep earlier results of the others."""
+    """Measure the given workloads; keep earlier results of the others."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workloads", nargs="*", help=f"of {', '.join(WORKLOADS)}; all by default")
     parser.add_argument("--rounds", type=int, default=11)

@@ -143,7 +143,7 @@ def _training_tasks(trained: dict[str, Any]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("learner", nargs="?", choices=list(ENTRIES))
-    parser.add_argument("--table", action="store_true", help="print what was measured so far")
+    parser.add_argument("--table", action="store_true", help="print all results so far")
     parser.add_argument("--ways", type=int, default=5, choices=(5, 20), help="column to train for")
     parser.add_argument("--shots", type=int, default=1, choices=(1, 5), help="likewise")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU time of the training")
@@ -154,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--root", default=None, help="data root; default QUICKSTUDY_DATA")
     args = parser.parse_args()
     if not args.table and args.learner is None:
-        parser.error(f"name a learner ({', '.join(ENTRIES)}), or ask for the --table")
+        parser.error(f"name a learner ({', '.join(ENTRIES)}), or give --table")
     if args.shots == 5 and not (ENTRIES[args.learner].own_shots and args.ways == 5):
         parser.error(f"{args.learner} has no 5-shot training at {args.ways} ways: leave --shots")
     return args

@@ -23,16 +23,16 @@ class Entry:
 
     ``make``        (Conv4, most ways, shots of a test) -> learner.
     ``published``   by its paper or, as the note says, by another.
-    ``answers``     whether the Conv4 ends in a head.
-    ``train_ways``  one training serves all columns; None: each number of ways is trained apart,
-                    and its 1-shot training serves the 5-shot column too.
-    ``own_shots``   the 5-shot column is a training of its own.
+    ``head``        whether the Conv4 ends in a head.
+    ``train_ways``  ways of the one training for all columns; None: one training for each number of
+                    ways, at 1 shot, also for the 5-shot column.
+    ``own_shots``   whether the 5-shot column has a separate training.
     """
 
     title: str
     make: Callable[[nn.Module, int, int], qs.Learner]
     published: Figures
-    answers: bool = False
+    head: bool = False
     train_ways: int | None = None
     own_shots: bool = False
     queries: int = 5
@@ -44,7 +44,7 @@ class Entry:
 
     def outputs(self, ways: int) -> int | None:
         """Size of the Conv4's head."""
-        return ways if self.answers else None
+        return ways if self.head else None
 
 
 # Settings of metric learners: 20-way tasks, used for all columns.
@@ -52,7 +52,7 @@ _METRIC: dict[str, Any] = {"train_ways": 20}
 # Gradient learners use the outer steps that were best for MAML on training tasks in two CPU
 # minutes: with 2 tasks a step at rate 0.002 it reaches 87%, with 4 at 0.001 76%.
 _PACE: dict[str, Any] = {"queries": 3, "tasks_per_step": 2, "rate": 2e-3}
-_GRADIENT: dict[str, Any] = {"answers": True, **_PACE}
+_GRADIENT: dict[str, Any] = {"head": True, **_PACE}
 _NONE: Figures = (None, None, None)
 
 # Without a note, the figure is of the learner's own paper and, as far as is known, inductive.
@@ -101,7 +101,7 @@ ENTRIES = {
     "boil": Entry("BOIL", lambda net, ways, _: qs.BOIL(net, 1, 0.4), _NONE, **_GRADIENT),
     "reptile": Entry(
         "Reptile", lambda net, ways, _: qs.Reptile(net), (95.4, 98.9, 88.1),
-        answers=True, queries=9, tasks_per_step=5, optimiser=sgd(1.0),
+        head=True, queries=9, tasks_per_step=5, optimiser=sgd(1.0),
     ),
     "meta_sgd": Entry(
         "Meta-SGD", lambda net, ways, _: qs.MetaSGD(net), (99.5, 99.9, 95.9), **_GRADIENT,

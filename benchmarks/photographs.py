@@ -82,8 +82,8 @@ def _one_draw(run: Run, kinds: list[Path], draws: random.Random, folder: Path) -
         queries += [file for file in files if file not in shown]
     predictor = adapt_folder(run, support)
     path = predictor.save(folder / "predictor.safetensors")
-    told = predict_files(load(path), queries).to_json()["predictions"]
-    return sum(row["class"] == Path(row["file"]).parent.name for row in told) / len(told)
+    rows = predict_files(load(path), queries).to_json()["predictions"]
+    return sum(row["class"] == Path(row["file"]).parent.name for row in rows) / len(rows)
 
 
 def _arguments() -> argparse.Namespace:

@@ -205,7 +205,7 @@ def check(name: str, episode: Episode) -> None:
                for t in (episode.support_targets, episode.query_targets)]  # fmt: skip
     in_unit = 0 <= float(episode.query.min()) < float(episode.query.max()) <= 1
     if images != wanted or per_way != [[SHOTS] * WAYS, [QUERIES] * WAYS] or not in_unit:
-        raise ValueError(f"{name}: not the episode asked for; found {images}, {per_way}.")
+        raise ValueError(f"{name}: not the required episode; found {images}, {per_way}.")
 
 
 def measured(

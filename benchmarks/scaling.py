@@ -1,11 +1,11 @@
 """Time and memory of a training step as one quantity grows, and its share of the machine's peak.
 
     python benchmarks/scaling.py            # about ten minutes on an idle machine of two cores
-    python benchmarks/scaling.py --table    # what was measured, and its chart
+    python benchmarks/scaling.py --table    # print the results, and draw the chart
 
 A step is the gradient of the mean query loss, as ``fit`` computes it with two workers, for Conv4
 with batch norm on random images. The base is 5-way 1-shot with 15 queries, 28x28, 64 filters, 4
-tasks and, for gradient learners, 1 inner step. Every point is measured in a process of its own: the
+tasks and, for gradient learners, 1 inner step. Every point is measured in a separate process: the
 median of its steps, and the greatest resident memory less that before the first.
 
 Arithmetic is what torch counts for convolutions and matrix products (two operations for each
@@ -72,7 +72,7 @@ LEARNERS = ("MAML", "FOMAML", "Prototypical")
 
 
 def points(axis: str) -> list[Point]:
-    """What is measured along ``axis``; a learner without inner steps has none along ``steps``."""
+    """The points along ``axis``; none along ``steps`` for a learner without inner steps."""
     learners = [n for n in LEARNERS if axis != "inner steps" or n != "Prototypical"]
     return [replace(Point(name), **change) for name in learners for change in AXES[axis]]
 
@@ -156,7 +156,7 @@ def convolution_rate() -> float:
 
 
 def table(result: dict[str, Any]) -> list[dict[str, object]]:
-    """What was measured: a line for each value of an axis."""
+    """The results: a line for each value of an axis."""
     lines: list[dict[str, object]] = []
     for axis, rows in result["axes"].items():
         for change in AXES[axis]:
@@ -198,7 +198,7 @@ def chart(result: dict[str, Any], file: Path) -> None:
         figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=120)
 
 
-def in_own_process(point: Point) -> dict[str, Any]:
+def in_new_process(point: Point) -> dict[str, Any]:
     """:func:`measure` in a new process, where nothing has used memory yet."""
     command = [sys.executable, __file__, "--point", json.dumps(asdict(point))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -209,10 +209,10 @@ def in_own_process(point: Point) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every axis, or show what was measured."""
+    """Measure every axis, or show the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--axis", action="append", choices=list(AXES), help="only this one")
-    parser.add_argument("--table", action="store_true", help="print what was measured")
+    parser.add_argument("--table", action="store_true", help="print the results")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw it")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -222,7 +222,7 @@ def main() -> None:
     if not (args.table or args.chart):
         axes, rates = {}, [convolution_rate()]
         for axis in args.axis or AXES:
-            axes[axis] = [in_own_process(point) for point in points(axis)]
+            axes[axis] = [in_new_process(point) for point in points(axis)]
             rates.append(convolution_rate())
         result = {"commit": commit(), "torch": torch.__version__, "workers": WORKERS,
                   "peak": round(max(rates), 1), "axes": axes}  # fmt: skip

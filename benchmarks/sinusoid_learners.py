@@ -1,12 +1,12 @@
 """Sinusoid regression by every learner that regresses: the same tasks and CPU budget for each.
 
     python benchmarks/sinusoid_learners.py                 # all, about 50 minutes on one core
-    python benchmarks/sinusoid_learners.py maml reptile    # these, beside the results there are
+    python benchmarks/sinusoid_learners.py maml reptile    # these; other results are kept
 
 Tasks of MAML's paper (section 5.1): 10 support points, as many queries in training, 100 in testing.
-Every learner trains for the same CPU time on one thread, 25 tasks a step, with Adam at 1e-3 along a
-cosine (Reptile with its paper's outer step), has a perceptron of two hidden layers of 40 under what
-is its own, and is tested, inductively, on the same 1000 tasks.
+Every learner has a perceptron with two hidden layers of 40 as its backbone, and trains for the same
+CPU time on one thread, 25 tasks a step, with Adam at 1e-3 and a cosine schedule (Reptile with its
+paper's outer step). All are tested, inductively, on the same 1000 tasks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A learner that acts: it pulls the arms of a bandit, and learns which one pays.
 
-Support rows are made by the learner itself, from what it does before any support (``prior``); query
-rows by what it does once it has adapted. What training finds is how far to trust a few pulls.
+The learner makes the support rows by acting before any support (``prior``), and the query rows by
+acting after it has adapted. Training learns how far to trust a few pulls.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ class CountRewards(qs.Learner):
 
         logit_a = trust * r_a,    r_a = (sum of rewards of arm a) / (pulls of arm a + 1)
 
-    ``trust``, learnt over many bandits, says how much a difference in rewards is worth.
+    ``trust``, learnt over many bandits, is the factor on differences in rewards.
 
     State: ``rewards`` and ``pulls`` (arms,), so that more pulls can be added later.
     """

@@ -1,7 +1,7 @@
 """Three kinds of tasks in one training step: classes, real numbers, and labels partly unknown.
 
 One network gives the features; a linear head is fitted to each task's support set. Each kind has a
-result of its own: a mean over kinds would mean nothing.
+separate result: a mean over kinds would be meaningless.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """An answer of your own: a rating from 1 to 5, where 4 for a true 5 is better than 1.
 
-``Ratings`` is an ``Answer`` with a loss and two scores. Nothing else has to know of it: tasks that
-ask for ratings go through ``fit``, ``evaluate`` and every learner that takes any answer.
+``Ratings`` is an ``Answer`` with a loss and two scores. No other code is needed: tasks
+with ratings work with ``fit``, ``evaluate`` and every learner that takes any answer.
 """
 
 from dataclasses import dataclass

@@ -225,5 +225,5 @@ def test_an_inner_step_follows_the_gradient_of_the_masked_loss():
     state = qs.MAML(net, rate=0.1).adapt(support, qs.regression(2, missing=True))
     known = ~y.isnan()
     loss = ((net(x)[known] - y[known]) ** 2).sum() / known.sum()
-    by_hand = net.weight - 0.1 * torch.autograd.grad(loss, net.weight)[0]
-    torch.testing.assert_close(state["weights"]["weight"], by_hand, rtol=0, atol=1e-12)
+    expected = net.weight - 0.1 * torch.autograd.grad(loss, net.weight)[0]
+    torch.testing.assert_close(state["weights"]["weight"], expected, rtol=0, atol=1e-12)

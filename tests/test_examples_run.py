@@ -23,13 +23,13 @@ def test_quickstart():
     assert result.mean > 0.5, "far above chance (0.2) after a few steps"
 
 
-def test_a_learner_of_ones_own_keeps_the_contract_and_learns():
+def test_the_custom_learner_keeps_the_contract_and_learns():
     kept, result = example("your_own_learner")["main"](steps=10, tasks=20)
     assert len(kept) == 13
     assert result.mean > 0.5, "far above chance (0.2) after a few steps"
 
 
-def test_an_answer_of_ones_own():
+def test_the_custom_answer():
     before, after = example("your_own_answer")["main"](steps=60, tasks=40)
     assert after.metric == "distance"
     assert after.mean < before.mean, "lower is better"

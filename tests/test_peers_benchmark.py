@@ -24,7 +24,7 @@ from contest.work import (  # noqa: E402
     NotOffered,
     Weights,
     Workload,
-    first_weights,
+    initial_weights,
     make_tasks,
 )
 
@@ -41,12 +41,12 @@ EAGER = [name for name in BY_NAME if name != "quickstudy, compiled"]  # compilin
 
 
 def gradients(contender: Contender, work: Workload) -> Weights:
-    weights = {name: w.double() for name, w in first_weights(work).items()}
+    weights = {name: w.double() for name, w in initial_weights(work).items()}
     return contender.prepare()(work, weights, make_tasks(work).to(torch.float64))()
 
 
 def right(work: Workload, squared_distances: bool = True) -> Weights:
-    return meta_gradient(work, first_weights(work), make_tasks(work), squared_distances)
+    return meta_gradient(work, initial_weights(work), make_tasks(work), squared_distances)
 
 
 @pytest.mark.parametrize("work", SMALL.values(), ids=SMALL)
@@ -75,7 +75,7 @@ def test_a_first_order_gradient_is_not_accepted_as_exact() -> None:
 def test_the_reference_gradient_equals_central_differences() -> None:
     """Central differences along one direction, of a step that uses no second derivative."""
     work = SMALL["sinusoid"]
-    weights = {n: w.double() for n, w in first_weights(work).items()}
+    weights = {n: w.double() for n, w in initial_weights(work).items()}
     direction = {n: torch.randn_like(w) for n, w in weights.items()}
 
     def mean_loss(distance: float) -> float:
@@ -84,17 +84,17 @@ def test_the_reference_gradient_equals_central_differences() -> None:
             moved = {n: w + distance * direction[n] for n, w in weights.items()}
             leaves = [w.requires_grad_() for w in moved.values()]
             inner = (perceptron(moved, task.support) - task.support_targets).square().mean()
-            slopes = torch.autograd.grad(inner, leaves)
-            steps = zip(moved.items(), slopes, strict=True)
+            inner_gradients = torch.autograd.grad(inner, leaves)
+            steps = zip(moved.items(), inner_gradients, strict=True)
             fast = {n: w.detach() - work.rate * s for (n, w), s in steps}
             outer = (perceptron(fast, task.query) - task.query_targets).square().mean()
             total += float(outer) / work.tasks
         return total
 
-    slope = (mean_loss(1e-5) - mean_loss(-1e-5)) / 2e-5
+    found = (mean_loss(1e-5) - mean_loss(-1e-5)) / 2e-5
     gradient = right(work)
     expected = sum(float((gradient[n] * direction[n]).sum()) for n in gradient)
-    assert slope == pytest.approx(expected, rel=1e-6)
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def perceptron(weights: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ def test_a_wrong_gradient_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_process_that_ends_is_reported_as_a_reason() -> None:
     worker = Worker(BY_NAME[OURS], SMALL["sinusoid"], "/bin/false")
-    assert "ended with status 1" in worker.ask("ready")["missing"]
+    assert "ended with status 1" in worker.request("ready")["missing"]
     worker.close()
 
 

@@ -18,38 +18,38 @@ import torch
 
 from contest.contenders import CONTENDERS, OURS, Contender
 from contest.oracle import meta_gradient, relative_error
-from contest.work import Weights, Workload, first_weights, make_tasks
+from contest.work import Weights, Workload, initial_weights, make_tasks
 from contest.worker import TASKS_FOR_GRADIENTS
 
-TURN = 0.25  # seconds that a turn lasts at least: short steps are repeated
-PAUSE = 0.05  # seconds before a turn, in which the threads of the last one go to sleep
+TURN = 0.25  # least seconds of a turn: short steps are repeated
+PAUSE = 0.05  # seconds before a turn, so that the threads of the last contender are idle
 WARM_UPS = 2  # untimed turns
-RIGHT = 1e-6  # relative error in float64 from which a gradient is wrong, and not timed
+TOLERANCE = 1e-6  # largest relative error in float64 of a contender that is timed
 
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 
 
 class Worker:
-    """A contender's process, which sleeps until it gets a question."""
+    """A contender's process, which waits for requests."""
 
     def __init__(self, contender: Contender, work: Workload, interpreter: str) -> None:
         self.contender = contender
-        self.first = {"contender": asdict(contender), "workload": work.to_json()}
+        self.setup = {"contender": asdict(contender), "workload": work.to_json()}
         self.process = process = subprocess.Popen(
             [interpreter, "-m", "contest.worker"], cwd=Path(__file__).parents[1], text=True,
             bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self.questions, self.answers = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+        self.requests, self.replies = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
 
-    def ask(self, what: str, **details: Any) -> Answer:
-        """The answer, or {"missing": why there is none}."""
-        question, self.first = {**self.first, "ask": what, **details}, {}
+    def request(self, what: str, **details: Any) -> Reply:
+        """The reply, or {"missing": the reason why there is none}."""
+        message, self.setup = {**self.setup, "request": what, **details}, {}
         try:
-            self.questions.write(json.dumps(question) + "\n")
-            answer: Answer = json.loads(self.answers.readline())
+            self.requests.write(json.dumps(message) + "\n")
+            reply: Reply = json.loads(self.replies.readline())
         except (OSError, json.JSONDecodeError):
             return {"missing": f"its process ended with status {self.process.wait()}"}
-        return answer
+        return reply
 
     def close(self) -> None:
         """End the process."""
@@ -80,7 +80,7 @@ def contest(
     rounds: int = 11,
     interpreters: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """A row for every contender; ``interpreters`` has the python that runs each, by name."""
+    """A row for every contender; ``interpreters`` maps names to the Python to run them with."""
     python = {c.name: (interpreters or {}).get(c.name, sys.executable) for c in contenders}
     rows = {c.name: Row(c.name) for c in contenders}
     oracle = _Oracle(work)
@@ -90,7 +90,7 @@ def contest(
             row = rows[worker.contender.name]
             row.errors = {d: oracle.error(worker, d) for d in ("float64", "float32")}
             error = row.errors["float64"]
-            if isinstance(error, float) and not error < RIGHT:
+            if isinstance(error, float) and not error < TOLERANCE:
                 row.missing = f"wrong: its meta-gradient is off by {error:.0e} in float64"
         _time(workers, rows, rounds)
     finally:
@@ -100,27 +100,27 @@ def contest(
 
 
 class _Oracle:
-    """Compares gradients with the right ones, which are computed once."""
+    """Compares gradients with the exact ones, which are computed once."""
 
     def __init__(self, work: Workload) -> None:
         self.work = replace(work, tasks=TASKS_FOR_GRADIENTS)
-        self.weights, self.tasks = first_weights(self.work), make_tasks(self.work)
+        self.weights, self.tasks = initial_weights(self.work), make_tasks(self.work)
         self.known: dict[bool, Weights] = {}
 
     def error(self, worker: Worker, dtype: str) -> float | str:
-        """The relative error, or why there is none."""
+        """The relative error, or the reason why there is none."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "gradient"
-            answer = worker.ask("gradient", dtype=dtype, file=str(file))
-            if "missing" in answer:
-                return str(answer["missing"])
+            reply = worker.request("gradient", dtype=dtype, file=str(file))
+            if "missing" in reply:
+                return str(reply["missing"])
             flat = torch.from_numpy(np.fromfile(file))
         parts = flat.split([w.numel() for w in self.weights.values()])
         named = zip(self.weights.items(), parts, strict=True)
         found = {name: part.view(w.shape) for (name, w), part in named}
-        return relative_error(found, self._right(worker.contender.squared_distances))
+        return relative_error(found, self._exact(worker.contender.squared_distances))
 
-    def _right(self, squared: bool) -> Weights:
+    def _exact(self, squared: bool) -> Weights:
         if squared not in self.known:
             self.known[squared] = meta_gradient(self.work, self.weights, self.tasks, squared)
         return self.known[squared]
@@ -131,30 +131,30 @@ def _time(workers: Sequence[Worker], rows: Mapping[str, Row], rounds: int) -> No
     for worker in workers:
         row = rows[worker.contender.name]
         if row.missing is None:
-            answer = worker.ask("ready")
-            row.missing, row.versions = answer.get("missing"), answer.get("versions", {})
+            reply = worker.request("ready")
+            row.missing, row.versions = reply.get("missing"), reply.get("versions", {})
         if row.missing is None:
             steps[worker] = 1
     for turn in range(WARM_UPS + rounds):
         for worker in list(steps):
             time.sleep(PAUSE)
-            answer = worker.ask("steps", count=steps[worker])
+            reply = worker.request("steps", count=steps[worker])
             row = rows[worker.contender.name]
-            if "missing" in answer:  # it was killed, or failed after its first step
-                row.missing = answer["missing"]
+            if "missing" in reply:  # it was killed, or failed after its first step
+                row.missing = reply["missing"]
                 del steps[worker]
             elif turn < WARM_UPS:
-                each = answer["seconds"] / steps[worker]
+                each = reply["seconds"] / steps[worker]
                 steps[worker] = max(1, round(TURN / each))
             else:
-                row.seconds.append(answer["seconds"] / steps[worker])
+                row.seconds.append(reply["seconds"] / steps[worker])
     for worker in steps:
-        memory, row = worker.ask("memory"), rows[worker.contender.name]
+        memory, row = worker.request("memory"), rows[worker.contender.name]
         row.before_mib, row.peak_mib = memory["before_mib"], memory["peak_mib"]
 
 
 def summary(work: Workload, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Rows as JSON, with rates and with how many times as fast quickstudy is."""
+    """Rows as JSON, with rates and the speed of quickstudy relative to each."""
     ours = next((row.seconds for row in rows if row.name == OURS), [])
     return [_summary(work, row, ours) for row in rows]
 

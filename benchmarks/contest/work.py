@@ -113,11 +113,10 @@ class Tasks(NamedTuple):
 
 
 Contest = Callable[[], Weights]
-"""One step: the meta-gradient is left in ``.grad`` and given back under the network's names."""
+"""One step: stores the meta-gradient in ``.grad``, and returns it under the network's names."""
 
 Prepare = Callable[[Workload, Weights, Tasks], Contest]
-"""What a contender is: it loads weights and tasks, and makes ready for steps. It may raise
-NotOffered."""
+"""A contender: loads weights and tasks, and returns the step. It may raise NotOffered."""
 
 
 class NotOffered(Exception):
@@ -147,8 +146,8 @@ def _sinusoids(work: Workload, noise: torch.Generator) -> Tasks:
     return Tasks(x[:, :n].clone(), y[:, :n].clone(), x[:, n:].clone(), y[:, n:].clone())
 
 
-def first_weights(work: Workload, seed: int = 1) -> Weights:
-    """What every contender starts from; no norm is the identity, which could hide a wrong term."""
+def initial_weights(work: Workload, seed: int = 1) -> Weights:
+    """The initial weights of all contenders; an identity as norm could hide a wrong term."""
     noise = torch.Generator().manual_seed(seed)
 
     def draw(name: str, like: Tensor) -> Tensor:
@@ -165,7 +164,7 @@ class Conv4(nn.Module):
 
     The order of the layers is the usual one. Convolutions have no bias, which a batch norm would
     subtract again; so all contenders have the same parameters. Statistics are those of the
-    given rows, and none are kept, as the peers' own examples do or their second order needs.
+    given rows, and none are kept: the examples of the peers do so, or their second order needs it.
     """
 
     def __init__(self, channels: int, in_channels: int, side: int, outputs: int | None) -> None:

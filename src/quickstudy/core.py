@@ -52,7 +52,7 @@ class Examples(NamedTuple):
 
 
 class Acting(NamedTuple):
-    """Examples that the engine is yet to make by acting: for :class:`quickstudy.answers.Actions`.
+    """Examples that the engine will make by acting: for :class:`quickstudy.answers.Actions`.
 
     ``parameters``  a tree of tensors that selects one world of the family.
     ``noise``       a tree of tensors with all random numbers that acting uses, drawn in advance.
@@ -132,7 +132,7 @@ class Answer(ABC):
 
     @abstractmethod
     def element_losses(self, predictions: Any, targets: Any) -> Tensor:
-        """The loss of every element, shaped like :meth:`known`; ``targets`` come filled."""
+        """The loss of each element, shaped like :meth:`known`; ``targets`` are filled already."""
 
     def fill(self, targets: Any) -> Any:
         """``targets`` with zeros in place of unknown elements."""
@@ -279,7 +279,7 @@ def check_answer(learner: Learner, answer: Answer) -> None:
         return
     given = ", ".join(kind.__name__ for kind in learner.answers)
     raise ValueError(
-        f"{type(learner).__name__}: gives answers of the kind {given}, but the task asks for "
+        f"{type(learner).__name__}: gives answers of the kind {given}, but the task needs "
         f"{answer}. Use another learner, or another spec."
     )
 

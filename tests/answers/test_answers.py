@@ -349,7 +349,7 @@ def boxes(*edges: tuple[float, ...]) -> Tensor:
     return torch.tensor([edges], dtype=torch.float64)
 
 
-def test_the_loss_of_boxes_matches_each_true_box_to_a_slot_of_its_own():
+def test_the_loss_of_boxes_matches_each_true_box_to_a_different_slot():
     answer = Boxes(2)
     true = {"boxes": boxes((0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1), (NAN,) * 4),
             "classes": torch.tensor([[0, 1, -1]])}  # fmt: skip

@@ -49,7 +49,7 @@ def test_intersection_over_union_equals_scikit_learn():
     assert torch.allclose((both / either).double(), torch.from_numpy(expected))
 
 
-def test_iou_of_boxes_by_hand():
+def test_iou_of_boxes_equals_hand_computed_values():
     a = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0]])
     b = torch.tensor([[1.0, 1.0, 3.0, 3.0], [4.0, 4.0, 5.0, 5.0]])
     assert torch.allclose(metrics.box_iou(a, b), torch.tensor([[1 / 7, 0.0], [0.0, 0.0]]))

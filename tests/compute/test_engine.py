@@ -245,11 +245,11 @@ def test_plans_give_their_reason() -> None:
     assert make_plan(maml, [batch], query_loss, 4).mapping is Mapping.TASK_AXIS
     assert make_plan(maml, [batch], own_query_loss, 4).mapping is Mapping.VMAP_GRAD
     assert make_plan(made("ridge"), [batch], query_loss, 4).mapping is Mapping.VMAP
-    asked = make_plan(maml, [batch], query_loss, 4, qs.Compute("loop"))
-    assert asked == Plan(Mapping.LOOP, "asked for", 4)
+    plan = make_plan(maml, [batch], query_loss, 4, qs.Compute("loop"))
+    assert plan == Plan(Mapping.LOOP, "asked for", 4)
     assert "equals the loop" in str(make_plan(maml, [batch], query_loss, 4))
-    asked = make_plan(maml, [batch], query_loss, 4, qs.Compute("vmap"))
-    assert asked == Plan(Mapping.VMAP_GRAD, "asked for", 4, kinds=("classes None",))
+    plan = make_plan(maml, [batch], query_loss, 4, qs.Compute("vmap"))
+    assert plan == Plan(Mapping.VMAP_GRAD, "asked for", 4, kinds=("classes None",))
     with pytest.raises(ValueError, match="engine must be 'auto', 'vmap' or 'loop'; found 'fast'"):
         qs.Compute("fast")  # type: ignore[arg-type]
 

@@ -227,7 +227,7 @@ def test_batch_statistics_of_torch_refuse_padding() -> None:
     learner = qs.MAML(net, steps=1, rate=0.1)
     task = vectors_task(0)
     fewer = task._replace(support=Examples(*(leaf[:5] for leaf in task.support)))
-    with pytest.raises(ValueError, match=r"BatchNorm|know no weights"):
+    with pytest.raises(ValueError, match=r"BatchNorm|ignore row weights"):
         accumulate(
             learner, as_step(learner, stack([task, fewer])), query_loss, Plan(Mapping.LOOP, "", 2)
         )

@@ -55,11 +55,11 @@ def test_downloads_have_the_checksums_of_the_card(name):
     ],
 )
 def test_downloads_are_verified_by_the_card(name, first, tmp_path, monkeypatch):
-    """The stand-in for the download notes what it was asked, and fails as a network does."""
-    asked = {}
+    """The stand-in for the download records the request, and fails as a network does."""
+    requested = {}
 
     def fetch(url, folder, known_hash):
-        asked[url.rsplit("/", 1)[-1]] = known_hash
+        requested[url.rsplit("/", 1)[-1]] = known_hash
         raise OSError("no network")
 
     module = importlib.import_module(CARDS[name].loader.split(":")[0])
@@ -67,7 +67,7 @@ def test_downloads_are_verified_by_the_card(name, first, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no network"):
         datasets.load(name, tmp_path)
     stated = {s.what: f"{s.algorithm}:{s.digest}" for s in CARDS[name].checksum}
-    assert asked == {first: stated[first]}
+    assert requested == {first: stated[first]}
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -108,21 +108,21 @@ def test_script_of_a_character(character, expected):
 
 
 def test_distinct_keeps_the_first_of_similar_characters():
-    alike = torch.eye(6)
+    similar = torch.eye(6)
     for i, j, value in [(0, 1, 0.98), (1, 2, 0.98), (0, 3, 0.90), (2, 3, 0.8), (2, 4, 0.8)]:
-        alike[i, j] = alike[j, i] = value
+        similar[i, j] = similar[j, i] = value
     codes = [ord(c) for c in "abcdef"]
     # b looks like a; c looks only like b, which is gone; d is in another split and rather like a
     splits = ["train", "train", "train", "test", "test", "val"]
-    assert glyphs.distinct(alike, codes, splits) == [0, 2, 4, 5]
-    assert glyphs.distinct(alike, codes, ["train"] * 6) == [0, 2, 3, 4, 5]
+    assert glyphs.distinct(similar, codes, splits) == [0, 2, 4, 5]
+    assert glyphs.distinct(similar, codes, ["train"] * 6) == [0, 2, 3, 4, 5]
 
 
 def test_distinct_merges_the_cases_of_a_letter_at_a_lower_similarity():
-    alike = torch.eye(4)
+    similar = torch.eye(4)
     for i, j, value in [(0, 1, 0.85), (0, 2, 0.85), (2, 3, 0.75)]:
-        alike[i, j] = alike[j, i] = value
-    assert glyphs.distinct(alike, [ord(c) for c in "OoAa"], ["train"] * 4) == [0, 2, 3]
+        similar[i, j] = similar[j, i] = value
+    assert glyphs.distinct(similar, [ord(c) for c in "OoAa"], ["train"] * 4) == [0, 2, 3]
 
 
 def blank(n):
@@ -137,10 +137,10 @@ def test_similarity_in_closed_form():
     rasters[3, 30:50, :28] = 252  # nowhere
     rasters[4] = 252
     character, face = torch.arange(5), torch.tensor([0, 0, 0, 0, 4])
-    alike = rendering.similarity(rendering.Glyphs(rasters, character, face))
+    similar = rendering.similarity(rendering.Glyphs(rasters, character, face))
     expected = torch.tensor([1, 1, 0.5, 0, -1])  # the last has no face in common with the first
-    assert torch.equal(alike[0], expected)
-    assert torch.equal(alike, alike.T)
+    assert torch.equal(similar[0], expected)
+    assert torch.equal(similar, similar.T)
 
 
 def test_without_jitter_an_image_is_the_raster_at_half_its_size():

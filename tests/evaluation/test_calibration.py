@@ -8,7 +8,7 @@ import torch
 from quickstudy.evaluation.calibration import calibration_error
 
 
-def test_calibration_error_by_hand() -> None:
+def test_calibration_error_equals_a_hand_computed_value() -> None:
     # Bins of width 1/15: 0.61 and 0.65 share one (two rows, one right), 0.95 is alone (right).
     confidence = torch.tensor([0.61, 0.65, 0.95])
     right = torch.tensor([1.0, 0.0, 1.0])

@@ -183,7 +183,7 @@ def test_several_kinds_have_a_row_each_and_no_average() -> None:
     assert several.tasks == 5
     assert several.row("waves") is several.row("waves", "mse") is rows[1]
     for figure in ("main", "metric", "scores", "mean", "half_width"):
-        with pytest.raises(ValueError, match=r"no one figure; found birds: accuracy, waves: mse"):
+        with pytest.raises(ValueError, match=r"no single score; found birds: accuracy, waves: mse"):
             getattr(several, figure)
     with pytest.raises(ValueError, match=r"no row for tasks called 'birds' and score 'mse'; found"):
         several.row("birds", "mse")

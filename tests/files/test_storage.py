@@ -68,7 +68,7 @@ def test_a_users_own_backbone_needs_the_learner_to_load(tmp_path, classes):
     loaded = qs.load(path, learner=again)
     expected = learner(task.support, task.spec)(task.query.inputs)
     assert loaded(task.query.inputs).equal(expected)
-    with pytest.raises(ValueError, match="not one of quickstudy's own"):
+    with pytest.raises(ValueError, match="not part of quickstudy"):
         qs.save(learner, tmp_path / "learner.safetensors")
 
 

@@ -133,7 +133,7 @@ def test_training_does_not_change_the_initial_context_of_zero() -> None:
 
 
 def test_invalid_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"at='block' is no layer. The backbone has: layers.0"):
+    with pytest.raises(ValueError, match=r"at='block' is not a layer. The backbone has: layers.0"):
         made(at="block")
     with pytest.raises(ValueError, match=r"at='layers.1' is a ReLU, which has no weight"):
         made(at="layers.1")

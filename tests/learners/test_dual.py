@@ -243,5 +243,5 @@ def test_dual_form_is_not_used_where_layers_are_called_otherwise(
 
 
 def test_custom_objectives_are_refused() -> None:
-    with pytest.raises(TypeError, match="the objective may ask for more"):
+    with pytest.raises(TypeError, match="the objective may need more"):
         outcome_over_tasks(made("one step"), stack([task(0)]), lambda *_: torch.zeros(()))

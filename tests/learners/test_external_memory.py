@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from quickstudy.learners.memory.external_memory import (
     Addressing,
-    Used,
+    LRUMemory,
     address,
     content_address,
+    empty_memory,
     erase_and_add,
     interpolate,
     least_recently_used_access,
@@ -21,7 +22,6 @@ from quickstudy.learners.memory.external_memory import (
     sharpen,
     shift,
     similarity,
-    unused,
 )
 from quickstudy.learners.recurrent import CellState, LSTMCell
 
@@ -80,15 +80,15 @@ def test_the_gate_mixes_content_with_the_previous_address(drawn: torch.Generator
 
 
 def test_shift_equals_the_papers_circular_convolution(drawn: torch.Generator) -> None:
-    looked, by = shares(drawn, HEADS, SLOTS), shares(drawn, HEADS, 5)
+    addresses, by = shares(drawn, HEADS, SLOTS), shares(drawn, HEADS, 5)
     expected = [
         [
-            sum(float(looked[h, (i - step) % SLOTS] * by[h, step + 2]) for step in range(-2, 3))
+            sum(float(addresses[h, (i - step) % SLOTS] * by[h, step + 2]) for step in range(-2, 3))
             for i in range(SLOTS)
         ]
         for h in range(HEADS)
     ]  # fmt: skip
-    close(shift(looked, by), expected)
+    close(shift(addresses, by), expected)
 
 
 def test_a_shift_of_one_moves_to_the_next_slot_and_around() -> None:
@@ -97,34 +97,34 @@ def test_a_shift_of_one_moves_to_the_next_slot_and_around() -> None:
 
 
 def test_sharpen_raises_to_a_power(drawn: torch.Generator) -> None:
-    looked = shares(drawn, SLOTS)
-    powers = [(a + 1e-6) ** 3.5 for a in looked.tolist()]
-    found = sharpen(looked, torch.tensor(3.5, dtype=torch.float64))
+    addresses = shares(drawn, SLOTS)
+    powers = [(a + 1e-6) ** 3.5 for a in addresses.tolist()]
+    found = sharpen(addresses, torch.tensor(3.5, dtype=torch.float64))
     close(found, [power / sum(powers) for power in powers])
 
 
 def test_erase_add_and_read_equal_loops_over_slots(drawn: torch.Generator) -> None:
-    memory, looked = normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS)
+    memory, addresses = normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS)
     erase, add = normal(drawn, HEADS, WIDTH).sigmoid(), normal(drawn, HEADS, WIDTH)
     expected = memory.clone()
     for h in range(HEADS):
         for i in range(SLOTS):
-            expected[i] = expected[i] * (1 - looked[h, i] * erase[h])
+            expected[i] = expected[i] * (1 - addresses[h, i] * erase[h])
     for h in range(HEADS):
         for i in range(SLOTS):
-            expected[i] = expected[i] + looked[h, i] * add[h]
-    torch.testing.assert_close(erase_and_add(memory, looked, erase, add), expected)
-    by_hand = [sum(looked[h, i] * memory[i] for i in range(SLOTS)) for h in range(HEADS)]
-    torch.testing.assert_close(read(memory, looked), torch.stack(by_hand))
+            expected[i] = expected[i] + addresses[h, i] * add[h]
+    torch.testing.assert_close(erase_and_add(memory, addresses, erase, add), expected)
+    expected_read = [sum(addresses[h, i] * memory[i] for i in range(SLOTS)) for h in range(HEADS)]
+    torch.testing.assert_close(read(memory, addresses), torch.stack(expected_read))
 
 
 def test_addresses_are_distributions_for_every_output_of_the_controller(
     drawn: torch.Generator,
 ) -> None:
     head = Addressing.of(20 * normal(drawn, HEADS, Addressing.size(WIDTH)), WIDTH)
-    looked = address(normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS), head)
-    assert (looked >= 0).all()
-    torch.testing.assert_close(looked.sum(-1), torch.ones(HEADS, dtype=torch.float64))
+    addresses = address(normal(drawn, SLOTS, WIDTH), shares(drawn, HEADS, SLOTS), head)
+    assert (addresses >= 0).all()
+    torch.testing.assert_close(addresses.sum(-1), torch.ones(HEADS, dtype=torch.float64))
     assert (head.power >= 1).all()
     assert (head.strength >= 0).all()
 
@@ -159,14 +159,14 @@ def test_least_used_slots_are_sorted_by_usage_and_ties_by_index() -> None:
 
 
 def lrua_by_loops(
-    state: Used,
+    state: LRUMemory,
     keys: Tensor,
     new: Tensor,
-    late: Tensor,
+    delayed: Tensor,
     strength: Tensor,
     gate: Tensor,
     decay: float,
-) -> tuple[Used, Tensor]:
+) -> tuple[LRUMemory, Tensor]:
     """Least-recently-used access one number at a time, in the paper's order."""
     heads, slots = len(keys), len(state.usage)
     order = sorted(range(slots), key=lambda i: (state.usage[i].item(), i))[:heads]
@@ -175,17 +175,17 @@ def lrua_by_loops(
     usage = decay * state.usage
     for h in range(heads):
         for i in range(slots):
-            again = gate[h] * state.reads[h, i]
+            again = gate[h] * state.read_addresses[h, i]
             anew = (1 - gate[h]) * (1.0 if order[h] == i else 0.0)
-            memory[i] = memory[i] + again * late[h] + anew * new[h]
+            memory[i] = memory[i] + again * delayed[h] + anew * new[h]
             usage[i] += again + anew
-    reads = torch.zeros_like(state.reads)
+    reads = torch.zeros_like(state.read_addresses)
     for h in range(heads):
-        key, looked_at = keys[h].tolist(), memory[:, : keys.shape[-1]].tolist()
-        powers = [math.exp(strength[h] * cosine(key, slot)) for slot in looked_at]
+        key, slots_of_key = keys[h].tolist(), memory[:, : keys.shape[-1]].tolist()
+        powers = [math.exp(strength[h] * cosine(key, slot)) for slot in slots_of_key]
         reads[h] = torch.tensor(powers, dtype=torch.float64) / sum(powers)
     usage = usage + reads.sum(0)
-    return Used(memory, usage, reads), torch.stack([r @ memory for r in reads])
+    return LRUMemory(memory, usage, reads), torch.stack([r @ memory for r in reads])
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_least_recently_used_access_equals_loops_over_numbers(
     width: int, drawn: torch.Generator
 ) -> None:
     like = torch.zeros((), dtype=torch.float64)
-    found = expected = unused(SLOTS, width, HEADS, like)
+    found = expected = empty_memory(SLOTS, width, HEADS, like)
     for _ in range(6):  # more rows than slots: slots are used again
         controls = (
             normal(drawn, HEADS, WIDTH), normal(drawn, HEADS, width), normal(drawn, HEADS, width),
@@ -208,7 +208,7 @@ def test_least_recently_used_access_equals_loops_over_numbers(
 
 
 def test_every_head_writes_to_an_erased_slot() -> None:
-    start = unused(4, 3, HEADS, torch.zeros(()))._replace(memory=torch.ones(4, 3))
+    start = empty_memory(4, 3, HEADS, torch.zeros(()))._replace(memory=torch.ones(4, 3))
     keys, zeros = torch.full((HEADS, 3), 5.0), torch.zeros(HEADS)
     after, _ = least_recently_used_access(start, keys, keys, 0 * keys, zeros, zeros, 0.9)
     assert after.memory[:, 0].tolist() == [5, 5, 1, 1]
@@ -216,7 +216,7 @@ def test_every_head_writes_to_an_erased_slot() -> None:
 
 def test_access_can_be_vmapped_and_differentiated(drawn: torch.Generator) -> None:
     like = torch.zeros((), dtype=torch.float64)
-    start = unused(SLOTS, WIDTH, HEADS, like)
+    start = empty_memory(SLOTS, WIDTH, HEADS, like)
 
     def two_steps(keys: Tensor) -> Tensor:
         controls = (torch.ones(HEADS).to(keys), torch.full((HEADS,), 0.3).to(keys), 0.9)
@@ -232,7 +232,7 @@ def test_access_can_be_vmapped_and_differentiated(drawn: torch.Generator) -> Non
 
 def test_sequences_may_share_a_memory(drawn: torch.Generator) -> None:
     reads = shares(drawn, HEADS, SLOTS)
-    state = Used(normal(drawn, SLOTS, WIDTH), normal(drawn, SLOTS).exp(), reads)
+    state = LRUMemory(normal(drawn, SLOTS, WIDTH), normal(drawn, SLOTS).exp(), reads)
     keys, gate = normal(drawn, 5, HEADS, WIDTH), normal(drawn, 5, HEADS).sigmoid()
     strength = torch.ones(HEADS, dtype=torch.float64)
     together = least_recently_used_access(state, keys, keys, keys, strength, gate, 0.9)[1]
@@ -283,16 +283,16 @@ class Copier(nn.Module):
         n = len(inputs)
         state = CellState(*(part.expand(n, -1) for part in self.cell.empty()))
         memory = inputs.new_full((n, self.slots, self.width), 1e-2)
-        looked = torch.eye(self.slots)[:1].expand(n, 2, -1)  # both heads start at the first slot
+        addresses = torch.eye(self.slots)[:1].expand(n, 2, -1)  # both heads start at the first slot
         found = inputs.new_zeros(n, self.width)
         answers = []
         for row in inputs.unbind(1):
             state = self.cell(torch.cat([row, found], -1), state)
             controls = Addressing.of(self.heads(state.hidden).unflatten(-1, (2, -1)), self.width)
-            looked = address(memory, looked, controls)
+            addresses = address(memory, addresses, controls)
             erase, add = self.write(state.hidden).unflatten(-1, (1, -1)).chunk(2, -1)
-            memory = erase_and_add(memory, looked[:, 1:], erase.sigmoid(), add.tanh())
-            found = read(memory, looked[:, :1]).squeeze(1)
+            memory = erase_and_add(memory, addresses[:, 1:], erase.sigmoid(), add.tanh())
+            found = read(memory, addresses[:, :1]).squeeze(1)
             answers.append(self.answer(torch.cat([state.hidden, found], -1)))
         return torch.stack(answers, 1)
 

@@ -245,7 +245,7 @@ def loss_of(learner: Any, state: Any, support: qs.Examples, spec: qs.TaskSpec) -
 def test_more_outputs_than_needed_are_accepted_only_for_classes() -> None:
     learner = made("MAML")
     support = rows(6)._replace(targets=torch.zeros(6, 2).double())
-    with pytest.raises(ValueError, match=r"asks 2 outputs.*\(6, 3\).*outputs=2"):
+    with pytest.raises(ValueError, match=r"has 2 outputs.*\(6, 3\).*outputs=2"):
         learner.adapt(support, qs.regression(2))
 
 

@@ -65,13 +65,13 @@ def in_loops(learner: qs.InContext, support: qs.Examples, labels: Tensor, query:
         embed @ normal(row) + label.weight[:, 0] * value + label.bias
         for row, value in zip(learner.backbone(support.inputs), labels, strict=True)
     ]
-    asked = embed @ normal(learner.backbone(query[None])[0]) + learner.unknown
+    query_token = embed @ normal(learner.backbone(query[None])[0]) + learner.unknown
     counts = support.weights.tolist()
     for block in learner.blocks:
         following = [after(block, token, tokens, counts) for token in tokens]
-        asked = after(block, asked, [*tokens, asked], [*counts, 1.0])
+        query_token = after(block, query_token, [*tokens, query_token], [*counts, 1.0])
         tokens = following
-    return learner.head.weight[0] @ normal(asked)
+    return learner.head.weight[0] @ normal(query_token)
 
 
 CLASSES = torch.tensor([0, 2, 1, 2, 0])

@@ -63,13 +63,13 @@ def test_a_head_wider_than_the_task_ignores_its_other_outputs() -> None:
 
 
 def test_a_head_too_narrow_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"asks 6 outputs.*\(12, 5\).*outputs=6"):
+    with pytest.raises(ValueError, match=r"has 6 outputs.*\(12, 5\).*outputs=6"):
         made().adapt(support(ways=6), qs.classification(6))
 
 
 def test_predictions_of_a_wrong_shape_are_refused() -> None:
     maps = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Unflatten(1, (1, 5)))
-    with pytest.raises(ValueError, match=r"asks for predictions of shape \(10, 5\).*\(10, 1, 5\)"):
+    with pytest.raises(ValueError, match=r"needs predictions of shape \(10, 5\).*\(10, 1, 5\)"):
         qs.MAML(maps).adapt(support(), qs.classification(5))
 
 

@@ -53,7 +53,7 @@ def row_by_row(
     h = c = torch.zeros(HIDDEN, dtype=torch.float64)
     memory = torch.zeros(SLOTS, WIDTH, dtype=torch.float64)
     usage = torch.zeros(SLOTS, dtype=torch.float64)
-    looked = torch.zeros(READS, SLOTS, dtype=torch.float64)
+    addresses = torch.zeros(READS, SLOTS, dtype=torch.float64)
     found = torch.zeros(READS * WIDTH, dtype=torch.float64)
     label = torch.zeros(WAYS, dtype=torch.float64)
     wrote = torch.zeros(SLOTS, len(rows), dtype=torch.float64)
@@ -66,7 +66,7 @@ def row_by_row(
         c = sigmoid(f) * c + sigmoid(i) * new.tanh()
         h = sigmoid(o) * c.tanh()
         keys = linear(learner.key, torch.cat([h, x])).reshape(READS, WIDTH)
-        late = linear(learner.late, torch.cat([h, label])).reshape(READS, WIDTH)
+        delayed = linear(learner.delayed, torch.cat([h, label])).reshape(READS, WIDTH)
         gate = sigmoid(linear(learner.gate, h))
         order = sorted(range(SLOTS), key=lambda s: (float(usage[s]), s))
         memory, usage = memory.clone(), learner.decay * usage
@@ -75,26 +75,26 @@ def row_by_row(
         wrote[order[:READS]] = 0
         for head in range(READS):
             for slot in range(SLOTS):
-                again = gate[head] * looked[head, slot]
+                again = gate[head] * addresses[head, slot]
                 anew = (1 - gate[head]) * float(order[head] == slot)
-                memory[slot] = memory[slot] + again * late[head] + anew * keys[head]
+                memory[slot] = memory[slot] + again * delayed[head] + anew * keys[head]
                 usage[slot] = usage[slot] + again + anew
                 wrote[slot, t] += anew
-                # `late` is the label of the row before.
+                # `delayed` is the label of the row before.
                 wrote[slot, max(t - 1, 0)] += again
-        looked = torch.zeros(READS, SLOTS, dtype=torch.float64)
+        addresses = torch.zeros(READS, SLOTS, dtype=torch.float64)
         for head in range(READS):
             powers = []
             for slot in range(SLOTS):
                 lengths = [float(v.square().sum() + 1e-12) for v in (memory[slot], keys[head])]
                 cosine = float(memory[slot] @ keys[head]) / math.sqrt(math.prod(lengths))
                 powers.append(math.exp(float(learner.strength[head]) * cosine))
-            looked[head] = torch.tensor(powers, dtype=torch.float64) / sum(powers)
-        usage = usage + looked.sum(0)
-        found = (looked @ memory).flatten()
-        answers.append(linear(learner.answer, torch.cat([h, found])))
+            addresses[head] = torch.tensor(powers, dtype=torch.float64) / sum(powers)
+        usage = usage + addresses.sum(0)
+        found = (addresses @ memory).flatten()
+        answers.append(linear(learner.output_layer, torch.cat([h, found])))
         label = torch.eye(WAYS, dtype=torch.float64)[own]
-    seen = (looked @ wrote).sum(0)[:-1]
+    seen = (addresses @ wrote).sum(0)[:-1]
     return answers, seen / seen.sum()
 
 
@@ -208,7 +208,7 @@ def test_sequences_sorted_by_class_are_refused(classes: qs.LabelledRows) -> None
 def test_it_learns_to_bind_labels_to_rows() -> None:
     """Classes of vectors that no other task has: without binding, accuracy stays at 1/4.
 
-    Of ten seeds, the worst had an accuracy of 0.88, and read 0.96 of its rows rightly.
+    Of ten seeds, the worst had an accuracy of 0.88, and read 0.96 of its rows correctly.
     """
 
     def source(generator: torch.Generator) -> Task:
@@ -225,13 +225,13 @@ def test_it_learns_to_bind_labels_to_rows() -> None:
     learner = qs.MANN(Vectors(), outputs=4, hidden=32, slots=16, width=20)
     qs.fit(learner, source, 250, tasks_per_step=32, optimiser=adam(3e-3), seed=1, progress=False)
     assert qs.evaluate(learner, source, tasks=100).mean > 0.7
-    rightly = []
+    correct = []
     for seed in range(20):  # share of the read that rows of the query's class wrote
         support, query, spec = source(torch.Generator().manual_seed(seed))
         with torch.no_grad():
             most = learner.attention(learner(support, spec).state, query.inputs).argmax(-1)
-        rightly.append((support.targets[most] == query.targets).double().mean())
-    assert torch.stack(rightly).mean() > 0.8
+        correct.append((support.targets[most] == query.targets).double().mean())
+    assert torch.stack(correct).mean() > 0.8
 
 
 class Vectors(nn.Module):

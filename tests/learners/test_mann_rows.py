@@ -62,18 +62,18 @@ def test_states_are_stacked_from_the_start_on(tags: int) -> None:
             expected = one_row(RowInputs(*row), expected, weights, DECAY)
         for part, of_row in zip(kept, expected, strict=True):
             assert torch.equal(part[k], of_row)
-    assert len(kept.seen) == ROWS + 1
+    assert len(kept.recurrent) == ROWS + 1
     assert not kept.usage.requires_grad
 
 
 def seen_of(parts: Parts, gates: Tensor) -> Tensor:
     inputs, start, weights = parts
-    return all_rows(inputs._replace(gates=gates), start, weights, DECAY).seen
+    return all_rows(inputs._replace(gates=gates), start, weights, DECAY).recurrent
 
 
 def of_weights(parts: Parts, gates: Tensor) -> Tensor:
     inputs, start, weights = parts
-    return all_rows(inputs, start, weights._replace(gates=gates), DECAY).seen
+    return all_rows(inputs, start, weights._replace(gates=gates), DECAY).recurrent
 
 
 @pytest.mark.parametrize("function", [seen_of, of_weights])
@@ -98,15 +98,15 @@ def test_mapped_sequences_equal_looped_ones(
 def test_mapped_twice_each_sequence_keeps_its_own_start() -> None:
     inputs, start, weights = drawn(0)
 
-    def seen(gates: Tensor, memory: Tensor) -> Tensor:
+    def recurrent(gates: Tensor, memory: Tensor) -> Tensor:
         before = start._replace(memory=memory)
-        return all_rows(inputs._replace(gates=gates), before, weights, DECAY).seen
+        return all_rows(inputs._replace(gates=gates), before, weights, DECAY).recurrent
 
     gates = torch.stack([inputs.gates, inputs.gates.cos(), inputs.gates.sin()])
     memories = torch.stack([start.memory, start.memory.cos()])
-    inner = torch.func.vmap(seen, in_dims=(None, 0))
+    inner = torch.func.vmap(recurrent, in_dims=(None, 0))
     mapped = torch.func.vmap(inner, in_dims=(0, None))(gates, memories)
-    looped = torch.stack([torch.stack([seen(g, m) for m in memories]) for g in gates])
+    looped = torch.stack([torch.stack([recurrent(g, m) for m in memories]) for g in gates])
     torch.testing.assert_close(mapped, looped, rtol=1e-12, atol=1e-12)
 
 

@@ -56,7 +56,7 @@ def support(inputs: int, dtype: torch.dtype = torch.float32) -> Examples:
 @pytest.mark.parametrize("kind", NORMALISING)
 @pytest.mark.parametrize("features", [1, 3])
 def test_too_few_features_to_normalise_are_refused(kind: str, features: int) -> None:
-    with pytest.raises(ValueError, match=rf"of {features}\. Put .* MLP\({features}, hidden=\(64"):
+    with pytest.raises(ValueError, match=rf"{features}\. Put .* MLP\({features}, hidden=\(64"):
         KINDS[kind](Plain(features))
 
 

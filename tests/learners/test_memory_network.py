@@ -51,21 +51,21 @@ def answer_by_loops(learner: qs.MemoryNetwork, support: Examples, query: Tensor)
         means.append(sum(w * r for w, r in of_way) / sum(w for w, _ in of_way))
     keys, values = [], []
     for row, y in zip(rows, ids, strict=True):
-        key = learner.ask.weight @ row
+        key = learner.embedding.weight @ row
         keys.append(key if learner.key_value else key + learner.label_key.weight @ means[y])
         if learner.hops > 1:
             value = learner.label_value.weight @ means[y]
             values.append(value if learner.key_value else value + learner.row_value.weight @ row)
-    question = learner.ask.weight @ standard(learner.backbone(query[None])[0] - centre)
+    hop_query = learner.embedding.weight @ standard(learner.backbone(query[None])[0] - centre)
     for hop in range(learner.hops):
         powers = []
         for key, weight in zip(keys, weights, strict=True):
-            cosine = float(question @ key / (question.norm() * key.norm()))
+            cosine = float(hop_query @ key / (hop_query.norm() * key.norm()))
             powers.append(weight * math.exp(float(learner.strength[hop]) * cosine))
         shares = [power / sum(powers) for power in powers]
         if hop < learner.hops - 1:
             read = sum(p * v for p, v in zip(shares, values, strict=True))
-            question = learner.keep.weight @ question + read
+            hop_query = learner.query_update.weight @ hop_query + read
     of_class = [sum(p for p, y in zip(shares, ids, strict=True) if y == way) for way in range(WAYS)]
     return [shares, of_class]
 
@@ -97,8 +97,8 @@ def test_attention_to_padding_is_exactly_zero(task: Task) -> None:
 
 def test_initial_attention_compares_features_without_labels() -> None:
     learner = qs.MemoryNetwork(MLP(2, (8,)), width=8)
-    torch.testing.assert_close(learner.ask.weight @ learner.ask.weight.T, torch.eye(8))
-    assert torch.equal(learner.keep.weight, torch.eye(8))
+    torch.testing.assert_close(learner.embedding.weight @ learner.embedding.weight.T, torch.eye(8))
+    assert torch.equal(learner.query_update.weight, torch.eye(8))
     assert torch.equal(learner.label_key.weight, torch.zeros(8, 8))
 
 

@@ -48,10 +48,10 @@ def mapped(mapper: GradientMapper, layer: int, gradient: Tensor) -> Tensor:
     values = []
     for g in gradient.flatten():
         if abs(float(g)) >= math.exp(-7):
-            seen = torch.stack([g.abs().log() / 7, g.sign()])
+            net_inputs = torch.stack([g.abs().log() / 7, g.sign()])
         else:
-            seen = torch.stack([-torch.ones_like(g), math.exp(7) * g])
-        values.append(mapper.net(seen)[0] - mapper.rate[layer] * g)
+            net_inputs = torch.stack([-torch.ones_like(g), math.exp(7) * g])
+        values.append(mapper.net(net_inputs)[0] - mapper.rate[layer] * g)
     return torch.stack(values).reshape(gradient.shape)
 
 
@@ -78,7 +78,9 @@ def answers_written_out(learner: qs.MetaNetworks, task: Task) -> Tensor:
         return logits.logsumexp(0) - logits[y]
 
     of_u = [
-        gradients(learner.representation, loss(learner.guess(learner.representation(x)), y))
+        gradients(
+            learner.representation, loss(learner.representation_head(learner.representation(x)), y)
+        )
         for x, y in zip(rows, support.targets, strict=True)
     ]
     mean = [sum(s * g[k] for s, g in zip(share, of_u, strict=True)) for k in range(4)]

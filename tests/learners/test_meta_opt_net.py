@@ -114,12 +114,12 @@ def test_steps_end_where_further_ones_would_change_nothing(
     n: int, ways: int, size: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, y = classes(n, ways, size)
-    w, steps, step = torch.ones(n, dtype=torch.float64), [], svm._towards_optimum
-    monkeypatch.setattr(svm, "_towards_optimum", lambda *inputs: steps.append(1) or step(*inputs))
+    w, steps, step = torch.ones(n, dtype=torch.float64), [], svm._mehrotra_step
+    monkeypatch.setattr(svm, "_mehrotra_step", lambda *inputs: steps.append(1) or step(*inputs))
     found, needed = crammer_singer(x, y, w, 0.1), len(steps)
     mapped = torch.func.vmap(crammer_singer, (0, 0, 0, None))(x[None], y[None], w[None], 0.1)
     assert len(steps) == needed + svm.STEPS
-    monkeypatch.setattr(svm, "_reached", lambda *_: False)
+    monkeypatch.setattr(svm, "_converged", lambda *_: False)
     expected = crammer_singer(x, y, w, 0.1)
     assert 3 < needed < svm.STEPS == len(steps) - needed - svm.STEPS
     tolerance = 1e-12 * float(expected.abs().max())

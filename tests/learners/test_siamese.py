@@ -45,8 +45,8 @@ def test_linear_contrastive_loss_equals_its_equation() -> None:
 
 def test_pairs_are_weighted_by_their_rows() -> None:
     found = contrastive(on_the_line(margin=2.0), task([0.5], [0.0, 1.0, 1.7], [1.0, 1.0, 3.0]))
-    unlike = (1.5**2 / 2 + 3 * 0.8**2 / 2) / 4
-    assert float(found.loss) == pytest.approx((0.5**2 / 2 + unlike) / 2)
+    different = (1.5**2 / 2 + 3 * 0.8**2 / 2) / 4
+    assert float(found.loss) == pytest.approx((0.5**2 / 2 + different) / 2)
 
 
 def test_verification_equals_binary_cross_entropy_of_the_weighted_l1_distance() -> None:

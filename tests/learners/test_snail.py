@@ -127,6 +127,6 @@ def test_attention_sums_to_one_and_absent_rows_get_none() -> None:
 def test_more_ways_than_the_learner_has_outputs_are_refused() -> None:
     rows = support()
     with pytest.raises(
-        ValueError, match=r"SNAIL: the task asks 4 outputs, but the learner has 3.*outputs=4"
+        ValueError, match=r"SNAIL: the task has 4 outputs, but the learner has 3.*outputs=4"
     ):
         made()(rows, qs.classification(4))

@@ -74,8 +74,8 @@ class Attending(NearestMeanPixels):
 def line() -> Task:
     """Regression: support (1, 4) and (2, 6); queries (1, 4) and (-1, 0), and one without target."""
     x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[4.0], [6.0]])
-    asked, known = torch.tensor([[1.0], [-1.0], [5.0]]), torch.tensor([[4.0], [0.0], [math.nan]])
-    return Task(qs.examples(x, y), qs.examples(asked, known), qs.regression(missing=True))
+    new_x, new_y = torch.tensor([[1.0], [-1.0], [5.0]]), torch.tensor([[4.0], [0.0], [math.nan]])
+    return Task(qs.examples(x, y), qs.examples(new_x, new_y), qs.regression(missing=True))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def episode(squares: LabelledRows) -> Task:
     return episodes(squares, 4, 2, 5)(torch.Generator().manual_seed(3))
 
 
-def test_adaptation_by_hand(line: Task) -> None:
+def test_adaptation_equal_hand_computed_values(line: Task) -> None:
     seen = adaptation(Doubling(), line)
     assert seen is not None
     assert seen.steps.tolist() == [0, 1, 2]
@@ -210,7 +210,7 @@ def test_many_layers_are_merged() -> None:
     assert set(layers_of(many).values()) == {"blocks.0", "blocks.1", "blocks.2"}
 
 
-def test_rates_by_hand() -> None:
+def test_rates_equal_hand_computed_values() -> None:
     found = rates(Attending().learnt_rates())
     assert found is not None
     assert found.layers == ("conv", "head")
@@ -240,7 +240,7 @@ def test_attention_of_another_shape_is_refused(episode: Task) -> None:
         insights(Attending(torch.rand(3, 20, 8)), episode)
 
 
-def test_nearest_by_hand() -> None:
+def test_nearest_equal_hand_computed_values() -> None:
     view = EpisodeView(
         None, None,
         np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), np.array([0, 1, 1, 0]),

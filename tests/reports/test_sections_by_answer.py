@@ -144,7 +144,7 @@ def test_pixels_have_an_image_and_two_masks_for_each_query() -> None:
     assert "are not images" in page_of(bare)
 
 
-def test_tags_are_compared_place_by_place() -> None:
+def test_tags_are_compared_position_by_position() -> None:
     true = torch.tensor([[0, 1, 2, -1], [2, -1, 1, 0]])
     predicted = torch.tensor([[0, 2, 2, 1], [2, 1, 1, 0]])
     rows = examples(torch.zeros(2, 1), true)

@@ -148,7 +148,7 @@ def test_from_labels_groups_rows():
     assert made.rows(1).flatten().tolist() == [0, 2]
 
 
-def test_rotations_are_classes_of_their_own():
+def test_rotations_are_separate_classes():
     made = qs.LabelledRows(torch.tensor([[[[1, 2], [3, 4]]]]), torch.tensor([1]), ("a",))
     turned = made.with_rotations()
     assert turned.names == ("a/rot000", "a/rot090", "a/rot180", "a/rot270")
@@ -276,7 +276,7 @@ def test_stacks_of_a_derived_source_use_its_overridden_methods():
     assert not draw_stacks(ZeroAmplitude(3, 7), 0, range(4))[0].task.query.targets.any()
 
 
-def test_each_sinusoid_is_computed_as_if_drawn_alone():
+def test_each_sinusoid_equals_the_one_drawn_singly():
     """To the bit, whatever the size of the stack: fingerprints depend on it."""
     for rows in (1, 7, 8, 33, 300):
         batch = draw_stacks(qs.Sinusoids(1, rows), 0, range(5))[0].task

@@ -76,9 +76,9 @@ def test_a_query_without_rows_is_not_uniform() -> None:
 def test_a_query_of_an_absent_class_is_not_uniform() -> None:
     """Its loss is left out, which a plain mean would not do."""
     support = Examples(ONES, torch.zeros_like(IDS), ONES, PLACE)
-    asked = Examples(ONES, IDS, ONES, PLACE)
-    assert not inspect_stack(Task(support, asked, qs.classification(2))).uniform
-    assert inspect_stack(Task(asked, support, qs.classification(2))).uniform
+    query = Examples(ONES, IDS, ONES, PLACE)
+    assert not inspect_stack(Task(support, query, qs.classification(2))).uniform
+    assert inspect_stack(Task(query, support, qs.classification(2))).uniform
 
 
 def test_a_missing_number_is_refused_unless_declared() -> None:

@@ -89,7 +89,7 @@ def test_an_evaluation_has_a_row_for_each_name_and_score_and_no_average() -> Non
     lines = str(found).splitlines()
     assert [line.split(" ")[0] for line in lines] == [f"{row.name}:" for row in found.rows]
     for name in ("mean", "scores", "half_width", "metric"):
-        with pytest.raises(ValueError, match="several kinds have no one figure"):
+        with pytest.raises(ValueError, match="several kinds have no single score"):
             getattr(found, name)
 
 

@@ -253,9 +253,9 @@ def test_early_stopping_keeps_the_best_weights():
 def test_a_validation_score_that_is_not_finite_is_never_the_best():
     progress, learner = Progress(), qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
     validation = qs.evaluate(learner, qs.Sinusoids(5, 5), 5).main
-    progress.judge(replace(validation, mean=float("nan")), learner, patience=None)
+    progress.record_validation(replace(validation, mean=float("nan")), learner, patience=None)
     assert progress.best_score is None
-    progress.judge(validation, learner, patience=None)
+    progress.record_validation(validation, learner, patience=None)
     assert progress.best_score == validation.mean
 
 

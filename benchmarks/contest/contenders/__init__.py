@@ -15,7 +15,7 @@ class Contender:
 
     ``function``  ``module.function`` in this package.
     ``package``   whose version is reported; "" for plain torch.
-    ``needs``     how to install it, beside torch.
+    ``needs``     how to install it, in addition to torch.
     ``squared_distances``  False where its prototypical networks take plain Euclidean distances:
                   then its gradient is different, and compared with its own equation.
     """
@@ -52,7 +52,7 @@ CONTENDERS: Sequence[Contender] = (
     Contender("higher", "higher.loop", "higher", "pip install higher"),
     Contender("TorchOpt", "torchopt.loop", "torchopt", "pip install torchopt"),
     Contender("torchmeta", "torchmeta.loop", "torchmeta",
-              "pip install --no-deps torchmeta ordered-set: it asks for torch < 1.10"),
+              "pip install --no-deps torchmeta ordered-set: it requires torch < 1.10"),
     Contender("parallel-metalearn", "parallel_metalearn.vmapped", _PARALLEL, _PIP_PARALLEL),
     Contender("parallel-metalearn, sequential", "parallel_metalearn.sequential", _PARALLEL,
               _PIP_PARALLEL),

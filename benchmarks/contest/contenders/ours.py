@@ -71,7 +71,7 @@ def _prepare(
 
 
 def _learner(work: Workload) -> qs.Learner:
-    """The norm is that of the peers, which uses other queries; the default does not."""
+    """With the norm of the peers, whose statistics include other queries, unlike the default."""
     if work.image is None:
         return qs.MAML(qs.backbones.MLP(outputs=1), work.steps, work.rate)
     channels, side = work.image

@@ -23,7 +23,7 @@ InnerSGD = import_module("metalearn.inner_optimizers").InnerSGD
 BaseLoss = import_module("metalearn.loss.base").BaseLoss
 BatchNorm = import_module("metalearn.nn_models.basic_layers.BatchNormalization").BatchNorm
 
-TASKS_AT_ONCE = 8  # of images: all of a step would take gigabytes; its own default is 80
+TASKS_AT_ONCE = 8  # for images: all tasks of a step would take gigabytes; its default is 80
 
 
 def vmapped(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
@@ -32,7 +32,7 @@ def vmapped(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
 
 
 def sequential(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
-    """What it advises for large networks, and for many inner steps of second order."""
+    """Its recommendation for large networks, and for many inner steps of second order."""
     return _prepare(work, weights, tasks, "sequential")
 
 
@@ -84,7 +84,7 @@ class _Body(nn.Module):
     def __init__(self, plain: nn.Module) -> None:
         super().__init__()
         for name, part in plain.named_children():
-            if name != "head":  # which is nothing for a metric learner
+            if name != "head":  # empty for a metric learner
                 self.add_module(name, part)
         for module in list(self.modules()):
             for name, part in module.named_children():

@@ -70,7 +70,7 @@ def _adapted(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
 
 
 class _Body(modules.MetaModule):  # type: ignore[name-defined, misc]
-    """The network with every layer that has parameters made anew as torchmeta's own."""
+    """The network with every layer that has parameters replaced by torchmeta's own."""
 
     def __init__(self, plain: nn.Module) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ class Actions(Answer):
         else:
             found = type(targets).__name__  # type: ignore[assignment]
         raise ValueError(
-            f"{what}: acting asks for a dict of {', '.join(sorted(names))}, each (n,); found "
+            f"{what}: acting needs a dict of {', '.join(sorted(names))}, each (n,); found "
             f"{found}. Make examples with quickstudy.tasks.act."
         )
 

@@ -123,7 +123,7 @@ class Boxes(Answer):
     ``classes`` (n, m) integer ids; padding has class -1, whatever its edges. Predictions a dict of
     ``boxes`` (n, slots, 4) and ``logits`` (n, slots, k + 1), the last for "nothing".
 
-    The loss matches each true box to a slot of its own and adds, for each matched slot, the
+    The loss matches each true box to a different slot and adds, for each matched slot, the
     distance of the edges, 1 - generalised IoU and the cross-entropy of the class, and for all other
     slots the cross-entropy of "nothing", as in DETR (Carion et al., 2020).
     Differs from DETR in matching greedily, the best pair first, where DETR finds the best matching
@@ -156,7 +156,7 @@ class Boxes(Answer):
         else:
             found = f"{sorted(targets) if isinstance(targets, dict) else type(targets).__name__}"
         raise ValueError(
-            f"{what}: detection asks for a dict of boxes (n, m, 4) of reals and classes (n, m) of "
+            f"{what}: detection needs a dict of boxes (n, m, 4) of reals and classes (n, m) of "
             f"integer ids; found {found}. Pad images with fewer boxes with class -1."
         )
 
@@ -170,7 +170,7 @@ class Boxes(Answer):
             )
         if bool(((boxes[..., 2:] < boxes[..., :2]).any(-1) & (classes >= 0)).any()):
             raise ValueError(
-                f"{what}: boxes are (left, top, right, bottom), but some end before they begin. "
+                f"{what}: boxes are (left, top, right, bottom), but some end before they start. "
                 "Turn (x, y, width, height) into edges."
             )
 

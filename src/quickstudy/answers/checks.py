@@ -23,12 +23,12 @@ def check_ids(targets: Any, what: str, answer: str, shape: tuple[str, ...], reme
     wanted = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})"
     if not isinstance(targets, Tensor):
         raise ValueError(
-            f"{what}: {answer} asks for a tensor of integer class ids {wanted}; found "
+            f"{what}: {answer} needs a tensor of integer class ids {wanted}; found "
             f"{type(targets).__name__}. {remedy}"
         )
     if targets.is_floating_point() or targets.is_complex() or targets.ndim != len(shape):
         raise ValueError(
-            f"{what}: {answer} asks for integer class ids {wanted} as targets; found "
+            f"{what}: {answer} needs integer class ids {wanted} as targets; found "
             f"{targets.dtype} of shape {tuple(targets.shape)}. {remedy}"
         )
 

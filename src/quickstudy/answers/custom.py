@@ -52,14 +52,15 @@ class Custom(Answer):
                   one tensor, one for each of its elements. Unknown elements (NaN, -1) of the
                   targets are passed as zeros and their losses left out; with one loss per row, only
                   rows that are known in full, in every leaf of a tree, count.
-    ``judge``     the :class:`~quickstudy.core.Score`; by default the mean loss, lower is better.
+    ``given_score``  the :class:`~quickstudy.core.Score`; by default the mean loss, lower is
+                  better.
 
     :func:`quickstudy.spec` makes them.
     """
 
     width: int
     function: Loss
-    judge: Score | None = None
+    given_score: Score | None = None
     kind: ClassVar[str] = "custom"
 
     def __post_init__(self) -> None:
@@ -113,7 +114,7 @@ class Custom(Answer):
     @property
     def scores(self) -> tuple[Score, ...]:
         """The one given, or the loss."""
-        return (self.judge or MeanOf(self.function, "loss", higher_is_better=False),)
+        return (self.given_score or MeanOf(self.function, "loss", higher_is_better=False),)
 
 
 def _check_shape(what: str, values: Any, targets: Any) -> None:

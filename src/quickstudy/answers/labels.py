@@ -95,7 +95,7 @@ class Labels(Answer):
         shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
         if not isinstance(targets, Tensor) or targets.ndim != 2 or targets.shape[1] != self.k:
             raise ValueError(
-                f"{what}: multi-label tasks ask for targets (n, {self.k}) of 0 and 1; found "
+                f"{what}: multi-label tasks need targets (n, {self.k}) of 0 and 1; found "
                 f"{shape}. Give a column for each label, with NaN where it is unknown."
             )
 

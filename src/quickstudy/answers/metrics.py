@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 _SMALL = 512
-"""Up to so many rows, all pairs are compared: cheap under ``vmap``. Above, rows are sorted."""
+"""Up to this many rows, all pairs are compared, cheap under ``vmap``; above, rows are sorted."""
 
 
 def roc_auc(scores: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Reals(Answer):
             if isinstance(targets, Tensor) else type(targets).__name__
         )  # fmt: skip
         raise ValueError(
-            f"{what}: regression asks for real targets (n, {self.d}); found {found}. "
+            f"{what}: regression needs real targets (n, {self.d}); found {found}. "
             f"{_remedy(targets)}"
         )
 
@@ -79,8 +79,8 @@ class Reals(Answer):
         """No NaN unless ``missing`` is declared."""
         if not self.missing and bool(targets.isnan().any()):
             raise ValueError(
-                f"{what}: Reals({self.d}) asks for known numbers, but some are NaN. Where they are "
-                f"unknown, say so: qs.regression({self.d}, missing=True)."
+                f"{what}: Reals({self.d}) needs known numbers, but some are NaN. Where they are "
+                f"unknown, declare it: qs.regression({self.d}, missing=True)."
             )
 
     def known(self, targets: Tensor) -> Tensor:

@@ -7,8 +7,8 @@
               fixed statistics, estimated over many training tasks           inductive
 
 ``adapt`` must change nothing in the module and work under vmap, so no layer here updates buffers in
-``forward``. :func:`embed_support` and :func:`embed_query` pass the layers what they need beside
-their input: row weights, and statistics to reuse.
+``forward``. :func:`embed_support` and :func:`embed_query` pass the layers what they need in
+addition to their input: row weights, and statistics to reuse.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Statistics = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class _Pass:
-    """What norms get in one forward pass beside their input and the row weights."""
+    """What norms get in one forward pass in addition to their input and the row weights."""
 
     record: Statistics | None = None  # where support statistics are written
     reuse: Iterator[tuple[Tensor, Tensor]] | None = None  # support statistics to use
@@ -158,8 +158,8 @@ class SupportNorm(_ChannelNorm):
             return self._with_statistics(x, *next(now.reuse))
         if now.record is None:
             raise RuntimeError(
-                "norm='support': this layer must be told whether rows are support or query. "
-                "Call the backbone through backbones.norms.embed_support and embed_query."
+                "norm='support': this layer must be called for support or for query rows; found "
+                "neither. Call the backbone by backbones.norms.embed_support and embed_query."
             )
         statistics = row_statistics(x)
         now.record.append(statistics)

@@ -16,7 +16,7 @@ _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "aoti_
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a GPU or a CPU.
 
-    Also looks at the causes of ``error``, since torch's compiler wraps errors of compiled code.
+    Also checks the causes of ``error``, since torch's compiler wraps errors of compiled code.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True

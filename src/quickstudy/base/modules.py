@@ -63,7 +63,7 @@ def _parameters_of(
 ) -> tuple[dict[str, nn.Parameter], dict[int, list[tuple[_Table, str]]]]:
     """Each name's parameter, and by the parameter's id the (table, key) pairs that hold it.
 
-    Computed anew in each call: a cache would be wrong after a submodule has been replaced.
+    Recomputed in each call: a cache would be wrong after a submodule has been replaced.
     """
     named: dict[str, nn.Parameter] = {}
     places: dict[int, list[tuple[_Table, str]]] = {}

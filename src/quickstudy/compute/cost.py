@@ -87,7 +87,7 @@ def _cost(compute: Callable[[], object]) -> Cost | None:
     """The cost of ``compute``; None where it raises an error other than out of memory."""
     counting = _Counting()
     try:
-        # Nothing is compiled while operators are counted: it would stay as it was then.
+        # Do not compile while operators are counted: the code would stay compiled for counting.
         with torch.compiler.set_stance("force_eager"), counting:
             compute()
     except Exception as error:

@@ -196,7 +196,7 @@ def gradients_of_tasks(
 ) -> tuple[Tensor, Outcome, list[bool]]:
     """Each task's gradient (tasks, p), and the outcomes; p counts all trained parameters.
 
-    The last value says of each parameter whether the loss of any task depends on it.
+    The last value is, for each parameter, whether the loss of any task depends on it.
     """
     parts, outcomes, reached = [], [], []
     for prepared in step:
@@ -292,4 +292,4 @@ def miscounts_rows(learner: Learner) -> str | None:
     if declared:
         return declared
     ignoring = ignores_weights(learner)
-    return f"the statistics of {', '.join(ignoring[:3])} know no weights" if ignoring else None
+    return f"the statistics of {', '.join(ignoring[:3])} ignore row weights" if ignoring else None

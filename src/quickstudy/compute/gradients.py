@@ -111,7 +111,7 @@ def outcome_over_tasks(learner: Learner, stack: Task, objective: Objective) -> O
     loss, since ``over_tasks`` gives only predictions.
     """
     if objective is not query_loss:
-        raise TypeError("over_tasks gives predictions, but the objective may ask for more")
+        raise TypeError("over_tasks gives only predictions, but the objective may need more")
     support, query, spec = stack
     predictions = None
     if isinstance(learner, PredictsOverTasks):

@@ -70,8 +70,8 @@ def tasks_gradients(
 ) -> tuple[Tensor, Outcome, list[bool]]:
     """Each task's gradient, flat (tasks, p), and the outcomes; p counts all trained parameters.
 
-    It is zero for parameters on which a task's loss does not depend. The last value says of each
-    parameter whether the loss of any task depends on it.
+    It is zero for parameters on which a task's loss does not depend. The last value is, for each
+    parameter, whether the loss of any task depends on it.
     """
     rows, outcomes, parameters = [], [], _trained(learner)
     reached = [False] * len(parameters)
@@ -109,7 +109,7 @@ def map_in_threads(
     """Run ``work(learner, tasks[k::workers])`` in a thread for each worker k; their results.
 
     Each worker has a copy of the learner that shares parameters and buffers with ``learner``: a
-    copy, since modules hold adapted weights for a while, which must not affect other threads.
+    copy, since modules hold adapted weights temporarily, which must not affect other threads.
     """
     workers = min(workers, len(tasks))
     if workers == 1:

@@ -67,7 +67,7 @@ def check_learner(learner: Learner, source: TaskSource, seed: int = 0) -> list[s
     unknown = set(learner.exceptions) - set(LAWS)
     if unknown:
         raise ValueError(
-            f"exceptions: {sorted(unknown)} are no laws. The laws are: {', '.join(LAWS)}."
+            f"exceptions: {sorted(unknown)} are not laws. The laws are: {', '.join(LAWS)}."
         )
     learner = copy.deepcopy(learner).eval()
     task = run_acting(learner, draw(source, seed, 0))

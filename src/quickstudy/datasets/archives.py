@@ -1,8 +1,7 @@
 """Read zip and tar archives from outside, without unpacking them to disk.
 
 Members are yielded as bytes, so no file is ever written under a name from an archive. An archive
-with a name outside its folder, a link or a device is malicious all the same, and is refused as a
-whole.
+with a name outside its folder, a link or a device is still malicious, and is refused as a whole.
 """
 
 from __future__ import annotations

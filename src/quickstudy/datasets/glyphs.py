@@ -33,7 +33,7 @@ VERSION = 1  # increase it with every change of the rendered bytes
 SEED = 20_240_229
 PER_CLASS = 20
 LEAST_FACES = 4
-SAME_SHAPE, SAME_LETTER, ALIKE_ACROSS_SPLITS = 0.97, 0.80, 0.86
+SAME_SHAPE, SAME_LETTER, SIMILAR_ACROSS_SPLITS = 0.97, 0.80, 0.86
 
 SCRIPTS: dict[str, str] = {
     "LATIN": "train",
@@ -104,14 +104,14 @@ def distinct(similarity: torch.Tensor, codes: list[int], split_of: list[str]) ->
     index = {code: i for i, code in enumerate(codes)}
     limit = torch.full_like(similarity, SAME_SHAPE)
     splits = torch.tensor([("train", "val", "test").index(s) for s in split_of])
-    limit[splits[:, None] != splits] = ALIKE_ACROSS_SPLITS
+    limit[splits[:, None] != splits] = SIMILAR_ACROSS_SPLITS
     for i, code in enumerate(codes):
         small = chr(code).lower()
         j = index.get(ord(small)) if len(small) == 1 else None
         if j is not None and j != i:
             limit[i, j] = limit[j, i] = SAME_LETTER
-    alike = similarity >= limit
+    too_similar = similarity >= limit
     kept = torch.zeros(len(codes), dtype=torch.bool)
     for i in range(len(codes)):
-        kept[i] = not bool((alike[i] & kept).any())
+        kept[i] = not bool((too_similar[i] & kept).any())
     return torch.nonzero(kept).flatten().tolist()

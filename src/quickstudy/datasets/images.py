@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 100_000_000  # 300 MB when decoded, more than photographs of today's cameras
-MIN_SIDE = 4  # smaller images show nothing that could be learnt
+MIN_SIDE = 4  # smaller images contain too little to learn from
 
 
 class ImageError(ValueError):

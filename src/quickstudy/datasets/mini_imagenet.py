@@ -123,14 +123,14 @@ def _decode(
     place = {synset: i for i, synset in enumerate(synsets)}
     known = set(synsets)
     names: list[list[str]] = [[] for _ in synsets]
-    seen, bad = dict.fromkeys(synsets, 0), []
+    counts, bad = dict.fromkeys(synsets, 0), []
     pictures = entries(
         source, lambda name: synset_of(name, known) is not None, Limits(file_bytes=2**26)
     )
     for name, data in track(pictures, "Decoding mini-ImageNet", PER_CLASS * len(synsets)):
         synset = synset_of(name, known) or ""
-        seen[synset] += 1
-        if seen[synset] > PER_CLASS:
+        counts[synset] += 1
+        if counts[synset] > PER_CLASS:
             continue  # counted, and refused below
         index = place[synset]
         try:
@@ -142,7 +142,7 @@ def _decode(
             continue
         rows[index, len(names[index])] = image
         names[index].append(PurePosixPath(name).name)
-    wrong = [f"{synset} {count}" for synset, count in seen.items() if count != PER_CLASS]
+    wrong = [f"{synset} {count}" for synset, count in counts.items() if count != PER_CLASS]
     if wrong:
         raise ValueError(
             f"{source}: each of the {len(synsets)} classes must hold {PER_CLASS} images; "

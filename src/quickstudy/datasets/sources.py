@@ -54,7 +54,7 @@ def fetch(url: str, folder: Path, known_hash: str) -> Path:
 
     name = url.rsplit("/", 1)[-1].split("?")[0]
     pooch.get_logger().setLevel("WARNING")
-    by_hand = f"Or download it by hand and put it at {folder / name}."
+    manual_remedy = f"Or download it manually and put it at {folder / name}."
     try:
         with Bar(f"Downloading {name}", unit="bytes") as bar:
             download = pooch.HTTPDownloader(progressbar=bar)
@@ -62,11 +62,11 @@ def fetch(url: str, folder: Path, known_hash: str) -> Path:
     except (RequestException, OSError) as error:
         raise OSError(
             f"{url}: the download failed ({type(error).__name__}). Check the network and try "
-            f"again. {by_hand}"
+            f"again. {manual_remedy}"
         ) from error
     except ValueError as error:
         raise ArchiveError(
             f"{url}: the downloaded file has the wrong checksum: it is incomplete, or the file has "
-            f"changed. Try again. {by_hand}"
+            f"changed. Try again. {manual_remedy}"
         ) from error
     return Path(path)

@@ -159,7 +159,7 @@ class Evaluation:
         """The result of the first score; ValueError for tasks of several kinds."""
         if not self.of_one_kind:
             raise ValueError(
-                f"evaluation: tasks of several kinds have no one figure; found {self._labels()}. "
+                f"evaluation: tasks of several kinds have no single score; found {self._labels()}. "
                 "Take evaluation.rows or evaluation.row(name, score)."
             )
         return next(row for row in self.rows if row.first)

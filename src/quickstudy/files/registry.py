@@ -104,7 +104,7 @@ def _describe(thing: Any) -> Any:
     name = _NAMES.get(f"{cls.__module__}:{cls.__qualname__}")
     if name is None:
         raise ValueError(
-            f"describe: {cls.__module__}.{cls.__qualname__} is not one of quickstudy's own, so it "
+            f"describe: {cls.__module__}.{cls.__qualname__} is not part of quickstudy, so it "
             "cannot be rebuilt from a file. Keep the code that builds it, and give the learner "
             "when loading."
         )
@@ -151,8 +151,8 @@ def _refuse_changed(thing: Any, rebuilt: Any) -> None:
 def _parts(thing: Any) -> list[str]:
     """The modules inside ``thing`` as text, and the shapes of its parameters and buffers."""
     lines = [line.strip() for line in repr(thing).splitlines()]
-    # Parameters that stand in a list by themselves are shown with their number type and device,
-    # which may have been changed since: their shapes are compared instead.
+    # Parameters directly in a list are shown with their dtype and device, which may have been
+    # changed since, so their shapes are compared instead.
     modules = [line for line in lines if "Parameter containing" not in line]
     state = thing.state_dict() if hasattr(thing, "state_dict") else {}
     return [*modules, *(f"{name} of shape {tuple(t.shape)}" for name, t in state.items())]

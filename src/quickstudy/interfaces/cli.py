@@ -1,4 +1,4 @@
-"""The command line. Every command is a thin layer over functions that users can call too.
+"""The command line. Every command is a thin layer over public functions.
 
 Nothing here imports torch before a command needs it: importing it takes seconds.
 """

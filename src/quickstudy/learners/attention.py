@@ -1,4 +1,4 @@
-"""Attention to the support set: row weights as biases, shares, heads."""
+"""Attention over the support set: row weights as biases, shares, heads."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def mean_over_outputs(share: Tensor, present: Tensor | None) -> Tensor:
     return torch.einsum("k, knm -> nm", weights / weights.sum().clamp_min(1), share)
 
 
-def read_beside_self(
+def read_memory_and_self(
     queries: Tensor, own: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor], bias: Tensor
 ) -> Tensor:
-    """What each row reads from a memory and from itself, but from no other row: (..., m, e).
+    """Attention of each row to a memory and to itself, but to no other row: (..., m, e).
 
     ``queries``  (..., m, d).
     ``own``      keys (..., m, d) and values (..., m, e) of the rows themselves.

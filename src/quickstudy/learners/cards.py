@@ -130,7 +130,7 @@ _OPTIONAL: _Types = {"module": str, "head": bool, "maps": bool, "choices": dict,
 _REQUIRED_IN_TRAINING: _Types = {"steps": int, "tasks_per_step": int}
 _OPTIONAL_IN_TRAINING: _Types = {"train_ways": int, "optimiser": str, "rate": float}
 _TYPE_NAMES: Mapping[type, str] = {
-    dict: "a table", list: "a list", str: "a text", int: "a whole number", float: "a number",
+    dict: "a table", list: "a list", str: "a string", int: "a whole number", float: "a number",
     bool: "true or false",
 }  # fmt: skip
 

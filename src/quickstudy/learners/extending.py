@@ -1,4 +1,4 @@
-"""Functions for learners that extend a state: means over two support sets, added outputs."""
+"""Functions for learners that extend a state: means over two support sets, further outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def refuse_shared_statistics(backbone: nn.Module, learner: str) -> None:
     """
     if rows_see_one_another(backbone):
         raise ValueError(
-            f"{learner}: prior and extend need features that each row has by itself, but the "
+            f"{learner}: prior and extend need features that depend on no other row, but the "
             "backbone normalises by statistics of one support set or batch. Adapt to all rows at "
             'once, or build the backbone with norm="group", or with norm="running" in eval mode.'
         )
@@ -26,7 +26,7 @@ def widened(rows: Tensor, outputs: int) -> Tensor:
     """(k, ...) -> (outputs, ...): zeros for outputs that are new; ValueError for fewer than k."""
     if len(rows) > outputs:
         raise ValueError(
-            f"extend: the state has {len(rows)} outputs, but the task asks only {outputs}. Extend "
+            f"extend: the state has {len(rows)} outputs, but the task has only {outputs}. Extend "
             "with a spec of as many outputs or more."
         )
     return F.pad(rows, (*[0, 0] * (rows.ndim - 1), 0, outputs - len(rows)))

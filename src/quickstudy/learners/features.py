@@ -18,7 +18,7 @@ def feature_shape(backbone: nn.Module, learner: str) -> tuple[int, ...]:
     shape = _declared_shape(backbone)
     if shape is None:
         raise ValueError(
-            f"{learner}: its own layers must know the size of the features, but the backbone "
+            f"{learner}: needs the number of features for its own layers, but the backbone "
             f"({type(backbone).__name__}) does not declare it. Set an attribute `features` (int) "
             "on it, or `feature_shape` where it gives maps (channels, height, width)."
         )
@@ -49,7 +49,7 @@ def refuse_heads_and_maps(backbone: nn.Module, learner: str) -> None:
 
 
 def like(backbone: nn.Module, own: Own) -> Own:
-    """A learner's ``own`` layers or number, in the type and on the device of its backbone.
+    """A learner's ``own`` layers or tensor, in the dtype and on the device of its backbone.
 
     They are those of its first floating-point parameter; without one, ``own`` is unchanged.
     """

@@ -13,13 +13,13 @@ def refuse_more_outputs(who: str, spec: TaskSpec, outputs: int) -> None:
     """Raise ValueError, prefixed by ``who``, for a task with more outputs than ``outputs``."""
     if spec.outputs > outputs:
         raise ValueError(
-            f"{who}: the task asks {spec.outputs} outputs, but the learner has {outputs}. "
+            f"{who}: the task has {spec.outputs} outputs, but the learner has {outputs}. "
             f"Build it with outputs={spec.outputs}."
         )
 
 
 def label_vectors(rows: Examples, answer: Answer, outputs: int, dtype: torch.dtype) -> Tensor:
-    """Targets as vectors (n, outputs), as the answer encodes them; zeros after its own outputs.
+    """Targets as vectors (n, outputs), as the answer encodes them, padded with zeros.
 
     Unknown elements are zeros. Raises ValueError for targets that are not one vector a row, such as
     depth maps.
@@ -29,7 +29,7 @@ def label_vectors(rows: Examples, answer: Answer, outputs: int, dtype: torch.dty
         raise ValueError(
             f"support: this learner reads a vector of targets for each row, (n, {answer.outputs}); "
             f"found shape {tuple(rows.targets.shape)}. Use a learner whose backbone "
-            "predicts every place of a row, such as MAML."
+            "predicts at every position of a row, such as MAML."
         )
     return F.pad(encoded, (0, outputs - encoded.shape[-1]))
 

@@ -1,4 +1,4 @@
-"""Gradients and losses as inputs of networks, whatever their order of magnitude."""
+"""Gradients and losses of any order of magnitude as inputs of networks."""
 
 from __future__ import annotations
 

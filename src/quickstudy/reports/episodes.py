@@ -153,7 +153,7 @@ def _cell(counts: Array, row: int, column: int) -> Markup:
 def confused_pairs(views: Sequence[EpisodeView], shown: int = 6) -> Markup | None:
     """The pairs of classes most often confused within one task; None where all is right.
 
-    Ways are other classes in every task, so counts are never added up over tasks.
+    A way is a different class in every task, so counts are never added up over tasks.
     """
     pairs = [
         (int(count), view, true, predicted)

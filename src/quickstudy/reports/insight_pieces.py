@@ -132,7 +132,7 @@ def _neighbours(one: Nearest, view: EpisodeView, verb: str, number: str) -> Iter
     caption = f"{letter(true)} {percent}" if right else f"✗ {letter(predicted)} {percent}"
     text = f"Query of {letter(true)}, predicted as {letter(predicted)}"
     yield _tile(view.query_images, one.query, caption, text, "tile" if right else "tile wrong")
-    truth = "rightly predicted as" if right else f"of {letter(true)}, predicted as"
+    truth = "correctly predicted as" if right else f"of {letter(true)}, predicted as"
     yield tag("span", tag("b", f"{truth} {letter(predicted)}"), verb, class_="said")
     for row, by in zip(one.support, one.by, strict=True):
         way = int(view.support_targets[row])

@@ -67,7 +67,7 @@ def _adaptation_figures(a: Adaptation) -> Iterator[Markup]:
             "movement",
             "What adaptation changed",
             f"How far {steps} moved the weights of each layer, and its outputs for the queries, in "
-            f"percent of their initial length{dots}",
+            f"percent of their initial norm{dots}",
         )
 
 

@@ -124,10 +124,8 @@ def _episode_figures(views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]
         "calibration.",
     )
     pairs = episodes.confused_pairs(views)
-    note = (
-        f"Within one task, among the first {len(views)}. Ways are other classes in each task, so "
-    )
-    note += "counts are not added up over tasks."
+    note = f"Within one task, among the first {len(views)}. A way is another class in each task, "
+    note += "so counts are not added up over tasks."
     yield captioned(
         "Most often confused", note, pairs or tag("p", "Every query was predicted correctly.")
     )

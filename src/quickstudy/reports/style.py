@@ -125,7 +125,7 @@ def to_svg(figure: Figure, prefix: str, label: str) -> str:
 
 
 def _open_tag(tag: str, label: str) -> str:
-    """An <svg> tag with the same view box, without a size of its own, and with a label."""
+    """An <svg> tag with the same view box, without a size, and with a label."""
     from html import escape
 
     box = re.search(r'viewBox="[^"]*"', tag)

@@ -19,14 +19,14 @@ def task_pictures(views: Sequence[TokensView]) -> Iterator[Markup]:
     """The first rows of the first tasks."""
     missed = tag("span", tag("i", class_="k-missed"), "true, but not predicted")
     wrong = tag("span", tag("i", class_="k-wrong"), "✗ predicted, but not true")
-    yield tag("p", wrong, None if views[0].by_place else missed, class_="note key")
+    yield tag("p", wrong, None if views[0].by_position else missed, class_="note key")
     for index, view in enumerate(views[:TASKS_DRAWN]):
         pairs = [_pair(view, row) for row in range(len(view.query_targets))]
         note = f"{sum(pair.all_right for pair in pairs)} of {len(pairs)} rows are right throughout."
         if len(pairs) > ROWS_DRAWN:
             note += f" Not shown: {len(pairs) - ROWS_DRAWN} more rows."
         content = (
-            _places(view, p) if view.by_place else _lines(view, p) for p in pairs[:ROWS_DRAWN]
+            _places(view, p) if view.by_position else _lines(view, p) for p in pairs[:ROWS_DRAWN]
         )
         yield tag(
             "section",
@@ -51,7 +51,7 @@ class _Pair(NamedTuple):
 
 
 def _pair(view: TokensView, row: int) -> _Pair:
-    """Compare one row: tags place by place, written rows after alignment.
+    """Compare one row: tags position by position, generated rows after alignment.
 
     Alignment keeps one additional token from making all tokens after it wrong.
     """
@@ -59,7 +59,7 @@ def _pair(view: TokensView, row: int) -> _Pair:
         [int(token) for token in tokens]
         for tokens in (view.query_targets[row], view.predicted[row])
     )
-    if view.by_place:
+    if view.by_position:
         pairs = list(zip(true, predicted, strict=True))
         length = 1 + max((i for i, pair in enumerate(pairs) if max(pair) >= 0), default=-1)
         true, predicted = true[:length], predicted[:length]
@@ -78,7 +78,7 @@ def _pair(view: TokensView, row: int) -> _Pair:
 
 
 def _places(view: TokensView, pair: _Pair) -> Markup:
-    """A column for each place: the true tag above, the predicted one below."""
+    """A column for each position: the true tag above, the predicted one below."""
     places = zip(pair.true, pair.predicted, pair.wrong, strict=True)
     columns = (
         tag("span", _token(view, true), _token(view, predicted, "wrong" if wrong else None))

@@ -133,14 +133,14 @@ class TokensView:
     ``query_targets``  (q, length) token ids, -1 where unknown and after the end.
     ``predicted``      (q, length) predicted tokens, -1 after the end and where they do not count
                        (:func:`quickstudy.answers.tokens.comparable`).
-    ``by_place``       whether predictions belong to places (tags); else rows are generated from
+    ``by_position``    whether predictions belong to positions (tags); else rows are generated from
                        left to right and may be shifted relative to the targets.
     ``names``          a name per token of the vocabulary.
     """
 
     query_targets: Array
     predicted: Array
-    by_place: bool
+    by_position: bool
     names: tuple[str, ...]
     task: str = ""
 

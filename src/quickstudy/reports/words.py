@@ -1,4 +1,4 @@
-"""Texts of numbers and names, shared by tables, figures and pages."""
+"""Numbers and names as text, for tables, figures and pages."""
 
 from __future__ import annotations
 

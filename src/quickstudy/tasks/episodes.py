@@ -36,7 +36,7 @@ def episodes(
 ) -> Episodes:
     """A source of few-shot classification tasks drawn from ``split``.
 
-    ``ways``     classes per task; class id ``k`` is another class in every task.
+    ``ways``     classes per task; class id ``k`` is a different class in every task.
     ``shots``    support rows per class.
     ``queries``  query rows per class, none of them in the support set.
     A pair, for example ``ways=(5, 20)``, is an inclusive range: each task draws its own number;

@@ -73,7 +73,7 @@ def one_place(weights: Tensor) -> Tensor:
 
 
 def _arrays(tree: Any) -> Any:
-    """A tree with arrays in the place of lists, which hold rows and are no trees."""
+    """A tree in which lists are replaced by arrays, because lists hold rows and are not trees."""
     if isinstance(tree, dict):
         return {name: _arrays(part) for name, part in tree.items()}
     if isinstance(tree, tuple):
@@ -101,7 +101,7 @@ def to_unit(pixels: Tensor) -> Tensor:
 def counted_weights(rows: Examples, answer: Answer) -> Tensor:
     """(n,): the weights of rows with some known element; 0 for unlabelled rows.
 
-    For batch statistics, and for learners that use or ignore a row as one.
+    For batch statistics, and for learners that use or ignore a row as a whole.
     """
     if weights_are_uniform():
         return rows.weights

@@ -24,7 +24,7 @@ def split_classes(
     if len(classes) < 6:
         raise ValueError(
             f"split_classes: three splits of at least 2 classes need 6 classes; found "
-            f"{len(classes)}. Add classes, or give the splits by hand."
+            f"{len(classes)}. Add classes, or define the splits yourself."
         )
     order = torch.randperm(len(classes), generator=generator(seed)).tolist()
     val = max(2, round(fractions[1] * len(classes)))

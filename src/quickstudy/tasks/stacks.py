@@ -22,7 +22,7 @@ from quickstudy.core import Acting, Answer, Examples, Task, TaskSpec
 from quickstudy.tasks.examples import pad_rows
 
 MAX_STACKS = 3
-"""At most so many stacks for tasks of one kind whose numbers of rows differ."""
+"""Most stacks for tasks of one kind whose numbers of rows differ."""
 
 MAX_PADDING = 1.25
 """Number of padded rows per real row above which tasks of one kind get a further stack."""

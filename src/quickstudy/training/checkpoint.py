@@ -47,7 +47,7 @@ class Progress:
         self.summed = 0
         return {name: round(mean, 6) for name, mean in means.items() if math.isfinite(mean)}
 
-    def judge(self, result: Result, learner: Learner, patience: int | None) -> None:
+    def record_validation(self, result: Result, learner: Learner, patience: int | None) -> None:
         """Store the weights if ``result`` is the best; else stop after ``patience`` validations."""
         best = self.best_score
         if not math.isfinite(result.mean):
@@ -79,7 +79,7 @@ class RunFolder:
             return
         if not resume and (self._checkpoint.exists() or (self._path / "metrics.jsonl").exists()):
             raise FileExistsError(
-                f"{self._path}: holds another run. Give resume=True to go on with it, "
+                f"{self._path}: holds another run. Give resume=True to continue it, "
                 "or another folder."
             )
 
@@ -125,7 +125,7 @@ class RunFolder:
         tree, about = load_tree(self._checkpoint)
         if about.get("format") != _FORMAT:
             raise ValueError(
-                f"{self._checkpoint}: is no checkpoint. Start the run in a new folder."
+                f"{self._checkpoint}: is not a checkpoint. Start the run in a new folder."
             )
         saved = about["settings"]
         changed = [k for k in settings if saved.get(k) != settings[k]]

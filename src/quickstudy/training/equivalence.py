@@ -68,7 +68,7 @@ def _difference(
         return f"{name} gives gradients to other parameters than the loop"
     by_loop, by_mapping = _flat(expected), _flat(found)
     if not by_loop.norm() > 0:
-        return f"the tasks compared have no gradient, which says nothing of {name}"
+        return f"the tasks compared have no gradient, so {name} cannot be checked"
     difference = float((by_loop - by_mapping).norm() / by_loop.norm())
     if difference <= TOLERANCE:
         return None

@@ -72,7 +72,7 @@ class Validation:
         kinds = dict.fromkeys((task.spec.name, task.spec.answer.score.name) for task in drawn)
         if self.select is None and len(kinds) > 1:
             raise ValueError(
-                "validation: tasks of several kinds have no one score to choose weights by; found "
+                "validation: tasks of several kinds have no single score to select by; found "
                 f"{', '.join(map(str, kinds))}. Give select=(task's name, score's name)."
             )
 
@@ -178,7 +178,7 @@ def fit(
                          "seconds": round(state.seconds, 3)})  # fmt: skip
             if validation and (state.step % validation.every == 0 or state.step == steps):
                 result = validation.deciding_result(trainer.validate(validation))
-                state.judge(result, learner, validation.patience)
+                state.record_validation(result, learner, validation.patience)
                 log.add({"step": state.step, "validation": result.mean,
                          "half_width": result.half_width,
                          "seconds": round(time.perf_counter() - began, 3)})  # fmt: skip

@@ -24,7 +24,7 @@ _CALLS_OF_VMAP = 2
 """An operator call takes about twice as long under vmap, also under grad inside of vmap."""
 
 _WORTH_CALLING = 0.05
-"""Of the arithmetic, what calling operators once more for fewer tasks may cost."""
+"""Longest time for calling the operators of a chunk of tasks, as a share of its arithmetic."""
 
 _NO_WORKERS = "none: they share only the tasks of a loop"
 
@@ -89,10 +89,10 @@ def make_plan(
 
 
 def _tasks_worth_a_call(step: Sequence[Task], cost: Cost) -> int:
-    """As few tasks at a time as the backbone takes in one call, so that few graphs are held.
+    """The fewest tasks that fill one call of the backbone, so that few graphs are in memory.
 
-    More where so much follows the backbone that calling its operators would take over a twentieth
-    of the arithmetic.
+    More where calling the operators after the backbone would take over a twentieth of the time of
+    the arithmetic.
     """
     calls, arithmetic = cost.seconds(0, _CALLS_OF_VMAP), cost.seconds(1) - cost.seconds(0)
     enough = math.ceil(calls / (_WORTH_CALLING * arithmetic)) if arithmetic else sys.maxsize

@@ -105,7 +105,7 @@ def _test_laws(learner: Learner, task: Task, laws: Sequence[str]) -> None:
         raise BrokenLaw(
             "adapt must change nothing in the module, but forward changes something in place "
             f"(its buffers are {', '.join(buffers) or 'none'}). Statistics that forward updates "
-            "do this: compute them anew in every pass, or freeze them."
+            "do this: recompute them in every pass, or freeze them."
         ) from error
 
 
@@ -125,7 +125,7 @@ def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
     if all(bool((each.diff() >= 0).all()) for each in targets):
         raise ValueError(
             f"fit: {type(learner).__name__} reads its support rows as a sequence, but they come "
-            "class by class, so it would learn their places. Draw tasks with "
+            "class by class, so it would learn their positions. Draw tasks with "
             "episodes(..., shuffled=True)."
         )
 
@@ -135,5 +135,5 @@ def set_up(learner: Learner) -> None:
     learner.train()
     if convolves_on_cpu(learner):
         keep_freed_memory()
-        # Or each convolution would lay out its weights anew, and each step their gradients.
+        # Otherwise each convolution converts its weights, and each step their gradients.
         learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -43,7 +43,7 @@ def test_initial_weights_depend_on_the_seed_alone():
         ("maml", {"meta_gradient": {"name": "annealed", "then": "me"}}, "then: 'me' is unknown"),
         ("maml", {"update": {"name": "sgd", "decay": 0.9}}, "sgd has no settings"),
         ("maml", {"update": {"name": "adam", "decay": "much"}}, "decay must be float"),
-        ("maml", {"adapts": [1]}, "adapts of maml must be a list of texts"),
+        ("maml", {"adapts": [1]}, "adapts of maml must be a list of strings"),
         ("maml", {"stps": 1}, "Did you mean 'steps'"),
         ("maml", {3: 1}, "'3' is unknown"),
     ],

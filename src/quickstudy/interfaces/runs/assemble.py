@@ -112,7 +112,7 @@ def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
     options = learner_options(recipe)
     outputs = max(recipe.ways, recipe.budget().train_ways)
     parameters = inspect.signature(cls).parameters
-    if "outputs" in parameters:  # it takes labels as inputs, or has a head of its own
+    if "outputs" in parameters:  # it takes labels as inputs, or has its own head
         options = {"outputs": outputs} | options
         if options["outputs"] < outputs:
             raise ValueError(

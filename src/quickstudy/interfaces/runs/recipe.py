@@ -173,7 +173,7 @@ def merge(
 
 
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` texts as a mapping of names to YAML values; ValueError for any other text."""
+    """``NAME=VALUE`` strings as a mapping of names to YAML values; ValueError for any other."""
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -190,14 +190,14 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     """``value`` as the type ``hint``; ValueError, in which it is called ``name``, for another type.
 
     ``hint`` is a plain type, ``dict[str, Any]``, ``Sequence[str]``, or a union of these. An integer
-    is accepted for a float, and so is a text with a number: YAML 1.1 reads ``1e-3`` as a text.
+    is accepted for a float, and so is a string with a number: YAML 1.1 reads ``1e-3`` as a string.
     """
     hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     types = tuple(get_origin(one) or one for one in hints)
     if Sequence in types and not isinstance(value, str):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise ValueError(f"{name} must be a list of texts; found {value!r}.")
+        raise ValueError(f"{name} must be a list of strings; found {value!r}.")
     if float in types and isinstance(value, int | str) and not isinstance(value, bool):
         value = _number(value)
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):

@@ -97,7 +97,7 @@ class _Modulated(nn.Module):
             layer = backbone.get_submodule(at)
         except AttributeError:
             raise ValueError(
-                f"CAVIA: at={at!r} is no layer. The backbone has: "
+                f"CAVIA: at={at!r} is not a layer. The backbone has: "
                 f"{', '.join(_layers(backbone)[:12])}, …"
             ) from None
         channels = _channels(layer, at)

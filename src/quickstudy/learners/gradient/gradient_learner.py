@@ -50,7 +50,7 @@ class GradientLearner(Learner):
 
     differentiates = True
     exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "relabelling_permutes_outputs": "the head is learnt: every way has weights of its own",
+        "relabelling_permutes_outputs": "the head is learnt: each way has its own weights",
         "extending_equals_adapting_to_all": (
             "steps on one support set and then on another are not steps on both"
         ),

@@ -72,8 +72,8 @@ class MetaGradient(ABC):
 class Exact(MetaGradient):
     """The exact derivative, second derivatives included (MAML).
 
-    ``recompute``  keep no graph of a step but recompute it in the backward pass: memory is that of
-                   one step instead of all, time about 1.5 times as much.
+    ``recompute``  recompute each step in the backward pass instead of storing its graph: memory is
+                   that of one step instead of all, time about 1.5 times as much.
     """
 
     recompute: bool = False

@@ -57,7 +57,7 @@ class SupportLoss:
         shape = self.spec.answer.prediction_shape(self.support.targets)
         if isinstance(predictions, Tensor) and ... not in shape and predictions.shape != shape:
             raise ValueError(
-                f"the task asks for predictions of shape {shape}, but the backbone gives "
+                f"the task needs predictions of shape {shape}, but the backbone gives "
                 f"predictions of shape {tuple(predictions.shape)}. Reshape what it returns."
             )
         return mean_loss(predictions, self.support, self.spec.answer, uniform=weights_are_uniform())
@@ -121,7 +121,7 @@ def within_task(predictions: Any, spec: TaskSpec, present: Tensor | None) -> Any
         predictions = predictions[..., :outputs]
     elif width != outputs:
         raise ValueError(
-            f"the task asks {outputs} outputs, but the backbone gives predictions of shape "
+            f"the task has {outputs} outputs, but the backbone gives predictions of shape "
             f"{tuple(predictions.shape)}. Build it with outputs={outputs}."
         )
     return without_absent(predictions, present)

@@ -23,8 +23,8 @@ def conjugate_gradients(
 ) -> Tensors:
     """Solve product(x) = right by ``steps`` steps of conjugate gradients from x = right.
 
-    ``product``  a symmetric linear map; x no longer changes after the first direction along which
-                 the map is not positive.
+    ``product``  a symmetric linear map. At the first direction along which it is not positive, x
+                 stops changing.
 
     Reference: Hestenes and Stiefel (1952), Methods of Conjugate Gradients for Solving Linear
     Systems.

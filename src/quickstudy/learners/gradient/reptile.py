@@ -1,4 +1,4 @@
-"""Reptile: move the initialisation towards where each task's descent ends."""
+"""Reptile: move the initialisation towards the weights at which each task's descent ends."""
 
 from __future__ import annotations
 

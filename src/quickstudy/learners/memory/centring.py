@@ -1,8 +1,8 @@
 """Features centred at the mean of their support set, each row with mean 0 and variance 1.
 
-After a ReLU, all features are non-negative: before training, cosines between characters of one
-class and of two classes are 0.90 and 0.87, too close for attention to separate the classes. After
-centring at the support's mean they are 0.23 and -0.02.
+After a ReLU, all features are non-negative. Before training, the cosine is 0.90 between characters
+of one class and 0.87 between classes, too close for attention to separate them. After centring at
+the mean of the support the cosines are 0.23 and -0.02.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quickstudy.learners.features import feature_size
 
 FEWEST = 4
-"""Least number of features. Of one, :func:`normalised` keeps nothing; of two, only their order."""
+"""Least number of features: :func:`normalised` maps one to 0, and keeps of two only their order."""
 
 
 def normalised_size(backbone: nn.Module, learner: str) -> int:
@@ -25,9 +25,9 @@ def normalised_size(backbone: nn.Module, learner: str) -> int:
     size = feature_size(backbone, learner)
     if size < FEWEST:
         raise ValueError(
-            f"{learner}: gives each row of features mean 0 and variance 1, which leaves next to "
-            f"nothing of fewer than {FEWEST}; found a backbone of {size}. Put a small network "
-            f"there, such as MLP({size}, hidden=(64,))."
+            f"{learner}: needs a backbone of at least {FEWEST} features, because normalising each "
+            f"row to mean 0 and variance 1 removes most of the information of fewer; found {size}. "
+            f"Put a small network there, such as MLP({size}, hidden=(64,))."
         )
     return size
 

@@ -5,7 +5,7 @@ dimensions broadcast: heads, and sequences that share a memory. Nothing is chang
 shape depends on data, so everything maps under ``vmap``.
 
     Neural Turing Machine     content -> interpolate -> shift -> sharpen; read; erase and add
-    least-recently-used       write where last read, or where usage is least; then read by content
+    least recently used       write to the slots read last or used least; then read by content
 
 References: Graves, Wayne and Danihelka (2014), Neural Turing Machines, section 3; Santoro et al.
 (2016), Meta-Learning with Memory-Augmented Neural Networks, section 3.
@@ -52,7 +52,7 @@ def interpolate(content: Tensor, previous: Tensor, gate: Tensor) -> Tensor:
 def shift(address: Tensor, by: Tensor) -> Tensor:
     """The circular convolution of an address with a distribution over shifts; equation 8.
 
-    ``address`` (..., slots); ``by`` (..., 2 k + 1): shares of moving by -k, …, 0, …, k slots.
+    ``address`` (..., slots); ``by`` (..., 2 k + 1): probabilities of shifts -k, …, 0, …, k.
     """
     reach = by.shape[-1] // 2
     moved = torch.stack([address.roll(step, -1) for step in range(-reach, reach + 1)], -1)
@@ -60,13 +60,13 @@ def shift(address: Tensor, by: Tensor) -> Tensor:
 
 
 def sharpen(address: Tensor, power: Tensor) -> Tensor:
-    """address^power, made to sum to one again; ``power`` (...) >= 1; equation 9."""
-    # In logarithms, which keep shares that are small before the power.
+    """address^power, normalised to sum 1; ``power`` (...) >= 1; equation 9."""
+    # In logarithms, where small shares do not underflow.
     return (power.unsqueeze(-1) * (address + EPSILON).log()).softmax(-1)
 
 
 class Addressing(NamedTuple):
-    """What a controller gives the heads of a Neural Turing Machine.
+    """The controller's outputs that address the heads of a Neural Turing Machine.
 
     ``keys`` (..., heads, width); ``strength`` (..., heads) > 0; ``gate`` (..., heads) in [0, 1];
     ``shift`` (..., heads, shifts), distributions; ``power`` (..., heads) >= 1.
@@ -85,7 +85,7 @@ class Addressing(NamedTuple):
 
     @staticmethod
     def of(numbers: Tensor, width: int, shifts: int = 3) -> Addressing:
-        """From a controller's output (..., heads, size), each number brought into its range."""
+        """From a controller's output (..., heads, size), each part mapped to its range."""
         keys, strength, gate, by, power = numbers.split([width, 1, 1, shifts, 1], -1)
         return Addressing(
             keys.tanh(),
@@ -120,21 +120,23 @@ def erase_and_add(memory: Tensor, addresses: Tensor, erase: Tensor, add: Tensor)
     return kept + addresses.mT @ add
 
 
-class Used(NamedTuple):
+class LRUMemory(NamedTuple):
     """A memory with the state of least-recently-used access.
 
     ``memory`` (..., slots, width); ``usage`` (..., slots), decaying sums of past addresses;
-    ``reads`` (..., heads, slots), where each head last read.
+    ``read_addresses`` (..., heads, slots), from the previous step.
     """
 
     memory: Tensor
     usage: Tensor
-    reads: Tensor
+    read_addresses: Tensor
 
 
-def unused(slots: int, width: int, heads: int, like: Tensor) -> Used:
+def empty_memory(slots: int, width: int, heads: int, like: Tensor) -> LRUMemory:
     """An empty memory, of the type and on the device of ``like``."""
-    return Used(like.new_zeros(slots, width), like.new_zeros(slots), like.new_zeros(heads, slots))
+    return LRUMemory(
+        like.new_zeros(slots, width), like.new_zeros(slots), like.new_zeros(heads, slots)
+    )
 
 
 def least_used(usage: Tensor, n: int) -> Tensor:
@@ -148,34 +150,35 @@ def least_used(usage: Tensor, n: int) -> Tensor:
 
 
 def least_recently_used_access(
-    state: Used,
+    state: LRUMemory,
     keys: Tensor,
-    new: Tensor,
-    late: Tensor,
+    written: Tensor,
+    delayed: Tensor,
     strength: Tensor,
     gate: Tensor,
     decay: float,
-) -> tuple[Used, Tensor]:
-    """Write, then read by ``keys``: the state after it, and the reads (..., heads, width).
+) -> tuple[LRUMemory, Tensor]:
+    """Write, then read by ``keys``: the next state, and the vectors read (..., heads, width).
 
-        again, anew = gate * reads_before, (1 - gate) * least                    (where to write)
-        memory = memory without its least used slots + again^T late + anew^T new          (write)
-        reads  = softmax(strength * cosine(keys, memory))                         (where to read)
-        usage  = decay * usage + sum over heads of reads, again and anew
+        old, new  = gate * read_addresses, (1 - gate) * least_used             (write addresses)
+        memory    = memory, least used slots erased, + old^T delayed + new^T written    (write)
+        addresses = softmax(strength * cosine(keys, memory))                   (read addresses)
+        usage     = decay * usage + sum over heads of addresses, old and new
 
-    ``keys``  (..., heads, width or less): compared with that many first columns of the memory.
-    ``new``   (..., heads, width): written into a least used slot, one per head, after erasing it;
-              the paper's is ``keys``.
-    ``late``  (..., heads, width): added where each head read before; the paper's is ``keys``.
+    ``keys``     (..., heads, width or less): compared with as many first columns of the memory.
+    ``written``  (..., heads, width): written into a least used slot, one per head, after erasing
+                 it; ``keys`` in the paper.
+    ``delayed``  (..., heads, width): added to the slots that each head read last; ``keys`` in the
+                 paper.
     ``strength``, ``gate``  (..., heads), the gate in [0, 1].
 
     Usage only selects slots, so it passes no gradient.
     """
     least = least_used(state.usage, keys.shape[-2])
     gate = gate.unsqueeze(-1)
-    again, anew = gate * state.reads, (1 - gate) * least
-    emptied = state.memory * (1 - least.sum(-2)).unsqueeze(-1)
-    memory = emptied + again.mT @ late + anew.mT @ new
-    reads = content_address(memory[..., : keys.shape[-1]], keys, strength)
-    usage = decay * state.usage + (reads + again + anew).sum(-2)
-    return Used(memory, usage.detach(), reads), read(memory, reads)
+    old, new = gate * state.read_addresses, (1 - gate) * least
+    erased = state.memory * (1 - least.sum(-2)).unsqueeze(-1)
+    memory = erased + old.mT @ delayed + new.mT @ written
+    addresses = content_address(memory[..., : keys.shape[-1]], keys, strength)
+    usage = decay * state.usage + (addresses + old + new).sum(-2)
+    return LRUMemory(memory, usage.detach(), addresses), read(memory, addresses)

@@ -1,4 +1,4 @@
-"""InContext: a transformer that reads the support set, without order and without label names."""
+"""InContext: a transformer over the support set, independent of row order and class names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quickstudy.learners.attention import (
     log_weights,
     mean_over_outputs,
     of_present,
-    read_beside_self,
+    read_memory_and_self,
     shares,
     split_heads,
 )
@@ -61,7 +61,7 @@ class InContext(Learner):
     Reference: Kirsch, Harrison, Sohl-Dickstein and Metz (2022), General-Purpose In-Context Learning
     by Meta-Learning Transformers; Fifty et al. (2024), Context-Aware Meta-Learning; the layers are
     those of Vaswani et al. (2017), normalised first.
-    Differs from these in that label names are no input: Kirsch et al. and Fifty et al. embed
+    Differs from these in that class ids are not inputs: Kirsch et al. and Fifty et al. embed
     one-hot or equiangular labels, and so learn one head for each way.
 
     >>> import torch, quickstudy as qs
@@ -88,7 +88,7 @@ class InContext(Learner):
         self.unknown = nn.Parameter(torch.zeros(size))  # replaces a query's label
         self.blocks = nn.ModuleList(_Block(size, heads) for _ in range(layers))
         self.head = nn.Linear(size, 1, bias=False)  # the softmax does not depend on a bias
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
@@ -165,14 +165,14 @@ class _Block(nn.Module):
         return split_heads(self.query(normalised(tokens)), self.heads)
 
     def read(self, tokens: Tensor, memory: Memory, bias: Tensor) -> Tensor:
-        """The tokens after this layer, each having read all of the memory."""
+        """The tokens after this layer, in which each attends to the memory."""
         keys, values = memory
         return self._after(tokens, shares(self.queries(tokens), keys, bias) @ values)
 
     def step(self, tokens: Tensor, memory: Memory, bias: Tensor) -> Tensor:
-        """The tokens after this layer, each having read the memory and itself."""
+        """The tokens after this layer, in which each attends to the memory and itself."""
         own = self.remember(tokens)
-        return self._after(tokens, read_beside_self(self.queries(tokens), own, memory, bias))
+        return self._after(tokens, read_memory_and_self(self.queries(tokens), own, memory, bias))
 
     def _after(self, tokens: Tensor, reads: Tensor) -> Tensor:
         tokens = tokens + self.mix(join_heads(reads))

@@ -1,4 +1,4 @@
-"""MANN: a recurrent controller with an external memory reads examples as a sequence."""
+"""MANN: an LSTM with an external memory reads the support set as a sequence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quickstudy.base.weighting import counting
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, check_support
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
-from quickstudy.learners.memory.external_memory import Used, read, unused
+from quickstudy.learners.memory.external_memory import LRUMemory, empty_memory, read
 from quickstudy.learners.memory.mann_rows import (
     MemoryState,
     RowInputs,
@@ -31,20 +31,20 @@ from quickstudy.objectives import Outcome, mean_loss, score_of
 from quickstudy.tasks.examples import labelled, require_given, without_absent
 
 
-class Carried(NamedTuple):
-    """The state between rows; leading dimensions (...) as those of the rows."""
+class SequenceState(NamedTuple):
+    """The state between two rows; leading dimensions (...) are those of the rows."""
 
     cell: CellState
-    used: Used
-    reads: Tensor  # (..., heads * width): what was read last
-    label: Tensor  # (..., outputs): of the row before; zeros before the first
-    tag: Tensor  # (support rows,): a one for the row before, where it is to be known who wrote
+    memory: LRUMemory
+    reads: Tensor  # (..., heads * width): the vectors read last
+    label: Tensor  # (..., outputs): of the previous row; zeros before the first
+    tag: Tensor  # (..., tags): one-hot id of the previous row; without tags, ids are not recorded
 
 
 def sequence_loss(learner: Learner, task: Task) -> Outcome:
     """A :class:`MANN`'s objective: the mean loss over all rows, read as one sequence.
 
-    Support rows come first, then query rows; each is predicted before its label is seen. Draw tasks
+    Support rows come first, then query rows; each is predicted before its label is read. Draw tasks
     in random order (``episodes(..., shuffled=True)``). The score is that of ``predict``: each query
     directly follows the support. In the sequence, later queries read earlier queries' labels.
 
@@ -75,8 +75,9 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
     predictions = _of_task(predictions, present, task.spec)
     loss = mean_loss(predictions, rows, answer, present.get("present"))
     with torch.no_grad():
-        carried = _after(path, support.weights)
-        query_predictions = _of_task(learner.ask(carried, later)[0], present, task.spec)
+        after_support = _after(path, support.weights)
+        predictions_after, _ = learner.predict_next(after_support, later)
+        query_predictions = _of_task(predictions_after, present, task.spec)
     return Outcome(loss, score_of(query_predictions, query, answer))
 
 
@@ -84,8 +85,8 @@ class MANN(Learner):
     """Maps a support set, read row by row, to a controller and a memory that predict the next row.
 
         h_t     = LSTM([f(x_t), y_{t-1}, r_{t-1}], h_{t-1})
-        key_t   = W_k [h_t, f(x_t)],    late_t = W_l [h_t, y_{t-1}],    gate_t = sigmoid(W_g h_t)
-        M_t     = write key_t into the least used slots, late_t where x_{t-1} was read  (gate_t)
+        key_t   = W_k [h_t, f(x_t)],  delayed_t = W_d [h_t, y_{t-1}],  gate_t = sigmoid(W_g h_t)
+        M_t     = M_{t-1}, key_t written to least used slots, delayed_t to slots read last  (gate_t)
         r_t     = M_t read by content at key_t
         predict = W [h_t, r_t]                                    (section 3; see external_memory)
 
@@ -100,9 +101,9 @@ class MANN(Learner):
     ``slots``, ``width``, ``reads``  the memory's shape and its read heads; 128, 40 and 4 there.
     ``decay``     of usage per row, between 0.95 and 0.99 in other works; not given in the paper.
 
-    State: ``carried``, the :class:`Carried` after the support; ``centre`` (features,);
-    ``present`` (outputs,) for classification; ``statistics`` for norm="support". Beside what is
-    read, each slot of the memory holds in one column per support row how much of it that row wrote.
+    State: ``sequence``, the :class:`SequenceState` after the support; ``centre`` (features,);
+    ``present`` (outputs,) for classification; ``statistics`` for norm="support". The memory has one
+    more column per support row: how much of a slot's content that row wrote.
 
     Unknown labels and real targets are read as zeros.
 
@@ -111,12 +112,12 @@ class MANN(Learner):
 
     Reference: Santoro, Bartunov, Botvinick, Wierstra and Lillicrap (2016), Meta-Learning with
     Memory-Augmented Neural Networks.
-    Differs from the paper in what the heads write: there one vector goes to both places, here the
-    key into the new slot and what came late to the last read one, and keys also see f(x_t)
-    directly; in a learnt key strength (1 there); in one least used slot for each head (there all
-    heads write into all of them); in f, convolutions where the paper reads flat pixels, whose
-    features are centred at the support's mean, known once the support is given; in one-hot
-    labels, where its 15-way tasks have strings of letters.
+    Differs from the paper in what is written: the key into the least used slot and a vector made
+    from the delayed label into the slot read last (the paper writes the key into both). Keys are
+    also computed from f(x_t), not only from h_t. The key strength is learnt (1 in the paper). Each
+    head has its own least used slot (in the paper all heads write into all of them). f is the
+    backbone, centred at the mean of the support (the paper reads flattened pixels). Labels are
+    one-hot (strings of letters in the paper's 15-way tasks).
 
     >>> import quickstudy as qs
     >>> learner = qs.MANN(qs.backbones.MLP(in_features=2), outputs=2, slots=8)
@@ -154,16 +155,16 @@ class MANN(Learner):
         self.slots, self.width, self.reads, self.decay = slots, width, reads, decay
         self.controller = LSTMCell(features + outputs + reads * width, hidden)
         self.key = nn.Linear(hidden + features, reads * width)
-        self.late = nn.Linear(hidden + outputs, reads * width)
+        self.delayed = nn.Linear(hidden + outputs, reads * width)
         self.gate = nn.Linear(hidden, reads)
         # A cosine is at most 1: under a strength of 1 the best of 128 slots gets a share of 2%.
         self.strength = nn.Parameter(torch.full((reads,), 10.0))
-        self.answer = nn.Linear(hidden + reads * width, outputs)
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        self.output_layer = nn.Linear(hidden + reads * width, outputs)
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """Controller and memory after the rows of ``support``, in their order."""
+        """Controller and memory after reading the rows of ``support`` in order."""
         refuse_more_outputs("MANN", spec, self.outputs)
         support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
@@ -174,77 +175,79 @@ class MANN(Learner):
         start = self.start(len(order))
         path, _ = self.read_rows(start, centred(features, centre)[order], labels, tags)
         return {
-            "carried": _after(path, support.weights),
+            "sequence": _after(path, support.weights),
             "centre": centre,
             "statistics": statistics,
             **present_entry(support, spec),
         }
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Predictions (n, outputs), each for its row as the next one."""
-        return _of_task(self._predict_next(state, inputs)[0], state, spec)
+        """Predictions (n, outputs), each query as the row after the support."""
+        return _of_task(self._predict_queries(state, inputs)[0], state, spec)
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The centred features (n, features) that the controller reads."""
         return centred(embed_query(self.backbone, inputs, state["statistics"]), state["centre"])
 
     def attention(self, state: State, inputs: Any) -> Tensor:
-        """Shares (n, support rows) of the rows that wrote what the heads read, mean over heads.
+        """Shares (n, support rows) of the content read that each row wrote, mean over heads.
 
-        A row wrote its key when it was read, and its label with the row after it.
+        A row's key is written at its own step, its label at the next one.
         """
-        share = self._predict_next(state, inputs)[1].mean(-2)
+        share = self._predict_queries(state, inputs)[1].mean(-2)
         return share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
 
-    def _predict_next(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
-        cell, used, *others = state["carried"]  # plain tuples after loading
-        return self.ask(Carried(CellState(*cell), Used(*used), *others), self.embed(state, inputs))
+    def _predict_queries(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
+        cell, memory, *others = state["sequence"]  # plain tuples after loading
+        sequence = SequenceState(CellState(*cell), LRUMemory(*memory), *others)
+        return self.predict_next(sequence, self.embed(state, inputs))
 
-    def start(self, tags: int = 0) -> Carried:
+    def start(self, tags: int = 0) -> SequenceState:
         """The state before the first row: empty memory, zero reads.
 
-        ``tags``  columns of the memory that keep who wrote, one for each row that is to be known.
+        ``tags``  number of further columns of the memory, which record the row that wrote.
         """
         own = self.gate.bias
-        return Carried(
+        return SequenceState(
             self.controller.empty(),
-            unused(self.slots, self.width + tags, self.reads, own),
+            empty_memory(self.slots, self.width + tags, self.reads, own),
             own.new_zeros(self.reads * self.width),
             own.new_zeros(self.outputs),
             own.new_zeros(tags),
         )
 
-    def ask(self, carried: Carried, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Predictions (n, outputs), each for its row (n, features) as if it came next.
+    def predict_next(self, sequence: SequenceState, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions (n, outputs) for rows (n, features), each as the only next row.
 
-        And whose writing was read, (n, heads, tags), as far as rows wrote with tags.
+        Also the tags (n, heads, tags) of the content that the heads read.
         """
         n = features.shape[0]  # not len, which an exported graph would hold as a constant
-        label, tag = carried.label.expand(n, -1), carried.tag.expand(n, -1)
+        label, tag = sequence.label.expand(n, -1), sequence.tag.expand(n, -1)
         row_inputs = self._row_inputs(features, label, torch.zeros_like(tag), tag)
-        kept = one_row(row_inputs, _memory_state(carried), self._weights(), self.decay)
-        return self._predictions(kept.seen), read(kept.memory[..., self.width :], kept.looks)
+        after = one_row(row_inputs, _memory_state(sequence), self._weights(), self.decay)
+        tags = read(after.memory[..., self.width :], after.read_addresses)
+        return self._predictions(after.recurrent), tags
 
     def read_rows(
-        self, carried: Carried, features: Tensor, labels: Tensor, tags: Tensor | None = None
-    ) -> tuple[Carried, Tensor]:
-        """One step for each row, whose ``features`` (n, features) are given.
+        self, sequence: SequenceState, features: Tensor, labels: Tensor, tags: Tensor | None = None
+    ) -> tuple[SequenceState, Tensor]:
+        """One step for each row of ``features`` (n, features).
 
-        ``labels`` (n, outputs), what is read of each row's target with the row after it.
-        ``tags`` (n, columns that ``carried`` has for them); without them, rows write untagged.
-        Returns what is carried before the first row and after each, (n + 1, ...), and the
-        predictions (n, outputs) made before each row's label was seen. Rows of weight 0 must come
-        last, so that none reads what they leave. The path holds the memory after every row.
+        ``labels`` (n, outputs) are read one step later than their rows. ``tags`` (n, tags) are
+        zeros by default. Rows of weight 0 must come last, so that they do not affect the others.
+
+        Returns the states before the first row and after each row, (n + 1, ...), and the
+        predictions (n, outputs), each made before the row's label is read.
         """
         if tags is None:
-            tags = carried.tag.new_zeros(len(features), len(carried.tag))
+            tags = sequence.tag.new_zeros(len(features), len(sequence.tag))
         labels, tags = (
             torch.cat([before.unsqueeze(0), own])
-            for before, own in ((carried.label, labels), (carried.tag, tags))
+            for before, own in ((sequence.label, labels), (sequence.tag, tags))
         )
         row_inputs = self._row_inputs(features, labels[:-1], tags[1:], tags[:-1])
-        kept = all_rows(row_inputs, _memory_state(carried), self._weights(), self.decay)
-        return self._carried(kept, labels, tags), self._predictions(kept.seen[1:])
+        states = all_rows(row_inputs, _memory_state(sequence), self._weights(), self.decay)
+        return self._sequence(states, labels, tags), self._predictions(states.recurrent[1:])
 
     def _row_inputs(
         self, features: Tensor, label: Tensor, tag: Tensor, tag_before: Tensor
@@ -253,32 +256,32 @@ class MANN(Learner):
         cell, outside = self.controller.gates, features.shape[-1] + self.outputs
         gates = F.linear(torch.cat([features, label], -1), cell.weight[:, :outside], cell.bias)
         keys = F.linear(features, self.key.weight[:, self.hidden :], self.key.bias)
-        late = F.linear(label, self.late.weight[:, self.hidden :], self.late.bias)
+        delayed = F.linear(label, self.delayed.weight[:, self.hidden :], self.delayed.bias)
         gate = self.gate.bias.expand(*features.shape[:-1], -1)
-        return RowInputs(gates, torch.cat([keys, late, gate], -1), tag, tag_before)
+        return RowInputs(gates, torch.cat([keys, delayed, gate], -1), tag, tag_before)
 
     def _weights(self) -> Weights:
-        """What rows apply to what was read and to the controller's state."""
+        """The weights that apply to the previous reads and to the controller's state."""
         outside = self.controller.inputs - self.reads * self.width
-        of_state = [layer.weight[:, : self.hidden] for layer in (self.key, self.late, self.gate)]
+        of_state = [layer.weight[:, : self.hidden] for layer in (self.key, self.delayed, self.gate)]
         return Weights(
             self.controller.gates.weight[:, outside:], torch.cat(of_state), self.strength
         )
 
-    def _predictions(self, seen: Tensor) -> Tensor:
-        reads, hidden = seen.split([self.reads * self.width, self.hidden], -1)
-        predictions: Tensor = self.answer(torch.cat([hidden, reads], -1))
+    def _predictions(self, recurrent: Tensor) -> Tensor:
+        reads, hidden = recurrent.split([self.reads * self.width, self.hidden], -1)
+        predictions: Tensor = self.output_layer(torch.cat([hidden, reads], -1))
         return predictions
 
-    def _carried(self, kept: MemoryState, label: Tensor, tag: Tensor) -> Carried:
-        reads, hidden = kept.seen.split([self.reads * self.width, self.hidden], -1)
-        used = Used(kept.memory, kept.usage, kept.looks)
-        return Carried(CellState(hidden, kept.cell), used, reads, label, tag)
+    def _sequence(self, state: MemoryState, label: Tensor, tag: Tensor) -> SequenceState:
+        reads, hidden = state.recurrent.split([self.reads * self.width, self.hidden], -1)
+        memory = LRUMemory(state.memory, state.usage, state.read_addresses)
+        return SequenceState(CellState(hidden, state.cell), memory, reads, label, tag)
 
 
-def _memory_state(carried: Carried) -> MemoryState:
-    seen = torch.cat([carried.reads, carried.cell.hidden], -1)
-    return MemoryState(seen, carried.cell.cell, *carried.used)
+def _memory_state(sequence: SequenceState) -> MemoryState:
+    recurrent = torch.cat([sequence.reads, sequence.cell.hidden], -1)
+    return MemoryState(recurrent, sequence.cell.cell, *sequence.memory)
 
 
 def _present_first(weights: Tensor) -> Tensor:
@@ -286,13 +289,13 @@ def _present_first(weights: Tensor) -> Tensor:
     return (weights > 0).to(torch.uint8).argsort(descending=True, stable=True)
 
 
-def _after(path: Carried, weights: Tensor) -> Carried:
-    """What is carried after as many rows of a path as there are ``weights`` above 0."""
+def _after(path: SequenceState, weights: Tensor) -> SequenceState:
+    """The state of ``path`` after the rows whose ``weights`` are above 0, which come first."""
     n = (weights > 0).sum().reshape(1)
-    carried: Carried = map_tree(lambda leaf: leaf.index_select(0, n).squeeze(0), path)
-    return carried
+    state: SequenceState = map_tree(lambda leaf: leaf.index_select(0, n).squeeze(0), path)
+    return state
 
 
 def _of_task(predictions: Tensor, state: State, spec: TaskSpec) -> Tensor:
-    """The outputs that the task has, absent classes without probability."""
+    """Predictions for the task's outputs; absent classes get probability 0."""
     return without_absent(predictions[:, : spec.outputs], state.get("present"))

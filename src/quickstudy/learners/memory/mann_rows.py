@@ -1,7 +1,7 @@
-"""MANN's recurrence by definition: one step updates the state that earlier rows left.
+"""MANN's recurrence, one step per row.
 
-The contribution of a row's features and previous label is an input here, because one matrix product
-computes it for all rows. This module computes what depends on the previous row's state.
+The contributions of features and previous labels are inputs here, because one matrix product
+computes them for all rows. This module computes what depends on the state after the previous row.
 """
 
 from __future__ import annotations
@@ -12,67 +12,67 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.learners.memory.external_memory import Used, least_recently_used_access
+from quickstudy.learners.memory.external_memory import LRUMemory, least_recently_used_access
 from quickstudy.learners.recurrent import gated
 
 
 class Weights(NamedTuple):
-    """What every row applies to what was before it; ``found`` is heads * width numbers."""
+    """Weights of the recurrent connections; ``read`` is heads * width."""
 
-    gates: Tensor  # (4 hidden, found + hidden): [r, h] of the row before -> the cell's gates
-    heads: Tensor  # (2 found + heads, hidden): h -> keys, what comes late, and gates of the heads
+    gates: Tensor  # (4 hidden, read + hidden): [r, h] of the previous row -> the cell's gates
+    heads: Tensor  # (2 read + heads, hidden): h -> keys, delayed vectors, and gates of the heads
     strength: Tensor  # (heads,)
 
 
 class RowInputs(NamedTuple):
-    """The part of the inputs (..., numbers) that rows contribute themselves, biases included."""
+    """The contributions of each row's own inputs, biases included."""
 
     gates: Tensor  # (..., 4 hidden)
-    heads: Tensor  # (..., 2 found + heads)
-    tag: Tensor  # (..., tags): written beside a row's key
-    tag_before: Tensor  # (..., tags): written beside what comes late
+    heads: Tensor  # (..., 2 read + heads)
+    tag: Tensor  # (..., tags): written beside the row's key
+    tag_before: Tensor  # (..., tags): written beside the delayed vector
 
 
 class MemoryState(NamedTuple):
     """The state between rows."""
 
-    seen: Tensor  # (..., found + hidden): [r, h]
+    recurrent: Tensor  # (..., read + hidden): [r, h]
     cell: Tensor  # (..., hidden)
     memory: Tensor  # (..., slots, width + tags)
     usage: Tensor  # (..., slots)
-    looks: Tensor  # (..., heads, slots): where each head read
+    read_addresses: Tensor  # (..., heads, slots): where each head read
 
 
 def all_rows(rows: RowInputs, before: MemoryState, weights: Weights, decay: float) -> MemoryState:
-    """What is kept before the first of ``rows`` (n, ...) and after each: (n + 1, ...)."""
-    dtype = before.seen.dtype  # autocast would mix types within a row
+    """The states before the first of ``rows`` (n, ...) and after each: (n + 1, ...)."""
+    dtype = before.recurrent.dtype  # autocast would mix types within a row
     rows = RowInputs(*(part.to(dtype) for part in rows))
     weights = Weights(*(part.to(dtype) for part in weights))
     states = [before]
     autocast = torch._C._is_any_autocast_enabled()
-    with torch.autocast(before.seen.device.type, enabled=False) if autocast else nullcontext():
+    with torch.autocast(before.recurrent.device.type, enabled=False) if autocast else nullcontext():
         for row in zip(*rows, strict=True):
             states.append(one_row(RowInputs(*row), states[-1], weights, decay))
     return MemoryState(*(torch.stack(part) for part in zip(*states, strict=True)))
 
 
 def one_row(row: RowInputs, before: MemoryState, weights: Weights, decay: float) -> MemoryState:
-    """What is kept after a row; of rows (n, ...) that each come next, after each."""
+    """The state after a row; for rows (n, ...), n states, each after that row alone."""
     heads = len(weights.strength)
-    state = gated(row.gates + before.seen @ weights.gates.mT, before.cell)
+    state = gated(row.gates + before.recurrent @ weights.gates.mT, before.cell)
     head_inputs = row.heads + state.hidden @ weights.heads.mT
-    keys, late = head_inputs[..., :-heads].unflatten(-1, (2, heads, -1)).unbind(-3)
-    used, reads = least_recently_used_access(
-        Used(before.memory, before.usage, before.looks),
+    keys, delayed = head_inputs[..., :-heads].unflatten(-1, (2, heads, -1)).unbind(-3)
+    memory, reads = least_recently_used_access(
+        LRUMemory(before.memory, before.usage, before.read_addresses),
         keys,
-        new=_tagged(keys, row.tag),
-        late=_tagged(late, row.tag_before),
+        written=_tagged(keys, row.tag),
+        delayed=_tagged(delayed, row.tag_before),
         strength=weights.strength,
         gate=head_inputs[..., -heads:].sigmoid(),
         decay=decay,
     )
     reads = reads[..., : keys.shape[-1]].flatten(-2)
-    return MemoryState(torch.cat([reads, state.hidden], -1), state.cell, *used)
+    return MemoryState(torch.cat([reads, state.hidden], -1), state.cell, *memory)
 
 
 def _tagged(vectors: Tensor, tag: Tensor) -> Tensor:

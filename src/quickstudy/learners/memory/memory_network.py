@@ -20,22 +20,22 @@ from quickstudy.tasks.examples import class_means, labelled, without_absent
 class MemoryNetwork(Learner):
     """Maps a support set to a memory that queries read in several hops.
 
-        m_i     = A f(x_i)            + D e(y_i)        where to look  (without D: ``key_value``)
-        c_i     = C f(x_i)            + E e(y_i)        what is read   (without C: ``key_value``)
+        m_i     = A f(x_i)            + D e(y_i)        keys           (without D: ``key_value``)
+        c_i     = C f(x_i)            + E e(y_i)        values         (without C: ``key_value``)
         u_1     = A f(x)
         p_i     = softmax_i(strength_k * cosine(u_k, m_i) + log w_i)                (equation 1)
         u_{k+1} = H u_k + sum_i p_i c_i,     k = 1 … hops - 1         (equations 2, 4, with H)
         predict = log of the last hop's share of each class
 
     The embedding e(y_i) of a label is the mean feature vector of its class in the support set, so
-    renaming the classes permutes the outputs. The one-hot label is a second part of the value; the
-    last hop reads a distribution over classes from it.
+    renaming the classes permutes the outputs. The one-hot label is a second part of the value, from
+    which the last hop reads a distribution over classes.
 
     ``backbone``   inputs (n, ...) -> features (n, backbone.features), at least 4, because each row
                    is normalised.
-    ``hops``       reads of the memory; 1 to 3 for the paper's questions.
-    ``width``      size of keys, values and questions.
-    ``key_value``  keys know the row alone and values the label alone (Miller et al., 2016).
+    ``hops``       reads of the memory; 1 to 3 in the paper.
+    ``width``      size of keys, values and queries.
+    ``key_value``  compute keys from rows only and values from labels only (Miller et al., 2016).
 
     State: ``keys``, ``values`` (rows, width), ``labels`` (rows, ways), ``bias`` (rows,), the
     logarithm of the weights; ``centre`` (features,); ``present`` (ways,); ``statistics`` for
@@ -47,10 +47,10 @@ class MemoryNetwork(Learner):
     Reference: Sukhbaatar, Szlam, Weston and Fergus (2015), End-To-End Memory Networks, with the
     layer-wise (RNN-like) tying of section 2.2; Miller et al. (2016), Key-Value Memory Networks for
     Directly Reading Documents.
-    Differs from the papers, which answer questions about text, in labels as above; in the cosine
-    with a learnt strength for each hop, where they take inner products; in answering with the
-    last read, where they classify o + u by a learnt head over all words of a vocabulary; in
-    features centred at the support's mean.
+    Differs from the papers, which answer questions about text, in four points. Labels are embedded
+    as above. Queries and keys are compared by the cosine with a learnt strength for each hop (there
+    by inner products). The prediction is what the last hop reads (there a learnt head classifies
+    o + u over a vocabulary). Features are centred at the mean of the support.
 
     >>> import quickstudy as qs
     >>> learner = qs.MemoryNetwork(qs.backbones.MLP(in_features=2))
@@ -68,18 +68,18 @@ class MemoryNetwork(Learner):
         refuse_sizes("MemoryNetwork", hops=hops, width=width)
         features = normalised_size(backbone, "MemoryNetwork")
         self.hops, self.width, self.key_value = hops, width, key_value
-        self.ask = nn.Linear(features, width, bias=False)  # A
-        nn.init.orthogonal_(self.ask.weight)  # preserves distances between features
+        self.embedding = nn.Linear(features, width, bias=False)  # A
+        nn.init.orthogonal_(self.embedding.weight)  # preserves distances between features
         self.strength = nn.Parameter(torch.full((hops,), 10.0))
         if not key_value:
-            self.label_key = _starting_at_zero(features, width)  # D
+            self.label_key = _zero_linear(features, width)  # D
         if hops > 1:  # a single hop does not update the query
             self.label_value = nn.Linear(features, width, bias=False)  # E
-            self.keep = nn.Linear(width, width, bias=False)  # H
-            nn.init.eye_(self.keep.weight)
+            self.query_update = nn.Linear(width, width, bias=False)  # H
+            nn.init.eye_(self.query_update.weight)
             if not key_value:
                 self.row_value = nn.Linear(features, width, bias=False)  # C
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
@@ -91,10 +91,10 @@ class MemoryNetwork(Learner):
         labels = spec.answer.encode(support.targets, features.dtype)
         weights = support.weights.to(features.dtype)
         means, totals = class_means(features, support, spec.outputs)
-        meanings = labels @ means
+        embedded_labels = labels @ means
         return {
-            "keys": self._keys(features, meanings),
-            "values": self._values(features, meanings),
+            "keys": self._keys(features, embedded_labels),
+            "values": self._values(features, embedded_labels),
             "labels": labels,
             "bias": log_weights(weights),
             "centre": centre,
@@ -115,17 +115,17 @@ class MemoryNetwork(Learner):
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The first query u_1 (n, width), in the same space as the keys."""
         features = embed_query(self.backbone, inputs, state["statistics"])
-        query: Tensor = self.ask(centred(features, state["centre"]))
+        query: Tensor = self.embedding(centred(features, state["centre"]))
         return query
 
-    def _keys(self, features: Tensor, meanings: Tensor) -> Tensor:
-        keys: Tensor = self.ask(features)
-        return keys if self.key_value else keys + self.label_key(meanings)
+    def _keys(self, features: Tensor, embedded_labels: Tensor) -> Tensor:
+        keys: Tensor = self.embedding(features)
+        return keys if self.key_value else keys + self.label_key(embedded_labels)
 
-    def _values(self, features: Tensor, meanings: Tensor) -> Tensor:
+    def _values(self, features: Tensor, embedded_labels: Tensor) -> Tensor:
         if self.hops == 1:
             return features.new_zeros(len(features), self.width)
-        values: Tensor = self.label_value(meanings)
+        values: Tensor = self.label_value(embedded_labels)
         return values if self.key_value else values + self.row_value(features)
 
     def _log_shares(self, state: State, inputs: Any) -> Tensor:
@@ -133,7 +133,7 @@ class MemoryNetwork(Learner):
         keys = F.normalize(state["keys"], dim=-1)
         log_shares = self._hop_log_shares(query, keys, state, 0)
         for hop in range(1, self.hops):
-            query = self.keep(query) + log_shares.exp() @ state["values"]
+            query = self.query_update(query) + log_shares.exp() @ state["values"]
             log_shares = self._hop_log_shares(query, keys, state, hop)
         return log_shares
 
@@ -143,7 +143,7 @@ class MemoryNetwork(Learner):
         return logits.log_softmax(-1)
 
 
-def _starting_at_zero(inputs: int, outputs: int) -> nn.Linear:
+def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.zeros_(layer.weight)
     return layer

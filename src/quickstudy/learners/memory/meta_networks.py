@@ -38,35 +38,37 @@ class MetaNetworks(Learner):
         predict = b(W, sum_i a_i W*_i, x)
 
     The base learner b and the representation u are perceptrons over shared features f(x). Slow
-    weights W, Q and fast ones W*, Q* are two nets side by side, added after the activation of every
-    layer: relu(slow) + relu(fast), and without it at the end (layer augmentation). The
-    maps m and d act on each number of a gradient alone, with few weights shared by all.
+    weights W, Q and fast ones W*, Q* form parallel layers, whose outputs are added after the
+    activation: relu(slow) + relu(fast), and slow + fast in the last layer (layer augmentation). The
+    maps m and d are small networks that map each element of a gradient separately.
 
     ``backbone``  inputs (n, ...) -> features (n, backbone.features), at least 4, because each row
                   is normalised.
     ``outputs``   most classes, or real targets, of any task.
     ``hidden``    size of the layers of b and u.
-    ``rate``      of the gradient step at which m and d start; less for targets far from 1.
+    ``rate``      initially m and d give a gradient step of this rate; choose a smaller one for
+                  targets far from 1.
 
     State: ``memory`` (fast weights of b, one for each support row), ``keys`` (rows, hidden),
     ``bias`` (rows,), the logarithm of the weights, ``representation`` (fast weights of u);
     ``centre`` (features,); ``present`` (outputs,) for classification; ``statistics`` for
     norm="support".
 
-    Unknown labels and real targets have no part in the gradients.
+    Unknown labels and real targets do not contribute to the gradients.
 
     Raises ValueError for a task of more outputs, and for a backbone of fewer than 4 features, or
     that does not declare its ``features``.
 
     Reference: Munkhdalai and Yu (2017), Meta Networks.
-    Differs from the paper in which layers have fast weights: there all five convolutions of b and
-    of u, two nets; here two layers each, on convolutions that b and u share (a copy of the weights
-    for each support row would be far larger than the net, and slow). In d, which there is an LSTM
-    over a sample of gradients and here, so that the order of the support does not matter, a map of
-    their mean. In the loss of u, cross entropy as the paper's at one shot (over a learnt layer v),
-    also at more, where the paper contrasts pairs. In m and d, to each of which is added the
-    gradient times a learnt rate, so that training begins at a gradient step. In a learnt strength
-    of attention, 1 there. In features centred at the support's mean.
+    Differs from the paper in the layers that have fast weights. There b and u are two networks of
+    five convolutions, all with fast weights. Here b and u share their convolutions, and only their
+    two further layers have fast weights: a copy of the convolutions for each support row would be
+    large and slow. d maps the mean of the gradients, so that the order of the support does not
+    matter (in the paper, d is an LSTM over a sample of gradients). The loss of u is cross entropy
+    over a learnt layer v for any number of shots (in the paper only at one shot, else a contrastive
+    loss). A learnt rate times the gradient is subtracted from the outputs of m and d, so that
+    training starts from a gradient step. The strength of attention is learnt (1 in the paper).
+    Features are centred at the mean of the support.
 
     >>> import quickstudy as qs
     >>> learner = qs.MetaNetworks(qs.backbones.MLP(in_features=2), outputs=2)
@@ -78,7 +80,7 @@ class MetaNetworks(Learner):
     answers = (Classes, Reals, Labels)
     differentiates = True
     exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "relabelling_permutes_outputs": "every way has slow weights of its own"
+        "relabelling_permutes_outputs": "each way has its own slow weights"
     }
 
     def __init__(
@@ -92,11 +94,11 @@ class MetaNetworks(Learner):
         self.outputs, self.hidden, self.rate = outputs, hidden, rate
         self.base = _perceptron(features, hidden, outputs)  # W
         self.representation = _perceptron(features, hidden, hidden)  # Q
-        self.guess = nn.Linear(hidden, outputs)  # v
+        self.representation_head = nn.Linear(hidden, outputs)  # v
         self.base_mapper = GradientMapper(2, rate)  # m
         self.representation_mapper = GradientMapper(2, rate)  # d
         self.strength = nn.Parameter(torch.tensor(10.0))
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
@@ -114,11 +116,11 @@ class MetaNetworks(Learner):
             return _loss(run(layers, row), target, present.get("present"), spec.answer)
 
         def representation_loss(layers: Layers, row: Tensor, target: Tensor) -> Tensor:
-            guessed = self.guess(run(layers, row))
-            return _loss(guessed, target, present.get("present"), spec.answer)
+            prediction = self.representation_head(run(layers, row))
+            return _loss(prediction, target, present.get("present"), spec.answer)
 
         def gradients(loss: Any, layers: Layers) -> Layers:
-            """Of each row alone: leading dimension (rows,)."""
+            """One gradient for each row: leading dimension (rows,)."""
             each = vmap(grad(loss), in_dims=(None, 0, 0))
             result: Layers = each(layers, features, support.targets)
             return result
@@ -140,7 +142,7 @@ class MetaNetworks(Learner):
         }
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Predictions (n, outputs), each under the fast weights that its row attends to."""
+        """Predictions (n, outputs), each with the fast weights that the query attends to."""
         features = self._query_features(state, inputs)
         shares = self._shares(state, features)
         fast = [
@@ -155,12 +157,12 @@ class MetaNetworks(Learner):
         return self._represent(state, self._query_features(state, inputs))
 
     def attention(self, state: State, inputs: Any) -> Tensor:
-        """Share (n, support rows) of each support row's fast weights."""
+        """Shares (n, support rows) of the support rows' fast weights."""
         shares = self._shares(state, self._query_features(state, inputs))
         return of_present(shares, state["bias"])
 
     def learnt_rates(self) -> Mapping[str, Tensor]:
-        """The rate of the gradient in its fast weight, by the name of the slow one beside it."""
+        """The learnt rates of the gradients, by the name of the slow weight."""
         rates = {}
         for part, net, mapper in (
             ("base", self.base, self.base_mapper),
@@ -188,9 +190,9 @@ class MetaNetworks(Learner):
 class GradientMapper(nn.Module):
     """Gradients -> fast weights, elementwise: net(scaled g) - rate * g.
 
-    ``net`` is a perceptron of 20 hidden units, shared by all numbers; ``rate`` is learnt, one for
-    each of the ``layers``. Gradients differ in size by orders of magnitude, so ``net`` sees size
-    and sign apart (Andrychowicz et al., 2016, appendix A; here p = 7):
+    ``net`` is a perceptron of 20 hidden units, shared by all elements; ``rate`` is learnt, one for
+    each of the ``layers``. Gradients differ in size by orders of magnitude, so size and sign are
+    separate inputs of ``net`` (Andrychowicz et al., 2016, appendix A; here p = 7):
 
         scaled g = (log|g| / p, sign(g))   where |g| >= exp(-p),   else   (-1, exp(p) g)
     """
@@ -200,18 +202,18 @@ class GradientMapper(nn.Module):
         self.rate = nn.Parameter(torch.full((layers,), rate))
         self.net = _perceptron(2, hidden, 1)
         last_weight, last_bias = _layers(self.net)[-1]
-        with torch.no_grad():  # initially the fast weights are almost a plain gradient step
+        with torch.no_grad():  # so that fast weights start close to a plain gradient step
             last_weight.mul_(0.01)
             last_bias.zero_()
 
     def forward(self, gradients: Layers) -> Layers:
         """Fast weights in the shapes of ``gradients``."""
         return [
-            (self._by_size(weight) - rate * weight, self._by_size(bias) - rate * bias)
+            (self._mapped(weight) - rate * weight, self._mapped(bias) - rate * bias)
             for rate, (weight, bias) in zip(self.rate, gradients, strict=True)
         ]
 
-    def _by_size(self, gradient: Tensor) -> Tensor:
+    def _mapped(self, gradient: Tensor) -> Tensor:
         mapped: Tensor = self.net(preprocess(gradient, p=7.0))
         return mapped.squeeze(-1)
 
@@ -219,8 +221,8 @@ class GradientMapper(nn.Module):
 def run(slow: Layers, rows: Tensor, fast: Layers | None = None) -> Tensor:
     """Layer augmentation: rows (..., inputs) -> (..., outputs).
 
-    Slow and fast weights each make a layer's outputs, which are added after the activation, relu
-    in all layers but the last. Fast weights may differ from row to row: (n, outputs, inputs).
+    The outputs of slow and fast weights are added after the activation, which is relu in all layers
+    but the last. Each row may have its own fast weights: (n, outputs, inputs).
     """
     hidden = rows
     for i, (weight, bias) in enumerate(slow):

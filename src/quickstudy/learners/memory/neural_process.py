@@ -39,7 +39,7 @@ from quickstudy.tasks.examples import (
 def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
     """-log N(y; mean(x), deviation(x)²), the mean over the known numbers of the queries.
 
-    Classes and labels have no deviation, and are judged by their own loss instead.
+    For classes and labels, which have no deviation, it is the loss of their answer.
 
     Raises TypeError for a learner other than a neural process.
     """
@@ -55,9 +55,9 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
         mean, deviation = learner.distribution(state, query.inputs)
     # Not torch's function: it reads single values, which vmap does not allow.
     distances = (answer.fill(query.targets) - mean) / deviation
-    surprise = deviation.log() + (distances.square() + math.log(2 * math.pi)) / 2
+    negative_log = deviation.log() + (distances.square() + math.log(2 * math.pi)) / 2
     known = answer.known(query.targets)
-    losses, share = mean_of_known(surprise.where(known, 0.0), known)
+    losses, share = mean_of_known(negative_log.where(known, 0.0), known)
     loss = weighted_mean(losses, query.weights * share)
     return Outcome(loss, score_of(mean, query, answer))
 
@@ -68,18 +68,19 @@ class ConditionalNeuralProcess(Learner):
         r_k                = sum_i w_i e(f(x_i), y_ik) / sum_i w_i              (equations 1, 2)
         mean_k, deviation_k = g(f(x), r_k),   deviation = floor + (1 - floor) softplus(·)    (3)
 
-    Each output k of a regression is a function of its own under the same prior, and reads the rows
-    whose y_ik is known. So is each label, whose y_ik is 1 or -1 and whose logit is mean_k. In
-    classification, r_k is the mean over the rows of class k alone (the paper's section 4.3), y_ik
-    is 1, and mean_k is the logit of class k. Without any row, r_k is 0, and the prediction that of
-    the prior.
+    The outputs k of a regression are independent functions under one prior; r_k is the mean over
+    the rows whose y_ik is known. The same holds for labels: y_ik is 1 or -1, and mean_k is
+    the logit. In classification, r_k is the mean over the rows of class k (the paper's section
+    4.3), y_ik is 1, and mean_k is the logit of class k. Without rows, r_k is 0, and the prediction
+    is that of the prior.
 
     ``backbone``  inputs (n, ...) -> features (n, d), for both support and queries.
     ``size``      of the representation and the hidden layers, 128 in the paper.
     ``floor``     least standard deviation, in the unit of the targets; 0.1 in the paper's code.
 
-    State: ``representation`` (outputs, size); ``totals`` (outputs,), the weight of the rows that it
-    is the mean of; ``present`` (outputs,) for classification; ``statistics`` for norm="support".
+    State: ``representation`` (outputs, size), a mean over rows; ``totals`` (outputs,), the total
+    weight of these rows; ``present`` (outputs,) for classification; ``statistics`` for
+    norm="support".
 
     :meth:`extend` adds rows and outputs later.
 
@@ -88,8 +89,8 @@ class ConditionalNeuralProcess(Learner):
     :meth:`uncertainty` gives the standard deviation, which :func:`gaussian_likelihood` trains.
 
     Reference: Garnelo et al. (2018), Conditional Neural Processes.
-    Differs from the paper in classification, where every class is decoded by itself, so that
-    renaming classes permutes the outputs; the paper concatenates the classes' representations.
+    Differs from the paper in classification: each class is decoded separately, so that renaming
+    classes permutes the outputs; the paper concatenates the classes' representations.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.ConditionalNeuralProcess(qs.backbones.MLP(in_features=1))
@@ -109,7 +110,7 @@ class ConditionalNeuralProcess(Learner):
         features = feature_size(backbone, "ConditionalNeuralProcess")
         self.encoder = perceptron(features + 1, size, size)
         self.decoder = perceptron(features + size, size, 2)
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
@@ -171,7 +172,7 @@ class AttentiveNeuralProcess(Learner):
         r_k(x)        = heads of sum_i softmax_i(q(f(x))·q(f(x_i)) / √d + log w_i) r_i, mixed
         mean_k, deviation_k = g(f(x), r_k(x))
 
-    Near rows count more; the mean of a :class:`ConditionalNeuralProcess` underfits instead.
+    Rows near the query count more. The mean of a :class:`ConditionalNeuralProcess` underfits.
     Outputs, classification and the prediction without rows are as in that learner.
 
     ``backbone``  inputs (n, ...) -> features (n, d), for both support and queries.
@@ -188,8 +189,8 @@ class AttentiveNeuralProcess(Learner):
     :meth:`uncertainty` gives the standard deviation, which :func:`gaussian_likelihood` trains.
 
     Reference: Kim et al. (2019), Attentive Neural Processes.
-    Differs from the paper in having its deterministic path alone, without the latent variable and
-    without self-attention in the encoder.
+    Differs from the paper in having only its deterministic path: no latent variable, and no
+    self-attention in the encoder.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.AttentiveNeuralProcess(qs.backbones.MLP(in_features=1))
@@ -217,7 +218,7 @@ class AttentiveNeuralProcess(Learner):
         self.place = nn.Sequential(nn.Linear(features, size), nn.ReLU(), nn.Linear(size, size))
         self.mix = nn.Linear(size, size)
         self.decoder = perceptron(features + size, size, 2)
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:

@@ -1,4 +1,4 @@
-"""The encoder and decoder of neural processes, which treat every output by itself."""
+"""The encoder and decoder of neural processes, which treat each output separately."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
         nn.Linear(hidden, outputs, bias=False),  # a bias shared by classes has no effect
     )  # fmt: skip
     for layer in layers:
-        if isinstance(layer, nn.Linear):  # He et al. (2015): differences of rows keep their size
+        if isinstance(layer, nn.Linear):  # He et al. (2015): preserves the variance between rows
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     return layers
 
@@ -30,19 +30,19 @@ def encode(
     """Encoded rows (outputs, n, size), and how often each counts for each output (outputs, n)."""
     labels = label_vectors(support, spec.answer, spec.outputs, features.dtype).mT
     weights = element_weights(support, spec.answer, features.dtype).mT
-    if isinstance(spec.answer, Classes):  # a row is of its own class alone
+    if isinstance(spec.answer, Classes):  # a row counts for its own class only
         labels, weights = torch.ones_like(labels), weights * labels
-    return encoder(_beside(features, labels.unsqueeze(-1))), weights
+    return encoder(_concatenated(features, labels.unsqueeze(-1))), weights
 
 
 def decode(
     decoder: nn.Module, features: Tensor, read: Tensor, floor: float
 ) -> tuple[Tensor, Tensor]:
     """Mean and deviation (n, outputs) from features (n, d) and reads (outputs, n, size)."""
-    mean, spread = decoder(_beside(features, read)).unbind(-1)
+    mean, spread = decoder(_concatenated(features, read)).unbind(-1)
     return mean.mT, floor + (1 - floor) * F.softplus(spread.mT)
 
 
-def _beside(features: Tensor, others: Tensor) -> Tensor:
+def _concatenated(features: Tensor, others: Tensor) -> Tensor:
     """(n, d) and (outputs, n, e) -> (outputs, n, d + e)."""
     return torch.cat([features.expand(len(others), *features.shape), others], -1)

@@ -17,7 +17,7 @@ from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
     log_weights,
     of_present,
-    read_beside_self,
+    read_memory_and_self,
     shares,
 )
 from quickstudy.learners.features import like, refuse_sizes
@@ -35,18 +35,18 @@ class SNAIL(Learner):
         attend(s)_t  = [s_t, sum_{u <= t} softmax_u(q_t·k_u / √d_k) v_u]
         logits  = W convolve(attend(... attend(s)))_last
 
-    in the order of the paper's few-shot network: attention of (key, value) sizes
-    (64, 32); dense blocks of dilation 1, 2, 4, ... of 128 filters; attention (256, 128); dense
+    in the order of the paper's few-shot network: attention of (key, value) sizes (64, 32); dense
+    blocks of dilation 1, 2, 4, ... of 128 filters; attention (256, 128); dense
     blocks; attention (512, 256). The support's activations do not depend on the query, so they are
     computed once, in ``adapt``; each query is one further step.
 
     ``backbone``  inputs (n, ...) -> features (n, d), at least 4, because each row is normalised.
     ``outputs``   most ways, or regression targets, of any task.
-    ``length``    support rows and the query, 6 at 5 ways and 1 shot: the reach of the convolutions.
-                  In longer sequences, only attention reads the early rows.
+    ``length``    number of support rows plus the query, 6 at 5 ways and 1 shot: the receptive field
+                  of the convolutions. In longer sequences, only attention reads the early rows.
     ``filters``   of each dense block, 128 in the paper.
 
-    State: ``steps``, for every block what its next step needs: one earlier row, or keys and values;
+    State: ``steps``, what the next step of each block reads: one earlier row, or keys and values;
     ``order`` (n,), rows of weight 0 first; ``bias`` (n,); ``present`` (outputs,) for
     classification. Unknown labels and real targets are read as zeros.
 
@@ -70,7 +70,7 @@ class SNAIL(Learner):
     answers = (Classes, Reals, Labels)
     exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
         "support_order_is_irrelevant": "the support is a sequence",
-        "weight_two_is_twice": "a step of a sequence is there or not",
+        "weight_two_is_twice": "a row is one step of the sequence, or none where its weight is 0",
         "relabelling_permutes_outputs": "labels are one-hot inputs of learnt layers",
     }
 
@@ -95,24 +95,24 @@ class SNAIL(Learner):
             size += values
         self.blocks = nn.ModuleList(blocks)
         self.head = nn.Linear(size, outputs)
-        like(backbone, self)  # before it holds the backbone, which stays as it is
+        like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """What every block needs to take one further step after ``support``."""
+        """What each block reads in the step after ``support``."""
         refuse_more_outputs("SNAIL", spec, self.outputs)
         support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         labels = features.shape[-1] ** 0.5 * label_vectors(
             support, spec.answer, self.outputs, features.dtype
         )
-        there = (support.weights > 0).to(features.dtype)
+        present = (support.weights > 0).to(features.dtype)
         # Absent rows are moved before the first step, where the causal convolution pads with zeros.
-        order = torch.argsort(there, stable=True)
-        there, rows = there[order], torch.cat([normalised(features), labels], -1)[order]
-        bias, steps = log_weights(there), []
+        order = torch.argsort(present, stable=True)
+        present, rows = present[order], torch.cat([normalised(features), labels], -1)[order]
+        bias, steps = log_weights(present), []
         for block in self._layers():
-            rows, memory = block.read(rows * there.unsqueeze(-1), bias)
+            rows, memory = block.read(rows * present.unsqueeze(-1), bias)
             steps.append(memory)
         return {
             "steps": steps, "order": order, "bias": bias, "statistics": statistics,
@@ -150,7 +150,7 @@ class SNAIL(Learner):
 
 
 class _DenseBlock(nn.Module):
-    """Rows (n, size) -> (n, size + filters): a gated causal convolution over two rows, appended."""
+    """Rows (n, size) -> (n, size + filters): appends a gated causal convolution over two rows."""
 
     def __init__(self, size: int, filters: int, dilation: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class _DenseBlock(nn.Module):
 
 
 class _AttentionBlock(nn.Module):
-    """Rows (n, size) -> (n, size + values): what each reads from itself and its past, appended."""
+    """Rows (n, size) -> (n, size + values): appends attention to the row itself and its past."""
 
     def __init__(self, size: int, keys: int, values: int) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class _AttentionBlock(nn.Module):
     def step(self, rows: Tensor, memory: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
         """Rows (n, size), each as the step after the rows in ``memory``."""
         own = self.key(rows), self.value(rows)
-        return torch.cat([rows, read_beside_self(self.query(rows), own, memory, bias)], -1)
+        return torch.cat([rows, read_memory_and_self(self.query(rows), own, memory, bias)], -1)
 
 
 # Factor on the initial queries and keys. Before training, all features are similar (cosines about

@@ -83,8 +83,8 @@ class Matching(Learner):
         log_shares = self._log_shares(state, inputs).unsqueeze(-1)
         of_class = one_hot(state["targets"], spec.outputs, log_shares.dtype) > 0
         counted = of_class & (state["weights"] > 0).unsqueeze(-1)
-        votes = without_absent(log_shares, counted).logsumexp(-2)
-        return without_absent(votes, counted.any(0))
+        log_probabilities = without_absent(log_shares, counted).logsumexp(-2)
+        return without_absent(log_probabilities, counted.any(0))
 
     def attention(self, state: State, inputs: Any) -> Tensor:
         """Shares a (n, m) of the support rows."""
@@ -114,9 +114,9 @@ class FullContext(nn.Module):
 
     def of_support(self, rows: Tensor, present: Tensor) -> Tensor:
         """g (m, d): each row plus the hidden states of a forward and a backward LSTM."""
-        ahead = _along(self.forwards, rows, present)
-        back = _along(self.backwards, rows.flip(0), present.flip(0)).flip(0)
-        return ahead + back + rows
+        forward = _along(self.forwards, rows, present)
+        backward = _along(self.backwards, rows.flip(0), present.flip(0)).flip(0)
+        return forward + backward + rows
 
     def of_queries(self, rows: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
         """f (n, d): each query after K steps of reading the support set by dot products."""
@@ -131,8 +131,8 @@ class FullContext(nn.Module):
 def _along(lstm: LSTMCell, rows: Tensor, present: Tensor) -> Tensor:
     """The hidden states (m, d) of ``lstm`` along ``rows``; absent rows do not change the state."""
     state, states = lstm.empty(), []
-    for row, here in zip(rows.unbind(0), present.unbind(0), strict=True):
+    for row, exists in zip(rows.unbind(0), present.unbind(0), strict=True):
         after = lstm(row, state)
-        state = CellState(*(torch.where(here, a, b) for a, b in zip(after, state, strict=True)))
+        state = CellState(*(torch.where(exists, a, b) for a, b in zip(after, state, strict=True)))
         states.append(state.hidden)
     return torch.stack(states)

@@ -28,7 +28,7 @@ class MetaOptNet(Learner):
     ``C``         cost of violating the margin; 0.1 as in the paper.
     ``scale``     initial factor on the logits. It is learnt as a logarithm, so it stays positive.
 
-    The machine is solved to its optimum and differentiated there: see :func:`svm.crammer_singer`.
+    The problem is solved to its optimum and differentiated there: see :func:`svm.crammer_singer`.
 
     State: ``weight`` (d, ways), ``present`` (ways,).
 
@@ -58,7 +58,7 @@ class MetaOptNet(Learner):
         self.log_scale = nn.Parameter(like(backbone, torch.tensor(math.log(scale))))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The machine fitted to ``support``."""
+        """The weight fitted to ``support``."""
         support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         labels = spec.answer.encode(support.targets, features.dtype)

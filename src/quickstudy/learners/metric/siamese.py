@@ -25,7 +25,7 @@ from quickstudy.tasks.examples import (
 
 
 def contrastive(learner: Siamese, task: Task) -> Outcome:
-    """(1 - y)/2 D^2 + y/2 max(0, margin - D)^2 over the pairs, y = 1 for pairs of two classes.
+    """(1 - y)/2 D^2 + y/2 max(0, margin - D)^2 over pairs; y = 1 for pairs of different classes.
 
     D is the Euclidean distance, not its square. Reference: Hadsell, Chopra and LeCun (2006),
     Dimensionality Reduction by Learning an Invariant Mapping, equation 4.
@@ -34,14 +34,14 @@ def contrastive(learner: Siamese, task: Task) -> Outcome:
     """
     pairs = compare(learner, task)
     near = (learner.margin - pairs.distances).clamp_min(0)
-    return pairs.outcome(alike=pairs.distances.square() / 2, unlike=near.square() / 2)
+    return pairs.outcome(same=pairs.distances.square() / 2, different=near.square() / 2)
 
 
 def linear_contrastive(learner: Siamese, task: Task) -> Outcome:
     """(1 - y) D + y max(0, margin - D) over the pairs: the contrastive loss without squares."""
     pairs = compare(learner, task)
     near = (learner.margin - pairs.distances).clamp_min(0)
-    return pairs.outcome(alike=pairs.distances, unlike=near)
+    return pairs.outcome(same=pairs.distances, different=near)
 
 
 def verification(learner: Siamese, task: Task) -> Outcome:
@@ -52,20 +52,23 @@ def verification(learner: Siamese, task: Task) -> Outcome:
     Recognition, section 3.
     """
     pairs = compare(learner, task)
-    return pairs.outcome(alike=softplus(pairs.distances), unlike=softplus(-pairs.distances))
+    return pairs.outcome(same=softplus(pairs.distances), different=softplus(-pairs.distances))
 
 
 class Pairs(NamedTuple):
     """All pairs of a query (n) and a support row (m), and the accuracy of the nearest row."""
 
     distances: Tensor  # (n, m)
-    alike: Tensor  # (n, m), whether the two are of one class
-    weights: Tensor  # (n, m), how often the pair counts
+    same_class: Tensor  # (n, m), whether both rows are of one class
+    weights: Tensor  # (n, m), how often each pair counts
     score: Tensor  # (), accuracy on the queries
 
-    def outcome(self, alike: Tensor, unlike: Tensor) -> Outcome:
-        """The loss ``alike`` or ``unlike`` (n, m) of each pair, half of the weight on each kind."""
-        kinds = ((alike, self.alike), (unlike, ~self.alike))
+    def outcome(self, same: Tensor, different: Tensor) -> Outcome:
+        """The mean loss of pairs (n, m): ``same`` for pairs of one class, else ``different``.
+
+        Each of the two kinds of pairs has half of the total weight.
+        """
+        kinds = ((same, self.same_class), (different, ~self.same_class))
         halves = [
             weighted_mean(loss.flatten(), (self.weights * kind).flatten()) for loss, kind in kinds
         ]
@@ -85,8 +88,8 @@ def compare(learner: Siamese, task: Task) -> Pairs:
         distances = learner.distances(state, query.inputs)
     predictions = learner.nearest(state, distances, task.spec)
     weights = counted.unsqueeze(-1) * state["weights"]
-    alike = query.targets.unsqueeze(-1) == state["targets"]
-    return Pairs(distances, alike, weights, score_of(predictions, query, answer))
+    same_class = query.targets.unsqueeze(-1) == state["targets"]
+    return Pairs(distances, same_class, weights, score_of(predictions, query, answer))
 
 
 class Siamese(Learner):
@@ -99,9 +102,9 @@ class Siamese(Learner):
     ``objective``  loss over all pairs of a query and a support row: :func:`contrastive` (the
                    default), :func:`linear_contrastive`, or :func:`verification`, which uses the
                    second, learnt distance.
-    ``margin``     distance beyond which pairs of two classes have loss 0 in the first two. 12 suits
-                   the 64 normalised features of ``Conv4``, whose distances start at about 3; see
-                   the page of this learner. Verification ignores it.
+    ``margin``     distance beyond which pairs of different classes have loss 0 in the first two. 12
+                   suits the 64 normalised features of ``Conv4``, whose distances start at about 3;
+                   see the page of this learner. Verification ignores it.
 
     State: ``features`` (m, d), ``targets`` (m,) and ``weights`` (m,) of the support rows.
 
@@ -110,8 +113,8 @@ class Siamese(Learner):
 
     Reference: Hadsell, Chopra and LeCun (2006) and Koch, Zemel and Salakhutdinov (2015); see the
     objectives.
-    Differs from the papers in forming pairs within tasks (all queries with all support rows; pairs
-    of one class and of two have half of the weight each) instead of over the whole data set.
+    Differs from the papers in forming pairs within tasks (each query with each support row; pairs
+    of one class have half of the total weight) instead of over the whole data set.
 
     >>> import quickstudy as qs
     >>> learner = qs.Siamese(qs.backbones.MLP(in_features=2))
@@ -140,7 +143,7 @@ class Siamese(Learner):
             self.distance = like(backbone, LearntL1(features))
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The features of ``support``, kept row by row."""
+        """The features, targets and weights of the rows of ``support``."""
         support = labelled(support, spec.answer)
         features, statistics = embed_support(self.backbone, support)
         return {
@@ -181,8 +184,8 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """|a_i - b_j|: (n, d), (m, d) -> (n, m); its gradient at distance 0 is 0."""
     # We sum squared differences: near 0, the expansion into products would lose precision.
     squares = (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
-    apart = squares > 0
-    return torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+    nonzero = squares > 0
+    return torch.where(nonzero, torch.where(nonzero, squares, 1.0).sqrt(), 0.0)
 
 
 class LearntL1(nn.Module):

@@ -1,4 +1,4 @@
-"""Linear heads: the best weight and offset for a support set, in closed form or iterated.
+"""Linear heads: the optimal weight and offset for a support set, in closed form or iterated.
 
 A head is a function (features (n, d), targets (n, outputs), row weights (n,), l2) -> (weight
 (d, outputs), offset (outputs,)). Both here are differentiable in features, targets and row weights,
@@ -16,13 +16,13 @@ from quickstudy.tasks.examples import without_absent
 
 NEWTON_STEPS = 20
 CONJUGATE_STEPS = 20
-"""Of each Newton step. Together they reach the optimum in the range that :func:`logistic` states;
-fewer suffice for well-conditioned features, but under vmap no task can stop before the others."""
+"""Conjugate gradient steps per Newton step. Both numbers suffice in the range that :func:`logistic`
+states; well-conditioned features need fewer, but under vmap no task can stop before the others."""
 
 ADJOINT_STEPS = 80
-"""Conjugate steps of the derivative's linear system, which no later Newton step corrects."""
+"""Conjugate gradient steps for the derivative, which no later Newton step corrects."""
 
-SHRINKAGES = 8
+STEP_LENGTHS = 8
 """Step lengths that the line search tries: the full Newton step and its halvings."""
 
 
@@ -36,8 +36,8 @@ def ridge(features: Tensor, targets: Tensor, weights: Tensor, l2: float) -> tupl
 def ridge_weight(x: Tensor, y: Tensor, weights: Tensor, l2: float | Tensor) -> Tensor:
     """The exact minimiser (d, outputs) of sum_i w_i |x_i W - y_i|^2 + l2 |W|^2, with no offset.
 
-    Solved in the smaller of the two equivalent forms, d x d or n x n (push-through identity); the
-    penalty grows by what rounding hides anyway (:func:`_penalised`).
+    Solved in the smaller of the two equivalent forms, d x d or n x n (push-through identity). The
+    penalty is increased by the rounding error of the matrix (:func:`_penalised`).
     """
     n, d = x.shape
     weighted = weights.unsqueeze(-1) * y
@@ -51,9 +51,9 @@ def ridge_weight(x: Tensor, y: Tensor, weights: Tensor, l2: float | Tensor) -> T
 
 
 def _penalised(matrix: Tensor, l2: float | Tensor) -> Tensor:
-    """``matrix`` + l2 on its diagonal, plus the rounding error of its trace.
+    """``matrix`` with l2 and the rounding error of its trace added to the diagonal.
 
-    With features of size 1e4 in float32, l2 = 1 is rounded away, and a matrix of repeated rows
+    For features of size 1e4 in float32, l2 = 1 is lost in rounding, and a matrix of repeated rows
     would remain singular.
     """
     rounding = torch.finfo(matrix.dtype).eps * matrix.diagonal().sum().detach()
@@ -67,12 +67,12 @@ def logistic(
 
     Solved by Newton's method, each direction by preconditioned conjugate gradients (Nocedal and
     Wright, 2006, Numerical Optimization, chapter 7). Its derivative is that of the minimiser
-    (implicit function theorem), not of the iterations, of which nothing is stored. Absent classes
-    get weight 0; among the offsets, which a constant may shift, the sum is 0.
+    (implicit function theorem), so the iterations are not stored. Absent classes get weight 0. The
+    offsets, which are determined up to a constant, sum to 0.
 
-    Exact to rounding in float64 where l2 is at least 1e-6 of the features' variance, of one
-    feature; in float32 the loss is then within about a tenth of its least value, and close to it
-    from 1e-4 on. Below, on separable classes, the fit stops short of the optimum.
+    Exact to rounding in float64 if l2 is at least 1e-6 times the variance of a feature. In float32
+    the loss is then within about a tenth of the minimum, and close to it from 1e-4 on. With a
+    smaller l2, on separable classes, the fit stops before the optimum.
     """
     # Centring makes weight and offset nearly independent, so that few iterations suffice.
     feature_mean = _mean(features, weights)
@@ -85,18 +85,18 @@ def binary_logistic(
 ) -> tuple[Tensor, Tensor]:
     """The minimiser of sum_i w_i BCE(sigmoid(f_i v + b), y_i) + l2 / 2 |v|^2, for one column y.
 
-    Targets are (n, 1), of which positive ones mean yes: v (d, 1), b (1,). A softmax over no and yes
-    with weights -v/2 and v/2 has half of the penalty, so it gets twice the ``l2``.
+    Targets are (n, 1), positive for yes; v (d, 1), b (1,). Solved as a softmax over no and yes with
+    weights -v/2 and v/2, whose penalty is half as large, so ``l2`` is doubled.
 
-    Where only one of no and yes occurs, the best offset would be infinite. It is then
-    log((yes + 1) / (no + 1)) of their total weights, as by Laplace's rule of succession, and v = 0.
+    If all rows are yes, or all are no, the optimal offset would be infinite. It is then
+    log((yes + 1) / (no + 1)) of the total weights (Laplace's rule of succession), and v = 0.
     """
     yes = (targets > 0).to(features.dtype)
     both = torch.cat([1 - yes, yes], -1)
     weight, offset = logistic(features, both, weights, 2 * l2)
     totals = weights @ both
-    alone = ((totals[1] + 1) / (totals[0] + 1)).log()
-    offset = torch.where((totals > 0).all(), offset[1] - offset[0], alone)
+    laplace = ((totals[1] + 1) / (totals[0] + 1)).log()
+    offset = torch.where((totals > 0).all(), offset[1] - offset[0], laplace)
     return (weight[:, 1] - weight[:, 0]).unsqueeze(-1), offset.unsqueeze(-1)
 
 
@@ -134,8 +134,8 @@ class _Problem(NamedTuple):
     def present(self) -> Tensor:
         return self.w @ self.y > 0
 
-    def without_shift(self, offset: Tensor) -> Tensor:
-        """``offset`` with sum 0 over the classes present: a shift of all moves no loss."""
+    def centred_offset(self, offset: Tensor) -> Tensor:
+        """``offset`` minus its mean over present classes, on which the loss does not depend."""
         present = self.present.to(offset.dtype)
         return present * (offset - present @ offset / present.sum().clamp_min(1))
 
@@ -144,7 +144,7 @@ class _Problem(NamedTuple):
 
     def loss(self, head: _Head) -> Tensor:
         log_p = self.logits(head).log_softmax(-1)
-        # A class without weight has log-probability of huge size and only targets of weight 0.
+        # An absent class has a huge negative log-probability, and only targets of weight 0.
         rows = -(self.y * log_p.where(self.present, 0.0)).sum(-1)
         return self.w @ rows + self.l2 / 2 * head.weight.square().sum()
 
@@ -153,16 +153,16 @@ class _Problem(NamedTuple):
         return _Head(self.x.mT @ error + self.l2 * head.weight, error.sum(0))
 
     def gradient_terms(self) -> _Head:
-        """The sum of the absolute terms of the gradient's sums over rows, at probability 0.
+        """The gradient's sums over rows with absolute values as terms, at probability 0.
 
-        Rounding leaves a residual of this times machine precision, also where the sums are 0, as
-        for constant features.
+        The rounding error of the gradient is this times machine precision, also where the gradient
+        is 0, as for constant features.
         """
         size = self.w.unsqueeze(-1) * self.y
         return _Head(self.x.abs().mT @ size, size.sum(0))
 
     def hessian(self, p: Tensor, direction: _Head) -> _Head:
-        """The second derivative times ``direction``, where the probabilities are ``p``."""
+        """The Hessian times ``direction``, at probabilities ``p``."""
         change = self.w.unsqueeze(-1) * through_softmax(
             p, self.x @ direction.weight + direction.offset
         )
@@ -201,16 +201,16 @@ class _Minimiser(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Of -<H^-1 upstream, gradient(x, y, w)>, with the head held at the optimum."""
+        """The gradient of -<H^-1 upstream, gradient(x, y, w)>, with the head constant."""
         x, y, w, weight, offset = ctx.saved_tensors
         basis = _basis(x)
         problem = _Problem(x @ basis, y, w, ctx.l2)
         p = problem.logits(_Head(basis.mT @ weight, offset)).softmax(-1)
         d_weight, d_offset = upstream
         size = _Head(basis.mT @ d_weight, d_offset)
-        right = _Head(size.weight, problem.without_shift(d_offset))
+        right = _Head(size.weight, problem.centred_offset(d_offset))
         within = _solve(problem, p, right, ADJOINT_STEPS, size)
-        # Outside the span of the rows, only the penalty has curvature.
+        # Outside the span of the rows, the Hessian is that of the penalty alone.
         outside = (d_weight - basis @ right.weight) / ctx.l2
         adjoint = _Head(basis @ within.weight + outside, within.offset)
         along = x @ adjoint.weight + adjoint.offset
@@ -220,10 +220,10 @@ class _Minimiser(torch.autograd.Function):
 
 
 def _basis(x: Tensor) -> Tensor:
-    """Orthonormal columns (d, min(n, d)) that span the rows of x (n, d), where the weight lies.
+    """Orthonormal columns (d, min(n, d)) that span the rows of x (n, d), and so the solution.
 
-    In it no more than n numbers per class are sought, and far more stably than by the push-through
-    identity, whose differences cancel once the features are large next to the penalty.
+    In this basis each class has at most n unknowns. Unlike the push-through identity, it is also
+    accurate where features are large relative to the penalty.
     """
     n, d = x.shape
     return torch.linalg.qr(x.mT).Q if n < d else _eye(d, x)
@@ -232,8 +232,8 @@ def _basis(x: Tensor) -> Tensor:
 def _solve(problem: _Problem, p: Tensor, right: _Head, steps: int, size: _Head) -> _Head:
     """H^-1 right by ``steps`` conjugate gradients, preconditioned by one matrix for all classes.
 
-    Stops where what remains of ``right`` is rounding, next to numbers of the size of ``size``:
-    the ratios of rounding errors would be any numbers, and NaN in the end.
+    Stops when the residual is below the rounding error of numbers as large as ``size``. Further
+    steps would divide rounding errors by each other and end in NaN.
     """
     precondition = _Preconditioner.at(problem, p)
     solution = _Head(torch.zeros_like(right.weight), torch.zeros_like(right.offset))
@@ -243,14 +243,14 @@ def _solve(problem: _Problem, p: Tensor, right: _Head, steps: int, size: _Head) 
     energy = residual.dot(direction)
     unsolved = energy > resolution
     for _ in range(steps):
-        moved = problem.hessian(p, direction)
-        step = _ratio(energy, direction.dot(moved), unsolved)
+        product = problem.hessian(p, direction)
+        step = _ratio(energy, direction.dot(product), unsolved)
         solution = solution.plus(step, direction)
-        residual = residual.plus(-step, moved)
-        towards = precondition(residual)
-        before, energy = energy, residual.dot(towards)
+        residual = residual.plus(-step, product)
+        preconditioned = precondition(residual)
+        before, energy = energy, residual.dot(preconditioned)
         unsolved = unsolved & (energy > resolution)
-        direction = towards.plus(_ratio(energy, before, unsolved), direction)
+        direction = preconditioned.plus(_ratio(energy, before, unsolved), direction)
     return solution
 
 
@@ -260,7 +260,7 @@ def _ratio(a: Tensor, b: Tensor, known: Tensor) -> Tensor:
 
 
 class _Preconditioner(NamedTuple):
-    """The inverse of the Hessian in which each row's softmax is replaced by its mean curvature."""
+    """The inverse of the Hessian with the mean eigenvalue of each row's softmax Jacobian."""
 
     problem: _Problem
     inverse: Tensor  # (d, d), for the weight of every class
@@ -268,7 +268,7 @@ class _Preconditioner(NamedTuple):
 
     @staticmethod
     def at(problem: _Problem, p: Tensor) -> _Preconditioner:
-        """Where the probabilities are ``p``."""
+        """The preconditioner at probabilities ``p``."""
         x, w = problem.x, problem.w
         others = (problem.present.sum() - 1).clamp_min(1)
         curvature = w * (1 - p.square().sum(-1)) / others
@@ -278,19 +278,19 @@ class _Preconditioner(NamedTuple):
         return _Preconditioner(problem, inverse, total)
 
     def __call__(self, v: _Head) -> _Head:
-        return _Head(self.inverse @ v.weight, self.problem.without_shift(v.offset) / self.total)
+        return _Head(self.inverse @ v.weight, self.problem.centred_offset(v.offset) / self.total)
 
     def energy(self, v: _Head) -> Tensor:
-        """v' inverse v, shifts of all offsets included."""
+        """v' inverse v, including the mean of the offsets."""
         return (v.weight * (self.inverse @ v.weight)).sum() + v.offset.square().sum() / self.total
 
 
 def _line_search(problem: _Problem, head: _Head, direction: _Head) -> _Head:
-    """The best of the full step, its halvings, and no step: the loss never rises."""
-    factors = [-(0.5**k) for k in range(SHRINKAGES)] + [0.0]
+    """The best of the full step, its halvings, and no step, so that the loss never increases."""
+    factors = [-(0.5**k) for k in range(STEP_LENGTHS)] + [0.0]
     steps = direction.weight.new_tensor(factors)
     losses = torch.stack([problem.loss(head.plus(step, direction)) for step in steps])
-    # Near the optimum all losses agree to rounding, and then the full step is the best one.
+    # Near the optimum all losses agree to rounding, and the full step is best.
     resolution = 8 * torch.finfo(losses.dtype).eps * losses[-1].abs()
     good = losses <= losses.min() + resolution
     return head.plus(steps[good.to(losses.dtype).argmax()], direction)

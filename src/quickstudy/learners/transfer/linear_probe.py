@@ -1,4 +1,4 @@
-"""Linear probe: a regularised linear head, fitted anew to each support set on fixed features."""
+"""Linear probe: a regularised linear head on fixed features, fitted to each support set."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Head = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 class LinearProbe(Learner):
-    """Maps a support set to a linear head on the backbone's features, the best one for that set.
+    """Maps a support set to the linear head on the backbone's features that fits it best.
 
         W, b        = head(f(x_support), encoded y_support, weights, l2)
         predictions = scale * (f(x) W + b)        (scale is 1 for real targets and ``logistic``)
 
     Where single elements of the targets may be unknown (:class:`Labels`, or :class:`Reals` with
-    ``missing=True``), every output has a head of its own, fitted to the rows that know it.
+    ``missing=True``), every output has a separate head, fitted to the rows in which it is known.
 
     ``backbone``  inputs (n, ...) -> features (n, d); ``adapt`` does not change it. Training over
                   many tasks differentiates through the head and so trains the features.
@@ -43,8 +43,9 @@ class LinearProbe(Learner):
                   targets are 0 and 1 (labels: -1 and 1), too close together for a softmax.
 
     State: ``weight`` (d, outputs), ``offset`` (outputs,); ``present`` (ways,) for classification;
-    what :meth:`extend` fits again: ``features`` (n, d), ``encoded`` targets and ``counts``, the
-    weight of each of their elements, both (n, outputs); ``statistics`` for norm="support".
+    for :meth:`extend`, which fits the head again: ``features`` (n, d), ``encoded`` targets and
+    ``counts``, the weight of each of their elements, both (n, outputs); ``statistics`` for
+    norm="support".
 
     Raises ValueError for numbers that are not positive, for a backbone with a head or with maps,
     and for targets that are not one vector a row.
@@ -99,7 +100,7 @@ class LinearProbe(Learner):
         """The head fitted to all rows so far and ``support``; the spec may have more outputs.
 
         Raises ValueError for a backbone that normalises by statistics of one support set, and for
-        further real targets, which the rows so far do not have, unless the spec says
+        further real targets, which are unknown for the rows so far, unless the spec has
         ``missing=True``.
         """
         refuse_shared_statistics(self.backbone, "LinearProbe")
@@ -110,7 +111,7 @@ class LinearProbe(Learner):
         elif not by_columns(spec.answer) and encoded.shape != state["encoded"].shape:
             raise ValueError(
                 f"LinearProbe: the rows so far have {state['encoded'].shape[1]} real targets, but "
-                f"the task asks {spec.outputs}. Say that some are unknown: "
+                f"the task has {spec.outputs}. Declare that some are unknown: "
                 f"qs.regression({spec.outputs}, missing=True)."
             )
         features, encoded, counts = (

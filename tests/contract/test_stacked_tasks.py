@@ -1,4 +1,4 @@
-"""Stacked tasks of different sizes are computed as if alone; rows of weight 0 change nothing."""
+"""Stacked tasks of different sizes give the results of single tasks."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from witness import as_step, flat
 
 
 @pytest.mark.parametrize(("name", "norm"), CLASSIFIER_CASES)
-def test_tasks_of_different_sizes_stack_as_if_alone(name: str, norm: str) -> None:
+def test_stacked_tasks_of_different_sizes_equal_single_tasks(name: str, norm: str) -> None:
     sizes = ((3, 1), (2, 2))
     tasks = [doubled(draw(source_for(name, *size), 0, i)) for i, size in enumerate(sizes)]
-    stack_as_if_alone(classifier(name, norm), tasks)
+    compare_to_single(classifier(name, norm), tasks)
 
 
 @pytest.mark.parametrize("name", VECTORS)
-def test_regression_tasks_of_different_sizes_stack_as_if_alone(name: str) -> None:
+def test_stacked_regression_tasks_equal_single_tasks(name: str) -> None:
     tasks = [doubled(draw(planes(shots=n, queries=n + 1), 0, n)) for n in (2, 5, 3)]
-    stack_as_if_alone(of_vectors(name), tasks)
+    compare_to_single(of_vectors(name), tasks)
 
 
 @pytest.mark.parametrize("name", ["maml", "probe, ridge", "in context"])
-def test_tasks_known_in_part_stack_as_if_alone(name: str) -> None:
+def test_stacked_tasks_with_unknown_targets_equal_single_tasks(name: str) -> None:
     for source in (lambda n: planes(2, True, n, n), lambda n: yes_or_no(2, n, n)):
-        stack_as_if_alone(of_vectors(name, 2), [doubled(draw(source(n), 0, n)) for n in (2, 4)])
+        compare_to_single(of_vectors(name, 2), [doubled(draw(source(n), 0, n)) for n in (2, 4)])
 
 
-def test_tasks_of_pixels_stack_as_if_alone() -> None:
-    stack_as_if_alone(of_pixels(), [doubled(draw(bright_places(n, n), 0, n)) for n in (1, 2)])
+def test_stacked_tasks_of_pixels_equal_single_tasks() -> None:
+    compare_to_single(of_pixels(), [doubled(draw(bright_places(n, n), 0, n)) for n in (1, 2)])
 
 
-def stack_as_if_alone(learner: Learner, tasks: list[Task]) -> None:
+def compare_to_single(learner: Learner, tasks: list[Task]) -> None:
     """Under the learner's own objective, as it is when training begins."""
     assert len({len(t.support.weights) for t in tasks}) > 1
     objective = objective_of(learner)
