@@ -221,7 +221,7 @@ def test_an_inner_step_follows_the_gradient_of_the_masked_loss():
     y = torch.randn(12, 2, generator=draw_, dtype=torch.float64)
     y[torch.arange(12), torch.arange(12) % 2] = torch.nan
     net = nn.Linear(3, 2).double()
-    support = qs.examples(x, y)._replace(inputs=x)
+    support = qs.examples(x, y)._replace(inputs=x, targets=y)
     state = qs.MAML(net, rate=0.1).adapt(support, qs.regression(2, missing=True))
     known = ~y.isnan()
     loss = ((net(x)[known] - y[known]) ** 2).sum() / known.sum()

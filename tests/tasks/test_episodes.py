@@ -237,6 +237,15 @@ def test_episodes_of_inputs_that_are_trees():
     assert stacked.task.query.inputs["ids"].shape == (3, 6, 4)
 
 
+def test_only_images_may_be_uint8_in_a_tree_of_rows():
+    image = torch.full((6, 1, 2, 2), 51, dtype=torch.uint8)
+    made = qs.LabelledRows.from_labels({"image": image, "x": torch.ones(6, 2)}, list("ababab"))
+    task = draw(qs.episodes(made, 2, 1, 2), 0, 0)
+    torch.testing.assert_close(task.query.inputs["image"], torch.full((4, 1, 2, 2), 0.2))
+    with pytest.raises(ValueError, match=r"LabelledRows: uint8 .*inputs.ids of shape \(6, 3\)"):
+        qs.LabelledRows.from_labels({"ids": torch.ones(6, 3, dtype=torch.uint8)}, list("ababab"))
+
+
 SOURCES = {
     "episodes": qs.episodes(random_classes(), 3, 2, 3),
     "shuffled": qs.episodes(random_classes(), 3, 2, 3, shuffled=True),

@@ -1,3 +1,5 @@
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,9 @@ import torch.nn.functional as F
 import quickstudy as qs
 from quickstudy.answers import Classes, Labels, Reals
 from quickstudy.answers.classes import cross_entropy
+from quickstudy.core import Task
 from quickstudy.tasks.examples import labelled, pad_rows, weighted_mean, without_absent
+from quickstudy.tasks.stacks import stacks
 
 
 def test_losses_equal_torchs():
@@ -35,6 +39,8 @@ def test_examples_scales_pixels_and_checks_shapes():
         ([0.5, 0.5], None, r"targets\[:, None\]"),
         ([0, 1], [1.0, -1.0], "non-negative"),
         ([0, 1], [1.0], "2 non-negative"),
+        ([0, 1], [1.0, float("nan")], "non-negative, finite numbers.* with nan"),
+        ([0, 1], [1.0, float("inf")], "non-negative, finite numbers.* with inf"),
     ],
 )
 def test_examples_refuses(targets, weights, message):
@@ -71,6 +77,54 @@ def test_examples_takes_trees_of_inputs_and_targets_and_groups():
         qs.examples(torch.zeros(1, 1), [0], groups=[0.5])
     with pytest.raises(ValueError, match=r"targets.classes have shape \(2,\)"):
         qs.examples(torch.zeros(1, 1), {"classes": np.array([0, 1])})
+
+
+IMAGES = torch.tensor([0, 51, 255, 0], dtype=torch.uint8).view(1, 1, 2, 2)
+
+
+def test_uint8_images_in_a_tree_are_scaled_and_other_uint8_refused() -> None:
+    words = torch.tensor([[3, 4]])
+    made = qs.examples({"image": IMAGES, "ids": words}, [0])
+    torch.testing.assert_close(made.inputs["image"].flatten(), torch.tensor([0, 0.2, 1, 0]))
+    assert torch.equal(made.inputs["ids"], words)
+    for inputs in (
+        {"ids": words.byte()},
+        {"image": IMAGES, "mask": words > 3, "ids": words.byte()},
+    ):
+        with pytest.raises(
+            ValueError, match=r"examples: uint8 .*inputs.ids of shape \(1, 2\).*long"
+        ):
+            qs.examples(inputs, [0])
+    with pytest.raises(ValueError, match=r"inputs.0 of shape \(1, 2, 2\)"):
+        qs.examples((IMAGES[0],), [0])
+
+
+class Graph(NamedTuple):
+    nodes: Any
+    edges: Any
+
+
+def test_named_tuples_of_inputs_keep_their_type() -> None:
+    made = qs.examples({"graph": Graph([[1.0, 2.0]], np.ones((1, 2, 2)))}, [0])
+    assert type(made.inputs["graph"]) is Graph
+    assert made.inputs["graph"].nodes.tolist() == [[1, 2]]
+    assert made.inputs["graph"].edges.shape == (1, 2, 2)
+
+
+def test_tasks_of_lists_arrays_and_tensors_share_a_stack() -> None:
+    numbers = [[0.5], [1.5]]
+    tensors = torch.tensor(numbers)
+    kinds = (numbers, np.array(numbers), tensors, tensors.double(), tensors.half())
+    rows = [qs.examples(x, y) for x in kinds for y in kinds]
+    assert {each.targets.dtype for each in rows} == {torch.get_default_dtype()}
+    assert len(stacks([Task(each, each, qs.regression()) for each in rows])) == 1
+
+
+@pytest.mark.parametrize("targets", [[], torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)])
+def test_examples_without_rows_are_refused(targets: Any) -> None:
+    for inputs in ([], torch.zeros(0, 2)):
+        with pytest.raises(ValueError, match="examples: needs at least 1 row; found 0"):
+            qs.examples(inputs, targets)
 
 
 def test_weighted_mean_ignores_values_of_weight_0():

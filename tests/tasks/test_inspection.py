@@ -42,7 +42,7 @@ def test_weights_are_uniform_where_all_are_one_and_targets_known(
 ) -> None:
     targets = (REALS if dtype.is_floating_point else IDS).to(dtype)
     assert inspect_stack(stack_with(targets, query=query)).uniform
-    for weight in (0.0, 2.0, 1 - 2**-24, 1 + 2**-23, torch.nan):
+    for weight in (0.0, 2.0, 1 - 2**-24, 1 + 2**-23):
         odd = changed(ONES, weight)
         assert not inspect_stack(stack_with(targets, odd, query=query)).uniform, weight
     odd = changed(ONES.double(), 1 + 2**-52)
@@ -67,10 +67,21 @@ def test_ids_without_an_output_are_refused(outputs: int, weights: Tensor, query:
         inspect_stack(stack_with(changed(IDS, outputs), weights, spec, query))
 
 
-def test_a_query_without_rows_is_not_uniform() -> None:
+@pytest.mark.parametrize("query", [True, False])
+@pytest.mark.parametrize("weight", [-1.0, torch.nan, torch.inf, -torch.inf])
+def test_negative_and_non_finite_weights_are_refused(weight: float, query: bool) -> None:
+    name = "query" if query else "support"
+    with pytest.raises(ValueError, match=rf"{name}: weights must be non-negative, finite"):
+        inspect_stack(stack_with(IDS, changed(ONES, weight), query=query))
+
+
+@pytest.mark.parametrize("empty", ["support", "query"])
+def test_a_support_and_a_query_without_rows_are_refused(empty: str) -> None:
     nothing = Examples(ONES[:, :0], REALS[:, :0], ONES[:, :0], PLACE[:, :0])
-    task = Task(Examples(ONES, REALS, ONES, PLACE), nothing, qs.regression())
-    assert not inspect_stack(task).uniform
+    full = Examples(ONES, REALS, ONES, PLACE)
+    task = Task(full, full, qs.regression())._replace(**{empty: nothing})
+    with pytest.raises(ValueError, match=rf"^{empty}: needs at least 1 row; found 0\. Give"):
+        inspect_stack(task)
 
 
 def test_a_query_of_an_absent_class_is_not_uniform() -> None:

@@ -25,10 +25,12 @@ from quickstudy.contract.incremental import (
     extending_equals_adapting_to_all,
     extending_the_prior_equals_adapting,
 )
+from quickstudy.contract.joined import joined_answer_changes_nothing
 from quickstudy.contract.laws import Law
 from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.tasks.acting import run_acting
+from quickstudy.tasks.examples import check_not_empty
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import map_task
 
@@ -42,6 +44,7 @@ LAWS: dict[str, Law] = {
         laws.weight_two_is_twice,
         laws.support_order_is_irrelevant,
         unknown_element_is_absent,
+        joined_answer_changes_nothing,
         laws.vmap_equals_loop,
         laws.relabelling_permutes_outputs,
         laws.every_parameter_gets_a_gradient,
@@ -105,6 +108,10 @@ def doubled(task: Task) -> Task:
 
 
 def check_laws(learner: Learner, task: Task, names: Iterable[str]) -> None:
-    """Test the laws of these ``names`` on one task, without changing mode or dtype."""
+    """Test the laws of these ``names`` on one task, without changing mode or dtype.
+
+    Raises :class:`BrokenLaw` for the first that fails, ValueError for a task without query rows.
+    """
+    check_not_empty(len(task.query.weights), "query")
     for name in names:
         LAWS[name](learner, task)

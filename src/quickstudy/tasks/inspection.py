@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.func import vmap
 
 from quickstudy.base.trees import leaves, map_tree
-from quickstudy.core import Answer, Examples, Task, check_support
-from quickstudy.tasks.stacks import unstack
+from quickstudy.core import Answer, Examples, Task
+from quickstudy.tasks.examples import check_not_empty
 
 
 class Inspection(NamedTuple):
@@ -29,17 +30,30 @@ class Inspection(NamedTuple):
 def inspect_stack(stack: Task) -> Inspection:
     """Check targets and weights of a stack of tasks (tasks, rows, ...).
 
-    Raises ValueError for tasks without support rows, and for targets whose shape, type or values
-    do not fit the answer.
+    Raises ValueError for a support or query set without rows, for targets whose shape, type or
+    values do not fit the answer, and for weights that are negative or not finite.
     """
     support, query, spec = stack
-    if support.weights.shape[1] == 0:
-        check_support(unstack(stack)[0].support, spec.answer)  # raises the error
+    all_one = True
     for what, part in (("support", support), ("query", query)):
+        check_not_empty(part.weights.shape[1], what)
         spec.answer.check(_of_first_task(part.targets), what)
-        if part.weights.shape[1]:
-            spec.answer.check_values(part.targets, what)
-    return Inspection(_is_uniform(support, query, spec.answer))
+        spec.answer.check_values(part.targets, what)
+        all_one = _check_weights(part.weights, what) and all_one
+    return Inspection(all_one and _is_uniform(support, query, spec.answer))
+
+
+def _check_weights(weights: Tensor, what: str) -> bool:
+    """Whether all are 1; ValueError for weights that are negative or not finite."""
+    if torch.equal(weights, torch.ones_like(weights)):
+        return True
+    least, most = (float(bound) for bound in weights.aminmax())  # NaN if any weight is
+    if not 0 <= least <= most < torch.inf:
+        raise ValueError(
+            f"{what}: weights must be non-negative, finite numbers; found a minimum of {least:g} "
+            f"and a maximum of {most:g}. Give 0 to a row that must not count."
+        )
+    return False
 
 
 def _of_first_task(tree: Any) -> Any:
@@ -48,11 +62,8 @@ def _of_first_task(tree: Any) -> Any:
 
 
 def _is_uniform(support: Examples, query: Examples, answer: Answer) -> bool:
-    if not query.weights.shape[1]:
-        return False
+    """Whether rows that all have weight 1 are :class:`Inspection`'s ``uniform``."""
     for part in (support, query):
-        if not torch.equal(part.weights, torch.ones_like(part.weights)):
-            return False
         if not answer.known(part.targets).all():
             return False
     return _queries_only_present_classes(support, query, answer)

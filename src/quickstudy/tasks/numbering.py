@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Protocol, TypeGuard
+from functools import partial
+from typing import Any, Protocol, TypeGuard
 
 import torch
+from torch import Tensor
 
-from quickstudy.base.trees import leaves
-from quickstudy.core import Task, TaskSource
+from quickstudy.base.trees import named_leaves
+from quickstudy.core import Examples, Task, TaskSource
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.stacks import Stack, as_stack, stacks
 
@@ -108,22 +111,71 @@ def _draws_stacks(source: TaskSource) -> TypeGuard[Stacking]:
 
 
 class Fingerprint:
-    """A hash of all tensors of the added tasks: only results with equal hashes are comparable."""
+    """A hash of the added tasks: only results with equal hashes are comparable.
+
+    It covers all tensors with their names, and the spec: name, and answer with all its settings.
+    Functions of the user's own are known by module and name, so lambdas are not told apart.
+    """
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def add(self, task: Task) -> None:
         """Add a task; the order matters. Groups that are all zero do not change the hash."""
-        self._digest.update(f"{task.spec.answer.kind} {task.spec.outputs}".encode())
-        for part in (task.support, task.query):
-            groups = getattr(part, "groups", None)
-            hashed = part if groups is None or bool(groups.any()) else part[:-1]
-            for leaf in leaves(tuple(hashed)):
-                self._digest.update(str((leaf.dtype, tuple(leaf.shape))).encode())
-                self._digest.update(leaf.detach().cpu().contiguous().numpy().tobytes())
+        self._digest.update(_described(task.spec).encode())
+        for what, part in (("support", task.support), ("query", task.query)):
+            if isinstance(part, Examples) and not bool(part.groups.any()):
+                part = {n: v for n, v in part._asdict().items() if n != "groups"}
+            for name, leaf in named_leaves(part, what):
+                self._digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)} ".encode())
+                self._digest.update(_bytes(leaf))
 
     @property
     def value(self) -> str:
         """The hash, 16 hexadecimal digits."""
         return self._digest.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor of any dtype; NumPy has no bfloat16."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+_DEPTH = 6
+"""Objects inside objects are described to this depth, so that circular ones end."""
+
+
+def _described(value: Any, depth: int = _DEPTH) -> str:
+    """``value`` in words that are equal in every process: types and functions by name, with all
+    fields or attributes."""
+    if isinstance(value, str | int | float | None):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return hashlib.sha256(_bytes(value)).hexdigest()
+    if isinstance(value, list | tuple):
+        return f"({', '.join(_described(each, depth) for each in value)})"
+    if isinstance(value, partial):
+        return f"partial{_described((value.func, value.args, value.keywords), depth)}"
+    if hasattr(value, "__qualname__"):
+        return _qualified(value)
+    if isinstance(value, dict):
+        attributes = value
+    elif is_dataclass(value):
+        attributes = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif hasattr(value, "__dict__"):
+        attributes = vars(value)
+    else:  # for example a torch.dtype
+        return repr(value)
+    inside = attributes.items() if depth else ()
+    parts = (f"{name}={_described(each, depth - 1)}" for name, each in inside)
+    return f"{_qualified(type(value))}({', '.join(parts)})"
+
+
+def _qualified(named: Any) -> str:
+    """Module and name of a class or function; the name alone in this package, whose modules may
+    move."""
+    module = getattr(named, "__module__", None) or ""
+    return (
+        named.__qualname__ if module.startswith("quickstudy.") else f"{module}.{named.__qualname__}"
+    )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.trees import concatenate, map_tree, named_leaves, rows
+from quickstudy.tasks.examples import check_pixels
 
 
 @dataclass(frozen=True, repr=False)
@@ -20,7 +21,7 @@ class LabelledRows:
 
     ``inputs``  (rows, ...): uint8 images (rows, channels, height, width) or floats, or a tree of
                 tensors (token ids and mask); in memory, memory-mapped or on a GPU. uint8 is stored
-                as such and scaled to [0, 1] in each episode.
+                as such and scaled to [0, 1] in each episode; in a tree, only images may be uint8.
     ``counts``  (classes,): number of rows per class, at least one.
     ``names``   one unique name per class.
     """
@@ -46,6 +47,7 @@ class LabelledRows:
                 f"LabelledRows: every class needs at least one row, but {empty[:3]} "
                 f"({len(empty)} in all) are empty. Remove them, or add rows."
             )
+        check_pixels(self.inputs, "LabelledRows")
         for name, leaf in named_leaves(self.inputs, "inputs"):
             if int(self.counts.sum()) != len(leaf):
                 raise ValueError(

@@ -2,14 +2,13 @@
 
 The tasks of a step may be of several kinds. Tasks whose answers join and whose rows have the same
 shape share a stack; if their numbers of rows differ, they are padded with rows of weight 0. Rows of
-different sizes (sequences, graphs) are padded with zeros if their inputs have a ``mask``, and
-targets of different sizes with the value for unknown.
+different sizes (sequences, graphs) are padded with zeros in the dimensions that a leaf ``mask`` of
+their inputs spans, and targets of different sizes with the value for unknown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.known import unknown_value
-from quickstudy.base.trees import map_tree, named_leaves, structure
-from quickstudy.core import Acting, Answer, Examples, Task, TaskSpec
-from quickstudy.tasks.examples import pad_rows
+from quickstudy.base.trees import map_tree, named_leaves
+from quickstudy.core import Answer, Examples, Task, TaskSpec
+from quickstudy.tasks.examples import check_not_empty, pad_rows
+from quickstudy.tasks.stackable import group_stackable
 
 MAX_STACKS = 3
 """Most stacks for tasks of one kind whose numbers of rows differ."""
@@ -42,27 +42,30 @@ class Stack(NamedTuple):
 def stack(tasks: Sequence[Task], by_name: bool = True) -> Task:
     """Tasks -> one task whose tensors have shape (tasks, rows, ...).
 
-    Raises ValueError where they cannot be computed at once: see :func:`stacks`.
+    Raises ValueError where they cannot be computed at once, and what :func:`stacks` raises.
     """
-    kinds = _kinds(tasks, by_name)
-    if len(kinds) > 1:
+    groups = group_stackable(tasks, by_name)
+    if len(groups) > 1:
         specs = list(dict.fromkeys(task.spec for task in tasks))
         raise ValueError(
             f"stack: the tasks of one stack must have answers that join and rows of one shape; "
-            f"found {len(kinds)} kinds among {', '.join(map(str, specs[:3]))}. Use stacks, which "
+            f"found {len(groups)} kinds among {', '.join(map(str, specs[:3]))}. Use stacks, which "
             "makes one of each kind."
         )
-    return _stacked(tasks, kinds[0].answer)
+    return _stacked(tasks, groups[0].answer)
 
 
 def stacks(tasks: Sequence[Task], by_name: bool = True) -> list[Stack]:
     """Tasks -> as few stacks as possible, see the module's docstring.
 
     ``by_name``  tasks of different names never share a stack, for learners that read the name.
+
+    Raises ValueError for a support or query set without rows, and for targets that do not fit their
+    own task's answer where the stack has a wider one.
     """
     found = []
-    for kind in _kinds(tasks, by_name):
-        for places in _split_by_size(tasks, kind.places):
+    for group in group_stackable(tasks, by_name):
+        for places in _split_by_size(tasks, group.places):
             members = [tasks[place] for place in places]
             answer = members[0].spec.answer
             for member in members[1:]:
@@ -72,65 +75,10 @@ def stacks(tasks: Sequence[Task], by_name: bool = True) -> list[Stack]:
     return found
 
 
-@dataclass
-class _Kind:
-    answer: Answer
-    key: Any
-    places: list[int]
-
-
-def _kinds(tasks: Sequence[Task], by_name: bool) -> list[_Kind]:
-    """Groups of tasks that can share a stack, in order of their first task."""
-    kinds: list[_Kind] = []
-    for place, task in enumerate(tasks):
-        key = (_key(task), task.spec.name if by_name else "")
-        for kind in kinds:
-            joined = kind.answer.join(task.spec.answer) if kind.key == key else None
-            if joined is not None:
-                kind.answer = joined
-                kind.places.append(place)
-                break
-        else:
-            kinds.append(_Kind(task.spec.answer, key, [place]))
-    return kinds
-
-
 def _joined(a: Answer, b: Answer) -> Answer:
     joined = a.join(b)
-    assert joined is not None, "tasks of one kind have answers that join"
+    assert joined is not None, "tasks of one group have answers that join"
     return joined
-
-
-def _key(task: Task) -> Any:
-    """Equal for tasks that can be stacked, if their answers join."""
-    return tuple(_part_key(part, task.spec.answer.ragged) for part in (task.support, task.query))
-
-
-def _part_key(part: Examples | Acting, ragged_targets: bool) -> Any:
-    if isinstance(part, Acting):
-        return (
-            "acting",
-            structure(part),
-            [(leaf.shape, leaf.dtype) for _, leaf in named_leaves(part)],
-        )
-    inputs, targets = part.inputs, part.targets
-    return (
-        _tree_key(inputs, has_mask(inputs)), _tree_key(targets, ragged_targets),
-        part.weights.dtype, part.weights.device,
-    )  # fmt: skip
-
-
-def _tree_key(tree: Any, ragged: bool) -> Any:
-    """Structure, dtypes and shapes; for ragged trees the numbers of dimensions suffice."""
-    shapes = [
-        (leaf.ndim if ragged else leaf.shape[1:], leaf.dtype) for _, leaf in named_leaves(tree)
-    ]
-    return structure(tree), shapes
-
-
-def has_mask(inputs: Any) -> bool:
-    """Whether a tree of inputs has a leaf ``mask``, which marks padding inside rows."""
-    return any(name.split(".")[-1] == "mask" for name, _ in named_leaves(inputs))
 
 
 def _size(task: Task) -> int:
@@ -177,18 +125,35 @@ def _least_padding(
 
 
 def _stacked(tasks: Sequence[Task], answer: Answer) -> Task:
+    _check_under_own_answers(tasks, answer)
     names = {task.spec.name for task in tasks}
     spec = TaskSpec(answer, names.pop() if len(names) == 1 else "")
     support, query = (
-        _stack_parts([getattr(task, part) for task in tasks]) for part in ("support", "query")
+        _stack_parts([getattr(task, part) for task in tasks], part) for part in ("support", "query")
     )
     return Task(support, query, spec)
 
 
-def _stack_parts(parts: Sequence[Any]) -> Any:
+def _check_under_own_answers(tasks: Sequence[Task], joined: Answer) -> None:
+    """Check targets that the stack's ``joined`` answer might allow, but their own does not.
+
+    Those of tasks with the answer of the stack are checked with it.
+    """
+    for task in tasks:
+        answer = task.spec.answer
+        if answer is joined or answer == joined:
+            continue
+        for what, part in (("support", task.support), ("query", task.query)):
+            if isinstance(part, Examples):
+                answer.check(part.targets, what)
+                answer.check_values(part.targets, what)
+
+
+def _stack_parts(parts: Sequence[Any], what: str) -> Any:
     if isinstance(parts[0], Examples):
-        most = max(len(part.weights) for part in parts)
-        parts = _pad_ragged([pad_rows(part, most) for part in parts])
+        sizes = [len(part.weights) for part in parts]
+        check_not_empty(min(sizes), what)
+        parts = _pad_ragged([pad_rows(part, max(sizes)) for part in parts])
     return map_tree(lambda *leaves: torch.stack(leaves), parts[0], *parts[1:])
 
 
