@@ -108,7 +108,7 @@ def make_support(backbone: str, shots: int) -> tuple[Examples, qs.TaskSpec]:
 
 def plain_adaptation(name: str, learner: Any, support: Examples) -> Work:
     """The floor for adapting, in plain torch."""
-    inputs, targets, _ = support
+    inputs, targets = support.inputs, support.targets
     if LEARNERS[name].family != "gradient":
         return lambda: learner.backbone(inputs)
     net = network_of(name, learner)

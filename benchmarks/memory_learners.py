@@ -31,9 +31,12 @@ from quickstudy.base.trees import map_tree
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.memory import keep_freed_memory
 from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import prepare_stack
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.interfaces.runs.provenance import commit
-from quickstudy.objectives import query_loss
+from quickstudy.objectives import objective_of
+from quickstudy.tasks.examples import one_place
+from quickstudy.tasks.stacks import as_stack
 
 TASKS, WAYS, FEATURES = 16, 5, 64
 
@@ -183,7 +186,8 @@ def draw(workload: Workload) -> Task:
     def rows(n: int) -> Examples:
         targets = torch.stack([torch.randperm(n, generator=noise) % WAYS for _ in range(TASKS)])
         inputs = torch.randn(TASKS, n, *workload.inputs, generator=noise)
-        return Examples(inputs, targets, torch.ones(TASKS, n))
+        weights = torch.ones(TASKS, n)
+        return Examples(inputs, targets, weights, one_place(weights))
 
     return Task(rows(workload.rows[0]), rows(workload.rows[1]), qs.classification(WAYS))
 
@@ -193,10 +197,10 @@ def steps(
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """One training step of quickstudy and of the plain form; each returns one gradient vector."""
     plan = Plan(workload.mapping, "benchmark", len(batch.support.weights))
-    objective = type(learner).objective or query_loss
+    objective, stack = objective_of(learner), as_stack(batch)
 
     def ours() -> Tensor:
-        accumulate(learner, batch, objective, plan)
+        accumulate(learner, [prepare_stack(learner, stack)], objective, plan)
         return taken(learner)
 
     def plain() -> Tensor:

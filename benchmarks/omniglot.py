@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from budget import steps_within
+from figures import figures
 from omniglot_learners import ENTRIES, Entry
 
 import quickstudy as qs
@@ -107,9 +108,7 @@ def _evaluated(
     source = qs.episodes(split, ways, shots, queries, shuffled=sequential)
     evaluation = qs.evaluate(learner, source, tasks=tasks)
     print(f"{name}, {ways}-way {shots}-shot: {evaluation}", flush=True)
-    about = evaluation.to_json()
-    del about["scores"]
-    return {"ways": ways, "shots": shots, **about}
+    return {"ways": ways, "shots": shots, **figures(evaluation)}
 
 
 def _table() -> list[dict[str, object]]:

@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from figures import figures
 
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.files.storage import load
@@ -53,11 +54,9 @@ def main() -> None:
         draws = random.Random(args.seed)
         accuracies = [_one_draw(run, kinds, draws, Path(folder)) for _ in range(args.draws)]
     scores = torch.tensor(accuracies)
-    about = evaluation.to_json()
-    del about["scores"]
     result = {
         "recipe": recipe.to_json() | {"root": None}, "commit": commit(),
-        "cpu_minutes": round(cpu / 60, 1), "episodes": about,
+        "cpu_minutes": round(cpu / 60, 1), "episodes": figures(evaluation),
         "folders": {"draws": args.draws, "mean": float(scores.mean()),
                     "half_width": half_width(scores), "protocol": evaluation.protocol},
     }  # fmt: skip

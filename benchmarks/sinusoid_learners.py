@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from budget import steps_within
+from figures import figures
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -88,10 +89,9 @@ def _measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
         learner, qs.Sinusoids(SHOTS, 100), tasks=args.test_tasks, seed=TEST_SEED
     )
     print(f"{name}: {evaluation}, {minutes:.1f} CPU minutes", flush=True)
-    about = evaluation.to_json()
-    del about["scores"]
     return {"steps": steps, "cpu_minutes": round(minutes, 1), "engine": str(training.plan),
-            "seed": args.seed, "commit": commit(), "torch": torch.__version__, **about}  # fmt: skip
+            "seed": args.seed, "commit": commit(), "torch": torch.__version__,
+            **figures(evaluation)}  # fmt: skip
 
 
 def _fit(name: str, learner: qs.Learner, steps: int, seed: int, trial: bool = False) -> Training:

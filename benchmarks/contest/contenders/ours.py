@@ -31,25 +31,26 @@ from quickstudy.training.preflight import set_up
 
 def two_workers(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
     """``fit(..., compute=Compute(workers=2))``: threads share the tasks, where they are looped."""
-    return _prepare(work, weights, tasks, qs.Compute(workers=2))
+    return prepare(work, weights, tasks, qs.Compute(workers=2))
 
 
 def one_worker(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
     """``fit(...)``; torch has its own threads."""
-    return _prepare(work, weights, tasks, qs.Compute())
+    return prepare(work, weights, tasks, qs.Compute())
 
 
 def compiled(work: Workload, weights: Weights, tasks: Tasks) -> Contest:
     """``fit(..., compute=Compute(compile=True))``, where that compiles anything."""
-    return _prepare(work, weights, tasks, qs.Compute(compile=True))
+    return prepare(work, weights, tasks, qs.Compute(compile=True))
 
 
-def _prepare(
+def prepare(
     work: Workload,
     weights: Weights,
     tasks: Tasks,
     compute: qs.Compute,
 ) -> Contest:
+    """A step as ``fit(..., compute=compute)`` takes it."""
     learner = _learner(work).to(next(iter(weights.values())).dtype)
     learner.backbone.load_state_dict(weights)  # type: ignore[union-attr]
     set_up(learner)
