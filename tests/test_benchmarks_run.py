@@ -21,8 +21,8 @@ def test_sinusoid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, sinusoid = tmp_path / "sinusoid.json", import_module("sinusoid")
     monkeypatch.setattr(sinusoid, "RATES", (0.01,))
     monkeypatch.setattr(sinusoid, "STEPS", range(2))
-    few = "--steps 5 --other-steps 5 --test-tasks 3 --validation-tasks 3 --tasks-per-step 2".split()
-    call("sinusoid", monkeypatch, *few, "--out", out)
+    few = "--steps 5 --other-steps 5 --test-tasks 3 --validation-tasks 3 --tasks-per-step 2"
+    call("sinusoid", monkeypatch, *few.split(), "--out", out)
     results = json.loads(out.read_text())["results"]
     assert [r["shots"] for r in results] == [5, 10, 20]
     assert all(len(r["maml"]) == 2 for r in results)
