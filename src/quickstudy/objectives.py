@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from quickstudy.base.trees import map_tree
+from quickstudy.base.trees import has_shape, map_tree, shapes
 from quickstudy.base.weighting import weights_are_uniform
 from quickstudy.core import Answer, Examples, Learner, Predictor, State, Task
 from quickstudy.tasks.examples import counted_weights, weighted_mean
@@ -57,8 +57,30 @@ def predict_queries(learner: Learner, task: Task) -> Any:
 
 
 def predict_rows(predictor: Predictor, query: Examples) -> Any:
-    """Predictions for ``query``; in batch statistics, rows count by weight, unlabelled ones not."""
-    return predictor(query.inputs, counted_weights(query, predictor.spec.answer))
+    """Predictions for ``query``; in batch statistics, rows count by weight, unlabelled ones not.
+
+    Raises ValueError for predictions of a wrong shape.
+    """
+    answer = predictor.spec.answer
+    predictions = predictor(query.inputs, counted_weights(query, answer))
+    check_predictions(predictions, query.targets, answer)
+    return predictions
+
+
+def check_predictions(predictions: Any, targets: Any, answer: Answer) -> None:
+    """ValueError where predictions for rows with these targets have a wrong shape.
+
+    A loss or score might broadcast it: (n,) predictions and (n, 1) targets give n² differences.
+    """
+    expected = answer.prediction_shape(targets)
+    if isinstance(predictions, Tensor) and predictions.shape == expected:
+        return  # the common case, in a microsecond
+    if not has_shape(predictions, expected):
+        wanted = str(expected).replace("Ellipsis", "...")
+        raise ValueError(
+            f"predict: {answer} asks for predictions of shape {wanted} for these queries; found "
+            f"{shapes(predictions)}. Reshape what predict, or its backbone, returns."
+        )
 
 
 def query_loss(learner: Learner, task: Task) -> Outcome:

@@ -53,6 +53,34 @@ def named_leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         yield name, tree
 
 
+def shapes(tree: Any) -> Any:
+    """The tree of the leaves' shapes."""
+    return map_tree(lambda leaf: tuple(leaf.shape), tree)
+
+
+def has_shape(tree: Any, expected: Any) -> bool:
+    """Whether shapes agree: None matches any size, an ellipsis any number of dimensions.
+
+    Where there is an ellipsis, it may also be a tree whose leaves have as many rows.
+    """
+    if isinstance(expected, dict):
+        return (
+            isinstance(tree, dict)
+            and tree.keys() == expected.keys()
+            and all(has_shape(tree[name], expected[name]) for name in expected)
+        )
+    if not isinstance(tree, Tensor):
+        leading = [tuple(leaf.shape[:1]) for leaf in leaves(tree)]
+        return ... in expected and set(leading) == {expected[:1]}
+    found = tuple(tree.shape)
+    if ... in expected:
+        start = expected.index(...)
+        between = len(found) - (len(expected) - 1)
+        expected = expected[:start] + (None,) * between + expected[start + 1 :]
+    pairs = zip(found, expected, strict=False)
+    return len(found) == len(expected) and all(e in (None, f) for f, e in pairs)
+
+
 def rows(tree: Any) -> int:
     """The number of rows (first dimension) of a tree of inputs; 0 for a tree without leaves."""
     return next((int(leaf.shape[0]) for leaf in leaves(tree)), 0)

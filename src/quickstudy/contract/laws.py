@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.classes import Classes
-from quickstudy.base.trees import concatenate, leaves, map_tree
+from quickstudy.base.trees import concatenate, has_shape, leaves, map_tree, shapes
 from quickstudy.compute.engine import accumulate, map_tasks, miscounts_rows
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import prepare_stack, prepare_tasks
@@ -39,35 +39,11 @@ def shape_is_right_and_finite(learner: Learner, task: Task) -> None:
     """Predictions have the shape that the answer requires, and are finite."""
     predictions = predicted(learner, task.support, task)
     expected = task.spec.answer.prediction_shape(task.query.targets)
-    if not _has_shape(predictions, expected):
+    if not has_shape(predictions, expected):
         wanted = str(expected).replace("Ellipsis", "...")
-        found = map_tree(lambda leaf: tuple(leaf.shape), predictions)
-        raise BrokenLaw(f"predict must give shape {wanted}; found {found}.")
+        raise BrokenLaw(f"predict must give shape {wanted}; found {shapes(predictions)}.")
     if not all(leaf.isfinite().all() for leaf in leaves(predictions)):
         raise BrokenLaw("predict must give finite numbers; found NaN or infinity.")
-
-
-def _has_shape(predictions: Any, expected: Any) -> bool:
-    """Whether shapes agree: None matches any size, an ellipsis any number of dimensions.
-
-    Where there is an ellipsis, the predictions may also be a tree whose leaves have as many rows.
-    """
-    if isinstance(expected, dict):
-        return (
-            isinstance(predictions, dict)
-            and predictions.keys() == expected.keys()
-            and all(_has_shape(predictions[name], expected[name]) for name in expected)
-        )
-    if not isinstance(predictions, Tensor):
-        rows = [tuple(leaf.shape[:1]) for leaf in leaves(predictions)]
-        return ... in expected and set(rows) == {expected[:1]}
-    found = tuple(predictions.shape)
-    if ... in expected:
-        start = expected.index(...)
-        tail = expected[start + 1 :]
-        return bool(found[:start] == expected[:start] and found[len(found) - len(tail) :] == tail)
-    pairs = zip(found, expected, strict=False)
-    return len(found) == len(expected) and all(e in (None, f) for f, e in pairs)
 
 
 def adapt_is_pure(learner: Learner, task: Task) -> None:
