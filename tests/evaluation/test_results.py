@@ -20,6 +20,8 @@ from quickstudy.answers.reals import MeanSquaredError
 from quickstudy.core import Score, Statistic
 from quickstudy.evaluation.results import Evaluation, Result, result_of
 
+DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "int64", "float16", "bfloat16", "float64")
+
 
 def right_of(*counts: float, total: float = 10) -> list[Statistic]:
     return [{"right": torch.tensor(right), "total": torch.tensor(total)} for right in counts]
@@ -195,15 +197,20 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and torch.allclose(one, other, rtol=1e-7, equal_nan=True)
 
 
+def counted_as(dtype: torch.dtype) -> list[Statistic]:
+    return [{name: value.to(dtype) for name, value in each.items()} for each in right_of(9, 8)]
+
+
 @pytest.mark.parametrize(
     "rows",
     [
+        *((result_of("", Accuracy(), counted_as(getattr(torch, dtype))),) for dtype in DTYPES),
         (result_of("", Accuracy(), [*right_of(9, 8), *right_of(0, total=0)]),),
         (result_of("", Accuracy(), right_of(9)),),
         (result_of("a", AP50(), found_boxes(4)), result_of("b", RocAuc(), label_pairs(4, 3, 9))),
         (result_of("", MeanSquaredError(), errors(0.3, math.inf)),),
     ],
-    ids=("a task without a score", "one task", "boxes and labels", "an infinite error"),
+    ids=(*DTYPES, "a task without a score", "one task", "boxes and labels", "an infinite error"),
 )
 def test_an_evaluation_survives_strict_json(rows: tuple[Result, ...]) -> None:
     before = replace(evaluation(*rows), calibration_error=0.0123, seconds_per_adaptation=math.nan)

@@ -242,9 +242,9 @@ class Evaluation:
 _PLAIN_FIELDS = ("name", "score", "unit", "higher_is_better", "pooled", "first")
 _TYPES = {
     str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64,
-                  torch.int32, torch.bool)
-}  # fmt: skip
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype)
+}
 
 
 def _row_to_json(row: Result) -> dict[str, Any]:
