@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -325,6 +326,130 @@ def test_tasks_of_several_kinds_have_a_row_each_and_no_average():
         _ = result.mean
     again = qs.Evaluation.from_json(json.loads(json.dumps(result.to_json())))
     assert str(again) == str(result)
+
+
+def mean_absolute(predicted, true):
+    return (predicted - true).abs().mean(-1)
+
+
+def thousandfold(predicted, true):
+    return 1000 * mean_absolute(predicted, true)
+
+
+class Fitted(qs.Learner):
+    """Predicts the first inputs, times one; ``shaped`` reshapes its predictions."""
+
+    def __init__(self, shaped=lambda predictions: predictions):
+        super().__init__()
+        self.scale, self.shaped = nn.Parameter(torch.ones(())), shaped
+
+    def adapt(self, support, spec):
+        return {}
+
+    def predict(self, state, inputs, spec):
+        return self.shaped(self.scale * inputs[:, : spec.outputs])
+
+
+def copies(spec, targets=lambda x, width: x[:, :width]):
+    """A task whose targets are the first inputs."""
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    rows = qs.examples(x, targets(x, spec.outputs))
+    return qs.Task(rows, rows, spec)
+
+
+def positive(x, width):
+    return (x[:, :width] > 0).float()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "score"),
+    [
+        (copies(qs.regression(1)), copies(qs.regression(2)), "mse"),
+        (copies(qs.spec(1, mean_absolute)), copies(qs.spec(1, thousandfold)), "loss"),
+        (copies(qs.multilabel(3), positive), copies(qs.multilabel(5), positive), "ROC-AUC"),
+    ],
+)
+def test_one_result_never_holds_scores_of_answers_that_do_not_join(one, other, score):
+    problem = f"one {score} for several kinds of task.*Give each kind a name of its own"
+    with pytest.raises(ValueError, match=problem):
+        qs.evaluate(Fitted(), qs.tasks.fixed([one, one, other]))
+    with pytest.raises(ValueError, match="tasks called 'x'"):
+        qs.evaluate(Fitted(), qs.tasks.fixed([named(one, "x"), named(other, "x")]))
+    found = qs.evaluate(Fitted(), qs.tasks.fixed([named(one, "x"), named(other, "y")] * 2))
+    assert {row.name for row in found.rows} == {"x", "y"}
+    assert all(row.tasks == 2 for row in found.rows)
+
+
+def named(task, name):
+    return task._replace(spec=qs.TaskSpec(task.spec.answer, name))
+
+
+def test_a_loss_made_in_each_draw_is_refused_with_the_remedy():
+    def source(generator):
+        return copies(qs.spec(1, lambda predicted, true: (predicted - true).abs()))
+
+    with pytest.raises(ValueError, match="make its loss once, not in each draw"):
+        qs.evaluate(Fitted(), source, 2)
+
+
+def test_answers_that_join_share_a_result(classes):
+    learner = qs.Prototypical(qs.backbones.MLP(256, (4,)))
+    found = qs.evaluate(learner, qs.episodes(classes, (3, 6), 1, 2), 12)
+    assert [(row.name, row.score, row.tasks) for row in found.rows] == [("", "accuracy", 12)]
+    known = copies(qs.regression(2))
+    half = known._replace(spec=qs.regression(2, missing=True))
+    assert qs.evaluate(Fitted(), qs.tasks.fixed([known, half])).main.tasks == 2
+
+
+@pytest.mark.parametrize(
+    ("shaped", "found"),
+    [
+        (lambda predictions: predictions[:, 0], r"\(6,\)"),
+        (lambda predictions: predictions[None], r"\(1, 6, 1\)"),
+    ],
+    ids=("row", "extra"),
+)
+def test_predictions_of_a_wrong_shape_are_refused(shaped, found):
+    """Perfect predictions (n,) of targets (n, 1) would broadcast, to a large error."""
+    for spec in (qs.regression(1), qs.spec(1, mean_absolute)):
+        source = qs.tasks.fixed([copies(spec)] * 2)
+        assert qs.evaluate(Fitted(), source).mean == 0
+        with pytest.raises(ValueError, match=rf"of shape \(6, .*1\) .*; found {found}\. Reshape"):
+            qs.evaluate(Fitted(shaped), source)
+
+
+def test_a_wrong_shape_in_a_later_kind_of_task_stops_training_too():
+    """The tests before the first step do not see it."""
+    narrow = Fitted(lambda predictions: predictions[:, :1])
+    tasks = [copies(qs.regression(1))] * 8 + [copies(qs.regression(2))]
+    with pytest.raises(ValueError, match=r"of shape \(6, 2\) .*; found \(6, 1\)"):
+        qs.fit(narrow, qs.tasks.fixed(tasks), 9, 1, progress=False)
+
+
+def test_an_answer_that_the_learner_does_not_support_is_refused_with_its_name():
+    learner = qs.Prototypical(qs.backbones.MLP(8, (4,)))
+    with pytest.raises(ValueError, match="gives answers of the kind Classes, but the task needs"):
+        qs.evaluate(learner, qs.tasks.fixed([copies(qs.regression(1))] * 2))
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_error_of_a_task_draws_it_again(fixed):
+    good = copies(qs.regression(1))
+    bad = good._replace(query=good.query._replace(weights=torch.zeros(6)))
+    seeds = {qs.tasks.task_seed(3, 9, Stream.TEST)}
+
+    def source(generator):
+        return bad if generator.initial_seed() in seeds else good
+
+    source = qs.tasks.fixed([good] * 9 + [bad]) if fixed else source
+    with pytest.raises(ValueError, match="has no labelled query") as error:
+        qs.evaluate(Fitted(), source, 10, seed=3)
+    call = re.search(
+        r"quickstudy\.tasks\.draw\(source, (\d+), (\d+), Stream\.(\w+)\)", str(error.value)
+    )
+    assert call is not None
+    seed, number, stream = call.groups()
+    assert draw(source, int(seed), int(number), Stream[stream]) is bad
 
 
 def test_every_task_is_drawn_once_and_in_order(classes):

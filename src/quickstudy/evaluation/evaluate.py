@@ -23,13 +23,14 @@ from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import kind_of, prepare_stack
 from quickstudy.core import Examples, Learner, Score, Statistic, Task, TaskSource
 from quickstudy.evaluation.calibration import calibration_error
+from quickstudy.evaluation.kinds import Key, Kinds
 from quickstudy.evaluation.results import Evaluation, result_of
 from quickstudy.objectives import predict_queries
 from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.examples import counted_weights
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.inspection import Inspection
-from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
+from quickstudy.tasks.numbering import Fingerprint, Stream, draw
 from quickstudy.tasks.stacks import Stack, first_tasks, stacks, to_device, unstack
 
 TIMED_TASKS = 8
@@ -57,22 +58,22 @@ def evaluate(
     Each kind and name of tasks has its own rows of results. Every task is drawn once, in order.
     The learner is used in evaluation mode and its own mode restored afterwards.
 
-    Raises ValueError for fewer than 2 tasks, for which there is no interval, for predictions that
-    are not finite, and for a task without a known query.
+    Raises ValueError for fewer than 2 tasks, for which there is no interval, for answers that the
+    learner does not support, for tasks that would share a row although their answers do not join,
+    for predictions of a wrong shape or that are not finite, and for a task without a known query.
     """
     if tasks is None:
         tasks = len(source) if isinstance(source, FixedTasks) else 600
     if tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
-    scoring = _Scoring(learner, tasks_per_batch)
+    scoring = _Scoring(learner, seed, stream, tasks_per_batch)
     with evaluation_mode(learner):
         for start in range(0, tasks, tasks_per_batch):
             numbers = range(start, min(start + tasks_per_batch, tasks))
-            drawn = [draw(source, seed, number, stream) for number in numbers]
-            scoring.add(drawn, [task_seed(seed, number, stream) for number in numbers])
+            scoring.add([draw(source, seed, number, stream) for number in numbers])
             if on_batch is not None:
                 on_batch(numbers.stop)
-        return scoring.evaluation(seed)
+        return scoring.evaluation()
 
 
 @dataclass
@@ -89,28 +90,40 @@ class _Scoring:
     """Collects the statistics of tasks, batch by batch."""
 
     learner: Learner
+    seed: int
+    stream: Stream
     tasks_per_batch: int
+    kinds: Kinds = field(default_factory=Kinds)
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     count: int = 0
-    rows: dict[tuple[str, str], _Row] = field(default_factory=dict)
+    rows: dict[Key, _Row] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
     calibration: list[Tensor] = field(default_factory=list)
     seconds: float = math.nan
 
-    def add(self, drawn: Sequence[Task], seeds: Sequence[int]) -> None:
-        """Score one batch of tasks."""
+    def add(self, drawn: Sequence[Task]) -> None:
+        """Score one batch of tasks, the next ones."""
         for task in drawn:
+            self.kinds.add(task.spec)
             self.fingerprint.add(task)
-        if not self.count:
-            self.seconds = _seconds_per_adaptation(self.learner, drawn[:TIMED_TASKS])
         found: list[tuple[Examples, Any, Any]] = [None] * len(drawn)  # type: ignore[list-item]
         for stack in stacks(drawn, self.learner.reads_name):
             for place, result in zip(stack.places, self._results(stack), strict=True):
                 found[place] = result
-        for task, seed, (query, predictions, decoded) in zip(drawn, seeds, found, strict=True):
-            _refuse_unscorable(task, query, predictions, seed)
+        for number, (task, (query, predictions, decoded)) in enumerate(
+            zip(drawn, found, strict=True), self.count
+        ):
+            _refuse_unscorable(task, query, predictions, self._where(number))
             self._record(task, query, predictions, decoded)
+        if not self.count:  # after the first batch, when the tasks are known to be valid
+            self.seconds = _seconds_per_adaptation(self.learner, drawn[:TIMED_TASKS])
         self.count += len(drawn)
+
+    def _where(self, number: int) -> str:
+        return (
+            f"task {number}, which is quickstudy.tasks.draw(source, {self.seed}, {number}, "
+            f"{self.stream})"
+        )
 
     def _results(self, stack: Stack) -> Iterator[tuple[Examples, Any, Any]]:
         """Query, predictions and, if a score needs it, decoded output of each task, on the CPU."""
@@ -139,7 +152,7 @@ class _Scoring:
             weights = counted_weights(query, answer).to(confidence.dtype)
             self.calibration.append(torch.stack([confidence, right, weights]))
 
-    def evaluation(self, seed: int) -> Evaluation:
+    def evaluation(self) -> Evaluation:
         """The evaluation of all tasks added."""
         rows = tuple(
             result_of(name, row.score, tuple(row.statistics), first=row.first)
@@ -153,7 +166,7 @@ class _Scoring:
             seconds_per_adaptation=self.seconds,
             transductive=self.learner.transductive,
             norm=norm_policy(self.learner),
-            seed=seed,
+            seed=self.seed,
             fingerprint=self.fingerprint.value,
         )
 
@@ -165,16 +178,15 @@ def _decoded(learner: Learner, task: Task) -> Any:
     return map_tree(Tensor.cpu, decoded)
 
 
-def _refuse_unscorable(task: Task, query: Examples, predictions: Any, seed: int) -> None:
-    where = f"the task of source(torch.Generator().manual_seed({seed}))"
+def _refuse_unscorable(task: Task, query: Examples, predictions: Any, where: str) -> None:
     if not all(bool(leaf.isfinite().all()) for leaf in leaves(predictions)):
         raise ValueError(
-            f"evaluate: a prediction for {where} is NaN or infinite. Look at the learner's weights "
-            "(was training stopped by a loss that was not finite?) and at that task's data."
+            f"evaluate: a prediction for {where}, is NaN or infinite. Look at the learner's "
+            "weights (was training stopped by a loss that was not finite?) and at that task's data."
         )
     if not bool((counted_weights(query, task.spec.answer) > 0).any()):
         raise ValueError(
-            f"evaluate: {where} has no labelled query, so there is nothing to score. "
+            f"evaluate: {where}, has no labelled query, so there is nothing to score. "
             "Give queries whose targets are known."
         )
 
