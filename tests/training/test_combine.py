@@ -188,8 +188,28 @@ def test_a_combined_gradient_of_a_wrong_length_is_refused() -> None:
             return gradients[0, 1:]
 
     learner = learner_for(Mapping.VMAP)
-    with pytest.raises(ValueError, match=r"one gradient of 30 numbers.*found shape \(29,\)"):
+    with pytest.raises(ValueError, match=r"of shape \(30,\); found .* of shape \(29,\)"):
         gradient_by(Short(), learner, named_tasks(), Plan(Mapping.LOOP, "", 1))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.full((5, 1), 0.2, dtype=torch.float64),
+        torch.full((6,), 0.2, dtype=torch.float64),
+        torch.full((1,), 0.2, dtype=torch.float64),
+        torch.tensor(0.2, dtype=torch.float64),
+        torch.ones(5, dtype=torch.long),
+        [0.2] * 5,
+    ],
+    ids=("column", "longer", "shorter", "scalar", "integers", "list"),
+)
+def test_weights_of_a_wrong_shape_or_type_are_refused(given: Any) -> None:
+    """A column would be broadcast, and the end of a longer vector be left out."""
+    learner = learner_for(Mapping.VMAP)
+    for mapping in (Mapping.VMAP, Mapping.LOOP):
+        with pytest.raises(ValueError, match=r"one weight for each task.* of shape \(5,\); found"):
+            gradient_by(RecordingWeights(given), learner, named_tasks(), Plan(mapping, "", 5))
 
 
 @pytest.mark.parametrize("combine", [mean, RecordingWeights(), Average()])

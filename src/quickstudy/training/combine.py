@@ -5,13 +5,15 @@ A combiner declares in ``reads`` what it needs, each more expensive than the one
     nothing     for the mean of the losses: one pass
     losses      to give each task a weight: another pass, without gradients
     gradients   to combine the tasks' gradients: a backward pass per task, all in memory
+
+A combiner with a state of its own has ``state_dict`` and ``load_state_dict`` (:class:`HasState`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -54,6 +56,21 @@ class CombinesGradients(Protocol):
         """One gradient (p,) from ``gradients`` (tasks, p) and ``losses`` (tasks,)."""
 
 
+@runtime_checkable
+class HasState(Protocol):
+    """A combiner whose result depends on earlier steps, such as one with running means.
+
+    Checkpoints hold its state, so that a resumed run has the results of an uninterrupted one.
+    Without these methods a combiner starts anew when a run is resumed.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state: nested dicts and lists of tensors and JSON values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Continue from ``state``; its tensors are on the learner's device."""
+
+
 Combine = Mean | WeighsTasks | CombinesGradients
 
 mean = Mean()
@@ -90,19 +107,30 @@ def combined(
     weights = None
     if isinstance(combine, WeighsTasks):
         losses = losses_of_tasks(learner, step, objective).loss
-        weights = combine.weights(losses, names).detach()
+        weights = combine.weights(losses, names)
+        _check_floats(weights, losses.shape, "one weight for each task of the step")
+        weights = weights.detach()
     return accumulate_within(learner, step, objective, plan, compiled, weights)
+
+
+def _check_floats(found: Any, shape: Sequence[int], what: str) -> None:
+    if isinstance(found, Tensor) and found.is_floating_point() and found.shape == tuple(shape):
+        return
+    given = (
+        f"{found.dtype} of shape {tuple(found.shape)}"
+        if isinstance(found, Tensor) else type(found).__name__
+    )  # fmt: skip
+    raise ValueError(
+        f"fit: combine must give {what}, floating-point of shape {tuple(shape)}; found {given}. "
+        "Another shape would be broadcast, or cut, without a word."
+    )
 
 
 def _set_gradient(learner: Learner, flat: Tensor, reached: Sequence[bool]) -> None:
     """Parameters that no loss depends on keep none: zeros would let weight decay move them."""
     parameters = [p for p in learner.parameters() if p.requires_grad]
     expected = sum(p.numel() for p in parameters)
-    if flat.shape != (expected,):
-        raise ValueError(
-            f"fit: combine must give one gradient of {expected} numbers, one for each trained "
-            f"parameter's entry; found shape {tuple(flat.shape)}."
-        )
+    _check_floats(flat, (expected,), "one number for each entry of the trained parameters")
     parts = flat.split([p.numel() for p in parameters])
     for parameter, part, depends in zip(parameters, parts, reached, strict=True):
         parameter.grad = part.view_as(parameter).clone() if depends else None
