@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation.evaluate import evaluate as evaluate
     from quickstudy.evaluation.results import Evaluation as Evaluation
+    from quickstudy.evaluation.validation import Validation as Validation
     from quickstudy.files.export import export as export
     from quickstudy.files.storage import load as load
     from quickstudy.files.storage import save as save
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from quickstudy.tasks.rows import LabelledRows as LabelledRows
     from quickstudy.training import optimisers as optimisers
     from quickstudy.training import schedules as schedules
-    from quickstudy.training.fit import Validation as Validation
     from quickstudy.training.fit import fit as fit
 
 # learners, written by `python -m quickstudy.learners.listing`
@@ -102,7 +102,7 @@ _DEFINED_IN = {
     "Sinusoids": "tasks.functions",
     "Task": "core",
     "TaskSpec": "core",
-    "Validation": "training.fit",
+    "Validation": "evaluation.validation",
     "classification": "answers.specs",
     "contrastive": "learners.metric.siamese",
     "detection": "answers.specs",

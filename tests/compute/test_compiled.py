@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ def test_where_code_cannot_be_compiled_training_continues_without_it(
     assert plan.why.endswith("not compiled, since the compiler gave up")
     assert all(value.equal(ends[1][name]) for name, value in ends[0].items())
     _, about = load_tree(tmp_path / "checkpoint.safetensors")
-    assert Plan.from_json(about["progress"]["plan"]) == plan
+    assert replace(Plan.from_json(about["progress"]["plan"]), kinds=plan.kinds) == plan
 
 
 # Planning.
@@ -328,9 +329,11 @@ def test_a_compiled_run_is_not_resumed_without_a_compiler(
 
 
 def test_plans_are_read_back_unchanged() -> None:
-    for kinds in (None, ("classes None", "reals (('text', None),)")):
-        plan = Plan(Mapping.VMAP, "so", 3, compiled=True, kinds=kinds)
-        assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    """But for the kinds of task, which are found again from the tasks."""
+    plan = Plan(Mapping.VMAP, "so", 3, compiled=True, kinds=(("classes", None),))
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again.kinds == ()
+    assert replace(again, kinds=plan.kinds) == plan
 
 
 def test_tensors_shared_when_code_was_compiled_may_be_separate_later(without_kernels: None) -> None:

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 import quickstudy as qs
+from quickstudy.answers import Reals
 from quickstudy.backbones import MLP
 from quickstudy.backbones.norms import make_norm
 from quickstudy.compute.cost import Cost, cost_of_one_task, cost_over_tasks
 from quickstudy.compute.engine import accumulate, map_tasks
 from quickstudy.compute.features import embedded
 from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.prepare import kind_of
 from quickstudy.contract.laws import BrokenLaw
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.learners.transfer.heads import logistic
@@ -249,9 +251,42 @@ def test_plans_give_their_reason() -> None:
     assert plan == Plan(Mapping.LOOP, "asked for", 4)
     assert "equals the loop" in str(make_plan(maml, [batch], query_loss, 4))
     plan = make_plan(maml, [batch], query_loss, 4, qs.Compute("vmap"))
-    assert plan == Plan(Mapping.VMAP_GRAD, "asked for", 4, kinds=("classes None",))
+    assert plan == Plan(Mapping.VMAP_GRAD, "asked for", 4, kinds=(("classes", None),))
     with pytest.raises(ValueError, match="engine must be 'auto', 'vmap' or 'loop'; found 'fast'"):
         qs.Compute("fast")  # type: ignore[arg-type]
+
+
+def absolute(predicted: Tensor, true: Tensor) -> Tensor:
+    return (predicted - true).abs()
+
+
+def branching(predicted: Tensor, true: Tensor) -> Tensor:
+    return absolute(predicted, true) if float(predicted.detach().sum()) > -1e9 else predicted
+
+
+class Doubled(Reals):
+    def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return branching(predictions, targets) * 2
+
+
+def line(spec: TaskSpec) -> Task:
+    x = torch.linspace(-1, 1, 6)[:, None]
+    rows = qs.examples(x, x)
+    return Task(rows, rows, spec)
+
+
+@pytest.mark.parametrize("late", [qs.spec(1, branching), TaskSpec(Doubled(1))])
+def test_a_mapping_is_checked_for_each_answer_with_code_of_the_users(late: TaskSpec) -> None:
+    """A loss that vmap does not support is looped where it occurs first after the checks."""
+    early = qs.spec(1, absolute) if late.answer.kind == "custom" else qs.regression(1)
+    tasks = qs.tasks.fixed([line(early)] * 8 + [line(late)] * 8)
+    torch.manual_seed(0)
+    learner = qs.MAML(MLP(1, outputs=1), rate=0.01)
+    for task in (line(early), line(late)):
+        assert kind_of(task) == kind_of(line(task.spec))
+    assert kind_of(line(early)) != kind_of(line(late))
+    training = qs.fit(learner, tasks, 4, 4, progress=False)
+    assert training.plan.mapping is not Mapping.LOOP
 
 
 def pictures(channels: int, norm: str) -> nn.Module:

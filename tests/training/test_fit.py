@@ -21,7 +21,8 @@ SOURCE, TASKS, STEP = qs.Sinusoids(5, 5), 3, 2
 def trainer(objective: Objective) -> _Trainer:
     torch.manual_seed(0)
     learner = qs.MAML(MLP(outputs=1), rate=0.01)
-    return _Trainer(learner, SOURCE, objective, mean, 0, TASKS, Plan(Mapping.LOOP, "", TASKS))
+    plan = Plan(Mapping.LOOP, "", TASKS)
+    return _Trainer(learner, SOURCE, objective, mean, 0, TASKS, plan, scored=qs.regression())
 
 
 def doubled(learner: Learner, task: Task) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,9 @@ from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import prepare_tasks
 from quickstudy.contract.check import doubled
-from quickstudy.core import Learner, Task
+from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.objectives import query_loss
-from quickstudy.tasks.numbering import Stream, draw
+from quickstudy.tasks.numbering import Stream, draw, task_seed
 from witness import error, flat, in_general_position
 
 KINDS = {"a": clouds(3, shots=2), "b": planes(2), "c": yes_or_no(2, shots=8, queries=8)}
@@ -59,7 +60,7 @@ def test_training_and_validation_accept_several_kinds() -> None:
     training = qs.fit(one, mixed, 20, 8, validation=validation, progress=False)
     assert training.plan.mapping is Mapping.VMAP
     assert training.plan.kinds is not None
-    assert {kind.split()[0] for kind in training.plan.kinds} == {"classes", "reals", "labels"}
+    assert {answer for answer, _ in training.plan.kinds} == {"classes", "reals", "labels"}
     judged = [row["validation"] for row in training.rows if "validation" in row]
     found = qs.evaluate(one, mixed, 30, stream=Stream.VALIDATION)
     assert len(judged) == 2
@@ -69,17 +70,108 @@ def test_training_and_validation_accept_several_kinds() -> None:
     assert not any("score" in row for row in logged), "of accuracies and errors there is no mean"
 
 
-@pytest.mark.parametrize("select", [None, ("a", "mse"), "accuracy"])
+@pytest.mark.parametrize(
+    ("select", "found"), [(None, 3), (("a", "mse"), 0), ("nonsense", 0), ("", 0)]
+)
 def test_validation_needs_a_score_that_selects_the_weights(
-    select: str | tuple[str, str] | None,
+    select: str | tuple[str, str] | None, found: int
 ) -> None:
-    """Error at once without ``select``; at the first validation if its score does not exist."""
+    """An error before the first step, which this objective would not survive."""
     validation = qs.Validation(mixed, every=1, tasks=20, select=select)
-    remedy = (
-        r"select=\(task's name, score's name\)" if select is None else "no row for tasks called"
+    problem = (
+        rf"found {found} for select=.*\('c', 'ROC-AUC'\).*select=\(task's name, score's name\)"
     )
-    with pytest.raises(ValueError, match=remedy):
-        qs.fit(learner(), mixed, 1, 4, validation=validation, progress=False)
+    with pytest.raises(ValueError, match=problem):
+        qs.fit(
+            learner(), mixed, 1, 4, objective=never, validation=validation, progress=False
+        )  # fmt: skip
+
+
+def never(learner: Learner, task: Task) -> Tensor:
+    pytest.fail("no task is to be computed")
+
+
+def test_the_name_of_a_score_selects_the_only_result_that_has_it() -> None:
+    ends = []
+    for select in ("average precision", ("c", "average precision")):
+        validation = qs.Validation(mixed, every=2, tasks=30, select=select)
+        training = qs.fit(learner(), mixed, 2, 4, validation=validation, progress=False)
+        ends.append(training.best_score)
+    assert ends[0] is not None
+    assert ends[0] == ends[1]
+
+
+def test_validation_tasks_are_those_of_the_runs_seed() -> None:
+    """A kind that occurs first in late tasks of this seed can be selected."""
+    seed, tasks = 5, 40
+    late = task_seed(seed, tasks - 1, Stream.VALIDATION)
+
+    def source(generator: torch.Generator) -> Task:
+        return KINDS["b" if generator.initial_seed() == late else "a"](generator)
+
+    validation = qs.Validation(source, every=1, tasks=tasks, select="mse")
+    training = qs.fit(
+        learner(), KINDS["a"], 1, 2, validation=validation, seed=seed, progress=False
+    )  # fmt: skip
+    assert training.best_score is not None
+    with pytest.raises(ValueError, match="found 0 for select='mse'"):
+        qs.fit(learner(), KINDS["a"], 1, 2, validation=validation, seed=6, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"every": 0}, "every must be a whole number of at least 1; found 0"),
+        ({"tasks": 1}, "tasks must be a whole number of at least 2; found 1"),
+        ({"patience": 0}, "patience must be a whole number of at least 1; found 0"),
+        ({"select": ["a", "mse"]}, "select must be a score's name, or"),
+        ({"select": ("mse",)}, "select must be a score's name, or"),
+    ],
+)
+def test_validations_out_of_range_are_refused(changes: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        qs.Validation(mixed, **changes)
+
+
+def widths(generator: torch.Generator) -> Task:
+    """One or two reals; tasks of the same name, whose answers do not join."""
+    return planes(1 + int(torch.randint(2, (), generator=generator)))(generator)
+
+
+def test_validation_tasks_whose_answers_do_not_join_have_no_common_result() -> None:
+    for select in (None, "mse", ("", "mse")):
+        validation = qs.Validation(widths, every=1, tasks=8, select=select)
+        with pytest.raises(ValueError, match="one mse for several kinds of task"):
+            qs.fit(
+                learner(), widths, 1, 4, objective=never, validation=validation, progress=False
+            )  # fmt: skip
+
+
+def test_validation_answers_that_the_learner_does_not_support_are_refused_at_once() -> None:
+    one = qs.Prototypical(MLP(4, (8,)))
+    validation = qs.Validation(KINDS["b"], every=1, tasks=8)
+    with pytest.raises(ValueError, match="Prototypical: gives answers of the kind Classes"):
+        qs.fit(
+            one, KINDS["a"], 1, 4, objective=never, validation=validation, progress=False
+        )  # fmt: skip
+
+
+def scores_logged(source: TaskSource, steps: int = 4) -> list[float | None]:
+    training = qs.fit(learner(), source, steps, 2, log_every=1, progress=False)
+    return [row.get("score") for row in training.rows]
+
+
+def test_the_log_has_a_score_where_all_tasks_are_of_one_kind() -> None:
+    def many_ways(generator: torch.Generator) -> Task:
+        return clouds(int(torch.randint(3, 6, (), generator=generator)))(generator)
+
+    assert None not in scores_logged(many_ways), "answers that join are of one kind"
+    assert set(scores_logged(widths)) == {None}, "one mse of two widths would mean nothing"
+    names = [task._replace(spec=qs.regression(2, name=name))
+             for name in "xy" for task in [draw(KINDS["b"], 0, 0)]]  # fmt: skip
+    assert set(scores_logged(qs.tasks.fixed(names))) == {None}
+    late = [draw(KINDS["b"], 0, i) for i in range(8)] + [draw(planes(1), 0, i) for i in range(2)]
+    assert [s is None for s in scores_logged(qs.tasks.fixed(late), 5)] == [False] * 4 + [True]
 
 
 def test_an_evaluation_has_a_row_for_each_name_and_score_and_no_average() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import quickstudy as qs
 from made_up import random_classes
 from quickstudy.compute.cost import Cost, cost_of_one_task
+from quickstudy.compute.plan import Mapping
 from quickstudy.contract.laws import BrokenLaw
 from quickstudy.core import Learner
 from quickstudy.learners.gradient.meta_gradients import Exact
@@ -63,6 +65,28 @@ def test_explain_refuses_what_training_refuses() -> None:
             ValueError, match=f"tasks_per_step must be positive; found {tasks_per_step}"
         ):
             explain(maml(), qs.Sinusoids(5, 5), tasks_per_step)
+
+
+class Average:
+    reads = "gradients"
+
+    def gradient(
+        self, gradients: torch.Tensor, losses: torch.Tensor, names: Sequence[str]
+    ) -> torch.Tensor:
+        return gradients.mean(0)
+
+
+def test_a_combiner_that_reads_gradients_is_planned_as_the_loop_that_it_is() -> None:
+    compute = qs.Compute(workers=3)
+    text = explain(maml(), qs.Sinusoids(5, 5), 4, combine=Average(), compute=compute)
+    plan = qs.fit(
+        maml(), qs.Sinusoids(5, 5), 1, 4, combine=Average(), compute=compute, progress=False
+    ).plan
+    assert (plan.mapping, plan.at_once, plan.compiled) == (Mapping.LOOP, 1, False)
+    assert "combine reads the gradient of each task" in plan.why
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
+    assert lines["mapping"] == f"loop: {plan.why}"
+    assert (lines["tasks"], lines["workers"]) == ("1 at a time, of 4 a step", "1")
 
 
 class Sequential(qs.Prototypical):

@@ -63,7 +63,7 @@ def test_evaluate_scores_each_task_under_its_name() -> None:
 
 def test_the_stacks_before_training_and_of_a_step_hold_one_name_each() -> None:
     learner = PartPerName()
-    first = prepare(learner, query_loss, source, 0, 12)
+    first = prepare(learner, query_loss, [draw(source, 0, i) for i in range(8)], 12)
     assert sorted(each.spec.name for each in first) == ["a", "b", "c"]
     step = prepare_tasks(learner, [draw(source, 0, i) for i in range(8)])
     assert sorted(each.task.spec.name for each in step) == ["a", "b", "c"]

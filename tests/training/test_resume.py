@@ -181,7 +181,7 @@ def test_other_settings_and_folders_in_use_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"started with {next(iter(changes))}="):
             fit(resume=True, **changes)
-    with pytest.raises(ValueError, match="started with first task="):
+    with pytest.raises(ValueError, match="started with first tasks="):
         qs.fit(learner, qs.Sinusoids(6, 5), 4, 2, objective=MultiStep(0.1), run=tmp_path / "run",
                resume=True)  # fmt: skip
     other = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.02)
@@ -194,6 +194,107 @@ def test_other_settings_and_folders_in_use_are_refused(tmp_path):
         fit(resume=True)
 
 
+def absolute(predicted, true):
+    return (predicted - true).abs()
+
+
+def squared(predicted, true):
+    return (predicted - true).square()
+
+
+def lines_with(*losses, start=0):
+    """Fixed tasks of one input and one output, with these losses in turn."""
+    x = torch.linspace(-1, 1, 6)[:, None]
+    rows = [qs.examples(x, (i + 1) * x) for i in range(start, start + len(losses))]
+    return qs.tasks.fixed([
+        qs.Task(row, row, qs.spec(1, loss)) for row, loss in zip(rows, losses, strict=True)
+    ])  # fmt: skip
+
+
+def test_a_run_is_not_resumed_with_another_loss_of_the_users(tmp_path):
+    def fit(source, validation, resume):
+        torch.manual_seed(0)
+        learner = qs.MAML(qs.backbones.MLP(1, outputs=1), rate=0.01)
+        return qs.fit(
+            learner, source, 2, 2, run=tmp_path, resume=resume, progress=False,
+            validation=qs.Validation(validation, every=2, tasks=2),
+        )  # fmt: skip
+
+    one, late = lines_with(absolute, absolute), lines_with(absolute, squared)
+    fit(one, one, resume=False)
+    fit(one, one, resume=True)
+    for source in (lines_with(squared, squared), late):
+        with pytest.raises(ValueError, match="started with first tasks="):
+            fit(source, one, resume=True)
+    with pytest.raises(ValueError, match="started with validation="):
+        fit(one, lines_with(squared, squared), resume=True)
+
+
+class RunningMean:
+    """Weighs tasks by their loss over its running mean, which is its state."""
+
+    reads = "losses"
+
+    def __init__(self):
+        self.mean, self.steps = None, 0
+
+    def weights(self, losses, names):
+        self.mean = losses if self.mean is None else 0.9 * self.mean + 0.1 * losses
+        self.steps += 1
+        return (losses / self.mean).softmax(0) / self.steps
+
+    def state_dict(self):
+        return {"mean": self.mean, "steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.mean, self.steps = state["mean"], state["steps"]
+
+
+def interrupted_and_whole(folder, source, steps, tasks_per_step, **options):
+    """(weights, log, finished) of a run interrupted half way and resumed, and of a whole one."""
+
+    def fit(name, resume, stop=None):
+        torch.manual_seed(0)
+        learner = qs.LinearProbe(qs.backbones.MLP(1))
+
+        def schedule(progress):
+            if progress == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            return 1.0
+
+        training = qs.fit(
+            learner, source, steps, tasks_per_step, schedule=schedule, run=folder / name,
+            resume=resume, log_every=1, progress=False,
+            **{name: make() for name, make in options.items()},
+        )  # fmt: skip
+        log = [{k: row.get(k) for k in ("step", "loss", "score")} for row in training.rows]
+        return [p.detach() for p in learner.parameters()], log, training.finished
+
+    assert not fit("interrupted", False, stop=0.5)[2]
+    return fit("interrupted", True), fit("whole", False)
+
+
+def test_a_combiner_continues_from_its_state(tmp_path):
+    (found, *_), (expected, *_) = interrupted_and_whole(
+        tmp_path, qs.Sinusoids(5, 5), 6, 4, combine=RunningMean
+    )
+    assert all(map(torch.equal, found, expected))
+
+
+def test_the_log_of_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path):
+    """Also where a task of another kind, whose scores have no mean with the others', was early."""
+    x, ids = torch.linspace(-1, 1, 6)[:, None], torch.tensor([0, 1] * 3)
+    classes = qs.Task(*[qs.examples(x, ids)] * 2, qs.classification(2))
+    reals = qs.Task(*[qs.examples(x, x)] * 2, qs.regression())
+    mixed = qs.tasks.fixed([classes, reals, *[classes] * 4])
+    for source, scored in ((mixed, False), (qs.tasks.fixed([classes]), True)):
+        (_, found, _), (_, expected, _) = interrupted_and_whole(
+            tmp_path / str(scored), source, 6, 1
+        )
+        assert found == expected
+        assert all((row["score"] is not None) == scored for row in found)
+
+
 def test_a_loss_that_is_not_finite_stops_and_saves_the_task(tmp_path):
     clean = qs.Sinusoids(5, 5)
 
@@ -204,11 +305,9 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_task(tmp_path):
             task.query.targets[0] = float("inf")
         return task
 
-    from quickstudy.tasks.numbering import task_seed
-
-    bad = task_seed(0, 7)
+    bad = qs.tasks.task_seed(0, 7)
     learner = qs.MAML(qs.backbones.MLP(outputs=1), rate=0.01)
-    with pytest.raises(NonFiniteLoss, match=rf"at step 3; .* for s in \[{bad}\]"):
+    with pytest.raises(NonFiniteLoss, match=r"at step 3; .*draw\(source, 0, i\) for i in \[7\]"):
         qs.fit(learner, source, steps=10, tasks_per_step=2, progress=False)
     assert all(p.isfinite().all() for p in learner.parameters())
 
@@ -262,5 +361,5 @@ def test_a_validation_score_that_is_not_finite_is_never_the_best():
 def test_the_log_is_json_lines(tmp_path):
     train(tmp_path, resume=False)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows if "loss" in r] == list(range(5, 41, 5))
-    assert [r["step"] for r in rows if "validation" in r] == [15, 30, 40]
+    assert [r["step"] for r in rows if "loss" in r] == [5, 10, 15, 20, 24]
+    assert [r["step"] for r in rows if "validation" in r] == [9, 18, 24]

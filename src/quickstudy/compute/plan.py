@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:  # or the command line would import torch to refuse a wrong option
+    from quickstudy.core import Answer
 
 Engine = Literal["auto", "vmap", "loop"]
+
+
+Kind = tuple["str | Answer", Any]
+"""A kind of task, see :func:`quickstudy.compute.prepare.kind_of`."""
 
 
 class Mapping(Enum):
@@ -82,7 +89,7 @@ class Plan:
     workers: int = 1
     compiled: bool = False
     bytes: int = field(default=0, compare=False)
-    kinds: tuple[str, ...] | None = None
+    kinds: tuple[Kind, ...] | None = None
 
     @property
     def at_once(self) -> int:
@@ -90,15 +97,14 @@ class Plan:
         return self.workers if self.mapping is Mapping.LOOP else self.chunk
 
     def to_json(self) -> dict[str, str | int]:
-        """As JSON, for a checkpoint."""
-        return asdict(self) | {"mapping": self.mapping.value}
+        """As JSON, for a checkpoint, without ``kinds``, which may hold functions."""
+        names = [field.name for field in fields(self) if field.name != "kinds"]
+        return {name: getattr(self, name) for name in names} | {"mapping": self.mapping.value}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
-        """What :meth:`to_json` gave."""
-        kinds = values["kinds"]
-        read = {"mapping": Mapping(values["mapping"]), "kinds": kinds and tuple(kinds)}
-        return Plan(**(values | read))
+        """What :meth:`to_json` gave, correct for no kind until ``kinds`` are given again."""
+        return Plan(**(values | {"mapping": Mapping(values["mapping"]), "kinds": ()}))
 
     def __str__(self) -> str:
         how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.func import vmap
 
+from quickstudy.answers.custom import Custom
 from quickstudy.base.modules import device_of
 from quickstudy.base.trees import structure
+from quickstudy.compute.plan import Kind
 from quickstudy.core import Learner, Task
 from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.inspection import Inspection, inspect_stack
@@ -62,14 +64,16 @@ def _run_acting_of_stack(learner: Learner, stack: Task) -> Task:
         return stack_tasks([run_acting(learner, task) for task in unstack(stack)])
 
 
-def kind_of(task: Task) -> str:
+def kind_of(task: Task) -> Kind:
     """The kind of a task: its kind of answer and the structure of its inputs.
 
     A check of a mapping with one task holds for all tasks of its kind. The numbers of rows, classes
-    and features do not matter.
+    and features do not matter. Answers with the user's own code are each a kind of their own:
+    vmap may support one loss and not another.
     """
-    inputs = structure(task.support.inputs)
-    return f"{task.spec.answer.kind} {inputs}"
+    answer = task.spec.answer
+    ours = type(answer).__module__.startswith("quickstudy.") and not isinstance(answer, Custom)
+    return answer.kind if ours else answer, structure(task.support.inputs)
 
 
 def names_of(step: Sequence[Prepared]) -> list[str]:

@@ -19,7 +19,7 @@ from quickstudy.base.trees import leaves, map_tree
 from quickstudy.compute.cost import cost_of_one_task
 from quickstudy.compute.engine import computing, map_tasks
 from quickstudy.compute.features import embedded
-from quickstudy.compute.plan import Mapping, Plan
+from quickstudy.compute.plan import Kind, Mapping, Plan
 from quickstudy.compute.prepare import kind_of, prepare_stack
 from quickstudy.core import Examples, Learner, Score, Statistic, Task, TaskSource
 from quickstudy.evaluation.calibration import calibration_error
@@ -97,7 +97,7 @@ class _Scoring:
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     count: int = 0
     rows: dict[Key, _Row] = field(default_factory=dict)
-    plans: dict[str, Plan] = field(default_factory=dict)
+    plans: dict[Kind, Plan] = field(default_factory=dict)
     calibration: list[Tensor] = field(default_factory=list)
     seconds: float = math.nan
 

@@ -136,6 +136,14 @@ class Fingerprint:
         return self._digest.hexdigest()[:16]
 
 
+def fingerprint(tasks: Iterable[Task]) -> str:
+    """The fingerprint of these tasks."""
+    found = Fingerprint()
+    for task in tasks:
+        found.add(task)
+    return found.value
+
+
 def _bytes(tensor: Tensor) -> bytes:
     """The bytes of a tensor of any dtype; NumPy has no bfloat16."""
     flat = tensor.detach().cpu().contiguous().flatten()

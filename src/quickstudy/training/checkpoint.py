@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.base.modules import device_of
+from quickstudy.base.trees import map_tree
 from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
 from quickstudy.evaluation.results import Result
 from quickstudy.files.storage import load_tree, save_tree
+from quickstudy.training.combine import Combine, HasState
 
-_FORMAT = "quickstudy checkpoint 2"
+_FORMAT = "quickstudy checkpoint 3"
 
 
 @dataclass
@@ -97,6 +100,7 @@ class RunFolder:
         self,
         learner: Learner,
         optimiser: torch.optim.Optimizer,
+        combine: Combine,
         progress: Progress,
         settings: dict[str, Any],
     ) -> None:
@@ -108,15 +112,20 @@ class RunFolder:
         tree = {
             "learner": dict(learner.state_dict()),
             "optimiser": optimiser.state_dict(),
+            "combine": combine.state_dict() if isinstance(combine, HasState) else None,
             "best": progress.best_weights,
         }
         about = {"format": _FORMAT, "progress": facts, "settings": settings}
         save_tree(self._checkpoint, tree, about)
 
     def restore(
-        self, learner: Learner, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
+        self,
+        learner: Learner,
+        optimiser: torch.optim.Optimizer,
+        combine: Combine,
+        settings: dict[str, Any],
     ) -> Progress:
-        """Load the checkpoint into ``learner`` and ``optimiser``, if there is one.
+        """Load the checkpoint into ``learner``, ``optimiser`` and ``combine``, if there is one.
 
         Raises ValueError that names each setting that differs from the run's first start.
         """
@@ -137,6 +146,11 @@ class RunFolder:
             )
         learner.load_state_dict(tree["learner"])
         optimiser.load_state_dict(tree["optimiser"])
+        if isinstance(combine, HasState):
+            device = device_of(learner)
+            combine.load_state_dict(map_tree(
+                lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree["combine"]
+            ))  # fmt: skip
         facts = about["progress"]
         plan = facts.pop("plan")
         return Progress(**facts, plan=Plan.from_json(plan), best_weights=tree["best"])

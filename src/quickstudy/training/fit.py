@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,22 @@ from quickstudy.compute.compiled import CompiledGradients, refuse_without_compil
 from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.plan import Compute, Plan
 from quickstudy.compute.prepare import Prepared, prepare_stack
-from quickstudy.core import Learner, Task, TaskSource
+from quickstudy.core import Learner, TaskSource, TaskSpec
 from quickstudy.evaluation.evaluate import evaluate
-from quickstudy.evaluation.results import Evaluation, Result
+from quickstudy.evaluation.kinds import join, kind_of_all
+from quickstudy.evaluation.results import Evaluation
+from quickstudy.evaluation.validation import Validation
 from quickstudy.files.registry import describe
 from quickstudy.objectives import Objective, Outcome, objective_of, set_progress
-from quickstudy.tasks.numbering import Fingerprint, Stream, draw, draw_stacks, task_seed
+from quickstudy.tasks.numbering import Stream, draw_stacks, fingerprint
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log
 from quickstudy.training.optimisers import OptimiserMaker, adam
-from quickstudy.training.plan import make_plan
+from quickstudy.training.plan import checked_for, make_plan
 from quickstudy.training.population import estimate_population
-from quickstudy.training.preflight import prepare
+from quickstudy.training.preflight import first_tasks, prepare
 from quickstudy.training.schedules import Schedule, constant
 
 
@@ -49,47 +52,6 @@ class Training:
     best_score: float | None
     finished: bool
     plan: Plan
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Validation during training: every ``every`` optimiser steps, on the same ``tasks`` tasks.
-
-    ``patience``  number of validations without a new best after which training stops; None: never.
-    ``select``    the result that decides, where tasks of several names or kinds give several: a
-                  score's name, or (task's name, score's name). By default the answer's first score.
-    """
-
-    source: TaskSource
-    every: int = 500
-    tasks: int = 200
-    patience: int | None = None
-    select: str | tuple[str, str] | None = None
-
-    def check(self) -> None:
-        """ValueError, before training, where no single result would decide."""
-        drawn = [draw(self.source, 0, i, Stream.VALIDATION) for i in range(min(self.tasks, 16))]
-        kinds = dict.fromkeys((task.spec.name, task.spec.answer.score.name) for task in drawn)
-        if self.select is None and len(kinds) > 1:
-            raise ValueError(
-                "validation: tasks of several kinds have no single score to select by; found "
-                f"{', '.join(map(str, kinds))}. Give select=(task's name, score's name)."
-            )
-
-    def deciding_result(self, evaluation: Evaluation) -> Result:
-        """The result by which weights are selected."""
-        if self.select is None:
-            return evaluation.main
-        name, score = ("", self.select) if isinstance(self.select, str) else self.select
-        return evaluation.row(name, score)
-
-    def identity(self) -> str:
-        """The settings that a resumed run must share with the run that it continues."""
-        first = _fingerprint(draw(self.source, 0, 0, Stream.VALIDATION))
-        return (
-            f"every {self.every}, {self.tasks} tasks, patience {self.patience}, "
-            f"select {self.select}, {first}"
-        )
 
 
 def fit(
@@ -119,14 +81,16 @@ def fit(
     ``schedule``    of the learning rate, a factor (:mod:`quickstudy.training.schedules`).
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``combine``     how the tasks of a step are combined into one gradient: by default the mean of
-                    their losses (:mod:`quickstudy.training.combine`).
-    ``validation``  if given, training ends with the weights of the best validation, by the first
-                    score of the answer, whatever the objective.
+                    their losses (:mod:`quickstudy.training.combine`). One that reads gradients
+                    gets them in a loop over the tasks, whatever ``compute`` says.
+    ``validation``  if given, training ends with the weights of the best validation, by its
+                    ``select`` or the first score of the answer, whatever the objective.
     ``compute``     how steps are computed.
     ``run``         a folder for ``metrics.jsonl`` and ``checkpoint.safetensors``. With ``resume``
                     that run is continued, with results bit-equal to those of an uninterrupted
-                    run (same machine and number of threads). It keeps the plan with which it was
-                    started, whatever ``compute`` says.
+                    run (same machine and number of threads). Settings must be the same; functions
+                    are compared by name. It keeps the plan with which it was started, whatever
+                    ``compute`` says.
     ``progress``    show a progress bar.
 
     Ctrl-C ends training after the current optimiser step. With ``run`` there is then a checkpoint,
@@ -142,23 +106,27 @@ def fit(
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")
     check_combine(combine)
-    if validation:
-        validation.check()
+    deciding = validation.deciding_key(learner, seed) if validation else ("", "")
     objective = objective or objective_of(learner)
     folder = RunFolder(run, resume)
     trainer = _Trainer(learner, source, objective, combine, seed, tasks_per_step)
-    first = prepare(learner, objective, source, seed, tasks_per_step)
+    drawn = first_tasks(source, seed)
+    first = prepare(learner, objective, drawn, tasks_per_step)
+    trainer.scored = kind_of_all(task.spec for task in drawn)
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
         "steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
-        "learner": _identity(learner), "first task": _fingerprint(draw(source, seed, 0)),
+        "learner": _identity(learner), "first tasks": fingerprint(drawn),
         "optimiser": f"{type(opt).__name__} {opt.defaults}", "schedule": _name(schedule),
         "objective": _name(objective), "combine": _name(combine),
-        "validation": validation and validation.identity(),
+        "validation": validation and validation.identity(seed),
     }  # fmt: skip
-    state = folder.restore(learner, opt, settings)
-    state.plan = state.plan or make_plan(learner, first, objective, tasks_per_step, compute)
+    state = folder.restore(learner, opt, combine, settings)
+    if state.plan:
+        state.plan = checked_for(state.plan, first)
+    else:
+        state.plan = make_plan(learner, first, objective, tasks_per_step, compute, combine)
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
@@ -177,7 +145,7 @@ def fit(
                 log.add({"step": state.step, **state.means(), "tasks_per_second": round(speed, 3),
                          "seconds": round(state.seconds, 3)})  # fmt: skip
             if validation and (state.step % validation.every == 0 or state.step == steps):
-                result = validation.deciding_result(trainer.validate(validation))
+                result = trainer.validate(validation).row(*deciding)
                 state.record_validation(result, learner, validation.patience)
                 log.add({"step": state.step, "validation": result.mean,
                          "half_width": result.half_width,
@@ -185,18 +153,12 @@ def fit(
                 display.validated(result)
             interrupted = interrupts.requested and state.step < steps
             if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
-                folder.save(learner, opt, state, settings)
+                folder.save(learner, opt, combine, state, settings)
     trainer.finish(state.best_weights)
     if interrupted and run is None:
         raise KeyboardInterrupt  # without a folder the run cannot be resumed
     return Training(log.rows, state.step, state.seconds, state.best_step, state.best_score,
                     not interrupted, trainer.plan)  # fmt: skip
-
-
-def _fingerprint(task: Task) -> str:
-    digest = Fingerprint()
-    digest.add(task)
-    return digest.value
 
 
 def _name(function: Any) -> str:
@@ -225,7 +187,7 @@ class _Trainer:
     tasks_per_step: int
     plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
     compiled: CompiledGradients | None = None
-    scores: set[str] = field(default_factory=set)  # names so far; different scores have no mean
+    scored: TaskSpec | None = None  # only scores of tasks of this kind have a mean
 
     def follow(self, plan: Plan) -> None:
         """Use ``plan`` for the following steps."""
@@ -248,7 +210,6 @@ class _Trainer:
         Raises NonFiniteLoss, before the step, where a loss or the gradient is not finite.
         """
         tasks = self.tasks(step)
-        self.scores |= {prepared.task.spec.answer.score.name for prepared in tasks}
         optimiser.zero_grad(set_to_none=True)
         outcome, self.plan = combined(
             self.combine, self.learner, tasks, self.objective, self.plan, self.compiled
@@ -257,8 +218,16 @@ class _Trainer:
         if not all(map(math.isfinite, [*losses, norm])):
             raise self._not_finite(losses, step)
         optimiser.step()
-        score = sum(scores) / len(scores) if len(self.scores) == 1 else math.nan
+        score = sum(scores) / len(scores) if self._are_scored(tasks) else math.nan
         return sum(losses) / len(losses), score
+
+    def _are_scored(self, tasks: Sequence[Prepared]) -> bool:
+        """Whether all tasks are of the kind whose score is logged."""
+        kind = self.scored
+        return kind is not None and all(
+            {*prepared.names} == {kind.name} and join(kind.answer, prepared.task.spec.answer)
+            for prepared in tasks
+        )
 
     def _sync_scalars(self, outcome: Outcome) -> tuple[list[float], list[float], float]:
         """Losses, scores and the gradient's norm, read from the device in a single transfer."""
@@ -272,11 +241,11 @@ class _Trainer:
         bad = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
         what = f"loss of a task became {losses[bad[0]]}" if bad else "gradient is not finite"
         first = step * self.tasks_per_step
-        seeds = [task_seed(self.seed, first + i) for i in bad or range(len(losses))]
+        numbers = [first + i for i in bad or range(len(losses))]
         return NonFiniteLoss(
-            f"fit: the {what} at step {step}; its tasks: source(torch.Generator().manual_seed(s)) "
-            f"for s in {seeds}. Lower the learning rate (of the optimiser, or of the learner's "
-            "inner steps), or look at the data of these tasks."
+            f"fit: the {what} at step {step}; its tasks: quickstudy.tasks.draw(source, "
+            f"{self.seed}, i) for i in {numbers}. Lower the learning rate (of the optimiser, or of "
+            "the learner's inner steps), or look at the data of these tasks."
         )
 
     def validate(self, validation: Validation) -> Evaluation:

@@ -6,6 +6,7 @@ import copy
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.compiled import refuse_without_compiler
@@ -17,8 +18,9 @@ from quickstudy.compute.plan import Compute, Engine, Mapping, Plan
 from quickstudy.compute.prepare import kind_of
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.objectives import Objective, is_scheduled, objective_of
+from quickstudy.training.combine import Combine, CombinesGradients, check_combine, mean
 from quickstudy.training.equivalence import difference_from_loop
-from quickstudy.training.preflight import prepare
+from quickstudy.training.preflight import first_tasks, prepare
 
 _CALLS_OF_VMAP = 2
 """An operator call takes about twice as long under vmap, also under grad inside of vmap."""
@@ -29,17 +31,22 @@ _WORTH_CALLING = 0.05
 _NO_WORKERS = "none: they share only the tasks of a loop"
 
 
+_ALONE = "combine reads the gradient of each task, so they are computed one after the other"
+
+
 def make_plan(
     learner: Learner,
     step: Sequence[Task],
     objective: Objective,
     tasks: int,
     compute: Compute = Compute(),  # noqa: B008  (frozen)
+    combine: Combine = mean,
 ) -> Plan:
     """A plan for training steps of ``tasks`` tasks; ``step`` has stacks of example tasks.
 
     A mapping is used if its gradient equals the loop's for every kind of task in ``step``. Tasks of
-    other kinds, if they occur later, are looped.
+    other kinds, if they occur later, are looped. If ``combine`` reads the gradients of single
+    tasks, all tasks are looped, in one thread, whatever ``compute`` says.
 
     This check holds only for the objective as it is now, so nothing that it reads, except for its
     arguments, may change while it trains. If it does, learner or objective must be
@@ -57,6 +64,8 @@ def make_plan(
     with one_task_must_fit():
         costs = [cost_of_one_task(learner, stack, objective) for stack in step]
         cost = max(costs, key=lambda each: each.bytes)
+        if isinstance(combine, CombinesGradients):
+            return Plan(Mapping.LOOP, _ALONE, tasks, bytes=cost.bytes)
         axis_cost = None if change else _over_tasks(learner, step, objective)
     vmap_seconds = cost.seconds(tasks, _CALLS_OF_VMAP)
     faster = axis_cost is not None and axis_cost.seconds(tasks) < vmap_seconds
@@ -83,9 +92,14 @@ def make_plan(
     if problem and engine == "vmap":
         raise RuntimeError(f"compile=True is not right for this learner: {problem}. Leave it out.")
     why += f"; not compiled, since {problem}" if problem else ""
-    kinds = tuple(dict.fromkeys(map(kind_of, step)))
-    return Plan(mapping, why, min(fits, tasks), compiled=compile and not problem, bytes=cost.bytes,
-                kinds=kinds)  # fmt: skip
+    plan = Plan(mapping, why, min(fits, tasks), compiled=compile and not problem, bytes=cost.bytes)
+    return checked_for(plan, step)
+
+
+def checked_for(plan: Plan, step: Sequence[Task]) -> Plan:
+    """``plan``, whose mapping was checked for the kinds of task in ``step``."""
+    looped = plan.mapping is Mapping.LOOP
+    return replace(plan, kinds=None if looped else tuple(dict.fromkeys(map(kind_of, step))))
 
 
 def _tasks_worth_a_call(step: Sequence[Task], cost: Cost) -> int:
@@ -152,6 +166,7 @@ def explain(
     tasks_per_step: int = 16,
     *,
     objective: Objective | None = None,
+    combine: Combine = mean,
     seed: int = 0,
     compute: Compute = Compute(),  # noqa: B008  (frozen)
 ) -> str:
@@ -159,11 +174,12 @@ def explain(
 
     The learner is not changed. Raises what ``fit`` raises before its first step.
     """
+    check_combine(combine)
     learner, objective = copy.deepcopy(learner), objective or objective_of(learner)
     device = device_of(learner)
 
-    first = prepare(learner, objective, source, seed, tasks_per_step)
-    plan = make_plan(learner, first, objective, tasks_per_step, compute)
+    first = prepare(learner, objective, first_tasks(source, seed), tasks_per_step)
+    plan = make_plan(learner, first, objective, tasks_per_step, compute, combine)
     return "\n".join((
         f"mapping    {plan.mapping.value}: {plan.why}",
         f"tasks      {plan.at_once} at a time, of {tasks_per_step} a step",

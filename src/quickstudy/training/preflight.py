@@ -35,10 +35,15 @@ FIRST_TASKS = 8
 """Number of tasks to check before training; a single one may be sorted by chance."""
 
 
+def first_tasks(source: TaskSource, seed: int) -> list[Task]:
+    """The first tasks of training, for :func:`prepare`."""
+    return [draw(source, seed, index) for index in range(FIRST_TASKS)]
+
+
 def prepare(
-    learner: Learner, objective: Objective, source: TaskSource, seed: int, tasks_per_step: int
+    learner: Learner, objective: Objective, drawn: Sequence[Task], tasks_per_step: int
 ) -> list[Task]:
-    """Check and set up ``learner`` for training on ``source``; returns stacks of its first tasks.
+    """Check and set up ``learner`` for training whose first tasks are ``drawn``; stacks of these.
 
     Scheduled learners and objectives are set to the end of training for the checks and the plan.
 
@@ -50,7 +55,6 @@ def prepare(
         raise ValueError(f"fit: tasks_per_step must be positive; found {tasks_per_step}.")
     set_up(learner)
     set_progress(learner, objective, 1.0)
-    drawn = [draw(source, seed, index) for index in range(FIRST_TASKS)]
     for spec in dict.fromkeys(task.spec for task in drawn):
         check_answer(learner, spec.answer)
     refuse_sorted(learner, drawn)

@@ -14,6 +14,7 @@ from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
+from quickstudy.evaluation.validation import Validation
 from quickstudy.files.registry import LEARNERS
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, prepare
@@ -23,7 +24,7 @@ from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
-from quickstudy.training.fit import Validation, fit
+from quickstudy.training.fit import fit
 from quickstudy.training.log import read_metrics
 from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.plan import explain as explain_training

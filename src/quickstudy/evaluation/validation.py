@@ -1,0 +1,86 @@
+"""Validation during training: on which tasks, how often, and which result decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quickstudy.answers.checks import check_count
+from quickstudy.core import Learner, TaskSource, check_answer
+from quickstudy.evaluation.kinds import Key, Kinds
+from quickstudy.tasks.numbering import Stream, draw, fingerprint
+
+_FIRST_TASKS = 8
+"""Number of tasks by which a resumed run recognises its validation tasks."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Validation during training: every ``every`` optimiser steps, on the same ``tasks`` tasks.
+
+    ``patience``  number of validations without a new best after which training stops; None: never.
+    ``select``    the result that decides, where tasks of several names or kinds give several: a
+                  score's name, or (task's name, score's name). By default the answer's first score.
+
+    Raises ValueError for values out of range.
+    """
+
+    source: TaskSource
+    every: int = 500
+    tasks: int = 200
+    patience: int | None = None
+    select: str | Key | None = None
+
+    def __post_init__(self) -> None:
+        check_count("Validation", "every", self.every, 1)
+        check_count("Validation", "tasks", self.tasks, 2)
+        if self.patience is not None:
+            check_count("Validation", "patience", self.patience, 1)
+        select = self.select
+        if not (
+            select is None
+            or isinstance(select, str)
+            or (
+                isinstance(select, tuple)
+                and len(select) == 2
+                and all(isinstance(part, str) for part in select)
+            )
+        ):
+            raise ValueError(
+                "Validation: select must be a score's name, or (task's name, score's name); found "
+                f"{select!r}. Leave it out for the answer's first score."
+            )
+
+    def deciding_key(self, learner: Learner, seed: int) -> Key:
+        """The key of the result that selects weights in a run with this seed, before it starts.
+
+        Raises ValueError for answers that ``learner`` does not support, for answers that would
+        share a result but do not join, and where ``select`` does not select exactly one result.
+        """
+        kinds = Kinds()
+        for index in range(self.tasks):
+            spec = draw(self.source, seed, index, Stream.VALIDATION).spec
+            check_answer(learner, spec.answer)
+            kinds.add(spec)
+        select = self.select
+        if select is None:
+            candidates = sorted(kinds.first)
+        elif isinstance(select, str):
+            candidates = [key for key in kinds.answers if key[1] == select]
+        else:
+            candidates = [key for key in kinds.answers if key == select]
+        if len(candidates) == 1:
+            return candidates[0]
+        raise ValueError(
+            "validation: exactly one result must decide which weights are kept; found "
+            f"{len(candidates)} for select={select!r} among {kinds.listed}. Give "
+            "select=(task's name, score's name)."
+        )
+
+    def identity(self, seed: int) -> str:
+        """The settings that a resumed run must share with the run that it continues."""
+        numbers = range(min(self.tasks, _FIRST_TASKS))
+        first = fingerprint(draw(self.source, seed, i, Stream.VALIDATION) for i in numbers)
+        return (
+            f"every {self.every}, {self.tasks} tasks, patience {self.patience}, "
+            f"select {self.select}, {first}"
+        )
