@@ -25,7 +25,7 @@ def test_quickstart():
 
 def test_the_custom_learner_keeps_the_contract_and_learns():
     kept, result = example("your_own_learner")["main"](steps=10, tasks=20)
-    assert len(kept) == 13
+    assert len(kept) == 14
     assert result.mean > 0.5, "far above chance (0.2) after a few steps"
 
 
