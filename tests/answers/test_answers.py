@@ -440,7 +440,7 @@ def test_predictions_for_unknown_elements_do_not_change_a_score(answer, seed):
 SCORED = [*ELEMENTWISE, Boxes(2), Tokens(7, end=3)]
 
 
-@pytest.mark.parametrize("answer", SCORED, ids=str)
+@pytest.mark.parametrize("answer", SCORED, ids=lambda a: a.kind)
 def test_padding_does_not_change_a_score(answer):
     """Rows of weight 0 and, for ragged answers, unknown elements at the end of every row."""
     predictions, targets = case(answer)
@@ -456,7 +456,7 @@ def test_padding_does_not_change_a_score(answer):
         assert all_scores(answer, padded, query) == pytest.approx(before, abs=1e-12)
 
 
-@pytest.mark.parametrize("answer", SCORED, ids=str)
+@pytest.mark.parametrize("answer", SCORED, ids=lambda a: a.kind)
 def test_a_row_of_weight_two_scores_as_two_equal_rows(answer):
     predictions, targets = case(answer)
     weights = torch.tensor([1.0, 2.0, 0.0, 1.0, 2.0, 1.0], dtype=torch.float64)
