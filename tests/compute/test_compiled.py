@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import RecompileError
 
 import quickstudy as qs
 from made_up import random_classes
@@ -308,7 +307,7 @@ def train(folder: Path | None, resume: bool, stop_after: int | None = None) -> L
     return learner
 
 
-def test_a_resumed_run_is_equal_to_the_bit(tmp_path: Path, without_kernels: None) -> None:
+def test_a_resumed_run_is_equal_to_the_bit(tmp_path: Path, not_built: None) -> None:
     expected = train(None, resume=False)
     with pytest.raises(InterruptedError):
         train(tmp_path, resume=False, stop_after=45)
@@ -354,7 +353,8 @@ def test_other_threads_and_layouts_have_their_own_code(without_kernels: None) ->
     for other in (use_three_threads, lambda: store_transposed(learner)):
         try:
             other()
-            with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(RecompileError):
+            recompiled = pytest.raises(torch._dynamo.exc.RecompileError)
+            with recompiled, torch._dynamo.config.patch(error_on_recompile=True):
                 gradient_of(learner, batch, plan, compiled)
             expected, _ = gradient_of(learner, batch, Plan(Mapping.LOOP, "", 5))
             assert error(gradient_of(learner, batch, plan, compiled)[0], expected) <= 1e-10

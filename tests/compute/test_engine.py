@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -85,8 +86,7 @@ def gradient_of(
     return flat(gradients), outcome
 
 
-@pytest.mark.parametrize("chunk", [2, 9])
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(("name", "chunk"), [*product(LEARNERS, [2]), *product(FAMILIES, [9])])
 def test_every_mapping_and_chunk_equals_the_plain_loop(name: str, chunk: int) -> None:
     learner, tasks = made(name), five_tasks()
     outcomes = [query_loss(learner, task) for task in tasks]

@@ -113,7 +113,7 @@ def check(learner: qs.MAML, forward: Forward, tasks: list[Task], **options: Any)
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["uniform", "weighted"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("norm", ["group", "batch", "support"])
 def test_meta_gradient_of_conv4(norm: str, steps: int, first_order: bool, weighted: bool) -> None:
     torch.manual_seed(0)

@@ -94,14 +94,14 @@ STEPS: dict[str, tuple[Callable[[], Learner], TaskSource, Mapping]] = {
     "maml, perceptron, looped": (
         lambda: qs.MAML(MLP(outputs=1), 2, 0.01), qs.Sinusoids(5, 5), Mapping.LOOP
     ),
-    "maml, convolutions": (lambda: qs.MAML(conv(outputs=5), 2, 0.01), images(), Mapping.LOOP),
+    "maml, convolutions": (lambda: qs.MAML(conv(outputs=5), 1, 0.01), images(), Mapping.LOOP),
     "maml, convolutions, mapped": (
-        lambda: qs.MAML(conv(outputs=5), 2, 0.01), images(), Mapping.VMAP_GRAD
+        lambda: qs.MAML(conv(outputs=5), 1, 0.01), images(), Mapping.VMAP_GRAD
     ),
     "maml, batch norm": (
-        lambda: qs.MAML(conv(outputs=5, norm="batch"), 2, 0.01), images(), Mapping.LOOP
+        lambda: qs.MAML(conv(outputs=5, norm="batch"), 1, 0.01), images(), Mapping.LOOP
     ),
-    "reptile": (lambda: qs.Reptile(conv(outputs=5), 2, 0.01), images(), Mapping.LOOP),
+    "reptile": (lambda: qs.Reptile(conv(outputs=5), 1, 0.01), images(), Mapping.LOOP),
     "prototypical": (lambda: qs.Prototypical(conv()), images(), Mapping.VMAP),
     "prototypical, rows at once": (lambda: qs.Prototypical(conv()), images(), Mapping.FEATURES),
     "prototypical, looped": (lambda: qs.Prototypical(conv()), images(), Mapping.LOOP),
