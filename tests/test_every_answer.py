@@ -191,13 +191,14 @@ CASES: dict[str, tuple[Callable[[torch.Generator], qs.Task], Callable[[], nn.Mod
 
 @pytest.mark.parametrize("name", CASES)
 def test_fit_evaluate_report_and_save(name, tmp_path):
+    """Of ten seeds, the last losses were at most 0.92 of the first for labels, 0.83 for others."""
     source, backbone, score = CASES[name]
     torch.manual_seed(0)
     learner = qs.MAML(backbone(), steps=2, rate=0.05)
-    trained = qs.fit(learner, source, 30, 4, optimiser=qs.optimisers.adam(0.01), progress=False,
+    trained = qs.fit(learner, source, 30, 4, optimiser=qs.optimisers.adam(0.05), progress=False,
                      log_every=1, validation=qs.Validation(source, 15, 8))  # fmt: skip
     losses = [row["loss"] for row in trained.rows if "loss" in row]
-    assert sum(losses[-10:]) < sum(losses[:10])
+    assert sum(losses[-10:]) < 0.97 * sum(losses[:10])
     result = qs.evaluate(learner, source, 12)
     assert result.metric == score
     assert 0 <= result.mean < 10

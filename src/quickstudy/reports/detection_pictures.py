@@ -47,7 +47,7 @@ def _query(view: BoxesView, row: int) -> Markup:
     scale = WIDTH / max(height, width)
     size = width * scale, height * scale
     true, predicted = view.true[row], view.predicted[row]
-    counts = f"{len(true.boxes)} true boxes, {len(predicted.boxes)} predicted"
+    counts = f"{len(true.boxes)} true, {len(predicted.boxes)} predicted boxes"
     boxes = min(PREDICTED_DRAWN, len(predicted.boxes))
     drawing = tag(
         "svg",
