@@ -156,7 +156,7 @@ def _(first: RegressionView, views: Sequence[RegressionView], ids: str) -> Itera
             plots.predicted_against_true(views),
             f"{ids}predicted",
             "Predictions against true values",
-            f"All queries of the tasks shown ({len(views)}). The dashed line is an exact prediction.",
+            f"All queries of the tasks shown ({len(views)}). On the dashed line they are exact.",
         )
     ]
     yield section("Test tasks", first.task, FIRST_TASKS, tag("div", *figures, class_="figures"))
@@ -166,8 +166,8 @@ def _(first: RegressionView, views: Sequence[RegressionView], ids: str) -> Itera
 def _(first: LabelsView, views: Sequence[LabelsView], ids: str) -> Iterator[Markup]:
     note = (
         f"Over the queries of the tasks shown ({len(views)}). ROC-AUC is the probability that a "
-        "row with the label gets a higher prediction than a row without it; 0.5 is chance. It is undefined "
-        "where all known rows have the label, or none has."
+        "row with the label gets a higher prediction than a row without it; 0.5 is chance. It is "
+        "undefined where all known rows have the label, or none has."
     )
     yield section("Labels", first.task, note, label_tables.label_table(views))
 
