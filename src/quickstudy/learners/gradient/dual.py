@@ -95,8 +95,10 @@ class _SupportLosses:
         self._spec, self._tasks = spec, len(support.weights)
         # The loss of a row depends on that row only, so all tasks' rows can form one set.
         self._targets = support.targets.flatten(0, 1)
-        rows = Examples(None, self._targets, support.weights.flatten(), None)  # type: ignore[arg-type]
-        self._weights = counted_weights(rows, spec.answer).view(self._tasks, -1)
+        self._weights = support.weights
+        if not weights_are_uniform():
+            rows = Examples(None, self._targets, support.weights.flatten(), None)  # type: ignore[arg-type]
+            self._weights = counted_weights(rows, spec.answer).view(self._tasks, -1)
         self._present: Tensor | None = None
         if isinstance(spec.answer, Classes):
             present = vmap(spec.answer.present)(support.targets, self._weights)
