@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.answers.classes import one_hot
 from quickstudy.learners.cards import Card, read_card
-from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.tasks.examples import labelled, without_absent
 from quickstudy.testing import check_learner
 
@@ -48,7 +47,7 @@ class NearestNeighbour(qs.Learner):
 
     def predict(self, state: dict[str, Tensor], inputs: Any, spec: qs.TaskSpec) -> Tensor:
         """Logits (n, ways)."""
-        distances = squared_euclidean(self.backbone(inputs), state["features"])
+        distances = qs.distances.squared_euclidean(self.backbone(inputs), state["features"])
         of_class = distances.unsqueeze(-1).where(state["rows_of"] > 0, 1e9)  # (n, m, ways)
         return without_absent(-of_class.min(1).values, state["present"])
 
