@@ -110,3 +110,17 @@ class PixelNet(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.head(self.first(inputs).tanh().movedim(1, -1))
         return logits
+
+
+class Detector(nn.Module):
+    """(n, size) -> slots, each of a box and two logits."""
+
+    def __init__(self, size: int, slots: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self.net = nn.Sequential(nn.Linear(size, 16), nn.ReLU(), nn.Linear(16, slots * 6))
+
+    def forward(self, rows: Tensor) -> dict[str, Tensor]:
+        slots = self.net(rows).unflatten(-1, (self.slots, 6))
+        start, size = slots[..., :2].sigmoid(), slots[..., 2:4].sigmoid()
+        return {"boxes": torch.cat([start, start + size], -1), "logits": slots[..., 4:]}

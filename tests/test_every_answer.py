@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
+from made_up import Detector
 from quickstudy.base.trees import map_tree
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
@@ -82,19 +83,6 @@ def detection(generator: torch.Generator) -> qs.Task:
     boxes[::2, 1] = torch.nan
     given = boxes.nan_to_num().flatten(1)
     return split(given, {"boxes": boxes, "classes": classes}, qs.detection(1))
-
-
-class Detector(nn.Module):
-    """(n, 8) -> three slots, each of a box and two logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3 * 6))
-
-    def forward(self, rows: Tensor) -> dict[str, Tensor]:
-        slots = self.net(rows).unflatten(-1, (3, 6))
-        start, size = slots[..., :2].sigmoid(), slots[..., 2:4].sigmoid()
-        return {"boxes": torch.cat([start, start + size], -1), "logits": slots[..., 4:]}
 
 
 def assays(generator: torch.Generator) -> qs.Task:
@@ -180,7 +168,7 @@ CASES: dict[str, tuple[Callable[[torch.Generator], qs.Task], Callable[[], nn.Mod
     "a class for each pixel": (segmentation, lambda: PerPixel(3), "mean IoU"),
     "a number for each pixel": (depth, lambda: PerPixel(1), "mse"),
     "tokens of ragged length": (tagging, Tagger, "token accuracy"),
-    "boxes": (detection, Detector, "AP50"),
+    "boxes": (detection, lambda: Detector(8, slots=3), "AP50"),
     "labels, some unknown": (assays, lambda: nn.Linear(3, 2), "ROC-AUC"),
     "graphs of different size": (molecules, MessagePassing, "mse"),
     "a dict of inputs": (two_views, BothViews, "accuracy"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
+from made_up import Detector
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import query_loss
@@ -39,19 +40,6 @@ def detection(generator: torch.Generator) -> Task:
     return halves(boxes.nanmean(1), {"boxes": boxes, "classes": classes}, qs.detection(1))
 
 
-class Detector(nn.Module):
-    """(n, 4) -> two slots, each of a box and two logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2 * 6))
-
-    def forward(self, rows: Tensor) -> dict[str, Tensor]:
-        slots = self.net(rows).unflatten(-1, (2, 6))
-        start, size = slots[..., :2].sigmoid(), slots[..., 2:4].sigmoid()
-        return {"boxes": torch.cat([start, start + size], -1), "logits": slots[..., 4:]}
-
-
 def tagging(generator: torch.Generator) -> Task:
     """Sentences of 1 to 6 tokens, of different lengths in one task too; tags are their parity."""
     longest = int(torch.randint(3, 7, (), generator=generator))
@@ -78,8 +66,9 @@ class Tagger(nn.Module):
 
 
 CASES: dict[str, Any] = {
-    "boxes": (detection, Detector, "AP50"), "tokens": (tagging, Tagger, "token accuracy"),
-}  # fmt: skip
+    "boxes": (detection, lambda: Detector(4, slots=2), "AP50"),
+    "tokens": (tagging, Tagger, "token accuracy"),
+}
 
 
 def made(name: str) -> Learner:

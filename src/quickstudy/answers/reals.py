@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quickstudy.answers.checks import check_count, equal_but_for
 from quickstudy.base.known import zero_if_unknown
+from quickstudy.base.trees import dtype_and_shape
 from quickstudy.core import Answer, Examples, Score, Statistic
 
 
@@ -66,13 +67,9 @@ class Reals(Answer):
         real = isinstance(targets, Tensor) and targets.is_floating_point()
         if real and targets.ndim >= 2 and targets.shape[-1] == self.d:
             return
-        found = (
-            f"{targets.dtype} of shape {tuple(targets.shape)}"
-            if isinstance(targets, Tensor) else type(targets).__name__
-        )  # fmt: skip
         raise ValueError(
-            f"{what}: regression needs real targets (n, {self.d}); found {found}. "
-            f"{_remedy(targets)}"
+            f"{what}: regression needs real targets (n, {self.d}); found "
+            f"{dtype_and_shape(targets)}. {_remedy(targets)}"
         )
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:

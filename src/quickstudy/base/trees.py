@@ -58,6 +58,13 @@ def shapes(tree: Any) -> Any:
     return map_tree(lambda leaf: tuple(leaf.shape), tree)
 
 
+def dtype_and_shape(value: Any) -> str:
+    """For errors: "torch.float32 of shape (3, 1)", or the type's name if it is no tensor."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return type(value).__name__
+
+
 def has_shape(tree: Any, expected: Any) -> bool:
     """Whether shapes agree: None matches any size, an ellipsis any number of dimensions.
 

@@ -35,20 +35,14 @@ class Validation:
         check_count("Validation", "tasks", self.tasks, 2)
         if self.patience is not None:
             check_count("Validation", "patience", self.patience, 1)
-        select = self.select
-        if not (
-            select is None
-            or isinstance(select, str)
-            or (
-                isinstance(select, tuple)
-                and len(select) == 2
-                and all(isinstance(part, str) for part in select)
-            )
-        ):
-            raise ValueError(
-                "Validation: select must be a score's name, or (task's name, score's name); found "
-                f"{select!r}. Leave it out for the answer's first score."
-            )
+        match self.select:
+            case None | str() | tuple((str(), str())):
+                pass
+            case other:
+                raise ValueError(
+                    "Validation: select must be a score's name, or (task's name, score's name); "
+                    f"found {other!r}. Leave it out for the answer's first score."
+                )
 
     def deciding_key(self, learner: Learner, seed: int) -> Key:
         """The key of the result that selects weights in a run with this seed, before it starts.

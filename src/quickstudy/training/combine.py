@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from quickstudy.base.trees import dtype_and_shape
 from quickstudy.compute.compiled import CompiledGradients
 from quickstudy.compute.engine import gradients_of_tasks, losses_of_tasks
 from quickstudy.compute.memory import accumulate_within
@@ -116,13 +117,9 @@ def combined(
 def _check_floats(found: Any, shape: Sequence[int], what: str) -> None:
     if isinstance(found, Tensor) and found.is_floating_point() and found.shape == tuple(shape):
         return
-    given = (
-        f"{found.dtype} of shape {tuple(found.shape)}"
-        if isinstance(found, Tensor) else type(found).__name__
-    )  # fmt: skip
     raise ValueError(
-        f"fit: combine must give {what}, floating-point of shape {tuple(shape)}; found {given}. "
-        "Another shape would be broadcast, or cut, without a word."
+        f"fit: combine must give {what}, floating-point of shape {tuple(shape)}; found "
+        f"{dtype_and_shape(found)}. Another shape would be broadcast, or cut, without a word."
     )
 
 
