@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from quickstudy.datasets.archives import ArchiveError, Entry, read_stream
+from quickstudy.datasets.archives import Entry, read_stream
 from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.images import decode
+from quickstudy.datasets.limits import ArchiveError
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
