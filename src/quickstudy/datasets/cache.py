@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.base.atomic import replace_atomically
+from quickstudy.base.atomic import remove_abandoned, replace_atomically, write_errors_name
 from quickstudy.tasks.rows import LabelledRows
 
 Splits = dict[str, LabelledRows]
@@ -62,7 +62,8 @@ def writable_folder(root: Path, name: str) -> Path:
         stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
     )
     chosen = folder if allowed and os.access(nearest, os.W_OK) else user_cache() / name
-    chosen.mkdir(parents=True, exist_ok=True)
+    with write_errors_name(chosen):
+        chosen.mkdir(parents=True, exist_ok=True)
     return chosen
 
 
@@ -86,6 +87,7 @@ def cached_incomplete(
     key = hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()[:12]
     folder = writable_folder(root, name)
     rows, index = folder / f"decoded-{key}.npy", folder / f"decoded-{key}.json"
+    remove_abandoned(folder)
     found = _read(rows, index, recipe)
     if found is None or (complete and found.left_out):
         _write(rows, index, recipe, build())
@@ -149,7 +151,7 @@ def _save(path: Path, shape: tuple[int, ...], parts: list[np.ndarray]) -> None:
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for part in parts:
-            part.tofile(stream)
+            stream.write(part.data)  # not tofile, whose errors do not say that the disk is full
 
 
 def _digest(meta: dict[str, Any], shape: tuple[int, ...], *parts: np.ndarray) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from quickstudy.base.atomic import write_atomically
+from quickstudy.base.atomic import append_line, write_atomically
 
 
 class Log:
@@ -28,13 +27,8 @@ class Log:
     def add(self, row: dict[str, Any]) -> None:
         """Append ``row`` with a single write, so that a killed process leaves no partial row."""
         self.rows.append(row)
-        if self._path is None:
-            return
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, (json.dumps(row) + "\n").encode())
-        finally:
-            os.close(descriptor)
+        if self._path is not None:
+            append_line(self._path, json.dumps(row))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
