@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.atomic import remove_abandoned, replace_atomically, write_errors_name
+from quickstudy.base.json_text import read_json
 from quickstudy.tasks.rows import LabelledRows
 
 Splits = dict[str, LabelledRows]
@@ -103,7 +104,7 @@ def cached_incomplete(
 def _read(rows: Path, index: Path, recipe: Recipe) -> Decoded | None:
     """The copy on disk; None where it is absent, incomplete, altered or of another recipe."""
     try:
-        meta = json.loads(index.read_text(encoding="utf-8"))
+        meta = read_json(index, most=2**26)
         array = np.load(rows, mmap_mode="c", allow_pickle=False)
         digest = meta.pop("sha256")
         if array.dtype != np.uint8 or meta["recipe"] != dict(recipe):

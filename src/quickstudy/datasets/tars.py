@@ -54,7 +54,8 @@ def read_tar(
             if info.isfile() and wanted(info.name):
                 file = opened.extractfile(info)
                 yield info.name, file.read() if file else b""
-            opened.members.clear()  # or memory would grow with every member
+            # Or memory would grow with every member.
+            opened.members.clear()  # type: ignore[attr-defined]
         unpacked.read_to_the_end()
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from quickstudy.base.atomic import append_line, write_atomically
+from quickstudy.base.json_text import parse_json
+from quickstudy.base.shown import told
 
 
 class Log:
@@ -46,17 +48,18 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
             f"read_metrics: there is no training log at {path}. "
             "Give the metrics.jsonl of a run folder."
         )
-    *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
+    # Bytes that are no text become a character that is no JSON, in the line where they stand.
+    *lines, _incomplete = path.read_text(encoding="utf-8", errors="replace").split("\n")
     rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     return sorted(rows, key=lambda row: row["step"])
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, float]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise ValueError(
-            f"read_metrics: line {number} of {path} is not JSON ({error}). "
+            f"read_metrics: line {number} of {path} is not JSON ({told(error)}). "
             "Remove the line, or run again."
         ) from error
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):

@@ -81,7 +81,7 @@ def execute(
     Resuming a finished run changes nothing and returns its stored evaluation.
     """
     if resume and run.finished:
-        return Evaluation.from_json(json.loads((run.path / "evaluation.json").read_text()))
+        return run.evaluation()
     if run.recipe.threads:
         torch.set_num_threads(run.recipe.threads)
     run.complete_origin()

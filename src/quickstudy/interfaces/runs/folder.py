@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from quickstudy.base.atomic import create_atomically, remove_abandoned, write_atomically
+from quickstudy.base.json_text import damage_names, read_json
+from quickstudy.base.shown import told
 from quickstudy.core import Learner
+from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.storage import load_with_info
 from quickstudy.interfaces.runs.provenance import Origin
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
@@ -54,21 +57,31 @@ class Run:
                 f"{path}: holds no run (no recipe.json). Give a folder that `quickstudy run` made. "
                 f"A run that was killed before its first file is started again with --out {path}."
             )
+        values = read_json(file)
         try:
-            return Run(Path(path), read_recipe(json.loads(file.read_text())))
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
+            return Run(Path(path), read_recipe(values))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}: {told(error)}") from error
 
     @property
     def origin(self) -> Origin:
         """How the run was started first, before any resuming."""
         file = self.path / "origin.json"
-        return Origin(**json.loads(file.read_text())) if file.is_file() else Origin()
+        if not file.is_file():
+            return Origin()
+        with damage_names(file):
+            return Origin.from_json(read_json(file))
 
     def complete_origin(self) -> None:
         """Write ``origin.json`` where the run was killed before it did."""
         if not (self.path / "origin.json").exists():
             write_atomically(self.path / "origin.json", _json(asdict(Origin.of(self.recipe))))
+
+    def evaluation(self) -> Evaluation:
+        """The evaluation that the run stored."""
+        file = self.path / "evaluation.json"
+        with damage_names(file):
+            return Evaluation.from_json(read_json(file, most=2**28))
 
     @property
     def finished(self) -> bool:
