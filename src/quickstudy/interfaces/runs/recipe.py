@@ -214,6 +214,8 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         expected = " or ".join(each.__name__ for each in types if each is not NoneType)
         raise ValueError(f"{name} must be {expected}; found {shown(value)}.")
+    if isinstance(value, int) and value.bit_length() > 65:
+        raise ValueError(f"{name}: must be less than 2**65; found {shown(value)}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite; found {value}.")
     return value
