@@ -18,7 +18,7 @@ from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
 from quickstudy.objectives import Objective, set_progress
 from quickstudy.tasks.acting import run_acting
-from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.numbering import repeatable_tasks
 from quickstudy.tasks.stacks import stacks, to_device
 from quickstudy.training.equivalence import few_queries, in_double
 
@@ -36,8 +36,8 @@ FIRST_TASKS = 8
 
 
 def first_tasks(source: TaskSource, seed: int) -> list[Task]:
-    """The first tasks of training, for :func:`prepare`."""
-    return [draw(source, seed, index) for index in range(FIRST_TASKS)]
+    """The first tasks of training, for :func:`prepare`; ValueError for a source with a memory."""
+    return list(repeatable_tasks(source, seed, FIRST_TASKS))
 
 
 def prepare(
