@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from quickstudy.answers.classes import Classes
 from quickstudy.base.errors import with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.compute.gradients import as_outcome
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
 from quickstudy.compute.prepare import kind_of
 from quickstudy.contract.check import applicable, check_laws, doubled
@@ -48,8 +50,9 @@ def prepare(
     Scheduled learners and objectives are set to the end of training for the checks and the plan.
 
     Raises what :func:`quickstudy.training.fit.fit` raises before it plans: ValueError for fewer
-    than one task per step and for answers that the learner does not support, and what
-    :func:`refuse_sorted` and :func:`check_lawful` raise.
+    than one task per step, for answers that the learner does not support and for a loss that
+    depends on no trainable parameter, and what :func:`refuse_sorted` and :func:`check_lawful`
+    raise.
     """
     if tasks_per_step < 1:
         raise ValueError(f"fit: tasks_per_step must be positive; found {tasks_per_step}.")
@@ -60,7 +63,10 @@ def prepare(
     refuse_sorted(learner, drawn)
     tasks = [run_acting(learner, to_device(task, device_of(learner))) for task in drawn]
     for task in {kind_of(task): task for task in reversed(tasks)}.values():
-        check_lawful(learner, task)
+        with _gradients_needed(learner), one_task_must_fit():
+            check_lawful(learner, task)
+            if not as_outcome(objective(learner, task)).loss.requires_grad:
+                raise RuntimeError("the loss does not require grad")
     return [stack.task for stack in stacks(tasks, learner.reads_name)]
 
 
@@ -110,6 +116,21 @@ def _test_laws(learner: Learner, task: Task, laws: Sequence[str]) -> None:
             "adapt must change nothing in the module, but forward changes something in place "
             f"(its buffers are {', '.join(buffers) or 'none'}). Statistics that forward updates "
             "do this: recompute them in every pass, or freeze them."
+        ) from error
+
+
+@contextmanager
+def _gradients_needed(learner: Learner) -> Iterator[None]:
+    """Turn autograd's error for a loss without a graph into a ValueError that says what to mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise ValueError(
+            f"fit: the loss depends on no trainable parameter of {type(learner).__name__}, so "
+            "there is nothing to train. Let forward and the objective keep the graph (no detach(), "
+            "no_grad(), .data, argmax or numpy), and call fit outside of torch.no_grad()."
         ) from error
 
 
