@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from quickstudy.answers.classes import Classes
-from quickstudy.base.errors import with_memory_fallback
+from quickstudy.base.errors import BrokenLaw, with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.base.updates import updating_norm
 from quickstudy.compute.gradients import as_outcome
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
 from quickstudy.compute.prepare import kind_of
 from quickstudy.contract.check import applicable, check_laws, doubled
-from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
+from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.objectives import Objective, set_progress
 from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import repeatable_tasks
@@ -64,6 +64,8 @@ def prepare(
     tasks = [run_acting(learner, to_device(task, device_of(learner))) for task in drawn]
     for task in {kind_of(task): task for task in reversed(tasks)}.values():
         with _gradients_needed(learner), one_task_must_fit():
+            if isinstance(learner, GradientLearner):  # not on a copy, whose names Keras changes
+                learner.refuse_unreachable(task.support, task.spec)
             check_lawful(learner, task)
             if not as_outcome(objective(learner, task)).loss.requires_grad:
                 raise RuntimeError("the loss does not require grad")
@@ -85,16 +87,12 @@ def check_lawful(learner: Learner, task: Task) -> None:
             f"fit: {type(learner).__name__} has no trainable parameters, so there is nothing to "
             "learn. Use it as it is, or set requires_grad=True on some."
         )
-    for name, module in learner.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-            module.training and module.running_mean is not None
-        ):
-            raise BrokenLaw(
-                f"{name} is a {type(module).__name__} that updates running statistics in forward, "
-                "so adapting would change the learner. Use a norm of quickstudy.backbones.norms "
-                "(norm='group', 'support', 'batch' or 'running'), or build it with "
-                "track_running_stats=False, or keep it in eval mode by overriding train()."
-            )
+    if updating := updating_norm(learner):
+        raise BrokenLaw(
+            f"{updating} in forward, so adapting would change the learner. Use a norm of "
+            "quickstudy.backbones.norms (norm='group', 'support', 'batch' or 'running'), or build "
+            "it with track_running_stats=False, or keep it in evaluation mode: qs.frozen(module)."
+        )
     task.spec.answer.check(task.query.targets, "query")
     small = few_queries(task, max(4, min(16, 2 * task.spec.outputs)))
     laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
@@ -155,9 +153,24 @@ def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
         )
 
 
+_KEPT = "_quickstudy_kept_in_evaluation_mode"
+"""An attribute of modules that the user had put in evaluation mode before the first training."""
+
+
 def set_up(learner: Learner) -> None:
-    """Training mode, and on a CPU the layout and the allocation in which convolutions are fast."""
+    """Training mode, and on a CPU the layout and the allocation in which convolutions are fast.
+
+    Modules in evaluation mode inside a learner in training mode were put there by the user. They
+    stay so, also when training goes on after ``fit`` has put the whole learner in evaluation mode.
+    """
+    parts = list(learner.modules())
+    if learner.training:
+        for part in parts:
+            part.__dict__[_KEPT] = not part.training
     learner.train()
+    for part in parts:
+        if part.__dict__.get(_KEPT):
+            part.training = False
     if convolves_on_cpu(learner):
         keep_freed_memory()
         # Otherwise each convolution converts its weights, and each step their gradients.
