@@ -117,9 +117,7 @@ def test_a_refused_learner_is_not_changed(tmp_path):
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
     with pytest.raises(ValueError, match=r"scale=0\.1 in the file, but 1\.0 here"):
         qs.load(path, learner=own)
-    with pytest.raises(
-        ValueError, match=r"linear\.weight must be torch\.float32 of shape \(5, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"out_features=4 in the file, but 5 here"):
         qs.load(path, learner=qs.Prototypical(Own(outputs=5), scale=0.1))
     assert all(tensor.equal(before[name]) for name, tensor in own.state_dict().items())
 
