@@ -53,6 +53,13 @@ def refuse_not_finite(tree: Any, what: str, infinite: Collection[str] = ()) -> N
             )
 
 
+def refuse_mixed_precision(tree: Any) -> None:
+    """ValueError unless floating-point tensors are of one type, as products need them."""
+    found = sorted({str(leaf.dtype) for leaf in leaves(tree) if _is_float(leaf)})
+    if len(found) > 1:
+        raise ValueError(f"its numbers are of different precision: {', '.join(found)}")
+
+
 def declared_rows(learner: nn.Module) -> Tensor | None:
     """(0, ...) inputs of a learner whose backbone declares the shape of one; else None."""
     shape = getattr(getattr(learner, "backbone", None), "input_shape", None)
@@ -86,8 +93,8 @@ def _try_prediction(predictor: Predictor) -> None:
         return
     device = device_of(learner)
     if sum(math.prod(leaf.shape[1:]) for leaf in leaves(rows)) > _LARGEST_TRIAL:
-        tensors = leaves([dict(learner.state_dict()), state, rows])
-        _refuse_mixed_precision(tensors)  # which operators without numbers do not notice
+        tensors = [dict(learner.state_dict()), state, rows]
+        refuse_mixed_precision(tensors)  # which operators without numbers do not notice
         device = torch.device("meta")
         learner, state = _without_numbers(learner), to_device(state, device)
     row = map_tree(
@@ -119,12 +126,6 @@ def _without_numbers(learner: Learner) -> Learner:
     for parameter in learner.parameters():
         copies[id(parameter)] = nn.Parameter(copies[id(parameter)], parameter.requires_grad)
     return copy.deepcopy(learner, copies)
-
-
-def _refuse_mixed_precision(tensors: Iterable[Tensor]) -> None:
-    found = sorted({str(tensor.dtype) for tensor in tensors if _is_float(tensor)})
-    if len(found) > 1:
-        raise ValueError(f"its numbers are of different precision: {', '.join(found)}")
 
 
 def _is_float(leaf: Any) -> bool:

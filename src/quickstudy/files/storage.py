@@ -16,6 +16,7 @@ from quickstudy.core import Learner, Predictor, TaskSpec
 from quickstudy.files.answers import build_answer, describe_answer
 from quickstudy.files.checks import (
     declared_rows,
+    refuse_mixed_precision,
     refuse_not_finite,
     refuse_other_tensors,
     to_device,
@@ -71,6 +72,7 @@ def _about(learner: Learner, predictor: Predictor | None) -> dict[str, Any]:
     try:
         description = describe(learner, _tensors(predictor.state) if predictor else ())
         infinite: dict[str, Tensor] = {}
+        refuse_mixed_precision(dict(learner.state_dict()))
     except OwnCodeError:  # a file cannot name a user's own code
         description, infinite = None, dict(learner.named_buffers())
     refuse_not_finite(dict(learner.state_dict()), "learner", infinite)
@@ -149,6 +151,8 @@ def _read(path: Path) -> _Saved:
             "Give a file that quickstudy.save or `quickstudy adapt` wrote."
         )
     with errors_name(path):
+        for entry in ("learner", "settings", "frozen", "spec")[: 4 if kind == _PREDICTOR else 3]:
+            about[entry]  # or LookupError
         about["info"], about["learner_class"] = dict(about["info"]), str(about["learner_class"])
         whole = {"learner": tree, "state": {}, "no_rows": None} if kind == _LEARNER else dict(tree)
         saved = _Saved(path, dict(whole["learner"]), whole["state"], whole["no_rows"], about)
@@ -166,6 +170,7 @@ def _load_learner(saved: _Saved, own: Learner | None) -> Learner:
             if not isinstance(learner, Learner):
                 raise TypeError(f"it holds a {type(learner).__name__} instead of a learner")
             refuse_other_tensors(weights, learner.state_dict())
+            refuse_mixed_precision(weights)
             refuse_not_finite(weights, "learner")
             refuse_not_finite(saved.state, "state")
             learner.load_state_dict(weights, assign=True)
@@ -174,6 +179,8 @@ def _load_learner(saved: _Saved, own: Learner | None) -> Learner:
     with errors_name(path, "does not fit the learner that was given", remedy):
         refuse_other_settings(about["settings"], own)
         refuse_other_tensors(weights, own.state_dict())
+        if any(tensor.dtype != weights[name].dtype for name, tensor in own.state_dict().items()):
+            refuse_mixed_precision(weights)
         refuse_not_finite(weights, "learner", dict(own.named_buffers()))
         refuse_not_finite(saved.state, "state")
         unlike = sorted({*map(str, about["frozen"])} ^ {*_frozen(own)})
