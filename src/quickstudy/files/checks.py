@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from quickstudy.answers import Custom
 from quickstudy.base.errors import first_line
-from quickstudy.base.modules import device_of, evaluation_mode
+from quickstudy.base.modules import device_of
+from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import dtype_and_shape, leaves, map_tree, named_leaves
 from quickstudy.core import Learner, Predictor
+from quickstudy.files.limits import LARGEST_NUMBER
 
 _LARGEST_TRIAL = 2**18
 """Entries of a row up to which it is tried with numbers: those of an RGB picture of 295 pixels.
@@ -41,16 +43,27 @@ def refuse_other_tensors(saved: Mapping[str, Any], own: Mapping[str, Tensor]) ->
             )
 
 
-def refuse_not_finite(tree: Any, what: str, infinite: Collection[str] = ()) -> None:
-    """ValueError for a tensor with NaN or infinity; those called ``infinite`` may be infinite."""
-    for name, leaf in named_leaves(tree, what):
-        if not _is_float(leaf):
-            continue
-        allowed = name.removeprefix(f"{what}.") in infinite
-        if bool((leaf.isnan() if allowed else ~leaf.isfinite()).any()):
-            raise ValueError(
-                f"{name} has numbers that are NaN or infinite, so nothing right can be predicted"
-            )
+def refuse_wrong_weights(weights: Mapping[str, Tensor], own_buffers: Collection[str] = ()) -> None:
+    """ValueError for a learner's tensor with NaN, infinity, or numbers so large that they overflow.
+
+    ``own_buffers``  buffers of the user's own code, which may be infinite: masks, for example.
+    """
+    for name, tensor in weights.items():
+        largest = math.inf if name in own_buffers else LARGEST_NUMBER
+        _refuse_beyond(tensor, largest, f"learner.{name}")
+
+
+def refuse_wrong_state(state: Any) -> None:
+    """ValueError for a tensor of a state with NaN or infinity."""
+    for name, leaf in named_leaves(state, "state"):
+        _refuse_beyond(leaf, torch.finfo(torch.float64).max, name)
+
+
+def _refuse_beyond(tensor: Any, largest: float, name: str) -> None:
+    if _is_float(tensor) and not bool((tensor.abs() <= largest).all()):
+        raise ValueError(
+            f"{name} has numbers that are NaN, infinite or too large, so predictions would be wrong"
+        )
 
 
 def refuse_mixed_precision(tree: Any) -> None:
@@ -93,15 +106,14 @@ def _try_prediction(predictor: Predictor) -> None:
         return
     device = device_of(learner)
     if sum(math.prod(leaf.shape[1:]) for leaf in leaves(rows)) > _LARGEST_TRIAL:
-        tensors = [dict(learner.state_dict()), state, rows]
-        refuse_mixed_precision(tensors)  # which operators without numbers do not notice
+        refuse_mixed_precision([dict(learner.state_dict()), state, rows])  # it would not be noticed
         device = torch.device("meta")
         learner, state = _without_numbers(learner), to_device(state, device)
     row = map_tree(
         lambda leaf: torch.ones((1, *leaf.shape[1:]), dtype=leaf.dtype, device=device), rows
     )
-    with torch.no_grad(), evaluation_mode(learner):
-        predictions = learner.predict(state, row, predictor.spec)
+    with torch.no_grad():
+        predictions = in_evaluation_mode(learner).predict(state, row, predictor.spec)
     for leaf in leaves(predictions):
         _check_prediction(leaf)
     is_whole = isinstance(predictions, Tensor) and not isinstance(predictor.spec.answer, Custom)

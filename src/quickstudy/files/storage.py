@@ -17,8 +17,9 @@ from quickstudy.files.answers import build_answer, describe_answer
 from quickstudy.files.checks import (
     declared_rows,
     refuse_mixed_precision,
-    refuse_not_finite,
     refuse_other_tensors,
+    refuse_wrong_state,
+    refuse_wrong_weights,
     to_device,
     try_prediction,
 )
@@ -71,11 +72,12 @@ def _about(learner: Learner, predictor: Predictor | None) -> dict[str, Any]:
     """What a file says about a learner, whose weights are checked here."""
     try:
         description = describe(learner, _tensors(predictor.state) if predictor else ())
-        infinite: dict[str, Tensor] = {}
-        refuse_mixed_precision(dict(learner.state_dict()))
+        own_buffers: dict[str, Tensor] = {}
+        state = predictor.state if predictor else None
+        refuse_mixed_precision([dict(learner.state_dict()), state])
     except OwnCodeError:  # a file cannot name a user's own code
-        description, infinite = None, dict(learner.named_buffers())
-    refuse_not_finite(dict(learner.state_dict()), "learner", infinite)
+        description, own_buffers = None, dict(learner.named_buffers())
+    refuse_wrong_weights(dict(learner.state_dict()), own_buffers)
     return {
         "format": _LEARNER if predictor is None else _PREDICTOR,
         "learner": description,
@@ -87,7 +89,7 @@ def _about(learner: Learner, predictor: Predictor | None) -> dict[str, Any]:
 
 def _tree(predictor: Predictor, about: dict[str, Any], weights: dict[str, Tensor]) -> Any:
     """What a file holds of a predictor, which is checked here; adds its spec to ``about``."""
-    refuse_not_finite(predictor.state, "state")
+    refuse_wrong_state(predictor.state)
     about["spec"] = _describe_spec(predictor.spec)
     build_answer(about["spec"]["answer"], _tensors(weights, predictor.state))
     no_rows = predictor.no_rows
@@ -170,9 +172,9 @@ def _load_learner(saved: _Saved, own: Learner | None) -> Learner:
             if not isinstance(learner, Learner):
                 raise TypeError(f"it holds a {type(learner).__name__} instead of a learner")
             refuse_other_tensors(weights, learner.state_dict())
-            refuse_mixed_precision(weights)
-            refuse_not_finite(weights, "learner")
-            refuse_not_finite(saved.state, "state")
+            refuse_mixed_precision([weights, saved.state])
+            refuse_wrong_weights(weights)
+            refuse_wrong_state(saved.state)
             learner.load_state_dict(weights, assign=True)
             return learner.eval()
     remedy = "Build the learner as the saved one was."
@@ -181,8 +183,8 @@ def _load_learner(saved: _Saved, own: Learner | None) -> Learner:
         refuse_other_tensors(weights, own.state_dict())
         if any(tensor.dtype != weights[name].dtype for name, tensor in own.state_dict().items()):
             refuse_mixed_precision(weights)
-        refuse_not_finite(weights, "learner", dict(own.named_buffers()))
-        refuse_not_finite(saved.state, "state")
+        refuse_wrong_weights(weights, dict(own.named_buffers()))
+        refuse_wrong_state(saved.state)
         unlike = sorted({*map(str, about["frozen"])} ^ {*_frozen(own)})
         for name, tensor in own.state_dict(keep_vars=True).items():
             if tensor.is_floating_point():

@@ -17,7 +17,7 @@ from quickstudy.base.modules import device_of
 from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
 from quickstudy.evaluation.results import Result
-from quickstudy.files.checks import refuse_not_finite, refuse_other_tensors, to_device
+from quickstudy.files.checks import refuse_other_tensors, refuse_wrong_weights, to_device
 from quickstudy.files.trees import errors_name, load_tree, save_tree
 from quickstudy.training.combine import Combine, HasState
 
@@ -171,7 +171,7 @@ def _check_weights(weights: Any, learner: Learner) -> None:
     """ValueError unless these are finite tensors of the learner's names, shapes and types."""
     own = learner.state_dict()
     refuse_other_tensors(weights, own)
-    refuse_not_finite(weights, "learner", dict(learner.named_buffers()))
+    refuse_wrong_weights(weights, dict(learner.named_buffers()))
     other = [name for name, tensor in own.items() if tensor.dtype != weights[name].dtype]
     if other:
         raise ValueError(
