@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
-from quickstudy.base.trees import leaves, map_tree
+from quickstudy.base.trees import leaves, map_tree, without_rows
 from quickstudy.base.updates import refusing_updates
 from quickstudy.base.weighting import counting
 
@@ -98,8 +98,6 @@ class Score(ABC):
 class Answer(ABC):
     """The kind of target a task has, with its loss and scores: a frozen dataclass, no tensors.
 
-    ``outputs``  width of the layer that gives predictions; the class axis is the last one.
-
     All code that depends on the kind of target belongs in a subclass. Single elements of a target
     may be unknown: :meth:`known` marks the others, :meth:`element_losses` gives a loss for each.
     """
@@ -118,7 +116,7 @@ class Answer(ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Width of the layer that gives predictions."""
+        """Width of the layer that gives predictions, whose last axis is that of the classes."""
 
     @abstractmethod
     def check(self, targets: Any, what: str = "targets") -> None:
@@ -267,7 +265,8 @@ class Learner(nn.Module, ABC):
         check_answer(self, spec.answer)
         check_support(support, spec.answer)
         with refusing_updates(self):
-            return Predictor(self, self.adapt(support, spec), spec)
+            state = self.adapt(support, spec)
+        return Predictor(self, state, spec, {}, without_rows(support.inputs))
 
     @property
     def transductive(self) -> bool:
@@ -306,12 +305,14 @@ class Predictor:
     """A learner with the state of one support set: a function of inputs.
 
     ``info`` is saved with the predictor: class names, image size, anything that JSON can hold.
+    ``no_rows`` (0, ...) are the inputs it was made from without rows: their shapes and dtypes.
     """
 
     learner: Learner
     state: State
     spec: TaskSpec
     info: Mapping[str, Any] = field(default_factory=dict)
+    no_rows: Any = None
 
     def __call__(self, inputs: Any, weights: Tensor | None = None) -> Any:
         """Predictions for ``inputs`` (n, ...): logits, regression values, or a tree of these.

@@ -31,7 +31,7 @@ from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log
 from quickstudy.training.optimisers import FirstSteps, OptimiserMaker, adam
-from quickstudy.training.plan import checked_for, make_plan
+from quickstudy.training.plan import checked_again, make_plan
 from quickstudy.training.population import estimate_population
 from quickstudy.training.preflight import first_tasks, prepare
 from quickstudy.training.schedules import Schedule, constant
@@ -137,7 +137,8 @@ def fit(
     }  # fmt: skip
     state = folder.restore(learner, opt, combine, settings)
     if state.plan:
-        state.plan = checked_for(state.plan, first)
+        with folder.errors():
+            state.plan = checked_again(state.plan, learner, first, objective)
     else:
         state.plan = make_plan(learner, first, objective, tasks_per_step, compute, combine)
     trainer.follow(state.plan)
