@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -12,8 +12,7 @@ from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.modules import in_torch_func
 
 
-@contextmanager
-def refusing_updates(learner: nn.Module) -> Iterator[None]:
+def refusing_updates(learner: nn.Module) -> AbstractContextManager[None]:
     """Refuse a learner in training mode whose buffers change when it is called inside.
 
     In evaluation mode, where norms of torch update nothing, nothing is examined; nor inside
@@ -22,15 +21,24 @@ def refusing_updates(learner: nn.Module) -> Iterator[None]:
     Raises :class:`quickstudy.testing.BrokenLaw`, for norms of torch before they change.
     """
     if not learner.training or in_torch_func() or torch.compiler.is_compiling():
-        yield
-        return
+        return _NOTHING
     stateful = _with_buffers_in_training(learner)
+    if not stateful:
+        return _NOTHING
     if any(map(_updates, stateful)):
         raise BrokenLaw(
             f"{updating_norm(learner)} in forward, so a call would change the learner. Call "
             "learner.eval() before you use it, or freeze that part: qs.frozen(module)."
         )
-    versions = [(part, n, b, b._version) for part in stateful for n, b in _buffers(part)]
+    return _refusing_changes(learner, stateful)
+
+
+_NOTHING = nullcontext()
+
+
+@contextmanager
+def _refusing_changes(learner: nn.Module, parts: Sequence[nn.Module]) -> Iterator[None]:
+    versions = [(part, n, b, b._version) for part in parts for n, b in _buffers(part)]
     yield
     changed = [
         f"{_name(learner, part)}.{name}"
