@@ -148,6 +148,8 @@ class RunFolder:
             saved = dict(about["settings"])
             progress = _progress(about["progress"], tree["best"], saved, learner)
         changed = [k for k in settings if saved.get(k) != settings[k]]
+        if settings["steps"] > saved["steps"]:
+            changed.remove("steps")  # trained further
         if changed:
             listed = ", ".join(f"{k}={saved.get(k)!r} (now {settings[k]!r})" for k in changed)
             raise ValueError(
