@@ -30,8 +30,8 @@ from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log
-from quickstudy.training.optimisers import OptimiserMaker, adam
-from quickstudy.training.plan import checked_for, make_plan
+from quickstudy.training.optimisers import FirstSteps, OptimiserMaker, adam
+from quickstudy.training.plan import checked_again, make_plan
 from quickstudy.training.population import estimate_population
 from quickstudy.training.preflight import first_tasks, prepare
 from quickstudy.training.schedules import Schedule, constant
@@ -110,8 +110,9 @@ def fit(
     results would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
     :class:`quickstudy.compute.memory.TaskTooLarge` where one task alone does not fit in memory,
     RuntimeError where ``engine="vmap"`` gives a wrong gradient, ValueError for arguments out of
-    range, for ``compile`` without a compiler and where a resumed run had other settings,
-    FileExistsError where ``run`` holds another run.
+    range, for a source with a memory, where the loss or the optimiser would train no parameter, for
+    ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
+    ``run`` holds another run. Warns, after the first step, of parameters that are not trained.
     """
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")
@@ -124,6 +125,8 @@ def fit(
     first = prepare(learner, objective, drawn, tasks_per_step)
     trainer.scored = kind_of_all(task.spec for task in drawn)
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
+    parts = {(t.spec.answer.kind, t.spec.name if learner.reads_name else "") for t in drawn}
+    trainer.first_steps = FirstSteps(learner, opt, alike=len(parts) == 1)
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
         "steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
@@ -134,13 +137,14 @@ def fit(
     }  # fmt: skip
     state = folder.restore(learner, opt, combine, settings)
     if state.plan:
-        state.plan = checked_for(state.plan, first)
+        with folder.errors():
+            state.plan = checked_again(state.plan, learner, first, objective)
     else:
         state.plan = make_plan(learner, first, objective, tasks_per_step, compute, combine)
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
-    interrupted = 0
+    interrupted, resumed_at = 0, state.step
     with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
         while state.step < steps and not (state.stopped_early or interrupted):
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
@@ -165,6 +169,8 @@ def fit(
                 interrupted = interrupts.requested
             if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
                 folder.save(learner, opt, combine, state, settings)
+    if trainer.first_steps and state.step > resumed_at:
+        trainer.first_steps.end()
     trainer.finish(state.best_weights)
     if interrupts.requested and (run is None or not interrupted):
         interrupts.deliver()  # nothing can be resumed, or nothing is left to do
@@ -199,6 +205,7 @@ class _Trainer:
     plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
     compiled: CompiledGradients | None = None
     scored: TaskSpec | None = None  # only scores of tasks of this kind have a mean
+    first_steps: FirstSteps | None = None  # until every parameter was seen to be trained
 
     def follow(self, plan: Plan) -> None:
         """Use ``plan`` for the following steps."""
@@ -228,7 +235,10 @@ class _Trainer:
         losses, scores, norm = self._sync_scalars(outcome)
         if not all(map(math.isfinite, [*losses, norm])):
             raise self._not_finite(losses, step)
-        optimiser.step()
+        if self.first_steps is None:
+            optimiser.step()
+        elif not self.first_steps.step():
+            self.first_steps = None
         score = sum(scores) / len(scores) if self._are_scored(tasks) else math.nan
         return sum(losses) / len(losses), score
 
