@@ -8,5 +8,7 @@ from quickstudy.interfaces.cli.group import main
 from quickstudy.interfaces.cli.list_commands import datasets, learners
 from quickstudy.interfaces.cli.run_commands import evaluate, run
 
+__all__ = ["main"]
+
 for command in (run, evaluate, adapt, predict, datasets, learners):
     main.add_command(command)
