@@ -93,9 +93,10 @@ class LabelledRows:
         return map_tree(lambda leaf: leaf[part], self.inputs)
 
     def select(self, indices: Sequence[int]) -> LabelledRows:
-        """The classes at ``indices``, in that order."""
+        """The classes at ``indices``, in that order; possibly none."""
+        nothing = map_tree(lambda leaf: leaf[:0], self.inputs)
         return LabelledRows(
-            concatenate(*(self.rows(i) for i in indices)),
+            concatenate(nothing, *(self.rows(i) for i in indices)),
             self.counts[list(indices)],
             tuple(self.names[i] for i in indices),
         )
