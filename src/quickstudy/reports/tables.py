@@ -102,8 +102,9 @@ def predictions_table(
 
     if len(inputs) != len(probabilities) or any(len(p) != len(names) for p in probabilities):
         raise ValueError(
-            f"predictions_table: {len(inputs)} inputs and {len(names)} classes need probabilities "
-            f"({len(inputs)}, {len(names)}); found {len(probabilities)} rows of "
+            f"predictions_table: {count(len(inputs), 'input')} and "
+            f"{count(len(names), 'class', 'classes')} need probabilities "
+            f"({len(inputs)}, {len(names)}); found {count(len(probabilities), 'row')} of "
             f"{sorted({len(p) for p in probabilities})} numbers. Give one row per input."
         )
     shown = min(shown, len(names))

@@ -13,7 +13,7 @@ from quickstudy.interfaces.cli.printing import print_rich
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to save it.",
+@click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Where to save it.",
               default=Path("predictor.safetensors"), show_default=True)  # fmt: skip
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:

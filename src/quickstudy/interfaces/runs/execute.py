@@ -10,6 +10,7 @@ import torch
 
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.modules import device_of
+from quickstudy.base.words import count
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
 from quickstudy.datasets.dataset import Dataset
@@ -133,7 +134,8 @@ def write_report(
         views = [first.view, *(view(*task) for task in tasks)]
     facts = RunFacts(
         title=f"{LEARNERS[recipe.learner].title} on {run.data_name}",
-        subtitle=f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} queries per class; "
+        subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
+        f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
         f"{what_is_new(run.path)}",
         evaluation=evaluation,
         metrics=read_metrics(run.path / "metrics.jsonl"),

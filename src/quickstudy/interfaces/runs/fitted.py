@@ -37,14 +37,17 @@ def limits(recipe: Recipe, data: Dataset) -> Limits:
 
 
 def fitted(recipe: Recipe, complete: Recipe, data: Dataset) -> str:
-    """What ``complete`` has other than the usual defaults, because of ``data``; "" for nothing."""
+    """What ``complete`` has other than the usual defaults, because of ``data``.
+
+    "" where it has all of them, or only fewer ways in training, which changes no result's meaning.
+    """
     usual, found = recipe.budget(), complete.budget()
     changes = [
         f"{getattr(found, name)} {what} instead of {getattr(usual, name)}"
         for name, what in _WHAT.items()
         if getattr(found, name) != getattr(usual, name)
     ]
-    if not changes:
+    if all(getattr(found, name) == getattr(usual, name) for name in _WHAT if name != "train_ways"):
         return ""
     if recipe.folds:
         held = f"in {count(recipe.folds, 'fold')} of {limits(recipe, data).test_classes} or more"

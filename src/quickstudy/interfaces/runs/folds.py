@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quickstudy.base.atomic import write_atomically
+from quickstudy.base.words import count
 from quickstudy.evaluation.folds import CrossValidation, Fold
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.registry import LEARNERS
@@ -77,7 +78,8 @@ def write_folds_report(run: Run, result: CrossValidation, path: Path | None = No
     recipe, origin = run.recipe, run.origin
     facts = FoldsFacts(
         title=f"{LEARNERS[recipe.learner].title} on {run.data_name}",
-        subtitle=f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} queries per class",
+        subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
+        f"{count(recipe.queries or 0, 'query', 'queries')} per class",
         result=result,
         config=recipe.to_json(),
         versions=origin.versions,
