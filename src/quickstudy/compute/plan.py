@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from quickstudy.base.words import count
+
 if TYPE_CHECKING:  # or the command line would import torch to refuse a wrong option
-    from quickstudy.base.words import count
-from quickstudy.core import Answer
+    from quickstudy.core import Answer
 
 Engine = Literal["auto", "vmap", "loop"]
 
