@@ -45,8 +45,6 @@ def test_lists_never_break_names(columns):
         lines = call(command, columns=columns).stdout.splitlines()
         assert {line.split()[0] for line in lines if not line.startswith(" ")} == set(names)
         assert max(map(len, lines)) <= columns
-        for line in lines:
-            assert not re.search(r"[a-z]$", line[:1]), "no line begins in the middle of a word"
 
 
 def test_words_are_not_broken_at_80_columns():
@@ -143,7 +141,6 @@ def make_pictures(top: Path) -> Path:
 def test_a_run_that_left_inputs_out_ends_with_exit_code_3(tmp_path):
     top = make_pictures(tmp_path / "pictures")
     words = ["run", "--data", "folder", "--root", top, "--size", "8", *FAST[2:], "--json"]
-    assert call(*words, "-o", tmp_path / "whole").exit_code == 0
     (top / "c" / "broken.png").write_bytes(b"no picture")
     printed = call(*words, "-o", tmp_path / "run")
     assert printed.exit_code == 3, printed.output
