@@ -156,5 +156,5 @@ def test_data_that_changed_are_refused(short, tmp_path):
         with pytest.raises(ValueError, match=rf"no longer those of this run \({found}\)"):
             keep_split(run.path, load_data(run.recipe))
     (run.path / "split.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"split\.json: must hold the splits"):
+    with pytest.raises(ValueError, match=r"split\.json: not a file that quickstudy wrote"):
         keep_split(run.path, load_data(run.recipe))

@@ -102,7 +102,7 @@ def run(
 
 def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json: bool) -> None:
     """Train and test a run that was begun or opened, and print the result."""
-    from quickstudy.interfaces.runs.execute import execute
+    from quickstudy.interfaces.runs.execute import Interrupted, execute
     from quickstudy.interfaces.runs.folds import cross_validate
     from quickstudy.reports.tables import result_table
 
@@ -110,17 +110,17 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
     recipe = opened.recipe
     title = f"{recipe.learner} on {recipe.data}"
     in_folds = recipe.folds is not None and recipe.fold is None
-    result: Evaluation | CrossValidation | None
+    result: Evaluation | CrossValidation | Interrupted
     if in_folds:
         result = cross_validate(
             opened, parts, resume=resume, on_fold=lambda text: click.echo(text, err=True)
         )
     else:
         result = execute(opened, parts, resume=resume)
-    if result is None:
+    if isinstance(result, Interrupted):
         continue_with = f"quickstudy run --resume {shlex.quote(str(opened.path))}"
         click.echo(f"Interrupted. Continue with: {continue_with}", err=as_json)
-        ctx.exit(130)
+        ctx.exit(result.exit_code)
     report = opened.path / "report.html"
     if as_json:
         kind = "cross_validation" if in_folds else "evaluation"
