@@ -206,7 +206,9 @@ def judge(sample: Sample, path: Path, content: bytes) -> Case:
 
 
 def _names_a_setting(text: str) -> bool:
-    return text.startswith(("recipe: ", "datasets: ", "split of ", *(f"{f.name}: " for f in fields(Recipe))))
+    return text.startswith(
+        ("recipe: ", "datasets: ", "split of ", *(f"{f.name}: " for f in fields(Recipe)))
+    )
 
 
 def cases(files: int, seed: int) -> list[Case]:
