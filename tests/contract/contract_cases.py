@@ -11,8 +11,8 @@ from torch import nn
 import quickstudy as qs
 from made_up import PixelNet, clouds, random_classes
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.contract.check import LAWS, applicable, doubled
-from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Learner, TaskSource
 from quickstudy.learners.gradient.descend import Adam, Momentum
 from quickstudy.learners.gradient.meta_gradients import (

@@ -192,7 +192,7 @@ _CARDS = (
         shape=None,
         classes=None,
         loader="quickstudy.datasets.folders:load",
-        options=frozenset({"size", "strict"}),
+        options=frozenset({"size", "strict", "fractions", "split_seed", "ways"}),
     ),
     Card(
         name="arrays",
@@ -204,6 +204,7 @@ _CARDS = (
         shape=None,
         classes=None,
         loader="quickstudy.datasets.in_memory:load",
+        options=frozenset({"fractions", "split_seed", "ways"}),
     ),
 )
 
