@@ -115,9 +115,7 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _training_source(background: qs.LabelledRows) -> Distorted:
     turned = background.with_rotations()
-    return Distorted(
-        qs.episodes(turned, WAYS, 1, DRAWINGS - 1, within=turned.superclasses)
-    )
+    return Distorted(qs.episodes(turned, WAYS, 1, DRAWINGS - 1, within=turned.superclasses))
 
 
 def _joined(*splits: qs.LabelledRows) -> qs.LabelledRows:

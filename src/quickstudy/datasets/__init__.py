@@ -4,7 +4,8 @@
 >>> glyphs = datasets.load("glyphs")
 
 ``load(name)`` takes any name in :data:`CARDS`; ``folder(path)`` and ``arrays(X, y)`` take your own
-data. Importing this module imports neither torch nor any data set.
+data. ``load_tasks(name)`` gives published test tasks, which are evaluated as they are. Importing
+this module imports neither torch nor any data set.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
     from quickstudy.datasets.dataset import Dataset
     from quickstudy.datasets.folders import folder, read_classes
     from quickstudy.datasets.in_memory import arrays
+    from quickstudy.datasets.published import PublishedTasks
 
-__all__ = ["CARDS", "Card", "Dataset", "arrays", "card", "folder", "load", "read_classes"]
+__all__ = [
+    "CARDS", "Card", "Dataset", "PublishedTasks", "arrays", "card", "folder", "load", "load_tasks",
+    "read_classes",
+]  # fmt: skip
 
 _LAZY = {
     "Dataset": "quickstudy.datasets.dataset",
+    "PublishedTasks": "quickstudy.datasets.published",
     "arrays": "quickstudy.datasets.in_memory",
     "folder": "quickstudy.datasets.folders",
     "read_classes": "quickstudy.datasets.folders",
@@ -61,18 +67,59 @@ def load(
     where files are damaged.
     """
     chosen = card(name)
+    if chosen.published:
+        raise ValueError(
+            f"datasets: {name} is a set of published test tasks, not classes to train on. Load it "
+            "with load_tasks, or give it to `quickstudy evaluate RUN --data`."
+        )
     options: dict[str, Any] = {"split": split, "size": size}
     options = {option: value for option, value in options.items() if value is not None}
     options |= {"rotations": True} if rotations else {}
     options |= {"strict": True} if strict else {}
+    dataset: Dataset = _loaded(chosen, root, options, download)
+    return dataset
+
+
+def load_tasks(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    size: int | None = None,
+    shuffled: bool = False,
+    download: bool = True,
+) -> PublishedTasks:
+    """The published test tasks ``name``: fixed tasks on which every method is scored.
+
+    >>> from quickstudy import datasets
+    >>> runs = datasets.load_tasks("lake_runs")  # doctest: +SKIP
+    >>> evaluation = qs.evaluate(learner, runs.source)  # doctest: +SKIP
+
+    ``root``, ``size``, ``download``  as for :func:`load`.
+    ``shuffled``  support rows in a fixed random order, for learners that read them as a sequence.
+
+    Raises ValueError for a name that is not one of published tasks, and else as :func:`load`.
+    """
+    chosen = card(name)
+    if not chosen.published:
+        known = ", ".join(each.name for each in CARDS.values() if each.published)
+        raise ValueError(
+            f"datasets: {name} has classes, not published test tasks. Load it with load; published "
+            f"tasks are: {known}."
+        )
+    options: dict[str, Any] = {} if size is None else {"size": size}
+    options |= {"shuffled": True} if shuffled else {}
+    tasks: PublishedTasks = _loaded(chosen, root, options, download)
+    return tasks
+
+
+def _loaded(chosen: Card, root: str | Path | None, options: dict[str, Any], download: bool) -> Any:
     refused = sorted(set(options) - chosen.options)
     if refused:
         raise ValueError(
-            f"datasets: {name} does not take {', '.join(refused)}. "
+            f"datasets: {chosen.name} does not take {', '.join(refused)}. "
             f"It takes: {', '.join(sorted(chosen.options)) or 'no options'}."
         )
     if not download and "download" in chosen.options:
         options["download"] = False
     module, function = chosen.loader.split(":")
-    dataset: Dataset = getattr(import_module(module), function)(root, **options)
-    return dataset
+    return getattr(import_module(module), function)(root, **options)

@@ -225,8 +225,8 @@ def reduce(drawings: np.ndarray, side: int) -> np.ndarray:
     """(n, 105, 105) bool -> (n, 1, side, side) uint8: the share of ink in each pixel's area."""
     overlap = _overlaps(side).astype(np.float64)
     # integers below 2^53: sums are exact, and so independent of their order
-    ink = overlap @ drawings.astype(np.float64) @ overlap.T
-    return np.floor(255 * ink / SIDE**2 + 0.5).astype(np.uint8)[:, None]
+    inked = overlap @ drawings.astype(np.float64) @ overlap.T
+    return np.floor(255 * inked / SIDE**2 + 0.5).astype(np.uint8)[:, None]
 
 
 def _overlaps(side: int) -> np.ndarray:

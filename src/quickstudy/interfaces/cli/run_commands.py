@@ -105,13 +105,23 @@ def _given(ctx: click.Context, name: str) -> bool:
 @click.option("--shots", type=int, help="Examples of each class.")
 @click.option("--tasks", type=int, default=600, show_default=True)
 @click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
+@click.option("--data", help="Published test tasks in place of the run's: lake_runs.")
+@click.option("--root", help="Folder of the data sets, for --data.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
 def evaluate(
-    run: Path, ways: int | None, shots: int | None, tasks: int, seed: int | None,
-    device: str | None, as_json: bool,
+    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, tasks: int,
+    seed: int | None, data: str | None, root: str | None, device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Evaluate the learner of a RUN again, also with other ways, shots or tasks."""
+    """Evaluate the learner of a RUN again, also with other ways, shots or tasks.
+
+    With --data lake_runs: on the 20 published one-shot runs of Omniglot, beside published errors.
+    """
+    if data is not None or root is not None:
+        refused = [f"--{n}" for n in ("ways", "shots", "tasks", "seed") if _given(ctx, n)]
+        _evaluate_published(run, data, root, device, as_json, refused)
+        return
     from dataclasses import replace
 
     from quickstudy.evaluation.evaluate import evaluate as evaluate_learner
@@ -134,3 +144,29 @@ def evaluate(
     else:
         title = f"{recipe.learner} on {recipe.data}, {recipe.ways}-way {recipe.shots}-shot"
         print_rich(evaluation_table(evaluation, title))
+
+
+def _evaluate_published(
+    run: Path, data: str | None, root: str | None, device: str | None, as_json: bool,
+    refused: list[str],
+) -> None:  # fmt: skip
+    if data is None:
+        raise ValueError("evaluate: --root is the folder of --data. Give --data lake_runs too.")
+    if refused:
+        raise ValueError(
+            f"evaluate: the tasks of --data {data} are fixed; found {', '.join(refused)}. Leave "
+            "that out."
+        )
+    from quickstudy.interfaces.runs.folder import Run
+    from quickstudy.interfaces.runs.published import evaluate_published
+    from quickstudy.reports.literature import literature_table
+    from quickstudy.reports.tables import evaluation_table
+
+    opened = Run.open(run)
+    result = evaluate_published(opened, data, root=root, device=device)
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+        return
+    learner = opened.recipe.learner
+    print_rich(evaluation_table(result.evaluation, f"{learner} on {result.card.title}"))
+    print_rich(literature_table(result.evaluation, result.card.published, f"{learner}, this run"))
