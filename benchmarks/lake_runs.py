@@ -20,7 +20,6 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +30,12 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.base.atomic import write_atomically
+from quickstudy.datasets import lake_runs
+from quickstudy.datasets.registry import card
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.metric.distances import squared_euclidean
+from quickstudy.reports.literature import beside_published
+from quickstudy.reports.tables import markdown_table
 from quickstudy.training.optimisers import adam
 from quickstudy.training.schedules import cosine
 
@@ -43,23 +46,41 @@ WAYS, DRAWINGS = 20, 6
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(1)
+    if args.pixels:
+        error = lake_runs.pixel_error(lake_runs.read_runs(args.root))
+        print(f"pixels by modified Hausdorff distance: error {100 * error:.2f}%")
+        return
     torch.manual_seed(args.seed)
     data = qs.datasets.load("omniglot", root=args.root, split="lake")
     background = data.train if args.held_out else _joined(data.train, data.val)
-    source = _training_source(background)
     learner = qs.Prototypical(qs.backbones.Conv4(args.channels))
     wall, cpu = time.perf_counter(), time.process_time()
     qs.fit(
-        learner, source, steps=args.steps, tasks_per_step=1, optimiser=adam(args.rate),
-        schedule=cosine, objective=every_drawing_as_support, seed=args.seed, log_every=100,
-        progress=False,
+        learner, _training_source(background), steps=args.steps, tasks_per_step=1,
+        optimiser=adam(args.rate), schedule=cosine, objective=every_drawing_as_support,
+        seed=args.seed, log_every=100, progress=False, run=args.run,
     )  # fmt: skip
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(f"{wall / 60:.1f} minutes ({cpu / 60:.1f} of CPU time)", flush=True)
-    if args.save:
-        qs.save(learner, args.save)
+    minutes = {
+        "wall_minutes": round((time.perf_counter() - wall) / 60, 1),
+        "cpu_minutes": round((time.process_time() - cpu) / 60, 1),
+    }
+    qs.save(learner, args.save)
     if args.held_out:
         _print(qs.evaluate(learner, like_published(data.val, 200)))
+        return
+    evaluation = qs.evaluate(learner, qs.datasets.load_tasks("lake_runs", args.root).source)
+    _print(evaluation)
+    trained = {
+        "alphabets": 30, "ways": WAYS, "drawings": DRAWINGS, "steps": args.steps, "threads": 1,
+        "rate": args.rate, "seed": args.seed, **minutes,
+    }  # fmt: skip
+    result = {
+        "learner": "prototypical", "network": f"Conv4-{args.channels}", "norm": "group",
+        "trained": trained, "commit": commit(), "torch": torch.__version__,
+        "evaluation": figures(evaluation),
+    }  # fmt: skip
+    write_atomically(RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    print(markdown_table(beside_published(evaluation, card("lake_runs").published, "Prototypical")))
 
 
 def every_drawing_as_support(learner: qs.Learner, task: qs.Task) -> Tensor:
@@ -88,6 +109,7 @@ class Distorted:
     source: qs.tasks.Episodes
 
     def __call__(self, generator: torch.Generator) -> qs.Task:
+        """One task; the same generator state gives the same task."""
         support, query, spec = self.source(generator)
         support, query = (
             rows._replace(inputs=distort(rows.inputs, generator)) for rows in (support, query)
@@ -96,8 +118,11 @@ class Distorted:
 
 
 def distort(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (n, 1, side, side), turned by up to 15 degrees, slanted by up to a quarter, each side
-    stretched by up to 15% and shifted by up to 5% of the width."""
+    """Images (n, 1, side, side), each by its own random affine map.
+
+    Turned by up to 15 degrees, slanted by up to a quarter, stretched by up to 15% and shifted by up
+    to 5% of the width in each direction.
+    """
 
     def up_to(limit: float) -> Tensor:
         return (torch.rand(len(images), generator=generator) * 2 - 1) * limit
@@ -158,11 +183,13 @@ def _print(evaluation: qs.Evaluation) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--held-out", action="store_true", help="score on held-out alphabets")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--channels", type=int, default=64)
+    parser.add_argument("--pixels", action="store_true", help="the published pixel baseline alone")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", default=None, help="where to save the learner")
+    parser.add_argument("--run", default=None, help="a folder for the log and checkpoints")
+    parser.add_argument("--save", default="lake_runs.safetensors", help="where to save the learner")
     parser.add_argument("--root", default=None, help="data root; default QUICKSTUDY_DATA")
     return parser.parse_args()
 

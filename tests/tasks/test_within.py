@@ -75,7 +75,7 @@ def test_superclasses_stay_with_their_classes(split):
 def test_impossible_requests_are_refused(split):
     with pytest.raises(ValueError, match="9 ways asked within one label, but the largest has 8"):
         qs.episodes(split, 9, 1, 1, within=split.superclasses)
-    with pytest.raises(ValueError, match="one label for each of the 14 classes.*found 3"):
+    with pytest.raises(ValueError, match=r"one label for each of the 14 classes.*found 3"):
         qs.episodes(split, 2, 1, 1, within=["a", "b", "c"])
     with pytest.raises(ValueError, match="found 'alphabetically'"):
         qs.episodes(split, 2, 1, 1, within="alphabetically")

@@ -27,6 +27,8 @@ from quickstudy.interfaces.cli.printing import print_path, print_rich
 @click.option("--queries", type=int, help="Test images of each class.  [15]")
 @click.option("--train-ways", type=int, help="Classes of a training task.")
 @click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
+@click.option("--within-superclass/--no-within-superclass",
+              help="Tasks with classes of one superclass, such as an alphabet.  [no]")  # fmt: skip
 @click.option("--backbone", help="conv4, resnet12 or mlp.  [conv4]")
 @click.option("--channels", type=int, help="Width of conv4.  [64]")
 @click.option("--norm", help="group, batch, support or running.  [group]")

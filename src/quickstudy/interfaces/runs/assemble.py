@@ -101,8 +101,14 @@ def reads_a_sequence(learner: Learner) -> bool:
 def _source(
     recipe: Recipe, data: Dataset, split: str, ways: int, queries: int, shuffled: bool
 ) -> Episodes:
+    classes = data.splits[split]
+    within = classes.superclasses if recipe.within_superclass else None
+    if recipe.within_superclass and within is None:
+        raise ValueError(
+            f"within_superclass: the classes of {recipe.data} have no superclasses. Leave it out."
+        )
     try:
-        return episodes(data.splits[split], ways, recipe.shots, queries, shuffled=shuffled)
+        return episodes(classes, ways, recipe.shots, queries, shuffled=shuffled, within=within)
     except ValueError as error:
         raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
 

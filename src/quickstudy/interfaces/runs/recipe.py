@@ -53,6 +53,8 @@ class Recipe:
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
     ``ways``, ``shots``, ``queries``       of the test tasks.
     ``train_ways``, ``train_queries``      of the training tasks.
+    ``within_superclass``          whether the classes of a task come from one superclass each time,
+                                   such as an alphabet of Omniglot.
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule.
     ``optimiser``                  "adam" or "sgd".
     ``validate_every``, ``patience``   validation during training; the best weights are kept.
@@ -79,6 +81,7 @@ class Recipe:
     queries: int = 15
     train_ways: int | None = None
     train_queries: int = 5
+    within_superclass: bool = False
     steps: int | None = None
     tasks_per_step: int | None = None
     rate: float | None = None
