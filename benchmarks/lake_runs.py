@@ -77,7 +77,7 @@ def main() -> None:
     result = {
         "learner": "prototypical", "network": f"Conv4-{args.channels}", "norm": "group",
         "trained": trained, "commit": commit(), "torch": torch.__version__,
-        "evaluation": figures(evaluation),
+        "evaluation": figures(evaluation) | {"values": evaluation.scores.tolist()},
     }  # fmt: skip
     write_atomically(RESULT, (json.dumps(result, indent=1) + "\n").encode())
     print(markdown_table(beside_published(evaluation, card("lake_runs").published, "Prototypical")))

@@ -39,6 +39,7 @@ from quickstudy.learners.gradient.pullback import (
     conjugate_gradients,
     dot,
     gradients_with_product,
+    in_double,
     recomputed_product,
     replaced,
     shifted,
@@ -102,7 +103,8 @@ class FiniteDifference(MetaGradient):
 
     By default the two gradients are computed in float64, whatever the dtype of the learner, at the
     radius 1e-8 max(1, |w|). With ReLU and max-pooling g jumps, and H v of autograd leaves the jumps
-    out: only a radius that crosses none agrees with it, and that is too small for float32.
+    out: only a radius that crosses none agrees with it, and that is too small for float32. Where
+    float64 does not work (some accelerators and networks), use ``Exact(recompute=True)``.
 
     ``radius``  norm of r v over all weights together, for gradients in the learner's own dtype. For
                 smooth networks alone: 1e-2 (float32) or 1e-4 (float64) suits them. With jumps, and
@@ -127,24 +129,18 @@ class FiniteDifference(MetaGradient):
     ) -> Tensors:
         dtypes = [at[i].dtype for i in needed]
         if self.radius is None:
-            at, v = ([_in_double(tensor) for tensor in each] for each in (at, v))
+            at, v = ([in_double(tensor) for tensor in each] for each in (at, v))
+            problem = problem.in_double()
         weights = at[: len(v)]
         length, radius = dot(v, v).sqrt(), self.radius
         if radius is None:
             radius = 1e-8 * dot(weights, weights).sqrt().clamp_min(1)
         r = radius / length.clamp_min(torch.finfo(length.dtype).tiny)
         gradients = grad(problem.loss, argnums=tuple(needed))
-        ahead, behind = (
-            gradients(*shifted(weights, side, v), *at[len(v) :]) for side in (r, -r)
-        )
+        ahead, behind = (gradients(*shifted(weights, side, v), *at[len(v) :]) for side in (r, -r))
         return [
-            ((a - b) / (2 * r)).to(dtype)
-            for a, b, dtype in zip(ahead, behind, dtypes, strict=True)
+            ((a - b) / (2 * r)).to(dtype) for a, b, dtype in zip(ahead, behind, dtypes, strict=True)
         ]
-
-
-def _in_double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 @dataclass(frozen=True)
