@@ -59,7 +59,9 @@ LEARNERS: dict[str, Callable[[], qs.Learner]] = {
     "meta_networks": lambda: qs.MetaNetworks(_net(outputs=None), outputs=1, rate=0.01),
     "in_context": lambda: qs.InContext(_net(outputs=None)),
     "conditional_neural_process": lambda: qs.ConditionalNeuralProcess(_net(outputs=None)),
-    "attentive_neural_process": lambda: qs.AttentiveNeuralProcess(_net(outputs=None)),
+    "attentive_conditional_neural_process": lambda: qs.AttentiveConditionalNeuralProcess(
+        _net(outputs=None)
+    ),
     "linear_probe": lambda: qs.LinearProbe(_net(outputs=None)),
 }
 OPTIMISERS: dict[str, Callable[[Iterable[Tensor]], Optimizer]] = {"reptile": sgd(1.0)}

@@ -1,7 +1,8 @@
 """Data sets: train, validation and test classes, from which ``quickstudy.episodes`` makes tasks.
 
 >>> from quickstudy import datasets
->>> glyphs = datasets.load("glyphs")
+>>> datasets.card("omniglot").classes  # of the train, validation and test split
+(1028, 172, 423)
 
 ``load(name)`` takes any name in :data:`CARDS`; ``folder(path)`` and ``arrays(X, y)`` take your own
 data. ``load_tasks(name)`` gives published test tasks, which are evaluated as they are. Importing
@@ -90,9 +91,7 @@ def load_tasks(
 ) -> PublishedTasks:
     """The published test tasks ``name``: fixed tasks on which every method is scored.
 
-    >>> from quickstudy import datasets
-    >>> runs = datasets.load_tasks("lake_runs")  # doctest: +SKIP
-    >>> evaluation = qs.evaluate(learner, runs.source)  # doctest: +SKIP
+    ``qs.evaluate(learner, load_tasks("lake_runs").source)`` scores each once.
 
     ``root``, ``size``, ``download``  as for :func:`load`.
     ``shuffled``  support rows in a fixed random order, for learners that read them as a sequence.
