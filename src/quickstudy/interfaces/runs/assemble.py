@@ -18,6 +18,7 @@ from quickstudy.files.registry import BACKBONES, FUNCTIONS, LEARNERS, resolve
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes
+from quickstudy.tasks.order import reads_a_sequence
 
 Choices = Mapping[str, tuple[str, ...]]
 
@@ -79,7 +80,7 @@ def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
     Raises ValueError, naming the split, where a split has too few classes or rows.
     """
     train_ways = recipe.budget(len(data.train)).train_ways
-    shuffled = _reads_a_sequence(learner)
+    shuffled = reads_a_sequence(learner)
     return Sources(
         train=_source(recipe, data, "train", train_ways, recipe.train_queries, shuffled),
         val=_source(recipe, data, "val", recipe.ways, recipe.queries, shuffled),
@@ -89,12 +90,8 @@ def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
 
 def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episodes:
     """Tasks of the recipe's ways, shots and queries from the test classes."""
-    shuffled = _reads_a_sequence(learner)
+    shuffled = reads_a_sequence(learner)
     return _source(recipe, data, "test", recipe.ways, recipe.queries, shuffled)
-
-
-def _reads_a_sequence(learner: Learner) -> bool:
-    return "support_order_is_irrelevant" in learner.exceptions
 
 
 def _source(

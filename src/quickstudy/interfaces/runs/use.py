@@ -18,6 +18,7 @@ from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.tasks.examples import examples, to_unit
+from quickstudy.tasks.order import in_mixed_order
 
 
 def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predictor:
@@ -38,7 +39,7 @@ def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predi
         )
     classes = read_classes(folder, size, channels, strict=strict)
     ids = torch.arange(len(classes)).repeat_interleave(classes.counts)
-    support = examples(classes.inputs, ids)
+    support = in_mixed_order(learner, examples(classes.inputs, ids))
     with torch.no_grad():
         predictor: Predictor = learner(support, classification(len(classes)))
     return replace(predictor, info={"shape": info["shape"], "names": list(classes.names)})
