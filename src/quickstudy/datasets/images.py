@@ -96,7 +96,8 @@ def _mean_of_areas(image: Image.Image, size: int) -> np.ndarray:
     narrow = np.concatenate(  # in parts, since a large picture takes eight times its memory
         [pixels[:, i : i + 512].astype(np.float64) @ overlap.T for i in range(0, side, 512)], 1
     )
-    return np.floor(overlap @ narrow / side**2 + 0.5).astype(np.uint8)
+    means: np.ndarray = np.floor(overlap @ narrow / side**2 + 0.5).astype(np.uint8)
+    return means
 
 
 def overlaps(source: int, target: int) -> np.ndarray:

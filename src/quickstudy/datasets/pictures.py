@@ -127,13 +127,13 @@ class PictureFormat:
             )
 
     @staticmethod
-    def of(inputs: Tensor, resize: str) -> PictureFormat | None:
-        """The format of ``inputs`` (n, channels, side, side), uint8 or reals.
+    def of(inputs: Any, resize: str) -> PictureFormat | None:
+        """The format of ``inputs`` (n, channels, side, side), a tensor of uint8 or reals.
 
         None where they are not square pictures, or where it is unknown which of their values are
         black and white: other pictures cannot be made alike.
         """
-        _, *shape = inputs.shape
+        shape = inputs.shape[1:] if isinstance(inputs, Tensor) else ()
         if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
             return None
         pixels = inputs.dtype == torch.uint8
@@ -150,7 +150,13 @@ class PictureFormat:
             for name in TYPICAL
         }
         return PictureFormat(
-            shape[0], shape[1], resize, low, high, _background(found), typical  # type: ignore[arg-type]
+            shape[0],
+            shape[1],
+            resize,
+            low,
+            high,
+            _background(found),
+            typical,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -161,23 +167,24 @@ class PictureFormat:
     def from_json(values: Any) -> PictureFormat:
         """The format of which :meth:`to_json` gave ``values``; ValueError for any others."""
         try:
-            return PictureFormat(
-                channels=int(values["channels"]),
-                size=int(values["size"]),
-                resize=str(values["resize"]),
-                low=float(values["low"]),
-                high=float(values["high"]),
-                background=str(values["background"]),
-                typical={
+            fields: dict[str, Any] = {
+                "channels": int(values["channels"]),
+                "size": int(values["size"]),
+                "resize": str(values["resize"]),
+                "low": float(values["low"]),
+                "high": float(values["high"]),
+                "background": str(values["background"]),
+                "typical": {
                     str(name): (float(low), float(high))
                     for name, (low, high) in values["typical"].items()
                 },
-            )
-        except (LookupError, TypeError, AttributeError, OverflowError) as error:
+            }
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"pictures: their description is incomplete or damaged ({error!r}). Save the "
                 "learner again."
             ) from error
+        return PictureFormat(**fields)
 
     def to_invert(self, pictures: Tensor, otherwise: bool | None = None) -> Tensor:
         """(n,): which ``pictures`` (n, 1 or 3, side, side) in [0, 1] have the opposite background.
@@ -262,5 +269,5 @@ def _with_tolerance(name: str, low: float, high: float) -> tuple[float, float]:
     """The range of a measure, wider by what pictures of the same kind from elsewhere may differ."""
     if name == "cover":  # thinner and thicker pens
         return low / 1.5, high * 1.5
-    tolerance = {"colour": 0.05, "shades": 0.25, "contrast": 0.1}[name]
+    tolerance = {"colour": 0.1, "shades": 0.25, "contrast": 0.1}[name]
     return low - tolerance, high + tolerance

@@ -129,9 +129,7 @@ class SupportCheck:
         }
 
 
-def check_support_set(
-    learner: Learner, support: Examples, spec: TaskSpec, *, raw: Any = None, progress: bool = True
-) -> SupportCheck:
+def check_support_set(learner: Learner, support: Examples, spec: TaskSpec) -> SupportCheck:
     """Predict the rows of ``support`` by predictors of ``learner`` that were adapted without them.
 
     Up to 50 rows are left out one by one, more in ten parts, each with rows of every class that has
@@ -139,31 +137,22 @@ def check_support_set(
     whose predictions depend on one another, rows are always left out in parts with rows of every
     class.
 
-    ``spec``  of classification.
-    ``raw``   inputs (n, ...) for the baseline; by default those of ``support``.
-
-    Rows that are alone in their class are never left out, and not counted.
+    Rows that are alone in their class are never left out, and not counted. ``spec`` must ask for
+    classes.
     """
     targets = support.targets
     parts = folds(targets, learner.transductive)
-    baseline = support.inputs if raw is None else raw
-    right, nearest = 0, 0
-    has_mean = True
+    right, nearest, has_mean = 0, 0, True
     with torch.no_grad():
-        for part in track(parts, "Checking", len(parts), unit="adaptations", shown=progress):
-            rest = torch.ones(len(targets), dtype=torch.bool)
-            rest[part] = False
-            kept = take(support, rest)
-            predictor = learner(in_mixed_order(learner, kept), spec)
-            found = predictor(map_tree(lambda leaf, part=part: leaf[part], support.inputs))
-            right += int((found.argmax(1) == targets[part]).sum())
-            means = nearest_mean(
-                kept._replace(inputs=map_tree(lambda leaf, rest=rest: leaf[rest], baseline)),
-                map_tree(lambda leaf, part=part: leaf[part], baseline),
-                spec.outputs,
-            )
+        for part in track(parts, "Checking", len(parts), unit="adaptations"):
+            kept = torch.ones(len(targets), dtype=torch.bool)
+            kept[part] = False
+            rest, left_out = take(support, kept), take(support, part)
+            predictor = learner(in_mixed_order(learner, rest), spec)
+            right += _right(predictor(left_out.inputs), left_out)
+            means = nearest_mean(rest, left_out.inputs, spec.outputs)
             has_mean = has_mean and means is not None
-            nearest += 0 if means is None else int((means.argmax(1) == targets[part]).sum())
+            nearest += 0 if means is None else _right(means, left_out)
     checked = targets[torch.cat(parts)] if parts else targets[:0]
     commonest = int(checked.bincount().max()) if len(checked) else 0
     return SupportCheck(
@@ -189,7 +178,11 @@ def folds(targets: Tensor, together: bool) -> list[Tensor]:
     return [ordered[first::number] for first in range(number)]
 
 
+def _right(logits: Tensor, rows: Examples) -> int:
+    return int((logits.argmax(1) == rows.targets).sum())
+
+
 def take(rows: Examples, chosen: Tensor) -> Examples:
-    """The ``chosen`` (n,) of the rows."""
+    """The ``chosen`` rows: their numbers, or a mask (n,)."""
     taken: Examples = map_tree(lambda leaf: leaf[chosen], rows)
     return taken

@@ -18,3 +18,8 @@ def print_rich(thing: Any) -> None:
 def print_path(label: str, path: Path) -> None:
     """Print where something is."""
     click.echo(f"{click.style(label, dim=True)} {path}")  # rich would read markup in the path
+
+
+def print_fact(label: str, text: str) -> None:
+    """Print one fact with its name."""
+    click.echo(f"{click.style(label, dim=True)} {text}")

@@ -12,6 +12,7 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.base.modules import device_of
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
+from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
@@ -73,7 +74,9 @@ def execute(
         return None
     recipe, learner, data = parts.recipe, parts.learner, parts.data
     shape = tuple(data.train.inputs.shape[1:])
-    save(learner, run.path / "learner.safetensors", {"shape": shape, "data": recipe.data})
+    pictures = PictureFormat.of(data.train.inputs, data.card.resize)
+    info = {"shape": shape, "data": recipe.data, "pictures": pictures and pictures.to_json()}
+    save(learner, run.path / "learner.safetensors", info)
     evaluation = evaluate(learner, parts.sources.test, recipe.test_tasks, seed=recipe.seed)
     content = json.dumps(evaluation.to_json(), indent=1) + "\n"
     write_atomically(run.path / "evaluation.json", content.encode())
