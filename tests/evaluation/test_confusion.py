@@ -53,8 +53,8 @@ def test_many_classes_are_shown_by_their_mistakes():
     predicted = true.clone()
     predicted[[0, 20]] = 7
     table = confusion_table(Confusion.of(names, true, predicted))
-    assert [list(column.cells)[0] for column in table.columns[2:]] == ["2"]
-    assert [str(list(column.cells)[0]) for column in table.columns[:2]] == [names[0], names[7]]
+    assert [next(iter(column.cells)) for column in table.columns[2:]] == ["2"]
+    assert [str(next(iter(c.cells))) for c in table.columns[:2]] == [names[0], names[7]]
     few = confusion_table(Confusion.of(names[:2], torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0])))
     assert [[str(cell) for cell in column.cells] for column in few.columns] == [
         ["1 [b]kind 0", "2 [b]kind 1"], ["1", "1"], ["·", "1"],

@@ -83,7 +83,7 @@ def test_one_row_a_class_cannot_be_checked_and_says_so():
     values = found.to_json()
     assert values["accuracy"] is None
     assert "two or more rows" in values["reason"]
-    assert found.doubts == []
+    assert found.no_better_than == []
 
 
 def test_many_rows_are_left_out_in_ten_parts():
@@ -116,11 +116,10 @@ def test_a_learner_that_learns_nothing_is_doubted():
     rows = rows_of([10, 10], spread=0.05)
     noise = rows._replace(inputs=torch.randn(20, 6, generator=torch.Generator().manual_seed(3)))
     chance = check(Memoriser(), noise)
-    assert any("no better than chance, 50.0%" in doubt for doubt in chance.doubts)
+    assert "chance (50.0%)" in chance.no_better_than
     good = check(Memoriser(), rows)
     assert good.right == 20
-    (doubt,) = good.doubts
-    assert "no better than the nearest mean of raw inputs, 100.0%" in doubt
+    assert good.no_better_than == ["the nearest mean of raw inputs (100.0%)"]
 
 
 def test_a_learner_that_is_better_is_not_doubted():
@@ -132,7 +131,7 @@ def test_a_learner_that_is_better_is_not_doubted():
     assert found.right == 24
     assert found.nearest_mean is not None
     assert found.nearest_mean < 20
-    assert found.doubts == []
+    assert found.no_better_than == []
     assert "100.0% right when left out" in str(found)
 
 

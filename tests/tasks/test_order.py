@@ -41,3 +41,16 @@ def test_sequence_learners_get_rows_of_mixed_classes(make):
 def test_other_learners_get_rows_as_they_are():
     rows = sorted_rows()
     assert in_mixed_order(qs.Prototypical(BACKBONE(3)), rows) is rows
+
+
+def test_the_scikit_learn_classifier_mixes_rows():
+    torch.manual_seed(0)
+    learner, rows = SEQUENCE["MANN"](), sorted_rows()
+    X, y = rows.inputs.numpy(), rows.targets.numpy()
+    found = qs.FewShotClassifier(learner).fit(X, y).predict_proba(X)
+    plain = rows._replace(weights=torch.ones(20))
+    with torch.no_grad():
+        mixed = learner(in_mixed_order(learner, plain), qs.classification(4))(rows.inputs)
+        by_class = learner(plain, qs.classification(4))(rows.inputs)
+    assert torch.allclose(torch.from_numpy(found).float(), mixed.softmax(-1), atol=1e-5)
+    assert not torch.allclose(by_class, mixed, atol=1e-3)

@@ -74,24 +74,30 @@ class SupportCheck:
         return "leave-one-out" if alone else f"{self.folds}-fold cross-validation"
 
     @property
-    def doubts(self) -> list[str]:
-        """What the learner was not shown to be better than, each as a sentence."""
+    def no_better_than(self) -> list[str]:
+        """The baselines that the learner was not shown to be better than, with their accuracy.
+
+        Chance, where the interval reaches down to it; the nearest mean, where it has as many right.
+        """
         if not self.possible:
             return []
         found = []
-        low, high = self.interval
-        if low <= self.chance:
-            found.append(
-                f"{in_words(self.accuracy, '%')} of {self.rows} rows right (95% interval "
-                f"{in_words(low, '%')} to {in_words(high, '%')}) is no better than chance, "
-                f"{in_words(self.chance, '%')}"
-            )
+        if self.interval[0] <= self.chance:
+            found.append(f"chance ({in_words(self.chance, '%')})")
         if self.nearest_mean is not None and self.right <= self.nearest_mean:
-            found.append(
-                f"{in_words(self.accuracy, '%')} of {self.rows} rows right is no better than the "
-                f"nearest mean of raw inputs, {in_words(self.nearest_mean / self.rows, '%')}"
-            )
+            share = in_words(self.nearest_mean / self.rows, "%")
+            found.append(f"the nearest mean of raw inputs ({share})")
         return found
+
+    @property
+    def headline(self) -> str:
+        """The accuracy with its interval, the method and the number of rows."""
+        low, high = self.interval
+        rows = f"{self.rows}" + (f" of {self.all_rows}" if self.rows < self.all_rows else "")
+        return (
+            f"{in_words(self.accuracy, '%')} right when left out (95% interval "
+            f"{in_words(low, '%')} to {in_words(high, '%')}; {self.method}, {rows} rows)"
+        )
 
     def __str__(self) -> str:
         if not self.possible:
@@ -99,12 +105,7 @@ class SupportCheck:
                 "impossible with one row in each class, since a class without rows cannot be "
                 "predicted. Give two or more rows of each class to check the predictor"
             )
-        low, high = self.interval
-        rows = f"{self.rows}" + (f" of {self.all_rows}" if self.rows < self.all_rows else "")
-        parts = [
-            f"{in_words(self.accuracy, '%')} right when left out (95% interval "
-            f"{in_words(low, '%')} to {in_words(high, '%')}; {self.method}, {rows} rows)"
-        ]
+        (low, high), parts = self.interval, [self.headline]
         if self.nearest_mean is not None:
             share = self.nearest_mean / self.rows
             within = ", inside the interval" if low <= share <= high else ""
@@ -125,7 +126,7 @@ class SupportCheck:
             "interval": [round(end, 6) for end in self.interval],
             "nearest_mean": None if raw is None else round(raw / self.rows, 6),
             "chance": round(self.chance, 6),
-            "doubts": self.doubts,
+            "no_better_than": self.no_better_than,
         }
 
 

@@ -136,9 +136,9 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
     (tmp_path / "note.txt").write_text("no picture")
     mixed = call("predict", out, queries[0], tmp_path / "note.txt")
     assert mixed.exit_code == 0
-    assert "1 files were left out" in mixed.output
+    assert "1 file was left out" in mixed.output
     assert call("predict", out, queries[0], tmp_path / "note.txt", "--strict").exit_code == 1
-    assert "none of the 1 files" in call("predict", out, tmp_path / "note.txt").output
+    assert "no file is a readable image" in call("predict", out, tmp_path / "note.txt").output
 
 
 @pytest.mark.parametrize(

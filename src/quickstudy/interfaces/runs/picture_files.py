@@ -69,9 +69,14 @@ def format_of_learner(info: Mapping[str, Any], run: Path) -> PictureFormat:
 
     Raises ValueError where it was trained on other inputs.
     """
-    shape = tuple(info.get("shape", ()))
-    if info.get("pictures") is not None:
+    if "pictures" not in info:
+        raise ValueError(
+            f"adapt: the learner of {run} was saved by an earlier version, which did not keep how "
+            "its training pictures were made. Train it again."
+        )
+    if info["pictures"] is not None:
         return PictureFormat.from_json(info["pictures"])
+    shape = tuple(info.get("shape", ()))
     raise ValueError(
         f"adapt: the learner of {run} was trained on inputs of shape {shape}, of which it is not "
         "known how to make them from image files: they must be square pictures of 1 or 3 channels "

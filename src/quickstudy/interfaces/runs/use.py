@@ -83,10 +83,11 @@ def adapt_folder(
     if check:
         found = check_support_set(learner, support, spec)
         about["check"] = {**found.to_json(), "summary": str(found)}
-        for doubt in found.doubts:
+        if found.no_better_than:
             warnings.warn(
-                f"adapt: left out of the support set, {doubt}. Give more images of each class, or "
-                "train a learner on images like these.",
+                f"adapt: the predictor is no better than {' and '.join(found.no_better_than)}: "
+                f"{found.headline}. Give more images of each class, or train a learner on images "
+                "like these.",
                 stacklevel=2,
             )
     return replace(predictor, info=about)
@@ -181,7 +182,7 @@ def predict_files(
             warnings.warn(f"left out: {error}", stacklevel=2)
     if not rows:
         raise ValueError(
-            f"predict: none of the {len(unreadable)} files is a readable image. "
+            f"predict: no file is a readable image; {len(unreadable)} were tried. "
             "Give image files, or a folder of them."
         )
     invert, unclear = (predictor.info.get(name) for name in ("invert", "invert_if_unclear"))
