@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.answers import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
-from quickstudy.base.modules import call_with
+from quickstudy.base.replica import call_with
 from quickstudy.core import State
 from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
