@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
+from quickstudy.base.short import short_repr
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.base.weighting import counting
 
@@ -33,6 +34,7 @@ Statistic = dict[str, Tensor]
 """What a score stores for one task: sums, counts, or pairs of predictions and targets."""
 
 
+@short_repr
 class Examples(NamedTuple):
     """n labelled rows; tensors only, so it can be passed through ``torch.vmap``.
 
@@ -51,6 +53,7 @@ class Examples(NamedTuple):
     groups: Tensor
 
 
+@short_repr
 class Acting(NamedTuple):
     """Examples that the engine will make by acting: for :class:`quickstudy.answers.Actions`.
 
@@ -182,7 +185,6 @@ class Answer(ABC):
 
     loss_is_score: ClassVar[bool] = False
     """Whether the first score equals the mean loss, so that it need not be computed again."""
-
     ragged: ClassVar[bool] = False
     """Whether targets whose sizes differ beyond the number of rows are padded as unknown."""
 
@@ -212,6 +214,7 @@ class TaskSpec:
         return self.answer.outputs
 
 
+@short_repr
 class Task(NamedTuple):
     """One task: a learner adapts to ``support`` and is scored on ``query``."""
 
@@ -236,16 +239,12 @@ class Learner(nn.Module, ABC):
 
     answers: ClassVar[tuple[type[Answer], ...]] = (Answer,)
     """The kinds of answer that this learner supports."""
-
     reads_name: ClassVar[bool] = False
     """Whether it reads ``spec.name``; tasks of different names are then never stacked."""
-
     exceptions: ClassVar[Mapping[str, str]] = {}
     """Laws of the contract that this learner cannot keep, each with the reason."""
-
     differentiates: ClassVar[bool] = False
     """Whether ``adapt`` takes gradients itself, so that training differentiates twice."""
-
     objective: Callable[[Learner, Task], Any] | None = None
     """The learner's own training objective; None for the query loss."""
 
@@ -302,6 +301,7 @@ def check_support(support: Examples, answer: Answer) -> None:
         answer.check_values(support.targets, "support")
 
 
+@short_repr
 @dataclass(frozen=True)
 class Predictor:
     """A learner with the state of one support set: a function of inputs.

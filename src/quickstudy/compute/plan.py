@@ -7,7 +7,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # or the command line would import torch to refuse a wrong option
-    from quickstudy.core import Answer
+    from quickstudy.base.words import count
+from quickstudy.core import Answer
 
 Engine = Literal["auto", "vmap", "loop"]
 
@@ -108,5 +109,5 @@ class Plan:
 
     def __str__(self) -> str:
         how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value
-        tasks = "1 task" if self.at_once == 1 else f"{self.at_once} tasks"
+        tasks = count(self.at_once, "task")
         return f"{how}, {tasks} at a time ({self.why})"

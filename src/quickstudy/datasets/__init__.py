@@ -9,6 +9,7 @@ data. Importing this module imports neither torch nor any data set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from quickstudy.datasets.dataset import Dataset
     from quickstudy.datasets.folders import folder, read_classes
     from quickstudy.datasets.in_memory import arrays
+    from quickstudy.tasks.rows import LabelledRows
 
-__all__ = ["CARDS", "Card", "Dataset", "arrays", "card", "folder", "load", "read_classes"]
+__all__ = [
+    "CARDS", "Card", "Dataset", "arrays", "card", "folder", "load", "load_classes", "read_classes",
+]  # fmt: skip
 
 _LAZY = {
     "Dataset": "quickstudy.datasets.dataset",
@@ -44,6 +48,9 @@ def load(
     size: int | None = None,
     rotations: bool = False,
     strict: bool = False,
+    fractions: Sequence[float] | None = None,
+    split_seed: int | None = None,
+    ways: int | None = None,
     download: bool = True,
 ) -> Dataset:
     """The data set ``name``, ready for episodes.
@@ -54,6 +61,10 @@ def load(
     ``size``       side of the square images in pixels; by default the usual one of the data set.
     ``rotations``  add every class rotated by 90, 180 and 270 degrees as three further classes.
     ``strict``     raise an error for an unreadable image, instead of a warning that leaves it out.
+    ``fractions``  of your own classes for training, validation and test; fitted to their number by
+                   default, see :func:`quickstudy.tasks.split_classes`.
+    ``split_seed`` of that split, 0 by default.
+    ``ways``       of the tasks you want, to which the default split is fitted.
     ``download``   False never uses the network.
 
     Raises ValueError for an unknown name or an option that this data set does not take,
@@ -61,18 +72,46 @@ def load(
     where files are damaged.
     """
     chosen = card(name)
-    options: dict[str, Any] = {"split": split, "size": size}
+    options: dict[str, Any] = {
+        "split": split, "size": size, "fractions": fractions, "split_seed": split_seed,
+        "ways": ways,
+    }  # fmt: skip
     options = {option: value for option, value in options.items() if value is not None}
     options |= {"rotations": True} if rotations else {}
     options |= {"strict": True} if strict else {}
-    refused = sorted(set(options) - chosen.options)
-    if refused:
-        raise ValueError(
-            f"datasets: {name} does not take {', '.join(refused)}. "
-            f"It takes: {', '.join(sorted(chosen.options)) or 'no options'}."
-        )
+    _refuse_options(chosen, options)
     if not download and "download" in chosen.options:
         options["download"] = False
     module, function = chosen.loader.split(":")
     dataset: Dataset = getattr(import_module(module), function)(root, **options)
     return dataset
+
+
+def load_classes(
+    name: str, root: str | Path | None = None, *, size: int | None = None, strict: bool = False
+) -> LabelledRows:
+    """All classes of your own data, ``folder`` or ``arrays``, without a split.
+
+    Raises ValueError for any other data set, and for data that have a split already.
+    """
+    chosen = card(name)
+    if "fractions" not in chosen.options:
+        raise ValueError(
+            f"datasets: {name} has a published split, so it cannot be split otherwise. "
+            "Leave the options of the split out, or use your own data: folder or arrays."
+        )
+    options: dict[str, Any] = {"size": size} if size is not None else {}
+    options |= {"strict": True} if strict else {}
+    _refuse_options(chosen, options)
+    module, _ = chosen.loader.split(":")
+    classes: LabelledRows = import_module(module).load_classes(root, **options)
+    return classes
+
+
+def _refuse_options(chosen: Card, options: Mapping[str, Any]) -> None:
+    refused = sorted(set(options) - chosen.options)
+    if refused:
+        raise ValueError(
+            f"datasets: {chosen.name} does not take {', '.join(refused)}. "
+            f"It takes: {', '.join(sorted(chosen.options)) or 'no options'}."
+        )

@@ -25,7 +25,7 @@ import torch
 
 from quickstudy.datasets import glyph_rendering as rendering
 from quickstudy.datasets.cache import Splits, cached, data_root
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.dataset import Dataset, in_order
 from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
 
@@ -56,7 +56,7 @@ SCRIPTS: dict[str, str] = {
 def load(root: str | Path | None = None) -> Dataset:
     """The glyphs: (1, 28, 28) uint8, white on black; rendered on first use and kept in ``root``."""
     recipe = {"version": VERSION}
-    return Dataset(card("glyphs"), **cached(data_root(root), "glyphs", recipe, build))
+    return Dataset(card("glyphs"), *in_order(cached(data_root(root), "glyphs", recipe, build)))
 
 
 def build() -> Splits:

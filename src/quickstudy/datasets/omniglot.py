@@ -20,7 +20,7 @@ import torch
 
 from quickstudy.datasets.archives import ArchiveError, Limits
 from quickstudy.datasets.cache import Recipe, Splits, cached, data_root, writable_folder
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.dataset import Dataset, in_order
 from quickstudy.datasets.images import overlaps
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
@@ -100,7 +100,7 @@ def load(
     splits = cached(folder, "omniglot", recipe, lambda: build(folder, chosen, side, download))
     if rotations:
         splits = {name: part.with_rotations() for name, part in splits.items()}
-    return Dataset(card("omniglot"), **splits)
+    return Dataset(card("omniglot"), *in_order(splits))
 
 
 def build(root: Path, split: str, side: int, download: bool) -> Splits:

@@ -197,7 +197,7 @@ _CARDS = (
         shape=None,
         classes=None,
         loader="quickstudy.datasets.folders:load",
-        options=frozenset({"size", "strict"}),
+        options=frozenset({"size", "strict", "fractions", "split_seed", "ways"}),
     ),
     Card(
         name="arrays",
@@ -209,6 +209,7 @@ _CARDS = (
         shape=None,
         classes=None,
         loader="quickstudy.datasets.in_memory:load",
+        options=frozenset({"fractions", "split_seed", "ways"}),
     ),
 )
 

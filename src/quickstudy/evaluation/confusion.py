@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.base.words import count
 from quickstudy.evaluation.intervals import share_interval
 from quickstudy.evaluation.wording import score as in_words
 
@@ -59,7 +60,7 @@ class Confusion:
         within = "; the interval contains chance" if low <= self.chance <= high else ""
         return (
             f"{in_words(self.accuracy, '%')} (95% interval {in_words(low, '%')} to "
-            f"{in_words(high, '%')}, {self.rows} rows; chance {in_words(self.chance, '%')}{within})"
+            f"{in_words(high, '%')}, {count(self.rows, 'row')}; chance {in_words(self.chance, '%')}{within})"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quickstudy.answers.baselines import nearest_mean
 from quickstudy.base.trees import map_tree
+from quickstudy.base.words import count
 from quickstudy.core import Examples, Learner, TaskSpec
 from quickstudy.datasets.progress import track
 from quickstudy.evaluation.intervals import share_interval
@@ -93,10 +94,11 @@ class SupportCheck:
     def headline(self) -> str:
         """The accuracy with its interval, the method and the number of rows."""
         low, high = self.interval
-        rows = f"{self.rows}" + (f" of {self.all_rows}" if self.rows < self.all_rows else "")
+        of = f"{self.rows} of " if self.rows < self.all_rows else ""
+        rows = of + count(self.all_rows, "row")
         return (
             f"{in_words(self.accuracy, '%')} right when left out (95% interval "
-            f"{in_words(low, '%')} to {in_words(high, '%')}; {self.method}, {rows} rows)"
+            f"{in_words(low, '%')} to {in_words(high, '%')}; {self.method}, {rows})"
         )
 
     def __str__(self) -> str:

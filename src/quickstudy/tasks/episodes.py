@@ -16,6 +16,7 @@ from torch import Tensor
 
 from quickstudy.answers.specs import classification
 from quickstudy.base.trees import map_tree, named_leaves
+from quickstudy.base.words import count
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.examples import to_unit
 from quickstudy.tasks.rows import LabelledRows
@@ -54,14 +55,16 @@ def episodes(
     if bounds["ways"][1] > len(split):
         remedy = f"Ask for at most {len(split)}" if len(split) > 1 else "A task needs 2"
         raise ValueError(
-            f"episodes: {bounds['ways'][1]} ways asked, but the split has {len(split)} classes. "
+            f"episodes: {bounds['ways'][1]} ways asked, but the split has "
+            f"{count(len(split), 'class', 'classes')}. "
             f"{remedy}, or use another split."
         )
     needed = bounds["shots"][1] + bounds["queries"][1]
     smallest = int(split.counts.argmin())
     if needed > int(split.counts[smallest]):
         raise ValueError(
-            f"episodes: {bounds['shots'][1]} shots + {bounds['queries'][1]} queries need {needed} "
+            f"episodes: {count(bounds['shots'][1], 'shot')} + "
+            f"{count(bounds['queries'][1], 'query', 'queries')} need {needed} "
             f"rows per class, but class {split.names[smallest]!r} has "
             f"{int(split.counts[smallest])}. Lower shots or queries, or leave small classes out."
         )

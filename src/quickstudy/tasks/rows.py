@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.trees import concatenate, map_tree, named_leaves, rows
+from quickstudy.base.words import count
 from quickstudy.tasks.examples import check_pixels
 
 
@@ -33,7 +34,8 @@ class LabelledRows:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.counts):
             raise ValueError(
-                f"LabelledRows: {len(self.names)} names were given for {len(self.counts)} classes. "
+                f"LabelledRows: found {count(len(self.names), 'name')} for "
+                f"{count(len(self.counts), 'class', 'classes')}. "
                 "Give one name per class."
             )
         if len(set(self.names)) != len(self.names):
@@ -52,7 +54,7 @@ class LabelledRows:
             if int(self.counts.sum()) != len(leaf):
                 raise ValueError(
                     f"LabelledRows: counts add up to {int(self.counts.sum())}, but {name} have "
-                    f"{len(leaf)} rows. Give one row for each."
+                    f"{count(len(leaf), 'row')}. Give one row for each."
                 )
 
     def __repr__(self) -> str:
@@ -60,7 +62,8 @@ class LabelledRows:
             f"{name + ' ' if name else ''}{tuple(leaf.shape[1:])} {str(leaf.dtype)[6:]}"
             for name, leaf in named_leaves(self.inputs)
         )
-        return f"LabelledRows({rows(self.inputs)} rows of {len(self)} classes, {shapes})"
+        n, classes = count(rows(self.inputs), "row"), count(len(self), "class", "classes")
+        return f"LabelledRows({n} of {classes}, {shapes})"
 
     @staticmethod
     def from_labels(inputs: Any, labels: Sequence[object] | Tensor | np.ndarray) -> LabelledRows:
@@ -93,9 +96,10 @@ class LabelledRows:
         return map_tree(lambda leaf: leaf[part], self.inputs)
 
     def select(self, indices: Sequence[int]) -> LabelledRows:
-        """The classes at ``indices``, in that order."""
+        """The classes at ``indices``, in that order; possibly none."""
+        nothing = map_tree(lambda leaf: leaf[:0], self.inputs)
         return LabelledRows(
-            concatenate(*(self.rows(i) for i in indices)),
+            concatenate(nothing, *(self.rows(i) for i in indices)),
             self.counts[list(indices)],
             tuple(self.names[i] for i in indices),
         )

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from quickstudy.interfaces.cli.printing import print_fact, print_rich
+from quickstudy.base.words import count
+from quickstudy.interfaces.cli.printing import json_option, print_fact, print_json, print_rich
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to save it.",
+@click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Where to save it.",
               default=Path("predictor.safetensors"), show_default=True)  # fmt: skip
 @click.option("--invert/--no-invert", default=None,
               help="Swap black and white in all images, or in none.  [in those whose background is "
               "the opposite of the training images']")  # fmt: skip
 @click.option("--check/--no-check", default=True, show_default=True,
               help="Predict each image by a predictor that was adapted without it.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def adapt(
     run: Path, folder: Path, output: Path, invert: bool | None, check: bool, as_json: bool,
@@ -39,7 +39,7 @@ def adapt(
     save(predictor, output)
     info = predictor.info
     if as_json:
-        click.echo(json.dumps({"predictor": str(output), **info}, indent=1, ensure_ascii=False))
+        print_json({"predictor": str(output), **info})
         return
     click.echo(f"{output}: distinguishes {len(info['names'])} classes: {', '.join(info['names'])}")
     print_fact("images", _made_alike(info))
@@ -63,7 +63,7 @@ def _made_alike(info: Mapping[str, Any]) -> str:
 @click.command()
 @click.argument("predictor", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bool) -> None:
     """Classify IMAGES (files or folders) with a PREDICTOR that `quickstudy adapt` made.
@@ -77,7 +77,7 @@ def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bo
 
     result = predict_files(load(predictor), images, strict=strict)
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        print_json(result.to_json())
         return
     print_rich(predictions_table(result.files, result.names, result.probabilities.tolist()))
     print_fact("protocol", result.protocol)
@@ -89,5 +89,5 @@ def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bo
     if result.other_folders:
         others = ", ".join(result.other_folders[:5])
         print_fact("not scored", f"folders without the name of a class: {others}")
-    if left_out := len(result.unreadable):
-        click.echo(f"{left_out} file{'s were' if left_out > 1 else ' was'} left out.", err=True)
+    if result.unreadable:
+        click.echo(f"{count(len(result.unreadable), 'file')} left out.", err=True)

@@ -7,7 +7,11 @@ from typing import Any
 
 import click
 
+from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.version import __version__
+
+SKIPPED = 3
+"""The exit code where a command did its work, but left inputs out."""
 
 
 def _is_user_error(error: Exception) -> bool:
@@ -35,14 +39,26 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        skipped = []
+
+        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+            skipped.extend([message] if issubclass(category, SkippedInput) else [])
+            click.echo(f"Warning: {message}", err=True)
+
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", SkippedInput)  # the exit code depends on it
+                warnings.showwarning = show
+                result = super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if ctx.params.get("debug") or not _is_user_error(error):
                 raise
             raise click.ClickException(str(error)) from error
+        if skipped:
+            ctx.exit(SKIPPED)
+        return result
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,9 +69,7 @@ def main(debug: bool) -> None:
 
     Start with `quickstudy run`: it trains a few-shot learner on printed characters, tests it on
     scripts it was not trained on, and writes a report, within two minutes.
+
+    Exit codes: 0, all is done; 1, an error; 2, a wrong command line; 3, done, but inputs (such as
+    unreadable pictures) were left out; 130, interrupted by Ctrl-C.
     """
-    warnings.showwarning = _show_warning
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)

@@ -2,61 +2,96 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from quickstudy.interfaces.cli.printing import print_rich
+from quickstudy.interfaces.cli.printing import json_option, print_json, print_rich
+
+if TYPE_CHECKING:
+    from quickstudy.datasets.registry import Card
 
 
 @click.command()
 @click.argument("name", required=False)
-def datasets(name: str | None) -> None:
+@json_option
+def datasets(name: str | None, as_json: bool) -> None:
     """List the data sets, or show all facts of NAME: licence, citation, source, size."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     from quickstudy.datasets.registry import CARDS, card
 
-    table = Table(box=box.SIMPLE_HEAD, show_header=name is None)
-    if name is not None:
-        for _ in range(2):
-            table.add_column(overflow="fold")
-        for field, value in vars(card(name)).items():
-            if field != "loader":
-                table.add_row(field, escape(_cell_text(value)))
-        print_rich(table)
-        return
-    for column in ("name", "content", "classes", "image", "download", "licence"):
-        table.add_column(column, overflow="fold")
-    for entry in CARDS.values():
-        counts = "/".join(map(str, entry.classes)) if entry.classes else "–"
-        shape = "×".join(map(str, entry.shape)) if entry.shape else "–"
-        size = f"{entry.size_bytes / 1e6:.0f} MB" if entry.size_bytes else "–"
-        table.add_row(entry.name, entry.summary, counts, shape, size, entry.licence)
-    print_rich(table)
-
-
-def _cell_text(value: Any) -> str:
-    if isinstance(value, frozenset):
-        return ", ".join(sorted(value))
-    return "\n".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    chosen = list(CARDS.values()) if name is None else [card(name)]
+    if as_json:
+        facts = [_plain(each) for each in chosen]
+        print_json(facts if name is None else facts[0])
+    elif name is None:
+        _print_entries([(each.name, each.summary, _in_short(each)) for each in chosen])
+    else:
+        _print_entries([(fact, value) for fact, value in _facts(chosen[0]).items() if value])
 
 
 @click.command()
-def learners() -> None:
+@json_option
+def learners(as_json: bool) -> None:
     """List the learners."""
-    from rich import box
-    from rich.table import Table
-
     from quickstudy.files.registry import LEARNERS
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("name", "title", "family", "paper", "learns"):
-        table.add_column(column, overflow="fold")
-    for card in LEARNERS.values():
-        table.add_row(
-            card.name, card.title, card.family, f"{card.authors} ({card.year})", card.learns
-        )
+    cards = LEARNERS.values()
+    facts = ("name", "title", "family", "authors", "year", "learns")
+    if as_json:
+        print_json([{fact: getattr(card, fact) for fact in facts} for card in cards])
+        return
+    _print_entries([
+        (card.name, f"{card.title}: {card.learns}", f"{card.family}; {card.authors} ({card.year})")
+        for card in cards
+    ])  # fmt: skip
+
+
+def _print_entries(entries: list[tuple[str, ...]]) -> None:
+    """Names, which are never broken, each beside one or more paragraphs; the second one is dim."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, first, *further in entries:
+        table.add_row(name, Text(first))
+        for text in further:
+            table.add_row("", Text(text, style="dim"))
     print_rich(table)
+
+
+def _in_short(card: Card) -> str:
+    facts = _facts(card)
+    named = {"classes": "classes", "shape": "inputs", "size": "download"}
+    parts = [f"{title} {facts[fact]}" for fact, title in named.items() if facts[fact]]
+    return "; ".join([*parts, f"licence: {card.licence}"])
+
+
+def _facts(card: Card) -> dict[str, str]:
+    """The facts of a card as texts; "" for what it does not have or what depends on the source."""
+    size = f"{card.size_bytes / 1e6:.0f} MB" if card.size_bytes else ""
+    return {
+        "name": card.name,
+        "title": card.title,
+        "summary": card.summary,
+        "licence": card.licence,
+        "citation": card.citation,
+        "url": card.url,
+        "shape": " × ".join(map(str, card.shape or ())),
+        "classes": " / ".join(map(str, card.classes or ())),
+        "options": ", ".join(sorted(card.options)),
+        "splits": ", ".join(card.splits),
+        "size": size,
+        "source": "downloaded when first used" if card.downloads else "",
+        "checked": card.checked,
+        "checksums": "\n".join(map(str, card.checksum)),
+    }
+
+
+def _plain(card: Card) -> dict[str, Any]:
+    """A card as JSON; null for what depends on the source."""
+    facts = asdict(card)
+    del facts["loader"]
+    return {**facts, "options": sorted(card.options)}

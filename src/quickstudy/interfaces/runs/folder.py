@@ -10,6 +10,7 @@ from typing import Any
 
 from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Learner
+from quickstudy.datasets.registry import card
 from quickstudy.files.storage import load_with_info
 from quickstudy.interfaces.runs.provenance import Origin
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
@@ -58,6 +59,13 @@ class Run:
         """How the run was started first, before any resuming."""
         file = self.path / "origin.json"
         return Origin(**json.loads(file.read_text())) if file.is_file() else Origin()
+
+    @property
+    def data_name(self) -> str:
+        """The data set's title; for the user's own data, the name of the folder or file."""
+        found = card(self.recipe.data)
+        own = found.classes is None and self.recipe.root
+        return Path(self.recipe.root or "").name if own else found.title
 
     @property
     def finished(self) -> bool:

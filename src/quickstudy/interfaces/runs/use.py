@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import classification
+from quickstudy.base.skipped import SkippedInput
+from quickstudy.base.words import count
 from quickstudy.core import Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
@@ -179,10 +181,10 @@ def predict_files(
             if strict:
                 raise
             unreadable[str(file)] = str(error)
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            warnings.warn(f"left out: {error}", SkippedInput, stacklevel=2)
     if not rows:
         raise ValueError(
-            f"predict: no file is a readable image; {len(unreadable)} were tried. "
+            f"predict: none of {count(len(unreadable), 'file')} is a readable image. "
             "Give image files, or a folder of them."
         )
     invert, unclear = (predictor.info.get(name) for name in ("invert", "invert_if_unclear"))

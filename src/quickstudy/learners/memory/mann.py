@@ -14,6 +14,7 @@ from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.trees import concatenate, map_tree
 from quickstudy.base.weighting import counting
+from quickstudy.base.words import count
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, check_support
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
@@ -147,7 +148,9 @@ class MANN(Learner):
         super().__init__()
         refuse_sizes("MANN", outputs=outputs, hidden=hidden, slots=slots, width=width, reads=reads)
         if reads > slots:
-            raise ValueError(f"MANN: {reads} heads need as many slots; found slots={slots}.")
+            raise ValueError(
+                f"MANN: {count(reads, 'head')} need as many slots; found slots={slots}."
+            )
         if not 0 <= decay < 1:
             raise ValueError(f"MANN: decay must lie in [0, 1); found {decay}.")
         features = normalised_size(backbone, "MANN")
