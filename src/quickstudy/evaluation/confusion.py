@@ -60,7 +60,8 @@ class Confusion:
         within = "; the interval contains chance" if low <= self.chance <= high else ""
         return (
             f"{in_words(self.accuracy, '%')} (95% interval {in_words(low, '%')} to "
-            f"{in_words(high, '%')}, {count(self.rows, 'row')}; chance {in_words(self.chance, '%')}{within})"
+            f"{in_words(high, '%')}, {count(self.rows, 'row')}; "
+            f"chance {in_words(self.chance, '%')}{within})"
         )
 
     def to_json(self) -> dict[str, Any]:
