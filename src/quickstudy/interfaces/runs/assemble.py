@@ -22,6 +22,7 @@ from quickstudy.interfaces.runs.fitted import fitted, limits
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes
+from quickstudy.tasks.order import reads_a_sequence
 from quickstudy.tasks.splits import class_folds
 
 Choices = Mapping[str, tuple[str, ...]]
@@ -126,11 +127,6 @@ def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episode
     budget = recipe.budget(limits(recipe, data))
     shuffled = reads_a_sequence(learner)
     return _source(recipe, data, "test", budget.ways, budget.queries, shuffled)
-
-
-def reads_a_sequence(learner: Learner) -> bool:
-    """Whether the order of support rows matters to ``learner``."""
-    return "support_order_is_irrelevant" in learner.exceptions
 
 
 def _source(
