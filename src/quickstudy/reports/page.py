@@ -20,7 +20,8 @@ from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.view_types import View
 
 if TYPE_CHECKING:
-    from quickstudy.evaluation.results import Evaluation, Result
+    from quickstudy.evaluation.result import Result
+    from quickstudy.evaluation.results import Evaluation
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from quickstudy.evaluation.results import Result
+    from quickstudy.evaluation.result import Result
 
 
 def learning_curves(

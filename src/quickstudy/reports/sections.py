@@ -28,7 +28,8 @@ from quickstudy.reports.view_types import (
 )
 
 if TYPE_CHECKING:
-    from quickstudy.evaluation.results import Evaluation, Result
+    from quickstudy.evaluation.result import Result
+    from quickstudy.evaluation.results import Evaluation
 
 FIRST_TASKS = "The first test tasks in the order in which they were sampled, not selected."
 

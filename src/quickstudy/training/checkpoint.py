@@ -14,7 +14,7 @@ from quickstudy.base.modules import device_of
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
-from quickstudy.evaluation.results import Result
+from quickstudy.evaluation.result import Result
 from quickstudy.files.storage import load_tree, save_tree
 from quickstudy.training.combine import Combine, HasState
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quickstudy.evaluation.results import Result
+from quickstudy.evaluation.result import Result
 
 _DECAY = 0.95  # of the running means, per optimiser step
 
