@@ -45,17 +45,21 @@ class Compared:
         return "worse" if self.gain + self.gain_half_width < 0 else "no better"
 
     @property
+    def by(self) -> str:
+        """The gain and its interval, for example "+0.1 ± 0.4"."""
+        gain = wording.difference(self.gain, self.unit)
+        return f"{gain} ± {wording.half_width(self.gain_half_width, self.unit)}"
+
+    @property
+    def claim(self) -> str:
+        """For example "no better than chance, 33.3%"."""
+        return f"{self.verdict} than {self.name}, {wording.score(self.mean, self.unit)}"
+
+    @property
     def sentence(self) -> str:
-        """For example "no better than chance, 33.3%: by 0.1 ± 0.4, on the same tasks"."""
-        by = (
-            f"{wording.half_width(self.gain, self.unit)} ± "
-            f"{wording.half_width(self.gain_half_width, self.unit)}"
-        )
+        """The claim, whether the interval of the result contains the baseline, and the gain."""
         inside = ", which the interval contains" if self.in_interval else ""
-        return (
-            f"{self.verdict} than {self.name}, {wording.score(self.mean, self.unit)}{inside} "
-            f"(difference {by})"
-        )
+        return f"{self.claim}{inside} (difference {self.by})"
 
     def to_json(self) -> dict[str, Any]:
         """As strict JSON, with the verdict."""

@@ -8,6 +8,11 @@ def score(value: float, unit: str = "") -> str:
     return f"{100 * value:.1f}%" if unit == "%" else f"{value:.3g}"
 
 
+def difference(value: float, unit: str = "") -> str:
+    """A difference of scores, with its sign: 0.0321 in "%" -> "+3.2"."""
+    return f"{100 * value:+.1f}" if unit == "%" else f"{value:+.2g}"
+
+
 def half_width(value: float, unit: str = "") -> str:
     """The half-width of an interval, printed after "±": 0.0021 in "%" -> "0.2"."""
     return f"{100 * value:.1f}" if unit == "%" else f"{value:.2g}"

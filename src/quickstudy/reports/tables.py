@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from quickstudy.reports.words import duration, visible
@@ -10,6 +10,7 @@ from quickstudy.reports.words import duration, visible
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from quickstudy.evaluation.result import Result
     from quickstudy.evaluation.results import Evaluation
 
 
@@ -25,7 +26,8 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     e = evaluation
     error = "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"
     facts = [
-        *((row.label, f"{row.figure} (95% interval, {row.counted})", row.first) for row in e.rows),
+        *(line for row in e.rows for line in _lines(row)),
+        *((name, f"not computed: {why}", False) for name, why in e.left_out.items()),
         ("protocol", e.protocol, False),
         ("tasks", f"{e.tasks:,}", False),
         ("calibration error", error, False),
@@ -45,6 +47,13 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     for name, value, bold in facts:
         table.add_row(Text(visible(name)), Text(visible(value), style="bold" if bold else ""))
     return table
+
+
+def _lines(row: Result) -> Iterator[tuple[str, str, bool]]:
+    """The figure of a result in bold, and what must be known to read it."""
+    yield row.label, f"{row.figure} (95% interval, {row.counted})", row.first
+    for remark in row.remarks:
+        yield "", remark, False
 
 
 def predictions_table(

@@ -22,6 +22,7 @@ from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
+from quickstudy.reports.titles import title_of
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import fit
@@ -108,7 +109,7 @@ def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:
     first = insights(*test_task(0))
     further = range(1, min(REPORTED_TASKS, recipe.test_tasks))
     facts = RunFacts(
-        title=f"{LEARNERS[recipe.learner].title} on {parts.data.card.title}",
+        title=title_of(LEARNERS[recipe.learner].title, parts.data),
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} queries per class; "
         "test classes do not occur in training",
         evaluation=evaluation,
