@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from quickstudy.reports import style
@@ -58,3 +58,32 @@ def say_single(axes: Axes, step: float, value: float, text: str) -> None:
     """Write the value beside a point that stands alone, for which an axis has no scale."""
     axes.annotate(text, (step, value), (6, 4), textcoords="offset points", color=style.INK,
                   fontsize=8.5)  # fmt: skip
+
+
+def set_limits(
+    above: Axes,
+    below: Axes,
+    training: Sequence[Mapping[str, float]],
+    validation: Sequence[Mapping[str, float]],
+    unit: str,
+    baselines: Mapping[str, float],
+) -> None:
+    """Set the limits of :func:`quickstudy.reports.plots.learning_curves`; ``baselines`` are drawn
+    in the axes ``above``."""
+    scale = in_unit(unit)
+    ends = [row["validation"] + sign * row.get("half_width", 0.0)
+            for row in validation for sign in (-1, 1)]  # fmt: skip
+    scores = [*(row.get("score", math.nan) for row in training), *ends, *baselines.values()]
+    shown = [scale * value for value in scores if math.isfinite(value)]
+    if shown:
+        above.set_ylim(limits_of(shown, unit))
+    losses = [row["loss"] for row in training if math.isfinite(row["loss"])]
+    if not losses:
+        below.text(0.5, 0.5, "no finite loss was logged", transform=below.transAxes, ha="center",
+                   color=style.MUTED)  # fmt: skip
+    elif min(losses) > 0 and max(losses) > 30 * min(losses):
+        below.set_yscale("log")
+    else:
+        below.set_ylim(limits_of(losses, ""))
+    if len({row["step"] for row in (*training, *validation)}) == 1:  # no range of its own
+        below.set_xlim(0, 1.3 * training[0]["step"])

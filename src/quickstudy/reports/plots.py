@@ -15,7 +15,7 @@ import numpy as np
 
 from quickstudy.evaluation import wording
 from quickstudy.reports import style
-from quickstudy.reports.limits import draw_baselines, limits_of, say_single
+from quickstudy.reports.limits import draw_baselines, limits_of, say_single, set_limits
 from quickstudy.reports.view_types import Array, EpisodeView, RegressionView
 from quickstudy.reports.words import axis, in_unit, letter
 
@@ -69,38 +69,11 @@ def learning_curves(
             )
         if above.get_legend_handles_labels()[0]:
             style.legend_above(above, columns=3)
-        _set_limits(above, below, training, validation, unit, baselines)
+        set_limits(above, below, training, validation, unit, baselines)
         above.set_ylabel(axis(score, unit))
         below.set_ylabel("loss")
         below.set_xlabel("training step")
     return figure
-
-
-def _set_limits(
-    above: Axes,
-    below: Axes,
-    training: Sequence[Mapping[str, float]],
-    validation: Sequence[Mapping[str, float]],
-    unit: str,
-    baselines: Mapping[str, float],
-) -> None:
-    scale = in_unit(unit)
-    ends = [row["validation"] + sign * row.get("half_width", 0.0)
-            for row in validation for sign in (-1, 1)]  # fmt: skip
-    scores = [*(row.get("score", math.nan) for row in training), *ends, *baselines.values()]
-    shown = [scale * value for value in scores if math.isfinite(value)]
-    if shown:
-        above.set_ylim(limits_of(shown, unit))
-    losses = [row["loss"] for row in training if math.isfinite(row["loss"])]
-    if not losses:
-        below.text(0.5, 0.5, "no finite loss was logged", transform=below.transAxes, ha="center",
-                   color=style.MUTED)  # fmt: skip
-    elif min(losses) > 0 and max(losses) > 30 * min(losses):
-        below.set_yscale("log")
-    else:
-        below.set_ylim(limits_of(losses, ""))
-    if len({row["step"] for row in (*training, *validation)}) == 1:  # no range of its own
-        below.set_xlim(0, 1.3 * training[0]["step"])
 
 
 def _noisy_line(
