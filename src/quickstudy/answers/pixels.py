@@ -139,7 +139,8 @@ class Pixels(Answer):
     def nearest_mean(self, support: Examples, query: Examples) -> Tensor | None:
         """The class whose mean colour is nearest, for each pixel alone.
 
-        None unless inputs are real images (n, channels, height, width) of the targets' size.
+        None unless inputs are real images (n, channels, height, width), or features (n, height,
+        width, channels) as predictions have, of the targets' size.
         """
         colours = [_colours(part.inputs, part.targets) for part in (support, query)]
         if colours[0] is None or colours[1] is None:
@@ -152,7 +153,9 @@ class Pixels(Answer):
 
 
 def _colours(images: Any, targets: Tensor) -> Tensor | None:
-    """(n, channels, height, width) -> (pixels, channels); None for inputs of another shape."""
-    if not isinstance(images, Tensor) or images.shape[2:] != targets.shape[1:]:
+    """(n, channels, height, width), or with channels last, -> (pixels, channels); else None."""
+    if not isinstance(images, Tensor) or images.ndim != 4:
         return None
-    return images.movedim(1, -1).flatten(0, 2)
+    if images.shape[2:] == targets.shape[1:]:
+        return images.movedim(1, -1).flatten(0, 2)
+    return images.flatten(0, 2) if images.shape[:3] == targets.shape else None
