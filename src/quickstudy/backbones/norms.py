@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.kernels.standardise import EPSILON, Sharing, standardised
 from quickstudy.base.modules import sees_other_rows
+from quickstudy.base.shown import shown
 from quickstudy.base.weighting import counting, current_weights
 from quickstudy.core import Examples
 
@@ -250,7 +251,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 def make_norm(norm: str, channels: int) -> nn.Module:
     """The layer for a norm's name: "group", "batch", "support" or "running"."""
     if norm not in NORMS:
-        raise ValueError(f"norm: must be one of {', '.join(NORMS)}; found {norm!r}.")
+        raise ValueError(f"norm: must be one of {', '.join(NORMS)}; found {shown(norm)}.")
     return NORMS[norm](channels)
 
 

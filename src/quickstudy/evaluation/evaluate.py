@@ -14,7 +14,8 @@ from torch import Tensor
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import norm_policy
 from quickstudy.base.errors import first_line
-from quickstudy.base.modules import convolves_on_cpu, device_of, evaluation_mode
+from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.compute.cost import cost_of_one_task
 from quickstudy.compute.engine import computing, map_tasks
@@ -69,7 +70,7 @@ def evaluate(
                          untrained network.
 
     Each kind and name of tasks has its own rows of results. Every task is drawn once, in order.
-    The learner is used in evaluation mode and its own mode restored afterwards.
+    The learner is used in evaluation mode, its own mode does not change.
 
     Raises ValueError for fewer than 2 tasks, for which there is no interval, for answers that the
     learner does not support, for tasks that would share a row although their answers do not join,
@@ -80,14 +81,14 @@ def evaluate(
     if tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
     rivals = Baselines(learner) if baselines else None
-    scoring = _Scoring(learner, source, seed, stream, tasks_per_batch, rivals)
-    with evaluation_mode(learner):
-        for start in range(0, tasks, tasks_per_batch):
-            numbers = range(start, min(start + tasks_per_batch, tasks))
-            scoring.add([draw(source, seed, number, stream) for number in numbers])
-            if on_batch is not None:
-                on_batch(numbers.stop)
-        return scoring.evaluation()
+    own = in_evaluation_mode(learner)
+    scoring = _Scoring(own, source, seed, stream, tasks_per_batch, rivals)
+    for start in range(0, tasks, tasks_per_batch):
+        numbers = range(start, min(start + tasks_per_batch, tasks))
+        scoring.add([draw(source, seed, number, stream) for number in numbers])
+        if on_batch is not None:
+            on_batch(numbers.stop)
+    return scoring.evaluation()
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from quickstudy.base.shown import shown
 from quickstudy.evaluation.result import Result, row_from_json, row_to_json
 from quickstudy.evaluation.strict_json import number, plain
 
@@ -89,7 +90,9 @@ class Evaluation:
         for row in self.rows:
             if row.name == name and (row.first if score is None else row.score == score):
                 return row
-        wanted = f"tasks called {name!r}" + ("" if score is None else f" and score {score!r}")
+        wanted = f"tasks called {shown(name)}"
+        if score is not None:
+            wanted += f" and score {shown(score)}"
         raise ValueError(
             f"evaluation: no row for {wanted}; found {self._labels()}. Give one of these, as name "
             "and score."

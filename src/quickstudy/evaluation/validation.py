@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quickstudy.answers.checks import check_count
+from quickstudy.base.shown import shown
 from quickstudy.core import Learner, TaskSource, check_answer
 from quickstudy.evaluation.kinds import Key, Kinds
 from quickstudy.tasks.numbering import Stream, draw, fingerprint
@@ -41,7 +42,7 @@ class Validation:
             case other:
                 raise ValueError(
                     "Validation: select must be a score's name, or (task's name, score's name); "
-                    f"found {other!r}. Leave it out for the answer's first score."
+                    f"found {shown(other)}. Leave it out for the answer's first score."
                 )
 
     def deciding_key(self, learner: Learner, seed: int) -> Key:
@@ -66,7 +67,7 @@ class Validation:
             return candidates[0]
         raise ValueError(
             "validation: exactly one result must decide which weights are kept; found "
-            f"{len(candidates)} for select={select!r} among {kinds.listed}. Give "
+            f"{len(candidates)} for select={shown(select)} among {kinds.listed}. Give "
             "select=(task's name, score's name)."
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.base.atomic import remove_abandoned
 from quickstudy.base.modules import device_of
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.plan import Plan
@@ -80,6 +81,7 @@ class RunFolder:
             if resume:
                 raise ValueError("fit: resume=True needs the run's folder. Give run=...")
             return
+        remove_abandoned(self._path)
         if not resume and (self._checkpoint.exists() or (self._path / "metrics.jsonl").exists()):
             raise FileExistsError(
                 f"{self._path}: holds another run. Give resume=True to continue it, "

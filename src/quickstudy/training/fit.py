@@ -43,15 +43,24 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class Training:
-    """The result of training: the log's rows, the best validation, and the plan."""
+    """The result of training: the log's rows, the best validation, and the plan.
+
+    ``interrupted_by``  the number of the signal that ended training early, such as
+                        ``signal.SIGINT`` for Ctrl-C; 0 where training is complete.
+    """
 
     rows: list[dict[str, Any]]
     steps: int
     seconds: float
     best_step: int
     best_score: float | None
-    finished: bool
+    interrupted_by: int
     plan: Plan
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is complete; otherwise it can be resumed."""
+        return self.interrupted_by == 0
 
 
 def fit(
@@ -93,8 +102,9 @@ def fit(
                     ``compute`` says.
     ``progress``    show a progress bar.
 
-    Ctrl-C ends training after the current optimiser step. With ``run`` there is then a checkpoint,
-    and ``finished`` is False; without, KeyboardInterrupt is raised.
+    Ctrl-C, SIGTERM and SIGHUP end training after the current optimiser step. With ``run`` there is
+    then a checkpoint, and ``finished`` is False; without, the signal then acts as it does outside
+    of ``fit`` (Ctrl-C raises KeyboardInterrupt).
 
     Raises :class:`quickstudy.testing.BrokenLaw` before the first step for a learner whose
     results would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
@@ -130,7 +140,7 @@ def fit(
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
-    interrupted = False
+    interrupted = 0
     with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
         while state.step < steps and not (state.stopped_early or interrupted):
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
@@ -151,14 +161,15 @@ def fit(
                          "half_width": result.half_width,
                          "seconds": round(time.perf_counter() - began, 3)})  # fmt: skip
                 display.validated(result)
-            interrupted = interrupts.requested and state.step < steps
+            if state.step < steps:
+                interrupted = interrupts.requested
             if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
                 folder.save(learner, opt, combine, state, settings)
     trainer.finish(state.best_weights)
-    if interrupted and run is None:
-        raise KeyboardInterrupt  # without a folder the run cannot be resumed
+    if interrupts.requested and (run is None or not interrupted):
+        interrupts.deliver()  # nothing can be resumed, or nothing is left to do
     return Training(log.rows, state.step, state.seconds, state.best_step, state.best_score,
-                    not interrupted, trainer.plan)  # fmt: skip
+                    interrupted, trainer.plan)  # fmt: skip
 
 
 def _name(function: Any) -> str:
