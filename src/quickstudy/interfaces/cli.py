@@ -171,10 +171,11 @@ def _print_path(label: str, path: Path) -> None:
 @click.option("--tasks", type=int, default=600, show_default=True)
 @click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@click.option("--baselines/--no-baselines", default=True, help="Score baselines too.  [yes]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def evaluate(
     run: Path, ways: int | None, shots: int | None, tasks: int, seed: int | None,
-    device: str | None, as_json: bool,
+    device: str | None, baselines: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Evaluate the learner of a RUN again, also with other ways, shots or tasks."""
     from dataclasses import replace
@@ -193,7 +194,7 @@ def evaluate(
     learner.to(choose_device(recipe.device))
     source = make_test_source(recipe, load_data(recipe), learner)
     seed = recipe.seed if seed is None else seed
-    evaluation = evaluate_learner(learner, source, tasks, seed=seed)
+    evaluation = evaluate_learner(learner, source, tasks, seed=seed, baselines=baselines)
     if as_json:
         click.echo(json.dumps(evaluation.to_json()))
     else:
