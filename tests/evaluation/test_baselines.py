@@ -154,6 +154,7 @@ def test_what_cannot_be_initialised_is_left_out_with_the_reason() -> None:
     assert result.left_out == {
         FEATURES: "Scaled has parameters, but no method reset_parameters that initialises them"
     }
+    assert f"no {FEATURES}: Scaled has parameters, but no method" in str(result)
     again = qs.Evaluation.from_json(json.loads(json.dumps(result.to_json(), allow_nan=False)))
     assert again.left_out == result.left_out
 

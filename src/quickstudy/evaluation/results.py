@@ -102,10 +102,12 @@ class Evaluation:
         return ", ".join(row.label for row in self.rows)
 
     def __str__(self) -> str:
+        left_out = [f"  no {name}: {why}" for name, why in self.left_out.items()]
         if self.of_one_kind:
             named = "" if self.main.unit == "%" else f"{self.main.score} "
-            return f"{named}{self._describe(self.main)}"
-        return "\n".join(f"{row.label} {self._describe(row)}" for row in self.rows)
+            return "\n".join([f"{named}{self._describe(self.main)}", *left_out])
+        rows = (f"{row.label} {self._describe(row)}" for row in self.rows)
+        return "\n".join([*rows, *left_out])
 
     def _describe(self, row: Result) -> str:
         """The figure, and below it what must be known to read it."""
