@@ -21,10 +21,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.door import check_predictions, counted, readable, received, received_rows
+from quickstudy.base.explain import explaining
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
-from quickstudy.base.trees import leaves, map_tree
-from quickstudy.base.weighting import counting
+from quickstudy.base.trees import map_tree
 
 State = Any
 """What ``adapt`` returns for one support set: nested dicts, tuples and lists of tensors."""
@@ -258,14 +259,17 @@ class Learner(nn.Module, ABC):
         """Predictions for ``inputs`` (n, ...): a tensor or a tree, whose first axis is the rows."""
 
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
-        """The predictor after adapting to ``support``.
+        """The predictor after adapting to ``support``, whose rows get the learner's type of reals.
 
         Raises ValueError for an answer that this learner does not support, for a support set
-        without rows, and for targets that do not fit the answer.
+        without rows, and for rows that do not fit the answer or the learner.
         """
+        if not isinstance(spec, TaskSpec):
+            raise ValueError(f"spec: must be a TaskSpec; found {spec!r}. See qs.classification.")
         check_answer(self, spec.answer)
-        check_support(support, spec.answer)
-        return Predictor(self, self.adapt(support, spec), spec)
+        support = checked_support(self, support, spec.answer)
+        with explaining(self, support.inputs):
+            return Predictor(self, self.adapt(support, spec), spec)
 
     @property
     def transductive(self) -> bool:
@@ -284,22 +288,17 @@ def check_answer(learner: Learner, answer: Answer) -> None:
     )
 
 
-def check_support(support: Examples, answer: Answer) -> None:
-    """ValueError for a support set without rows, or whose targets do not fit ``answer``."""
+def checked_support(learner: Learner, support: Examples, answer: Answer) -> Examples:
+    """``support`` as ``learner`` reads it; ValueError where it does not fit ``answer``."""
     if not isinstance(support, Examples):
         raise ValueError(
             f"support: must be Examples; found {type(support).__name__}. Make them by qs.examples."
         )
-    if len(support.weights) == 0:
-        raise ValueError(
-            "support: needs at least 1 row; found 0. Give a row of weight 0 where there is nothing "
-            "to learn from."
-        )
+    support = Examples(*received_rows(learner, support, "support"))
     answer.check(support.targets, "support")
-    # Reading a value synchronises with a GPU, and is impossible under vmap.
-    on_cpu = all(leaf.device.type == "cpu" for leaf in leaves(support.targets))
-    if on_cpu and not torch._C._are_functorch_transforms_active():
+    if readable(support.targets):
         answer.check_values(support.targets, "support")
+    return support
 
 
 @dataclass(frozen=True)
@@ -317,9 +316,10 @@ class Predictor:
     def __call__(self, inputs: Any, weights: Tensor | None = None) -> Any:
         """Predictions for ``inputs`` (n, ...): logits, regression values, or a tree of these.
 
-        ``weights``  (n,): how often a row counts in batch statistics; once each by default.
+        ``inputs`` are converted as by ``qs.examples``; ``weights`` (n,) say how often a row counts
+        in batch statistics. ValueError for inputs that do not fit and results that are not finite.
         """
-        if weights is None:
-            return self.learner.predict(self.state, inputs, self.spec)
-        with counting(weights):
-            return self.learner.predict(self.state, inputs, self.spec)
+        inputs = received(self.learner, inputs, "predictor")
+        with explaining(self.learner, inputs), counted(weights, inputs):
+            predictions = self.learner.predict(self.state, inputs, self.spec)
+        return check_predictions(predictions, inputs, self.learner)

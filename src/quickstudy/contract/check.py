@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from quickstudy.backbones.norms import rows_see_one_another
+from quickstudy.base.door import check_not_empty
 from quickstudy.compute.engine import miscounts_rows
 from quickstudy.contract import laws
 from quickstudy.contract.incremental import (
@@ -30,7 +31,6 @@ from quickstudy.contract.laws import Law
 from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.tasks.acting import run_acting
-from quickstudy.tasks.examples import check_not_empty
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import map_task
 

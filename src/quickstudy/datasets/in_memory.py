@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from quickstudy.base.arrays import as_tensors
+from quickstudy.base.trees import shapes
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
@@ -47,35 +48,20 @@ def arrays(
 ) -> Dataset:
     """Rows ``X`` (n, ...) with class labels ``y`` (n,) of any type as a data set.
 
-    Whole classes are split at random by ``fractions`` and ``seed``. uint8 is kept, and scaled to
-    [0, 1] when tasks are made; every other type becomes float32. Images have their channels first:
-    (n, channels, height, width).
+    Whole classes are split at random by ``fractions`` and ``seed``. Pixels are kept as uint8, and
+    scaled to [0, 1] when tasks are made; reals become torch's default type, and other integers
+    stay: they are ids of tokens, or numbers for :class:`quickstudy.backbones.MLP`. Images have
+    their channels first: (n, channels, height, width).
 
-    Raises ValueError for other shapes, values that are not finite, or fewer than 6 classes. To
-    choose the splits yourself, make three ``LabelledRows`` and a ``Dataset`` of them.
+    Raises ValueError for other shapes, values that are not finite, labels that are unknown or real
+    numbers, or fewer than 6 classes. To choose the splits yourself, make three ``LabelledRows`` and
+    a ``Dataset`` of them.
     """
-    inputs = _inputs(X)
-    classes = LabelledRows.from_labels(inputs, y if isinstance(y, Tensor) else np.asarray(y))
-    return Dataset(card("arrays"), *split_classes(classes, fractions, seed))
-
-
-def _inputs(rows: np.ndarray | Tensor) -> Tensor:
-    found = rows if isinstance(rows, Tensor) else np.ascontiguousarray(rows)
-    if isinstance(found, np.ndarray):
-        if found.dtype.kind not in "biuf":
-            raise ValueError(
-                f"arrays: X must hold numbers; found dtype {found.dtype}. "
-                "Turn texts and objects into numbers first."
-            )
-        array = found if found.dtype in (np.uint8, np.float32) else found.astype(np.float32)
-        found = torch.from_numpy(array.copy() if not array.flags.writeable else array)
-    elif found.dtype not in (torch.uint8, torch.float32):
-        found = found.to(torch.float32)
-    if found.ndim < 2 or found.numel() == 0:
+    inputs = as_tensors(X, "arrays: X")
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or inputs.numel() == 0:
         raise ValueError(
             f"arrays: X must have shape (rows, ...), with features or pixels; found "
-            f"{tuple(found.shape)}."
+            f"{shapes(inputs)}. Give one row for each label."
         )
-    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
-        raise ValueError("arrays: X holds NaN or infinity. Fill or remove those rows.")
-    return found
+    classes = LabelledRows.from_labels(inputs, y)
+    return Dataset(card("arrays"), *split_classes(classes, fractions, seed))

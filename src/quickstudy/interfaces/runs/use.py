@@ -17,7 +17,7 @@ from quickstudy.core import Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.interfaces.runs.folder import Run
-from quickstudy.tasks.examples import examples, to_unit
+from quickstudy.tasks.examples import examples
 
 
 def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predictor:
@@ -106,7 +106,7 @@ def predict_files(
             f"predict: none of the {len(unreadable)} files is a readable image. "
             "Give image files, or a folder of them."
         )
-    inputs = to_unit(torch.from_numpy(np.stack(rows)))
+    inputs = torch.from_numpy(np.stack(rows))
     with torch.no_grad():
         # Where predictions depend on the other rows, splitting them would change the predictions.
         transductive = predictor.learner.transductive
