@@ -319,7 +319,7 @@ class Predictor:
         ``inputs`` are converted as by ``qs.examples``; ``weights`` (n,) say how often a row counts
         in batch statistics. ValueError for inputs that do not fit and results that are not finite.
         """
-        inputs = received(self.learner, inputs, "predictor")
+        inputs = received(self.learner, inputs, "predictor", self.state)
         with explaining(self.learner, inputs), counted(weights, inputs):
             predictions = self.learner.predict(self.state, inputs, self.spec)
         return check_predictions(predictions, inputs, self.learner)

@@ -11,6 +11,16 @@ from torch import Tensor
 from quickstudy.base.trees import leaves
 
 
+def one_tensor(value: Any, what: str) -> Tensor:
+    """``value`` as a tensor; ValueError, naming ``what``, also for trees."""
+    if isinstance(value, (dict, tuple)):
+        raise ValueError(
+            f"{what}: must be one tensor, array or list; found {type(value).__name__}. Give one "
+            "number for each row."
+        )
+    return _as_tensor(value, what, None)
+
+
 def as_tensors(tree: Any, what: str, device: torch.device | None = None) -> Any:
     """``tree`` with a tensor for each leaf, which may be a tensor, an array, or lists of rows.
 
@@ -41,6 +51,8 @@ def _as_tensor(value: Any, what: str, device: torch.device | None) -> Tensor:
             _stacked(value, what) if tensors
             else torch.from_numpy(_own_array(as_array(value, what))).to(device)
         )  # fmt: skip
+    if value.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        value = value.long()
     if value.layout != torch.strided or value.is_quantized or value.is_complex():
         kind = "quantised" if value.is_quantized else f"{value.dtype}, {value.layout}"
         raise ValueError(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quickstudy.base.arrays import as_tensors
+from quickstudy.base.arrays import as_tensors, one_tensor
 from quickstudy.base.modules import in_torch_func, needs_plain_operators
 from quickstudy.base.trees import dtype_and_shape, leaves, map_tree, named_leaves
 from quickstudy.base.weighting import counting
@@ -50,10 +50,11 @@ def readable(tree: Any) -> bool:
     return all(leaf.device.type == "cpu" for leaf in leaves(tree))
 
 
-def received(module: nn.Module, inputs: Any, what: str) -> Any:
+def received(module: nn.Module, inputs: Any, what: str, state: Any = ()) -> Any:
     """``inputs`` of any kind as ``module`` reads them: see :func:`as_tensors`, :func:`to_inputs`.
 
-    Reals get a type that the module's parameters have. Nothing is done inside :func:`inspected`.
+    Reals get a type that the module's parameters, or without any its ``state``, have. Nothing is
+    done inside :func:`inspected`.
     """
     if _inspected.get():
         return inputs
@@ -64,13 +65,16 @@ def received(module: nn.Module, inputs: Any, what: str) -> Any:
     return to_inputs(tree, f"{what}: inputs", dtype_for(module, tree))
 
 
-def dtype_for(module: nn.Module, inputs: Any) -> torch.dtype:
+def dtype_for(module: nn.Module, inputs: Any, state: Any = ()) -> torch.dtype:
     """The type of reals that ``module`` computes with: the inputs' own, if a parameter has it.
 
-    Else that of its first parameter or, without parameters, the inputs' own or the default type.
+    Else that of its first parameter or, without parameters, of its ``state``; without that, the
+    inputs' own or the default type.
     """
     given = next((x.dtype for x in leaves(inputs) if x.is_floating_point()), None)
-    own = [p.dtype for p in module.parameters() if p.is_floating_point()]
+    own = [p.dtype for p in module.parameters() if p.is_floating_point()] or [
+        x.dtype for x in leaves(state) if isinstance(x, Tensor) and x.is_floating_point()
+    ]
     if not own:
         return given or torch.get_default_dtype()
     return given if given is not None and given in own else own[0]
@@ -201,10 +205,8 @@ def received_rows(
     inputs = received(module, inputs, what)
     n = check_rows(inputs, what)
     check_not_empty(n, what)
-    targets, weights, groups = (
-        as_tensors(part, f"{what}: {name}")
-        for part, name in ((targets, "targets"), (weights, "weights"), (groups, "groups"))
-    )
+    targets = as_tensors(targets, f"{what}: targets")
+    weights, groups = one_tensor(weights, f"{what}: weights"), one_tensor(groups, f"{what}: groups")
     check_rows(targets, what, n, "targets")
     refuse_infinite(targets, what)
     check_weights(weights, n, what)
@@ -256,7 +258,7 @@ def counted(weights: Any, inputs: Any) -> AbstractContextManager[None]:
     if weights is None:
         return nullcontext()
     if not _inspected.get():
-        weights = as_tensors(weights, "predictor: weights")
+        weights = one_tensor(weights, "predictor: weights")
         check_weights(weights, check_rows(inputs, "predictor"), "predictor")
     return counting(weights)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quickstudy.base.errors import first_line, out_of_memory
 from quickstudy.base.modules import in_torch_func, needs_plain_operators
@@ -23,8 +23,8 @@ _RAW = (
 
 
 @contextmanager
-def explaining(module: nn.Module, inputs: Any) -> Iterator[None]:
-    """Inside, raw errors become ValueErrors that describe ``inputs`` given to ``module``.
+def explaining(who: nn.Module | str, inputs: Any) -> Iterator[None]:
+    """Inside, raw errors become ValueErrors that describe ``inputs``, given to ``who``.
 
     Errors under transforms of ``torch.func`` stay, since the engine then tries another mapping, and
     so do errors of memory and of types of their own.
@@ -35,10 +35,11 @@ def explaining(module: nn.Module, inputs: Any) -> Iterator[None]:
         hidden = in_torch_func() or needs_plain_operators() or out_of_memory(error)
         if hidden or not is_raw(error):
             raise
+        name = who if isinstance(who, str) else type(who).__name__
         given = ", ".join(f"{n} {dtype_and_shape(x)}".strip() for n, x in named_leaves(inputs))
         raise ValueError(
-            f"{type(module).__name__}: cannot compute inputs of {given[:200]}: "
-            f"{type(error).__name__}, {first_line(error)}. {_remedy(module, inputs)}"
+            f"{name}: cannot compute with {given[:200]} ({type(error).__name__}: "
+            f"{first_line(error)}). {_remedy(who, inputs)}"
         ) from error
 
 
@@ -52,17 +53,19 @@ def is_raw(error: Exception) -> bool:
     return Path(torch.__file__).parent in Path(last.filename).parents
 
 
-def _remedy(module: nn.Module, inputs: Any) -> str:
-    devices = {str(leaf.device) for leaf in leaves(inputs)}
-    own = {str(p.device) for p in module.parameters()}
+def _remedy(who: nn.Module | str, inputs: Any) -> str:
+    if isinstance(who, str):
+        return "Change the function, or the targets, so that they fit one another."
+    tensors = [leaf for leaf in leaves(inputs) if isinstance(leaf, Tensor)]
+    devices, own = {str(leaf.device) for leaf in tensors}, {str(p.device) for p in who.parameters()}
     if own and devices - own:
         return f"Move them to the learner's device: .to({min(own)!r})."
-    if any(not x.is_floating_point() for x in leaves(inputs)):
+    if not all(leaf.is_floating_point() for leaf in tensors):
         return (
-            "Integers stay ids, for embeddings; give numbers as reals (.float()) and pixels as "
+            "Integers stay ids, for embeddings: give numbers as reals (.float()) and pixels as "
             "uint8. Otherwise give rows of the shape for which its backbone was built."
         )
     return (
-        "Give rows of the shape for which its backbone was built, (n, ...), or look at the code "
-        "of the error above."
+        "Give rows (n, ...) of the shape for which its backbone was built, and a spec that it can "
+        "answer; the error above says where it failed."
     )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quickstudy.answers.classes import one_hot
-from quickstudy.base.arrays import as_tensors
+from quickstudy.base.arrays import as_tensors, one_tensor
 from quickstudy.base.door import (
     check_not_empty,
     check_rows,
@@ -52,9 +52,9 @@ def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None)
     device = next(leaves(targets)).device
     if weights is None:
         weights = torch.ones(n, device=device)
-    weights = as_tensors(weights, "examples: weights").to(torch.get_default_dtype())
+    weights = one_tensor(weights, "examples: weights").to(torch.get_default_dtype())
     check_weights(weights, n, "examples")
-    groups = one_place(weights) if groups is None else as_tensors(groups, "examples: groups")
+    groups = one_place(weights) if groups is None else one_tensor(groups, "examples: groups")
     if groups.shape != (n,) or groups.is_floating_point():
         raise ValueError(
             f"examples: groups must be {n} integers, one per row; found {groups.dtype} of shape "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from quickstudy.base.arrays import refuse_foreign
@@ -19,7 +20,7 @@ def class_ids(labels: Any, n: int, what: str) -> tuple[tuple[str, ...], np.ndarr
     Raises ValueError, beginning with ``what``, for labels of another shape, for unknown ones
     (negative, NaN, None or missing text), and for real numbers, which are targets of regression.
     """
-    values = _as_labels(labels, what)
+    values = as_labels(labels, what)
     if values.ndim != 1 or len(values) != n:
         raise ValueError(
             f"{what}: labels must have shape ({n},), one per row of inputs; found {values.shape}. "
@@ -49,9 +50,11 @@ def class_ids(labels: Any, n: int, what: str) -> tuple[tuple[str, ...], np.ndarr
     return tuple(str(name) for name in names), ids
 
 
-def _as_labels(labels: Any, what: str) -> np.ndarray:
+def as_labels(labels: Any, what: str) -> np.ndarray:
+    """Labels as an array; ValueError for anything but lists, arrays and tensors."""
     if isinstance(labels, Tensor):
-        return labels.detach().cpu().numpy()
+        values = labels.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     labels = list(labels) if isinstance(labels, (tuple, range)) else labels
     if isinstance(labels, list):
         refuse_foreign(labels, f"{what}: labels")

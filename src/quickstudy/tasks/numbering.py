@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.trees import named_leaves
-from quickstudy.core import Examples, Task, TaskSource
+from quickstudy.core import Acting, Examples, Task, TaskSource
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.stacks import Stack, as_stack, stacks
 
@@ -71,7 +71,43 @@ def draw(source: TaskSource, seed: int, index: int, stream: Stream = Stream.TRAI
     """Task ``index`` of a stream of ``source``; for fixed tasks, the same one in every stream."""
     if isinstance(source, FixedTasks):
         return source.at(index)
-    return source(generator(task_seed(seed, index, stream)))
+    if not callable(source):
+        raise ValueError(
+            f"source: must be a function of a generator that gives a task; found "
+            f"{type(source).__name__}. Make one with qs.episodes, or of tasks with qs.tasks.fixed."
+        )
+    made = generator(task_seed(seed, index, stream))
+    try:
+        return _as_task(source(made))
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # from inside the source
+        raise ValueError(
+            f"source: must take a torch.Generator alone; calling it raised {error}. Write "
+            "def source(generator): ... return qs.Task(support, query, spec)."
+        ) from error
+
+
+def _as_task(drawn: Any) -> Task:
+    """``drawn``; ValueError unless it is a task of rows."""
+    if not isinstance(drawn, Task):
+        raise ValueError(
+            f"source: must give a Task; found {type(drawn).__name__}. Return "
+            "qs.Task(support, query, spec)."
+        )
+    for what, part in (("support", drawn.support), ("query", drawn.query)):
+        if not isinstance(part, (Examples, Acting)):
+            raise ValueError(
+                f"source: the {what} set of a task must be Examples; found "
+                f"{type(part).__name__}. Make them by qs.examples."
+            )
+        wrong = [name for name, x in named_leaves(part, what) if not isinstance(x, Tensor)]
+        if wrong:
+            raise ValueError(
+                f"source: Examples hold tensors alone, but {wrong[0]} is none. Make them by "
+                "qs.examples, which converts arrays and lists."
+            )
+    return drawn
 
 
 class Stacking(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.base.arrays import as_tensors
+from quickstudy.base.arrays import as_tensors, one_tensor
 from quickstudy.base.door import check_rows, is_integer, to_stored
 from quickstudy.base.trees import concatenate, map_tree, named_leaves, rows
 from quickstudy.tasks.labels import class_ids
@@ -38,7 +38,7 @@ class LabelledRows:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        counts = as_tensors(self.counts, "LabelledRows: counts")
+        counts = one_tensor(self.counts, "LabelledRows: counts")
         if not is_integer(counts) or counts.ndim != 1 or not len(counts):
             raise ValueError(
                 "LabelledRows: counts must be integers (classes,), one number of rows for each of "

@@ -19,7 +19,7 @@ from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.plan import Compute, Plan
 from quickstudy.compute.prepare import Prepared, prepare_stack
 from quickstudy.core import Learner, TaskSource, TaskSpec
-from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.evaluation.evaluate import check_call, evaluate
 from quickstudy.evaluation.kinds import join, kind_of_all
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
@@ -30,10 +30,10 @@ from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log
-from quickstudy.training.optimisers import OptimiserMaker, adam
+from quickstudy.training.optimisers import OptimiserMaker, adam, make_optimiser
 from quickstudy.training.plan import checked_for, make_plan
 from quickstudy.training.population import estimate_population
-from quickstudy.training.preflight import first_tasks, prepare
+from quickstudy.training.preflight import check_settings, first_tasks, prepare
 from quickstudy.training.schedules import Schedule, constant
 
 
@@ -103,8 +103,11 @@ def fit(
     range, for ``compile`` without a compiler and where a resumed run had other settings,
     FileExistsError where ``run`` holds another run.
     """
-    if steps < 1:
-        raise ValueError(f"fit: steps must be positive; found {steps}.")
+    check_call("fit", learner, seed)
+    check_settings(schedule, objective, validation, compute, {
+        "steps": steps, "tasks_per_step": tasks_per_step, "log_every": log_every,
+        "checkpoint_every": checkpoint_every,
+    })  # fmt: skip
     check_combine(combine)
     deciding = validation.deciding_key(learner, seed) if validation else ("", "")
     objective = objective or objective_of(learner)
@@ -113,7 +116,7 @@ def fit(
     drawn = first_tasks(source, seed)
     first = prepare(learner, objective, drawn, tasks_per_step)
     trainer.scored = kind_of_all(task.spec for task in drawn)
-    opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
+    opt = make_optimiser(optimiser or adam(), [p for p in learner.parameters() if p.requires_grad])
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
         "steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,

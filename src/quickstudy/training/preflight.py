@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
 from quickstudy.base.errors import with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
+from quickstudy.compute.plan import Compute
 from quickstudy.compute.prepare import kind_of
 from quickstudy.contract.check import applicable, check_laws, doubled
 from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
+from quickstudy.evaluation.validation import Validation
 from quickstudy.objectives import Objective, set_progress
 from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import draw
@@ -38,6 +42,27 @@ FIRST_TASKS = 8
 def first_tasks(source: TaskSource, seed: int) -> list[Task]:
     """The first tasks of training, for :func:`prepare`."""
     return [draw(source, seed, index) for index in range(FIRST_TASKS)]
+
+
+def check_settings(
+    schedule: Any, objective: Any, validation: Any, compute: Any, counts: Mapping[str, Any]
+) -> None:
+    """ValueError for an argument of ``fit`` of a wrong kind, and for ``counts`` below 1."""
+    for name, count in counts.items():
+        check_count("fit", name, count, 1)
+    for name, value, fits, wanted in (
+        ("schedule", schedule, callable(schedule), "a function of the share of training done"),
+        ("objective", objective, objective is None or callable(objective),
+         "a function (learner, task) -> loss"),
+        ("validation", validation, validation is None or isinstance(validation, Validation),
+         "qs.Validation(source)"),
+        ("compute", compute, isinstance(compute, Compute), "qs.Compute(engine=...)"),
+    ):  # fmt: skip
+        if not fits:
+            raise ValueError(
+                f"fit: {name} must be {wanted}; found {type(value).__name__}. Give that, or leave "
+                "it out."
+            )
 
 
 def prepare(
