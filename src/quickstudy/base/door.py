@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.base.arrays import as_tensors, one_tensor
-from quickstudy.base.modules import in_torch_func, needs_plain_operators
+from quickstudy.base.modules import device_of, in_torch_func, needs_plain_operators
 from quickstudy.base.trees import dtype_and_shape, leaves, map_tree, named_leaves
 from quickstudy.base.weighting import counting
 
@@ -58,11 +58,9 @@ def received(module: nn.Module, inputs: Any, what: str, state: Any = ()) -> Any:
     """
     if _inspected.get():
         return inputs
-    tree = as_tensors(
-        inputs, f"{what}: inputs", next((p.device for p in module.parameters()), None)
-    )
+    tree = as_tensors(inputs, f"{what}: inputs", device_of(module))
     check_rows(tree, what)
-    return to_inputs(tree, f"{what}: inputs", dtype_for(module, tree))
+    return to_inputs(tree, what, dtype_for(module, tree, state))
 
 
 def dtype_for(module: nn.Module, inputs: Any, state: Any = ()) -> torch.dtype:

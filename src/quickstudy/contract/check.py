@@ -28,6 +28,7 @@ from quickstudy.contract.incremental import (
 )
 from quickstudy.contract.joined import joined_answer_changes_nothing
 from quickstudy.contract.laws import Law
+from quickstudy.contract.plain import plain_features_give_finite_answers
 from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.tasks.acting import run_acting
@@ -50,6 +51,7 @@ LAWS: dict[str, Law] = {
         laws.every_parameter_gets_a_gradient,
         laws.dtype_and_device_are_kept,
         laws.saved_predictor_is_the_same,
+        plain_features_give_finite_answers,
         extending_the_prior_equals_adapting,
         extending_equals_adapting_to_all,
     )

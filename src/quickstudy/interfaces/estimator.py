@@ -127,7 +127,8 @@ def _numbers(values: Any, what: str) -> Any:
         return as_array(values.to_dense() if values.layout != torch.strided else values, what)
     if isinstance(values, (list, tuple)):
         return as_array(list(values), what)
-    if hasattr(values, "__array__") or hasattr(values, "tocsr"):
+    text = isinstance(values, np.ndarray) and values.dtype.kind in "USMm"
+    if not text and (hasattr(values, "__array__") or hasattr(values, "tocsr")):
         return values
     return as_array(values, what)
 
@@ -178,9 +179,10 @@ def _predictions(estimator: FewShot, X: ArrayLike) -> Tensor:
     inputs = _tensor(estimator, _validated(estimator, X, reset=False))
     if is_pixels(inputs) != estimator._pixels:
         fitted = "uint8 pixels" if estimator._pixels else "numbers other than uint8"
+        now = getattr(X, "dtype", type(X).__name__)
         raise ValueError(
             f"{type(estimator).__name__}: uint8 is scaled by 1/255 and other numbers are not; "
-            f"fitted to {fitted}, but X is now {np.asarray(X).dtype}. Give both in the same type."
+            f"fitted to {fitted}, but X is now {now}. Give both in the same type."
         )
     predictor: Predictor = estimator.predictor_
     with torch.no_grad():

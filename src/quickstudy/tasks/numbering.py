@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.trees import named_leaves
-from quickstudy.core import Acting, Examples, Task, TaskSource
+from quickstudy.core import Acting, Examples, Task, TaskSource, TaskSpec
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.stacks import Stack, as_stack, stacks
 
@@ -94,6 +94,11 @@ def _as_task(drawn: Any) -> Task:
         raise ValueError(
             f"source: must give a Task; found {type(drawn).__name__}. Return "
             "qs.Task(support, query, spec)."
+        )
+    if not isinstance(drawn.spec, TaskSpec):
+        raise ValueError(
+            f"source: the spec of a task must be a TaskSpec; found {drawn.spec!r}. Make one by "
+            "qs.classification(ways), or another of these functions."
         )
     for what, part in (("support", drawn.support), ("query", drawn.query)):
         if not isinstance(part, (Examples, Acting)):

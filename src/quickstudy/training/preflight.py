@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,12 @@ def check_settings(
                 f"fit: {name} must be {wanted}; found {type(value).__name__}. Give that, or leave "
                 "it out."
             )
+    factor = schedule(0.0)
+    if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
+        raise ValueError(
+            f"fit: schedule must give a factor of the learning rate, a number of 0 or more; found "
+            f"{factor!r} at the start. See qs.schedules."
+        )
 
 
 def prepare(
