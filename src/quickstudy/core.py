@@ -25,7 +25,8 @@ from quickstudy.base.door import check_predictions, counted, readable, received,
 from quickstudy.base.explain import explaining
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
-from quickstudy.base.trees import map_tree
+from quickstudy.base.trees import map_tree, without_rows
+from quickstudy.base.updates import refusing_updates
 
 State = Any
 """What ``adapt`` returns for one support set: nested dicts, tuples and lists of tensors."""
@@ -98,8 +99,6 @@ class Score(ABC):
 class Answer(ABC):
     """The kind of target a task has, with its loss and scores: a frozen dataclass, no tensors.
 
-    ``outputs``  width of the layer that gives predictions; the class axis is the last one.
-
     All code that depends on the kind of target belongs in a subclass. Single elements of a target
     may be unknown: :meth:`known` marks the others, :meth:`element_losses` gives a loss for each.
     """
@@ -118,7 +117,7 @@ class Answer(ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Width of the layer that gives predictions."""
+        """Width of the layer that gives predictions, whose last axis is that of the classes."""
 
     @abstractmethod
     def check(self, targets: Any, what: str = "targets") -> None:
@@ -261,15 +260,18 @@ class Learner(nn.Module, ABC):
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
         """The predictor after adapting to ``support``, whose rows get the learner's type of reals.
 
-        Raises ValueError for an answer that this learner does not support, for a support set
-        without rows, and for rows that do not fit the answer or the learner.
+        Raises ValueError for an answer that this learner does not support, and for a support set
+        without rows, or of rows that do not fit the answer or the learner.
         """
         if not isinstance(spec, TaskSpec):
-            raise ValueError(f"spec: must be a TaskSpec; found {spec!r}. See qs.classification.")
+            raise ValueError(
+                f"spec: must be a TaskSpec; found {type(spec)}. See qs.classification."
+            )
         check_answer(self, spec.answer)
         support = checked_support(self, support, spec.answer)
-        with explaining(self, support.inputs):
-            return Predictor(self, self.adapt(support, spec), spec)
+        with explaining(self, support.inputs), refusing_updates(self):
+            state = self.adapt(support, spec)
+        return Predictor(self, state, spec, {}, without_rows(support.inputs))
 
     @property
     def transductive(self) -> bool:
@@ -291,9 +293,8 @@ def check_answer(learner: Learner, answer: Answer) -> None:
 def checked_support(learner: Learner, support: Examples, answer: Answer) -> Examples:
     """``support`` as ``learner`` reads it; ValueError where it does not fit ``answer``."""
     if not isinstance(support, Examples):
-        raise ValueError(
-            f"support: must be Examples; found {type(support).__name__}. Make them by qs.examples."
-        )
+        found = type(support).__name__
+        raise ValueError(f"support: must be Examples; found {found}. Make them by qs.examples.")
     support = Examples(*received_rows(learner, support, "support"))
     answer.check(support.targets, "support")
     if readable(support.targets):
@@ -306,12 +307,14 @@ class Predictor:
     """A learner with the state of one support set: a function of inputs.
 
     ``info`` is saved with the predictor: class names, image size, anything that JSON can hold.
+    ``no_rows`` (0, ...) are the inputs it was made from without rows: their shapes and dtypes.
     """
 
     learner: Learner
     state: State
     spec: TaskSpec
     info: Mapping[str, Any] = field(default_factory=dict)
+    no_rows: Any = None
 
     def __call__(self, inputs: Any, weights: Tensor | None = None) -> Any:
         """Predictions for ``inputs`` (n, ...): logits, regression values, or a tree of these.
@@ -319,7 +322,7 @@ class Predictor:
         ``inputs`` are converted as by ``qs.examples``; ``weights`` (n,) say how often a row counts
         in batch statistics. ValueError for inputs that do not fit and results that are not finite.
         """
-        inputs = received(self.learner, inputs, "predictor", self.state)
-        with explaining(self.learner, inputs), counted(weights, inputs):
-            predictions = self.learner.predict(self.state, inputs, self.spec)
-        return check_predictions(predictions, inputs, self.learner)
+        learner, inputs = self.learner, received(self.learner, inputs, "predictor", self.state)
+        with explaining(learner, inputs), refusing_updates(learner), counted(weights, inputs):
+            predictions = learner.predict(self.state, inputs, self.spec)
+        return check_predictions(predictions, inputs, learner)

@@ -13,7 +13,7 @@ from report_samples import NearestMeanPixels, evaluation_of
 from torch import Tensor, nn
 
 import quickstudy as qs
-from quickstudy.base.modules import call_with
+from quickstudy.base.replica import call_with
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
 from quickstudy.reports.insights import (
     MOST_LAYERS,

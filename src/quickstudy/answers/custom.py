@@ -72,7 +72,7 @@ class Custom(Answer):
                 instance = isinstance(function, type)
                 raise ValueError(
                     f"spec: {what} must be a function (predictions, targets) -> one number for "
-                    f"each row; found {function!r}. "
+                    f"each row; found {shown(function)}. "
                     + ("Give an instance of that class." if instance else "Give a function.")
                 )
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -20,64 +16,6 @@ def sees_other_rows(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return module.training or module.running_mean is None
     return bool(getattr(module, "sees_other_rows", False))
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each submodule is in its own earlier mode again."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-_Table = dict[str, nn.Parameter | None]
-"""``Module._parameters``: one submodule's own parameters, by name."""
-
-
-def call_with(module: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
-    """``module(*inputs)`` with ``weights`` in place of the parameters of these names.
-
-    A parameter that several submodules share is replaced in all of them, whichever of its names is
-    given. torch's ``functional_call`` takes four times as long, and has a bug: it swaps a submodule
-    with two names twice and then restores the wrong tensor, so later gradients are wrong.
-    """
-    named, places = _parameters_of(module)
-    replaced: list[tuple[_Table, str, Tensor | None]] = []
-    try:
-        for name, weight in weights.items():
-            for table, leaf in places[id(named[name])]:
-                replaced.append((table, leaf, table[leaf]))
-                table[leaf] = weight  # type: ignore[assignment]  # torch accepts any tensor
-        return module(*inputs)
-    finally:
-        for table, leaf, parameter in reversed(replaced):  # reversed: a slot may be in it twice
-            table[leaf] = parameter  # type: ignore[assignment]
-
-
-def _parameters_of(
-    module: nn.Module,
-) -> tuple[dict[str, nn.Parameter], dict[int, list[tuple[_Table, str]]]]:
-    """Each name's parameter, and by the parameter's id the (table, key) pairs that hold it.
-
-    Recomputed in each call: a cache would be wrong after a submodule has been replaced.
-    """
-    named: dict[str, nn.Parameter] = {}
-    places: dict[int, list[tuple[_Table, str]]] = {}
-    waiting = [("", module)]
-    while waiting:
-        prefix, part = waiting.pop()
-        for leaf, parameter in part._parameters.items():
-            if parameter is not None:
-                named[prefix + leaf] = parameter
-                places.setdefault(id(parameter), []).append((part._parameters, leaf))
-        for name, child in part._modules.items():
-            if child is not None:
-                waiting.append((f"{prefix}{name}.", child))
-    return named, places
 
 
 def in_torch_func() -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
-from quickstudy.base.modules import call_with
+from quickstudy.base.replica import call_with
 from quickstudy.base.weighting import weights_are_uniform
 from quickstudy.core import Answer, Examples, Learner, Task, TaskSpec
 from quickstudy.objectives import Objective, Outcome, mean_loss, query_loss, score_of

@@ -8,14 +8,12 @@ global lock is released while an operator runs.
 The first worker is the calling thread: glibc returns freed blocks of more than 64 MiB (feature maps
 of 75 queries of 84x84) to the system for all other threads, which is slow.
 
-Workers are used only on request: each has a copy of the learner, so modules that refer to
-themselves in a closure or hook would use the wrong copy; random numbers are drawn in an arbitrary
-order; and modes that torch stores per thread, for example autocast, are not passed on.
+Workers are used only on request: random numbers are drawn in an arbitrary order, and modes that
+torch stores per thread, for example autocast, are not passed on.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -25,6 +23,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from quickstudy.base.replica import replica_of
 from quickstudy.compute.gradients import as_outcome
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective, Outcome
@@ -108,14 +107,13 @@ def map_in_threads(
 ) -> list[Result]:
     """Run ``work(learner, tasks[k::workers])`` in a thread for each worker k; their results.
 
-    Each worker has a copy of the learner that shares parameters and buffers with ``learner``: a
-    copy, since modules hold adapted weights temporarily, which must not affect other threads.
+    Each worker has a replica of the learner, which shares its tensors, because a learner may keep
+    values in its modules while it computes.
     """
     workers = min(workers, len(tasks))
     if workers == 1:
         return [work(learner, tasks)]
-    shared = {id(t): t for t in (*learner.parameters(), *learner.buffers())}
-    replicas = [copy.deepcopy(learner, dict(shared)) for _ in range(workers)]
+    replicas = [replica_of(learner) for _ in range(workers)]
     threads, gradients = torch.get_num_threads(), torch.is_grad_enabled()
 
     def start(k: int) -> Result:

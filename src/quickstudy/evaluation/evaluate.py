@@ -15,7 +15,8 @@ from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import norm_policy
 from quickstudy.base.errors import first_line
-from quickstudy.base.modules import convolves_on_cpu, device_of, evaluation_mode
+from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.compute.cost import cost_of_one_task
 from quickstudy.compute.engine import computing, map_tasks
@@ -29,10 +30,13 @@ from quickstudy.evaluation.results import Evaluation, result_of
 from quickstudy.objectives import predict_queries
 from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.examples import counted_weights
-from quickstudy.tasks.fixed import FixedTasks
+from quickstudy.tasks.fixed import number_of_tasks
 from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw
 from quickstudy.tasks.stacks import Stack, first_tasks, stacks, to_device, unstack
+
+TASKS = 600
+"""Number of tasks by default."""
 
 TIMED_TASKS = 8
 """Number of tasks, the first ones, on which adapting is timed."""
@@ -57,26 +61,25 @@ def evaluate(
     ``stream``           the purpose of the tasks; no training task is in the test stream.
 
     Each kind and name of tasks has its own rows of results. Every task is drawn once, in order.
-    The learner is used in evaluation mode and its own mode restored afterwards.
+    The learner is used in evaluation mode, its own mode does not change.
 
-    Raises ValueError for fewer than 2 tasks, for which there is no interval, for answers that the
-    learner does not support, for tasks that would share a row although their answers do not join,
-    for predictions of a wrong shape or that are not finite, and for a task without a known query.
+    Raises ValueError for fewer than 2 tasks, for which there is no interval, for more than a fixed
+    source has, for a source that ends before, for answers that the learner does not support, for
+    tasks that would share a row although their answers do not join, for predictions of a wrong
+    shape or that are not finite, and for a task without a known query.
     """
     check_call("evaluate", learner, seed)
-    if tasks is None:
-        tasks = len(source) if isinstance(source, FixedTasks) else 600
+    check_count("evaluate", "tasks_per_batch", tasks_per_batch, 1)
+    tasks = number_of_tasks("evaluate", source, tasks, TASKS)
     if not isinstance(tasks, int) or tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
-    check_count("evaluate", "tasks_per_batch", tasks_per_batch, 1)
-    scoring = _Scoring(learner, seed, stream, tasks_per_batch)
-    with evaluation_mode(learner):
-        for start in range(0, tasks, tasks_per_batch):
-            numbers = range(start, min(start + tasks_per_batch, tasks))
-            scoring.add([draw(source, seed, number, stream) for number in numbers])
-            if on_batch is not None:
-                on_batch(numbers.stop)
-        return scoring.evaluation()
+    scoring = _Scoring(in_evaluation_mode(learner), seed, stream, tasks_per_batch)
+    for start in range(0, tasks, tasks_per_batch):
+        numbers = range(start, min(start + tasks_per_batch, tasks))
+        scoring.add([draw(source, seed, number, stream) for number in numbers])
+        if on_batch is not None:
+            on_batch(numbers.stop)
+    return scoring.evaluation()
 
 
 def check_call(who: str, learner: Any, seed: Any) -> None:

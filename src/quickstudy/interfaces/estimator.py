@@ -17,6 +17,7 @@ from quickstudy.answers.specs import classification, regression
 from quickstudy.base.arrays import as_array, refuse_foreign
 from quickstudy.base.door import is_pixels
 from quickstudy.base.modules import device_of
+from quickstudy.base.shown import shown
 from quickstudy.core import Examples, Learner, Predictor, TaskSpec
 from quickstudy.interfaces.untrained import untrained
 from quickstudy.learners.transfer.heads import logistic
@@ -53,7 +54,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(
                 "FewShotClassifier: needs examples of at least 2 classes; found 1 class "
-                f"({self.classes_[0]!r})."
+                f"({shown(self.classes_[0])})."
             )
         spec = classification(len(self.classes_))
         baseline = LinearProbe(nn.Flatten(), head=logistic)

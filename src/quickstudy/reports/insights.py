@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quickstudy.base.modules import evaluation_mode
+from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.weighting import counting
 from quickstudy.core import Learner, Predictor, State, Task
 from quickstudy.objectives import mean_loss, predict_rows
@@ -105,17 +105,17 @@ def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -
     Raises ValueError as :func:`quickstudy.reports.views.view`
     does, and for attention that is not one share per query and support row.
     """
-    with evaluation_mode(learner):
-        task = run_acting(learner, task) if needs_acting(task) else task
-        shown = view(learner, task, names)
-        shares = attention(learner, task)
-        return Insights(
-            shown,
-            adaptation(learner, task),
-            rates(learner.learnt_rates() if isinstance(learner, LearnsRates) else {}),
-            shares,
-            nearest(shown, shares) if isinstance(shown, EpisodeView) else (),
-        )
+    learner = in_evaluation_mode(learner)
+    task = run_acting(learner, task) if needs_acting(task) else task
+    shown = view(learner, task, names)
+    shares = attention(learner, task)
+    return Insights(
+        shown,
+        adaptation(learner, task),
+        rates(learner.learnt_rates() if isinstance(learner, LearnsRates) else {}),
+        shares,
+        nearest(shown, shares) if isinstance(shown, EpisodeView) else (),
+    )
 
 
 @torch.no_grad()  # learners enable gradients themselves; a graph of all steps needs memory

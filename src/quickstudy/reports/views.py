@@ -17,7 +17,7 @@ from quickstudy.answers.labels import Labels
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
 from quickstudy.answers.tokens import Tokens, comparable
-from quickstudy.base.modules import evaluation_mode
+from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import counting
 from quickstudy.core import Answer, Examples, Learner, Predictor, Task
@@ -50,13 +50,13 @@ def view(learner: Learner, task: Task, names: Sequence[str] | None = None) -> Vi
 
     Raises ValueError where no row has a known target, and for a wrong number of names.
     """
-    with evaluation_mode(learner):
-        support, query, spec = run_acting(learner, task) if needs_acting(task) else task
-        assert isinstance(support, Examples)
-        assert isinstance(query, Examples)
-        predictor = learner(support, spec)
-        chosen = None if names is None else tuple(str(name) for name in names)
-        return view_of(spec.answer, _Adapted(predictor, support, query, chosen))
+    learner = in_evaluation_mode(learner)
+    support, query, spec = run_acting(learner, task) if needs_acting(task) else task
+    assert isinstance(support, Examples)
+    assert isinstance(query, Examples)
+    predictor = learner(support, spec)
+    chosen = None if names is None else tuple(str(name) for name in names)
+    return view_of(spec.answer, _Adapted(predictor, support, query, chosen))
 
 
 @dataclass(frozen=True)

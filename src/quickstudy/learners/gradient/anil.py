@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_support
-from quickstudy.base.modules import call_with
+from quickstudy.base.replica import call_with
 from quickstudy.core import Examples, TaskSpec
 from quickstudy.learners.gradient.descend import Update, sgd
 from quickstudy.learners.gradient.dual import predictions_over_tasks

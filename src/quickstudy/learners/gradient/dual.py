@@ -15,8 +15,7 @@ section 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch.func import vmap
 
 from quickstudy.answers import Classes, Labels, Reals
 from quickstudy.backbones.norms import mixes_rows
+from quickstudy.base.replica import Replica
 from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import weights_are_uniform
 from quickstudy.core import Examples, TaskSpec
@@ -54,20 +54,22 @@ def predictions_over_tasks(
     if not (_is_vector(support, spec) and _is_plain(learner)):
         return None
     network, descent = learner.adapted_network, learner.descent()
-    layers = _adapted_layers(network, learner.adapted, len(support.weights))
+    network = Replica(network).module  # its hooks are out of the reach of other threads
+    layers = _adapted_layers(network, tuple(learner.own_weights()), len(support.weights))
     if layers is None:
         return None
     recorded = learner.meta_gradient == Exact() and torch.is_grad_enabled()
     losses = _SupportLosses(support, spec)
-    with _hooked(layers):
-        for k in range(descent.steps):
-            with torch.enable_grad():
-                total = losses(_all_rows(network, support.inputs)).sum()
-                outputs = [layer.outputs for layer in layers]
-                gradients = torch.autograd.grad(total, outputs, create_graph=recorded)
-            for layer, gradient in zip(layers, gradients, strict=True):
-                layer.step(gradient, descent.rate(k), recorded)
-        return losses.predictions(_all_rows(network, inputs))
+    for layer in layers:
+        layer.layer.register_forward_hook(layer)
+    for k in range(descent.steps):
+        with torch.enable_grad():
+            total = losses(_all_rows(network, support.inputs)).sum()
+            outputs = [layer.outputs for layer in layers]
+            gradients = torch.autograd.grad(total, outputs, create_graph=recorded)
+        for layer, gradient in zip(layers, gradients, strict=True):
+            layer.step(gradient, descent.rate(k), recorded)
+    return losses.predictions(_all_rows(network, inputs))
 
 
 def _is_vector(support: Examples, spec: TaskSpec) -> bool:
@@ -215,13 +217,3 @@ def _adapted_layers(
             layers.append(_AdaptedLayer(module, weight, adapted_bias, tasks))
             unmatched -= {weight, bias}
     return None if unmatched else layers
-
-
-@contextmanager
-def _hooked(layers: Sequence[_AdaptedLayer]) -> Iterator[None]:
-    handles = [layer.layer.register_forward_hook(layer) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

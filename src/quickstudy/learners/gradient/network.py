@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +18,7 @@ from quickstudy.backbones.norms import (
     embed_support,
     needs_support_statistics,
 )
-from quickstudy.base.modules import call_with
+from quickstudy.base.replica import Replica, call_with
 from quickstudy.base.trees import leaves
 from quickstudy.base.weighting import weights_are_uniform
 from quickstudy.core import Examples, State, TaskSpec
@@ -46,6 +47,7 @@ class SupportLoss:
         statistics: Statistics | None = None,
     ) -> None:
         self.network, self.spec = network, spec
+        self._replica = Replica(network)
         self.support = labelled(support, spec.answer)
         own = spec.answer.present(self.support.targets, self.support.weights)
         self.present = own if own is None or present is None else _present_in_either(own, present)
@@ -78,7 +80,7 @@ class SupportLoss:
         return state if self.present is None else state | {"present": self.present}
 
     def _run(self, weights: Weights) -> tuple[Any, Statistics]:
-        return embed_support(lambda inputs: call_with(self.network, weights, inputs), self.support)
+        return embed_support(lambda inputs: self._replica(weights, inputs), self.support)
 
 
 def _present_in_either(present: Tensor, before: Tensor) -> Tensor:
@@ -104,8 +106,7 @@ def predict_under(network: nn.Module, state: State, inputs: Any, spec: TaskSpec)
 
 def run_under(network: nn.Module, state: State, inputs: Any) -> Any:
     """Outputs of ``network`` for ``inputs`` under the weights of ``state``."""
-    weights = state["weights"]
-    return embed_query(lambda i: call_with(network, weights, i), inputs, state["statistics"])
+    return embed_query(partial(call_with, network, state["weights"]), inputs, state["statistics"])
 
 
 def within_task(predictions: Any, spec: TaskSpec, present: Tensor | None) -> Any:
@@ -130,8 +131,10 @@ def within_task(predictions: Any, spec: TaskSpec, present: Tensor | None) -> Any
 def features_under(network: nn.Module, head: nn.Linear, state: State, inputs: Any) -> Tensor:
     """Inputs (n, d) of the last layer ``head`` of ``network`` under the weights of ``state``."""
     features: list[Tensor] = []
-    with head.register_forward_pre_hook(lambda _, head_inputs: features.append(head_inputs[0])):
-        run_under(network, state, inputs)
+    replica = Replica(network)
+    own_head = replica.copy_of(head)
+    own_head.register_forward_pre_hook(lambda _, head_inputs: features.append(head_inputs[0]))
+    embed_query(partial(replica, state["weights"]), inputs, state["statistics"])
     return features[-1]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.answers import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
-from quickstudy.base.modules import call_with
+from quickstudy.base.replica import call_with
 from quickstudy.core import State
 from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
@@ -119,7 +119,7 @@ class ProtoMAML(GradientLearner):
         features, _ = embed_support(self.backbone, loss.support)
         prototypes, _ = class_means(features, loss.support, loss.spec.outputs)
         head = {_WEIGHT: 2 * prototypes, _BIAS: -prototypes.square().sum(-1)}
-        return self._own_weights() | head
+        return self.own_weights() | head
 
 
 class _BackboneWithHead(nn.Module):
