@@ -91,7 +91,7 @@ def _load_fold(recipe: Recipe, folds: int) -> Dataset:
         recipe.data, recipe.root, size=recipe.size, strict=recipe.strict
     )
     parts = list(class_folds(classes, folds, recipe.split_seed or 0))
-    none = classes.select([])
+    none = classes.without_classes()
     train, test = parts[recipe.fold - 1] if recipe.fold else (classes, none)
     return Dataset(card(recipe.data), train, none, test)
 
