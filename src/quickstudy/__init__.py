@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.memory.memory_network import MemoryNetwork as MemoryNetwork
     from quickstudy.learners.memory.meta_networks import MetaNetworks as MetaNetworks
     from quickstudy.learners.memory.neural_process import (
-        AttentiveNeuralProcess as AttentiveNeuralProcess,
+        AttentiveConditionalNeuralProcess as AttentiveConditionalNeuralProcess,
     )
     from quickstudy.learners.memory.neural_process import (
         ConditionalNeuralProcess as ConditionalNeuralProcess,

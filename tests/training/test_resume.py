@@ -16,7 +16,7 @@ import torch
 
 import quickstudy as qs
 from made_up import random_classes
-from quickstudy.files.storage import load_tree
+from quickstudy.files.trees import load_tree
 from quickstudy.learners.gradient.multi_step import MultiStep
 from quickstudy.training.checkpoint import Progress
 from quickstudy.training.fit import NonFiniteLoss

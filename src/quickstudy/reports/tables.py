@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from quickstudy.base.words import count
 from quickstudy.reports.words import duration, visible
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
+    from quickstudy.evaluation.confusion import Confusion
+    from quickstudy.evaluation.folds import CrossValidation
     from quickstudy.evaluation.results import Evaluation
 
 
@@ -47,6 +51,38 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     return table
 
 
+def result_table(result: Evaluation | CrossValidation, title: str = "") -> Table | Group:
+    """The table of an evaluation, or of a cross-validation."""
+    from quickstudy.evaluation.folds import CrossValidation
+
+    if isinstance(result, CrossValidation):
+        return folds_table(result, title)
+    return evaluation_table(result, title)
+
+
+def folds_table(result: CrossValidation, title: str = "") -> Group:
+    """A cross-validation: its result, what was done, and a line for each fold."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("fold", justify="right")
+    table.add_column(result.score, justify="right", no_wrap=True)
+    table.add_column("test classes")
+    for number, fold in enumerate(result.folds, 1):
+        names = Text(visible(", ".join(fold.classes)))
+        table.add_row(str(number), Text(fold.evaluation.main.figure), names)
+    head = f"{visible(title)}: {result.score} {result.figure}" if title else result.figure
+    return Group(
+        Text(head, style="bold"),
+        Text(f"(95% interval over {count(len(result.folds), 'fold')}; the folds: {result.range})"),
+        table,
+        Text(result.explanation, style="dim"),
+    )
+
+
 def predictions_table(
     inputs: Sequence[str],
     names: Sequence[str],
@@ -67,8 +103,9 @@ def predictions_table(
 
     if len(inputs) != len(probabilities) or any(len(p) != len(names) for p in probabilities):
         raise ValueError(
-            f"predictions_table: {len(inputs)} inputs and {len(names)} classes need probabilities "
-            f"({len(inputs)}, {len(names)}); found {len(probabilities)} rows of "
+            f"predictions_table: {count(len(inputs), 'input')} and "
+            f"{count(len(names), 'class', 'classes')} need probabilities "
+            f"({len(inputs)}, {len(names)}); found {count(len(probabilities), 'row')} of "
             f"{sorted({len(p) for p in probabilities})} numbers. Give one row per input."
         )
     shown = min(shown, len(names))
@@ -88,6 +125,36 @@ def predictions_table(
             Text(others),
         ]
         table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def confusion_table(confusion: Confusion, most: int = 12) -> Table:
+    """How often each class was taken for which: a row per true class, a column per predicted one.
+
+    Columns have numbers in place of names, which would not fit. Above ``most`` classes the table
+    lists the ``most`` commonest mistakes instead.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [visible(name) for name in confusion.names]
+    table = Table(box=box.SIMPLE_HEAD)
+    if len(names) > most:
+        for column in ("true class", "predicted as"):
+            table.add_column(column, overflow="fold")
+        table.add_column("files", justify="right")
+        for true, predicted, rows in confusion.mistakes[:most]:
+            table.add_row(Text(names[true]), Text(names[predicted]), str(rows))
+        return table
+    table.add_column("true class, predicted as:", overflow="fold")
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right")
+    for i, row in enumerate(confusion.counts.tolist()):
+        cells = [
+            Text(str(n) if n else "·", style="bold" if i == j else "") for j, n in enumerate(row)
+        ]
+        table.add_row(Text(f"{i + 1} {names[i]}"), *cells)
     return table
 
 

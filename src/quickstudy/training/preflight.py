@@ -21,6 +21,7 @@ from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.objectives import Objective, set_progress
 from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import repeatable_tasks
+from quickstudy.tasks.order import reads_a_sequence
 from quickstudy.tasks.stacks import stacks, to_device
 from quickstudy.training.equivalence import few_queries, in_double
 
@@ -137,7 +138,7 @@ def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
 
     It would learn the positions of the classes instead of the classes.
     """
-    if "support_order_is_irrelevant" not in learner.exceptions:
+    if not reads_a_sequence(learner):
         return
     targets = [
         task.support.targets for task in tasks
