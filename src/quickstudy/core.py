@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.base.known import mean_of_known, zero_if_unknown
-from quickstudy.base.modules import sees_other_rows
+from quickstudy.base.modules import in_torch_func, sees_other_rows
 from quickstudy.base.short import short_repr
 from quickstudy.base.trees import leaves, map_tree, without_rows
 from quickstudy.base.updates import refusing_updates
@@ -294,8 +294,7 @@ def check_support(support: Examples, answer: Answer) -> None:
         raise ValueError("support: needs at least 1 row; found 0. Give a row of weight 0 for none.")
     answer.check(support.targets, "support")
     # Reading a value synchronises with a GPU, and is impossible under vmap.
-    on_cpu = all(leaf.device.type == "cpu" for leaf in leaves(support.targets))
-    if on_cpu and not torch._C._are_functorch_transforms_active():
+    if not in_torch_func() and all(leaf.device.type == "cpu" for leaf in leaves(support.targets)):
         answer.check_values(support.targets, "support")
 
 
