@@ -293,7 +293,7 @@ class _Trainer:
         estimate_population(self.learner, self.source, self.seed)
         return evaluate(
             self.learner, validation.source, validation.tasks, seed=self.seed,
-            stream=Stream.VALIDATION,
+            stream=Stream.VALIDATION, baselines=False,
         )  # fmt: skip
 
     def finish(self, best_weights: dict[str, Tensor]) -> None:
