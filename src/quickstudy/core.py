@@ -263,9 +263,7 @@ class Learner(nn.Module, ABC):
         without rows, or of rows that do not fit the answer or the learner.
         """
         if not isinstance(spec, TaskSpec):
-            raise ValueError(
-                f"spec: must be a TaskSpec; found {type(spec)}. See qs.classification."
-            )
+            raise ValueError(f"spec: must be a TaskSpec; found {type(spec)}. See qs.regression.")
         check_answer(self, spec.answer)
         support = checked_support(self, support, spec.answer)
         with explaining(self, support.inputs), refusing_updates(self):
@@ -280,13 +278,12 @@ class Learner(nn.Module, ABC):
 
 def check_answer(learner: Learner, answer: Answer) -> None:
     """ValueError where ``learner`` does not support ``answer``."""
-    if isinstance(answer, learner.answers):
-        return
-    given = ", ".join(kind.__name__ for kind in learner.answers)
-    raise ValueError(
-        f"{type(learner).__name__}: gives answers of the kind {given}, but the task needs "
-        f"{answer}. Use another learner, or another spec."
-    )
+    if not isinstance(answer, learner.answers):
+        given = ", ".join(kind.__name__ for kind in learner.answers)
+        raise ValueError(
+            f"{type(learner).__name__}: gives answers of the kind {given}, but the task needs "
+            f"{answer}. Use another learner, or another spec."
+        )
 
 
 def checked_support(learner: Learner, support: Examples, answer: Answer) -> Examples:
