@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from quickstudy.answers.baselines import nearest_mean
 from quickstudy.answers.checks import check_count, check_ids, check_largest_id, equal_but_for
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
@@ -43,6 +44,7 @@ class Classes(Answer):
 
     ways: int
     kind: ClassVar[str] = "classes"
+    guess_name: ClassVar[str] = "chance"
 
     def __post_init__(self) -> None:
         check_count("Classes", "ways", self.ways, 2)
@@ -105,6 +107,19 @@ class Classes(Answer):
     def hide_absent(self, targets: Tensor, present: Tensor | None) -> Tensor:
         """Ids of absent classes replaced by -1."""
         return hide_absent(targets, present)
+
+    def guess(self, support: Examples, query: Examples) -> Tensor:
+        """The commonest class of the queries for every row: no other constant scores more.
+
+        With equally many queries of each class its accuracy is 1 / ways.
+        """
+        shares = query.weights @ one_hot(query.targets, self.ways, query.weights.dtype)
+        logits = one_hot(shares.argmax(), self.ways, shares.dtype)
+        return logits.expand(len(query.weights), -1)
+
+    def nearest_mean(self, support: Examples, query: Examples) -> Tensor | None:
+        """See :func:`quickstudy.answers.baselines.nearest_mean`."""
+        return nearest_mean(support, query.inputs, self.ways)
 
 
 def cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from quickstudy.core import Examples, Learner
 from quickstudy.learners.transfer.heads import logistic
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.tasks.examples import one_place
+from quickstudy.tasks.order import in_mixed_order
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -60,7 +61,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         targets = torch.from_numpy(ids).to(self._device)
         support = Examples(self._inputs(rows), targets, row_weights, one_place(row_weights))
         with torch.no_grad():
-            self.predictor_ = learner.eval()(support, classification(len(self.classes_)))
+            mixed = in_mixed_order(learner, support)
+            self.predictor_ = learner.eval()(mixed, classification(len(self.classes_)))
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from quickstudy.evaluation.confusion import Confusion
     from quickstudy.evaluation.folds import CrossValidation
     from quickstudy.evaluation.results import Evaluation
 
@@ -126,6 +127,36 @@ def predictions_table(
             Text(others),
         ]
         table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def confusion_table(confusion: Confusion, most: int = 12) -> Table:
+    """How often each class was taken for which: a row per true class, a column per predicted one.
+
+    Columns have numbers in place of names, which would not fit. Above ``most`` classes the table
+    lists the ``most`` commonest mistakes instead.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [visible(name) for name in confusion.names]
+    table = Table(box=box.SIMPLE_HEAD)
+    if len(names) > most:
+        for column in ("true class", "predicted as"):
+            table.add_column(column, overflow="fold")
+        table.add_column("files", justify="right")
+        for true, predicted, rows in confusion.mistakes[:most]:
+            table.add_row(Text(names[true]), Text(names[predicted]), str(rows))
+        return table
+    table.add_column("true class, predicted as:", overflow="fold")
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right")
+    for i, row in enumerate(confusion.counts.tolist()):
+        cells = [
+            Text(str(n) if n else "·", style="bold" if i == j else "") for j, n in enumerate(row)
+        ]
+        table.add_row(Text(f"{i + 1} {names[i]}"), *cells)
     return table
 
 

@@ -22,8 +22,8 @@ def _is_user_error(error: Exception) -> bool:
         return True
     if isinstance(error, ImportError):
         return error.name is None  # ours, of a missing extra; Python gives its own a name
+    from quickstudy.base.errors import BrokenLaw
     from quickstudy.compute.memory import TaskTooLarge
-    from quickstudy.contract.compare import BrokenLaw
     from quickstudy.training.fit import NonFiniteLoss
 
     return isinstance(error, (BrokenLaw, NonFiniteLoss, TaskTooLarge))

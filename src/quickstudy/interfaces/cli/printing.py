@@ -34,3 +34,8 @@ def print_path(label: str, path: Path, err: bool = False) -> None:
 def print_json(value: Any) -> None:
     """Print strict JSON; escapes keep it readable in every encoding of a terminal or file."""
     click.echo(json.dumps(value, indent=1, allow_nan=False))
+
+
+def print_fact(label: str, text: str) -> None:
+    """Print one fact with its name."""
+    click.echo(f"{click.style(label, dim=True)} {text}")

@@ -22,6 +22,7 @@ from quickstudy.interfaces.runs.fitted import fitted, limits
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes
+from quickstudy.tasks.order import reads_a_sequence
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import class_folds
 
@@ -115,7 +116,7 @@ def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
     Raises ValueError, naming the split, where a split has too few classes or rows.
     """
     budget = recipe.budget(limits(recipe, data))
-    shuffled = _reads_a_sequence(learner)
+    shuffled = reads_a_sequence(learner)
     val_ways = min(budget.ways, len(data.val))
     return Sources(
         train=_source(recipe, data, "train", budget.train_ways, budget.train_queries, shuffled),
@@ -135,19 +136,21 @@ def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episode
             "Evaluate one of the folds, in the folders fold-1, fold-2 and so on of the run."
         )
     budget = recipe.budget(limits(recipe, data))
-    shuffled = _reads_a_sequence(learner)
+    shuffled = reads_a_sequence(learner)
     return _source(recipe, data, "test", budget.ways, budget.queries, shuffled)
-
-
-def _reads_a_sequence(learner: Learner) -> bool:
-    return "support_order_is_irrelevant" in learner.exceptions
 
 
 def _source(
     recipe: Recipe, data: Dataset, split: str, ways: int, queries: int, shuffled: bool
 ) -> Episodes:
+    classes = data.splits[split]
+    within = classes.superclasses if recipe.within_superclass else None
+    if recipe.within_superclass and within is None:
+        raise ValueError(
+            f"within_superclass: the classes of {recipe.data} have no superclasses. Leave it out."
+        )
     try:
-        return episodes(data.splits[split], ways, recipe.shots, queries, shuffled=shuffled)
+        return episodes(classes, ways, recipe.shots, queries, shuffled=shuffled, within=within)
     except ValueError as error:
         raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
 

@@ -78,6 +78,8 @@ class Recipe:
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
     ``ways``, ``shots``, ``queries``       of the test tasks; 5, 1 and 15, or what the data allow.
     ``train_ways``, ``train_queries``      of the training tasks; 5 queries, or what they allow.
+    ``within_superclass``          whether the classes of a task come from one superclass each time,
+                                    such as an alphabet of Omniglot.
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule.
     ``optimiser``                  "adam" or "sgd".
     ``validate_every``, ``patience``   validation during training; the best weights are kept.
@@ -108,6 +110,7 @@ class Recipe:
     queries: int | None = None
     train_ways: int | None = None
     train_queries: int | None = None
+    within_superclass: bool = False
     steps: int | None = None
     tasks_per_step: int | None = None
     rate: float | None = None
