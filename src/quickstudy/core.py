@@ -31,7 +31,6 @@ from quickstudy.base.updates import refusing_updates
 
 State = Any
 """What ``adapt`` returns for one support set: nested dicts, tuples and lists of tensors."""
-
 Statistic = dict[str, Tensor]
 """What a score stores for one task: sums, counts, or pairs of predictions and targets."""
 

@@ -107,6 +107,7 @@ def predictions_table(
     Raises ValueError where these do not fit together.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
@@ -119,11 +120,12 @@ def predictions_table(
         )
     shown = min(shown, len(names))
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("input", overflow="fold")
-    table.add_column("prediction", overflow="fold")
+    # As wide as the longest name, so that none is broken.
+    table.add_column("input", min_width=max(map(cell_len, map(visible, inputs)), default=0))
+    table.add_column("prediction", min_width=max(cell_len(visible(name)) for name in names))
     table.add_column("probability", justify="right")
     if shown > 1:
-        table.add_column("then", style="dim", overflow="fold")
+        table.add_column("then", style="dim")
     for name, row in zip(inputs, probabilities, strict=True):
         best = sorted(range(len(names)), key=lambda way: -row[way])[:shown]
         others = ", ".join(f"{visible(names[way])} {100 * row[way]:.0f}%" for way in best[1:])
