@@ -23,8 +23,8 @@ import torch
 
 from quickstudy.answers.specs import classification
 from quickstudy.core import Task
-from quickstudy.datasets.archives import ArchiveError, Limits
 from quickstudy.datasets.cache import data_root, writable_folder
+from quickstudy.datasets.limits import ArchiveError, Limits
 from quickstudy.datasets.omniglot import check_size, ink, reduce
 from quickstudy.datasets.published import PublishedTasks
 from quickstudy.datasets.registry import card

@@ -30,8 +30,8 @@ from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log
-from quickstudy.training.optimisers import OptimiserMaker, adam
-from quickstudy.training.plan import checked_for, make_plan
+from quickstudy.training.optimisers import FirstSteps, OptimiserMaker, adam
+from quickstudy.training.plan import checked_again, make_plan
 from quickstudy.training.population import estimate_population
 from quickstudy.training.preflight import first_tasks, prepare
 from quickstudy.training.schedules import Schedule, constant
@@ -43,15 +43,24 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class Training:
-    """The result of training: the log's rows, the best validation, and the plan."""
+    """The result of training: the log's rows, the best validation, and the plan.
+
+    ``interrupted_by``  the number of the signal that ended training early, such as
+                        ``signal.SIGINT`` for Ctrl-C; 0 where training is complete.
+    """
 
     rows: list[dict[str, Any]]
     steps: int
     seconds: float
     best_step: int
     best_score: float | None
-    finished: bool
+    interrupted_by: int
     plan: Plan
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is complete; otherwise it can be resumed."""
+        return self.interrupted_by == 0
 
 
 def fit(
@@ -93,15 +102,17 @@ def fit(
                     ``compute`` says.
     ``progress``    show a progress bar.
 
-    Ctrl-C ends training after the current optimiser step. With ``run`` there is then a checkpoint,
-    and ``finished`` is False; without, KeyboardInterrupt is raised.
+    Ctrl-C, SIGTERM and SIGHUP end training after the current optimiser step. With ``run`` there is
+    then a checkpoint, and ``finished`` is False; without, the signal then acts as it does outside
+    of ``fit`` (Ctrl-C raises KeyboardInterrupt).
 
     Raises :class:`quickstudy.testing.BrokenLaw` before the first step for a learner whose
     results would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
     :class:`quickstudy.compute.memory.TaskTooLarge` where one task alone does not fit in memory,
     RuntimeError where ``engine="vmap"`` gives a wrong gradient, ValueError for arguments out of
-    range, for ``compile`` without a compiler and where a resumed run had other settings,
-    FileExistsError where ``run`` holds another run.
+    range, for a source with a memory, where the loss or the optimiser would train no parameter, for
+    ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
+    ``run`` holds another run. Warns, after the first step, of parameters that are not trained.
     """
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")
@@ -114,6 +125,8 @@ def fit(
     first = prepare(learner, objective, drawn, tasks_per_step)
     trainer.scored = kind_of_all(task.spec for task in drawn)
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
+    parts = {(t.spec.answer.kind, t.spec.name if learner.reads_name else "") for t in drawn}
+    trainer.first_steps = FirstSteps(learner, opt, alike=len(parts) == 1)
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
         "steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
@@ -124,13 +137,14 @@ def fit(
     }  # fmt: skip
     state = folder.restore(learner, opt, combine, settings)
     if state.plan:
-        state.plan = checked_for(state.plan, first)
+        with folder.errors():
+            state.plan = checked_again(state.plan, learner, first, objective)
     else:
         state.plan = make_plan(learner, first, objective, tasks_per_step, compute, combine)
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
-    interrupted = False
+    interrupted, resumed_at = 0, state.step
     with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
         while state.step < steps and not (state.stopped_early or interrupted):
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
@@ -151,14 +165,17 @@ def fit(
                          "half_width": result.half_width,
                          "seconds": round(time.perf_counter() - began, 3)})  # fmt: skip
                 display.validated(result)
-            interrupted = interrupts.requested and state.step < steps
+            if state.step < steps:
+                interrupted = interrupts.requested
             if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
                 folder.save(learner, opt, combine, state, settings)
+    if trainer.first_steps and state.step > resumed_at:
+        trainer.first_steps.end()
     trainer.finish(state.best_weights)
-    if interrupted and run is None:
-        raise KeyboardInterrupt  # without a folder the run cannot be resumed
+    if interrupts.requested and (run is None or not interrupted):
+        interrupts.deliver()  # nothing can be resumed, or nothing is left to do
     return Training(log.rows, state.step, state.seconds, state.best_step, state.best_score,
-                    not interrupted, trainer.plan)  # fmt: skip
+                    interrupted, trainer.plan)  # fmt: skip
 
 
 def _name(function: Any) -> str:
@@ -188,6 +205,7 @@ class _Trainer:
     plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
     compiled: CompiledGradients | None = None
     scored: TaskSpec | None = None  # only scores of tasks of this kind have a mean
+    first_steps: FirstSteps | None = None  # until every parameter was seen to be trained
 
     def follow(self, plan: Plan) -> None:
         """Use ``plan`` for the following steps."""
@@ -217,7 +235,10 @@ class _Trainer:
         losses, scores, norm = self._sync_scalars(outcome)
         if not all(map(math.isfinite, [*losses, norm])):
             raise self._not_finite(losses, step)
-        optimiser.step()
+        if self.first_steps is None:
+            optimiser.step()
+        elif not self.first_steps.step():
+            self.first_steps = None
         score = sum(scores) / len(scores) if self._are_scored(tasks) else math.nan
         return sum(losses) / len(losses), score
 

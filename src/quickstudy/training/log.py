@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from quickstudy.base.atomic import write_atomically
+from quickstudy.base.atomic import append_line, write_atomically
+from quickstudy.base.json_text import parse_json
+from quickstudy.base.shown import told
 
 
 class Log:
@@ -28,13 +29,8 @@ class Log:
     def add(self, row: dict[str, Any]) -> None:
         """Append ``row`` with a single write, so that a killed process leaves no partial row."""
         self.rows.append(row)
-        if self._path is None:
-            return
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, (json.dumps(row) + "\n").encode())
-        finally:
-            os.close(descriptor)
+        if self._path is not None:
+            append_line(self._path, json.dumps(row))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
@@ -52,17 +48,18 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
             f"read_metrics: there is no training log at {path}. "
             "Give the metrics.jsonl of a run folder."
         )
-    *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
+    # Bytes that are no text become a character that is no JSON, in the line where they stand.
+    *lines, _incomplete = path.read_text(encoding="utf-8", errors="replace").split("\n")
     rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     return sorted(rows, key=lambda row: row["step"])
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, float]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise ValueError(
-            f"read_metrics: line {number} of {path} is not JSON ({error}). "
+            f"read_metrics: line {number} of {path} is not JSON ({told(error)}). "
             "Remove the line, or run again."
         ) from error
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):

@@ -14,8 +14,8 @@ def _is_user_error(error: Exception) -> bool:
     """Whether the user can correct the error. Any other error is a bug and shows its traceback."""
     if isinstance(error, (ValueError, OSError)):
         return True
+    from quickstudy.base.errors import BrokenLaw
     from quickstudy.compute.memory import TaskTooLarge
-    from quickstudy.contract.compare import BrokenLaw
     from quickstudy.training.fit import NonFiniteLoss
 
     return isinstance(error, (BrokenLaw, NonFiniteLoss, TaskTooLarge))

@@ -83,16 +83,16 @@ def run(
             click.echo(runs.explain(recipe))
             return
         opened, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
-    from quickstudy.interfaces.runs.execute import execute
+    from quickstudy.interfaces.runs.execute import Interrupted, execute
     from quickstudy.reports.tables import evaluation_table
 
     print_path("run folder", opened.path)
     evaluation = execute(opened, parts, resume=resume is not None)
-    if evaluation is None:
+    if isinstance(evaluation, Interrupted):
         click.echo(
             f"Interrupted. Continue with: quickstudy run --resume {shlex.quote(str(opened.path))}"
         )
-        ctx.exit(130)
+        ctx.exit(evaluation.exit_code)
     print_rich(evaluation_table(evaluation, f"{opened.recipe.learner} on {opened.recipe.data}"))
     print_path("report", opened.path / "report.html")
 

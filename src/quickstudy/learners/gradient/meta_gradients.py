@@ -132,9 +132,10 @@ class FiniteDifference(MetaGradient):
             at, v = ([in_double(tensor) for tensor in each] for each in (at, v))
             problem = problem.in_double()
         weights = at[: len(v)]
-        length, radius = dot(v, v).sqrt(), self.radius
-        if radius is None:
-            radius = 1e-8 * dot(weights, weights).sqrt().clamp_min(1)
+        length = dot(v, v).sqrt()
+        radius: float | Tensor = self.radius or 1e-8
+        if self.radius is None:
+            radius = radius * dot(weights, weights).sqrt().clamp_min(1)
         r = radius / length.clamp_min(torch.finfo(length.dtype).tiny)
         gradients = grad(problem.loss, argnums=tuple(needed))
         ahead, behind = (gradients(*shifted(weights, side, v), *at[len(v) :]) for side in (r, -r))
