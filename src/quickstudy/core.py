@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
 from quickstudy.base.short import short_repr
-from quickstudy.base.trees import leaves, map_tree
+from quickstudy.base.trees import leaves, map_tree, without_rows
+from quickstudy.base.updates import refusing_updates
 from quickstudy.base.weighting import counting
 
 State = Any
@@ -100,8 +101,6 @@ class Score(ABC):
 class Answer(ABC):
     """The kind of target a task has, with its loss and scores: a frozen dataclass, no tensors.
 
-    ``outputs``  width of the layer that gives predictions; the class axis is the last one.
-
     All code that depends on the kind of target belongs in a subclass. Single elements of a target
     may be unknown: :meth:`known` marks the others, :meth:`element_losses` gives a loss for each.
     """
@@ -120,7 +119,7 @@ class Answer(ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Width of the layer that gives predictions."""
+        """Width of the layer that gives predictions, whose last axis is that of the classes."""
 
     @abstractmethod
     def check(self, targets: Any, what: str = "targets") -> None:
@@ -264,7 +263,9 @@ class Learner(nn.Module, ABC):
         """
         check_answer(self, spec.answer)
         check_support(support, spec.answer)
-        return Predictor(self, self.adapt(support, spec), spec)
+        with refusing_updates(self):
+            state = self.adapt(support, spec)
+        return Predictor(self, state, spec, {}, without_rows(support.inputs))
 
     @property
     def transductive(self) -> bool:
@@ -290,10 +291,7 @@ def check_support(support: Examples, answer: Answer) -> None:
             f"support: must be Examples; found {type(support).__name__}. Make them by qs.examples."
         )
     if len(support.weights) == 0:
-        raise ValueError(
-            "support: needs at least 1 row; found 0. Give a row of weight 0 where there is nothing "
-            "to learn from."
-        )
+        raise ValueError("support: needs at least 1 row; found 0. Give a row of weight 0 for none.")
     answer.check(support.targets, "support")
     # Reading a value synchronises with a GPU, and is impossible under vmap.
     on_cpu = all(leaf.device.type == "cpu" for leaf in leaves(support.targets))
@@ -307,19 +305,22 @@ class Predictor:
     """A learner with the state of one support set: a function of inputs.
 
     ``info`` is saved with the predictor: class names, image size, anything that JSON can hold.
+    ``no_rows`` (0, ...) are the inputs it was made from without rows: their shapes and dtypes.
     """
 
     learner: Learner
     state: State
     spec: TaskSpec
     info: Mapping[str, Any] = field(default_factory=dict)
+    no_rows: Any = None
 
     def __call__(self, inputs: Any, weights: Tensor | None = None) -> Any:
         """Predictions for ``inputs`` (n, ...): logits, regression values, or a tree of these.
 
         ``weights``  (n,): how often a row counts in batch statistics; once each by default.
         """
-        if weights is None:
-            return self.learner.predict(self.state, inputs, self.spec)
-        with counting(weights):
-            return self.learner.predict(self.state, inputs, self.spec)
+        with refusing_updates(self.learner):
+            if weights is None:
+                return self.learner.predict(self.state, inputs, self.spec)
+            with counting(weights):
+                return self.learner.predict(self.state, inputs, self.spec)

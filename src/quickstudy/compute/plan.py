@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from quickstudy.base.shown import shown
+from quickstudy.base.words import count
+
 if TYPE_CHECKING:  # or the command line would import torch to refuse a wrong option
-    from quickstudy.base.words import count
-from quickstudy.core import Answer
+    from quickstudy.core import Answer
 
 Engine = Literal["auto", "vmap", "loop"]
 
@@ -52,7 +54,7 @@ class Compute:
     def __post_init__(self) -> None:
         if self.engine not in ("auto", "vmap", "loop"):
             raise ValueError(
-                f"Compute: engine must be 'auto', 'vmap' or 'loop'; found {self.engine!r}. "
+                f"Compute: engine must be 'auto', 'vmap' or 'loop'; found {shown(self.engine)}. "
                 "Leave it out for 'auto'."
             )
         if self.memory is not None and self.memory < 1:
@@ -103,9 +105,20 @@ class Plan:
         return {name: getattr(self, name) for name in names} | {"mapping": self.mapping.value}
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> Plan:
-        """What :meth:`to_json` gave, correct for no kind until ``kinds`` are given again."""
-        return Plan(**(values | {"mapping": Mapping(values["mapping"]), "kinds": ()}))
+    def from_json(values: Any, tasks: int) -> Plan:
+        """What :meth:`to_json` gave, correct for no kind until ``kinds`` are given again.
+
+        Raises ValueError for values that no plan for steps of ``tasks`` tasks has.
+        """
+        plan = Plan(**(dict(values) | {"mapping": Mapping(values["mapping"]), "kinds": ()}))
+        counts = ((plan.chunk, 1, tasks), (plan.workers, 1, tasks), (plan.bytes, 0, 2**63))
+        if not (
+            all(type(count) is int and least <= count <= most for count, least, most in counts)
+            and type(plan.why) is str
+            and type(plan.compiled) is bool
+        ):
+            raise ValueError(f"its plan is {values}")
+        return plan
 
     def __str__(self) -> str:
         how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value

@@ -10,9 +10,10 @@ import torch
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.trees import map_tree
 from quickstudy.base.words import count
-from quickstudy.contract.compare import BrokenLaw, compare, predicted
+from quickstudy.contract.compare import compare, predicted
 from quickstudy.core import Answer, Examples, Learner, Task
 
 _REMEDY = (

@@ -1,10 +1,12 @@
 """Data sets: train, validation and test classes, from which ``quickstudy.episodes`` makes tasks.
 
 >>> from quickstudy import datasets
->>> glyphs = datasets.load("glyphs")
+>>> datasets.card("omniglot").classes  # of the train, validation and test split
+(1028, 172, 423)
 
 ``load(name)`` takes any name in :data:`CARDS`; ``folder(path)`` and ``arrays(X, y)`` take your own
-data. Importing this module imports neither torch nor any data set.
+data. ``load_tasks(name)`` gives published test tasks, which are evaluated as they are. Importing
+this module imports neither torch nor any data set.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ if TYPE_CHECKING:
     from quickstudy.datasets.dataset import Dataset
     from quickstudy.datasets.folders import folder, read_classes
     from quickstudy.datasets.in_memory import arrays
+    from quickstudy.datasets.published import PublishedTasks
     from quickstudy.tasks.rows import LabelledRows
 
 __all__ = [
-    "CARDS", "Card", "Dataset", "arrays", "card", "folder", "load", "load_classes", "read_classes",
+    "CARDS", "Card", "Dataset", "PublishedTasks", "arrays", "card", "folder", "load",
+    "load_classes", "load_tasks", "read_classes",
 ]  # fmt: skip
 
 _LAZY = {
     "Dataset": "quickstudy.datasets.dataset",
+    "PublishedTasks": "quickstudy.datasets.published",
     "arrays": "quickstudy.datasets.in_memory",
     "folder": "quickstudy.datasets.folders",
     "read_classes": "quickstudy.datasets.folders",
@@ -72,6 +77,11 @@ def load(
     where files are damaged.
     """
     chosen = card(name)
+    if chosen.published:
+        raise ValueError(
+            f"datasets: {name} is a set of published test tasks, not classes to train on. Load it "
+            "with load_tasks, or give it to `quickstudy evaluate RUN --data`."
+        )
     options: dict[str, Any] = {
         "split": split, "size": size, "fractions": fractions, "split_seed": split_seed,
         "ways": ways,
@@ -79,11 +89,7 @@ def load(
     options = {option: value for option, value in options.items() if value is not None}
     options |= {"rotations": True} if rotations else {}
     options |= {"strict": True} if strict else {}
-    _refuse_options(chosen, options)
-    if not download and "download" in chosen.options:
-        options["download"] = False
-    module, function = chosen.loader.split(":")
-    dataset: Dataset = getattr(import_module(module), function)(root, **options)
+    dataset: Dataset = _loaded(chosen, root, options, download)
     return dataset
 
 
@@ -106,6 +112,44 @@ def load_classes(
     module, _ = chosen.loader.split(":")
     classes: LabelledRows = import_module(module).load_classes(root, **options)
     return classes
+
+
+def load_tasks(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    size: int | None = None,
+    shuffled: bool = False,
+    download: bool = True,
+) -> PublishedTasks:
+    """The published test tasks ``name``: fixed tasks on which every method is scored.
+
+    ``qs.evaluate(learner, load_tasks("lake_runs").source)`` scores each once.
+
+    ``root``, ``size``, ``download``  as for :func:`load`.
+    ``shuffled``  support rows in a fixed random order, for learners that read them as a sequence.
+
+    Raises ValueError for a name that is not one of published tasks, and else as :func:`load`.
+    """
+    chosen = card(name)
+    if not chosen.published:
+        known = ", ".join(each.name for each in CARDS.values() if each.published)
+        raise ValueError(
+            f"datasets: {name} has classes, not published test tasks. Load it with load; published "
+            f"tasks are: {known}."
+        )
+    options: dict[str, Any] = {} if size is None else {"size": size}
+    options |= {"shuffled": True} if shuffled else {}
+    tasks: PublishedTasks = _loaded(chosen, root, options, download)
+    return tasks
+
+
+def _loaded(chosen: Card, root: str | Path | None, options: dict[str, Any], download: bool) -> Any:
+    _refuse_options(chosen, options)
+    if not download and "download" in chosen.options:
+        options["download"] = False
+    module, function = chosen.loader.split(":")
+    return getattr(import_module(module), function)(root, **options)
 
 
 def _refuse_options(chosen: Card, options: Mapping[str, Any]) -> None:

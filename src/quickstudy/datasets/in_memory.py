@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,9 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.base.shown import told
+from quickstudy.datasets.archives import read_archive
 from quickstudy.datasets.dataset import Dataset, split_dataset
+from quickstudy.datasets.limits import Limits
 from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
+
+_LIMITS = Limits(members=10_000, file_bytes=2**33, total_bytes=2**34)
 
 Labels = Sequence[object] | np.ndarray | Tensor
 
@@ -38,14 +42,21 @@ def load_classes(root: str | Path | None = None) -> LabelledRows:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file. Check the path.")
     try:
+        for _ in read_archive(path, lambda name: False, _LIMITS):
+            pass  # refuses bombs, which numpy would unpack
         with np.load(path, allow_pickle=False) as stored:
             rows, labels = stored["X"], stored["y"]
-    except (zipfile.BadZipFile, EOFError, LookupError, TypeError, ValueError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # numpy may raise anything for damaged bytes
         raise ValueError(
             f"{path}: must be a .npz file with arrays named X and y, without pickled objects "
-            f"({type(error).__name__}: {error}). Write it with numpy.savez(path, X=X, y=y)."
+            f"({type(error).__name__}: {told(error)}). Write it with numpy.savez(path, X=X, y=y)."
         ) from error
-    return _labelled(rows, labels)
+    try:
+        return _labelled(rows, labels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def arrays(

@@ -21,10 +21,10 @@ import torch
 
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.words import count
-from quickstudy.datasets.archives import Limits
 from quickstudy.datasets.cache import Decoded, cached_incomplete, data_root
 from quickstudy.datasets.dataset import Dataset, in_order
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
+from quickstudy.datasets.limits import Limits
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, find, published_split

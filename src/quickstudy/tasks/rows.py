@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,11 +25,14 @@ class LabelledRows:
                 as such and scaled to [0, 1] in each episode; in a tree, only images may be uint8.
     ``counts``  (classes,): number of rows per class, at least one.
     ``names``   one unique name per class.
+    ``superclasses``  the larger class that each class belongs to (the alphabet of a character), or
+                None; :func:`quickstudy.episodes` can draw tasks ``within`` them.
     """
 
     inputs: Any
     counts: Tensor
     names: tuple[str, ...]
+    superclasses: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.counts):
@@ -37,6 +40,11 @@ class LabelledRows:
                 f"LabelledRows: found {count(len(self.names), 'name')} for "
                 f"{count(len(self.counts), 'class', 'classes')}. "
                 "Give one name per class."
+            )
+        if self.superclasses is not None and len(self.superclasses) != len(self.names):
+            raise ValueError(
+                f"LabelledRows: {len(self.superclasses)} superclasses were given for "
+                f"{len(self.names)} classes. Give one for each class, or None."
             )
         if len(set(self.names)) != len(self.names):
             duplicates = sorted({n for n in self.names if self.names.count(n) > 1})[:3]
@@ -102,17 +110,19 @@ class LabelledRows:
             concatenate(nothing, *(self.rows(i) for i in indices)),
             self.counts[list(indices)],
             tuple(self.names[i] for i in indices),
+            self.superclasses and tuple(self.superclasses[i] for i in indices),
         )
 
     def to(self, device: torch.device | str) -> LabelledRows:
         """The same rows on ``device``."""
         inputs = map_tree(lambda leaf: leaf.to(device), self.inputs)
-        return LabelledRows(inputs, self.counts, self.names)
+        return replace(self, inputs=inputs)
 
     def with_rotations(self) -> LabelledRows:
         """These classes, and each rotated by 90, 180 and 270 degrees as a further class.
 
-        The customary augmentation of Omniglot (Santoro et al., 2016); names end in ``/rot090``.
+        The customary augmentation of Omniglot (Santoro et al., 2016); names end in ``/rot090``, and
+        so do superclasses: a turned alphabet is another alphabet.
         """
         shapes = [tuple(leaf.shape) for _, leaf in named_leaves(self.inputs)]
         if not isinstance(self.inputs, Tensor) or len(shapes[0]) != 4 or len({*shapes[0][2:]}) > 1:
@@ -121,5 +131,9 @@ class LabelledRows:
                 f"found {', '.join(map(str, shapes))}."
             )
         rotated = [torch.rot90(self.inputs, k, (-2, -1)) for k in range(4)]
-        names = [f"{n}/rot{90 * k:03d}" for k in range(4) for n in self.names]
-        return LabelledRows(torch.cat(rotated).contiguous(), self.counts.repeat(4), tuple(names))
+        inputs = torch.cat(rotated).contiguous()
+        names, superclasses = (
+            old and tuple(f"{n}/rot{90 * k:03d}" for k in range(4) for n in old)
+            for old in (self.names, self.superclasses)
+        )
+        return LabelledRows(inputs, self.counts.repeat(4), names or (), superclasses)

@@ -100,7 +100,8 @@ def split_rows(
     parts: tuple[list[Tensor], ...] = ([], [], [])
     random = generator(seed)
     for start, count in zip(classes.starts.tolist(), classes.counts.tolist(), strict=True):
-        val, test = (max(2, min(round(share * count), count // 2 - 1)) for share in fractions[1:])
+        test = max(2, min(round(fractions[2] * count), count - 4))
+        val = max(2, min(round(fractions[1] * count), count - 2 - test))
         rows = start + torch.randperm(count, generator=random)
         for part, chosen in zip(parts, rows.split([count - val - test, val, test]), strict=True):
             part.append(chosen.sort().values)

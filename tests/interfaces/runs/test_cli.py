@@ -160,7 +160,7 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
         (["run", "--set", "distance=cosin"], "Did you mean 'cosine'"),
         (["run", "--set", "scale=abc"], "must be float"),
         (["run", "--set", "scale=["], "is not a YAML value"),
-        (["run", "--device", "cuda:63"], "CUDA GPUs here"),
+        (["run", "--device", "cuda:63"], "CUDA GPU"),
         (["run", "--set", "steps"], "must be NAME=VALUE"),
         (["run", "--resume", "nowhere"], "holds no run"),
         (["evaluate", "nowhere"], "holds no run"),

@@ -12,14 +12,18 @@ from quickstudy.base.version import __version__
 
 SKIPPED = 3
 """The exit code where a command did its work, but left inputs out."""
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of every program in a shell."""
 
 
 def _is_user_error(error: Exception) -> bool:
     """Whether the user can correct the error. Any other error is a bug and shows its traceback."""
     if isinstance(error, (ValueError, OSError)):
         return True
+    if isinstance(error, ImportError):
+        return error.name is None  # ours, of a missing extra; Python gives its own a name
+    from quickstudy.base.errors import BrokenLaw
     from quickstudy.compute.memory import TaskTooLarge
-    from quickstudy.contract.compare import BrokenLaw
     from quickstudy.training.fit import NonFiniteLoss
 
     return isinstance(error, (BrokenLaw, NonFiniteLoss, TaskTooLarge))
@@ -50,8 +54,11 @@ class _Group(click.Group):
                 warnings.simplefilter("always", SkippedInput)  # the exit code depends on it
                 warnings.showwarning = show
                 result = super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # a broken pipe, as of `| head`, ends the command without a word
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
         except Exception as error:
             if ctx.params.get("debug") or not _is_user_error(error):
                 raise

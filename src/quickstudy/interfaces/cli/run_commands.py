@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 @click.option("--queries", type=int, help="Test images of each class.  [15, or all there are]")
 @click.option("--train-ways", type=int, help="Classes of a training task.")
 @click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
+@click.option("--within-superclass/--no-within-superclass",
+              help="Tasks with classes of one superclass, such as an alphabet.  [no]")  # fmt: skip
 @click.option("--backbone", help="conv4, resnet12 or mlp.  [conv4]")
 @click.option("--channels", type=int, help="Width of conv4.  [64]")
 @click.option("--norm", help="group, batch, support or running.  [group]")
@@ -102,7 +104,7 @@ def run(
 
 def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json: bool) -> None:
     """Train and test a run that was begun or opened, and print the result."""
-    from quickstudy.interfaces.runs.execute import execute
+    from quickstudy.interfaces.runs.execute import Interrupted, execute
     from quickstudy.interfaces.runs.folds import cross_validate
     from quickstudy.reports.tables import result_table
 
@@ -110,17 +112,17 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
     recipe = opened.recipe
     title = f"{recipe.learner} on {recipe.data}"
     in_folds = recipe.folds is not None and recipe.fold is None
-    result: Evaluation | CrossValidation | None
+    result: Evaluation | CrossValidation | Interrupted
     if in_folds:
         result = cross_validate(
             opened, parts, resume=resume, on_fold=lambda text: click.echo(text, err=True)
         )
     else:
         result = execute(opened, parts, resume=resume)
-    if result is None:
+    if isinstance(result, Interrupted):
         continue_with = f"quickstudy run --resume {shlex.quote(str(opened.path))}"
         click.echo(f"Interrupted. Continue with: {continue_with}", err=as_json)
-        ctx.exit(130)
+        ctx.exit(result.exit_code)
     report = opened.path / "report.html"
     if as_json:
         kind = "cross_validation" if in_folds else "evaluation"
@@ -151,13 +153,23 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @click.option("--shots", type=int, help="Examples of each class.")
 @click.option("--tasks", type=int, default=600, show_default=True)
 @click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
+@click.option("--data", help="Published test tasks in place of the run's: lake_runs.")
+@click.option("--root", help="Folder of the data sets, for --data.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @json_option
+@click.pass_context
 def evaluate(
-    run: Path, ways: int | None, shots: int | None, tasks: int, seed: int | None,
-    device: str | None, as_json: bool,
+    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, tasks: int,
+    seed: int | None, data: str | None, root: str | None, device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Evaluate the learner of a RUN again, also with other ways, shots or tasks."""
+    """Evaluate the learner of a RUN again, also with other ways, shots or tasks.
+
+    With --data lake_runs: on the 20 published one-shot runs of Omniglot, beside published errors.
+    """
+    if data is not None or root is not None:
+        refused = [f"--{n}" for n in ("ways", "shots", "tasks", "seed") if _given(ctx, n)]
+        _evaluate_published(run, data, root, device, as_json, refused)
+        return
     from quickstudy.evaluation.evaluate import evaluate as evaluate_learner
     from quickstudy.interfaces.runs.assemble import load_data, make_test_source
     from quickstudy.interfaces.runs.fitted import keep_split
@@ -171,9 +183,9 @@ def evaluate(
     recipe = replace(opened.recipe, test_tasks=tasks, device=device, **changes)
     learner, _ = opened.learner()
     learner.to(choose_device(recipe.device))
-    data = load_data(opened.recipe)  # not the changed one, whose ways may split them otherwise
-    keep_split(opened.path, data)
-    source = make_test_source(recipe, data, learner)
+    dataset = load_data(opened.recipe)  # not the changed one, whose ways may split it otherwise
+    keep_split(opened.path, dataset)
+    source = make_test_source(recipe, dataset, learner)
     seed = recipe.seed if seed is None else seed
     evaluation = evaluate_learner(learner, source, tasks, seed=seed)
     if as_json:
@@ -181,6 +193,32 @@ def evaluate(
     else:
         title = f"{recipe.learner} on {recipe.data}, {recipe.ways}-way {recipe.shots}-shot"
         print_rich(evaluation_table(evaluation, title))
+
+
+def _evaluate_published(
+    run: Path, data: str | None, root: str | None, device: str | None, as_json: bool,
+    refused: list[str],
+) -> None:  # fmt: skip
+    if data is None:
+        raise ValueError("evaluate: --root is the folder of --data. Give --data lake_runs too.")
+    if refused:
+        raise ValueError(
+            f"evaluate: the tasks of --data {data} are fixed; found {', '.join(refused)}. Leave "
+            "that out."
+        )
+    from quickstudy.interfaces.runs.folder import Run
+    from quickstudy.interfaces.runs.published import evaluate_published
+    from quickstudy.reports.literature import literature_table
+    from quickstudy.reports.tables import evaluation_table
+
+    opened = Run.open(run)
+    result = evaluate_published(opened, data, root=root, device=device)
+    if as_json:
+        print_json(result.to_json())
+        return
+    learner = opened.recipe.learner
+    print_rich(evaluation_table(result.evaluation, f"{learner} on {result.card.title}"))
+    print_rich(literature_table(result.evaluation, result.card.published, f"{learner}, this run"))
 
 
 @click.command()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
-from quickstudy.evaluation.results import Evaluation
 from quickstudy.interfaces.runs.assemble import load_data
 from quickstudy.interfaces.runs.execute import write_report
 from quickstudy.interfaces.runs.fitted import keep_split
@@ -31,13 +29,7 @@ def report_again(run: Run, path: Path | None = None) -> Path:
         raise FileNotFoundError(
             f"{run.path}: has no result yet. Continue it with `quickstudy run --resume {run.path}`."
         )
-    try:
-        evaluation = Evaluation.from_json(json.loads(file.read_text()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file}: must hold an evaluation ({error!r}). Restore it, or evaluate the run again."
-        ) from error
-    return write_report(run, evaluation, _shown(run), path)
+    return write_report(run, run.evaluation(), _shown(run), path)
 
 
 def _shown(run: Run) -> tuple[Learner, Dataset] | None:

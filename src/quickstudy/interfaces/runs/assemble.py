@@ -13,6 +13,7 @@ import torch
 
 from quickstudy import datasets
 from quickstudy.base.names import unknown_name
+from quickstudy.base.shown import shown
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
@@ -131,8 +132,14 @@ def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episode
 def _source(
     recipe: Recipe, data: Dataset, split: str, ways: int, queries: int, shuffled: bool
 ) -> Episodes:
+    classes = data.splits[split]
+    within = classes.superclasses if recipe.within_superclass else None
+    if recipe.within_superclass and within is None:
+        raise ValueError(
+            f"within_superclass: the classes of {recipe.data} have no superclasses. Leave it out."
+        )
     try:
-        return episodes(data.splits[split], ways, recipe.shots, queries, shuffled=shuffled)
+        return episodes(classes, ways, recipe.shots, queries, shuffled=shuffled, within=within)
     except ValueError as error:
         raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
 
@@ -191,7 +198,7 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
     chosen = resolve(where, name, {n: n for n in names})
     if name in FUNCTIONS:
         if settings:
-            raise ValueError(f"{where}: {name} has no settings; found {settings}.")
+            raise ValueError(f"{where}: {name} has no settings; found {shown(settings)}.")
         return chosen
     hints = get_type_hints(chosen.__init__)
     valid = {setting: hints[setting] for setting in inspect.signature(chosen).parameters}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
-from quickstudy.training.fit import fit
+from quickstudy.training.fit import Training, fit
 from quickstudy.training.log import read_metrics
 from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.plan import explain as explain_training
@@ -36,6 +37,18 @@ from quickstudy.training.schedules import cosine
 
 REPORTED_TASKS = 20
 """Test tasks that the report shows, the first ones."""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A run that the signal with the number ``signal`` ended early."""
+
+    signal: int
+
+    @property
+    def exit_code(self) -> int:
+        """With which a shell expects the process to end."""
+        return 128 + self.signal
 
 
 def begin(recipe: Recipe, path: Path | None = None, *, command: str = "") -> tuple[Run, Parts]:
@@ -61,21 +74,25 @@ def explain(recipe: Recipe) -> str:
 
 def execute(
     run: Run, parts: Parts | None = None, *, resume: bool = False, progress: bool = True
-) -> Evaluation | None:
-    """Train, evaluate and report; None where Ctrl-C ended training early (it can be resumed).
+) -> Evaluation | Interrupted:
+    """Train, evaluate and report.
+
+    Returns :class:`Interrupted` where Ctrl-C, SIGTERM or SIGHUP ended training early; the run can
+    then be resumed.
 
     ``parts``  what :func:`begin` returned; by default made again from the run's recipe.
 
     Resuming a finished run changes nothing and returns its stored evaluation.
     """
     if resume and run.finished:
-        return Evaluation.from_json(json.loads((run.path / "evaluation.json").read_text()))
+        return run.evaluation()
     if run.recipe.threads:
         torch.set_num_threads(run.recipe.threads)
+    run.complete_origin()
     parts = parts or prepare(run.recipe)
     learner = train(run, parts, resume=resume, progress=progress)
-    if learner is None:
-        return None
+    if isinstance(learner, Interrupted):
+        return learner
     recipe, source = parts.recipe, make_test_source(parts.recipe, parts.data, learner)
     evaluation = evaluate(learner, source, recipe.test_tasks, seed=recipe.seed)
     content = json.dumps(evaluation.to_json(), indent=1) + "\n"
@@ -84,11 +101,12 @@ def execute(
     return evaluation
 
 
-def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | None:
-    """Train the learner and save it; None where Ctrl-C ended training early."""
+def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | Interrupted:
+    """Train the learner and save it."""
     keep_split(run.path, parts.data)
-    if not _fit(run, parts, resume, progress):
-        return None
+    training = _fit(run, parts, resume, progress)
+    if not training.finished:
+        return Interrupted(training.interrupted_by)
     data = parts.data
     pictures = PictureFormat.of(data.train.inputs, data.card.resize)
     info = {
@@ -100,7 +118,7 @@ def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | 
     return parts.learner
 
 
-def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
+def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
     recipe, budget = parts.recipe, parts.recipe.budget()
     source, validation = parts.sources.val, None
     if source is not None:
@@ -108,13 +126,12 @@ def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
             source, every=budget.validate_every, tasks=100, patience=recipe.patience
         )
     optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
-    training = fit(
+    return fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
         optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
         run=run.path, resume=resume, progress=progress, compute=recipe.compute,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
-    return training.finished
 
 
 def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:

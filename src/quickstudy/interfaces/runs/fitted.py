@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from quickstudy.base.atomic import write_atomically
+from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.words import count
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.interfaces.runs.recipe import Limits, Recipe
@@ -114,13 +115,8 @@ def what_is_new(path: Path) -> str:
 
 
 def _read(file: Path) -> dict[str, dict[str, int]]:
-    try:
-        splits = json.loads(file.read_text())
-        return {name: dict(classes) for name, classes in splits.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file}: must hold the splits of the run as JSON ({error}). Restore it, or run again."
-        ) from error
+    with damage_names(file):
+        return {name: dict(classes) for name, classes in read_json(file, most=2**28).items()}
 
 
 def _difference(recorded: dict[str, dict[str, int]], found: dict[str, dict[str, int]]) -> str:

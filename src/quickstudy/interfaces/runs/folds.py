@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from quickstudy.base.atomic import write_atomically
+from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.words import count
 from quickstudy.evaluation.folds import CrossValidation, Fold
-from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import Parts, prepare
-from quickstudy.interfaces.runs.execute import execute, train
+from quickstudy.interfaces.runs.execute import Interrupted, execute, train
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.reports.folds_page import FoldsFacts, folds_page
 
@@ -27,8 +27,8 @@ def cross_validate(
     resume: bool = False,
     progress: bool = True,
     on_fold: Callable[[str], None] = lambda text: None,
-) -> CrossValidation | None:
-    """Run every fold of ``run``'s recipe, then train a learner on all classes; None if interrupted.
+) -> CrossValidation | Interrupted:
+    """Run every fold of ``run``'s recipe, then train a learner on all classes.
 
     Each fold is a run of its own, in the folder ``fold-1``, ``fold-2`` and so on. The result is in
     ``cross_validation.json`` and ``report.html``. ``learner.safetensors`` is of the learner trained
@@ -46,12 +46,13 @@ def cross_validate(
         names = ", ".join(fold_parts.data.test.names)
         on_fold(f"Fold {number} of {run.recipe.folds}, to test on {names}.")
         evaluation = execute(fold, fold_parts, resume=continued, progress=progress)
-        if not isinstance(evaluation, Evaluation):
-            return None
+        if isinstance(evaluation, Interrupted):
+            return evaluation
         folds.append(Fold(fold_parts.data.test.names, evaluation))
     on_fold("The learner to use, trained on all classes.")
-    if train(run, parts or prepare(run.recipe), resume=resume, progress=progress) is None:
-        return None
+    final = train(run, parts or prepare(run.recipe), resume=resume, progress=progress)
+    if isinstance(final, Interrupted):
+        return final
     result = CrossValidation(tuple(folds))
     content = json.dumps(result.to_json(), indent=1) + "\n"
     write_atomically(run.path / RESULT, content.encode())
@@ -70,7 +71,9 @@ def _fold(run: Run, number: int) -> tuple[Run, bool]:
 
 def stored(run: Run) -> CrossValidation:
     """The result in the folder of a finished cross-validation."""
-    return CrossValidation.from_json(json.loads((run.path / RESULT).read_text()))
+    file = run.path / RESULT
+    with damage_names(file):
+        return CrossValidation.from_json(read_json(file, most=2**28))
 
 
 def write_folds_report(run: Run, result: CrossValidation, path: Path | None = None) -> Path:

@@ -14,13 +14,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-import yaml
-
 from quickstudy.base.names import unknown_name
+from quickstudy.base.shown import shown, told
 from quickstudy.base.splitting import USUAL_WAYS, check_fractions
 from quickstudy.compute.plan import Compute
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, LEARNERS
+from quickstudy.interfaces.runs.yaml_text import MOST as MOST_YAML
+from quickstudy.interfaces.runs.yaml_text import parse_yaml
 from quickstudy.learners.cards import OPTIMISERS
 
 NORMS = ("group", "batch", "support", "running")
@@ -33,6 +34,9 @@ MINIMA = {
     "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1, "split_seed": 0, "folds": 2, "fold": 1,
 }  # fmt: skip
 """The smallest value of each number; an interval needs at least 2 test tasks."""
+
+MAXIMA = {"size": 10_000, "channels": 4096, "threads": 4096, "workers": 4096}
+"""The largest value of each number, 2**31 for others: larger ones only fill the memory."""
 
 
 class Limits(NamedTuple):
@@ -74,6 +78,8 @@ class Recipe:
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
     ``ways``, ``shots``, ``queries``       of the test tasks; 5, 1 and 15, or what the data allow.
     ``train_ways``, ``train_queries``      of the training tasks; 5 queries, or what they allow.
+    ``within_superclass``          whether the classes of a task come from one superclass each time,
+                                    such as an alphabet of Omniglot.
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule.
     ``optimiser``                  "adam" or "sgd".
     ``validate_every``, ``patience``   validation during training; the best weights are kept.
@@ -104,6 +110,7 @@ class Recipe:
     queries: int | None = None
     train_ways: int | None = None
     train_queries: int | None = None
+    within_superclass: bool = False
     steps: int | None = None
     tasks_per_step: int | None = None
     rate: float | None = None
@@ -129,14 +136,19 @@ class Recipe:
         for name, least in MINIMA.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name}: must be at least {least}; found {value}.")
+                raise ValueError(f"{name}: must be at least {least}; found {shown(value)}.")
+            most = MAXIMA.get(name, 2**31)
+            if name != "seed" and value is not None and value > most:
+                raise ValueError(f"{name}: must be at most {most}; found {shown(value)}.")
         self._check_split()
         if self.seed >= 1 << 63:
-            raise ValueError(f"seed: must be less than 2**63; found {self.seed}.")
+            raise ValueError(f"seed: must be less than 2**63; found {shown(self.seed)}.")
         if self.rate is not None and not 0 < self.rate < math.inf:
             raise ValueError(f"rate: must be a positive number; found {self.rate}.")
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ValueError(f"device: must be cpu, cuda or cuda:NUMBER; found {self.device!r}.")
+            raise ValueError(
+                f"device: must be cpu, cuda or cuda:NUMBER; found {shown(self.device)}."
+            )
 
     def _check_split(self) -> None:
         if self.fractions is not None:
@@ -197,6 +209,8 @@ class Recipe:
 
 def read_recipe(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; ValueError for an unknown name or a value of the wrong type."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"recipe: must be names with values; found {shown(values)}.")
     hints = get_type_hints(Recipe)
     known = {f.name: hints[f.name] for f in fields(Recipe)}
     for name in values:
@@ -224,11 +238,11 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"--set: must be NAME=VALUE; found {pair!r}.")
+            raise ValueError(f"--set: must be NAME=VALUE; found {shown(pair)}.")
         try:
-            options[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set: {value!r} is not a YAML value ({error}).") from error
+            options[name.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"--set: {shown(value)} is not a YAML value ({error}).") from error
     return options
 
 
@@ -247,7 +261,9 @@ def checked(name: str, value: Any, hint: Any) -> Any:
         value = _number(value)
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         expected = " or ".join(each.__name__ for each in types if each is not NoneType)
-        raise ValueError(f"{name} must be {expected}; found {value!r}.")
+        raise ValueError(f"{name} must be {expected}; found {shown(value)}.")
+    if isinstance(value, int) and value.bit_length() > 65:
+        raise ValueError(f"{name}: must be less than 2**65; found {shown(value)}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite; found {value}.")
     return value
@@ -275,9 +291,10 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such recipe. Check the path.")
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: must be YAML ({error}). Correct the file.") from error
+        with path.open("rb") as file:
+            values = parse_yaml(file.read(MOST_YAML * 4 + 1).decode())
+    except ValueError as error:
+        raise ValueError(f"{path}: must be YAML ({told(error)}). Correct the file.") from error
     if not isinstance(values, dict):
         raise ValueError(
             f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}."

@@ -22,7 +22,7 @@ from quickstudy.learners.gradient.descend import (
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.inner_loop import InnerLoop
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
-from quickstudy.learners.gradient.network import SupportLoss, check_backbone, weights_of
+from quickstudy.learners.gradient.network import SupportLoss, check_backbone
 from quickstudy.tasks.examples import labelled
 
 ADAM_WITHOUT_MOMENTUM = Adam(decay=0.0)
@@ -42,7 +42,7 @@ def displacement(learner: Learner, task: Task) -> Tensor:
     """
     if not isinstance(learner, Reptile):
         raise TypeError(f"displacement: needs a Reptile learner; found {type(learner).__name__}.")
-    start = weights_of(learner.backbone, learner.adapted)
+    start = learner.own_weights()
     batches = iter(
         minibatches(concatenate(task.support, task.query), learner.batch, learner.steps,
                     task.spec.answer)
@@ -112,8 +112,8 @@ class Reptile(GradientLearner):
     ``batch``       rows of an inner step in training; 10 at 5 ways in the paper, 20 at 20.
     ``test_steps``  steps of ``adapt`` in evaluation mode; 50 in the paper. None: ``steps``.
 
-    The paper's outer step is ``fit(..., optimiser=sgd(1.0), schedule=linear)`` with both names from
-    :mod:`quickstudy.training`.
+    The paper's outer step is ``qs.fit(learner, ..., optimiser=qs.optimisers.sgd(1.0),
+    schedule=qs.schedules.linear)``.
 
     State: as :class:`quickstudy.MAML`'s.
 
