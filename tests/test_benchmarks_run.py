@@ -54,6 +54,13 @@ def test_memory_learners_and_fast_paths() -> None:
     assert all(line.workload in fast_paths.WORKLOADS for line in fast_paths.LINES[:4])
 
 
+def test_mutated_archives() -> None:
+    """Every kind of file from outside, a few times: see the script for thousands."""
+    found = import_module("mutated_archives").cases(300, seed=1)
+    assert [case for case in found if case.outcome not in ("read", "refused")] == []
+    assert sum(case.outcome == "refused" for case in found) > 150
+
+
 @pytest.mark.parametrize("name", ["figures", "memory", "omniglot", "photographs", "scaling"])
 def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)

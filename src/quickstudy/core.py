@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
 from quickstudy.base.trees import leaves, map_tree, without_rows
+from quickstudy.base.updates import refusing_updates
 from quickstudy.base.weighting import counting
 
 State = Any
@@ -263,7 +264,9 @@ class Learner(nn.Module, ABC):
         """
         check_answer(self, spec.answer)
         check_support(support, spec.answer)
-        return Predictor(self, self.adapt(support, spec), spec, {}, without_rows(support.inputs))
+        with refusing_updates(self):
+            state = self.adapt(support, spec)
+        return Predictor(self, state, spec, {}, without_rows(support.inputs))
 
     @property
     def transductive(self) -> bool:
@@ -289,10 +292,7 @@ def check_support(support: Examples, answer: Answer) -> None:
             f"support: must be Examples; found {type(support).__name__}. Make them by qs.examples."
         )
     if len(support.weights) == 0:
-        raise ValueError(
-            "support: needs at least 1 row; found 0. Give a row of weight 0 where there is nothing "
-            "to learn from."
-        )
+        raise ValueError("support: needs at least 1 row; found 0. Give a row of weight 0 for none.")
     answer.check(support.targets, "support")
     # Reading a value synchronises with a GPU, and is impossible under vmap.
     on_cpu = all(leaf.device.type == "cpu" for leaf in leaves(support.targets))
@@ -319,7 +319,8 @@ class Predictor:
 
         ``weights``  (n,): how often a row counts in batch statistics; once each by default.
         """
-        if weights is None:
-            return self.learner.predict(self.state, inputs, self.spec)
-        with counting(weights):
-            return self.learner.predict(self.state, inputs, self.spec)
+        with refusing_updates(self.learner):
+            if weights is None:
+                return self.learner.predict(self.state, inputs, self.spec)
+            with counting(weights):
+                return self.learner.predict(self.state, inputs, self.spec)

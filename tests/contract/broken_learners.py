@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from quickstudy.answers.classes import Classes
 from quickstudy.base.trees import concatenate
@@ -195,6 +196,27 @@ class Remembering(Smoother):
         return super().predict(self.memory[state["place"]], inputs, spec)
 
 
+class Exchanging(Smoother):
+    """Exchanges weights in the module for one call, as torch's ``functional_call`` does."""
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        doubled = {"weight": 2 * self.net.weight}
+        keys = functional_call(self.net, doubled, support.inputs)
+        return super().adapt(support, spec) | {"keys": keys}
+
+
+class Hoarding(Smoother):
+    """Keeps the result of every step until the last."""
+
+    steps = 2
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        path = [super().adapt(support, spec)["keys"]]
+        for _ in range(self.steps):
+            path.append(0.9 * path[-1])
+        return super().adapt(support, spec) | {"keys": path[-1]}
+
+
 BROKEN: dict[str, type[Learner]] = {
     "shape_is_right_and_finite": Flat,
     "adapt_is_pure": Counting,
@@ -209,6 +231,8 @@ BROKEN: dict[str, type[Learner]] = {
     "every_parameter_gets_a_gradient": Idle,
     "dtype_and_device_are_kept": Widening,
     "saved_predictor_is_the_same": Remembering,
+    "threads_equal_turns": Exchanging,
+    "memory_does_not_grow_with_steps": Hoarding,
     "extending_the_prior_equals_adapting": Prejudiced,
     "extending_equals_adapting_to_all": Forgetting,
 }

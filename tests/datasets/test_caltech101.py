@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quickstudy import datasets
-from quickstudy.datasets import cache
+from quickstudy.datasets import cache, caltech101
 from quickstudy.datasets.archives import ArchiveError
 
 SIZE = 16
@@ -98,3 +98,14 @@ def test_a_truncated_archive_is_named(shared_data, tmp_path):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"caltech-101\.zip is not in"):
         load(tmp_path)
+
+
+def test_a_zip_that_holds_its_tar_twice_is_refused(tmp_path):
+    """Each may unpack to gigabytes."""
+    with zipfile.ZipFile(tmp_path / "caltech-101.zip", "w") as archive:
+        for folder in "ab":
+            stream = io.BytesIO()
+            tarfile.open(fileobj=stream, mode="w:gz").close()
+            archive.writestr(f"{folder}/{caltech101.INNER}", stream.getvalue())
+    with pytest.raises(ArchiveError, match=r"caltech-101\.zip: refused: .* more than once"):
+        caltech101.read([tmp_path / "caltech-101.zip"], {"a"})

@@ -169,3 +169,25 @@ def test_wrong_arguments_are_refused():
         decode(encoded(noise()), "x", size=8, channels=4)
     with pytest.raises(ValueError, match="size must be at least 1"):
         decode(encoded(noise()), "x", size=0, channels=3)
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded():
+    """A scan of a few bytes is decoded over all pixels: 70 kB of scans take minutes."""
+    data = encoded(Image.new("L", (2000, 2000)), "JPEG", progressive=True)
+    assert decode(data, "x", size=8, channels=1).shape == (1, 8, 8)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match=r"x: 1,006 scans of 2000 x 2000 pixels"):
+        decode(data[:-2] + 1000 * scan + data[-2:], "x", size=8, channels=1)
+
+
+def test_all_16_bit_levels_become_the_nearest_of_8_bits():
+    levels = np.arange(65_536, dtype=np.uint16).reshape(256, 256)
+    found = decode(encoded(Image.fromarray(levels)), "x", size=256, channels=1)
+    assert np.array_equal(found[0], np.rint(levels / 257).astype(np.uint8))
+
+
+def test_a_file_of_too_many_bytes_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(encoded(flat("L", 1)))
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    with pytest.raises(ImageError, match=r"x: over 10 bytes"):
+        rgb(tmp_path / "x.png")

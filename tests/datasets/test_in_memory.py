@@ -1,3 +1,7 @@
+import struct
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +103,42 @@ def test_wrong_files_are_refused(tmp_path):
     for name in ("other.npz", "pickled.npz", "single.npy", "text.npz"):
         with pytest.raises(ValueError, match=f"{name}: must be a .npz file with arrays named X"):
             datasets.load("arrays", tmp_path / name)
+
+
+def npz(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2 if "bomb" in members else 0) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+def array_header(shape, descr="|u1"):
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text) + 1) + text.encode() + b"\n"
+
+
+@pytest.mark.parametrize("content", [
+    array_header((10**15,)),
+    array_header((-5, 3)),
+    array_header((10**30,)),
+    array_header((3, 2), "|O"),
+    array_header("(" * 3000),
+    array_header("(1, 'x')"),
+    b"\x93NUMPY\1\0\xff\xff",
+    b"",
+])  # fmt: skip
+def test_files_that_claim_what_they_do_not_hold_are_refused(tmp_path, content):
+    path = npz(tmp_path / "a.npz", X=content, y=content)
+    with pytest.raises(ValueError, match=r"a\.npz: (arrays: X )?must") as caught:
+        datasets.load("arrays", root=path)
+    assert len(str(caught.value)) < 700
+
+
+def test_a_bomb_of_arrays_is_refused_before_it_is_unpacked(tmp_path):
+    zeros = array_header((20_000_000,)) + bytes(20_000_000)
+    path = npz(tmp_path / "a.npz", X=zeros, y=zeros, bomb=b"")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"a\.npz: .*packed by method 12"):
+        datasets.load("arrays", root=path)
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()

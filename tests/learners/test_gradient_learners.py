@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.compute.plan import Mapping
+from quickstudy.contract.laws import meta_gradient
 from quickstudy.learners.gradient.descend import Rate, Weights, sgd
 from quickstudy.learners.gradient.meta_gradients import (
     Exact,
@@ -21,6 +23,7 @@ from quickstudy.learners.gradient.meta_gradients import (
     MetaGradient,
 )
 from quickstudy.objectives import mean_loss, query_loss
+from quickstudy.tasks.stacks import stack
 
 LEARNERS: dict[str, Callable[..., Any]] = {
     "MAML": qs.MAML,
@@ -57,6 +60,21 @@ def test_frozen_parameters_do_not_adapt(name: str) -> None:
     weights = learner.adapt(rows(6), qs.classification(3))["weights"]
     assert weights
     assert not any(w.startswith("layers.0.") for w in weights)
+
+
+@pytest.mark.parametrize("name", [*STEPPING_EVERY_WEIGHT, "CAVIA"])
+def test_parameters_frozen_after_the_learner_was_made_do_not_adapt_either(name: str) -> None:
+    learner, spec = made(name), qs.classification(3)
+    learner.backbone.layers[0].requires_grad_(False)
+    weights = learner.adapt(rows(6), spec)["weights"]
+    assert weights
+    assert not any(w.startswith("layers.0.") for w in weights)
+    tasks = [qs.Task(rows(6, seed), rows(6, seed + 9), spec) for seed in (1, 2)]
+    looped, mapped = (
+        meta_gradient(learner, stack(tasks), mapping)
+        for mapping in (Mapping.LOOP, Mapping.VMAP_GRAD)
+    )
+    torch.testing.assert_close(looped, mapped, rtol=1e-9, atol=1e-12)
 
 
 def test_frozen_parameters_of_a_body_under_prototypes_do_not_adapt() -> None:

@@ -89,7 +89,8 @@ def compare(folder: Path, uninterrupted) -> None:
     assert timeless[0] == timeless[1]
 
 
-def test_ctrl_c_leaves_a_resumable_run(tmp_path, uninterrupted):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_leaves_a_resumable_run(tmp_path, uninterrupted, number):
     context = multiprocessing.get_context("fork")
     process = context.Process(target=child, args=(tmp_path,))
     process.start()
@@ -97,7 +98,7 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path, uninterrupted):
         if (tmp_path / "checkpoint.safetensors").exists():
             break
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     process.join(60)
     assert process.exitcode == 0, "an interrupted fit returns, it does not raise"
     _, about = load_tree(tmp_path / "checkpoint.safetensors")
@@ -141,6 +142,62 @@ def test_a_resumed_run_keeps_its_plan_whatever_memory_is_free(tmp_path):
     assert all(v.equal(resumed.state_dict()[k]) for k, v in expected.state_dict().items())
 
 
+@pytest.mark.parametrize(("at", "in_folder", "finished"), [(0.5, 0, False), (0.75, 1, True)])
+def test_a_request_that_fit_cannot_follow_acts_as_outside(tmp_path, at, in_folder, finished):
+    """Without a folder, and in the last step, where nothing is left to resume."""
+    acted = []
+    previous = signal.signal(signal.SIGTERM, lambda number, _: acted.append(number))
+
+    def schedule(progress):
+        if progress == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    try:
+        learner = qs.LinearProbe(qs.backbones.MLP(1))
+        training = qs.fit(learner, qs.Sinusoids(5, 5), 4, 2, schedule=schedule,
+                          run=tmp_path if in_folder else None, progress=False)  # fmt: skip
+        assert acted == [signal.SIGTERM]
+        assert training.finished is finished
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(acted) == 2, "the handler is the user's again"
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_a_second_request_acts_at_once(tmp_path):
+    calls = 0
+
+    def source(generator):
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        return qs.Sinusoids(5, 5)(generator)
+
+    learner = qs.LinearProbe(qs.backbones.MLP(1))
+    with pytest.raises(KeyboardInterrupt):
+        qs.fit(learner, source, 1000, 2, run=tmp_path, progress=False)
+    assert calls == 10
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As under ``nohup``, or for a job that a shell started in the background."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        source = qs.tasks.fixed([qs.Sinusoids(5, 5)(torch.Generator())])
+
+        def hanging_up(generator):
+            os.kill(os.getpid(), signal.SIGHUP)
+            return source(generator)
+
+        learner = qs.LinearProbe(qs.backbones.MLP(1))
+        assert qs.fit(learner, hanging_up, 3, 2, progress=False).steps == 3
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
 def test_ctrl_c_without_a_folder_raises_keyboard_interrupt():
     learner = qs.Prototypical(qs.backbones.Conv4(4, "running", image_size=16))
     source = qs.episodes(random_classes(), 5, 1, 2)
@@ -149,7 +206,7 @@ def test_ctrl_c_without_a_folder_raises_keyboard_interrupt():
     def interrupting(generator):
         nonlocal calls
         calls += 1
-        if calls == 10:
+        if calls == 20:  # while training, after the checks
             os.kill(os.getpid(), signal.SIGINT)
         return source(generator)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from quickstudy.base.shown import shown
 from quickstudy.core import Answer
 
 
@@ -14,7 +15,7 @@ def check_count(answer: str, name: str, value: Any, least: int) -> None:
     """ValueError unless ``value`` is a whole number of at least ``least``."""
     if type(value) is not int or value < least:
         raise ValueError(
-            f"{answer}: {name} must be a whole number of at least {least}; found {value!r}."
+            f"{answer}: {name} must be a whole number of at least {least}; found {shown(value)}."
         )
 
 

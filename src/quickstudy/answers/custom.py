@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quickstudy.answers.checks import check_count
 from quickstudy.base.known import is_known, mean_of_known, zero_if_unknown
+from quickstudy.base.shown import shown
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Answer, Examples, Score, Statistic
 
@@ -68,7 +69,7 @@ class Custom(Answer):
         if not callable(self.function):
             raise ValueError(
                 "spec: loss must be a function (predictions, targets) -> losses; found "
-                f"{self.function!r}."
+                f"{shown(self.function)}."
             )
 
     @property

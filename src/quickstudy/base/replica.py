@@ -62,7 +62,7 @@ class Replica:
         self._places: dict[int, list[tuple[_Table, str]]] = {}
         self._references: list[tuple[dict[str, Any], str, Any]] = []
         self.module = self._copy(module, "")
-        parts = dict.fromkeys([*self._new, *self._places], object())
+        parts = dict.fromkeys([*self._new, *self._places], _Part())
         self._references = [
             each for each in self._references if _redirected(each[2], parts) is not each[2]
         ]
@@ -126,6 +126,10 @@ class Replica:
         """Let attributes refer to the copy's own parts and current weights."""
         for attributes, name, original in self._references:
             attributes[name] = _redirected(original, self._new)
+
+
+class _Part(nn.Module):
+    """Stands for any part of a tree where only the existence of a reference matters."""
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")

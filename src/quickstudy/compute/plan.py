@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from quickstudy.base.shown import shown
+
 if TYPE_CHECKING:  # or the command line would import torch to refuse a wrong option
     from quickstudy.core import Answer
 
@@ -51,7 +53,7 @@ class Compute:
     def __post_init__(self) -> None:
         if self.engine not in ("auto", "vmap", "loop"):
             raise ValueError(
-                f"Compute: engine must be 'auto', 'vmap' or 'loop'; found {self.engine!r}. "
+                f"Compute: engine must be 'auto', 'vmap' or 'loop'; found {shown(self.engine)}. "
                 "Leave it out for 'auto'."
             )
         if self.memory is not None and self.memory < 1:

@@ -27,6 +27,8 @@ from quickstudy.contract.incremental import (
 )
 from quickstudy.contract.joined import joined_answer_changes_nothing
 from quickstudy.contract.laws import Law
+from quickstudy.contract.memory import memory_does_not_grow_with_steps
+from quickstudy.contract.threads import threads_equal_turns
 from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.tasks.acting import run_acting
@@ -50,6 +52,8 @@ LAWS: dict[str, Law] = {
         laws.every_parameter_gets_a_gradient,
         laws.dtype_and_device_are_kept,
         laws.saved_predictor_is_the_same,
+        threads_equal_turns,
+        memory_does_not_grow_with_steps,
         extending_the_prior_equals_adapting,
         extending_equals_adapting_to_all,
     )

@@ -10,8 +10,9 @@ import torch
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.trees import map_tree
-from quickstudy.contract.compare import BrokenLaw, compare, predicted
+from quickstudy.contract.compare import compare, predicted
 from quickstudy.core import Answer, Examples, Learner, Task
 
 _REMEDY = (

@@ -6,50 +6,22 @@ with a name outside its folder, a link or a device is still malicious, and is re
 
 from __future__ import annotations
 
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
+
+from quickstudy.base.shown import shown, told
+from quickstudy.datasets.limits import ArchiveError, Limits, bomb, not_a_file, refuse_unsafe_name
+from quickstudy.datasets.tars import read_tar
 
 Entry = tuple[str, bytes]
 """A member's name (its path inside the archive) and its bytes."""
 
-
-class ArchiveError(ValueError):
-    """An archive that is damaged, altered or malicious."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits on the content of an archive, against decompression bombs."""
-
-    members: int = 200_000
-    file_bytes: int = 256 * 2**20
-    total_bytes: int = 8 * 2**30
-    ratio: int = 1_000  # of unpacked to packed bytes; deflate itself cannot exceed 1,032
-
-    def check(self, archive: str, name: str, size: int, members: int, total: int) -> None:
-        """Raise ArchiveError where member ``name`` of ``size`` bytes goes over a limit."""
-        over = (
-            f"it is {size:,} bytes; the limit is {self.file_bytes:,}"
-            if size > self.file_bytes
-            else f"the members add up to over {self.total_bytes:,} bytes"
-            if total > self.total_bytes
-            else f"there are over {self.members:,} members"
-            if members > self.members
-            else None
-        )
-        if over:
-            raise ArchiveError(
-                f"{archive}: refused at {name!r}: {over}. This looks like a decompression bomb; "
-                "if you trust it, unpack it yourself and give the folder."
-            )
-
-
 LIMITS = Limits()
 """Default limits: far above every data set here, enough for large collections of photographs."""
+
+MOST_DIRECTORY = 64 * 2**20  # bytes of a zip archive's list of members
 
 
 def read_archive(
@@ -82,68 +54,60 @@ def read_stream(
             yield from _read_zip(stream, archive, wanted, limits)
         else:
             stream.seek(0)
-            yield from _read_tar(stream, archive, wanted, limits)
-    except ArchiveError:
-        raise
+            yield from read_tar(stream, archive, wanted, limits)
     except Exception as e:  # zipfile, tarfile and their codecs raise anything on damaged bytes
+        if isinstance(e, ArchiveError) and str(e).startswith(f"{archive}: "):
+            raise
         raise ArchiveError(
-            f"{archive}: damaged or incomplete ({e or type(e).__name__}). Delete it and download "
-            "it again."
+            f"{archive}: damaged or incomplete ({told(e)}). Delete it and download it again."
         ) from e
 
 
 def _read_zip(
     stream: IO[bytes], archive: str, wanted: Callable[[str], bool], limits: Limits
 ) -> Iterator[Entry]:
-    total = 0
-    with zipfile.ZipFile(stream) as opened:
+    total, packed = 0, stream.seek(0, 2)
+    directory = _Directory(stream, archive, limits)
+    with zipfile.ZipFile(directory) as opened:
+        directory.complete = True
         for number, info in enumerate(opened.infolist(), 1):
-            _refuse_unsafe_name(archive, info.filename)
+            refuse_unsafe_name(archive, info.filename)
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
-                raise _not_a_file(archive, info.filename)
+                raise not_a_file(archive, info.filename)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # zipfile unpacks other methods without a limit: 45 bytes of bzip2 can be 45 MB
+                raise ArchiveError(
+                    f"{archive}: {shown(info.filename)} is packed by method {info.compress_type}; "
+                    "only deflate is read. Pack it again."
+                )
             total += info.file_size
             limits.check(archive, info.filename, info.file_size, number, total)
-            if info.file_size > limits.ratio * max(info.compress_size, 64):
-                raise ArchiveError(
-                    f"{archive}: refused at {info.filename!r}: {info.compress_size} bytes claim to "
-                    f"unpack to {info.file_size:,}. This looks like a decompression bomb."
-                )
+            limits.check_ratio(archive, info.file_size, info.compress_size)
+            limits.check_ratio(archive, total, packed)  # members may share their bytes
             if info.flag_bits & 1:
-                raise ArchiveError(f"{archive}: {info.filename!r} is encrypted. Unpack it first.")
+                raise ArchiveError(
+                    f"{archive}: {shown(info.filename)} is encrypted. Unpack it first."
+                )
             if not info.is_dir() and wanted(info.filename):
                 # reads no more than the size declared, and checks the CRC
                 yield info.filename, opened.read(info)
 
 
-def _read_tar(
-    stream: IO[bytes], archive: str, wanted: Callable[[str], bool], limits: Limits
-) -> Iterator[Entry]:
-    total = 0
-    # "r|*" reads in one pass, without keeping members in memory.
-    with tarfile.open(fileobj=stream, mode="r|*") as opened:
-        for number, info in enumerate(opened, 1):
-            _refuse_unsafe_name(archive, info.name)
-            if not (info.isfile() or info.isdir()):
-                raise _not_a_file(archive, info.name)
-            total += info.size
-            limits.check(archive, info.name, info.size, number, total)
-            if info.isfile() and wanted(info.name):
-                content = opened.extractfile(info)
-                yield info.name, content.read() if content else b""
+class _Directory:
+    """A zip archive whose list of members is bounded before zipfile makes objects of it."""
 
+    def __init__(self, stream: IO[bytes], archive: str, limits: Limits) -> None:
+        self._stream, self._archive, self._members = stream, archive, limits.members
+        self.complete = False
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
 
-def _refuse_unsafe_name(archive: str, name: str) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    drive = len(name) > 1 and name[1] == ":"
-    if path.is_absolute() or drive or ".." in path.parts or "\0" in name:
-        raise ArchiveError(
-            f"{archive}: refused: member {name!r} would be unpacked outside its folder. "
-            "Do not use this archive."
-        )
-
-
-def _not_a_file(archive: str, name: str) -> ArchiveError:
-    return ArchiveError(
-        f"{archive}: refused: {name!r} is a link or a device. No data set here has any; "
-        "do not use this archive."
-    )
+    def read(self, size: int = -1) -> bytes:
+        """The next ``size`` bytes."""
+        if not self.complete and size > MOST_DIRECTORY:
+            raise bomb(
+                self._archive, f"refused: its list of members is over {MOST_DIRECTORY:,} bytes"
+            )
+        content = self._stream.read(size)
+        if not self.complete and content.count(b"PK\x01\x02") > self._members:
+            raise bomb(self._archive, f"refused: there are over {self._members:,} members")
+        return content

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.base.atomic import replace_atomically
+from quickstudy.base.atomic import remove_abandoned, replace_atomically, write_errors_name
+from quickstudy.base.json_text import read_json
 from quickstudy.tasks.rows import LabelledRows
 
 Splits = dict[str, LabelledRows]
@@ -62,7 +63,8 @@ def writable_folder(root: Path, name: str) -> Path:
         stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
     )
     chosen = folder if allowed and os.access(nearest, os.W_OK) else user_cache() / name
-    chosen.mkdir(parents=True, exist_ok=True)
+    with write_errors_name(chosen):
+        chosen.mkdir(parents=True, exist_ok=True)
     return chosen
 
 
@@ -86,6 +88,7 @@ def cached_incomplete(
     key = hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()[:12]
     folder = writable_folder(root, name)
     rows, index = folder / f"decoded-{key}.npy", folder / f"decoded-{key}.json"
+    remove_abandoned(folder)
     found = _read(rows, index, recipe)
     if found is None or (complete and found.left_out):
         _write(rows, index, recipe, build())
@@ -101,7 +104,7 @@ def cached_incomplete(
 def _read(rows: Path, index: Path, recipe: Recipe) -> Decoded | None:
     """The copy on disk; None where it is absent, incomplete, altered or of another recipe."""
     try:
-        meta = json.loads(index.read_text(encoding="utf-8"))
+        meta = read_json(index, most=2**26)
         array = np.load(rows, mmap_mode="c", allow_pickle=False)
         digest = meta.pop("sha256")
         if array.dtype != np.uint8 or meta["recipe"] != dict(recipe):
@@ -149,7 +152,7 @@ def _save(path: Path, shape: tuple[int, ...], parts: list[np.ndarray]) -> None:
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for part in parts:
-            part.tofile(stream)
+            stream.write(part.data)  # not tofile, whose errors do not say that the disk is full
 
 
 def _digest(meta: dict[str, Any], shape: tuple[int, ...], *parts: np.ndarray) -> str:

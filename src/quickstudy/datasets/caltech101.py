@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from quickstudy.datasets.archives import ArchiveError, Entry, read_stream
+from quickstudy.datasets.archives import Entry, read_stream
 from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.images import decode
+from quickstudy.datasets.limits import ArchiveError, bomb
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
@@ -109,8 +110,12 @@ def read(sources: list[Path], classes: set[str]) -> Photographs:
 
     def all_entries() -> Iterator[Entry]:
         for source in sources:
+            inner = 0
             for name, data in entries(source, lambda n: wanted(n) or n.endswith(INNER)):
                 if name.endswith(INNER):
+                    inner += 1
+                    if inner > 1:
+                        raise bomb(str(source), f"refused: it holds {INNER} more than once")
                     yield from read_stream(io.BytesIO(data), f"{source}: {name}", wanted)
                 else:
                     yield name, data

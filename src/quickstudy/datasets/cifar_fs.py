@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from quickstudy.datasets.archives import ArchiveError, Limits
 from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
 from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.limits import ArchiveError, Limits
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
 from quickstudy.tasks.rows import LabelledRows

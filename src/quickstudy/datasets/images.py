@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quickstudy.base.shown import told
+
 if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 100_000_000  # 300 MB when decoded, more than photographs of today's cameras
+MAX_BYTES = 2**28  # of a file
+MAX_SCANNED = 30 * MAX_PIXELS  # in all scans of a JPEG; cameras and programs make 1 to 12
 MIN_SIDE = 4  # smaller images contain too little to learn from
 
 
@@ -51,6 +55,7 @@ def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.n
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(stream, formats=FORMATS) as opened:
                 _refuse_size(opened.width, opened.height)
+                _refuse_scans(source, opened)
                 image = _eight_bits(ImageOps.exif_transpose(opened))
                 image = image.convert("RGB" if channels == 3 else "L")
                 square = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
@@ -64,8 +69,8 @@ def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.n
         raise ImageError(f"{name}: {_too_large(str(error))}") from error
     except Exception as error:  # a decoder may raise anything on damaged bytes
         raise ImageError(
-            f"{name}: cannot be read ({type(error).__name__}: {error}). The file may be incomplete "
-            "or without read permission; restore or remove it."
+            f"{name}: cannot be read ({type(error).__name__}: {told(error)}). The file may be "
+            "incomplete or without read permission; restore or remove it."
         ) from error
     return np.atleast_3d(np.asarray(square)).transpose(2, 0, 1)
 
@@ -74,6 +79,8 @@ def _refuse_special(path: Path) -> None:
     """ImageError for a pipe, which would wait for a writer, or a device, which may never end."""
     if path.exists() and not path.is_file():
         raise ImageError("a folder, a pipe or a device, not a regular file. Remove it.")
+    if path.exists() and path.stat().st_size > MAX_BYTES:
+        raise ImageError(f"over {MAX_BYTES:,} bytes. Make the picture smaller.")
 
 
 def _refuse_size(width: int, height: int) -> None:
@@ -84,6 +91,19 @@ def _refuse_size(width: int, height: int) -> None:
         raise ImageError(
             f"{width} x {height} pixels is too small; the shorter side needs {MIN_SIDE}. "
             "Remove the file."
+        )
+
+
+def _refuse_scans(source: Path | bytes, opened: Image.Image) -> None:
+    """ImageError for a JPEG whose many scans would each be decoded over all pixels."""
+    if opened.format != "JPEG":
+        return
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    scans = content.count(b"\xff\xda")  # the marker of a scan; by chance in some metadata too
+    if scans * opened.width * opened.height > MAX_SCANNED:
+        raise ImageError(
+            f"{scans:,} scans of {opened.width} x {opened.height} pixels would take minutes. "
+            "Save the picture again."
         )
 
 
@@ -104,7 +124,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65_535:
             raise ImageError("32-bit pixels have no agreed range. Save it with 8 or 16 bits.")
-        return Image.fromarray(np.rint(levels / 257).astype(np.uint8))
+        # Rounds to the nearest; in integers, since float64 would take 8 bytes a pixel.
+        return Image.fromarray(((levels.astype(np.int32) + 128) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.base.shown import told
+from quickstudy.datasets.archives import read_archive
 from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.limits import Limits
 from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import split_classes
+
+_LIMITS = Limits(members=10_000, file_bytes=2**33, total_bytes=2**34)
 
 Labels = Sequence[object] | np.ndarray | Tensor
 
@@ -28,14 +32,21 @@ def load(root: str | Path | None = None) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file. Check the path.")
     try:
+        for _ in read_archive(path, lambda name: False, _LIMITS):
+            pass  # refuses bombs, which numpy would unpack
         with np.load(path, allow_pickle=False) as stored:
             rows, labels = stored["X"], stored["y"]
-    except (zipfile.BadZipFile, EOFError, LookupError, TypeError, ValueError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # numpy may raise anything for damaged bytes
         raise ValueError(
             f"{path}: must be a .npz file with arrays named X and y, without pickled objects "
-            f"({type(error).__name__}: {error}). Write it with numpy.savez(path, X=X, y=y)."
+            f"({type(error).__name__}: {told(error)}). Write it with numpy.savez(path, X=X, y=y)."
         ) from error
-    return arrays(rows, labels)
+    try:
+        return arrays(rows, labels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def arrays(

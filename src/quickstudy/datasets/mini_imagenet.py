@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from quickstudy.datasets.archives import Limits
 from quickstudy.datasets.cache import Decoded, cached_incomplete, data_root
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
+from quickstudy.datasets.limits import Limits
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, find, published_split

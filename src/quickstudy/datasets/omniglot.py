@@ -18,9 +18,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from quickstudy.datasets.archives import ArchiveError, Limits
+from quickstudy.base.shown import shown
 from quickstudy.datasets.cache import Recipe, Splits, cached, data_root, writable_folder
 from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.limits import ArchiveError, Limits
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
@@ -88,7 +89,7 @@ def load(
     """
     chosen, side = split or "vinyals", size or 28
     if chosen not in card("omniglot").splits:
-        raise ValueError(f"omniglot: there is no split {chosen!r}. Choose vinyals or lake.")
+        raise ValueError(f"omniglot: there is no split {shown(chosen)}. Choose vinyals or lake.")
     if not 1 <= side <= SIDE:
         raise ValueError(
             f"omniglot: size must be 1 to {SIDE}, the width of the drawings; found {side}. Choose "

@@ -8,7 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from quickstudy.datasets.archives import LIMITS, ArchiveError, Entry, Limits, read_archive
+from quickstudy.base.atomic import replace_atomically
+from quickstudy.datasets.archives import LIMITS, Entry, read_archive
+from quickstudy.datasets.limits import ArchiveError, Limits
 from quickstudy.datasets.progress import Bar
 
 
@@ -45,28 +47,33 @@ def fetch(url: str, folder: Path, known_hash: str) -> Path:
     """Download ``url`` into ``folder``, under its last part as name, and verify it.
 
     The bytes go to a temporary file that is renamed only if the hash is right, so an incomplete
-    download leaves no file behind. ``known_hash`` is ``sha256:…`` or ``md5:…``.
+    download leaves no file behind. A file that is there already and has that hash is kept.
+    ``known_hash`` is ``sha256:…`` or ``md5:…``.
 
     Raises OSError where the network fails, ArchiveError where the hash is wrong.
     """
     import pooch
     from requests import RequestException
 
-    name = url.rsplit("/", 1)[-1].split("?")[0]
-    pooch.get_logger().setLevel("WARNING")
-    manual_remedy = f"Or download it manually and put it at {folder / name}."
-    try:
-        with Bar(f"Downloading {name}", unit="bytes") as bar:
-            download = pooch.HTTPDownloader(progressbar=bar)
-            path = pooch.retrieve(url, known_hash, fname=name, path=folder, downloader=download)
-    except (RequestException, OSError) as error:
-        raise OSError(
-            f"{url}: the download failed ({type(error).__name__}). Check the network and try "
-            f"again. {manual_remedy}"
-        ) from error
-    except ValueError as error:
-        raise ArchiveError(
-            f"{url}: the downloaded file has the wrong checksum: it is incomplete, or the file has "
-            f"changed. Try again. {manual_remedy}"
-        ) from error
-    return Path(path)
+    path = folder / url.rsplit("/", 1)[-1].split("?")[0]
+    algorithm, digest = known_hash.split(":")
+    manual_remedy = f"Or download it manually and put it at {path}."
+
+    def download(temporary: Path) -> None:
+        try:
+            with Bar(f"Downloading {path.name}", unit="bytes") as bar:
+                pooch.HTTPDownloader(progressbar=bar)(url, str(temporary), None)
+        except (RequestException, ValueError) as error:
+            raise OSError(
+                f"{url}: the download failed ({type(error).__name__}). Check the network and try "
+                f"again. {manual_remedy}"
+            ) from error
+        if pooch.file_hash(str(temporary), algorithm) != digest:
+            raise ArchiveError(
+                f"{url}: the downloaded file has the wrong checksum: it is incomplete, or the file "
+                f"has changed. Try again. {manual_remedy}"
+            )
+
+    if not (path.is_file() and pooch.file_hash(str(path), algorithm) == digest):
+        replace_atomically(path, download)
+    return path

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from quickstudy.answers.custom import Custom
+from quickstudy.base.shown import shown
 from quickstudy.core import Answer, TaskSpec
 
 Key = tuple[str, str]
@@ -60,7 +61,7 @@ def kind_of_all(specs: Iterable[TaskSpec]) -> TaskSpec | None:
 
 def _not_joined(key: Key, one: Answer, other: Answer) -> ValueError:
     name, score = key
-    tasks = f"tasks called {name!r}" if name else "tasks without a name"
+    tasks = f"tasks called {shown(name)}" if name else "tasks without a name"
     remedy = "a name of its own: qs.TaskSpec(answer, name)"
     if isinstance(one, Custom) and isinstance(other, Custom):  # functions equal only themselves
         remedy = "a name of its own, and make its loss once, not in each draw"

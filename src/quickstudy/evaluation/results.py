@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.base.shown import shown
 from quickstudy.base.trees import map_tree
 from quickstudy.core import Score, Statistic
 from quickstudy.evaluation import wording
@@ -192,7 +193,9 @@ class Evaluation:
         for row in self.rows:
             if row.name == name and (row.first if score is None else row.score == score):
                 return row
-        wanted = f"tasks called {name!r}" + ("" if score is None else f" and score {score!r}")
+        wanted = f"tasks called {shown(name)}"
+        if score is not None:
+            wanted += f" and score {shown(score)}"
         raise ValueError(
             f"evaluation: no row for {wanted}; found {self._labels()}. Give one of these, as name "
             "and score."

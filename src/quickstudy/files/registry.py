@@ -82,7 +82,8 @@ def describe(thing: Any, tensors: Iterable[Any] = ()) -> Any:
     Constructors keep their arguments as attributes of the same names, as scikit-learn's do. Frozen
     parameters (``requires_grad=False``) are listed under "frozen". A backbone lists those that were
     frozen when its gradient learner was made, because they do not adapt; a learner lists those that
-    are frozen now, where the backbone's list does not already give them.
+    are frozen now, where the backbone's list does not already give them. Modules that
+    :func:`quickstudy.frozen` keeps in evaluation mode are listed under "evaluating".
 
     ``tensors``  those that a file will hold beside the tensors of ``thing``.
 
@@ -100,6 +101,8 @@ def describe(thing: Any, tensors: Iterable[Any] = ()) -> Any:
         _refuse_changed(thing, rebuilt)
         if _frozen(thing) != _frozen(rebuilt):
             description["frozen"] = _frozen(thing)
+        if names := _evaluating(thing):
+            description["evaluating"] = names
     return description
 
 
@@ -144,6 +147,13 @@ def _frozen(thing: Any) -> list[str]:
     return [name for name, p in thing.named_parameters() if not p.requires_grad]
 
 
+def _evaluating(thing: Any) -> list[str]:
+    """Names of the modules that stay in evaluation mode; empty for anything else."""
+    from quickstudy.base.frozen import frozen_names
+
+    return frozen_names(thing) if hasattr(thing, "named_children") else []
+
+
 def _refuse_changed(thing: Any, rebuilt: Any) -> None:
     """OwnCodeError where ``rebuilt``, made from arguments alone, has other parts than ``thing``."""
     expected, found = _parts(rebuilt), _parts(thing)
@@ -178,7 +188,7 @@ def build(description: Any) -> Any:
         return description
     if "function" in description:
         return resolve("function", str(description["function"]), FUNCTIONS)
-    arguments = {k: build(v) for k, v in description.items() if k not in ("name", "frozen")}
+    arguments = {k: build(v) for k, v in description.items() if k not in _STATES}
     name = str(description.get("name"))
     cls = resolve("build", name, {**LEARNERS, **BACKBONES, **PARTS})
     annotations = get_type_hints(cls.__init__)
@@ -188,7 +198,23 @@ def build(description: Any) -> Any:
     built = cls(**arguments)
     if "frozen" in description:
         _freeze(name, built, description["frozen"])
+    if "evaluating" in description:
+        _keep_in_evaluation_mode(name, built, description["evaluating"])
     return built
+
+
+_STATES = ("name", "frozen", "evaluating")
+"""What a description holds beside the constructor's arguments."""
+
+
+def _keep_in_evaluation_mode(name: str, module: Any, names: Any) -> None:
+    from quickstudy.base.frozen import keep_in_evaluation_mode
+
+    parts = dict(module.named_modules()) if hasattr(module, "named_modules") else {}
+    if not isinstance(names, list) or not all(each in parts for each in names):
+        raise ValueError(f"build: {name} has no such modules to freeze: {names!r}.")
+    for each in names:
+        keep_in_evaluation_mode(parts[each])
 
 
 def _freeze(name: str, module: Any, frozen: Any) -> None:

@@ -22,8 +22,8 @@ def _is_user_error(error: Exception) -> bool:
     """Whether the user can correct the error. Any other error is a bug and shows its traceback."""
     if isinstance(error, (ValueError, OSError)):
         return True
+    from quickstudy.base.errors import BrokenLaw
     from quickstudy.compute.memory import TaskTooLarge
-    from quickstudy.contract.compare import BrokenLaw
     from quickstudy.training.fit import NonFiniteLoss
 
     return isinstance(error, (BrokenLaw, NonFiniteLoss, TaskTooLarge))
@@ -136,16 +136,16 @@ def run(
             click.echo(runs.explain(recipe))
             return
         opened, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
-    from quickstudy.interfaces.runs.execute import execute
+    from quickstudy.interfaces.runs.execute import Interrupted, execute
     from quickstudy.reports.tables import evaluation_table
 
     _print_path("run folder", opened.path)
     evaluation = execute(opened, parts, resume=resume is not None)
-    if evaluation is None:
+    if isinstance(evaluation, Interrupted):
         click.echo(
             f"Interrupted. Continue with: quickstudy run --resume {shlex.quote(str(opened.path))}"
         )
-        ctx.exit(130)
+        ctx.exit(evaluation.exit_code)
     _print(evaluation_table(evaluation, f"{opened.recipe.learner} on {opened.recipe.data}"))
     _print_path("report", opened.path / "report.html")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from quickstudy.answers.specs import classification
 from quickstudy.base.modules import device_of
+from quickstudy.base.shown import shown
 from quickstudy.core import Examples, Learner
 from quickstudy.learners.transfer.heads import logistic
 from quickstudy.learners.transfer.linear_probe import LinearProbe
@@ -47,7 +48,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError(
                 "FewShotClassifier: needs examples of at least 2 classes; found 1 class "
-                f"({self.classes_[0]!r})."
+                f"({shown(self.classes_[0])})."
             )
         weights = _check_sample_weight(
             sample_weight, rows, dtype=np.float64, ensure_non_negative=True

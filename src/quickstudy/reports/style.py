@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from quickstudy.base.shown import shown
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -109,7 +111,7 @@ def to_svg(figure: Figure, prefix: str, label: str) -> str:
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", prefix):
         raise ValueError(
-            f"to_svg: prefix must be letters, digits and hyphens; found {prefix!r}. "
+            f"to_svg: prefix must be letters, digits and hyphens; found {shown(prefix)}. "
             "Name the figure, for example 'learning-curves'."
         )
     buffer = io.StringIO()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import classification
+from quickstudy.base.shown import shown
 from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.examples import to_unit
@@ -62,7 +63,7 @@ def episodes(
     if needed > int(split.counts[smallest]):
         raise ValueError(
             f"episodes: {bounds['shots'][1]} shots + {bounds['queries'][1]} queries need {needed} "
-            f"rows per class, but class {split.names[smallest]!r} has "
+            f"rows per class, but class {shown(split.names[smallest])} has "
             f"{int(split.counts[smallest])}. Lower shots or queries, or leave small classes out."
         )
     if imbalanced and bounds["shots"][0] == bounds["shots"][1]:
@@ -79,7 +80,7 @@ def _bounds(name: str, count: Count) -> tuple[int, int]:
     if not whole or len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
         raise ValueError(
             f"episodes: {name} must be a positive whole number or a range (low, high) of such; "
-            f"found {count!r}."
+            f"found {shown(count)}."
         )
     return int(ends[0]), int(ends[1])
 

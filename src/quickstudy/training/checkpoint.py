@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.base.atomic import remove_abandoned
 from quickstudy.base.modules import device_of
 from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
@@ -83,6 +84,7 @@ class RunFolder:
             if resume:
                 raise ValueError("fit: resume=True needs the run's folder. Give run=...")
             return
+        remove_abandoned(self._path)
         if not resume and (self._checkpoint.exists() or (self._path / "metrics.jsonl").exists()):
             raise FileExistsError(
                 f"{self._path}: holds another run. Give resume=True to continue it, "
@@ -146,6 +148,8 @@ class RunFolder:
             saved = dict(about["settings"])
             progress = _progress(about["progress"], tree["best"], saved, learner)
         changed = [k for k in settings if saved.get(k) != settings[k]]
+        if settings["steps"] > saved["steps"]:
+            changed.remove("steps")  # trained further
         if changed:
             listed = ", ".join(f"{k}={saved.get(k)!r} (now {settings[k]!r})" for k in changed)
             raise ValueError(

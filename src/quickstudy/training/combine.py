@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from quickstudy.base.shown import shown
 from quickstudy.base.trees import dtype_and_shape
 from quickstudy.compute.compiled import CompiledGradients
 from quickstudy.compute.engine import gradients_of_tasks, losses_of_tasks
@@ -87,7 +88,7 @@ def check_combine(combine: Combine) -> None:
     raise ValueError(
         "fit: combine must say what it reads: reads = 'losses' with a method weights(losses, "
         "names), or 'gradients' with gradient(gradients, losses, names); found "
-        f"{combine!r}. Leave it out for the mean."
+        f"{shown(combine)}. Leave it out for the mean."
     )
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of training, and the handling of Ctrl-C."""
+"""The progress bar of training, and the handling of Ctrl-C and of other requests to end."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from quickstudy.evaluation.results import Result
 
 _DECAY = 0.95  # of the running means, per optimiser step
+_REQUESTS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 class Display:
@@ -65,18 +66,31 @@ class Display:
 
 
 class Interrupts:
-    """A context in which the first Ctrl-C only sets ``requested``; the second interrupts at once.
+    """A context in which a first request to end, such as Ctrl-C, only sets ``requested``.
 
-    Does nothing outside the main thread, where Python handles no signals.
+    ``requested``  the number of the signal that asked for it; 0 without.
+
+    The second one acts at once, as it does outside of the context. Requests are SIGINT (Ctrl-C),
+    SIGTERM (a scheduler or a system that shuts down) and SIGHUP (a terminal that closes), except
+    those that the process ignores, as under ``nohup``. Does nothing outside the main thread, where
+    Python handles no signals.
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        self._before: Any = None
+        self.requested = 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            numbers = [getattr(signal, name) for name in _REQUESTS if hasattr(signal, name)]
+            self._before = {
+                number: handler
+                for number in numbers
+                # None is a handler that was not set from Python, so that Python cannot restore it
+                if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+            }
+            for number in self._before:
+                signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -85,10 +99,15 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def deliver(self) -> None:
+        """Act on the request as the process would have without this context; call it outside."""
+        signal.raise_signal(self.requested)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+        self.requested = number

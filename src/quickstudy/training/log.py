@@ -1,13 +1,33 @@
-"""The training log: one JSON object per line, each appended by a single write."""
+"""What is told of training: each step, and the log, one JSON object per line."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from quickstudy.base.atomic import write_atomically
+from quickstudy.base.atomic import append_line, write_atomically
+from quickstudy.base.json_text import parse_json
+from quickstudy.base.shown import told
+from quickstudy.evaluation.results import Result
+
+
+class Step(NamedTuple):
+    """An optimiser step that was taken, for ``fit(on_step=...)``.
+
+    ``step``           1 for the first.
+    ``loss``, ``score``  means over the step's tasks; the score is NaN where tasks have none.
+    ``gradient_norm``  of all parameters together, before it is clipped.
+    ``rate``           the learning rate, of the optimiser's first group.
+    ``validation``     the result of the validation after this step; None for most steps.
+    """
+
+    step: int
+    loss: float
+    score: float
+    gradient_norm: float
+    rate: float
+    validation: Result | None = None
 
 
 class Log:
@@ -28,13 +48,8 @@ class Log:
     def add(self, row: dict[str, Any]) -> None:
         """Append ``row`` with a single write, so that a killed process leaves no partial row."""
         self.rows.append(row)
-        if self._path is None:
-            return
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, (json.dumps(row) + "\n").encode())
-        finally:
-            os.close(descriptor)
+        if self._path is not None:
+            append_line(self._path, json.dumps(row))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
@@ -52,17 +67,18 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
             f"read_metrics: there is no training log at {path}. "
             "Give the metrics.jsonl of a run folder."
         )
-    *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
+    # Bytes that are no text become a character that is no JSON, in the line where they stand.
+    *lines, _incomplete = path.read_text(encoding="utf-8", errors="replace").split("\n")
     rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     return sorted(rows, key=lambda row: row["step"])
 
 
 def _row(path: Path, number: int, line: str) -> dict[str, float]:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise ValueError(
-            f"read_metrics: line {number} of {path} is not JSON ({error}). "
+            f"read_metrics: line {number} of {path} is not JSON ({told(error)}). "
             "Remove the line, or run again."
         ) from error
     if not isinstance(row, dict) or not isinstance(row.get("step"), int):

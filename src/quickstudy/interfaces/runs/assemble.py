@@ -12,6 +12,7 @@ import torch
 
 from quickstudy import datasets
 from quickstudy.base.names import unknown_name
+from quickstudy.base.shown import shown
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.files.registry import BACKBONES, FUNCTIONS, LEARNERS, resolve
@@ -159,7 +160,7 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
     chosen = resolve(where, name, {n: n for n in names})
     if name in FUNCTIONS:
         if settings:
-            raise ValueError(f"{where}: {name} has no settings; found {settings}.")
+            raise ValueError(f"{where}: {name} has no settings; found {shown(settings)}.")
         return chosen
     hints = get_type_hints(chosen.__init__)
     valid = {setting: hints[setting] for setting in inspect.signature(chosen).parameters}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
-from quickstudy.training.fit import fit
+from quickstudy.training.fit import Training, fit
 from quickstudy.training.log import read_metrics
 from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.plan import explain as explain_training
@@ -32,6 +33,18 @@ from quickstudy.training.schedules import cosine
 
 REPORTED_TASKS = 20
 """Test tasks that the report shows, the first ones."""
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A run that the signal with the number ``signal`` ended early."""
+
+    signal: int
+
+    @property
+    def exit_code(self) -> int:
+        """With which a shell expects the process to end."""
+        return 128 + self.signal
 
 
 def begin(recipe: Recipe, path: Path | None = None, *, command: str = "") -> tuple[Run, Parts]:
@@ -57,20 +70,25 @@ def explain(recipe: Recipe) -> str:
 
 def execute(
     run: Run, parts: Parts | None = None, *, resume: bool = False, progress: bool = True
-) -> Evaluation | None:
-    """Train, evaluate and report; None where Ctrl-C ended training early (it can be resumed).
+) -> Evaluation | Interrupted:
+    """Train, evaluate and report.
+
+    Returns :class:`Interrupted` where Ctrl-C, SIGTERM or SIGHUP ended training early; the run can
+    then be resumed.
 
     ``parts``  what :func:`begin` returned; by default made again from the run's recipe.
 
     Resuming a finished run changes nothing and returns its stored evaluation.
     """
     if resume and run.finished:
-        return Evaluation.from_json(json.loads((run.path / "evaluation.json").read_text()))
+        return run.evaluation()
     if run.recipe.threads:
         torch.set_num_threads(run.recipe.threads)
+    run.complete_origin()
     parts = parts or prepare(run.recipe)
-    if not _train(run, parts, resume, progress):
-        return None
+    training = _train(run, parts, resume, progress)
+    if not training.finished:
+        return Interrupted(training.interrupted_by)
     recipe, learner, data = parts.recipe, parts.learner, parts.data
     shape = tuple(data.train.inputs.shape[1:])
     save(learner, run.path / "learner.safetensors", {"shape": shape, "data": recipe.data})
@@ -81,19 +99,18 @@ def execute(
     return evaluation
 
 
-def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> bool:
+def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
     recipe, budget = parts.recipe, parts.recipe.budget()
     validation = Validation(
         parts.sources.val, every=budget.validate_every, tasks=100, patience=recipe.patience
     )
     optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
-    training = fit(
+    return fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
         optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
         run=run.path, resume=resume, progress=progress, compute=recipe.compute,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
-    return training.finished
 
 
 def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:

@@ -8,8 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from quickstudy.base.atomic import write_atomically
+from quickstudy.base.atomic import create_atomically, remove_abandoned, write_atomically
+from quickstudy.base.json_text import damage_names, read_json
+from quickstudy.base.shown import told
 from quickstudy.core import Learner
+from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.storage import load_with_info
 from quickstudy.interfaces.runs.provenance import Origin
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
@@ -19,9 +22,9 @@ from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
 class Run:
     """A run folder.
 
-    It holds ``recipe.json`` and ``origin.json`` from the start, ``metrics.jsonl`` and
-    ``checkpoint.safetensors`` from training, then ``learner.safetensors``, ``evaluation.json`` and,
-    written last, ``report.html``.
+    Its first file is ``recipe.json``, from which the run can be started again after any crash;
+    then it holds ``origin.json``, ``metrics.jsonl`` and ``checkpoint.safetensors`` from training,
+    ``learner.safetensors``, ``evaluation.json`` and, written last, ``report.html``.
     """
 
     path: Path
@@ -35,9 +38,14 @@ class Run:
         """
         recipe = recipe.complete()
         origin = Origin.of(recipe, command)
-        path = _new_folder(recipe) if path is None else _claim(path)
+        if path is None:
+            path = _new_folder(recipe)
+        refuse_not_empty(path)
+        try:
+            create_atomically(path / "recipe.json", _json(recipe.to_json()))
+        except FileExistsError as error:  # another run has started in it in this moment
+            raise _not_empty(path) from error
         write_atomically(path / "origin.json", _json(asdict(origin)))
-        write_atomically(path / "recipe.json", _json(recipe.to_json()))
         return Run(path, recipe)
 
     @staticmethod
@@ -46,18 +54,34 @@ class Run:
         file = Path(path) / "recipe.json"
         if not file.is_file():
             raise FileNotFoundError(
-                f"{path}: holds no run (no recipe.json). Give a folder that `quickstudy run` made."
+                f"{path}: holds no run (no recipe.json). Give a folder that `quickstudy run` made. "
+                f"A run that was killed before its first file is started again with --out {path}."
             )
+        values = read_json(file)
         try:
-            return Run(Path(path), read_recipe(json.loads(file.read_text())))
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
+            return Run(Path(path), read_recipe(values))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}: {told(error)}") from error
 
     @property
     def origin(self) -> Origin:
         """How the run was started first, before any resuming."""
         file = self.path / "origin.json"
-        return Origin(**json.loads(file.read_text())) if file.is_file() else Origin()
+        if not file.is_file():
+            return Origin()
+        with damage_names(file):
+            return Origin.from_json(read_json(file))
+
+    def complete_origin(self) -> None:
+        """Write ``origin.json`` where the run was killed before it did."""
+        if not (self.path / "origin.json").exists():
+            write_atomically(self.path / "origin.json", _json(asdict(Origin.of(self.recipe))))
+
+    def evaluation(self) -> Evaluation:
+        """The evaluation that the run stored."""
+        file = self.path / "evaluation.json"
+        with damage_names(file):
+            return Evaluation.from_json(read_json(file, most=2**28))
 
     @property
     def finished(self) -> bool:
@@ -77,22 +101,18 @@ class Run:
 
 def refuse_not_empty(path: Path) -> None:
     """FileExistsError unless ``path`` is an empty folder or does not exist."""
+    if path.is_dir():
+        remove_abandoned(path)  # of a run that was killed before it had written its first file
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(
-            f"{path}: is not empty, and a run overwrites nothing. "
-            f"Give another folder, or continue with `quickstudy run --resume {path}`."
-        )
+        raise _not_empty(path)
 
 
-def _claim(path: Path) -> Path:
-    refuse_not_empty(path)
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        # If two runs start at once, only one of them can create the file.
-        (path / "origin.json").touch(exist_ok=False)
-    except FileExistsError:
-        refuse_not_empty(path)
-    return path
+def _not_empty(path: Path) -> FileExistsError:
+    if (path / "recipe.json").is_file():
+        remedy = f"Give another folder, or continue with `quickstudy run --resume {path}`."
+    else:
+        remedy = "It holds no run that could be continued: give another folder."
+    return FileExistsError(f"{path}: is not empty, and a run overwrites nothing. {remedy}")
 
 
 def _new_folder(recipe: Recipe) -> Path:

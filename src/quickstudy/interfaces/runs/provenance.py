@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,17 @@ class Origin:
     commit: str = ""
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def from_json(values: Any) -> Origin:
+        """The origin with these fields; ValueError for others, or fields of another type."""
+        valid = {"command": str, "commit": str, "created": str, "versions": dict}
+        if not isinstance(values, dict) or not all(
+            name in valid and isinstance(value, valid[name]) for name, value in values.items()
+        ):
+            raise ValueError("an origin holds the texts command, commit, created, and versions")
+        texts = {str(name): str(version) for name, version in values.pop("versions", {}).items()}
+        return Origin(**values, versions=texts)
 
     @staticmethod
     def of(recipe: Recipe, command: str = "") -> Origin:

@@ -13,12 +13,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-import yaml
-
 from quickstudy.base.names import unknown_name
+from quickstudy.base.shown import shown, told
 from quickstudy.compute.plan import Compute
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, LEARNERS
+from quickstudy.interfaces.runs.yaml_text import MOST as MOST_YAML
+from quickstudy.interfaces.runs.yaml_text import parse_yaml
 from quickstudy.learners.cards import OPTIMISERS
 
 NORMS = ("group", "batch", "support", "running")
@@ -31,6 +32,9 @@ MINIMA = {
     "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1,
 }  # fmt: skip
 """The smallest value of each number; an interval needs at least 2 test tasks."""
+
+MAXIMA = {"size": 10_000, "channels": 4096, "threads": 4096, "workers": 4096}
+"""The largest value of each number, 2**31 for others: larger ones only fill the memory."""
 
 
 class Budget(NamedTuple):
@@ -104,13 +108,18 @@ class Recipe:
         for name, least in MINIMA.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name}: must be at least {least}; found {value}.")
+                raise ValueError(f"{name}: must be at least {least}; found {shown(value)}.")
+            most = MAXIMA.get(name, 2**31)
+            if name != "seed" and value is not None and value > most:
+                raise ValueError(f"{name}: must be at most {most}; found {shown(value)}.")
         if self.seed >= 1 << 63:
-            raise ValueError(f"seed: must be less than 2**63; found {self.seed}.")
+            raise ValueError(f"seed: must be less than 2**63; found {shown(self.seed)}.")
         if self.rate is not None and not 0 < self.rate < math.inf:
             raise ValueError(f"rate: must be a positive number; found {self.rate}.")
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ValueError(f"device: must be cpu, cuda or cuda:NUMBER; found {self.device!r}.")
+            raise ValueError(
+                f"device: must be cpu, cuda or cuda:NUMBER; found {shown(self.device)}."
+            )
 
     @property
     def compute(self) -> Compute:
@@ -151,6 +160,8 @@ class Recipe:
 
 def read_recipe(values: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; ValueError for an unknown name or a value of the wrong type."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"recipe: must be names with values; found {shown(values)}.")
     hints = get_type_hints(Recipe)
     known = {f.name: hints[f.name] for f in fields(Recipe)}
     for name in values:
@@ -178,11 +189,11 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"--option: must be NAME=VALUE; found {pair!r}.")
+            raise ValueError(f"--option: must be NAME=VALUE; found {shown(pair)}.")
         try:
-            options[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--option: {value!r} is not a YAML value ({error}).") from error
+            options[name.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"--option: {shown(value)} is not a YAML value ({error}).") from error
     return options
 
 
@@ -197,12 +208,14 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     if Sequence in types and not isinstance(value, str):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise ValueError(f"{name} must be a list of strings; found {value!r}.")
+        raise ValueError(f"{name} must be a list of strings; found {shown(value)}.")
     if float in types and isinstance(value, int | str) and not isinstance(value, bool):
         value = _number(value)
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         expected = " or ".join(each.__name__ for each in types if each is not NoneType)
-        raise ValueError(f"{name} must be {expected}; found {value!r}.")
+        raise ValueError(f"{name} must be {expected}; found {shown(value)}.")
+    if isinstance(value, int) and value.bit_length() > 65:
+        raise ValueError(f"{name}: must be less than 2**65; found {shown(value)}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite; found {value}.")
     return value
@@ -220,9 +233,10 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such recipe. Check the path.")
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: must be YAML ({error}). Correct the file.") from error
+        with path.open("rb") as file:
+            values = parse_yaml(file.read(MOST_YAML * 4 + 1).decode())
+    except ValueError as error:
+        raise ValueError(f"{path}: must be YAML ({told(error)}). Correct the file.") from error
     if not isinstance(values, dict):
         raise ValueError(
             f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}."

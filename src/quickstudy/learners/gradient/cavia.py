@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from quickstudy.base.shown import shown
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.gradient.descend import Update, sgd
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
@@ -97,7 +98,7 @@ class _Modulated(nn.Module):
             layer = backbone.get_submodule(at)
         except AttributeError:
             raise ValueError(
-                f"CAVIA: at={at!r} is not a layer. The backbone has: "
+                f"CAVIA: at={shown(at)} is not a layer. The backbone has: "
                 f"{', '.join(_layers(backbone)[:12])}, …"
             ) from None
         channels = _channels(layer, at)
@@ -148,7 +149,7 @@ def _channels(layer: nn.Module, at: str) -> int:
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         raise ValueError(
-            f"CAVIA: at={at!r} is a {type(layer).__name__}, which has no weight, so its channels "
-            "are unknown. Name a linear layer, a convolution or a norm."
+            f"CAVIA: at={shown(at)} is a {type(layer).__name__}, which has no weight, so its "
+            "channels are unknown. Name a linear layer, a convolution or a norm."
         )
     return len(weight)

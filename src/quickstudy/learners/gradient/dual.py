@@ -55,7 +55,7 @@ def predictions_over_tasks(
         return None
     network, descent = learner.adapted_network, learner.descent()
     network = Replica(network).module  # its hooks are out of the reach of other threads
-    layers = _adapted_layers(network, learner.adapted, len(support.weights))
+    layers = _adapted_layers(network, tuple(learner.own_weights()), len(support.weights))
     if layers is None:
         return None
     recorded = learner.meta_gradient == Exact() and torch.is_grad_enabled()

@@ -19,6 +19,7 @@ from quickstudy.learners.gradient.network import (
     prior_state,
     weights_of,
 )
+from quickstudy.learners.gradient.reach import can_be_tested, refuse_unreachable
 
 
 def setting(path: str) -> property:
@@ -39,7 +40,9 @@ class GradientLearner(Learner):
     A subclass defines a constructor and overrides what differs. It stores its network as
     ``backbone``, or returns the network that adapts from :attr:`adapted_network`.
 
-    ``network``  its parameters adapt, except those frozen when the learner is made.
+    ``network``  its parameters adapt, except those that are frozen, when the learner is made or
+                 later: what adapts is what is trainable. A learner of which all parameters are
+                 frozen, to use it without training, adapts those that it was made to adapt.
     ``inner``    settings of the inner steps.
     ``names``    of the parameters that adapt, in the order of the learnt rates; by default those
                  that ``inner`` finds in ``network``.
@@ -73,7 +76,7 @@ class GradientLearner(Learner):
         self, network: nn.Module, inner: InnerLoop, names: Sequence[str] | None = None
     ) -> None:
         super().__init__()
-        self.inner, self.progress = inner, 1.0
+        self.inner, self.progress, self._reach_tested = inner, 1.0, False
         self.adapted = tuple(inner.names_in(network) if names is None else names)
         self.rates = inner.first_rates(self.adapted, network)
 
@@ -83,9 +86,18 @@ class GradientLearner(Learner):
         return cast(nn.Module, self.backbone)
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The weights after the inner steps on ``support``."""
+        """The weights after the inner steps on ``support``; the first call tests their reach."""
+        if not self._reach_tested:
+            self.refuse_unreachable(support, spec)
         loss = self._support_loss(support, spec)
         return loss.state(last(self._path(loss, self._start(loss))))
+
+    def refuse_unreachable(self, support: Examples, spec: TaskSpec) -> None:
+        """ValueError where adapted weights would not reach the network's computation."""
+        if can_be_tested():
+            loss = self._support_loss(support, spec)
+            refuse_unreachable(loss, self._start(loss), self.inner.learner)
+            self._reach_tested = True
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Any:
         """Predictions of the network under the adapted weights."""
@@ -93,7 +105,7 @@ class GradientLearner(Learner):
 
     def prior(self, spec: TaskSpec) -> State:
         """The state before any step; ValueError for norm="support", which has no statistics yet."""
-        return prior_state(self.adapted_network, self._own_weights(), self.inner.learner)
+        return prior_state(self.adapted_network, self.own_weights(), self.inner.learner)
 
     def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
         """``state`` after the same number of further inner steps, on ``support``.
@@ -147,10 +159,14 @@ class GradientLearner(Learner):
 
     def _start(self, loss: SupportLoss) -> Weights:
         """The weights before the first step on a support set."""
-        return self._own_weights()
+        return self.own_weights()
 
-    def _own_weights(self) -> Weights:
-        return weights_of(self.adapted_network, self.adapted)
+    def own_weights(self) -> Weights:
+        """The network's own values of the weights that adapt now."""
+        own = weights_of(self.adapted_network, self.adapted)
+        # Weights that training replaces by tensors of its own are trained, so they are not frozen.
+        free = {n: w for n, w in own.items() if w.requires_grad or not isinstance(w, nn.Parameter)}
+        return free or own
 
     def _path(self, loss: SupportLoss, weights: Weights) -> Iterator[Weights]:
         """``weights``, and the weights after each step."""

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from quickstudy.base.shown import shown
 from quickstudy.learners.features import like
 from quickstudy.learners.gradient.descend import Update, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
@@ -89,12 +90,12 @@ class InnerLoop:
             matching = [name for name in trainable if fnmatchcase(name, pattern)]
             if not matching:
                 raise ValueError(
-                    f"{self.learner}: adapts={pattern!r} matches no parameter. The backbone has: "
-                    f"{', '.join(list(trainable)[:8])}{', …' if len(trainable) > 8 else ''}."
+                    f"{self.learner}: adapts={shown(pattern)} matches no parameter. The backbone "
+                    f"has: {', '.join(list(trainable)[:8])}{', …' if len(trainable) > 8 else ''}."
                 )
             if not any(trainable[name] for name in matching):
                 raise ValueError(
-                    f"{self.learner}: adapts={pattern!r} matches frozen parameters alone "
+                    f"{self.learner}: adapts={shown(pattern)} matches frozen parameters alone "
                     f"({', '.join(matching[:8])}), and frozen parameters do not adapt. Set "
                     "requires_grad=True for some of them, or leave the pattern out."
                 )

@@ -33,7 +33,7 @@ class MAML(GradientLearner):
                        quadratic penalty on the distance from θ to the support loss.
     ``adapts``         name patterns of the parameters that the steps change, for example
                        ``"head.*"`` or ``("blocks.3.*", "head.*")``; all by default. Parameters
-                       frozen (``requires_grad=False``) when the learner is made never adapt.
+                       frozen (``requires_grad=False``) do not adapt.
     ``update``         the update rule of a step: ``sgd``, ``Momentum()``, ``Adam()`` of
                        :mod:`quickstudy.learners.gradient.descend`, or a function of your own.
     ``clip``           greatest norm of the gradient of all adapted weights together, before

@@ -119,7 +119,7 @@ class ProtoMAML(GradientLearner):
         features, _ = embed_support(self.backbone, loss.support)
         prototypes, _ = class_means(features, loss.support, loss.spec.outputs)
         head = {_WEIGHT: 2 * prototypes, _BIAS: -prototypes.square().sum(-1)}
-        return self._own_weights() | head
+        return self.own_weights() | head
 
 
 class _BackboneWithHead(nn.Module):

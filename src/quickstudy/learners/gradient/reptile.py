@@ -22,7 +22,7 @@ from quickstudy.learners.gradient.descend import (
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.inner_loop import InnerLoop
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
-from quickstudy.learners.gradient.network import SupportLoss, check_backbone, weights_of
+from quickstudy.learners.gradient.network import SupportLoss, check_backbone
 from quickstudy.tasks.examples import labelled
 
 ADAM_WITHOUT_MOMENTUM = Adam(decay=0.0)
@@ -42,7 +42,7 @@ def displacement(learner: Learner, task: Task) -> Tensor:
     """
     if not isinstance(learner, Reptile):
         raise TypeError(f"displacement: needs a Reptile learner; found {type(learner).__name__}.")
-    start = weights_of(learner.backbone, learner.adapted)
+    start = learner.own_weights()
     batches = iter(
         minibatches(concatenate(task.support, task.query), learner.batch, learner.steps,
                     task.spec.answer)
