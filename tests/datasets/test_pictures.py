@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from quickstudy import datasets
+from quickstudy.base.door import to_unit
 from quickstudy.datasets import omniglot
 from quickstudy.datasets.images import decode
 from quickstudy.datasets.pictures import PictureFormat, brightness, looks
-from quickstudy.tasks.examples import to_unit
 
 
 def drawings(n: int = 40, side: int = 28, seed: int = 0, pen: int = 2) -> Tensor:

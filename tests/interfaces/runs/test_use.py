@@ -15,13 +15,13 @@ from PIL import Image
 
 import quickstudy as qs
 from quickstudy.answers.specs import classification
+from quickstudy.base.door import to_unit
 from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.files.storage import load, save
 from quickstudy.interfaces.cli import main
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.interfaces.runs.use import adapt_folder, predict_files
-from quickstudy.tasks.examples import to_unit
 from quickstudy.tasks.order import in_mixed_order
 
 SIDE = 28

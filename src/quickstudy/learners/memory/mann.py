@@ -163,6 +163,7 @@ class MANN(Learner):
         features = normalised_size(backbone, "MANN")
         self.outputs, self.hidden = outputs, hidden
         self.slots, self.width, self.reads, self.decay = slots, width, reads, decay
+        self.writes_labels = writes_labels
         self.controller = LSTMCell(features + outputs + reads * width, hidden)
         self.key = nn.Linear(hidden + features, reads * width)
         self.delayed = nn.Linear(hidden + outputs, reads * width) if writes_labels else None
