@@ -6,6 +6,7 @@ scores their predictions on the same tasks as the learner's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -26,8 +27,11 @@ class Guesses(Protocol):
     def guess_name(self) -> str:
         """What it is called in results, for example "chance"."""
 
-    def guess(self, support: Examples, query: Examples) -> Any:
-        """Predictions for ``query`` that do not depend on its inputs."""
+    def guesses(self, support: Examples, query: Examples) -> Sequence[Any]:
+        """Predictions for ``query`` that do not depend on its inputs, of one or more strategies.
+
+        The strategy with the best score over all tasks is the baseline.
+        """
 
 
 @runtime_checkable

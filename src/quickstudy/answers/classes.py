@@ -108,14 +108,16 @@ class Classes(Answer):
         """Ids of absent classes replaced by -1."""
         return hide_absent(targets, present)
 
-    def guess(self, support: Examples, query: Examples) -> Tensor:
-        """The commonest class of the queries for every row: no other constant scores more.
+    def guesses(self, support: Examples, query: Examples) -> list[Tensor]:
+        """For all rows the commonest class of the support, or class 0, or class 1, …
 
-        With equally many queries of each class its accuracy is 1 / ways.
+        The best of these scores 1 / ways where queries are balanced, and otherwise the share of the
+        commonest class, whether it is always the same class or each task's own.
         """
-        shares = query.weights @ one_hot(query.targets, self.ways, query.weights.dtype)
-        logits = one_hot(shares.argmax(), self.ways, shares.dtype)
-        return logits.expand(len(query.weights), -1)
+        shares = support.weights @ one_hot(support.targets, self.ways, support.weights.dtype)
+        classes = torch.cat([shares.argmax().reshape(1), torch.arange(self.ways).to(shares.device)])
+        rows = one_hot(classes, self.ways, shares.dtype)
+        return [row.expand(len(query.weights), -1) for row in rows]
 
     def nearest_mean(self, support: Examples, query: Examples) -> Tensor | None:
         """See :func:`quickstudy.answers.baselines.nearest_mean`."""

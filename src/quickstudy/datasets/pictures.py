@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from quickstudy.base.door import to_unit
 from quickstudy.datasets.images import FILTERS
-from quickstudy.tasks.examples import to_unit
 
 BACKGROUNDS = ("dark", "light", "varied")
 TYPICAL = ("colour", "shades", "contrast", "cover")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from quickstudy.base.words import count
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from quickstudy.evaluation.confusion import Confusion
     from quickstudy.evaluation.folds import CrossValidation
+    from quickstudy.evaluation.result import Result
     from quickstudy.evaluation.results import Evaluation
 
 
@@ -29,7 +30,8 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     e = evaluation
     error = "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"
     facts = [
-        *((row.label, f"{row.figure} (95% interval, {row.counted})", row.first) for row in e.rows),
+        *(line for row in e.rows for line in _lines(row)),
+        *((name, f"not computed: {why}", False) for name, why in e.left_out.items()),
         ("protocol", e.protocol, False),
         ("tasks", f"{e.tasks:,}", False),
         ("calibration error", error, False),
@@ -81,6 +83,13 @@ def folds_table(result: CrossValidation, title: str = "") -> Group:
         table,
         Text(result.explanation, style="dim"),
     )
+
+
+def _lines(row: Result) -> Iterator[tuple[str, str, bool]]:
+    """The figure of a result in bold, and what must be known to read it."""
+    yield row.label, f"{row.figure} (95% interval, {row.counted})", row.first
+    for remark in row.remarks:
+        yield "", remark, False
 
 
 def predictions_table(

@@ -102,7 +102,7 @@ def _load_fold(recipe: Recipe, folds: int, classes: LabelledRows | None) -> Data
             recipe.data, recipe.root, size=recipe.size, strict=recipe.strict
         )
     parts = list(class_folds(classes, folds, recipe.split_seed or 0))
-    none = classes.select([])
+    none = classes.without_classes()
     train, test = parts[recipe.fold - 1] if recipe.fold else (classes, none)
     return Dataset(card(recipe.data), train, none, test)
 

@@ -27,6 +27,7 @@ from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
+from quickstudy.reports.titles import title_of
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import Training, fit
@@ -151,12 +152,13 @@ def write_report(
     ``shown``  the learner and its data, for pictures of test tasks; None leaves the pictures out.
     """
     recipe, origin, views, first = run.recipe, run.origin, [], None
+    name = LEARNERS[recipe.learner].title
     if shown is not None:
         tasks = _test_tasks(recipe, evaluation, *shown)
         first = insights(*next(tasks))
         views = [first.view, *(view(*task) for task in tasks)]
     facts = RunFacts(
-        title=f"{LEARNERS[recipe.learner].title} on {run.data_name}",
+        title=f"{name} on {run.data_name}" if shown is None else title_of(name, shown[1]),
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
         f"{what_is_new(run.path)}",

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.base.door import to_unit
 from quickstudy.core import Predictor
 from quickstudy.datasets.pictures import PictureFormat
-from quickstudy.tasks.examples import to_unit
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,12 @@ def test_only_reals_have_means(inputs: object, width: int | None) -> None:
     assert (None if found is None else found.shape[1]) == width
 
 
-def test_chance_is_the_commonest_class_of_the_queries() -> None:
+def test_chance_answers_one_class_for_all_rows() -> None:
     answer = qs.answers.Classes(3)
     rows = examples_of(torch.rand(6, 2), torch.tensor([2, 2, 1, 0, 2, -1]))
-    guessed = answer.guess(rows, rows)
-    assert guessed.shape == answer.prediction_shape(rows.targets)
+    guessed = answer.guesses(rows, rows)
+    assert all(each.shape == answer.prediction_shape(rows.targets) for each in guessed)
+    assert [int(each[0].argmax()) for each in guessed] == [2, 0, 1, 2]
     score = answer.score
-    assert float(score.value(score.statistic(guessed, rows))) == pytest.approx(3 / 5)
+    found = [float(score.value(score.statistic(each, rows))) for each in guessed]
+    assert found == pytest.approx([3 / 5, 1 / 5, 1 / 5, 3 / 5])
