@@ -175,7 +175,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
         elif kind == 1:
             data[at : at + length] = rng.choice([b"\xff", b"\0", b"9", b"7", b"["]) * length
         elif kind == 2:
-            data[at] = data[at] ^ (1 << rng.randrange(8)) if data else 0
+            data[at : at + 1] = bytes(byte ^ (1 << rng.randrange(8)) for byte in data[at : at + 1])
         elif kind == 3:
             del data[at:]
         elif kind == 4:

@@ -22,7 +22,7 @@ import torch
 from figures import figures
 
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.files.storage import load
+from quickstudy.files.storage import load, save
 from quickstudy.interfaces.runs.execute import execute
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.provenance import commit
@@ -80,7 +80,7 @@ def _one_draw(run: Run, kinds: list[Path], draws: random.Random, folder: Path) -
             shutil.copy(file, support / kind.name)
         queries += [file for file in files if file not in shown]
     predictor = adapt_folder(run, support)
-    path = predictor.save(folder / "predictor.safetensors")
+    path = save(predictor, folder / "predictor.safetensors")
     rows = predict_files(load(path), queries).to_json()["predictions"]
     return sum(row["class"] == Path(row["file"]).parent.name for row in rows) / len(rows)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -39,6 +41,8 @@ def tiny(code: str) -> str:
 def test_the_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(qs.datasets, "load", lambda name: SmallGlyphs)
+    for logger in ("wandb", "mlflow"):  # which the tests do not need
+        monkeypatch.setitem(sys.modules, logger, MagicMock())
     names: dict[str, Any] = {"images": torch.rand(5, 1, 28, 28), "labels": [0, 1, 2, 3, 4]}
     names["new_images"] = names["images"]
     assert blocks(page), "nothing to run"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.base.frozen import frozen as frozen
     from quickstudy.compute.plan import Compute as Compute
     from quickstudy.core import Acting as Acting
     from quickstudy.core import Answer as Answer
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.memory.memory_network import MemoryNetwork as MemoryNetwork
     from quickstudy.learners.memory.meta_networks import MetaNetworks as MetaNetworks
     from quickstudy.learners.memory.neural_process import (
-        AttentiveNeuralProcess as AttentiveNeuralProcess,
+        AttentiveConditionalNeuralProcess as AttentiveConditionalNeuralProcess,
     )
     from quickstudy.learners.memory.neural_process import (
         ConditionalNeuralProcess as ConditionalNeuralProcess,
@@ -111,6 +112,7 @@ _DEFINED_IN = {
     "examples": "tasks.examples",
     "export": "files.export",
     "fit": "training.fit",
+    "frozen": "base.frozen",
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",

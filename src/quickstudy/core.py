@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
-from quickstudy.base.trees import leaves, map_tree
+from quickstudy.base.short import short_repr
+from quickstudy.base.trees import leaves, map_tree, without_rows
+from quickstudy.base.updates import refusing_updates
 from quickstudy.base.weighting import counting
 
 State = Any
@@ -33,6 +35,7 @@ Statistic = dict[str, Tensor]
 """What a score stores for one task: sums, counts, or pairs of predictions and targets."""
 
 
+@short_repr
 class Examples(NamedTuple):
     """n labelled rows; tensors only, so it can be passed through ``torch.vmap``.
 
@@ -51,6 +54,7 @@ class Examples(NamedTuple):
     groups: Tensor
 
 
+@short_repr
 class Acting(NamedTuple):
     """Examples that the engine will make by acting: for :class:`quickstudy.answers.Actions`.
 
@@ -97,8 +101,6 @@ class Score(ABC):
 class Answer(ABC):
     """The kind of target a task has, with its loss and scores: a frozen dataclass, no tensors.
 
-    ``outputs``  width of the layer that gives predictions; the class axis is the last one.
-
     All code that depends on the kind of target belongs in a subclass. Single elements of a target
     may be unknown: :meth:`known` marks the others, :meth:`element_losses` gives a loss for each.
     """
@@ -117,7 +119,7 @@ class Answer(ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Width of the layer that gives predictions."""
+        """Width of the layer that gives predictions, whose last axis is that of the classes."""
 
     @abstractmethod
     def check(self, targets: Any, what: str = "targets") -> None:
@@ -182,7 +184,6 @@ class Answer(ABC):
 
     loss_is_score: ClassVar[bool] = False
     """Whether the first score equals the mean loss, so that it need not be computed again."""
-
     ragged: ClassVar[bool] = False
     """Whether targets whose sizes differ beyond the number of rows are padded as unknown."""
 
@@ -212,6 +213,7 @@ class TaskSpec:
         return self.answer.outputs
 
 
+@short_repr
 class Task(NamedTuple):
     """One task: a learner adapts to ``support`` and is scored on ``query``."""
 
@@ -236,16 +238,12 @@ class Learner(nn.Module, ABC):
 
     answers: ClassVar[tuple[type[Answer], ...]] = (Answer,)
     """The kinds of answer that this learner supports."""
-
     reads_name: ClassVar[bool] = False
     """Whether it reads ``spec.name``; tasks of different names are then never stacked."""
-
     exceptions: ClassVar[Mapping[str, str]] = {}
     """Laws of the contract that this learner cannot keep, each with the reason."""
-
     differentiates: ClassVar[bool] = False
     """Whether ``adapt`` takes gradients itself, so that training differentiates twice."""
-
     objective: Callable[[Learner, Task], Any] | None = None
     """The learner's own training objective; None for the query loss."""
 
@@ -265,7 +263,9 @@ class Learner(nn.Module, ABC):
         """
         check_answer(self, spec.answer)
         check_support(support, spec.answer)
-        return Predictor(self, self.adapt(support, spec), spec)
+        with refusing_updates(self):
+            state = self.adapt(support, spec)
+        return Predictor(self, state, spec, {}, without_rows(support.inputs))
 
     @property
     def transductive(self) -> bool:
@@ -291,10 +291,7 @@ def check_support(support: Examples, answer: Answer) -> None:
             f"support: must be Examples; found {type(support).__name__}. Make them by qs.examples."
         )
     if len(support.weights) == 0:
-        raise ValueError(
-            "support: needs at least 1 row; found 0. Give a row of weight 0 where there is nothing "
-            "to learn from."
-        )
+        raise ValueError("support: needs at least 1 row; found 0. Give a row of weight 0 for none.")
     answer.check(support.targets, "support")
     # Reading a value synchronises with a GPU, and is impossible under vmap.
     on_cpu = all(leaf.device.type == "cpu" for leaf in leaves(support.targets))
@@ -302,24 +299,28 @@ def check_support(support: Examples, answer: Answer) -> None:
         answer.check_values(support.targets, "support")
 
 
+@short_repr
 @dataclass(frozen=True)
 class Predictor:
     """A learner with the state of one support set: a function of inputs.
 
     ``info`` is saved with the predictor: class names, image size, anything that JSON can hold.
+    ``no_rows`` (0, ...) are the inputs it was made from without rows: their shapes and dtypes.
     """
 
     learner: Learner
     state: State
     spec: TaskSpec
     info: Mapping[str, Any] = field(default_factory=dict)
+    no_rows: Any = None
 
     def __call__(self, inputs: Any, weights: Tensor | None = None) -> Any:
         """Predictions for ``inputs`` (n, ...): logits, regression values, or a tree of these.
 
         ``weights``  (n,): how often a row counts in batch statistics; once each by default.
         """
-        if weights is None:
-            return self.learner.predict(self.state, inputs, self.spec)
-        with counting(weights):
-            return self.learner.predict(self.state, inputs, self.spec)
+        with refusing_updates(self.learner):
+            if weights is None:
+                return self.learner.predict(self.state, inputs, self.spec)
+            with counting(weights):
+                return self.learner.predict(self.state, inputs, self.spec)

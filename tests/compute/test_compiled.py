@@ -21,7 +21,7 @@ from quickstudy.compute.engine import GRADIENT_MAKERS, accumulate
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import doubled
 from quickstudy.core import Learner, Task
-from quickstudy.files.storage import load_tree
+from quickstudy.files.trees import load_tree
 from quickstudy.learners.gradient.meta_gradients import Annealed
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.stacks import stack

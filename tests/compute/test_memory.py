@@ -26,7 +26,7 @@ from quickstudy.compute.memory import TaskTooLarge, accumulate_within
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.laws import BrokenLaw
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
-from quickstudy.files.storage import load_tree
+from quickstudy.files.trees import load_tree
 from quickstudy.objectives import Objective, Outcome, query_loss
 from quickstudy.tasks.stacks import stack
 from quickstudy.training.plan import make_plan

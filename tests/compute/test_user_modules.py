@@ -84,6 +84,7 @@ def encoder(**options: Any) -> nn.Module:
 USER_MODULES: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm1d": lambda: on_vectors(nn.BatchNorm1d(8, track_running_stats=False)),
     "BatchNorm1d, frozen": lambda: on_vectors(FrozenBatchNorm(8)),
+    "BatchNorm1d, qs.frozen": lambda: on_vectors(qs.frozen(nn.BatchNorm1d(8))),
     "LayerNorm": lambda: on_vectors(nn.LayerNorm(8)),
     "GroupNorm": lambda: on_vectors(nn.GroupNorm(2, 8)),
     "RMSNorm": lambda: on_vectors(nn.RMSNorm(8)),
@@ -199,7 +200,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "BatchNorm2d": (lambda: on_images(nn.BatchNorm2d(8)), "updates running statistics"),
     "InstanceNorm2d, tracking": (
         lambda: on_images(nn.InstanceNorm2d(8, track_running_stats=True)),
-        r"running_mean.*changed",
+        "updates running statistics",
     ),
     "own statistics": (lambda: on_vectors(MovingMean()), r"mean changed"),
     "spectral norm": (

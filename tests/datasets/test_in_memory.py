@@ -66,7 +66,7 @@ def test_the_seed_decides_the_split():
         (np.zeros(35), LABELS, r"shape \(rows, ...\)"),
         (np.array([["a"]] * 35), LABELS, "must hold numbers"),
         (np.full((35, 2), np.nan), LABELS, "NaN or infinity"),
-        (X[:10], LABELS[:10], "need 6 classes"),
+        (X[:5], LABELS[:5], "needs at least 2 classes; found 1"),
         (np.zeros((0, 2)), np.zeros(0), r"shape \(rows, ...\)"),
     ],
 )

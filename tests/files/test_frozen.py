@@ -9,7 +9,7 @@ import torch
 
 import quickstudy as qs
 from quickstudy.files.registry import build, describe
-from quickstudy.files.storage import save_tree
+from quickstudy.files.trees import load_tree, save_tree
 from quickstudy.tasks.numbering import draw
 
 
@@ -82,11 +82,10 @@ def test_a_description_without_frozen_parameters_does_not_list_any():
 
 @pytest.mark.parametrize("frozen", ["layers.0.weight", ["layers.9.weight"], [["layers"]], 5, {}])
 def test_wrong_names_of_frozen_parameters_are_refused(frozen, tmp_path):
-    learner = qs.Prototypical(qs.backbones.MLP(4, (5,)))
-    description = describe(learner)
-    description["backbone"] = description["backbone"] | {"frozen": frozen}
-    about = {"format": "quickstudy learner 1", "learner": description, "info": {}}
-    path = save_tree(tmp_path / "learner", dict(learner.state_dict()), about)
+    path = qs.save(qs.Prototypical(qs.backbones.MLP(4, (5,))), tmp_path / "learner")
+    tree, about = load_tree(path)
+    about["learner"]["backbone"]["frozen"] = frozen
+    save_tree(path, tree, about)
     with pytest.raises(ValueError, match="damaged"):
         qs.load(path)
 

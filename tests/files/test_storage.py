@@ -14,7 +14,8 @@ from quickstudy.answers import Actions, Boxes, Classes, Labels, Pixels, Reals, T
 from quickstudy.base.atomic import write_atomically
 from quickstudy.files.answers import build_answer, describe_answer
 from quickstudy.files.registry import build, describe
-from quickstudy.files.storage import load_tree, load_with_info, save_tree
+from quickstudy.files.storage import load_with_info
+from quickstudy.files.trees import load_tree, save_tree
 from quickstudy.learners.gradient.meta_gradients import Implicit
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.transfer.linear_probe import logistic
@@ -68,8 +69,12 @@ def test_a_users_own_backbone_needs_the_learner_to_load(tmp_path, classes):
     loaded = qs.load(path, learner=again)
     expected = learner(task.support, task.spec)(task.query.inputs)
     assert loaded(task.query.inputs).equal(expected)
-    with pytest.raises(ValueError, match="not part of quickstudy"):
-        qs.save(learner, tmp_path / "learner.safetensors")
+    path = qs.save(learner, tmp_path / "learner.safetensors")
+    with pytest.raises(ValueError, match="your own class"):
+        qs.load(path)
+    other = qs.Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 4)))
+    loaded = qs.load(path, learner=other)
+    assert loaded(task.support, task.spec)(task.query.inputs).equal(expected)
 
 
 def test_a_file_cannot_name_foreign_code():
@@ -166,19 +171,20 @@ WRONG_LEARNERS = [
     {"name": "prototypical", "backbone": MLP_OF | {"hidden": [10**40]}},
     {"name": "prototypical", "backbone": MLP_OF | {"hidden": [-1]}},
 ]
-RIGHT_SPEC = {"answer": {"kind": "classes", "ways": 2}, "name": ""}
 
 
-def hostile(path, learner, spec=RIGHT_SPEC, info=None):
-    weights = dict(qs.Prototypical(qs.backbones.MLP(4, (5,))).state_dict())
-    about = {"format": "quickstudy predictor 2", "learner": learner, "spec": spec, "info": info}
-    return save_tree(path, {"learner": weights, "state": {}}, about)
+def edited(path, **about):
+    """The file of a good predictor, in which parts of its description are replaced."""
+    learner = qs.Prototypical(qs.backbones.MLP(4, (5,)))
+    support = qs.examples(torch.randn(4, 4), [0, 1, 0, 1])
+    tree, found = load_tree(qs.save(learner(support, qs.classification(2)), path))
+    return save_tree(path, tree, found | about)
 
 
 @pytest.mark.parametrize("learner", WRONG_LEARNERS)
 def test_a_header_with_a_wrong_learner_is_refused(learner, tmp_path):
     with pytest.raises(ValueError, match="damaged"):
-        qs.load(hostile(tmp_path / "p", learner, info={}))
+        qs.load(edited(tmp_path / "p", learner=learner))
 
 
 WRONG_ANSWERS: list[Any] = [
@@ -190,15 +196,14 @@ WRONG_ANSWERS: list[Any] = [
 
 
 @pytest.mark.parametrize(
-    "spec", [None, {}, *(RIGHT_SPEC | {"answer": answer} for answer in WRONG_ANSWERS)]
+    "spec", [None, {}, *({"answer": answer, "name": ""} for answer in WRONG_ANSWERS)]
 )
 def test_a_header_with_a_wrong_spec_is_refused(spec, tmp_path):
-    learner = {"name": "prototypical", "backbone": MLP_OF}
-    assert qs.load(hostile(tmp_path / "good", learner, info={})).spec.outputs == 2
+    assert qs.load(edited(tmp_path / "good")).spec.outputs == 2
     with pytest.raises(ValueError, match="damaged"):
-        qs.load(hostile(tmp_path / "p", learner, spec, {}))
+        qs.load(edited(tmp_path / "p", spec=spec))
     with pytest.raises(ValueError, match="damaged"):
-        qs.load(hostile(tmp_path / "p", learner))
+        qs.load(edited(tmp_path / "p", info=None))
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_tags_are_compared_position_by_position() -> None:
     html = page_of(shown)
     assert html.count('<span class="wrong">') == 1
     assert '<span>b</span><span class="wrong">✗ c</span>' in html
-    assert "1 of 2 rows are right throughout." in html
+    assert "Right throughout: 1 of 2 rows." in html
 
 
 def test_rows_right_throughout_are_those_of_exact_match() -> None:
@@ -170,7 +170,7 @@ def test_rows_right_throughout_are_those_of_exact_match() -> None:
         Task(rows, rows, TaskSpec(Tokens(5, end=4))),
     )
     html = page_of(shown)
-    assert "2 of 3 rows are right throughout." in html
+    assert "Right throughout: 2 of 3 rows." in html
     assert html.count('<span class="wrong">') == 1, "a token where the row should end"
 
 

@@ -16,7 +16,7 @@ import torch
 
 import quickstudy as qs
 from made_up import random_classes
-from quickstudy.files.storage import load_tree
+from quickstudy.files.trees import load_tree
 from quickstudy.learners.gradient.multi_step import MultiStep
 from quickstudy.training.checkpoint import Progress
 from quickstudy.training.fit import NonFiniteLoss
@@ -206,7 +206,7 @@ def test_ctrl_c_without_a_folder_raises_keyboard_interrupt():
     def interrupting(generator):
         nonlocal calls
         calls += 1
-        if calls == 10:
+        if calls == 20:  # while training, after the checks
             os.kill(os.getpid(), signal.SIGINT)
         return source(generator)
 

@@ -57,6 +57,7 @@ class Conv4(nn.Module):
         self.channels, self.norm, self.outputs = channels, norm, outputs
         self.in_channels, self.image_size = in_channels, image_size
         self.pools, self.flat = pools, flat
+        self.input_shape = (in_channels, image_size, image_size)
         self.features = channels * side * side
         self.feature_shape = (self.features,) if flat else (channels, side, side)
         widths = [in_channels] + [channels] * 4

@@ -22,7 +22,7 @@ class MLP(nn.Module):
         if not hidden:
             raise ValueError("MLP: needs at least one hidden layer; found hidden=().")
         self.in_features, self.hidden, self.outputs = in_features, hidden, outputs
-        self.features = hidden[-1]
+        self.input_shape, self.features = (in_features,), hidden[-1]
         layers: list[nn.Module] = []
         for a, b in pairwise((in_features, *hidden)):
             layers += [nn.Linear(a, b), nn.ReLU()]

@@ -191,7 +191,7 @@ class RunningNorm(_ChannelNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, ...) -> the same shape."""
         moments = _current.get().moments
-        if moments is not None:
+        if moments is not None and self.training:  # in evaluation mode statistics stay
             moments.setdefault(self, Moments()).add(x)
         if self.training:
             return self._with_row_statistics(x)
@@ -257,7 +257,8 @@ def make_norm(norm: str, channels: int) -> nn.Module:
 
 def norm_policy(module: nn.Module) -> str:
     """The names of the norms inside ``module``, for reports: "group", "batch", …, or "none"."""
-    found = {name for m in module.modules() for name, cls in NORMS.items() if type(m) is cls}
+    kinds = {kind for m in module.modules() for kind in type(m).__mro__}  # frozen: a subclass
+    found = {name for name, cls in NORMS.items() if cls in kinds}
     found |= {
         f"torch {type(m).__name__}"
         for m in module.modules()

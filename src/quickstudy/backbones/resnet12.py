@@ -42,6 +42,7 @@ class ResNet12(nn.Module):
             raise ValueError(f"ResNet12: needs the widths of 4 blocks; found {channels}.")
         self.channels, self.norm, self.outputs = channels, norm, outputs
         self.in_channels = in_channels
+        self.input_shape = (in_channels, 16, 16)  # the smallest that it takes
         self.features = channels[-1]
         widths = (in_channels, *channels)
         self.blocks = nn.Sequential(*(_Block(a, b, norm) for a, b in pairwise(widths)))

@@ -1,4 +1,4 @@
-"""Recognising out-of-memory errors, and shortening error messages to one line."""
+"""Errors of broken laws and of memory, and shortening error messages to one line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator", "aoti_torch_empty")
 """Found in RuntimeErrors of CUDA, its libraries, the CPU allocator and compiled code."""
+
+
+class BrokenLaw(AssertionError):
+    """A learner broke a law of the contract; the message says which, how far, and the remedy."""
 
 
 def out_of_memory(error: BaseException) -> bool:

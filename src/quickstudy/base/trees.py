@@ -93,6 +93,11 @@ def rows(tree: Any) -> int:
     return next((int(leaf.shape[0]) for leaf in leaves(tree)), 0)
 
 
+def without_rows(tree: Any) -> Any:
+    """A tree of inputs (n, ...) -> (0, ...): only their structure, shapes and dtypes."""
+    return map_tree(lambda leaf: leaf.new_empty((0, *leaf.shape[1:])), tree)
+
+
 def concatenate(*trees: Any) -> Any:
     """Trees of one structure, concatenated along their first axis, the rows."""
     return map_tree(lambda *parts: torch.cat(parts), *trees)

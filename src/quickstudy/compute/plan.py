@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 from quickstudy.base.shown import shown
+from quickstudy.base.words import count
 
 if TYPE_CHECKING:  # or the command line would import torch to refuse a wrong option
     from quickstudy.core import Answer
@@ -104,11 +105,22 @@ class Plan:
         return {name: getattr(self, name) for name in names} | {"mapping": self.mapping.value}
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> Plan:
-        """What :meth:`to_json` gave, correct for no kind until ``kinds`` are given again."""
-        return Plan(**(values | {"mapping": Mapping(values["mapping"]), "kinds": ()}))
+    def from_json(values: Any, tasks: int) -> Plan:
+        """What :meth:`to_json` gave, correct for no kind until ``kinds`` are given again.
+
+        Raises ValueError for values that no plan for steps of ``tasks`` tasks has.
+        """
+        plan = Plan(**(dict(values) | {"mapping": Mapping(values["mapping"]), "kinds": ()}))
+        counts = ((plan.chunk, 1, tasks), (plan.workers, 1, tasks), (plan.bytes, 0, 2**63))
+        if not (
+            all(type(count) is int and least <= count <= most for count, least, most in counts)
+            and type(plan.why) is str
+            and type(plan.compiled) is bool
+        ):
+            raise ValueError(f"its plan is {values}")
+        return plan
 
     def __str__(self) -> str:
         how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value
-        tasks = "1 task" if self.at_once == 1 else f"{self.at_once} tasks"
+        tasks = count(self.at_once, "task")
         return f"{how}, {tasks} at a time ({self.why})"

@@ -7,14 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.trees import leaves, map_tree, structure
 from quickstudy.core import Examples, Learner, Task
 
 _HUGE = 1e20
-
-
-class BrokenLaw(AssertionError):
-    """A learner broke a law of the contract; the message says which, how far, and the remedy."""
 
 
 def predicted(learner: Learner, support: Examples, task: Task) -> Any:

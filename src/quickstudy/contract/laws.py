@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.classes import Classes
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.trees import concatenate, has_shape, leaves, map_tree, shapes
 from quickstudy.compute.engine import accumulate, map_tasks, miscounts_rows
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import prepare_stack, prepare_tasks
 from quickstudy.contract.compare import (
-    BrokenLaw,
     compare,
     largest_difference,
     predicted,
@@ -63,14 +63,15 @@ def adapt_is_pure(learner: Learner, task: Task) -> None:
         raise BrokenLaw(
             f"adapt and predict must change nothing in the module, but {', '.join(changed[:3])} "
             "changed. Running statistics updated in forward do this: use norm='group', or "
-            "BatchNorm with track_running_stats=False, or put those layers in eval mode."
+            "BatchNorm with track_running_stats=False, or freeze those layers: qs.frozen(module)."
         )
     if not same(first, again):
         random = [n for n, m in learner.named_modules() if "Dropout" in type(m).__name__]
         raise BrokenLaw(
             "adapting twice must give the same predictor, but predictions differ by "
             f"{largest_difference(first, again):.2g}. Randomness does this"
-            + (f": set p=0 in, or eval(), the dropout layers {', '.join(random)}." if random
+            + (f": set p=0 in, or eval() or qs.frozen(), the dropout layers {', '.join(random)}."
+               if random
                else ": remove it from forward, or make it a function of the inputs.")
         )  # fmt: skip
     if not same(first, later):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.trees import leaves
-from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Learner, Task
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 

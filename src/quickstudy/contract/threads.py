@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from quickstudy.base.errors import first_line
+from quickstudy.base.errors import BrokenLaw, first_line
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.gradients import as_outcome
-from quickstudy.contract.compare import BrokenLaw, compare, predicted, same
+from quickstudy.contract.compare import compare, predicted, same
 from quickstudy.core import Examples, Learner, Predictor, Task
 from quickstudy.objectives import objective_of
 

@@ -65,6 +65,8 @@ def decode(source: Path | bytes, name: str, *, size: int, channels: int) -> np.n
         raise ImageError(
             f"{name}: not an image. Known formats: {', '.join(FORMATS)}. Remove the file."
         ) from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: there is no such file. Check the path.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name}: {_too_large(str(error))}") from error
     except Exception as error:  # a decoder may raise anything on damaged bytes

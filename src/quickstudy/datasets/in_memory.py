@@ -11,19 +11,29 @@ from torch import Tensor
 
 from quickstudy.base.shown import told
 from quickstudy.datasets.archives import read_archive
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.dataset import Dataset, split_dataset
 from quickstudy.datasets.limits import Limits
 from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
-from quickstudy.tasks.splits import split_classes
 
 _LIMITS = Limits(members=10_000, file_bytes=2**33, total_bytes=2**34)
 
 Labels = Sequence[object] | np.ndarray | Tensor
 
 
-def load(root: str | Path | None = None) -> Dataset:
+def load(
+    root: str | Path | None = None,
+    *,
+    fractions: Sequence[float] | None = None,
+    split_seed: int = 0,
+    ways: int | None = None,
+) -> Dataset:
     """:func:`arrays` of the entries ``X`` and ``y`` of the ``.npz`` file ``root``."""
+    return split_dataset(card("arrays"), load_classes(root), fractions, split_seed, ways)
+
+
+def load_classes(root: str | Path | None = None) -> LabelledRows:
+    """All classes of the ``.npz`` file ``root``, without a split."""
     if root is None:
         raise ValueError(
             "arrays: give a .npz file with X and y as root, or call datasets.arrays(X, y)."
@@ -44,7 +54,7 @@ def load(root: str | Path | None = None) -> Dataset:
             f"({type(error).__name__}: {told(error)}). Write it with numpy.savez(path, X=X, y=y)."
         ) from error
     try:
-        return arrays(rows, labels)
+        return _labelled(rows, labels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -53,21 +63,27 @@ def arrays(
     X: np.ndarray | Tensor,
     y: Labels,
     *,
-    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
+    fractions: Sequence[float] | None = None,
     seed: int = 0,
+    ways: int | None = None,
 ) -> Dataset:
     """Rows ``X`` (n, ...) with class labels ``y`` (n,) of any type as a data set.
 
-    Whole classes are split at random by ``fractions`` and ``seed``. uint8 is kept, and scaled to
+    Whole classes are split at random, as :func:`~quickstudy.datasets.dataset.split_dataset` does;
+    for 2 to 5 classes, rows of each. uint8 is kept, and scaled to
     [0, 1] when tasks are made; every other type becomes float32. Images have their channels first:
     (n, channels, height, width).
 
-    Raises ValueError for other shapes, values that are not finite, or fewer than 6 classes. To
+    Raises ValueError for other shapes, values that are not finite, or a single class. To
     choose the splits yourself, make three ``LabelledRows`` and a ``Dataset`` of them.
     """
-    inputs = _inputs(X)
-    classes = LabelledRows.from_labels(inputs, y if isinstance(y, Tensor) else np.asarray(y))
-    return Dataset(card("arrays"), *split_classes(classes, fractions, seed))
+    return split_dataset(card("arrays"), _labelled(X, y), fractions, seed, ways)
+
+
+def _labelled(rows: np.ndarray | Tensor, labels: Labels) -> LabelledRows:
+    inputs = _inputs(rows)
+    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    return LabelledRows.from_labels(inputs, given)
 
 
 def _inputs(rows: np.ndarray | Tensor) -> Tensor:

@@ -38,10 +38,13 @@ from quickstudy.evaluation.results import Evaluation
 from quickstudy.objectives import predict_queries
 from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.examples import counted_weights
-from quickstudy.tasks.fixed import FixedTasks
+from quickstudy.tasks.fixed import number_of_tasks
 from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw
 from quickstudy.tasks.stacks import Stack, first_tasks, stacks, to_device, unstack
+
+TASKS = 600
+"""Number of tasks by default."""
 
 TIMED_TASKS = 8
 """Number of tasks, the first ones, on which adapting is timed."""
@@ -72,12 +75,12 @@ def evaluate(
     Each kind and name of tasks has its own rows of results. Every task is drawn once, in order.
     The learner is used in evaluation mode, its own mode does not change.
 
-    Raises ValueError for fewer than 2 tasks, for which there is no interval, for answers that the
-    learner does not support, for tasks that would share a row although their answers do not join,
-    for predictions of a wrong shape or that are not finite, and for a task without a known query.
+    Raises ValueError for fewer than 2 tasks, for which there is no interval, for more than a fixed
+    source has, for a source that ends before, for answers that the learner does not support, for
+    tasks that would share a row although their answers do not join, for predictions of a wrong
+    shape or that are not finite, and for a task without a known query.
     """
-    if tasks is None:
-        tasks = len(source) if isinstance(source, FixedTasks) else 600
+    tasks = number_of_tasks("evaluate", source, tasks, TASKS)
     if tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
     rivals = Baselines(learner) if baselines else None

@@ -8,16 +8,21 @@ from quickstudy.answers.checks import check_count
 from quickstudy.base.shown import shown
 from quickstudy.core import Learner, TaskSource, check_answer
 from quickstudy.evaluation.kinds import Key, Kinds
-from quickstudy.tasks.numbering import Stream, draw, fingerprint
+from quickstudy.tasks.fixed import number_of_tasks
+from quickstudy.tasks.numbering import Stream, draw, fingerprint, repeatable_tasks
 
 _FIRST_TASKS = 8
 """Number of tasks by which a resumed run recognises its validation tasks."""
+
+_TASKS = 200
+"""Number of validation tasks by default."""
 
 
 @dataclass(frozen=True)
 class Validation:
     """Validation during training: every ``every`` optimiser steps, on the same ``tasks`` tasks.
 
+    ``tasks``     200 by default; for :func:`quickstudy.tasks.fixed`, all of them.
     ``patience``  number of validations without a new best after which training stops; None: never.
     ``select``    the result that decides, where tasks of several names or kinds give several: a
                   score's name, or (task's name, score's name). By default the answer's first score.
@@ -27,13 +32,15 @@ class Validation:
 
     source: TaskSource
     every: int = 500
-    tasks: int = 200
+    tasks: int = None  # type: ignore[assignment]  # set below
     patience: int | None = None
     select: str | Key | None = None
 
     def __post_init__(self) -> None:
         check_count("Validation", "every", self.every, 1)
-        check_count("Validation", "tasks", self.tasks, 2)
+        tasks = number_of_tasks("Validation", self.source, self.tasks, _TASKS)
+        check_count("Validation", "tasks", tasks, 2)
+        object.__setattr__(self, "tasks", tasks)
         if self.patience is not None:
             check_count("Validation", "patience", self.patience, 1)
         match self.select:
@@ -48,14 +55,14 @@ class Validation:
     def deciding_key(self, learner: Learner, seed: int) -> Key:
         """The key of the result that selects weights in a run with this seed, before it starts.
 
-        Raises ValueError for answers that ``learner`` does not support, for answers that would
-        share a result but do not join, and where ``select`` does not select exactly one result.
+        Raises ValueError for a source with a memory, for answers that ``learner`` does not support,
+        for answers that would share a result but do not join, and where ``select`` does not select
+        exactly one result.
         """
         kinds = Kinds()
-        for index in range(self.tasks):
-            spec = draw(self.source, seed, index, Stream.VALIDATION).spec
-            check_answer(learner, spec.answer)
-            kinds.add(spec)
+        for task in repeatable_tasks(self.source, seed, self.tasks, Stream.VALIDATION):
+            check_answer(learner, task.spec.answer)
+            kinds.add(task.spec)
         select = self.select
         if select is None:
             candidates = sorted(kinds.first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, get_type_hints
 
@@ -17,6 +18,7 @@ from quickstudy.answers import (
     World,
 )
 from quickstudy.core import Answer
+from quickstudy.files.limits import check_numbers
 from quickstudy.tasks.bandits import Bandit
 
 ANSWERS: dict[str, type[Any]] = {
@@ -53,15 +55,18 @@ def _describe(part: Any) -> Any:
     return {"kind": name, **values}
 
 
-def build_answer(description: Any) -> Answer | None:
+def build_answer(description: Any, tensors: Iterable[Any] = ()) -> Answer | None:
     """The answer that :func:`describe_answer` described; None for one with the user's own code.
 
-    Raises ValueError for an unknown kind and for values of a wrong type.
+    ``tensors``  those of the file that has the description.
+
+    Raises ValueError for an unknown kind, for values of a wrong type, and for numbers out of
+    proportion to ``tensors`` (:mod:`quickstudy.files.limits`).
     """
+    check_numbers(description, tensors)
     if isinstance(description, dict) and description.get("kind") == Custom.kind:
         return None
-    answer = _build(description)
-    assert isinstance(answer, Answer)
+    answer: Answer = _build(description)
     return answer
 
 

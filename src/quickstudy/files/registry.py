@@ -7,7 +7,7 @@ the command line can build only what is registered here: a loaded name cannot ru
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -72,26 +72,37 @@ def resolve(kind: str, name: str, valid: Mapping[str, Any]) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def describe(thing: Any) -> Any:
+class OwnCodeError(ValueError):
+    """A learner, or a part of it, has code of the user's own, which a file cannot name."""
+
+
+def describe(thing: Any, tensors: Iterable[Any] = ()) -> Any:
     """A learner, backbone or function as JSON from which :func:`build` makes it again.
 
     Constructors keep their arguments as attributes of the same names, as scikit-learn's do. Frozen
     parameters (``requires_grad=False``) are listed under "frozen". A backbone lists those that were
     frozen when its gradient learner was made, because they do not adapt; a learner lists those that
-    are frozen now, where the backbone's list does not already give them.
+    are frozen now, where the backbone's list does not already give them. Modules that
+    :func:`quickstudy.frozen` keeps in evaluation mode are listed under "evaluating".
 
-    Raises ValueError for anything that is not in this registry, and for a module whose parts were
-    changed after it was made, which its arguments do not show.
+    ``tensors``  those that a file will hold beside the tensors of ``thing``.
+
+    Raises :class:`OwnCodeError` for anything that is not in this registry, and for a module whose
+    parts were changed after it was made, which its arguments do not show. Raises ValueError for
+    numbers that a file may not ask for (:mod:`quickstudy.files.limits`).
     """
     description = _describe(thing)
     if isinstance(description, dict) and "name" in description:
-        rebuilt = build_empty(description)
+        held = [*getattr(thing, "state_dict", dict)().values(), *tensors]
+        rebuilt = build_empty(description, held)
         if _adapted(rebuilt) != _adapted(thing):
             description["backbone"]["frozen"] = _not_adapted(thing, rebuilt)
-            rebuilt = build_empty(description)
+            rebuilt = build_empty(description, held)
         _refuse_changed(thing, rebuilt)
         if _frozen(thing) != _frozen(rebuilt):
             description["frozen"] = _frozen(thing)
+        if names := _evaluating(thing):
+            description["evaluating"] = names
     return description
 
 
@@ -103,7 +114,7 @@ def _describe(thing: Any) -> Any:
     cls = thing if inspect.isfunction(thing) else type(thing)
     name = _NAMES.get(f"{cls.__module__}:{cls.__qualname__}")
     if name is None:
-        raise ValueError(
+        raise OwnCodeError(
             f"describe: {cls.__module__}.{cls.__qualname__} is not part of quickstudy, so it "
             "cannot be rebuilt from a file. Keep the code that builds it, and give the learner "
             "when loading."
@@ -136,12 +147,19 @@ def _frozen(thing: Any) -> list[str]:
     return [name for name, p in thing.named_parameters() if not p.requires_grad]
 
 
+def _evaluating(thing: Any) -> list[str]:
+    """Names of the modules that stay in evaluation mode; empty for anything else."""
+    from quickstudy.base.frozen import frozen_names
+
+    return frozen_names(thing) if hasattr(thing, "named_children") else []
+
+
 def _refuse_changed(thing: Any, rebuilt: Any) -> None:
-    """ValueError where ``rebuilt``, made from arguments alone, has other parts than ``thing``."""
+    """OwnCodeError where ``rebuilt``, made from arguments alone, has other parts than ``thing``."""
     expected, found = _parts(rebuilt), _parts(thing)
     if expected != found:
         changed = next((part for part in found if part not in expected), "its parts")
-        raise ValueError(
+        raise OwnCodeError(
             f"describe: this {type(thing).__name__} was changed after it was made ({changed}), "
             "so it cannot be rebuilt from a file. Keep the code that changes it, and give the "
             "learner when loading."
@@ -170,7 +188,7 @@ def build(description: Any) -> Any:
         return description
     if "function" in description:
         return resolve("function", str(description["function"]), FUNCTIONS)
-    arguments = {k: build(v) for k, v in description.items() if k not in ("name", "frozen")}
+    arguments = {k: build(v) for k, v in description.items() if k not in _STATES}
     name = str(description.get("name"))
     cls = resolve("build", name, {**LEARNERS, **BACKBONES, **PARTS})
     annotations = get_type_hints(cls.__init__)
@@ -180,7 +198,23 @@ def build(description: Any) -> Any:
     built = cls(**arguments)
     if "frozen" in description:
         _freeze(name, built, description["frozen"])
+    if "evaluating" in description:
+        _keep_in_evaluation_mode(name, built, description["evaluating"])
     return built
+
+
+_STATES = ("name", "frozen", "evaluating")
+"""What a description holds beside the constructor's arguments."""
+
+
+def _keep_in_evaluation_mode(name: str, module: Any, names: Any) -> None:
+    from quickstudy.base.frozen import keep_in_evaluation_mode
+
+    parts = dict(module.named_modules()) if hasattr(module, "named_modules") else {}
+    if not isinstance(names, list) or not all(each in parts for each in names):
+        raise ValueError(f"build: {name} has no such modules to freeze: {names!r}.")
+    for each in names:
+        keep_in_evaluation_mode(parts[each])
 
 
 def _freeze(name: str, module: Any, frozen: Any) -> None:
@@ -192,14 +226,21 @@ def _freeze(name: str, module: Any, frozen: Any) -> None:
         parameter.requires_grad_(each not in frozen)
 
 
-def build_empty(description: Any) -> Any:
+def build_empty(description: Any, tensors: Iterable[Any]) -> Any:
     """Like :func:`build`, but with parameters on the "meta" device, without values.
+
+    ``tensors``  those of the file that has the description. ValueError for one that asks for more
+                 than they are (:mod:`quickstudy.files.limits`).
 
     Uses no memory, however large the sizes in a file are, and no random numbers.
     """
     import torch
 
-    with torch.device("meta"):
+    from quickstudy.files.limits import BoundedCalls, check_numbers
+
+    tensors = list(tensors)
+    check_numbers(description, tensors)
+    with torch.device("meta"), BoundedCalls(len(tensors)):
         return build(description)
 
 

@@ -1,97 +1,43 @@
-"""Trees of tensors on disk: one safetensors file each, written atomically, without pickle."""
+"""Saved predictors and learners: what a file says about them, and what loading it checks."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from quickstudy.base.atomic import write_atomically
+from quickstudy.base.modules import device_of
+from quickstudy.base.trees import leaves
 from quickstudy.core import Learner, Predictor, TaskSpec
 from quickstudy.files.answers import build_answer, describe_answer
-from quickstudy.files.registry import build_empty, describe
+from quickstudy.files.checks import (
+    declared_rows,
+    refuse_mixed_precision,
+    refuse_other_tensors,
+    refuse_wrong_state,
+    refuse_wrong_weights,
+    to_device,
+    try_prediction,
+)
+from quickstudy.files.registry import OwnCodeError, build_empty, describe
+from quickstudy.files.settings import refuse_other_settings, settings_of
+from quickstudy.files.trees import errors_name, load_tree, save_tree
 
-_HEADER = "quickstudy"
-_FORMAT = "quickstudy predictor 2"
-_LEARNER = "quickstudy learner 1"
-
-
-def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> Path:
-    """Write every tensor of ``tree`` to one file; the tree's structure and ``about`` in its header.
-
-    ``tree``   nested dicts, lists and tuples of tensors or JSON scalars; NamedTuples are loaded as
-               plain tuples.
-    ``about``  any JSON.
-    """
-    tensors: dict[str, Tensor] = {}
-
-    def skeleton(node: Any) -> Any:
-        if isinstance(node, Tensor):
-            name = f"{len(tensors):05d}"
-            tensors[name] = node.detach().cpu().clone(memory_format=torch.contiguous_format)
-            return {"tensor": name}
-        if isinstance(node, dict):
-            return {"dict": [[key, skeleton(value)] for key, value in node.items()]}
-        if isinstance(node, (list, tuple)):
-            kind = "list" if isinstance(node, list) else "tuple"
-            return {kind: [skeleton(value) for value in node]}
-        return {"value": node}
-
-    header = json.dumps({"tree": skeleton(tree), "about": about})
-    return write_atomically(path, to_safetensors(tensors, metadata={_HEADER: header}))
+_PREDICTOR, _LEARNER = "quickstudy predictor 3", "quickstudy learner 2"
 
 
-def load_tree(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The tree and ``about`` that :func:`save_tree` wrote; ValueError for any other file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
-    with _errors_name(path):
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_HEADER])
-            # Copies are aligned as torch aligns its own tensors: how products round depends on it.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        return _unflatten(header["tree"], tensors), dict(header["about"])
+class _Saved(NamedTuple):
+    """The contents of a file: the learner's tensors, and the state and rows of a predictor."""
 
-
-def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
-    match node:
-        case {"tensor": name}:
-            return tensors[name]
-        case {"dict": [*pairs]}:
-            return {key: _unflatten(child, tensors) for key, child in pairs}
-        case {"list": [*children]}:
-            return [_unflatten(child, tensors) for child in children]
-        case {"tuple": [*children]}:
-            return tuple(_unflatten(child, tensors) for child in children)
-        case {"value": None | bool() | int() | float() | str() as value}:
-            return value
-    raise ValueError("its tree is malformed")
-
-
-@contextmanager
-def _errors_name(path: Path) -> Iterator[None]:
-    """Turn the errors of reading a wrong file into one ValueError that names the file."""
-    try:
-        yield
-    except (
-        SafetensorError,
-        LookupError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        RuntimeError,
-    ) as e:
-        raise ValueError(
-            f"{path}: not a file that quickstudy wrote, or a damaged one ({e}). "
-            "Save it again, or use another copy."
-        ) from e
+    path: Path
+    weights: dict[str, Tensor]
+    state: Any
+    no_rows: Any
+    about: dict[str, Any]
 
 
 def save(
@@ -101,27 +47,74 @@ def save(
 
     ``info``  any JSON to save with it; for a predictor, in addition to its own.
 
-    Weights, settings and the names of frozen parameters (``requires_grad=False``) are saved.
+    Weights, settings and the names of frozen parameters (``requires_grad=False``) are saved. Of a
+    learner whose class, or a part of it, is your own, or that was changed after it was made, the
+    file holds everything but the code: build the learner again, and give it to ``load``.
 
-    Raises ValueError for a learner whose class, or a part of it, is not from quickstudy, or that
-    was changed after it was made: save its ``state_dict`` instead. A predictor of such a learner
-    can be saved, and loaded with ``load(path, learner=...)``.
+    Raises ValueError for weights or a state that are not finite, for settings that no file may ask
+    for (:mod:`quickstudy.files.limits`), and for a predictor that cannot predict.
     """
-    if isinstance(thing, Predictor):
-        return _save_predictor(thing, Path(path), {**thing.info, **(info or {})})
-    about = {"format": _LEARNER, "learner": describe(thing), "info": dict(info or {})}
-    return save_tree(Path(path), dict(thing.state_dict()), about)
+    path, predictor = Path(path), thing if isinstance(thing, Predictor) else None
+    learner = thing.learner if isinstance(thing, Predictor) else thing
+    try:
+        about, weights = _about(learner, predictor), dict(learner.state_dict())
+        tree = weights if predictor is None else _tree(predictor, about, weights)
+    except ValueError as error:
+        raise ValueError(
+            f"save: {path} would not load again: {str(error).removesuffix('.')}. Change the "
+            "learner, or train and adapt it again."
+        ) from error
+    about["info"] = {**(predictor.info if predictor else {}), **(info or {})}
+    return save_tree(path, tree, about)
+
+
+def _about(learner: Learner, predictor: Predictor | None) -> dict[str, Any]:
+    """What a file says about a learner, whose weights are checked here."""
+    try:
+        description = describe(learner, _tensors(predictor.state) if predictor else ())
+        own_buffers: dict[str, Tensor] = {}
+        state = predictor.state if predictor else None
+        refuse_mixed_precision([dict(learner.state_dict()), state])
+    except OwnCodeError:  # a file cannot name a user's own code
+        description, own_buffers = None, dict(learner.named_buffers())
+    refuse_wrong_weights(dict(learner.state_dict()), own_buffers)
+    return {
+        "format": _LEARNER if predictor is None else _PREDICTOR,
+        "learner": description,
+        "learner_class": type(learner).__name__,
+        "settings": settings_of(learner),
+        "frozen": _frozen(learner),
+    }
+
+
+def _tree(predictor: Predictor, about: dict[str, Any], weights: dict[str, Tensor]) -> Any:
+    """What a file holds of a predictor, which is checked here; adds its spec to ``about``."""
+    refuse_wrong_state(predictor.state)
+    about["spec"] = _describe_spec(predictor.spec)
+    build_answer(about["spec"]["answer"], _tensors(weights, predictor.state))
+    no_rows = predictor.no_rows
+    if about["learner"] is None:
+        try:  # on loading too, unless the user's own code cannot be tried with a row of ones
+            try_prediction(predictor)
+        except Exception:
+            no_rows = None
+    else:
+        try_prediction(_with_rows(predictor))
+    return {"learner": weights, "state": predictor.state, "no_rows": no_rows}
 
 
 def load(path: str | Path, learner: Learner | None = None, spec: TaskSpec | None = None) -> Any:
     """The predictor or learner in a file that :func:`save` wrote. Loading never runs code.
 
-    ``learner``  only for a predictor whose learner is of your own class, or was changed after it
-                 was made: a learner built in the same way, into which the saved weights are loaded.
+    ``learner``  only for a file whose learner is of your own class, has a part that is, or was
+                 changed after it was made: a learner built in the same way. The saved weights are
+                 loaded into it. Its settings must be the saved ones. Its parameters stay frozen or
+                 trainable as they are; a warning names those that were not so when saved.
     ``spec``     only for a predictor whose answer has your own code, as of ``qs.spec``: the spec
                  that it was made with.
 
-    Raises FileNotFoundError where there is no file, ValueError for a file of another kind.
+    Raises FileNotFoundError where there is no file; ValueError that names the file where it is of
+    another kind, is damaged, or does not fit ``learner`` or ``spec``.
     """
     return load_with_info(path, learner, spec)[0]
 
@@ -130,83 +123,104 @@ def load_with_info(
     path: str | Path, learner: Learner | None = None, spec: TaskSpec | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """The result of :func:`load`, and the ``info`` that was saved with it."""
-    path = Path(path)
+    saved = _read(Path(path))
+    about, description = saved.about, saved.about["learner"]
+    if description is None and learner is None:
+        raise ValueError(
+            f"{path}: its learner {about['learner_class']!r} is your own class, has a part that "
+            "is, or was changed after it was made. Build it and load with load(path, learner=...)."
+        )
+    if about["format"] == _LEARNER:
+        if spec is not None:
+            raise ValueError(f"{path}: holds a learner, which has no spec. Leave spec out.")
+        return _load_learner(saved, learner), about["info"]
+    found = _spec_of(saved, spec)
+    loaded = _load_learner(saved, learner)
+    state = to_device(saved.state, device_of(loaded))
+    predictor = Predictor(loaded, state, found, about["info"], saved.no_rows)
+    with errors_name(saved.path):
+        try_prediction(predictor if description is None else _with_rows(predictor))
+    return predictor, about["info"]
+
+
+def _read(path: Path) -> _Saved:
+    """The contents of the file, whose parts are of the right types."""
     tree, about = load_tree(path)
     kind = about.get("format")
-    if kind not in (_FORMAT, _LEARNER):
+    if kind not in (_PREDICTOR, _LEARNER):
         raise ValueError(
-            f"{path}: holds neither a predictor nor a learner (format {kind!r}). Give a file that "
-            "quickstudy.save or `quickstudy adapt` wrote."
+            f"{path}: holds neither a predictor nor a learner of this version (format {kind!r}). "
+            "Give a file that quickstudy.save or `quickstudy adapt` wrote."
         )
-    if kind == _FORMAT:
-        predictor = _load_predictor(path, tree, about, learner, spec)
-        return predictor, dict(predictor.info)
-    with _errors_name(path):
-        return _rebuilt(about["learner"], tree), dict(about["info"])
+    with errors_name(path):
+        for entry in ("learner", "settings", "frozen", "spec")[: 4 if kind == _PREDICTOR else 3]:
+            about[entry]  # or LookupError
+        about["info"], about["learner_class"] = dict(about["info"]), str(about["learner_class"])
+        whole = {"learner": tree, "state": {}, "no_rows": None} if kind == _LEARNER else dict(tree)
+        saved = _Saved(path, dict(whole["learner"]), whole["state"], whole["no_rows"], about)
+        if any(len(leaf) for leaf in leaves(saved.no_rows) if saved.no_rows is not None):
+            raise ValueError("the inputs that show its shapes have rows")
+    return saved
 
 
-def _rebuilt(description: Any, weights: Mapping[str, Tensor]) -> Learner:
-    """The described learner with ``weights`` in their saved number types."""
-    learner = build_empty(description)
-    if not isinstance(learner, Learner):
-        raise TypeError(f"it holds a {type(learner).__name__} instead of a learner")
-    learner.load_state_dict(weights, assign=True)
-    return learner.eval()
-
-
-def _take_weights(learner: Learner, weights: Mapping[str, Tensor]) -> Learner:
-    """A user's own learner, on its device, with ``weights`` in their saved number types."""
-    for name, own in learner.state_dict(keep_vars=True).items():
-        if name in weights and own.is_floating_point():
-            own.data = own.data.to(weights[name].dtype)
-    try:
-        learner.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"learner: it must be built as the saved one was ({error}). Check its settings."
-        ) from error
-    return learner.eval()
-
-
-def _save_predictor(predictor: Predictor, path: Path, info: Mapping[str, Any]) -> Path:
-    try:
-        description = describe(predictor.learner)
-    except ValueError:
-        description = None  # a file cannot name a user's own code
-    about = {
-        "format": _FORMAT,
-        "learner": description,
-        "learner_class": type(predictor.learner).__name__,
-        "spec": _describe_spec(predictor.spec),
-        "info": dict(info),
-    }
-    tree = {"learner": dict(predictor.learner.state_dict()), "state": predictor.state}
-    return save_tree(path, tree, about)
-
-
-def _load_predictor(
-    path: Path, tree: Any, about: dict[str, Any], learner: Learner | None, spec: TaskSpec | None
-) -> Predictor:
-    with _errors_name(path):
-        weights, state = tree["learner"], tree["state"]
-        info, description = dict(about["info"]), about["learner"]
-    found = _spec_of(path, about.get("spec"), spec)
-    if learner is not None:
-        return Predictor(_take_weights(learner, weights), state, found, info)
-    if description is None:
-        raise ValueError(
-            f"{path}: its learner {about.get('learner_class')!r} is your own class, has a part "
-            "that is, or was changed after it was made. Build it and load with "
-            "load(path, learner=...)."
+def _load_learner(saved: _Saved, own: Learner | None) -> Learner:
+    """The described learner, or ``own``, with the saved weights in their saved number types."""
+    path, weights, about = saved.path, saved.weights, saved.about
+    if own is None:
+        with errors_name(path):
+            learner = build_empty(about["learner"], _tensors(weights, saved.state))
+            if not isinstance(learner, Learner):
+                raise TypeError(f"it holds a {type(learner).__name__} instead of a learner")
+            refuse_other_tensors(weights, learner.state_dict())
+            refuse_mixed_precision([weights, saved.state])
+            refuse_wrong_weights(weights)
+            refuse_wrong_state(saved.state)
+            learner.load_state_dict(weights, assign=True)
+            return learner.eval()
+    remedy = "Build the learner as the saved one was."
+    with errors_name(path, "does not fit the learner that was given", remedy):
+        refuse_other_settings(about["settings"], own)
+        refuse_other_tensors(weights, own.state_dict())
+        if any(tensor.dtype != weights[name].dtype for name, tensor in own.state_dict().items()):
+            refuse_mixed_precision(weights)
+        refuse_wrong_weights(weights, dict(own.named_buffers()))
+        refuse_wrong_state(saved.state)
+        unlike = sorted({*map(str, about["frozen"])} ^ {*_frozen(own)})
+        for name, tensor in own.state_dict(keep_vars=True).items():
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(weights[name].dtype)
+        own.load_state_dict(weights)
+    if unlike:
+        listed = f"{', '.join(unlike[:3])}{', …' if len(unlike) > 3 else ''}"
+        warnings.warn(
+            f"{path}: frozen in the file or in learner=, but not in both: {listed}. They stay as "
+            "they are in learner=. Call requires_grad_ on them if that is not meant.",
+            stacklevel=4,
         )
-    with _errors_name(path):
-        return Predictor(_rebuilt(description, weights), state, found, info)
+    return own.eval()
 
 
-def _spec_of(path: Path, saved: Any, given: TaskSpec | None) -> TaskSpec:
+def _with_rows(predictor: Predictor) -> Predictor:
+    """``predictor``, whose ``no_rows`` are its backbone's if it was made without."""
+    if predictor.no_rows is not None:
+        return predictor
+    return replace(predictor, no_rows=declared_rows(predictor.learner))
+
+
+def _frozen(learner: Learner) -> list[str]:
+    return [name for name, p in learner.named_parameters() if not p.requires_grad]
+
+
+def _tensors(*trees: Any) -> list[Tensor]:
+    return [leaf for leaf in leaves(trees) if isinstance(leaf, Tensor)]
+
+
+def _spec_of(saved: _Saved, given: TaskSpec | None) -> TaskSpec:
     """The saved spec or, where it has the user's own code, the given one, which must fit it."""
-    with _errors_name(path):
-        answer, name = build_answer(saved["answer"]), str(saved["name"])
+    path = saved.path
+    with errors_name(path):
+        description, name = saved.about["spec"]["answer"], str(saved.about["spec"]["name"])
+        answer = build_answer(description, _tensors(saved.weights, saved.state))
     if answer is not None:
         found = TaskSpec(answer, name)
         if given not in (None, found):
@@ -217,10 +231,11 @@ def _spec_of(path: Path, saved: Any, given: TaskSpec | None) -> TaskSpec:
             f"{path}: its spec has code of your own, which a file cannot hold. Load with "
             "load(path, spec=...) and the spec that it was made with."
         )
-    if _describe_spec(given) != saved:
+    own = _describe_spec(given)
+    if own != saved.about["spec"]:
         raise ValueError(
-            f"{path}: was made for the spec {saved}, but spec= is {_describe_spec(given)}. Give "
-            "the spec that it was made with."
+            f"{path}: was made for the spec {saved.about['spec']}, but spec= is {own}. Give the "
+            "spec that it was made with."
         )
     return given
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from quickstudy.base.words import count
 from quickstudy.reports.words import duration, visible
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
+    from quickstudy.evaluation.folds import CrossValidation
     from quickstudy.evaluation.result import Result
     from quickstudy.evaluation.results import Evaluation
 
@@ -56,6 +59,38 @@ def _lines(row: Result) -> Iterator[tuple[str, str, bool]]:
         yield "", remark, False
 
 
+def result_table(result: Evaluation | CrossValidation, title: str = "") -> Table | Group:
+    """The table of an evaluation, or of a cross-validation."""
+    from quickstudy.evaluation.folds import CrossValidation
+
+    if isinstance(result, CrossValidation):
+        return folds_table(result, title)
+    return evaluation_table(result, title)
+
+
+def folds_table(result: CrossValidation, title: str = "") -> Group:
+    """A cross-validation: its result, what was done, and a line for each fold."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("fold", justify="right")
+    table.add_column(result.score, justify="right", no_wrap=True)
+    table.add_column("test classes")
+    for number, fold in enumerate(result.folds, 1):
+        names = Text(visible(", ".join(fold.classes)))
+        table.add_row(str(number), Text(fold.evaluation.main.figure), names)
+    head = f"{visible(title)}: {result.score} {result.figure}" if title else result.figure
+    return Group(
+        Text(head, style="bold"),
+        Text(f"(95% interval over {count(len(result.folds), 'fold')}; the folds: {result.range})"),
+        table,
+        Text(result.explanation, style="dim"),
+    )
+
+
 def predictions_table(
     inputs: Sequence[str],
     names: Sequence[str],
@@ -76,8 +111,9 @@ def predictions_table(
 
     if len(inputs) != len(probabilities) or any(len(p) != len(names) for p in probabilities):
         raise ValueError(
-            f"predictions_table: {len(inputs)} inputs and {len(names)} classes need probabilities "
-            f"({len(inputs)}, {len(names)}); found {len(probabilities)} rows of "
+            f"predictions_table: {count(len(inputs), 'input')} and "
+            f"{count(len(names), 'class', 'classes')} need probabilities "
+            f"({len(inputs)}, {len(names)}); found {count(len(probabilities), 'row')} of "
             f"{sorted({len(p) for p in probabilities})} numbers. Give one row per input."
         )
     shown = min(shown, len(names))

@@ -7,7 +7,8 @@ be drawn again, and a resumed run continues with the same tasks as an uninterrup
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
@@ -25,6 +26,9 @@ _BITS = 30
 _MASK = (1 << _BITS) - 1
 
 
+_MASK_64 = (1 << 64) - 1
+
+
 class Stream(Enum):
     """The purpose of tasks. No generator seed occurs in two streams, whatever the run's seed.
 
@@ -38,11 +42,21 @@ class Stream(Enum):
 
 
 def task_seed(seed: int, index: int, stream: Stream = Stream.TRAINING) -> int:
-    """The generator seed of task ``index``: 32 bits, as torch's CPU generator uses no more.
+    """The generator seed of task ``index``: 64 bits.
 
-    The two highest bits are the stream. The others are a permutation of the index, selected by
-    ``seed``, so that no two of the first 2^30 tasks of a stream share a generator seed.
+    torch's CPU generator uses only the lower 32 bits. The two highest of these are the stream, the
+    others are a permutation of the index, selected by ``seed``: no two of the first 2^30 tasks of a
+    stream share them, and no two streams do. The upper 32 bits, for sources that seed another
+    generator by ``generator.initial_seed()``, are a hash of seed and index.
+
+    Raises ValueError for a seed or an index that is not a whole number.
     """
+    try:
+        seed, index = operator.index(seed), operator.index(index)
+    except TypeError as error:
+        raise ValueError(
+            f"seed: seed and index must be whole numbers; found {seed!r} and {index!r}."
+        ) from error
     z = index & _MASK
     key = _mix_bits(seed * 0x9E3779B97F4A7C15 + (index >> _BITS))
     for round_ in range(3):  # each line is a bijection of 30 bits
@@ -50,15 +64,15 @@ def task_seed(seed: int, index: int, stream: Stream = Stream.TRAINING) -> int:
         z ^= z >> 15
         z = (z * 0x2C1B3C6D) & _MASK
         z ^= z >> 12
-    return stream.value << _BITS | z
+    upper = _mix_bits(key + index) >> 32
+    return upper << 32 | stream.value << _BITS | z
 
 
 def _mix_bits(z: int) -> int:
     """64 well-mixed bits: SplitMix64 (Steele, Lea and Flood, 2014)."""
-    mask = (1 << 64) - 1
-    z = (z + 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    z = (z + 0x9E3779B97F4A7C15) & _MASK_64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK_64
     return z ^ (z >> 31)
 
 
@@ -68,10 +82,58 @@ def generator(seed: int) -> torch.Generator:
 
 
 def draw(source: TaskSource, seed: int, index: int, stream: Stream = Stream.TRAINING) -> Task:
-    """Task ``index`` of a stream of ``source``; for fixed tasks, the same one in every stream."""
+    """Task ``index`` of a stream of ``source``; for fixed tasks, the same one in every stream.
+
+    Raises ValueError for a source that is no function, gives no task, or has no more of them.
+    """
     if isinstance(source, FixedTasks):
         return source.at(index)
-    return source(generator(task_seed(seed, index, stream)))
+    try:
+        task = source(generator(task_seed(seed, index, stream)))
+    except StopIteration as error:
+        raise ValueError(
+            f"source: has no more tasks at task {index}, so it has a memory, such as an iterator. "
+            "Give qs.tasks.fixed(tasks), which can draw each of them again."
+        ) from error
+    except TypeError:
+        if callable(source):
+            raise
+        task = source
+    if not isinstance(task, Task):
+        raise ValueError(
+            "source: must be a function from a torch.Generator to a quickstudy.Task; found "
+            f"{'a function that gives ' if callable(source) else ''}{type(task).__name__}. Use "
+            "qs.episodes for labelled rows, or qs.tasks.fixed for a list of tasks."
+        )
+    return task
+
+
+def repeatable_tasks(
+    source: TaskSource, seed: int, tasks: int, stream: Stream = Stream.TRAINING
+) -> Iterator[Task]:
+    """The first ``tasks`` tasks of a stream, for uses that draw them again later.
+
+    Raises ValueError for a source that gives another task when the first is drawn again: it has a
+    memory, or its random numbers are not those of the generator.
+    """
+    first = draw(source, seed, 0, stream)
+    expected = fingerprint([first])
+    _refuse_change(source, seed, stream, expected)  # at once: a cycle through tasks is one further
+    yield first
+    for index in range(1, tasks):
+        yield draw(source, seed, index, stream)
+    _refuse_change(source, seed, stream, expected)
+
+
+def _refuse_change(source: TaskSource, seed: int, stream: Stream, expected: str) -> None:
+    if fingerprint([draw(source, seed, 0, stream)]) == expected:
+        return
+    raise ValueError(
+        f"source: the first task of seed {seed} was drawn twice, and the two differ. So the source "
+        "has a memory, such as an iterator or a counter, or random numbers from elsewhere than its "
+        "generator. Training draws tasks again: after checks, in each validation, when a run is "
+        "resumed. Give qs.tasks.fixed(tasks), or draw all that is random from the generator."
+    )
 
 
 class Stacking(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.trees import concatenate, map_tree, named_leaves, rows
+from quickstudy.base.words import count
 from quickstudy.tasks.examples import check_pixels
 
 
@@ -24,17 +25,26 @@ class LabelledRows:
                 as such and scaled to [0, 1] in each episode; in a tree, only images may be uint8.
     ``counts``  (classes,): number of rows per class, at least one.
     ``names``   one unique name per class.
+    ``superclasses``  the larger class that each class belongs to (the alphabet of a character), or
+                None; :func:`quickstudy.episodes` can draw tasks ``within`` them.
     """
 
     inputs: Any
     counts: Tensor
     names: tuple[str, ...]
+    superclasses: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.counts):
             raise ValueError(
-                f"LabelledRows: {len(self.names)} names were given for {len(self.counts)} classes. "
+                f"LabelledRows: found {count(len(self.names), 'name')} for "
+                f"{count(len(self.counts), 'class', 'classes')}. "
                 "Give one name per class."
+            )
+        if self.superclasses is not None and len(self.superclasses) != len(self.names):
+            raise ValueError(
+                f"LabelledRows: {len(self.superclasses)} superclasses were given for "
+                f"{len(self.names)} classes. Give one for each class, or None."
             )
         if len(set(self.names)) != len(self.names):
             duplicates = sorted({n for n in self.names if self.names.count(n) > 1})[:3]
@@ -52,7 +62,7 @@ class LabelledRows:
             if int(self.counts.sum()) != len(leaf):
                 raise ValueError(
                     f"LabelledRows: counts add up to {int(self.counts.sum())}, but {name} have "
-                    f"{len(leaf)} rows. Give one row for each."
+                    f"{count(len(leaf), 'row')}. Give one row for each."
                 )
 
     def __repr__(self) -> str:
@@ -60,7 +70,8 @@ class LabelledRows:
             f"{name + ' ' if name else ''}{tuple(leaf.shape[1:])} {str(leaf.dtype)[6:]}"
             for name, leaf in named_leaves(self.inputs)
         )
-        return f"LabelledRows({rows(self.inputs)} rows of {len(self)} classes, {shapes})"
+        n, classes = count(rows(self.inputs), "row"), count(len(self), "class", "classes")
+        return f"LabelledRows({n} of {classes}, {shapes})"
 
     @staticmethod
     def from_labels(inputs: Any, labels: Sequence[object] | Tensor | np.ndarray) -> LabelledRows:
@@ -93,22 +104,25 @@ class LabelledRows:
         return map_tree(lambda leaf: leaf[part], self.inputs)
 
     def select(self, indices: Sequence[int]) -> LabelledRows:
-        """The classes at ``indices``, in that order."""
+        """The classes at ``indices``, in that order; possibly none."""
+        nothing = map_tree(lambda leaf: leaf[:0], self.inputs)
         return LabelledRows(
-            concatenate(*(self.rows(i) for i in indices)),
+            concatenate(nothing, *(self.rows(i) for i in indices)),
             self.counts[list(indices)],
             tuple(self.names[i] for i in indices),
+            self.superclasses and tuple(self.superclasses[i] for i in indices),
         )
 
     def to(self, device: torch.device | str) -> LabelledRows:
         """The same rows on ``device``."""
         inputs = map_tree(lambda leaf: leaf.to(device), self.inputs)
-        return LabelledRows(inputs, self.counts, self.names)
+        return replace(self, inputs=inputs)
 
     def with_rotations(self) -> LabelledRows:
         """These classes, and each rotated by 90, 180 and 270 degrees as a further class.
 
-        The customary augmentation of Omniglot (Santoro et al., 2016); names end in ``/rot090``.
+        The customary augmentation of Omniglot (Santoro et al., 2016); names end in ``/rot090``, and
+        so do superclasses: a turned alphabet is another alphabet.
         """
         shapes = [tuple(leaf.shape) for _, leaf in named_leaves(self.inputs)]
         if not isinstance(self.inputs, Tensor) or len(shapes[0]) != 4 or len({*shapes[0][2:]}) > 1:
@@ -117,5 +131,9 @@ class LabelledRows:
                 f"found {', '.join(map(str, shapes))}."
             )
         rotated = [torch.rot90(self.inputs, k, (-2, -1)) for k in range(4)]
-        names = [f"{n}/rot{90 * k:03d}" for k in range(4) for n in self.names]
-        return LabelledRows(torch.cat(rotated).contiguous(), self.counts.repeat(4), tuple(names))
+        inputs = torch.cat(rotated).contiguous()
+        names, superclasses = (
+            old and tuple(f"{n}/rot{90 * k:03d}" for k in range(4) for n in old)
+            for old in (self.names, self.superclasses)
+        )
+        return LabelledRows(inputs, self.counts.repeat(4), names or (), superclasses)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,14 @@ from torch import Tensor
 
 from quickstudy.base.atomic import remove_abandoned
 from quickstudy.base.modules import device_of
-from quickstudy.base.trees import map_tree
 from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
 from quickstudy.evaluation.result import Result
-from quickstudy.files.storage import load_tree, save_tree
+from quickstudy.files.checks import refuse_other_tensors, refuse_wrong_weights, to_device
+from quickstudy.files.trees import errors_name, load_tree, save_tree
 from quickstudy.training.combine import Combine, HasState
 
-_FORMAT = "quickstudy checkpoint 3"
+_FORMAT = "quickstudy checkpoint 4"
 
 
 @dataclass
@@ -129,30 +132,123 @@ class RunFolder:
     ) -> Progress:
         """Load the checkpoint into ``learner``, ``optimiser`` and ``combine``, if there is one.
 
-        Raises ValueError that names each setting that differs from the run's first start.
+        Raises ValueError that names each setting that differs from the run's first start, and
+        ValueError that names the file where it is damaged.
         """
-        if not self._resume or not self._checkpoint.exists():
+        path = self._checkpoint if self._resume else None
+        if path is None or not path.exists():
             return Progress()
-        tree, about = load_tree(self._checkpoint)
+        tree, about = load_tree(path)
         if about.get("format") != _FORMAT:
             raise ValueError(
-                f"{self._checkpoint}: is not a checkpoint. Start the run in a new folder."
+                f"{path}: is not a checkpoint of this version (format {about.get('format')!r}). "
+                "Start the run in a new folder."
             )
-        saved = about["settings"]
+        with self.errors():
+            saved = dict(about["settings"])
+            progress = _progress(about["progress"], tree["best"], saved, learner)
         changed = [k for k in settings if saved.get(k) != settings[k]]
+        if settings["steps"] > saved["steps"]:
+            changed.remove("steps")  # trained further
         if changed:
             listed = ", ".join(f"{k}={saved.get(k)!r} (now {settings[k]!r})" for k in changed)
             raise ValueError(
-                f"resume: {self._checkpoint} was started with {listed}. "
+                f"resume: {path} was started with {listed}. "
                 "Give the same settings, or a new folder."
             )
-        learner.load_state_dict(tree["learner"])
-        optimiser.load_state_dict(tree["optimiser"])
-        if isinstance(combine, HasState):
-            device = device_of(learner)
-            combine.load_state_dict(map_tree(
-                lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree["combine"]
-            ))  # fmt: skip
-        facts = about["progress"]
-        plan = facts.pop("plan")
-        return Progress(**facts, plan=Plan.from_json(plan), best_weights=tree["best"])
+        with self.errors():
+            _check_weights(tree["learner"], learner)
+            _restore_optimiser(optimiser, tree["optimiser"])
+            if isinstance(combine, HasState):
+                _restore_combine(combine, tree["combine"], device_of(learner))
+            learner.load_state_dict(tree["learner"])
+        return progress
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Errors of code inside, which handles what was read, become one that names the file."""
+        with errors_name(self._checkpoint, remedy="Start the run in a new folder."):
+            yield
+
+
+def _check_weights(weights: Any, learner: Learner) -> None:
+    """ValueError unless these are finite tensors of the learner's names, shapes and types."""
+    own = learner.state_dict()
+    refuse_other_tensors(weights, own)
+    refuse_wrong_weights(weights, dict(learner.named_buffers()))
+    other = [name for name, tensor in own.items() if tensor.dtype != weights[name].dtype]
+    if other:
+        raise ValueError(
+            f"{other[0]} is {weights[other[0]].dtype}, but the learner's is {own[other[0]].dtype}"
+        )
+
+
+def _progress(values: Any, best: Any, settings: Mapping[str, Any], learner: Learner) -> Progress:
+    """What :meth:`RunFolder.save` wrote of the progress; ValueError for impossible values."""
+    facts, steps, tasks = dict(values), settings["steps"], settings["tasks_per_step"]
+    plan = facts.pop("plan")
+    progress = Progress(**facts, best_weights=best)
+    counts = (progress.step, progress.best_step, progress.fruitless, progress.summed)
+    numbers = [progress.seconds, progress.loss_sum]
+    if progress.best_score is not None:
+        numbers.append(progress.best_score)
+        _check_weights(best, learner)
+    right = (
+        all(type(count) is int and 0 <= count <= steps for count in counts)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        and type(progress.score_sum) in (int, float)  # NaN where tasks have no score
+        and type(progress.stopped_early) is bool
+        and progress.seconds >= 0
+        and (best == {}) == (progress.best_score is None)
+    )
+    if not right:
+        raise ValueError(f"its progress is {facts}")
+    progress.plan = Plan.from_json(plan, tasks)
+    return progress
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, saved: Any) -> None:
+    """Load ``saved``, and try a step; ValueError where it is not of an optimiser made like this."""
+    own = optimiser.state_dict()["param_groups"]
+    of_torch = type(optimiser).__module__.startswith("torch.optim.")
+    for mine, group in zip(own, saved["param_groups"], strict=True):
+        same = mine["params"] == group["params"] and type(mine["lr"]) is type(group["lr"])
+        # The learning rate is set in every step. An optimiser of the user's may count in a group.
+        if of_torch:
+            same &= all(group[key] == mine[key] for key in mine if key != "lr")
+        if not same:
+            raise ValueError("its optimiser has other parameters or settings")
+    places = {place for group in own for place in group["params"]}
+    if not (saved["state"].keys() <= places and all(map(_is_dict, saved["state"].values()))):
+        raise ValueError("its optimiser has other parameters")
+    optimiser.load_state_dict(saved)
+    _try_step(optimiser)
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _try_step(optimiser: torch.optim.Optimizer) -> None:
+    """Raise what a step of a copy raises, with gradients of zero, or ValueError if it gives NaN."""
+    try:
+        trial = copy.deepcopy(optimiser)
+    except Exception:  # an optimiser of the user's may hold what cannot be copied
+        return
+    for group in trial.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    trial.step()
+    parameters = [parameter for group in trial.param_groups for parameter in group["params"]]
+    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+        raise ValueError("the state of its optimiser makes weights NaN or infinite")
+
+
+def _restore_combine(combine: HasState, saved: Any, device: torch.device) -> None:
+    """Load ``saved``, which must have the entries of a new combiner, and their types."""
+    own = combine.state_dict()
+    if own.keys() != saved.keys() or any(
+        not isinstance(saved[key], type(value)) for key, value in own.items() if value is not None
+    ):
+        raise ValueError(f"the state of {type(combine).__name__} has other entries")
+    combine.load_state_dict(to_device(saved, device))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
 from quickstudy.base.modules import device_of
@@ -29,9 +30,9 @@ from quickstudy.tasks.numbering import Stream, draw_stacks, fingerprint
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
-from quickstudy.training.log import Log
-from quickstudy.training.optimisers import OptimiserMaker, adam
-from quickstudy.training.plan import checked_for, make_plan
+from quickstudy.training.log import Log, Step
+from quickstudy.training.optimisers import FirstSteps, OptimiserMaker, adam
+from quickstudy.training.plan import checked_again, make_plan
 from quickstudy.training.population import estimate_population
 from quickstudy.training.preflight import first_tasks, prepare
 from quickstudy.training.schedules import Schedule, constant
@@ -71,6 +72,7 @@ def fit(
     *,
     optimiser: OptimiserMaker | None = None,
     schedule: Schedule = constant,
+    clip: float | None = None,
     objective: Objective | None = None,
     combine: Combine = mean,
     validation: Validation | None = None,
@@ -81,6 +83,7 @@ def fit(
     checkpoint_every: int = 200,
     log_every: int = 20,
     progress: bool = True,
+    on_step: Callable[[Step], object] | None = None,
 ) -> Training:
     """Minimise the mean objective over tasks of ``source``; ``learner`` is changed in place.
 
@@ -88,6 +91,8 @@ def fit(
     ``optimiser``   parameters -> optimiser; Adam at 1e-3 by default
                     (:mod:`quickstudy.training.optimisers`).
     ``schedule``    of the learning rate, a factor (:mod:`quickstudy.training.schedules`).
+    ``clip``        greatest norm of a step's gradient, all parameters together; None for no
+                    clipping. It is applied after ``combine``.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``combine``     how the tasks of a step are combined into one gradient: by default the mean of
                     their losses (:mod:`quickstudy.training.combine`). One that reads gradients
@@ -99,8 +104,13 @@ def fit(
                     that run is continued, with results bit-equal to those of an uninterrupted
                     run (same machine and number of threads). Settings must be the same; functions
                     are compared by name. It keeps the plan with which it was started, whatever
-                    ``compute`` says.
+                    ``compute`` says. ``steps`` may be more than before, to train a finished run
+                    further. Where a schedule depends on the share of training that is done, the
+                    result is then not that of so many steps from the start.
     ``progress``    show a progress bar.
+    ``on_step``     called with the :class:`Step` after each optimiser step, and after the
+                    validation and the checkpoint that follow it: for logging elsewhere. Steps
+                    since the last checkpoint are repeated when a killed run is resumed.
 
     Ctrl-C, SIGTERM and SIGHUP end training after the current optimiser step. With ``run`` there is
     then a checkpoint, and ``finished`` is False; without, the signal then acts as it does outside
@@ -110,47 +120,53 @@ def fit(
     results would be silently wrong, :class:`NonFiniteLoss` where a loss is not finite,
     :class:`quickstudy.compute.memory.TaskTooLarge` where one task alone does not fit in memory,
     RuntimeError where ``engine="vmap"`` gives a wrong gradient, ValueError for arguments out of
-    range, for ``compile`` without a compiler and where a resumed run had other settings,
-    FileExistsError where ``run`` holds another run.
+    range, for a source with a memory, where the loss or the optimiser would train no parameter, for
+    ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
+    ``run`` holds another run. Warns, after the first step, of parameters that are not trained.
     """
     if steps < 1:
         raise ValueError(f"fit: steps must be positive; found {steps}.")
+    if clip is not None and not 0 < clip < math.inf:
+        raise ValueError(f"fit: clip must be a positive number; found {clip}.")
     check_combine(combine)
     deciding = validation.deciding_key(learner, seed) if validation else ("", "")
     objective = objective or objective_of(learner)
     folder = RunFolder(run, resume)
-    trainer = _Trainer(learner, source, objective, combine, seed, tasks_per_step)
+    trainer = _Trainer(learner, source, objective, combine, seed, tasks_per_step, clip=clip)
     drawn = first_tasks(source, seed)
     first = prepare(learner, objective, drawn, tasks_per_step)
     trainer.scored = kind_of_all(task.spec for task in drawn)
     opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
+    parts = {(t.spec.answer.kind, t.spec.name if learner.reads_name else "") for t in drawn}
+    trainer.first_steps = FirstSteps(learner, opt, alike=len(parts) == 1)
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
         "steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
         "learner": _identity(learner), "first tasks": fingerprint(drawn),
         "optimiser": f"{type(opt).__name__} {opt.defaults}", "schedule": _name(schedule),
-        "objective": _name(objective), "combine": _name(combine),
+        "clip": clip, "objective": _name(objective), "combine": _name(combine),
         "validation": validation and validation.identity(seed),
     }  # fmt: skip
     state = folder.restore(learner, opt, combine, settings)
     if state.plan:
-        state.plan = checked_for(state.plan, first)
+        with folder.errors():
+            state.plan = checked_again(state.plan, learner, first, objective)
     else:
         state.plan = make_plan(learner, first, objective, tasks_per_step, compute, combine)
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
-    interrupted = 0
+    interrupted, resumed_at = 0, state.step
     with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
         while state.step < steps and not (state.stopped_early or interrupted):
             for group, rate in zip(opt.param_groups, base_rates, strict=True):
                 group["lr"] = rate * schedule(state.step / steps)
             set_progress(learner, objective, state.step / steps)
-            loss, score = trainer.step(opt, state.step)
+            step = trainer.step(opt, state.step)
             state.plan = trainer.plan  # may have changed, when memory ran out
-            state.count(loss, score)
+            state.count(step.loss, step.score)
             state.seconds = time.perf_counter() - began
-            speed = display.advance(state.step, tasks_per_step, loss, score)
+            speed = display.advance(state.step, tasks_per_step, step.loss, step.score)
             if state.step % log_every == 0 or state.step == steps:
                 log.add({"step": state.step, **state.means(), "tasks_per_second": round(speed, 3),
                          "seconds": round(state.seconds, 3)})  # fmt: skip
@@ -161,10 +177,15 @@ def fit(
                          "half_width": result.half_width,
                          "seconds": round(time.perf_counter() - began, 3)})  # fmt: skip
                 display.validated(result)
+                step = step._replace(validation=result)
             if state.step < steps:
                 interrupted = interrupts.requested
             if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
                 folder.save(learner, opt, combine, state, settings)
+            if on_step is not None:
+                on_step(step)
+    if trainer.first_steps and state.step > resumed_at:
+        trainer.first_steps.end()
     trainer.finish(state.best_weights)
     if interrupts.requested and (run is None or not interrupted):
         interrupts.deliver()  # nothing can be resumed, or nothing is left to do
@@ -199,6 +220,8 @@ class _Trainer:
     plan: Plan = None  # type: ignore[assignment]  # made once two tasks have been drawn
     compiled: CompiledGradients | None = None
     scored: TaskSpec | None = None  # only scores of tasks of this kind have a mean
+    first_steps: FirstSteps | None = None  # until every parameter was seen to be trained
+    clip: float | None = None  # greatest norm of the gradient
 
     def follow(self, plan: Plan) -> None:
         """Use ``plan`` for the following steps."""
@@ -215,8 +238,8 @@ class _Trainer:
         drawn = draw_stacks(self.source, self.seed, numbers, by_name=self.learner.reads_name)
         return [prepare_stack(self.learner, stack) for stack in drawn]
 
-    def step(self, optimiser: Optimizer, step: int) -> tuple[float, float]:
-        """Take an optimiser step; returns the tasks' mean loss and score.
+    def step(self, optimiser: Optimizer, step: int) -> Step:
+        """Take an optimiser step, the ``step``-th from 0.
 
         Raises NonFiniteLoss, before the step, where a loss or the gradient is not finite.
         """
@@ -228,9 +251,15 @@ class _Trainer:
         losses, scores, norm = self._sync_scalars(outcome)
         if not all(map(math.isfinite, [*losses, norm])):
             raise self._not_finite(losses, step)
-        optimiser.step()
+        if self.clip is not None:
+            clip_grads_with_norm_(self.learner.parameters(), self.clip, torch.tensor(norm))
+        rate = optimiser.param_groups[0]["lr"]
+        if self.first_steps is None:
+            optimiser.step()
+        elif not self.first_steps.step():
+            self.first_steps = None
         score = sum(scores) / len(scores) if self._are_scored(tasks) else math.nan
-        return sum(losses) / len(losses), score
+        return Step(step + 1, sum(losses) / len(losses), score, norm, rate)
 
     def _are_scored(self, tasks: Sequence[Prepared]) -> bool:
         """Whether all tasks are of the kind whose score is logged."""

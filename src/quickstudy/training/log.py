@@ -1,14 +1,33 @@
-"""The training log: one JSON object per line, each appended by a single write."""
+"""What is told of training: each step, and the log, one JSON object per line."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from quickstudy.base.atomic import append_line, write_atomically
 from quickstudy.base.json_text import parse_json
 from quickstudy.base.shown import told
+from quickstudy.evaluation.result import Result
+
+
+class Step(NamedTuple):
+    """An optimiser step that was taken, for ``fit(on_step=...)``.
+
+    ``step``           1 for the first.
+    ``loss``, ``score``  means over the step's tasks; the score is NaN where tasks have none.
+    ``gradient_norm``  of all parameters together, before it is clipped.
+    ``rate``           the learning rate, of the optimiser's first group.
+    ``validation``     the result of the validation after this step; None for most steps.
+    """
+
+    step: int
+    loss: float
+    score: float
+    gradient_norm: float
+    rate: float
+    validation: Result | None = None
 
 
 class Log:

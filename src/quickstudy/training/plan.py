@@ -102,6 +102,23 @@ def checked_for(plan: Plan, step: Sequence[Task]) -> Plan:
     return replace(plan, kinds=None if looped else tuple(dict.fromkeys(map(kind_of, step))))
 
 
+def checked_again(plan: Plan, learner: Learner, step: Sequence[Task], objective: Objective) -> Plan:
+    """A resumed run's ``plan``; ValueError where it does not give the gradient of a loop.
+
+    It was checked when the run was started, but a file may be hostile, and libraries change.
+    """
+    problem = None
+    if plan.mapping in (Mapping.TASK_AXIS, Mapping.FEATURES):
+        problem = _scheduled_change(learner, objective)
+    if plan.compiled and plan.mapping not in GRADIENT_MAKERS:
+        problem = "this mapping is not compiled"
+    if plan.mapping is not Mapping.LOOP:
+        problem = problem or difference_from_loop(learner, step, plan.mapping, objective)
+    if problem:
+        raise ValueError(f"its plan computes steps by {plan.mapping.value}, but {problem}")
+    return checked_for(plan, step)
+
+
 def _tasks_worth_a_call(step: Sequence[Task], cost: Cost) -> int:
     """The fewest tasks that fill one call of the backbone, so that few graphs are in memory.
 

@@ -21,9 +21,9 @@ def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None
     Moments over all rows of ``TASKS`` tasks with the current weights, instead of a moving average
     over past optimiser steps (Wu and Johnson, 2021,
     Rethinking "Batch" in BatchNorm, section 3). Does nothing without such layers.
-    The learner must be in training mode.
+    The learner must be in training mode; layers that are kept in evaluation mode do not change.
     """
-    if not any(isinstance(module, RunningNorm) for module in learner.modules()):
+    if not any(isinstance(module, RunningNorm) and module.training for module in learner.modules()):
         return
     with torch.no_grad(), estimating():
         for index in range(TASKS):

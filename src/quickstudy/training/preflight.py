@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from quickstudy.answers.classes import Classes
-from quickstudy.base.errors import with_memory_fallback
+from quickstudy.base.errors import BrokenLaw, with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.base.updates import updating_norm
+from quickstudy.compute.gradients import as_outcome
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
 from quickstudy.compute.prepare import kind_of
 from quickstudy.contract.check import applicable, check_laws, doubled
-from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
+from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.objectives import Objective, set_progress
 from quickstudy.tasks.acting import run_acting
-from quickstudy.tasks.numbering import draw
+from quickstudy.tasks.numbering import repeatable_tasks
 from quickstudy.tasks.stacks import stacks, to_device
 from quickstudy.training.equivalence import few_queries, in_double
 
@@ -36,8 +38,8 @@ FIRST_TASKS = 8
 
 
 def first_tasks(source: TaskSource, seed: int) -> list[Task]:
-    """The first tasks of training, for :func:`prepare`."""
-    return [draw(source, seed, index) for index in range(FIRST_TASKS)]
+    """The first tasks of training, for :func:`prepare`; ValueError for a source with a memory."""
+    return list(repeatable_tasks(source, seed, FIRST_TASKS))
 
 
 def prepare(
@@ -48,8 +50,9 @@ def prepare(
     Scheduled learners and objectives are set to the end of training for the checks and the plan.
 
     Raises what :func:`quickstudy.training.fit.fit` raises before it plans: ValueError for fewer
-    than one task per step and for answers that the learner does not support, and what
-    :func:`refuse_sorted` and :func:`check_lawful` raise.
+    than one task per step, for answers that the learner does not support and for a loss that
+    depends on no trainable parameter, and what :func:`refuse_sorted` and :func:`check_lawful`
+    raise.
     """
     if tasks_per_step < 1:
         raise ValueError(f"fit: tasks_per_step must be positive; found {tasks_per_step}.")
@@ -60,7 +63,12 @@ def prepare(
     refuse_sorted(learner, drawn)
     tasks = [run_acting(learner, to_device(task, device_of(learner))) for task in drawn]
     for task in {kind_of(task): task for task in reversed(tasks)}.values():
-        check_lawful(learner, task)
+        with _gradients_needed(learner), one_task_must_fit():
+            if isinstance(learner, GradientLearner):  # not on a copy, whose names Keras changes
+                learner.refuse_unreachable(task.support, task.spec)
+            check_lawful(learner, task)
+            if not as_outcome(objective(learner, task)).loss.requires_grad:
+                raise RuntimeError("the loss does not require grad")
     return [stack.task for stack in stacks(tasks, learner.reads_name)]
 
 
@@ -79,16 +87,12 @@ def check_lawful(learner: Learner, task: Task) -> None:
             f"fit: {type(learner).__name__} has no trainable parameters, so there is nothing to "
             "learn. Use it as it is, or set requires_grad=True on some."
         )
-    for name, module in learner.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-            module.training and module.running_mean is not None
-        ):
-            raise BrokenLaw(
-                f"{name} is a {type(module).__name__} that updates running statistics in forward, "
-                "so adapting would change the learner. Use a norm of quickstudy.backbones.norms "
-                "(norm='group', 'support', 'batch' or 'running'), or build it with "
-                "track_running_stats=False, or keep it in eval mode by overriding train()."
-            )
+    if updating := updating_norm(learner):
+        raise BrokenLaw(
+            f"{updating} in forward, so adapting would change the learner. Use a norm of "
+            "quickstudy.backbones.norms (norm='group', 'support', 'batch' or 'running'), or build "
+            "it with track_running_stats=False, or keep it in evaluation mode: qs.frozen(module)."
+        )
     task.spec.answer.check(task.query.targets, "query")
     small = few_queries(task, max(4, min(16, 2 * task.spec.outputs)))
     laws = [law for law in applicable(learner) if law in _BEFORE_TRAINING]
@@ -113,6 +117,21 @@ def _test_laws(learner: Learner, task: Task, laws: Sequence[str]) -> None:
         ) from error
 
 
+@contextmanager
+def _gradients_needed(learner: Learner) -> Iterator[None]:
+    """Turn autograd's error for a loss without a graph into a ValueError that says what to mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise ValueError(
+            f"fit: the loss depends on no trainable parameter of {type(learner).__name__}, so "
+            "there is nothing to train. Let forward and the objective keep the graph (no detach(), "
+            "no_grad(), .data, argmax or numpy), and call fit outside of torch.no_grad()."
+        ) from error
+
+
 def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
     """ValueError where all ``tasks`` are sorted by class and the learner reads rows as a sequence.
 
@@ -134,9 +153,24 @@ def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
         )
 
 
+_KEPT = "_quickstudy_kept_in_evaluation_mode"
+"""An attribute of modules that the user had put in evaluation mode before the first training."""
+
+
 def set_up(learner: Learner) -> None:
-    """Training mode, and on a CPU the layout and the allocation in which convolutions are fast."""
+    """Training mode, and on a CPU the layout and the allocation in which convolutions are fast.
+
+    Modules in evaluation mode inside a learner in training mode were put there by the user. They
+    stay so, also when training goes on after ``fit`` has put the whole learner in evaluation mode.
+    """
+    parts = list(learner.modules())
+    if learner.training:
+        for part in parts:
+            part.__dict__[_KEPT] = not part.training
     learner.train()
+    for part in parts:
+        if part.__dict__.get(_KEPT):
+            part.training = False
     if convolves_on_cpu(learner):
         keep_freed_memory()
         # Otherwise each convolution converts its weights, and each step their gradients.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from quickstudy.base import atomic
 from quickstudy.evaluation.results import Evaluation
+from quickstudy.interfaces.cli import main
 from quickstudy.interfaces.runs import execute as runs
 from quickstudy.interfaces.runs.folder import Run
 
@@ -90,3 +93,19 @@ def test_a_folder_of_other_files_is_not_said_to_be_a_run(short, tmp_path):
     with pytest.raises(FileExistsError, match=r"is not empty.*give another folder") as caught:
         runs.begin(short, tmp_path)
     assert "--resume" not in str(caught.value)
+
+
+def test_sigterm_ends_the_command_as_a_shell_expects(points, tmp_path, no_report, monkeypatch):
+    def cosine(progress):
+        if progress == 0.5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    monkeypatch.setattr(runs, "cosine", cosine)
+    words = ["run", "--data", "arrays", "--root", str(points), "--backbone", "mlp", "--ways", "2",
+             "--queries", "3", "--train-queries", "3", "--steps", "4", "--test-tasks", "2",
+             "--device", "cpu", "--out", str(tmp_path / "x")]  # fmt: skip
+    ended = CliRunner().invoke(main, words)
+    assert ended.exit_code == 143, ended.output
+    assert f"--resume {tmp_path / 'x'}" in ended.output
+    assert (tmp_path / "x" / "checkpoint.safetensors").is_file()

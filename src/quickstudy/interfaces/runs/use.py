@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import classification
+from quickstudy.base.skipped import SkippedInput
 from quickstudy.core import Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
@@ -100,7 +101,7 @@ def predict_files(
             if strict:
                 raise
             unreadable[str(file)] = str(error)
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            warnings.warn(f"left out: {error}", SkippedInput, stacklevel=2)
     if not rows:
         raise ValueError(
             f"predict: none of the {len(unreadable)} files is a readable image. "

@@ -19,6 +19,7 @@ from quickstudy.learners.gradient.network import (
     prior_state,
     weights_of,
 )
+from quickstudy.learners.gradient.reach import can_be_tested, refuse_unreachable
 
 
 def setting(path: str) -> property:
@@ -75,7 +76,7 @@ class GradientLearner(Learner):
         self, network: nn.Module, inner: InnerLoop, names: Sequence[str] | None = None
     ) -> None:
         super().__init__()
-        self.inner, self.progress = inner, 1.0
+        self.inner, self.progress, self._reach_tested = inner, 1.0, False
         self.adapted = tuple(inner.names_in(network) if names is None else names)
         self.rates = inner.first_rates(self.adapted, network)
 
@@ -85,9 +86,18 @@ class GradientLearner(Learner):
         return cast(nn.Module, self.backbone)
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The weights after the inner steps on ``support``."""
+        """The weights after the inner steps on ``support``; the first call tests their reach."""
+        if not self._reach_tested:
+            self.refuse_unreachable(support, spec)
         loss = self._support_loss(support, spec)
         return loss.state(last(self._path(loss, self._start(loss))))
+
+    def refuse_unreachable(self, support: Examples, spec: TaskSpec) -> None:
+        """ValueError where adapted weights would not reach the network's computation."""
+        if can_be_tested():
+            loss = self._support_loss(support, spec)
+            refuse_unreachable(loss, self._start(loss), self.inner.learner)
+            self._reach_tested = True
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Any:
         """Predictions of the network under the adapted weights."""

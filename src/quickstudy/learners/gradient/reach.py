@@ -1,0 +1,56 @@
+"""Whether adapted weights reach the computation of a network, which some frameworks prevent."""
+
+from __future__ import annotations
+
+import torch
+
+from quickstudy.backbones.norms import embed_support
+from quickstudy.base.modules import in_torch_func, needs_plain_operators
+from quickstudy.base.replica import Replica
+from quickstudy.base.trees import leaves
+from quickstudy.learners.gradient.descend import Weights
+from quickstudy.learners.gradient.network import SupportLoss
+
+
+def can_be_tested() -> bool:
+    """Whether autograd may be used here as outside of any transform."""
+    special = in_torch_func() or torch.is_inference_mode_enabled()
+    return not (special or needs_plain_operators())
+
+
+def refuse_unreachable(loss: SupportLoss, weights: Weights, learner: str) -> None:
+    """Refuse parameters that a network reads from where adapted weights cannot take their place.
+
+    With other tensors in place of all parameters that adapt, the output must not depend on the
+    network's own. Where it does, steps on a support set would change nothing, without an error.
+
+    ``weights``  those before the first step.
+
+    Raises ValueError, which names the parameters.
+    """
+    given = dict(loss.network.named_parameters())
+    own = {name: p for name in weights if (p := given[name]).requires_grad}
+    if not own:
+        return
+    replica = Replica(loss.network)
+    for part in replica.module.modules():  # so that this call changes no statistics
+        part._buffers.update({n: b if b is None else b.clone() for n, b in part._buffers.items()})
+    with torch.enable_grad():
+        others = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
+        outputs, _ = embed_support(lambda inputs: replica(others, inputs), loss.support)
+        total = sum(leaf.sum() for leaf in leaves(outputs) if leaf.requires_grad)
+    if not isinstance(total, torch.Tensor):  # the output depends on no parameter
+        return
+    # The graph is kept, since a part of it may be the network's own, from before this call.
+    found = torch.autograd.grad(total, list(own.values()), retain_graph=True, allow_unused=True)
+    unreached = [name for name, g in zip(own, found, strict=True) if g is not None]
+    if unreached:
+        more = f" and {len(unreached) - 4} more" if len(unreached) > 4 else ""
+        listed = ", ".join(unreached[:4]) + more
+        raise ValueError(
+            f"{learner}: adapted weights cannot take the place of {listed}, since forward does not "
+            "read them from the modules that hold them (Keras models, for example, read variables "
+            "of their own). So adapting would change nothing. Build the network of torch.nn "
+            "modules, leave these out by adapts=, or take a learner that does not adapt the "
+            "backbone, such as Prototypical."
+        )
