@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import norm_policy
 from quickstudy.base.errors import first_line
@@ -80,8 +81,10 @@ def evaluate(
     tasks that would share a row although their answers do not join, for predictions of a wrong
     shape or that are not finite, and for a task without a known query.
     """
+    check_call("evaluate", learner, seed)
+    check_count("evaluate", "tasks_per_batch", tasks_per_batch, 1)
     tasks = number_of_tasks("evaluate", source, tasks, TASKS)
-    if tasks < 2:
+    if not isinstance(tasks, int) or tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
     rivals = Baselines(learner) if baselines else None
     own = in_evaluation_mode(learner)
@@ -92,6 +95,16 @@ def evaluate(
         if on_batch is not None:
             on_batch(numbers.stop)
     return scoring.evaluation()
+
+
+def check_call(who: str, learner: Any, seed: Any) -> None:
+    """ValueError for what is no learner, and for a seed that is no whole number of 0 or more."""
+    if not isinstance(learner, Learner):
+        raise ValueError(
+            f"{who}: learner must be a Learner; found {type(learner).__name__}. Build one around "
+            "the network, for example qs.Prototypical(network)."
+        )
+    check_count(who, "seed", seed, 0)
 
 
 @dataclass

@@ -22,3 +22,14 @@ def quantile(degrees: int, confidence: float = 0.95) -> float:
     from scipy.special import stdtrit  # imported here, since importing scipy is slow
 
     return float(stdtrit(degrees, 0.5 + confidence / 2))
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """The 95% interval of a share, by Wilson's score (1927), for ``count`` of ``total`` rows.
+
+    Unlike the interval of a mean, it has a width even where all rows or none are counted.
+    """
+    from scipy.stats import binomtest  # imported here, since importing scipy is slow
+
+    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from quickstudy.evaluation.confusion import Confusion
     from quickstudy.evaluation.folds import CrossValidation
     from quickstudy.evaluation.result import Result
     from quickstudy.evaluation.results import Evaluation
@@ -52,13 +53,6 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     return table
 
 
-def _lines(row: Result) -> Iterator[tuple[str, str, bool]]:
-    """The figure of a result in bold, and what must be known to read it."""
-    yield row.label, f"{row.figure} (95% interval, {row.counted})", row.first
-    for remark in row.remarks:
-        yield "", remark, False
-
-
 def result_table(result: Evaluation | CrossValidation, title: str = "") -> Table | Group:
     """The table of an evaluation, or of a cross-validation."""
     from quickstudy.evaluation.folds import CrossValidation
@@ -91,6 +85,13 @@ def folds_table(result: CrossValidation, title: str = "") -> Group:
     )
 
 
+def _lines(row: Result) -> Iterator[tuple[str, str, bool]]:
+    """The figure of a result in bold, and what must be known to read it."""
+    yield row.label, f"{row.figure} (95% interval, {row.counted})", row.first
+    for remark in row.remarks:
+        yield "", remark, False
+
+
 def predictions_table(
     inputs: Sequence[str],
     names: Sequence[str],
@@ -106,6 +107,7 @@ def predictions_table(
     Raises ValueError where these do not fit together.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
@@ -118,11 +120,12 @@ def predictions_table(
         )
     shown = min(shown, len(names))
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("input", overflow="fold")
-    table.add_column("prediction", overflow="fold")
+    # As wide as the longest name, so that none is broken.
+    table.add_column("input", min_width=max(map(cell_len, map(visible, inputs)), default=0))
+    table.add_column("prediction", min_width=max(cell_len(visible(name)) for name in names))
     table.add_column("probability", justify="right")
     if shown > 1:
-        table.add_column("then", style="dim", overflow="fold")
+        table.add_column("then", style="dim")
     for name, row in zip(inputs, probabilities, strict=True):
         best = sorted(range(len(names)), key=lambda way: -row[way])[:shown]
         others = ", ".join(f"{visible(names[way])} {100 * row[way]:.0f}%" for way in best[1:])
@@ -133,6 +136,36 @@ def predictions_table(
             Text(others),
         ]
         table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def confusion_table(confusion: Confusion, most: int = 12) -> Table:
+    """How often each class was taken for which: a row per true class, a column per predicted one.
+
+    Columns have numbers in place of names, which would not fit. Above ``most`` classes the table
+    lists the ``most`` commonest mistakes instead.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [visible(name) for name in confusion.names]
+    table = Table(box=box.SIMPLE_HEAD)
+    if len(names) > most:
+        for column in ("true class", "predicted as"):
+            table.add_column(column, overflow="fold")
+        table.add_column("files", justify="right")
+        for true, predicted, rows in confusion.mistakes[:most]:
+            table.add_row(Text(names[true]), Text(names[predicted]), str(rows))
+        return table
+    table.add_column("true class, predicted as:", overflow="fold")
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right")
+    for i, row in enumerate(confusion.counts.tolist()):
+        cells = [
+            Text(str(n) if n else "·", style="bold" if i == j else "") for j, n in enumerate(row)
+        ]
+        table.add_row(Text(f"{i + 1} {names[i]}"), *cells)
     return table
 
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import classification
+from quickstudy.base.door import to_unit
 from quickstudy.base.shown import shown
 from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.base.words import count
 from quickstudy.core import Examples, Task
-from quickstudy.tasks.examples import to_unit
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.stacks import map_task, tensor_to_device
 

@@ -14,6 +14,8 @@ from PIL import Image
 from quickstudy.datasets.registry import CARDS
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.cli import main
+from quickstudy.interfaces.cli.printing import print_rich
+from quickstudy.reports.tables import predictions_table
 
 FAST = ["--data", "arrays", "--backbone", "mlp", "--ways", "2", "--queries", "3",
         "--train-queries", "3", "--steps", "4", "--test-tasks", "5", "--device", "cpu"]  # fmt: skip
@@ -55,6 +57,17 @@ def test_words_are_not_broken_at_80_columns():
             for card in cards.values()
         )
         assert set(re.findall(r"\w+", texts)) <= printed
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_a_table_is_wider_than_the_terminal_before_it_breaks_a_name(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file = "pictures/of my/" + "very_" * 20 + "long name.png"
+    names = ["a class of several words", "incomprehensibilities"]
+    print_rich(predictions_table([file], names, [[0.9, 0.1]]))
+    printed = capsys.readouterr().out
+    for whole in (file, names[0], names[1]):
+        assert whole in printed
 
 
 @pytest.mark.parametrize("name", CARDS)

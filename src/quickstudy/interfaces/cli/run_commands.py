@@ -95,7 +95,7 @@ def run(
             print_json({"explanation": explanation}) if as_json else click.echo(explanation)
             return
         opened, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
-        if parts.data.card.classes is None:
+        if parts.data.card.classes is None and not recipe.folds:  # each fold is told when it begins
             from quickstudy.interfaces.runs.fitted import classes_of
 
             click.echo(f"{opened.data_name}: {classes_of(parts.data)}.", err=True)

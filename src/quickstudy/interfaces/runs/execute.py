@@ -15,6 +15,7 @@ from quickstudy.base.words import count
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
 from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
@@ -107,8 +108,13 @@ def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | 
     training = _fit(run, parts, resume, progress)
     if not training.finished:
         return Interrupted(training.interrupted_by)
-    shape = tuple(parts.data.train.inputs.shape[1:])
-    info = {"shape": shape, "data": parts.recipe.data}
+    data = parts.data
+    pictures = PictureFormat.of(data.train.inputs, data.card.resize)
+    info = {
+        "shape": tuple(data.train.inputs.shape[1:]),
+        "data": parts.recipe.data,
+        "pictures": pictures and pictures.to_json(),
+    }
     save(parts.learner, run.path / "learner.safetensors", info)
     return parts.learner
 
