@@ -21,7 +21,7 @@ from quickstudy.reports import plots
 from quickstudy.reports.limits import limits_of
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.tables import evaluation_table
-from quickstudy.reports.titles import title_of
+from quickstudy.reports.titles import own_classes, title_of
 
 CHANCE = Compared("chance", "%", torch.full((9,), 1 / 3), 1 / 3, 0.001, 0.004, True)
 
@@ -129,10 +129,10 @@ def dataset(name: str, classes: str) -> Dataset:
 
 
 def test_a_title_says_what_was_learnt() -> None:
-    assert title_of("MAML", dataset("glyphs", "abcdef")) == "MAML on Glyphs"
-    assert title_of("MAML", dataset("folder", "abcdef")) == "MAML: a, b, c and 3 more classes"
-    assert title_of("MAML", dataset("arrays", "abc")) == "MAML: a, b and c"
-    long = dataset("folder", "abcd")
-    renamed = replace(long.train, names=("x" * 40, "y\n\x1b"))
-    title = title_of("MAML", replace(long, train=renamed))
-    assert title == f"MAML: {'x' * 29}…, y\\n\\x1b, c and 1 more classes"
+    assert own_classes(dataset("glyphs", "abcdef")) == []
+    assert own_classes(dataset("folder", "abcdef")) == list("abcdef")
+    assert title_of("MAML", "Glyphs") == "MAML on Glyphs"
+    assert title_of("MAML", "x", list("abcdef")) == "MAML: a, b, c and 3 more classes"
+    assert title_of("MAML", "x", list("abc")) == "MAML: a, b and c"
+    title = title_of("MAML", "x", ["x" * 40, "y\n\x1b", "c", "d"])
+    assert title == f"MAML: {'x' * 29}…, y\\n\\x1b, c and 1 more class"

@@ -42,8 +42,12 @@ def limits_of(values: Iterable[float], unit: str) -> tuple[float, float]:
 
 
 def guess_of(result: Result) -> dict[str, float]:
-    """The score of the baseline that ignores inputs, by its name; empty where there is none."""
-    return {b.name: b.mean for b in result.baselines[:1] if math.isfinite(b.mean)}
+    """The score of the first baseline, which mostly ignores inputs, with a label for curves.
+
+    Validation and training tasks may have other ways, so the label says on which tasks it was.
+    """
+    found = result.baselines[:1]
+    return {f"{b.name}, test tasks": b.mean for b in found if math.isfinite(b.mean)}
 
 
 def draw_baselines(axes: Axes, baselines: Mapping[str, float], unit: str, upright: bool) -> None:

@@ -45,7 +45,7 @@ def training(e: Evaluation, metrics: Sequence[Mapping[str, float]]) -> Markup:
     name, unit = (e.main.score, e.main.unit) if e.of_one_kind else ("score", "")
     guess = guess_of(e.main) if e.of_one_kind else {}
     note = "Training tasks (thin: each value logged, thick: their running mean), validation tasks"
-    note += f", and {', '.join(guess)} on the test tasks." if guess else "."
+    note += f", and a baseline ({', '.join(guess)})." if guess else "."
     curves = figure(
         plots.learning_curves(metrics, name, unit, guess), "curves", "Learning curves", note
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from quickstudy.base.words import count
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.reports.words import visible
 
@@ -10,17 +13,25 @@ LONGEST = 30
 """How many classes of a user's own data a title names, and the most letters of one name."""
 
 
-def title_of(learner: str, data: Dataset) -> str:
+def title_of(learner: str, name: str, own: Sequence[str] = ()) -> str:
     """What was learnt: "Prototypical Networks on Omniglot", or, on data of a user's own, "…: cat,
-    dog, owl and 7 more classes", since their set has no name that says what it is.
+    dog, owl and 7 more classes", since the name of a folder rarely says what is in it.
+
+    ``name``  of the data; it stands in the title where ``own``, the user's own classes, is empty.
     """
+    if not own:
+        return f"{learner} on {name}"
+    named = [_short(each) for each in own[:NAMED]]
+    more = len(own) - len(named)
+    others = count(more, "more class", "more classes")
+    return f"{learner}: " + (f"{', '.join(named)} and {others}" if more else _listed(named))
+
+
+def own_classes(data: Dataset) -> list[str]:
+    """The classes of a user's own data; none for a data set that has a name."""
     if data.card.classes is not None:
-        return f"{learner} on {data.card.title}"
-    names = list(dict.fromkeys(name for split in data.splits.values() for name in split.names))
-    named = [_short(name) for name in names[:NAMED]]
-    more = len(names) - len(named)
-    listed = f"{', '.join(named)} and {more} more classes" if more else _listed(named)
-    return f"{learner}: {listed}"
+        return []
+    return list(dict.fromkeys(name for split in data.splits.values() for name in split.names))
 
 
 def _short(name: str) -> str:

@@ -27,7 +27,7 @@ from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
-from quickstudy.reports.titles import title_of
+from quickstudy.reports.titles import own_classes, title_of
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import Training, fit
@@ -152,13 +152,14 @@ def write_report(
     ``shown``  the learner and its data, for pictures of test tasks; None leaves the pictures out.
     """
     recipe, origin, views, first = run.recipe, run.origin, [], None
-    name = LEARNERS[recipe.learner].title
+    own: list[str] = []
     if shown is not None:
+        own = own_classes(shown[1])
         tasks = _test_tasks(recipe, evaluation, *shown)
         first = insights(*next(tasks))
         views = [first.view, *(view(*task) for task in tasks)]
     facts = RunFacts(
-        title=f"{name} on {run.data_name}" if shown is None else title_of(name, shown[1]),
+        title=title_of(LEARNERS[recipe.learner].title, run.data_name, own),
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
         f"{what_is_new(run.path)}",
