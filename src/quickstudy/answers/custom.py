@@ -12,6 +12,7 @@ from torch import Tensor
 from quickstudy.answers.checks import check_count
 from quickstudy.base.explain import explaining
 from quickstudy.base.known import is_known, mean_of_known, zero_if_unknown
+from quickstudy.base.shown import shown
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Answer, Examples, Score, Statistic
 

@@ -59,7 +59,8 @@ def _as_tensor(value: Any, what: str, device: torch.device | None) -> Tensor:
             f"{what}: must be dense tensors of real numbers; found {kind}. Write "
             ".to_dense(), .dequantize(), or torch.view_as_real(...)."
         )
-    return value
+    tensor: Tensor = value
+    return tensor
 
 
 def _stacked(tensors: list[Tensor], what: str) -> Tensor:

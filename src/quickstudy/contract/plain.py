@@ -10,8 +10,9 @@ from torch import Tensor
 
 from quickstudy.answers.classes import Classes
 from quickstudy.base.door import inspected
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.trees import leaves, map_tree
-from quickstudy.contract.compare import BrokenLaw, predicted
+from quickstudy.contract.compare import predicted
 from quickstudy.core import Learner, Task
 from quickstudy.tasks.stacks import map_task
 
