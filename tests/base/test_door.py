@@ -138,7 +138,7 @@ class Tuple(nn.Module):
 
 def test_a_backbone_that_gives_a_tuple_is_refused() -> None:
     for learner in (qs.Prototypical(Tuple()), qs.LinearProbe(Tuple())):
-        with pytest.raises(ValueError, match="must give a tensor of features.*found tuple"):
+        with pytest.raises(ValueError, match=r"must give a tensor of features.*found tuple"):
             learner(qs.examples(X, IDS), qs.classification(2))
     with pytest.raises(ValueError, match="predict"):
         qs.MAML(nn.Sequential(nn.Linear(3, 2), Tuple()))(qs.examples(X, IDS), qs.classification(2))
@@ -179,5 +179,5 @@ def test_optimisers_that_cannot_train_are_refused(optimiser: Any) -> None:
 
 def test_predictions_that_are_not_finite_are_refused() -> None:
     learner = qs.MAML(qs.backbones.MLP(3, outputs=1), steps=5, rate=0.1)
-    with pytest.raises(ValueError, match="predictions must be finite.*lower the rate"):
+    with pytest.raises(ValueError, match=r"predictions must be finite.*lower the rate"):
         learner(qs.examples(1e6 * X, X[:, :1]), qs.regression())(X)
