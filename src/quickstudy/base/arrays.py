@@ -67,8 +67,8 @@ def _stacked(tensors: list[Tensor], what: str) -> Tensor:
     shapes = sorted({tuple(tensor.shape) for tensor in tensors})
     if len(shapes) > 1:
         raise ValueError(
-            f"{what} must have rows of one shape; found {', '.join(map(str, shapes[:4]))}. Resize or "
-            "pad them."
+            f"{what} must have rows of one shape; found {', '.join(map(str, shapes[:4]))}. Resize "
+            "or pad them."
         )
     return torch.stack(tensors)
 
@@ -87,8 +87,8 @@ def as_array(value: Any, what: str) -> np.ndarray:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(
-            f"{what} must be numbers in rows of one shape; found a {type(value).__name__} that numpy "
-            f"cannot read ({str(error).splitlines()[0][:100]}). Resize or pad the rows."
+            f"{what} must be numbers in rows of one shape; found a {type(value).__name__} that "
+            f"numpy cannot read ({str(error).splitlines()[0][:100]}). Resize or pad the rows."
         ) from error
     if array.dtype.kind not in "biuf":
         raise ValueError(
