@@ -258,11 +258,10 @@ class Learner(nn.Module, ABC):
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
         """The predictor after adapting to ``support``, whose rows get the learner's type of reals.
 
-        Raises ValueError for an answer that this learner does not support, and for a support set
-        without rows, or of rows that do not fit the answer or the learner.
+        Raises ValueError for an answer or rows that do not fit this learner, and for no rows.
         """
         if not isinstance(spec, TaskSpec):
-            raise ValueError(f"spec: must be a TaskSpec; found {type(spec)}. See qs.regression.")
+            raise ValueError(f"spec: must be a TaskSpec; found {type(spec)}. Use qs.regression().")
         check_answer(self, spec.answer)
         support = checked_support(self, support, spec.answer)
         with explaining(self, support.inputs), refusing_updates(self):

@@ -15,7 +15,7 @@ def one_tensor(value: Any, what: str) -> Tensor:
     """``value`` as a tensor; ValueError, naming ``what``, also for trees."""
     if isinstance(value, (dict, tuple)):
         raise ValueError(
-            f"{what}: must be one tensor, array or list; found {type(value).__name__}. Give one "
+            f"{what} must be one tensor, array or list; found {type(value).__name__}. Give one "
             "number for each row."
         )
     return _as_tensor(value, what, None)
@@ -30,7 +30,7 @@ def as_tensors(tree: Any, what: str, device: torch.device | None = None) -> Any:
     but numbers.
     """
     if next(leaves(tree), None) is None and isinstance(tree, (dict, tuple)):
-        raise ValueError(f"{what}: needs at least one tensor; found {tree!r}. Give a tensor.")
+        raise ValueError(f"{what} must hold at least one tensor; found {tree!r}. Give a tensor.")
     return _as_tensors(tree, what, device)
 
 
@@ -56,18 +56,19 @@ def _as_tensor(value: Any, what: str, device: torch.device | None) -> Tensor:
     if value.layout != torch.strided or value.is_quantized or value.is_complex():
         kind = "quantised" if value.is_quantized else f"{value.dtype}, {value.layout}"
         raise ValueError(
-            f"{what}: must be dense tensors of real numbers; found {kind}. Write "
+            f"{what} must be dense tensors of real numbers; found {kind}. Write "
             ".to_dense(), .dequantize(), or torch.view_as_real(...)."
         )
-    return value
+    tensor: Tensor = value
+    return tensor
 
 
 def _stacked(tensors: list[Tensor], what: str) -> Tensor:
     shapes = sorted({tuple(tensor.shape) for tensor in tensors})
     if len(shapes) > 1:
         raise ValueError(
-            f"{what}: rows must have one shape; found {', '.join(map(str, shapes[:4]))}. Resize or "
-            "pad them."
+            f"{what} must have rows of one shape; found {', '.join(map(str, shapes[:4]))}. Resize "
+            "or pad them."
         )
     return torch.stack(tensors)
 
@@ -79,24 +80,24 @@ def as_array(value: Any, what: str) -> np.ndarray:
     would be read for ever.
     """
     if not isinstance(value, (list, int, float)) and not hasattr(value, "__array__"):
-        raise ValueError(f"{what}: must be tensors, arrays, or lists; found {_found(value)}.")
+        raise ValueError(f"{what} must be tensors, arrays, or lists; found {_found(value)}.")
     if isinstance(value, list):
         refuse_foreign(value, what)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(
-            f"{what}: rows must be numbers in one shape; found a {type(value).__name__} that numpy "
-            f"cannot read ({str(error).splitlines()[0][:100]}). Resize or pad the rows."
+            f"{what} must be numbers in rows of one shape; found a {type(value).__name__} that "
+            f"numpy cannot read ({str(error).splitlines()[0][:100]}). Resize or pad the rows."
         ) from error
     if array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{what}: must hold numbers; found dtype {array.dtype}. Turn texts and objects into "
+            f"{what} must hold numbers; found dtype {array.dtype}. Turn texts and objects into "
             "numbers first, and fill what is missing."
         )
     if np.ma.is_masked(value):
         raise ValueError(
-            f"{what}: must be known numbers, but entries of this masked array are masked. Fill "
+            f"{what} must be known numbers, but entries of this masked array are masked. Fill "
             "them, or leave their rows out."
         )
     return array
@@ -120,7 +121,7 @@ def refuse_foreign(rows: list[Any], what: str) -> None:
     for kind, value in by_type.items():
         plain = (int, float, complex, str, bytes, tuple, np.generic, type(None))
         if not issubclass(kind, (list, *plain)) and not hasattr(value, "__array__"):
-            raise ValueError(f"{what}: must be lists of numbers; found one of {_found(value)}.")
+            raise ValueError(f"{what} must be lists of numbers; found one of {_found(value)}.")
     if list in by_type:
         for each in rows:
             if isinstance(each, list):

@@ -17,7 +17,7 @@ from quickstudy.base.trees import dtype_and_shape, leaves, named_leaves
 
 _RAW = (
     RuntimeError, IndexError, KeyError, AttributeError, TypeError, NotImplementedError,
-    torch.linalg.LinAlgError,
+    torch.linalg.LinAlgError,  # type: ignore[attr-defined]
 )  # fmt: skip
 """Types of error that torch and Python raise for data that code did not expect; no subclasses."""
 

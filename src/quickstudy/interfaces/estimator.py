@@ -95,9 +95,9 @@ class FewShotRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Adapt to rows ``X`` with targets ``y``, (n,) or (n, outputs)."""
         given = None if y is None else _numbers(y, "FewShotRegressor: y")
-        rows, y = _validated(self, X, given, y_numeric=True, multi_output=True)
-        self._flat = y.ndim == 1
-        targets = torch.from_numpy(y.astype(np.float64)).reshape(len(y), -1)
+        rows, numbers = _validated(self, X, given, y_numeric=True, multi_output=True)
+        self._flat = numbers.ndim == 1
+        targets = torch.from_numpy(numbers.astype(np.float64)).reshape(len(numbers), -1)
         baseline = LinearProbe(nn.Flatten())
         _adapt(self, baseline, rows, targets, regression(targets.shape[1]), sample_weight)
         return self
