@@ -47,7 +47,7 @@ def _net(inputs: int = 1, outputs: int | None = 1) -> qs.backbones.MLP:
 LEARNERS: dict[str, Callable[[], qs.Learner]] = {
     "maml": lambda: qs.MAML(_net(), 1, 0.01),
     "maml, first order": lambda: qs.MAML(_net(), 1, 0.01, FirstOrder()),
-    "maml, finite differences": lambda: qs.MAML(_net(), 1, 0.01, FiniteDifference()),
+    "maml, finite differences": lambda: qs.MAML(_net(), 1, 0.01, FiniteDifference(0.3)),
     "maml, implicit": lambda: qs.MAML(_net(), 10, 0.02, Implicit(strength=0.5)),
     "anil": lambda: qs.ANIL(_net(), 1, 0.01),
     "boil": lambda: qs.BOIL(_net(), 1, 0.01),
@@ -59,7 +59,9 @@ LEARNERS: dict[str, Callable[[], qs.Learner]] = {
     "meta_networks": lambda: qs.MetaNetworks(_net(outputs=None), outputs=1, rate=0.01),
     "in_context": lambda: qs.InContext(_net(outputs=None)),
     "conditional_neural_process": lambda: qs.ConditionalNeuralProcess(_net(outputs=None)),
-    "attentive_neural_process": lambda: qs.AttentiveNeuralProcess(_net(outputs=None)),
+    "attentive_conditional_neural_process": lambda: qs.AttentiveConditionalNeuralProcess(
+        _net(outputs=None)
+    ),
     "linear_probe": lambda: qs.LinearProbe(_net(outputs=None)),
 }
 OPTIMISERS: dict[str, Callable[[Iterable[Tensor]], Optimizer]] = {"reptile": sgd(1.0)}

@@ -8,6 +8,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+
+import quickstudy as qs
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -59,6 +63,35 @@ def test_mutated_archives() -> None:
     found = import_module("mutated_archives").cases(300, seed=1)
     assert [case for case in found if case.outcome not in ("read", "refused")] == []
     assert sum(case.outcome == "refused" for case in found) > 150
+
+
+def test_every_drawing_as_support_is_the_mean_over_the_choices() -> None:
+    lake_runs = import_module("lake_runs")
+    learner = qs.Prototypical(torch.nn.Flatten())
+    drawings = torch.randn(3, 4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    spec, ids = qs.classification(4), torch.arange(4)
+    losses = []
+    for chosen in range(3):
+        others = torch.cat([drawings[:chosen], drawings[chosen + 1 :]])
+        predictor = learner(qs.examples(drawings[chosen], ids), spec)
+        losses.append(F.cross_entropy(predictor(others.flatten(0, 1)), ids.repeat(2)))
+    queries = drawings[1:].transpose(0, 1).flatten(0, 1)  # ordered by class
+    task = qs.Task(
+        qs.examples(drawings[0], ids), qs.examples(queries, ids.repeat_interleave(2)), spec
+    )
+    found = lake_runs.every_drawing_as_support(learner, task)
+    assert float(found) == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+
+
+def test_distorted_drawings_stay_in_the_picture() -> None:
+    lake_runs = import_module("lake_runs")
+    images = torch.zeros(50, 1, 28, 28)
+    images[:, :, 8:20, 8:20] = 1
+    found = lake_runs.distort(images, torch.Generator().manual_seed(0))
+    assert found.shape == images.shape
+    ink = found.sum((1, 2, 3)) / images[0].sum()
+    assert 0.7 < float(ink.min()) < float(ink.max()) < 1.5  # areas change by up to 1.15² or more
+    assert len({*ink.tolist()}) == 50
 
 
 @pytest.mark.parametrize("name", ["figures", "memory", "omniglot", "photographs", "scaling"])

@@ -100,6 +100,63 @@ def test_finite_differences_converge_at_second_order(update: Update, adapts: str
         assert 3.8 < wide / narrow < 4.2
 
 
+def kinked() -> nn.Module:
+    """ReLU and max-pooling, and a native norm with float32 buffers, as in a frozen network."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4).eval()
+    features = nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    return nn.Sequential(*features, nn.Linear(100, 5))
+
+
+@pytest.mark.parametrize("steps", [1, 5, 10])
+@pytest.mark.parametrize("rate", [0.1, 0.4])
+def test_finite_differences_of_a_network_with_jumps_point_where_the_exact_gradient_does(
+    steps: int, rate: float
+) -> None:
+    """In float32, where at a radius of 0.3, and at any other, they do not."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.arange(5)
+    rows = torch.rand(15, 1, 12, 12, generator=generator)
+    task = Task(
+        qs.examples(rows[:5], ids), qs.examples(rows[5:], ids.repeat(2)), qs.classification(5)
+    )
+
+    def flat(mode: MetaGradient) -> Tensor:
+        learner = qs.MAML(kinked(), steps, rate, mode)
+        found = torch.autograd.grad(query_loss(learner, task).loss, list(learner.parameters()))
+        assert all(g.dtype == torch.float32 for g in found)
+        return torch.cat([g.flatten() for g in found])
+
+    exact = flat(Exact())
+    cosine = torch.nn.functional.cosine_similarity(flat(FiniteDifference()), exact, 0)
+    assert float(cosine) > 0.999
+    assert float(flat(FiniteDifference()).norm() / exact.norm()) == pytest.approx(1, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["ANIL", "BOIL", "MetaSGD", "CAVIA", "ProtoMAML"])
+def test_finite_differences_of_other_learners(name: str) -> None:
+    """CAVIA's context begins at zero, so the radius cannot be relative to it alone."""
+    generator = torch.Generator().manual_seed(1)
+    ids, rows = torch.arange(3), torch.randn(9, 6, generator=generator)
+    task = Task(
+        qs.examples(rows[:3], ids), qs.examples(rows[3:], ids.repeat(2)), qs.classification(3)
+    )
+
+    def flat(mode: MetaGradient) -> Tensor:
+        torch.manual_seed(0)
+        outputs = None if name == "ProtoMAML" else 3
+        net = MLP(6, (8, 8), outputs=outputs)
+        start = {"lowest": 0.2, "highest": 0.4} if name == "MetaSGD" else {"rate": 0.3}
+        learner = getattr(qs, name)(net, steps=5, meta_gradient=mode, **start)
+        loss = query_loss(learner, task).loss
+        weights = [p for p in learner.parameters() if p.requires_grad]
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+        return torch.cat([g.flatten() for g in found if g is not None])
+
+    found, exact = flat(FiniteDifference()), flat(Exact())
+    assert float(torch.nn.functional.cosine_similarity(found, exact, 0)) > 0.999
+
+
 def test_the_radius_is_the_length_of_the_difference_for_all_cotangents() -> None:
     loss = query_loss(qs.MAML(NET, 2, 0.1, FiniteDifference(0.3)), TASKS[0]).loss
     once, tenfold = (

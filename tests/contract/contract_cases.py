@@ -11,8 +11,8 @@ from torch import nn
 import quickstudy as qs
 from made_up import PixelNet, clouds, random_classes
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.contract.check import LAWS, applicable, doubled
-from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Learner, TaskSource
 from quickstudy.learners.gradient.descend import Adam, Momentum
 from quickstudy.learners.gradient.meta_gradients import (
@@ -74,7 +74,9 @@ CLASSIFIERS: dict[str, Callable[[Net], Learner]] = {
     "snail": lambda net: qs.SNAIL(net(), length=2 * WAYS + 1, filters=8),
     "in context": lambda net: qs.InContext(net(), size=8, heads=2),
     "conditional neural process": lambda net: qs.ConditionalNeuralProcess(net(), size=8),
-    "attentive neural process": lambda net: qs.AttentiveNeuralProcess(net(), size=8, heads=2),
+    "attentive neural process": lambda net: qs.AttentiveConditionalNeuralProcess(
+        net(), size=8, heads=2
+    ),
 }
 
 OF_VECTORS = {
@@ -123,7 +125,7 @@ VECTORS: dict[str, Callable[[int], Learner]] = {
     "snail": lambda k: qs.SNAIL(small(), outputs=k, filters=8),
     "in context": lambda k: qs.InContext(small(), size=8, heads=2),
     "conditional neural process": lambda k: qs.ConditionalNeuralProcess(small(), 8),
-    "attentive neural process": lambda k: qs.AttentiveNeuralProcess(small(), 8, 2),
+    "attentive neural process": lambda k: qs.AttentiveConditionalNeuralProcess(small(), 8, 2),
 }
 """Learners of vectors of ``k`` targets."""
 

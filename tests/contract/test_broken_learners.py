@@ -23,11 +23,11 @@ from made_up import clouds, planes, yes_or_no
 from quickstudy import MAML, examples, spec
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.weighting import counting_exactly
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.contract.check import LAWS, check_learner, doubled
-from quickstudy.contract.compare import BrokenLaw
 from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.numbering import draw

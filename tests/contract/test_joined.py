@@ -12,8 +12,8 @@ from torch import Tensor
 
 import quickstudy as qs
 from made_up import bright_places, clouds, planes
+from quickstudy.base.errors import BrokenLaw
 from quickstudy.contract.check import check_learner, doubled
-from quickstudy.contract.compare import BrokenLaw
 from quickstudy.contract.joined import joined_answer_changes_nothing
 from quickstudy.core import Learner, State, Task, TaskSource, TaskSpec
 from quickstudy.tasks.examples import without_absent

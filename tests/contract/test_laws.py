@@ -41,7 +41,7 @@ CHEAPER = {
     "mann": {"hidden": 8, "slots": 16, "width": 6},
     "in_context": {"size": 8, "heads": 2},
     "conditional_neural_process": {"size": 8},
-    "attentive_neural_process": {"size": 8, "heads": 2},
+    "attentive_conditional_neural_process": {"size": 8, "heads": 2},
 }
 """Options that change nothing but the time."""
 

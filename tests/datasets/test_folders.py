@@ -65,7 +65,7 @@ def test_unreadable_images_are_named_counted_and_left_out(pets):
     Image.effect_noise((90, 90), 50).save(photo)
     photo.write_bytes(photo.read_bytes()[:-300])
     Image.new("L", (1, 1)).save(pets / "class 3" / "dot.png")
-    with pytest.warns(UserWarning, match=r"3 of 47 files were left out") as caught:
+    with pytest.warns(UserWarning, match=r"left out 3 of 47 files") as caught:
         classes = read_classes(pets, size=6)
     assert classes.counts.tolist() == list(range(2, 10))
     assert all(name in str(caught[0].message) for name in ("notes.txt", "cut.jpg", "dot.png"))
@@ -76,7 +76,7 @@ def test_unreadable_images_are_named_counted_and_left_out(pets):
 @pytest.mark.timeout(20)
 def test_a_pipe_among_images_is_left_out(pets):
     os.mkfifo(pets / "class 2" / "pipe.png")  # to open it would wait for a writer for ever
-    with pytest.warns(UserWarning, match=r"1 of 45 files were left out: .*pipe\.png: .*pipe"):
+    with pytest.warns(UserWarning, match=r"left out 1 of 45 files: .*pipe\.png: .*pipe"):
         assert read_classes(pets, size=6).counts.tolist() == list(range(2, 10))
     with pytest.raises(ImageError, match=r"pipe\.png: .* not a regular file"):
         read_classes(pets, size=6, strict=True)
@@ -85,7 +85,7 @@ def test_a_pipe_among_images_is_left_out(pets):
 def test_the_warning_lists_few_files(pets):
     for i in range(40):
         (pets / "class 0" / f"{i}.txt").write_text("x")
-    with pytest.warns(UserWarning, match=r"40 of 84 files.*and 35 more"):
+    with pytest.warns(UserWarning, match=r"left out 40 of 84 files.*and 35 more"):
         read_classes(pets, size=6)
 
 
@@ -130,12 +130,51 @@ def test_a_folder_that_cannot_be_opened_is_named(pets, monkeypatch):
         read_classes(pets, size=6)
 
 
-def test_too_few_classes_to_split(tmp_path):
-    for i in range(3):
-        fill(tmp_path / f"{i}", i)
-    with pytest.raises(ValueError, match="found 3"):
+def test_of_few_classes_pictures_are_held_out(tmp_path):
+    for i in range(2):
+        fill(tmp_path / f"{i}", i, count=11)
+    with pytest.warns(UserWarning, match=r"2 classes are too few .* nothing about new classes"):
+        dataset = datasets.folder(tmp_path, size=6)
+    assert not dataset.new_classes
+    assert [part.names for part in dataset.splits.values()] == [("0", "1")] * 3
+    assert [part.counts.tolist() for part in dataset.splits.values()] == [[7, 7], [2, 2], [2, 2]]
+    assert len(read_classes(tmp_path, size=6)) == 2  # as a support set they serve
+    for file in (tmp_path / "1").glob("[5-9].png"):
+        file.unlink()
+    (tmp_path / "1" / "10.png").unlink()
+    with (
+        pytest.warns(UserWarning, match="too few"),
+        pytest.raises(ValueError, match="class '1' has 5"),
+    ):
         datasets.folder(tmp_path, size=6)
-    assert len(read_classes(tmp_path, size=6)) == 3  # as a support set they serve
+
+
+def test_a_single_class_cannot_be_told_apart(tmp_path):
+    fill(tmp_path / "only", 0, count=30)
+    with pytest.raises(ValueError, match=r"at least 2 classes; found 1, 'only'"):
+        datasets.folder(tmp_path, size=6)
+
+
+def test_splits_given_as_folders_are_not_split_otherwise(tmp_path):
+    for split in ("train", "val", "test"):
+        for i in range(2):
+            fill(tmp_path / split / f"{split} {i}", i)
+    for make in (
+        lambda: datasets.load("folder", tmp_path, size=6, fractions=(0.6, 0.2, 0.2)),
+        lambda: datasets.load_classes("folder", tmp_path, size=6),
+    ):
+        with pytest.raises(ValueError, match="has its own splits, the folders train, val, test"):
+            make()
+
+
+def test_only_own_data_are_split(pets):
+    assert len(datasets.load_classes("folder", pets, size=6)) == 8
+    with pytest.raises(ValueError, match="glyphs has a published split"):
+        datasets.load_classes("glyphs")
+    with pytest.raises(ValueError, match="glyphs does not take fractions"):
+        datasets.load("glyphs", fractions=(0.6, 0.2, 0.2))
+    by_fractions = datasets.load("folder", pets, size=6, fractions=(0.25, 0.5, 0.25), split_seed=3)
+    assert [len(part) for part in by_fractions.splits.values()] == [2, 4, 2]
 
 
 def test_real_photographs_of_any_size(shared_data, tmp_path):

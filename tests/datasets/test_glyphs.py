@@ -39,6 +39,8 @@ def test_load_returns_and_keeps_what_was_built(built, tmp_path, monkeypatch):
         assert dataset.name == "glyphs"
         for name, part in dataset.splits.items():
             assert torch.equal(part.inputs, built[name].inputs)
+            codes = [ord(unicodedata.lookup(n)) for n in part.names]
+            assert part.superclasses == tuple(map(glyphs.script, codes))
     # another version of FreeType draws a little differently, and a few classes come or go
     found = tuple(len(part) for part in first.splits.values())
     assert found == pytest.approx(first.card.classes, rel=0.02)

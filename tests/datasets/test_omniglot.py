@@ -138,6 +138,7 @@ def test_an_unpacked_folder_and_a_zip_of_it_are_the_same(small):
     zipped = load_small(small)
     assert torch.equal(zipped.test.inputs, unpacked.test.inputs)
     assert zipped.test.names == unpacked.test.names == ("Made1/character01", "Made1/character02")
+    assert zipped.test.superclasses == ("Made1", "Made1")
 
 
 def test_a_missing_part_is_named_with_the_remedy(small):

@@ -30,7 +30,7 @@ ON_VECTORS: dict[str, Callable[[nn.Module], Learner]] = {
     "SNAIL": lambda net: qs.SNAIL(net, 5),
     "InContext": qs.InContext,
     "ConditionalNeuralProcess": qs.ConditionalNeuralProcess,
-    "AttentiveNeuralProcess": qs.AttentiveNeuralProcess,
+    "AttentiveConditionalNeuralProcess": qs.AttentiveConditionalNeuralProcess,
 }
 ON_ANYTHING = ("Prototypical", "Siamese", "Matching", "R2D2", "MetaOptNet", "LinearProbe")
 WITH_LAYERS = {

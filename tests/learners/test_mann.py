@@ -23,10 +23,14 @@ from quickstudy.training.optimisers import adam
 SUPPORT, QUERIES, WAYS, READS, WIDTH, SLOTS, HIDDEN = 5, 3, 3, 2, 4, 6, 7
 
 
-@pytest.fixture
-def learner() -> qs.MANN:
+@pytest.fixture(params=[True, False], ids=["labels written", "keys only"])
+def learner(request: pytest.FixtureRequest) -> qs.MANN:
     torch.manual_seed(0)
-    return qs.MANN(MLP(2, (8,)), WAYS, HIDDEN, SLOTS, WIDTH, READS, decay=0.2).double().eval()
+    return (
+        qs.MANN(MLP(2, (8,)), WAYS, HIDDEN, SLOTS, WIDTH, READS, 0.2, writes_labels=request.param)
+        .double()
+        .eval()
+    )
 
 
 @pytest.fixture
@@ -66,7 +70,9 @@ def row_by_row(
         c = sigmoid(f) * c + sigmoid(i) * new.tanh()
         h = sigmoid(o) * c.tanh()
         keys = linear(learner.key, torch.cat([h, x])).reshape(READS, WIDTH)
-        delayed = linear(learner.delayed, torch.cat([h, label])).reshape(READS, WIDTH)
+        delayed = keys  # equation 7 of the paper
+        if learner.delayed is not None:
+            delayed = linear(learner.delayed, torch.cat([h, label])).reshape(READS, WIDTH)
         gate = sigmoid(linear(learner.gate, h))
         order = sorted(range(SLOTS), key=lambda s: (float(usage[s]), s))
         memory, usage = memory.clone(), learner.decay * usage
@@ -80,8 +86,8 @@ def row_by_row(
                 memory[slot] = memory[slot] + again * delayed[head] + anew * keys[head]
                 usage[slot] = usage[slot] + again + anew
                 wrote[slot, t] += anew
-                # `delayed` is the label of the row before.
-                wrote[slot, max(t - 1, 0)] += again
+                # `delayed` is the label of the row before, a key the row's own.
+                wrote[slot, t if learner.delayed is None else max(t - 1, 0)] += again
         addresses = torch.zeros(READS, SLOTS, dtype=torch.float64)
         for head in range(READS):
             powers = []

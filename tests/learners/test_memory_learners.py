@@ -29,7 +29,7 @@ KINDS: dict[str, Callable[..., Learner]] = {
     "snail": lambda net, **o: qs.SNAIL(net, **{"outputs": WAYS, "filters": 8} | o),
     "in context": lambda net, **o: qs.InContext(net, **{"size": 8, "heads": 2} | o),
     "conditional process": lambda net, **o: qs.ConditionalNeuralProcess(net, **{"size": 8} | o),
-    "attentive process": lambda net, **o: qs.AttentiveNeuralProcess(
+    "attentive process": lambda net, **o: qs.AttentiveConditionalNeuralProcess(
         net, **{"size": 8, "heads": 2} | o
     ),
 }

@@ -12,7 +12,7 @@ from quickstudy.backbones import MLP
 from quickstudy.core import Task, TaskSpec
 from quickstudy.learners.memory.neural_process import gaussian_likelihood
 
-Process = qs.ConditionalNeuralProcess | qs.AttentiveNeuralProcess
+Process = qs.ConditionalNeuralProcess | qs.AttentiveConditionalNeuralProcess
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
@@ -24,7 +24,7 @@ def made(kind: str) -> Process:
     torch.manual_seed(0)
     if kind == "conditional":
         return qs.ConditionalNeuralProcess(MLP(4, (6, 5)), size=8, floor=0.2).double()
-    return qs.AttentiveNeuralProcess(MLP(4, (6, 5)), size=8, heads=2, floor=0.2).double()
+    return qs.AttentiveConditionalNeuralProcess(MLP(4, (6, 5)), size=8, heads=2, floor=0.2).double()
 
 
 WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 1.0, 0.0, 1.0], dtype=torch.float64)
@@ -45,12 +45,12 @@ def in_loops(
         count = weight if real or target == k else 0 * weight
         label = target[k : k + 1] if real else torch.ones(1, dtype=torch.float64)
         encoded = learner.encoder(torch.cat([row, label]))
-        if isinstance(learner, qs.AttentiveNeuralProcess):
+        if isinstance(learner, qs.AttentiveConditionalNeuralProcess):
             products = (learner.place(f) * learner.place(row)).reshape(2, 4).sum(1)
             count = (count * (products / 2).exp()).repeat_interleave(4)  # (size,): heads of 4
         total, read = total + count, read + count * encoded
     read = read / total
-    if isinstance(learner, qs.AttentiveNeuralProcess):
+    if isinstance(learner, qs.AttentiveConditionalNeuralProcess):
         read = learner.mix(read)
     mean, spread = learner.decoder(torch.cat([f, read]))
     return mean, 0.2 + 0.8 * (1 + spread.exp()).log()
@@ -103,7 +103,7 @@ def test_the_objective_equals_the_gaussian_likelihood(kind: str) -> None:
 
 def test_attention_over_present_rows_sums_to_one() -> None:
     learner = made("attentive")
-    assert isinstance(learner, qs.AttentiveNeuralProcess)
+    assert isinstance(learner, qs.AttentiveConditionalNeuralProcess)
     support = examples_of(numbers(1, 6, 4), REALS, WEIGHTS)
     share = learner.attention(learner(support, qs.regression(2)).state, numbers(2, 3, 4))
     torch.testing.assert_close(share.sum(-1), torch.ones(3, dtype=torch.float64))

@@ -34,7 +34,9 @@ KINDS: dict[str, Callable[[nn.Module], Any]] = {
     "SNAIL": lambda net: qs.SNAIL(net, 5, length=11, filters=8),
     "InContext": lambda net: qs.InContext(net, size=8, heads=2),
     "ConditionalNeuralProcess": lambda net: qs.ConditionalNeuralProcess(net, size=8),
-    "AttentiveNeuralProcess": lambda net: qs.AttentiveNeuralProcess(net, size=8, heads=2),
+    "AttentiveConditionalNeuralProcess": lambda net: qs.AttentiveConditionalNeuralProcess(
+        net, size=8, heads=2
+    ),
 }
 FEATURES = {
     "constant": np.ones((10, 4)),

@@ -24,7 +24,9 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "LinearProbe": qs.LinearProbe,
     "LinearProbe, logistic": lambda net: qs.LinearProbe(net, logistic),
     "ConditionalNeuralProcess": lambda net: qs.ConditionalNeuralProcess(net, size=8),
-    "AttentiveNeuralProcess": lambda net: qs.AttentiveNeuralProcess(net, size=8, heads=2),
+    "AttentiveConditionalNeuralProcess": lambda net: qs.AttentiveConditionalNeuralProcess(
+        net, size=8, heads=2
+    ),
     "InContext": lambda net: qs.InContext(net, size=8, heads=2),
     "SNAIL": lambda net: qs.SNAIL(net, 2, length=9, filters=8),
     "MANN": lambda net: qs.MANN(net, 2, hidden=8, slots=8, width=4),
@@ -115,7 +117,7 @@ def test_training_ignores_unknown_elements_of_queries(kind: str, spec: TaskSpec)
     torch.testing.assert_close(outcome.loss, fewer.loss, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["ConditionalNeuralProcess", "AttentiveNeuralProcess"])
+@pytest.mark.parametrize("kind", ["ConditionalNeuralProcess", "AttentiveConditionalNeuralProcess"])
 def test_the_likelihood_is_a_mean_over_known_numbers(kind: str) -> None:
     learner, rows = made(kind), support(SOME_REALS)
     mean, deviation = learner.distribution(learner(rows, SOME_REALS).state, rows.inputs)

@@ -157,7 +157,7 @@ def test_tags_are_compared_position_by_position() -> None:
     html = page_of(shown)
     assert html.count('<span class="wrong">') == 1
     assert '<span>b</span><span class="wrong">✗ c</span>' in html
-    assert "1 of 2 rows are right throughout." in html
+    assert "Right throughout: 1 of 2 rows." in html
 
 
 def test_rows_right_throughout_are_those_of_exact_match() -> None:
@@ -170,7 +170,7 @@ def test_rows_right_throughout_are_those_of_exact_match() -> None:
         Task(rows, rows, TaskSpec(Tokens(5, end=4))),
     )
     html = page_of(shown)
-    assert "2 of 3 rows are right throughout." in html
+    assert "Right throughout: 2 of 3 rows." in html
     assert html.count('<span class="wrong">') == 1, "a token where the row should end"
 
 
@@ -211,7 +211,7 @@ def test_boxes_are_drawn_over_their_pictures() -> None:
     assert [len(each.boxes) for each in shown.true] == [1, 0]
     assert [len(each.boxes) for each in shown.predicted] == [1, 1]
     html = page_of(shown)
-    assert 'aria-label="1 true, 1 predicted boxes"' in html
+    assert 'aria-label="1 true, 1 predicted box"' in html
     # The picture is twice as wide as high: 240 by 120 on the page.
     assert '<rect x="24.0" y="24.0" width="96.0" height="48.0"></rect><text' in html
     assert html.count("cat 79%</text>") == 2

@@ -66,7 +66,7 @@ def test_control_characters_in_names_are_escaped() -> None:
 
 
 def test_probabilities_must_match_inputs_and_classes() -> None:
-    with pytest.raises(ValueError, match=r"2 inputs and 2 classes .* found 1 rows of \[3\]"):
+    with pytest.raises(ValueError, match=r"2 inputs and 2 classes .* found 1 row of \[3\]"):
         predictions_table(["a", "b"], ["x", "y"], [[0.1, 0.2, 0.7]])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from quickstudy.base.shown import shown
+from quickstudy.base.words import count
 from quickstudy.core import Answer
 
 
@@ -41,8 +42,8 @@ def check_largest_id(targets: Tensor, what: str, outputs: int, remedy: str) -> N
     largest = int(targets.max())
     if largest >= outputs:
         raise ValueError(
-            f"{what}: class ids must lie in 0 … {outputs - 1} for a task of {outputs} outputs; "
-            f"found {largest}. {remedy}"
+            f"{what}: class ids must lie in 0 … {outputs - 1} for a task of "
+            f"{count(outputs, 'output')}; found {largest}. {remedy}"
         )
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from quickstudy.base.errors import first_line, out_of_memory
 from quickstudy.base.modules import device_of
+from quickstudy.base.words import count
 from quickstudy.compute.compiled import CannotCompile, CompiledGradients
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Mapping, Plan
@@ -79,8 +80,9 @@ def accumulate_within(
             torch.cuda.empty_cache()
     if fitting.at_once < plan.at_once:
         warnings.warn(
-            f"out of memory with {plan.at_once} tasks at a time; {fitting.at_once} from now on, "
-            "also when the run is resumed. Results are the same, up to rounding.",
+            f"out of memory with {count(plan.at_once, 'task')} at a time; "
+            f"{fitting.at_once} from now on, also when the run is resumed. Results are the same, "
+            "up to rounding.",
             stacklevel=2,
         )
     return outcome, fitting

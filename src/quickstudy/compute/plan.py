@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 from quickstudy.base.shown import shown
+from quickstudy.base.words import count
 
 if TYPE_CHECKING:  # or the command line would import torch to refuse a wrong option
     from quickstudy.core import Answer
@@ -121,5 +122,5 @@ class Plan:
 
     def __str__(self) -> str:
         how = f"{self.mapping.value}, compiled" if self.compiled else self.mapping.value
-        tasks = "1 task" if self.at_once == 1 else f"{self.at_once} tasks"
+        tasks = count(self.at_once, "task")
         return f"{how}, {tasks} at a time ({self.why})"

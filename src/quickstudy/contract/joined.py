@@ -12,6 +12,7 @@ from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
 from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.trees import map_tree
+from quickstudy.base.words import count
 from quickstudy.contract.compare import compare, predicted
 from quickstudy.core import Answer, Examples, Learner, Task
 
@@ -94,7 +95,8 @@ def _compare(alone: Any, stacked: Any, narrow: Answer, joined: Answer) -> None:
     for found, answer in ((alone, narrow), (stacked, joined)):
         if found.shape[-1] != answer.outputs:
             raise BrokenLaw(
-                f"{rule}; found {found.shape[-1]} outputs for {answer.outputs} classes. Give "
+                f"{rule}; found {count(found.shape[-1], 'output')} for "
+                f"{count(answer.outputs, 'class', 'classes')}. Give "
                 "spec.outputs, or raise ValueError for a spec of another number."
             )
     # If the task's own classes have all of the probability, the others have none.

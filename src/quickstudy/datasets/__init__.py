@@ -1,14 +1,17 @@
 """Data sets: train, validation and test classes, from which ``quickstudy.episodes`` makes tasks.
 
 >>> from quickstudy import datasets
->>> glyphs = datasets.load("glyphs")
+>>> datasets.card("omniglot").classes  # of the train, validation and test split
+(1028, 172, 423)
 
 ``load(name)`` takes any name in :data:`CARDS`; ``folder(path)`` and ``arrays(X, y)`` take your own
-data. Importing this module imports neither torch nor any data set.
+data. ``load_tasks(name)`` gives published test tasks, which are evaluated as they are. Importing
+this module imports neither torch nor any data set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +22,17 @@ if TYPE_CHECKING:
     from quickstudy.datasets.dataset import Dataset
     from quickstudy.datasets.folders import folder, read_classes
     from quickstudy.datasets.in_memory import arrays
+    from quickstudy.datasets.published import PublishedTasks
+    from quickstudy.tasks.rows import LabelledRows
 
-__all__ = ["CARDS", "Card", "Dataset", "arrays", "card", "folder", "load", "read_classes"]
+__all__ = [
+    "CARDS", "Card", "Dataset", "PublishedTasks", "arrays", "card", "folder", "load",
+    "load_classes", "load_tasks", "read_classes",
+]  # fmt: skip
 
 _LAZY = {
     "Dataset": "quickstudy.datasets.dataset",
+    "PublishedTasks": "quickstudy.datasets.published",
     "arrays": "quickstudy.datasets.in_memory",
     "folder": "quickstudy.datasets.folders",
     "read_classes": "quickstudy.datasets.folders",
@@ -44,6 +53,9 @@ def load(
     size: int | None = None,
     rotations: bool = False,
     strict: bool = False,
+    fractions: Sequence[float] | None = None,
+    split_seed: int | None = None,
+    ways: int | None = None,
     download: bool = True,
 ) -> Dataset:
     """The data set ``name``, ready for episodes.
@@ -54,6 +66,10 @@ def load(
     ``size``       side of the square images in pixels; by default the usual one of the data set.
     ``rotations``  add every class rotated by 90, 180 and 270 degrees as three further classes.
     ``strict``     raise an error for an unreadable image, instead of a warning that leaves it out.
+    ``fractions``  of your own classes for training, validation and test; fitted to their number by
+                   default, see :func:`quickstudy.tasks.split_classes`.
+    ``split_seed`` of that split, 0 by default.
+    ``ways``       of the tasks you want, to which the default split is fitted.
     ``download``   False never uses the network.
 
     Raises ValueError for an unknown name or an option that this data set does not take,
@@ -61,18 +77,85 @@ def load(
     where files are damaged.
     """
     chosen = card(name)
-    options: dict[str, Any] = {"split": split, "size": size}
+    if chosen.published:
+        raise ValueError(
+            f"datasets: {name} is a set of published test tasks, not classes to train on. Load it "
+            "with load_tasks, or give it to `quickstudy evaluate RUN --data`."
+        )
+    options: dict[str, Any] = {
+        "split": split, "size": size, "fractions": fractions, "split_seed": split_seed,
+        "ways": ways,
+    }  # fmt: skip
     options = {option: value for option, value in options.items() if value is not None}
     options |= {"rotations": True} if rotations else {}
     options |= {"strict": True} if strict else {}
-    refused = sorted(set(options) - chosen.options)
-    if refused:
+    dataset: Dataset = _loaded(chosen, root, options, download)
+    return dataset
+
+
+def load_classes(
+    name: str, root: str | Path | None = None, *, size: int | None = None, strict: bool = False
+) -> LabelledRows:
+    """All classes of your own data, ``folder`` or ``arrays``, without a split.
+
+    Raises ValueError for any other data set, and for data that have a split already.
+    """
+    chosen = card(name)
+    if "fractions" not in chosen.options:
         raise ValueError(
-            f"datasets: {name} does not take {', '.join(refused)}. "
-            f"It takes: {', '.join(sorted(chosen.options)) or 'no options'}."
+            f"datasets: {name} has a published split, so it cannot be split otherwise. "
+            "Leave the options of the split out, or use your own data: folder or arrays."
         )
+    options: dict[str, Any] = {"size": size} if size is not None else {}
+    options |= {"strict": True} if strict else {}
+    _refuse_options(chosen, options)
+    module, _ = chosen.loader.split(":")
+    classes: LabelledRows = import_module(module).load_classes(root, **options)
+    return classes
+
+
+def load_tasks(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    size: int | None = None,
+    shuffled: bool = False,
+    download: bool = True,
+) -> PublishedTasks:
+    """The published test tasks ``name``: fixed tasks on which every method is scored.
+
+    ``qs.evaluate(learner, load_tasks("lake_runs").source)`` scores each once.
+
+    ``root``, ``size``, ``download``  as for :func:`load`.
+    ``shuffled``  support rows in a fixed random order, for learners that read them as a sequence.
+
+    Raises ValueError for a name that is not one of published tasks, and else as :func:`load`.
+    """
+    chosen = card(name)
+    if not chosen.published:
+        known = ", ".join(each.name for each in CARDS.values() if each.published)
+        raise ValueError(
+            f"datasets: {name} has classes, not published test tasks. Load it with load; published "
+            f"tasks are: {known}."
+        )
+    options: dict[str, Any] = {} if size is None else {"size": size}
+    options |= {"shuffled": True} if shuffled else {}
+    tasks: PublishedTasks = _loaded(chosen, root, options, download)
+    return tasks
+
+
+def _loaded(chosen: Card, root: str | Path | None, options: dict[str, Any], download: bool) -> Any:
+    _refuse_options(chosen, options)
     if not download and "download" in chosen.options:
         options["download"] = False
     module, function = chosen.loader.split(":")
-    dataset: Dataset = getattr(import_module(module), function)(root, **options)
-    return dataset
+    return getattr(import_module(module), function)(root, **options)
+
+
+def _refuse_options(chosen: Card, options: Mapping[str, Any]) -> None:
+    refused = sorted(set(options) - chosen.options)
+    if refused:
+        raise ValueError(
+            f"datasets: {chosen.name} does not take {', '.join(refused)}. "
+            f"It takes: {', '.join(sorted(chosen.options)) or 'no options'}."
+        )

@@ -19,7 +19,7 @@ import torch
 
 from quickstudy.datasets.archives import Entry, read_stream
 from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.dataset import Dataset, in_order
 from quickstudy.datasets.images import decode
 from quickstudy.datasets.limits import ArchiveError, bomb
 from quickstudy.datasets.progress import track
@@ -53,7 +53,7 @@ def load(
     folder, side = data_root(root), size or SIZE
     recipe = {"version": VERSION, "size": side}
     splits = cached(folder, "caltech101", recipe, lambda: build(folder, side, download))
-    return Dataset(card("caltech101"), **splits)
+    return Dataset(card("caltech101"), *in_order(splits))
 
 
 def build(root: Path, size: int, download: bool) -> Splits:

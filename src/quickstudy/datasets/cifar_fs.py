@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from quickstudy.datasets.cache import Splits, cached, data_root, writable_folder
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.dataset import Dataset, in_order
 from quickstudy.datasets.limits import ArchiveError, Limits
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, fetch, find, published_split
@@ -38,7 +38,7 @@ def load(root: str | Path | None = None, *, download: bool = True) -> Dataset:
     folder = data_root(root)
     recipe = {"version": VERSION}
     splits = cached(folder, "cifar_fs", recipe, lambda: build(folder, download))
-    return Dataset(card("cifar_fs"), **splits)
+    return Dataset(card("cifar_fs"), *in_order(splits))
 
 
 def build(root: Path, download: bool) -> Splits:

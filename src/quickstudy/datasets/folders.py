@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.base.skipped import SkippedInput
+from quickstudy.base.words import count
+from quickstudy.datasets.dataset import Dataset, in_order, split_dataset
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
-from quickstudy.tasks.splits import split_classes
 
 SIZE = 84  # as mini-ImageNet, and photographs in most few-shot papers
 SPLITS = ("train", "val", "test")
@@ -26,12 +28,46 @@ MOST_LISTED = 5
 
 
 def load(
-    root: str | Path | None = None, *, size: int | None = None, strict: bool = False
+    root: str | Path | None = None,
+    *,
+    size: int | None = None,
+    strict: bool = False,
+    fractions: Sequence[float] | None = None,
+    split_seed: int = 0,
+    ways: int | None = None,
 ) -> Dataset:
     """:func:`folder` for ``datasets.load("folder", root=path)``."""
+    return folder(
+        _given(root), size=size or SIZE, fractions=fractions, seed=split_seed, ways=ways,
+        strict=strict,
+    )  # fmt: skip
+
+
+def load_classes(
+    root: str | Path | None = None, *, size: int | None = None, strict: bool = False
+) -> LabelledRows:
+    """All classes of the folder ``root``, without a split.
+
+    Raises ValueError where it has folders ``train``, ``val`` and ``test``, besides what
+    :func:`read_classes` raises.
+    """
+    top = Path(_given(root)).expanduser()
+    if _has_splits(top):
+        raise ValueError(
+            f"{top}: has its own splits, the folders {', '.join(SPLITS)}, so no other split can "
+            "be made. Put all class folders side by side, or leave the options of the split out."
+        )
+    return read_classes(top, size or SIZE, strict=strict)
+
+
+def _given(root: str | Path | None) -> str | Path:
     if root is None:
         raise ValueError("folder: give the folder of class folders as root.")
-    return folder(root, size=size or SIZE, strict=strict)
+    return root
+
+
+def _has_splits(top: Path) -> bool:
+    return all((top / split).is_dir() for split in SPLITS)
 
 
 def folder(
@@ -39,30 +75,39 @@ def folder(
     *,
     size: int = SIZE,
     channels: int = 3,
-    fractions: tuple[float, float, float] = (0.64, 0.16, 0.2),
+    fractions: Sequence[float] | None = None,
     seed: int = 0,
+    ways: int | None = None,
     strict: bool = False,
 ) -> Dataset:
     """The images below ``path`` as a data set; inputs (channels, size, size) uint8.
 
     Where ``path`` holds folders ``train``, ``val`` and ``test``, they are the splits. Otherwise
-    each folder is a class, and whole classes are split at random by ``fractions`` and ``seed``.
-    Raises as :func:`read_classes` does, and ValueError for fewer than 6 classes to split.
+    each folder is a class, and whole classes are split at random, as
+    :func:`~quickstudy.datasets.dataset.split_dataset` does; for 2 to 5 classes, pictures of each.
+    Raises as :func:`read_classes` does, and ValueError for a single class.
     """
     top = Path(path).expanduser()
-    if all((top / split).is_dir() for split in SPLITS):
-        parts = [read_classes(top / s, size, channels, strict=strict) for s in SPLITS]
-        train, val, test = parts
-    else:
-        classes = read_classes(top, size, channels, strict=strict)
-        train, val, test = split_classes(classes, fractions, seed)
-    return Dataset(card("folder"), train, val, test)
+    if _has_splits(top):
+        if fractions is not None:
+            load_classes(top)  # raises, and says that the folder has its own splits
+        parts = {s: read_classes(top / s, size, channels, strict=strict) for s in SPLITS}
+        return Dataset(card("folder"), *in_order(parts))
+    classes = read_classes(top, size, channels, strict=strict)
+    return split_dataset(card("folder"), classes, fractions, seed, ways)
 
 
 def read_classes(
-    path: str | Path, size: int = SIZE, channels: int = 3, *, strict: bool = False
+    path: str | Path,
+    size: int = SIZE,
+    channels: int = 3,
+    *,
+    resize: str = "bicubic",
+    strict: bool = False,
 ) -> LabelledRows:
     """One class per folder in ``path``, sorted by name; inputs (channels, size, size) uint8.
+
+    ``resize`` is "bicubic", or "area" for drawings.
 
     Images may be in folders inside the class folder. Hidden files are ignored. Every other file
     that is not a readable image is left out with a UserWarning that gives their number and the
@@ -78,7 +123,7 @@ def read_classes(
     rows = np.empty((len(pairs), channels, size, size), np.uint8)
     for name, file in track(pairs, f"Decoding {top.name}", len(pairs)):
         try:
-            image = decode(file, str(file), size=size, channels=channels)
+            image = decode(file, str(file), size=size, channels=channels, resize=resize)
             rows[sum(counts.values())] = image
             counts[name] += 1
         except ImageError as error:
@@ -90,7 +135,9 @@ def read_classes(
         more = f" ... and {len(bad) - MOST_LISTED} more" if len(bad) > MOST_LISTED else ""
         listed = "; ".join(bad[:MOST_LISTED])
         warnings.warn(
-            f"{top}: {len(bad)} of {len(pairs)} files were left out: {listed}{more}", stacklevel=2
+            f"{top}: left out {len(bad)} of {count(len(pairs), 'file')}: {listed}{more}",
+            SkippedInput,
+            stacklevel=2,
         )
     good = rows[: sum(counts.values())]
     return LabelledRows(torch.from_numpy(good), torch.tensor(list(counts.values())), tuple(counts))

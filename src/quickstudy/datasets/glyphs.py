@@ -19,13 +19,14 @@ The images are rendered once, in seconds, from the fonts that ship with matplotl
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from quickstudy.datasets import glyph_rendering as rendering
 from quickstudy.datasets.cache import Splits, cached, data_root
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.dataset import Dataset, in_order
 from quickstudy.datasets.registry import card
 from quickstudy.tasks.rows import LabelledRows
 
@@ -54,9 +55,16 @@ SCRIPTS: dict[str, str] = {
 
 
 def load(root: str | Path | None = None) -> Dataset:
-    """The glyphs: (1, 28, 28) uint8, white on black; rendered on first use and kept in ``root``."""
-    recipe = {"version": VERSION}
-    return Dataset(card("glyphs"), **cached(data_root(root), "glyphs", recipe, build))
+    """The glyphs: (1, 28, 28) uint8, white on black; rendered on first use and kept in ``root``.
+
+    The superclass of a class is its script, a key of :data:`SCRIPTS`.
+    """
+    stored = cached(data_root(root), "glyphs", {"version": VERSION}, build)
+    splits = {
+        name: replace(part, superclasses=tuple(_script_of_name(n) or "" for n in part.names))
+        for name, part in stored.items()
+    }
+    return Dataset(card("glyphs"), *in_order(splits))
 
 
 def build() -> Splits:
@@ -83,7 +91,10 @@ def script(code: int) -> str | None:
     """The key of :data:`SCRIPTS` for a code point; None without."""
     if unicodedata.category(chr(code)) not in ("Lu", "Ll", "Lt", "Lo", "Nd"):
         return None
-    name = unicodedata.name(chr(code), "")
+    return _script_of_name(unicodedata.name(chr(code), ""))
+
+
+def _script_of_name(name: str) -> str | None:
     return next((s for s in SCRIPTS if name.startswith(f"{s} ")), None)
 
 

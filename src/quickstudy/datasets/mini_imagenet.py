@@ -19,8 +19,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
+from quickstudy.base.skipped import SkippedInput
+from quickstudy.base.words import count
 from quickstudy.datasets.cache import Decoded, cached_incomplete, data_root
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.dataset import Dataset, in_order
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.limits import Limits
 from quickstudy.datasets.progress import track
@@ -55,11 +57,12 @@ def load(
     )
     if left_out:
         warnings.warn(
-            f"mini_imagenet: {len(left_out)} images were left out: {left_out[0]} Once they are "
-            "restored, load with strict=True: that decodes all images again.",
+            f"mini_imagenet: left out {count(len(left_out), 'image')}: {left_out[0]} Restore what "
+            "is missing, and load with strict=True: that decodes all images again.",
+            SkippedInput,
             stacklevel=3,  # the caller of datasets.load
         )
-    return Dataset(card("mini_imagenet"), **splits)
+    return Dataset(card("mini_imagenet"), *in_order(splits))
 
 
 def build(root: Path, size: int, strict: bool) -> Decoded:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,7 +20,8 @@ import torch
 
 from quickstudy.base.shown import shown
 from quickstudy.datasets.cache import Recipe, Splits, cached, data_root, writable_folder
-from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.dataset import Dataset, in_order
+from quickstudy.datasets.images import overlaps
 from quickstudy.datasets.limits import ArchiveError, Limits
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
@@ -77,6 +78,8 @@ def load(
 ) -> Dataset:
     """Omniglot: (1, size, size) uint8, 20 drawings per class, classes ``alphabet/characterNN``.
 
+    The superclass of a class is its alphabet.
+
     ``root``       holds ``omniglot/images_background`` and ``omniglot/images_evaluation``, as
                    ``.zip`` or unpacked; otherwise they are downloaded to it.
     ``split``      ``vinyals`` (default): 1028, 172 and 423 characters. ``lake``: train and
@@ -87,20 +90,30 @@ def load(
     ``rotations``  add every class rotated by 90, 180 and 270 degrees as three further classes:
                    4112, 688 and 1692 in all (Vinyals et al., 2016; Snell et al., 2017).
     """
-    chosen, side = split or "vinyals", size or 28
+    chosen, side = split or "vinyals", check_size("omniglot", size)
     if chosen not in card("omniglot").splits:
         raise ValueError(f"omniglot: there is no split {shown(chosen)}. Choose vinyals or lake.")
-    if not 1 <= side <= SIDE:
-        raise ValueError(
-            f"omniglot: size must be 1 to {SIDE}, the width of the drawings; found {side}. Choose "
-            "another size."
-        )
     folder = data_root(root)
     recipe: Recipe = {"version": VERSION, "split": chosen, "size": side}
-    splits = cached(folder, "omniglot", recipe, lambda: build(folder, chosen, side, download))
+    stored = cached(folder, "omniglot", recipe, lambda: build(folder, chosen, side, download))
+    splits = {
+        name: replace(part, superclasses=tuple(n.split("/")[0] for n in part.names))
+        for name, part in stored.items()
+    }
     if rotations:
         splits = {name: part.with_rotations() for name, part in splits.items()}
-    return Dataset(card("omniglot"), **splits)
+    return Dataset(card("omniglot"), *in_order(splits))
+
+
+def check_size(who: str, size: int | None) -> int:
+    """``size``, 28 by default; ValueError for one that drawings cannot be reduced to."""
+    side = 28 if size is None else size
+    if not 1 <= side <= SIDE:
+        raise ValueError(
+            f"{who}: size must be 1 to {SIDE}, the width of the drawings; found {side}. Choose "
+            "another size."
+        )
+    return side
 
 
 def build(root: Path, split: str, side: int, download: bool) -> Splits:
@@ -181,14 +194,14 @@ def decode(source: Path, total: int) -> Drawings:
     for name, data in track(pictures, f"Decoding {source.name}", total):
         path = PurePosixPath(name)
         character = "/".join(path.parts[-3:-1])
-        found.setdefault(character, {})[path.name] = _ink(data, f"{source}: {name}")
+        found.setdefault(character, {})[path.name] = ink(data, f"{source}: {name}")
     return {
         character: np.stack([images[n] for n in sorted(images)])
         for character, images in sorted(found.items())
     }
 
 
-def _ink(data: bytes, name: str) -> np.ndarray:
+def ink(data: bytes, name: str) -> np.ndarray:
     """(105, 105) bool: True where the PNG is black."""
     from PIL import Image
 
@@ -212,14 +225,7 @@ def digest(drawings: Drawings) -> str:
 
 def reduce(drawings: np.ndarray, side: int) -> np.ndarray:
     """(n, 105, 105) bool -> (n, 1, side, side) uint8: the share of ink in each pixel's area."""
-    overlap = _overlaps(side).astype(np.float64)
+    overlap = overlaps(SIDE, side).astype(np.float64)
     # integers below 2^53: sums are exact, and so independent of their order
-    ink = overlap @ drawings.astype(np.float64) @ overlap.T
-    return np.floor(255 * ink / SIDE**2 + 0.5).astype(np.uint8)[:, None]
-
-
-def _overlaps(side: int) -> np.ndarray:
-    """(side, 105) int: how much of each source pixel lies in each target pixel, in 1 / side."""
-    edges, pixels = np.arange(side + 1) * SIDE, np.arange(SIDE) * side
-    overlap = np.minimum(edges[1:, None], pixels + side) - np.maximum(edges[:-1, None], pixels)
-    return overlap.clip(min=0)
+    inked = overlap @ drawings.astype(np.float64) @ overlap.T
+    return np.floor(255 * inked / SIDE**2 + 0.5).astype(np.uint8)[:, None]

@@ -20,6 +20,18 @@ class Checksum:
 
 
 @dataclass(frozen=True)
+class PublishedError:
+    """The error, in %, of a method on published test tasks, and where it was published."""
+
+    method: str
+    percent: float
+    reference: str
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.percent:.1f}% ({self.reference})"
+
+
+@dataclass(frozen=True)
 class Card:
     """Facts about a data set, available without loading it.
 
@@ -29,6 +41,8 @@ class Card:
     ``licence``     of the data, as far as its publisher states one.
     ``citation``    the publication to cite.
     ``url``         web page of the source.
+    ``resize``      how its pictures were reduced, "area" for drawings or "bicubic"; other pictures
+                    are reduced alike for a learner that was trained on it.
     ``shape``       of one input, (channels, height, width); None where it depends on the source.
     ``classes``     of the train, validation and test split; None where it depends on the source.
     ``loader``      the function that loads it, ``module:function``.
@@ -38,6 +52,10 @@ class Card:
     ``checked``     what is verified before the data are used, and how.
     ``checksum``    the expected checksums; empty where every copy differs.
     ``size_bytes``  of the archives to provide or to download; 0 where none is needed.
+    ``published``   error in % of methods on these tasks, for published test tasks; they are loaded
+                    by :func:`~quickstudy.datasets.load_tasks`.
+    ``trained_on``  data sets, with their splits, whose training classes include classes of these
+                    tasks, so that a learner trained on them cannot be compared.
     """
 
     name: str
@@ -49,12 +67,15 @@ class Card:
     shape: tuple[int, int, int] | None
     classes: tuple[int, int, int] | None
     loader: str
+    resize: str = "bicubic"
     options: frozenset[str] = frozenset()
     splits: tuple[str, ...] = ()
     downloads: bool = False
     checked: str = ""
     checksum: tuple[Checksum, ...] = ()
     size_bytes: int = 0
+    published: tuple[PublishedError, ...] = ()
+    trained_on: tuple[tuple[str, str], ...] = ()
 
     def digest(self, what: str) -> str:
         """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
@@ -73,6 +94,7 @@ _CARDS = (
         classes=(1411, 158, 434),
         checked="the rendered images, SHA-256 of the cache",
         loader="quickstudy.datasets.glyphs:load",
+        resize="area",
     ),
     Card(
         name="omniglot",
@@ -100,10 +122,48 @@ _CARDS = (
             ),
         ),
         loader="quickstudy.datasets.omniglot:load",
+        resize="area",
         options=frozenset({"rotations", "size", "split", "download"}),
         splits=("vinyals", "lake"),
         downloads=True,
         size_bytes=9_464_212 + 6_462_886,
+    ),
+    Card(
+        name="lake_runs",
+        title="Lake's one-shot runs",
+        summary="the 20 published 20-way one-shot test tasks of Omniglot, to evaluate on",
+        licence="MIT",
+        citation="Lake, Salakhutdinov, Tenenbaum: Human-level concept learning through "
+        "probabilistic program induction. Science 350 (2015)",
+        url="https://github.com/brendenlake/omniglot",
+        shape=(1, 28, 28),
+        classes=None,
+        checked="archive, and all drawings with their classes, SHA-256",
+        checksum=(
+            Checksum(
+                "all_runs.zip",
+                "sha256",
+                "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
+            ),
+            Checksum(
+                "drawings and their classes",
+                "sha256",
+                "2eafac2f04ad095e75369f9d3bf486e189a6da0fb99e937a73a78ce4263ab876",
+            ),
+        ),
+        loader="quickstudy.datasets.lake_runs:load",
+        options=frozenset({"size", "shuffled", "download"}),
+        downloads=True,
+        size_bytes=352_787,
+        published=(
+            PublishedError(
+                "pixels by modified Hausdorff distance", 38.8, "the baseline that comes with them"
+            ),
+            PublishedError("Siamese network", 8.0, "Koch et al., 2015"),
+            PublishedError("people", 4.5, "Lake et al., 2015"),
+            PublishedError("Bayesian program learning", 3.3, "Lake et al., 2015"),
+        ),
+        trained_on=(("omniglot", "vinyals"),),
     ),
     Card(
         name="cifar_fs",
@@ -192,7 +252,7 @@ _CARDS = (
         shape=None,
         classes=None,
         loader="quickstudy.datasets.folders:load",
-        options=frozenset({"size", "strict"}),
+        options=frozenset({"size", "strict", "fractions", "split_seed", "ways"}),
     ),
     Card(
         name="arrays",
@@ -204,6 +264,7 @@ _CARDS = (
         shape=None,
         classes=None,
         loader="quickstudy.datasets.in_memory:load",
+        options=frozenset({"fractions", "split_seed", "ways"}),
     ),
 )
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import rows_see_one_another
+from quickstudy.base.words import count
 
 
 def refuse_shared_statistics(backbone: nn.Module, learner: str) -> None:
@@ -26,8 +27,8 @@ def widened(rows: Tensor, outputs: int) -> Tensor:
     """(k, ...) -> (outputs, ...): zeros for outputs that are new; ValueError for fewer than k."""
     if len(rows) > outputs:
         raise ValueError(
-            f"extend: the state has {len(rows)} outputs, but the task has only {outputs}. Extend "
-            "with a spec of as many outputs or more."
+            f"extend: the state has {count(len(rows), 'output')}, but the task has only "
+            f"{outputs}. Extend with a spec of as many outputs or more."
         )
     return F.pad(rows, (*[0, 0] * (rows.ndim - 1), 0, outputs - len(rows)))
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples, TaskSpec
 
 
@@ -13,7 +14,7 @@ def refuse_more_outputs(who: str, spec: TaskSpec, outputs: int) -> None:
     """Raise ValueError, prefixed by ``who``, for a task with more outputs than ``outputs``."""
     if spec.outputs > outputs:
         raise ValueError(
-            f"{who}: the task has {spec.outputs} outputs, but the learner has {outputs}. "
+            f"{who}: the task has {count(spec.outputs, 'output')}, but the learner has {outputs}. "
             f"Build it with outputs={spec.outputs}."
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from quickstudy.base.words import count
 from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.pictures import data_uri
 from quickstudy.reports.view_types import Array, BoxesView, Objects
@@ -35,7 +36,9 @@ def task_pictures(views: Sequence[BoxesView]) -> Iterator[Markup]:
         yield tag(
             "section",
             tag("h3", f"Task {index + 1}"),
-            tag("p", f"Not drawn: {left} more queries.", class_="note") if left else None,
+            tag("p", f"Not drawn: {count(left, 'more query', 'more queries')}.", class_="note")
+            if left
+            else None,
             tag("div", *(_query(view, row) for row in range(shown)), class_="objects"),
             class_="episode",
         )
@@ -47,7 +50,9 @@ def _query(view: BoxesView, row: int) -> Markup:
     scale = WIDTH / max(height, width)
     size = width * scale, height * scale
     true, predicted = view.true[row], view.predicted[row]
-    counts = f"{len(true.boxes)} true, {len(predicted.boxes)} predicted boxes"
+    counts = (
+        f"{len(true.boxes)} true, {count(len(predicted.boxes), 'predicted box', 'predicted boxes')}"
+    )
     boxes = min(PREDICTED_DRAWN, len(predicted.boxes))
     drawing = tag(
         "svg",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from quickstudy.base.words import count
 from quickstudy.reports.markup import Markup, breakable, join, tag
 from quickstudy.reports.pictures import LARGEST_SIDE, PIXELS_SEEN, data_uri
 from quickstudy.reports.view_types import Array, EpisodeView
@@ -52,7 +53,9 @@ def _episode(index: int, view: EpisodeView) -> Markup:
     # Side by side where a page is wide enough for both, else two support pictures a line.
     columns = shots if shots + queries <= 16 else min(shots, 2)
     left_out = [
-        f"{len(view.names) - len(ways)} more classes" if len(view.names) > len(ways) else "",
+        f"{count(len(view.names) - len(ways), 'more class', 'more classes')}"
+        if len(view.names) > len(ways)
+        else "",
         f"queries beyond the first {queries} of a class"
         if np.bincount(view.query_targets).max() > queries
         else "",
@@ -66,7 +69,7 @@ def _episode(index: int, view: EpisodeView) -> Markup:
         tag("h3", f"Task {index + 1}"),
         tag(
             "p",
-            f"{int(view.correct.sum())} of {len(view.correct)} queries right.",
+            f"{int(view.correct.sum())} of {count(len(view.correct), 'query', 'queries')} right.",
             f" Not drawn: {not_drawn}." if not_drawn else None,
             class_="note",
         ),

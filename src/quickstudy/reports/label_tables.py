@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from quickstudy.answers.metrics import roc_auc
+from quickstudy.base.words import count
 from quickstudy.reports.markup import Markup, breakable, join, tag
 from quickstudy.reports.view_types import Array, LabelsView
 
@@ -31,7 +32,7 @@ def label_table(views: Sequence[LabelsView]) -> Markup:
         class_="numbers",
     )
     left = len(pooled) - len(names)
-    more = tag("p", f"Not shown: {left} more labels.", class_="note") if left else None
+    more = tag("p", f"Not shown: {count(left, 'more label')}.", class_="note") if left else None
     return join(tag("div", table, class_="scroll"), more)
 
 

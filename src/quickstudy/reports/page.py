@@ -7,20 +7,21 @@ forbids scripts and requests.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from quickstudy.evaluation import wording
 from quickstudy.reports import insight_sections, sections, words
+from quickstudy.reports.baseline_tables import comparisons
+from quickstudy.reports.document import document, reproduction
 from quickstudy.reports.insights import Insights
 from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.view_types import View
 
 if TYPE_CHECKING:
-    from quickstudy.evaluation.results import Evaluation, Result
+    from quickstudy.evaluation.result import Result
+    from quickstudy.evaluation.results import Evaluation
 
 
 @dataclass(frozen=True)
@@ -57,32 +58,14 @@ class RunFacts:
 
 def page(facts: RunFacts) -> str:
     """The report as one HTML document; the same facts give the same bytes."""
-    body = tag(
-        "main",
+    return document(
+        facts.title,
         _header(facts),
         sections.training(facts.evaluation, facts.metrics),
         *sections.of_tasks(facts.views),
         insight_sections.insights(facts.insights) if facts.insights else None,
-        _reproduction(facts),
-        tag(
-            "footer",
-            tag("p", "Made by quickstudy. This page needs no other files.", class_="note"),
-        ),
+        reproduction(facts),
     )
-    css = resources.files("quickstudy.reports").joinpath("page.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
-        ),
-        tag("title", facts.title),
-        tag("style", Markup(css)),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', body), lang='en')}\n"
 
 
 def _header(facts: RunFacts) -> Markup:
@@ -97,6 +80,7 @@ def _header(facts: RunFacts) -> Markup:
         tag("p", made, class_="note") if made else None,
         _headline(e.main, e.protocol, protocol) if e.of_one_kind else None,
         _rows(e) if len(e.rows) > 1 else None,
+        *comparisons(e),
         tag("p", protocol, class_="note protocol"),
         _key_facts(e),
     )
@@ -111,7 +95,7 @@ def _headline(row: Result, protocol: str, explanation: str) -> Markup:
         "p",
         wording.score(row.mean, row.unit),
         tag("small", f"± {wording.half_width(row.half_width, row.unit)}"),
-        class_="score",
+        class_="score doubtful" if row.better is False else "score",
     )
     interval = f"{wording.score(low, row.unit)} to {wording.score(high, row.unit)}"
     better = "" if row.higher_is_better else "lower is better · "
@@ -123,7 +107,9 @@ def _headline(row: Result, protocol: str, explanation: str) -> Markup:
         f"{better}95% interval {interval} · ",
         tag("abbr", protocol, title=explanation),
     )
-    return tag("div", figure, tag("div", details), class_="result")
+    failed = [baseline.claim for baseline in row.baselines if baseline.verdict != "better"]
+    verdict = tag("p", f"The learner is {'; '.join(failed)}.", class_="not-better")
+    return tag("div", figure, tag("div", details, verdict if failed else None), class_="result")
 
 
 def _rows(e: Evaluation) -> Markup:
@@ -181,51 +167,3 @@ def _key_facts(e: Evaluation) -> Markup:
         if value is not None
     )
     return tag("dl", *cells, class_="facts")
-
-
-def _reproduction(facts: RunFacts) -> Markup:
-    command = (
-        join(
-            tag("p", "The same command at the same commit gives the same tasks.", class_="note"),
-            tag("pre", tag("code", facts.command)),
-        )
-        if facts.command
-        else None
-    )
-    versions = {**facts.versions, **({"commit": facts.commit} if facts.commit else {})}
-    plain = json.dumps(facts.config, indent=2, ensure_ascii=False, default=str)
-    return tag(
-        "section",
-        tag("h2", "How to reproduce this"),
-        command,
-        tag(
-            "div",
-            tag("div", tag("h3", "Configuration"), _listing(dict(_flat(facts.config)))),
-            tag("div", tag("h3", "Versions"), _listing(versions)),
-            class_="two",
-        ),
-        tag("details", tag("summary", "Configuration as JSON"), tag("pre", tag("code", plain)))
-        if facts.config
-        else None,
-    )
-
-
-def _listing(values: Mapping[str, object]) -> Markup:
-    if not values:
-        return tag("p", "Not recorded.", class_="note")
-    lines = (
-        tag("tr", tag("th", name, scope="row"), tag("td", str(value)))
-        for name, value in values.items()
-    )
-    return tag("table", tag("tbody", *lines), class_="listing")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested values under dotted names."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{key}", ", ".join(map(str, value))
-        else:
-            yield f"{prefix}{key}", "–" if value is None else value

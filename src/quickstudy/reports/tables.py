@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from quickstudy.base.words import count
 from quickstudy.reports.words import duration, visible
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
+    from quickstudy.evaluation.confusion import Confusion
+    from quickstudy.evaluation.folds import CrossValidation
+    from quickstudy.evaluation.result import Result
     from quickstudy.evaluation.results import Evaluation
 
 
@@ -25,7 +30,8 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     e = evaluation
     error = "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"
     facts = [
-        *((row.label, f"{row.figure} (95% interval, {row.counted})", row.first) for row in e.rows),
+        *(line for row in e.rows for line in _lines(row)),
+        *((name, f"not computed: {why}", False) for name, why in e.left_out.items()),
         ("protocol", e.protocol, False),
         ("tasks", f"{e.tasks:,}", False),
         ("calibration error", error, False),
@@ -47,6 +53,45 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     return table
 
 
+def result_table(result: Evaluation | CrossValidation, title: str = "") -> Table | Group:
+    """The table of an evaluation, or of a cross-validation."""
+    from quickstudy.evaluation.folds import CrossValidation
+
+    if isinstance(result, CrossValidation):
+        return folds_table(result, title)
+    return evaluation_table(result, title)
+
+
+def folds_table(result: CrossValidation, title: str = "") -> Group:
+    """A cross-validation: its result, what was done, and a line for each fold."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("fold", justify="right")
+    table.add_column(result.score, justify="right", no_wrap=True)
+    table.add_column("test classes")
+    for number, fold in enumerate(result.folds, 1):
+        names = Text(visible(", ".join(fold.classes)))
+        table.add_row(str(number), Text(fold.evaluation.main.figure), names)
+    head = f"{visible(title)}: {result.score} {result.figure}" if title else result.figure
+    return Group(
+        Text(head, style="bold"),
+        Text(f"(95% interval over {count(len(result.folds), 'fold')}; the folds: {result.range})"),
+        table,
+        Text(result.explanation, style="dim"),
+    )
+
+
+def _lines(row: Result) -> Iterator[tuple[str, str, bool]]:
+    """The figure of a result in bold, and what must be known to read it."""
+    yield row.label, f"{row.figure} (95% interval, {row.counted})", row.first
+    for remark in row.remarks:
+        yield "", remark, False
+
+
 def predictions_table(
     inputs: Sequence[str],
     names: Sequence[str],
@@ -62,22 +107,25 @@ def predictions_table(
     Raises ValueError where these do not fit together.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     if len(inputs) != len(probabilities) or any(len(p) != len(names) for p in probabilities):
         raise ValueError(
-            f"predictions_table: {len(inputs)} inputs and {len(names)} classes need probabilities "
-            f"({len(inputs)}, {len(names)}); found {len(probabilities)} rows of "
+            f"predictions_table: {count(len(inputs), 'input')} and "
+            f"{count(len(names), 'class', 'classes')} need probabilities "
+            f"({len(inputs)}, {len(names)}); found {count(len(probabilities), 'row')} of "
             f"{sorted({len(p) for p in probabilities})} numbers. Give one row per input."
         )
     shown = min(shown, len(names))
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("input", overflow="fold")
-    table.add_column("prediction", overflow="fold")
+    # As wide as the longest name, so that none is broken.
+    table.add_column("input", min_width=max(map(cell_len, map(visible, inputs)), default=0))
+    table.add_column("prediction", min_width=max(cell_len(visible(name)) for name in names))
     table.add_column("probability", justify="right")
     if shown > 1:
-        table.add_column("then", style="dim", overflow="fold")
+        table.add_column("then", style="dim")
     for name, row in zip(inputs, probabilities, strict=True):
         best = sorted(range(len(names)), key=lambda way: -row[way])[:shown]
         others = ", ".join(f"{visible(names[way])} {100 * row[way]:.0f}%" for way in best[1:])
@@ -88,6 +136,36 @@ def predictions_table(
             Text(others),
         ]
         table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def confusion_table(confusion: Confusion, most: int = 12) -> Table:
+    """How often each class was taken for which: a row per true class, a column per predicted one.
+
+    Columns have numbers in place of names, which would not fit. Above ``most`` classes the table
+    lists the ``most`` commonest mistakes instead.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [visible(name) for name in confusion.names]
+    table = Table(box=box.SIMPLE_HEAD)
+    if len(names) > most:
+        for column in ("true class", "predicted as"):
+            table.add_column(column, overflow="fold")
+        table.add_column("files", justify="right")
+        for true, predicted, rows in confusion.mistakes[:most]:
+            table.add_row(Text(names[true]), Text(names[predicted]), str(rows))
+        return table
+    table.add_column("true class, predicted as:", overflow="fold")
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right")
+    for i, row in enumerate(confusion.counts.tolist()):
+        cells = [
+            Text(str(n) if n else "·", style="bold" if i == j else "") for j, n in enumerate(row)
+        ]
+        table.add_row(Text(f"{i + 1} {names[i]}"), *cells)
     return table
 
 

@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 from itertools import islice
 from typing import NamedTuple
 
+from quickstudy.base.words import count
 from quickstudy.reports.markup import Markup, tag
 from quickstudy.reports.view_types import TokensView
 
@@ -22,9 +23,10 @@ def task_pictures(views: Sequence[TokensView]) -> Iterator[Markup]:
     yield tag("p", wrong, None if views[0].by_position else missed, class_="note key")
     for index, view in enumerate(views[:TASKS_DRAWN]):
         pairs = [_pair(view, row) for row in range(len(view.query_targets))]
-        note = f"{sum(pair.all_right for pair in pairs)} of {len(pairs)} rows are right throughout."
+        right = sum(pair.all_right for pair in pairs)
+        note = f"Right throughout: {right} of {count(len(pairs), 'row')}."
         if len(pairs) > ROWS_DRAWN:
-            note += f" Not shown: {len(pairs) - ROWS_DRAWN} more rows."
+            note += f" Not shown: {count(len(pairs) - ROWS_DRAWN, 'more row')}."
         content = (
             _places(view, p) if view.by_position else _lines(view, p) for p in pairs[:ROWS_DRAWN]
         )

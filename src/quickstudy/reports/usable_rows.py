@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples
 from quickstudy.reports.view_types import Array
 from quickstudy.tasks.examples import counted_weights
@@ -18,8 +19,8 @@ def usable_rows(rows: Examples, answer: Answer) -> Array:
     kept = to_numpy(counted_weights(rows, answer) > 0)
     if not kept.any():
         raise ValueError(
-            f"view: none of the {len(kept)} rows has both a weight and a known target, so there "
-            "is nothing to show. Give a task with labelled rows."
+            f"view: none of {count(len(kept), 'row')} has both a weight and a known target, so "
+            "there is nothing to show. Give a task with labelled rows."
         )
     return kept
 

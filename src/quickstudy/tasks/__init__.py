@@ -16,7 +16,7 @@ from quickstudy.tasks.fixed import fixed
 from quickstudy.tasks.functions import Sinusoids
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
 from quickstudy.tasks.rows import LabelledRows
-from quickstudy.tasks.splits import split_classes
+from quickstudy.tasks.splits import class_folds, split_classes, split_rows
 from quickstudy.tasks.stacks import Stack, stack, stacks
 
 __all__ = [
@@ -28,11 +28,13 @@ __all__ = [
     "Stack",
     "Stream",
     "act",
+    "class_folds",
     "draw",
     "episodes",
     "examples",
     "fixed",
     "split_classes",
+    "split_rows",
     "stack",
     "stacks",
     "task_seed",

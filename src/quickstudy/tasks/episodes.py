@@ -5,9 +5,12 @@ Sampling is index arithmetic and one gather of rows, without a Python loop over 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from bisect import bisect_right
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from numbers import Integral
 from typing import NamedTuple
 
@@ -15,10 +18,11 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import classification
+from quickstudy.base.door import to_unit
 from quickstudy.base.shown import shown
 from quickstudy.base.trees import map_tree, named_leaves
+from quickstudy.base.words import count
 from quickstudy.core import Examples, Task
-from quickstudy.tasks.examples import to_unit
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.stacks import map_task, tensor_to_device
 
@@ -34,6 +38,7 @@ def episodes(
     *,
     imbalanced: bool = False,
     shuffled: bool = False,
+    within: Sequence[Hashable] | None = None,
 ) -> Episodes:
     """A source of few-shot classification tasks drawn from ``split``.
 
@@ -45,8 +50,13 @@ def episodes(
     share a stack: smaller ones are padded with rows of weight 0. Rows are ordered by class, with
     ``shuffled=True`` randomly, as learners need that read rows as a sequence.
 
-    Raises ValueError where a class has fewer than ``shots + queries`` rows, or the split fewer
-    than ``ways`` classes.
+    ``within``   one label per class of ``split``, such as ``split.superclasses``: all classes of a
+                 task then have the same label, for example characters of one alphabet, which are
+                 harder to tell apart. Each label is drawn in proportion to its number of classes.
+
+    Raises ValueError where a class has fewer than ``shots + queries`` rows, or the split, or every
+    label of ``within``, fewer than ``ways`` classes. Warns of labels with fewer than ``ways``
+    classes: their classes are in no task.
     """
     bounds = {name: _bounds(name, c) for name, c in
               (("ways", ways), ("shots", shots), ("queries", queries))}  # fmt: skip
@@ -55,14 +65,16 @@ def episodes(
     if bounds["ways"][1] > len(split):
         remedy = f"Ask for at most {len(split)}" if len(split) > 1 else "A task needs 2"
         raise ValueError(
-            f"episodes: {bounds['ways'][1]} ways asked, but the split has {len(split)} classes. "
+            f"episodes: {bounds['ways'][1]} ways asked, but the split has "
+            f"{count(len(split), 'class', 'classes')}. "
             f"{remedy}, or use another split."
         )
     needed = bounds["shots"][1] + bounds["queries"][1]
     smallest = int(split.counts.argmin())
     if needed > int(split.counts[smallest]):
         raise ValueError(
-            f"episodes: {bounds['shots'][1]} shots + {bounds['queries'][1]} queries need {needed} "
+            f"episodes: {count(bounds['shots'][1], 'shot')} + "
+            f"{count(bounds['queries'][1], 'query', 'queries')} need {needed} "
             f"rows per class, but class {shown(split.names[smallest])} has "
             f"{int(split.counts[smallest])}. Lower shots or queries, or leave small classes out."
         )
@@ -71,7 +83,40 @@ def episodes(
             f"episodes: imbalanced=True needs a range of shots; found shots={shots}. "
             "Write for example shots=(1, 10)."
         )
-    return Episodes(split, bounds["ways"], bounds["shots"], bounds["queries"], imbalanced, shuffled)
+    groups = () if within is None else _groups(split, within, bounds["ways"])
+    return Episodes(
+        split, bounds["ways"], bounds["shots"], bounds["queries"], imbalanced, shuffled, groups
+    )
+
+
+def _groups(
+    split: LabelledRows, within: Sequence[Hashable], ways: tuple[int, int]
+) -> tuple[tuple[int, ...], ...]:
+    """The classes of each label that has enough of them for a task."""
+    if isinstance(within, str) or len(within) != len(split):
+        found = repr(within) if isinstance(within, str) else len(within)
+        raise ValueError(
+            f"episodes: within needs one label for each of the {len(split)} classes of the split; "
+            f"found {found}. Give for example split.superclasses."
+        )
+    members: dict[Hashable, list[int]] = {}
+    for place, label in enumerate(within):
+        members.setdefault(label, []).append(place)
+    largest = max(map(len, members.values()))
+    if ways[1] > largest:
+        raise ValueError(
+            f"episodes: {ways[1]} ways asked within one label, but the largest has {largest} "
+            "classes. Lower ways, or leave within out."
+        )
+    small = [label for label, places in members.items() if len(places) < ways[0]]
+    if small:
+        warnings.warn(
+            f"episodes: {len(small)} of {len(members)} labels have fewer than {ways[0]} classes, "
+            f"so their classes are in no task: {', '.join(map(str, small[:5]))}"
+            f"{', …' if len(small) > 5 else ''}. Lower ways to use them.",
+            stacklevel=3,
+        )
+    return tuple(tuple(m) for m in members.values() if len(m) >= ways[0])
 
 
 def _bounds(name: str, count: Count) -> tuple[int, int]:
@@ -87,7 +132,10 @@ def _bounds(name: str, count: Count) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Episodes:
-    """The task source that :func:`episodes` makes; counts are inclusive (low, high) ranges."""
+    """The task source that :func:`episodes` makes; counts are inclusive (low, high) ranges.
+
+    ``groups``  the classes of a task all come from one of these; empty for no such limit.
+    """
 
     classes: LabelledRows
     ways: tuple[int, int]
@@ -95,6 +143,7 @@ class Episodes:
     queries: tuple[int, int]
     imbalanced: bool = False
     shuffled: bool = False
+    groups: tuple[tuple[int, ...], ...] = ()
 
     def __call__(self, generator: torch.Generator) -> Task:
         """One task; the same generator state gives the same task."""
@@ -173,7 +222,7 @@ class Episodes:
         ways, shots, queries = (
             _draw_count(bounds, generator) for bounds in (self.ways, shot_range, self.queries)
         )
-        chosen = _distinct(len(self.classes), ways, generator)
+        chosen = self._choose_classes(ways, generator)
         # The smallest keys of a row of random keys are a sample without replacement.
         if self._rows_per_class:
             keys = torch.rand(ways, self._rows_per_class, generator=generator)
@@ -184,6 +233,16 @@ class Episodes:
             keys.masked_fill_(torch.arange(largest) >= counts[:, None], 2.0)
         picked = keys.topk(shots + queries, dim=1, largest=False).indices
         return chosen, self.classes.starts[chosen][:, None] + picked, shots
+
+    def _choose_classes(self, ways: int, generator: torch.Generator) -> Tensor:
+        """Class ids (ways,), distinct."""
+        if not self.groups:
+            return _distinct(len(self.classes), ways, generator)
+        large_enough = [group for group in self.groups if len(group) >= ways]
+        # A random class selects its group, so that every class is in as many tasks.
+        ends = list(accumulate(map(len, large_enough)))
+        group = large_enough[bisect_right(ends, _draw_count((0, ends[-1] - 1), generator))]
+        return torch.tensor(group)[_distinct(len(group), ways, generator)]
 
     @cached_property
     def _rows_per_class(self) -> int:

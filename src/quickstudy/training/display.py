@@ -9,9 +9,10 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quickstudy.evaluation.results import Result
+from quickstudy.evaluation.result import Result
 
 _DECAY = 0.95  # of the running means, per optimiser step
 _REQUESTS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
@@ -28,6 +29,7 @@ class Display:
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
             TimeRemainingColumn(),
+            console=Console(stderr=True),
             disable=not visible,
         )
         self._task = self._bar.add_task("", total=steps, completed=done)

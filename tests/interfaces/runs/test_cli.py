@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,8 @@ def test_a_run_writes_all_its_files(finished):
     assert row["mean"] == pytest.approx(np.mean(row["values"]), abs=1e-5)
     page = (finished / "report.html").read_text()
     assert "inductive" in page
+    assert re.search("<h1>Prototypical Networks: kind .* more classes</h1>", page)
+    assert re.search("The learner is|beside baselines", page)
     assert (finished / "origin.json").is_file()
     assert evaluation["fingerprint"] in page
     assert "kind " in page
@@ -95,6 +98,15 @@ def test_evaluate_again(finished):
     assert json.loads(own.output)["rows"] == stored["rows"]
     other = call("evaluate", finished, "--tasks", "10", "--shots", "3")
     assert "accuracy" in other.output
+    for remark in (
+        "than chance",
+        "nearest mean of the inputs",
+        "not other classes",
+        "single tasks",
+    ):
+        assert remark in other.output
+    without = call("evaluate", finished, "--tasks", "2", "--no-baselines")
+    assert "than chance" not in without.output
     for words, message in (
         (["--ways", "40"], "test classes: episodes: 40 ways asked, but the split has"),
         (["--ways", "0"], "ways: must be at least 2; found 0"),
@@ -135,10 +147,10 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
 
     (tmp_path / "note.txt").write_text("no picture")
     mixed = call("predict", out, queries[0], tmp_path / "note.txt")
-    assert mixed.exit_code == 0
-    assert "1 files were left out" in mixed.output
+    assert mixed.exit_code == 3, "done, but an input was left out"
+    assert "left out: " in mixed.output
     assert call("predict", out, queries[0], tmp_path / "note.txt", "--strict").exit_code == 1
-    assert "none of the 1 files" in call("predict", out, tmp_path / "note.txt").output
+    assert "is a readable image" in call("predict", out, tmp_path / "note.txt").output
 
 
 @pytest.mark.parametrize(
@@ -157,11 +169,11 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
         (["run", "--rate", "nan"], "rate must be finite"),
         (["run", "--optimiser", "rmsprop"], "Valid names: adam, sgd"),
         (["run", "--test-tasks", "1"], "test_tasks: must be at least 2"),
-        (["run", "-o", "distance=cosin"], "Did you mean 'cosine'"),
-        (["run", "-o", "scale=abc"], "must be float"),
-        (["run", "-o", "scale=["], "is not a YAML value"),
-        (["run", "--device", "cuda:63"], "CUDA GPUs here"),
-        (["run", "-o", "steps"], "must be NAME=VALUE"),
+        (["run", "--set", "distance=cosin"], "Did you mean 'cosine'"),
+        (["run", "--set", "scale=abc"], "must be float"),
+        (["run", "--set", "scale=["], "is not a YAML value"),
+        (["run", "--device", "cuda:63"], "CUDA GPU"),
+        (["run", "--set", "steps"], "must be NAME=VALUE"),
         (["run", "--resume", "nowhere"], "holds no run"),
         (["evaluate", "nowhere"], "holds no run"),
         (["adapt", "nowhere", "nothing"], "holds no run"),
@@ -238,8 +250,8 @@ def test_a_recipe_file_is_read_and_options_override_it(tmp_path, photographs):
         "queries: 3\ntrain_queries: 2\noptions: {steps: 2, rate: 0.1, adapts: ['head.*']}\n"
     )
     out = tmp_path / "run"
-    done = call("run", "--config", recipe, "--shots", 2, "--out", out, "-o", "steps=1",
-                "-o", "rate=0.05", *FAST[:-4], "--test-tasks", 5, "--train-ways", 2)  # fmt: skip
+    done = call("run", "--config", recipe, "--shots", 2, "--out", out, "--set", "steps=1",
+                "--set", "rate=0.05", *FAST[:-4], "--test-tasks", 5, "--train-ways", 2)  # fmt: skip
     assert done.exit_code == 0, done.output
     made = Run.open(out)
     assert made.recipe.shots == 2
@@ -247,7 +259,7 @@ def test_a_recipe_file_is_read_and_options_override_it(tmp_path, photographs):
     learner, info = made.learner()
     assert (learner.steps, learner.adapts) == (1, ("head.*",))
     assert info["shape"] == [3, 32, 32]
-    wrong = call("run", "--learner", "maml", "-o", "stps=1", "--data", "folder", "--root",
+    wrong = call("run", "--learner", "maml", "--set", "stps=1", "--data", "folder", "--root",
                  photographs, "--ways", "2", "--queries", "3", "--out", tmp_path / "x")  # fmt: skip
     assert "Did you mean 'steps'" in wrong.output
 
@@ -257,7 +269,7 @@ def test_rotations_of_a_recipe_file_can_be_switched_off(tmp_path, photographs):
     recipe.write_text(f"data: folder\nroot: {photographs}\nrotations: true\n")
     assert "does not take rotations" in call("run", "--config", recipe).output
     off = call("run", "--config", recipe, "--no-rotations", "--ways", "9999", "--out", "x")
-    assert "9999 ways asked" in off.output
+    assert "9999 ways were asked" in off.output
 
 
 def test_a_bug_shows_its_traceback_and_a_user_error_does_not(monkeypatch):

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quickstudy.backbones import norms
 from quickstudy.interfaces.runs import recipe as module
-from quickstudy.interfaces.runs.recipe import Recipe, merge, read_options, read_recipe
+from quickstudy.interfaces.runs.recipe import Limits, Recipe, merge, read_options, read_recipe
 
 
 @pytest.mark.parametrize(
@@ -75,10 +76,52 @@ def test_a_complete_recipe_does_not_depend_on_the_current_folder(tmp_path, monke
     assert Recipe(root="~/data").complete().root == str(Path.home() / "data")
 
 
-def test_the_data_limit_only_the_default_of_train_ways():
-    assert Recipe().complete(train_classes=12).train_ways == 12
-    assert Recipe(train_ways=20).complete(train_classes=12).train_ways == 20
-    assert Recipe(learner="maml").complete(train_classes=12).train_ways == 5
+def test_the_data_limit_defaults_but_no_given_value():
+    few = Limits(train_classes=12, test_classes=3, train_rows=4, rows=8)
+    tasks = ("ways", "queries", "train_ways", "train_queries")
+
+    def of(**given: Any) -> tuple[int, ...]:
+        complete = Recipe(**given).complete(few)
+        return tuple(getattr(complete, name) for name in tasks)
+
+    assert of() == (3, 7, 12, 3), "one of the rows of each class is the shot"
+    assert of(shots=3) == (3, 5, 12, 1)
+    assert of(learner="maml") == (3, 7, 3, 3)
+    assert of(ways=4, queries=9, train_ways=20, train_queries=6) == (4, 9, 20, 6)
+    complete = Recipe().complete()
+    assert tuple(getattr(complete, name) for name in tasks) == (5, 15, 20, 5)
+    assert Recipe().complete(few).complete() == Recipe().complete(few)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fractions": [0.5, 0.5]}, "three positive numbers"),
+        ({"fractions": [0.8, 0.1, 0.2]}, "add up to 1"),
+        ({"fractions": [1.2, -0.1, -0.1]}, "three positive numbers"),
+        ({"fractions": [float("nan"), 0.5, 0.5]}, "must be a list of numbers"),
+        ({"fractions": "0.6,0.2,0.2"}, "must be a list of numbers"),
+        ({"fractions": 0.6}, "must be a list of numbers"),
+        ({"folds": 1}, "folds: must be at least 2"),
+        ({"fold": 1}, "Give folds too"),
+        ({"folds": 3, "fold": 4}, "at most folds, 3; found 4"),
+        ({"folds": 3, "fractions": [0.6, 0.2, 0.2]}, "no other split and no validation"),
+        ({"folds": 3, "patience": 2}, "found patience"),
+        ({"split_seed": -1}, "split_seed: must be at least 0"),
+    ],
+)
+def test_a_wrong_split_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        read_recipe(values)
+
+
+def test_a_split_survives_json():
+    for recipe in (
+        Recipe(data="arrays", folds=3).complete(),
+        Recipe(data="arrays", folds=3, fold=2).complete(),
+        Recipe(data="arrays", fractions=(0.5, 0.25, 0.25), split_seed=3).complete(),
+    ):
+        assert read_recipe(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 
 def test_single_options_override_the_options_of_a_file():
@@ -87,7 +130,7 @@ def test_single_options_override_the_options_of_a_file():
     options = {"steps": 2, "rate": 0.05, "update": "adam"}
     assert merged == {"ways": 2, "shots": 5, "options": options}
     for wrong in ("steps", "steps=["):
-        with pytest.raises(ValueError, match="--option"):
+        with pytest.raises(ValueError, match="--set"):
             read_options([wrong])
 
 

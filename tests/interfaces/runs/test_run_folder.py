@@ -48,7 +48,7 @@ def _passing_once(check):
 
 
 def test_a_recipe_that_cannot_run_leaves_no_folder(short, tmp_path):
-    for wrong in ({"ways": 3}, {"options": {"scale": "abc"}}, {"root": "nowhere"},
+    for wrong in ({"ways": 10}, {"options": {"scale": "abc"}}, {"root": "nowhere"},
                   {"backbone": "conv4"}):  # fmt: skip
         with pytest.raises((ValueError, OSError)):
             begin(replace(short, **wrong), tmp_path / "run")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 import torch
@@ -15,10 +16,15 @@ from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, FUNCTIONS, LEARNERS, resolve
+from quickstudy.interfaces.runs.fitted import fitted, limits
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes
+from quickstudy.tasks.order import reads_a_sequence
+from quickstudy.tasks.rows import LabelledRows
+from quickstudy.tasks.splits import class_folds
 
 Choices = Mapping[str, tuple[str, ...]]
 
@@ -36,11 +42,11 @@ given as a mapping, such as ``{name: implicit, strength: 2.0}``.
 
 @dataclass(frozen=True)
 class Sources:
-    """The task sources of a run."""
+    """The task sources of a run; None where no classes are kept for that purpose."""
 
     train: Episodes
-    val: Episodes
-    test: Episodes
+    val: Episodes | None
+    test: Episodes | None
 
 
 @dataclass(frozen=True)
@@ -53,56 +59,98 @@ class Parts:
     learner: Learner
 
 
-def prepare(recipe: Recipe) -> Parts:
-    """Everything that ``recipe`` describes; ValueError or OSError where it cannot be made."""
+def prepare(recipe: Recipe, classes: LabelledRows | None = None) -> Parts:
+    """Everything that ``recipe`` describes; ValueError or OSError where it cannot be made.
+
+    ``classes``  of a cross-validation, where they are loaded already.
+    """
     device = choose_device(recipe.device)
     learner_options(recipe)  # mistakes in options are found before the data are loaded
-    data = load_data(recipe)
-    recipe = recipe.complete(train_classes=len(data.train))
+    data = load_data(recipe, classes)
+    usual, recipe = recipe, recipe.complete(limits(recipe, data))
+    if remark := fitted(usual, recipe, data):
+        warnings.warn(remark, stacklevel=2)
     learner = make_learner(recipe, tuple(data.train.inputs.shape[1:]))
+    if recipe.folds and not recipe.fold:  # what cannot run is found before the first fold is run
+        for fold in range(1, recipe.folds + 1):
+            part = replace(recipe, fold=fold)
+            make_sources(part, load_data(part, data.train), learner)
     sources = make_sources(recipe, data, learner)
     return Parts(recipe, data, sources, learner.to(device))
 
 
-def load_data(recipe: Recipe) -> Dataset:
-    """The recipe's data set."""
+def load_data(recipe: Recipe, classes: LabelledRows | None = None) -> Dataset:
+    """The recipe's data set; of a cross-validation, the part of its fold.
+
+    ``classes``  of a cross-validation, where they are loaded already.
+
+    Where the recipe has folds, but no fold, all classes are training classes.
+    """
+    if recipe.folds:
+        return _load_fold(recipe, recipe.folds, classes)
+    takes_ways = "ways" in card(recipe.data).options
     return datasets.load(
         recipe.data, recipe.root, split=recipe.split, size=recipe.size,
-        rotations=recipe.rotations, strict=recipe.strict,
+        rotations=recipe.rotations, strict=recipe.strict, fractions=recipe.fractions,
+        split_seed=recipe.split_seed, ways=recipe.ways if takes_ways else None,
     )  # fmt: skip
 
 
-def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
-    """Sources of training, validation and test tasks; validation tasks are as large as test tasks.
+def _load_fold(recipe: Recipe, folds: int, classes: LabelledRows | None) -> Dataset:
+    if classes is None:
+        classes = datasets.load_classes(
+            recipe.data, recipe.root, size=recipe.size, strict=recipe.strict
+        )
+    parts = list(class_folds(classes, folds, recipe.split_seed or 0))
+    none = classes.without_classes()
+    train, test = parts[recipe.fold - 1] if recipe.fold else (classes, none)
+    return Dataset(card(recipe.data), train, none, test)
 
+
+def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
+    """Sources of training, validation and test tasks.
+
+    Validation tasks are as large as test tasks, or have as many ways as validation classes.
     Support rows are in random order for a ``learner`` that reads them as a sequence.
 
     Raises ValueError, naming the split, where a split has too few classes or rows.
     """
-    train_ways = recipe.budget(len(data.train)).train_ways
-    shuffled = _reads_a_sequence(learner)
+    budget = recipe.budget(limits(recipe, data))
+    shuffled = reads_a_sequence(learner)
+    val_ways = min(budget.ways, len(data.val))
     return Sources(
-        train=_source(recipe, data, "train", train_ways, recipe.train_queries, shuffled),
-        val=_source(recipe, data, "val", recipe.ways, recipe.queries, shuffled),
-        test=make_test_source(recipe, data, learner),
+        train=_source(recipe, data, "train", budget.train_ways, budget.train_queries, shuffled),
+        val=_source(recipe, data, "val", val_ways, budget.queries, shuffled) if val_ways else None,
+        test=make_test_source(recipe, data, learner) if len(data.test) else None,
     )
 
 
 def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episodes:
-    """Tasks of the recipe's ways, shots and queries from the test classes."""
-    shuffled = _reads_a_sequence(learner)
-    return _source(recipe, data, "test", recipe.ways, recipe.queries, shuffled)
+    """Tasks of the recipe's ways, shots and queries from the test classes.
 
-
-def _reads_a_sequence(learner: Learner) -> bool:
-    return "support_order_is_irrelevant" in learner.exceptions
+    Raises ValueError where there are none, because the learner was trained on all classes.
+    """
+    if not len(data.test):
+        raise ValueError(
+            f"{recipe.data}: the learner was trained on all classes, so none is left for a test. "
+            "Evaluate one of the folds, in the folders fold-1, fold-2 and so on of the run."
+        )
+    budget = recipe.budget(limits(recipe, data))
+    shuffled = reads_a_sequence(learner)
+    return _source(recipe, data, "test", budget.ways, budget.queries, shuffled)
 
 
 def _source(
     recipe: Recipe, data: Dataset, split: str, ways: int, queries: int, shuffled: bool
 ) -> Episodes:
+    classes = data.splits[split]
+    within = classes.superclasses if recipe.within_superclass else None
+    if recipe.within_superclass and within is None:
+        raise ValueError(
+            f"within_superclass: the classes of {recipe.data} have no superclasses. Leave it out."
+        )
     try:
-        return episodes(data.splits[split], ways, recipe.shots, queries, shuffled=shuffled)
+        return episodes(classes, ways, recipe.shots, queries, shuffled=shuffled, within=within)
     except ValueError as error:
         raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
 
@@ -111,7 +159,8 @@ def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:
     """The recipe's learner for inputs of one shape; its seed alone decides the initial weights."""
     cls = resolve("learner", recipe.learner, LEARNERS)
     options = learner_options(recipe)
-    outputs = max(recipe.ways, recipe.budget().train_ways)
+    budget = recipe.budget()
+    outputs = max(budget.ways, budget.train_ways)
     parameters = inspect.signature(cls).parameters
     if "outputs" in parameters:  # it takes labels as inputs, or has its own head
         options = {"outputs": outputs} | options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +11,23 @@ import torch
 
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.modules import device_of
+from quickstudy.base.words import count
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
 from quickstudy.files.registry import LEARNERS
 from quickstudy.files.storage import save
-from quickstudy.interfaces.runs.assemble import Parts, prepare
+from quickstudy.interfaces.runs.assemble import Parts, make_test_source, prepare
+from quickstudy.interfaces.runs.fitted import keep_split, what_is_new
 from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
+from quickstudy.reports.titles import title_of
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import Training, fit
@@ -86,24 +91,41 @@ def execute(
         torch.set_num_threads(run.recipe.threads)
     run.complete_origin()
     parts = parts or prepare(run.recipe)
-    training = _train(run, parts, resume, progress)
-    if not training.finished:
-        return Interrupted(training.interrupted_by)
-    recipe, learner, data = parts.recipe, parts.learner, parts.data
-    shape = tuple(data.train.inputs.shape[1:])
-    save(learner, run.path / "learner.safetensors", {"shape": shape, "data": recipe.data})
-    evaluation = evaluate(learner, parts.sources.test, recipe.test_tasks, seed=recipe.seed)
+    learner = train(run, parts, resume=resume, progress=progress)
+    if isinstance(learner, Interrupted):
+        return learner
+    recipe, source = parts.recipe, make_test_source(parts.recipe, parts.data, learner)
+    evaluation = evaluate(learner, source, recipe.test_tasks, seed=recipe.seed)
     content = json.dumps(evaluation.to_json(), indent=1) + "\n"
     write_atomically(run.path / "evaluation.json", content.encode())
     _report(run, parts, evaluation)
     return evaluation
 
 
-def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
+def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | Interrupted:
+    """Train the learner and save it."""
+    keep_split(run.path, parts.data)
+    training = _fit(run, parts, resume, progress)
+    if not training.finished:
+        return Interrupted(training.interrupted_by)
+    data = parts.data
+    pictures = PictureFormat.of(data.train.inputs, data.card.resize)
+    info = {
+        "shape": tuple(data.train.inputs.shape[1:]),
+        "data": parts.recipe.data,
+        "pictures": pictures and pictures.to_json(),
+    }
+    save(parts.learner, run.path / "learner.safetensors", info)
+    return parts.learner
+
+
+def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
     recipe, budget = parts.recipe, parts.recipe.budget()
-    validation = Validation(
-        parts.sources.val, every=budget.validate_every, tasks=100, patience=recipe.patience
-    )
+    source, validation = parts.sources.val, None
+    if source is not None:
+        validation = Validation(
+            source, every=budget.validate_every, tasks=100, patience=recipe.patience
+        )
     optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
     return fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
@@ -115,22 +137,34 @@ def _train(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
 
 def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:
     """Write ``report.html`` from the run's log and the first of its test tasks."""
-    recipe, source, origin = run.recipe, parts.sources.test, run.origin
     learner = parts.learner.cpu()  # as the tasks are; a few tasks take little time
+    write_report(run, evaluation, (learner, parts.data))
 
-    def test_task(index: int) -> tuple[Learner, Task, Sequence[str]]:
-        names = source.names(generator(task_seed(evaluation.seed, index, Stream.TEST)))
-        return learner, draw(source, evaluation.seed, index, Stream.TEST), names
 
-    first = insights(*test_task(0))
-    further = range(1, min(REPORTED_TASKS, recipe.test_tasks))
+def write_report(
+    run: Run,
+    evaluation: Evaluation,
+    shown: tuple[Learner, Dataset] | None,
+    path: Path | None = None,
+) -> Path:
+    """Write the report of ``run`` to ``path``, ``report.html`` in its folder by default.
+
+    ``shown``  the learner and its data, for pictures of test tasks; None leaves the pictures out.
+    """
+    recipe, origin, views, first = run.recipe, run.origin, [], None
+    name = LEARNERS[recipe.learner].title
+    if shown is not None:
+        tasks = _test_tasks(recipe, evaluation, *shown)
+        first = insights(*next(tasks))
+        views = [first.view, *(view(*task) for task in tasks)]
     facts = RunFacts(
-        title=f"{LEARNERS[recipe.learner].title} on {parts.data.card.title}",
-        subtitle=f"{recipe.ways}-way {recipe.shots}-shot, {recipe.queries} queries per class; "
-        "test classes do not occur in training",
+        title=f"{name} on {run.data_name}" if shown is None else title_of(name, shown[1]),
+        subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
+        f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
+        f"{what_is_new(run.path)}",
         evaluation=evaluation,
         metrics=read_metrics(run.path / "metrics.jsonl"),
-        views=[first.view, *(view(*test_task(index)) for index in further)],
+        views=views,
         insights=first,
         config=recipe.to_json(),
         versions=origin.versions,
@@ -138,4 +172,14 @@ def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:
         commit=origin.commit,
         created=origin.created,
     )
-    write_atomically(run.path / "report.html", page(facts).encode())
+    return write_atomically(path or run.path / "report.html", page(facts).encode())
+
+
+def _test_tasks(
+    recipe: Recipe, evaluation: Evaluation, learner: Learner, data: Dataset
+) -> Iterator[tuple[Learner, Task, Sequence[str]]]:
+    """The first test tasks of an evaluation, with the names of their classes."""
+    source = make_test_source(recipe, data, learner)
+    for index in range(min(REPORTED_TASKS, evaluation.tasks)):
+        names = source.names(generator(task_seed(evaluation.seed, index, Stream.TEST)))
+        yield learner, draw(source, evaluation.seed, index, Stream.TEST), names

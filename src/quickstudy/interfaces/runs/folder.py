@@ -12,6 +12,7 @@ from quickstudy.base.atomic import create_atomically, remove_abandoned, write_at
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.shown import told
 from quickstudy.core import Learner
+from quickstudy.datasets.registry import card
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.storage import load_with_info
 from quickstudy.interfaces.runs.provenance import Origin
@@ -82,6 +83,13 @@ class Run:
         file = self.path / "evaluation.json"
         with damage_names(file):
             return Evaluation.from_json(read_json(file, most=2**28))
+
+    @property
+    def data_name(self) -> str:
+        """The data set's title; for the user's own data, the name of the folder or file."""
+        found = card(self.recipe.data)
+        own = found.classes is None and self.recipe.root
+        return Path(self.recipe.root or "").name if own else found.title
 
     @property
     def finished(self) -> bool:

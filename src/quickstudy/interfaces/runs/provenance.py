@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from quickstudy.base.version import __version__
+from quickstudy.base.words import count
 from quickstudy.interfaces.runs.recipe import Recipe
 
 
@@ -73,7 +74,8 @@ def choose_device(name: str | None) -> torch.device:
     found = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= found:
         raise ValueError(
-            f"device: {name} does not exist: torch finds {found} CUDA GPUs here. Use --device cpu."
+            f"device: {name} does not exist: torch finds {count(found, 'CUDA GPU')} here. "
+            "Use --device cpu."
         )
     return device
 

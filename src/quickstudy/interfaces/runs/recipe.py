@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown, told
+from quickstudy.base.splitting import USUAL_WAYS, check_fractions
 from quickstudy.compute.plan import Compute
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, LEARNERS
@@ -29,7 +31,7 @@ NORMS = ("group", "batch", "support", "running")
 MINIMA = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
     "train_queries": 1, "steps": 1, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
-    "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1,
+    "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1, "split_seed": 0, "folds": 2, "fold": 1,
 }  # fmt: skip
 """The smallest value of each number; an interval needs at least 2 test tasks."""
 
@@ -37,12 +39,29 @@ MAXIMA = {"size": 10_000, "channels": 4096, "threads": 4096, "workers": 4096}
 """The largest value of each number, 2**31 for others: larger ones only fill the memory."""
 
 
-class Budget(NamedTuple):
-    """The settings of training, all defaults filled in."""
+class Limits(NamedTuple):
+    """What a data set allows: it limits the *defaults* of a recipe, but no given value.
 
+    ``train_classes``, ``test_classes``  numbers of classes.
+    ``train_rows``, ``rows``             rows of the smallest class to train on, and of the smallest
+                                         one to validate or test on.
+    """
+
+    train_classes: int
+    test_classes: int
+    train_rows: int
+    rows: int
+
+
+class Budget(NamedTuple):
+    """The settings of tasks and training, all defaults filled in."""
+
+    ways: int
+    queries: int
+    train_ways: int
+    train_queries: int
     steps: int
     tasks_per_step: int
-    train_ways: int
     optimiser: str
     rate: float
     validate_every: int
@@ -52,11 +71,15 @@ class Budget(NamedTuple):
 class Recipe:
     """The settings of one run. None means the default of the learner, data set or machine.
 
-    ``data``, ``root``, ``split``, ``size``, ``rotations``, ``strict``  see :func:`datasets.load`.
+    ``data``, ``root``, ``split``, ``size``, ``rotations``, ``strict``, ``fractions``,
+    ``split_seed``                 see :func:`datasets.load`.
+    ``folds``, ``fold``            cross-validation over classes; ``fold`` is one of its parts.
     ``learner``, ``options``       its name, and arguments of its constructor.
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
-    ``ways``, ``shots``, ``queries``       of the test tasks.
-    ``train_ways``, ``train_queries``      of the training tasks.
+    ``ways``, ``shots``, ``queries``       of the test tasks; 5, 1 and 15, or what the data allow.
+    ``train_ways``, ``train_queries``      of the training tasks; 5 queries, or what they allow.
+    ``within_superclass``          whether the classes of a task come from one superclass each time,
+                                    such as an alphabet of Omniglot.
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule.
     ``optimiser``                  "adam" or "sgd".
     ``validate_every``, ``patience``   validation during training; the best weights are kept.
@@ -73,16 +96,21 @@ class Recipe:
     size: int | None = None
     rotations: bool = False
     strict: bool = False
+    fractions: Sequence[float] | None = None
+    split_seed: int | None = None
+    folds: int | None = None
+    fold: int | None = None
     learner: str = "prototypical"
     options: dict[str, Any] = field(default_factory=dict)
     backbone: str = "conv4"
     channels: int = 64
     norm: str = "group"
-    ways: int = 5
+    ways: int | None = None
     shots: int = 1
-    queries: int = 15
+    queries: int | None = None
     train_ways: int | None = None
-    train_queries: int = 5
+    train_queries: int | None = None
+    within_superclass: bool = False
     steps: int | None = None
     tasks_per_step: int | None = None
     rate: float | None = None
@@ -112,6 +140,7 @@ class Recipe:
             most = MAXIMA.get(name, 2**31)
             if name != "seed" and value is not None and value > most:
                 raise ValueError(f"{name}: must be at most {most}; found {shown(value)}.")
+        self._check_split()
         if self.seed >= 1 << 63:
             raise ValueError(f"seed: must be less than 2**63; found {shown(self.seed)}.")
         if self.rate is not None and not 0 < self.rate < math.inf:
@@ -121,37 +150,57 @@ class Recipe:
                 f"device: must be cpu, cuda or cuda:NUMBER; found {shown(self.device)}."
             )
 
+    def _check_split(self) -> None:
+        if self.fractions is not None:
+            check_fractions(self.fractions)
+        if self.folds is None:
+            if self.fold is not None:
+                raise ValueError("fold: is a part of a cross-validation. Give folds too.")
+            return
+        if (self.fold or 1) > self.folds:
+            raise ValueError(f"fold: must be at most folds, {self.folds}; found {self.fold}.")
+        excluded = ("split", "fractions", "validate_every", "patience")
+        given = [name for name in excluded if getattr(self, name) is not None]
+        if given and self.fold is None:
+            raise ValueError(
+                "folds: every class is tested on in one fold and trained on in all others, so "
+                f"there is no other split and no validation; found {', '.join(given)}. Leave "
+                "these out, or leave folds out."
+            )
+
     @property
     def compute(self) -> Compute:
         """How training steps are computed."""
         return Compute(workers=self.workers, compile=self.compile)
 
-    def budget(self, train_classes: int | None = None) -> Budget:
-        """The settings of training, defaults filled in.
-
-        ``train_classes``  number of training classes, where known: it limits the *default* of
-                           ``train_ways``, but not a given value.
-        """
+    def budget(self, limits: Limits | None = None) -> Budget:
+        """The settings of tasks and training, with defaults within ``limits``, where known."""
         default = LEARNERS[self.learner].training
+        most = limits or Limits(*(sys.maxsize,) * 4)
+        ways = self.ways or max(2, min(USUAL_WAYS, most.test_classes))
+        train_ways = default.train_ways or ways
         steps = self.steps or default.steps
-        default_ways = default.train_ways or self.ways
         optimiser = self.optimiser or default.optimiser
         default_rate = default.rate if optimiser == default.optimiser else OPTIMISERS[optimiser]
-        if default.train_ways and train_classes:
-            default_ways = min(default_ways, train_classes)
         return Budget(
+            ways=ways,
+            queries=self.queries or max(1, min(15, most.rows - self.shots)),
+            train_ways=self.train_ways or max(2, min(train_ways, most.train_classes)),
+            train_queries=self.train_queries or max(1, min(5, most.train_rows - self.shots)),
             steps=steps,
             tasks_per_step=self.tasks_per_step or default.tasks_per_step,
-            train_ways=self.train_ways or default_ways,
             optimiser=optimiser,
             rate=self.rate or default_rate,
             validate_every=self.validate_every or -(-steps // 4),
         )
 
-    def complete(self, train_classes: int | None = None) -> Recipe:
+    def complete(self, limits: Limits | None = None) -> Recipe:
         """The recipe as a run records it: defaults filled in (:meth:`budget`), root absolute."""
         root = self.root and str(Path(self.root).expanduser().absolute())
-        return replace(self, root=root, **self.budget(train_classes)._asdict())
+        values = self.budget(limits)._asdict()
+        if self.folds:
+            del values["validate_every"]  # nothing is left to validate with
+        return replace(self, root=root, **values)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON (and YAML) values."""
@@ -189,26 +238,25 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"--option: must be NAME=VALUE; found {shown(pair)}.")
+            raise ValueError(f"--set: must be NAME=VALUE; found {shown(pair)}.")
         try:
             options[name.strip()] = parse_yaml(value)
         except ValueError as error:
-            raise ValueError(f"--option: {shown(value)} is not a YAML value ({error}).") from error
+            raise ValueError(f"--set: {shown(value)} is not a YAML value ({error}).") from error
     return options
 
 
 def checked(name: str, value: Any, hint: Any) -> Any:
     """``value`` as the type ``hint``; ValueError, in which it is called ``name``, for another type.
 
-    ``hint`` is a plain type, ``dict[str, Any]``, ``Sequence[str]``, or a union of these. An integer
+    ``hint`` is a plain type, ``dict[str, Any]``, ``Sequence[str]`` (of
+    ``float`` too), or a union of these. An integer
     is accepted for a float, and so is a string with a number: YAML 1.1 reads ``1e-3`` as a string.
     """
     hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     types = tuple(get_origin(one) or one for one in hints)
-    if Sequence in types and not isinstance(value, str):
-        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise ValueError(f"{name} must be a list of strings; found {shown(value)}.")
+    if Sequence in types and value is not None and (str not in types or type(value) is not str):
+        return _checked_list(name, value, get_args(hints[types.index(Sequence)])[0])
     if float in types and isinstance(value, int | str) and not isinstance(value, bool):
         value = _number(value)
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
@@ -219,6 +267,16 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite; found {value}.")
     return value
+
+
+def _checked_list(name: str, value: Any, item: type) -> tuple[Any, ...]:
+    kind = {str: "strings", float: "numbers"}[item]
+    try:
+        if isinstance(value, list | tuple):
+            return tuple(checked(name, each, item) for each in value)
+    except ValueError:
+        pass
+    raise ValueError(f"{name} must be a list of {kind}; found {value!r}.")
 
 
 def _number(value: int | str) -> Any:

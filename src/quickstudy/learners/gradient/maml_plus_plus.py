@@ -1,4 +1,4 @@
-"""MAML++: MAML with learnt rates and a loss after every inner step."""
+"""MAML++ without its batch norm: MAML with learnt rates and a loss after every inner step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ class MAMLPlusPlus(GradientLearner):
         θ_{k+1,l} = θ_{k,l} - rates_{k,l} * ∇_l L_support(θ_k),     k = 0 … steps - 1
         minimise    sum_k v_k L_query(θ_k)  over tasks
 
-    A preset of :class:`quickstudy.MAML` that combines the paper's techniques, with its settings as
-    defaults. Each technique can be turned off here, or used alone: ``learn_rates`` of MAML, ANIL,
+    A preset of :class:`quickstudy.MAML` with three of the paper's six techniques (MSL, DA, LSLR)
+    and its settings as defaults. A fourth, the cosine schedule of the outer rate (CA), is
+    ``schedule=qs.schedules.cosine`` of ``fit``. Batch norm by inner step is not had: neither its
+    statistics (BNRS) nor its weights and biases (BNWB), to which the paper owes part of its
+    figures. Each technique can be turned off here, or used alone: ``learn_rates`` of MAML, ANIL,
     BOIL and ProtoMAML, the meta-gradient :class:`Annealed`, and the objective :class:`MultiStep`.
 
     ``backbone``       inputs (n, ...) -> predictions (n, outputs or more): ``Conv4(outputs=5)``.
@@ -46,8 +49,7 @@ class MAMLPlusPlus(GradientLearner):
     Reference: Antoniou, Edwards and Storkey (2019), How to Train Your MAML, section 4.
     Differs from the paper in the norm: norm="batch" takes the statistics of the current rows, and
     there are no running statistics or biases for each step (BNRS, BNWB). v decreases linearly to
-    zero; in the paper's code it stops slightly above. The cosine schedule of the outer rate (CA) is
-    ``schedule`` of ``fit``.
+    zero; in the paper's code it stops slightly above.
 
     >>> import quickstudy as qs
     >>> learner = qs.MAMLPlusPlus(qs.backbones.MLP(outputs=1), steps=2, rate=0.01)

@@ -21,6 +21,7 @@ from quickstudy.backbones.norms import (
 from quickstudy.base.replica import Replica, call_with
 from quickstudy.base.trees import leaves
 from quickstudy.base.weighting import weights_are_uniform
+from quickstudy.base.words import count
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.gradient.descend import Weights
 from quickstudy.objectives import mean_loss
@@ -122,7 +123,7 @@ def within_task(predictions: Any, spec: TaskSpec, present: Tensor | None) -> Any
         predictions = predictions[..., :outputs]
     elif width != outputs:
         raise ValueError(
-            f"the task has {outputs} outputs, but the backbone gives predictions of shape "
+            f"the task has {count(outputs, 'output')}, but the backbone gives predictions of shape "
             f"{tuple(predictions.shape)}. Build it with outputs={outputs}."
         )
     return without_absent(predictions, present)

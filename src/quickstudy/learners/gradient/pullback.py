@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vjp
 
+from quickstudy.base.replica import replica_of
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.learners.gradient.descend import Weights
 from quickstudy.learners.gradient.network import SupportLoss
@@ -70,6 +72,15 @@ class Problem:
         of_adapted = grad(self.loss, argnums=tuple(range(self.count)))
         gradients: tuple[Tensor, ...] = of_adapted(*tensors)
         return gradients
+
+    def in_double(self) -> Problem:
+        """The same problem for tensors in float64, whose network has its buffers in float64 too."""
+        wide = copy(self)
+        wide.network = replica_of(self.network)
+        for part in wide.network.modules():
+            for name, buffer in part._buffers.items():  # the replica's own table
+                part._buffers[name] = None if buffer is None else in_double(buffer)
+        return wide
 
     @staticmethod
     def _everything(loss: SupportLoss, weights: Weights) -> Any:
@@ -137,6 +148,11 @@ def replaced(tensors: Tensors, places: Sequence[int], new: Tensors) -> list[Tens
     """``tensors`` with those at indices ``places`` replaced by ``new``."""
     now = dict(zip(places, new, strict=True))
     return [now.get(i, tensor) for i, tensor in enumerate(tensors)]
+
+
+def in_double(tensor: Tensor) -> Tensor:
+    """A tensor of reals in float64; any other as it is."""
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def shifted(x: Tensors, step: float | Tensor, along: Tensors) -> list[Tensor]:

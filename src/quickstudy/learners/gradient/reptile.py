@@ -112,8 +112,8 @@ class Reptile(GradientLearner):
     ``batch``       rows of an inner step in training; 10 at 5 ways in the paper, 20 at 20.
     ``test_steps``  steps of ``adapt`` in evaluation mode; 50 in the paper. None: ``steps``.
 
-    The paper's outer step is ``fit(..., optimiser=sgd(1.0), schedule=linear)`` with both names from
-    :mod:`quickstudy.training`.
+    The paper's outer step is ``qs.fit(learner, ..., optimiser=qs.optimisers.sgd(1.0),
+    schedule=qs.schedules.linear)``.
 
     State: as :class:`quickstudy.MAML`'s.
 

@@ -14,7 +14,8 @@ from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.trees import concatenate, map_tree
 from quickstudy.base.weighting import counting
-from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, check_support
+from quickstudy.base.words import count
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, checked_support
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.memory.external_memory import LRUMemory, empty_memory, read
@@ -55,7 +56,7 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
         raise TypeError(f"sequence_loss: needs a MANN learner; found {type(learner).__name__}.")
     answer, parts = task.spec.answer, (require_given(task.support), require_given(task.query))
     check_answer(learner, answer)
-    check_support(parts[0], answer)
+    checked_support(learner, parts[0], answer)
     refuse_more_outputs("MANN", task.spec, learner.outputs)
     support, query = (labelled(part, answer) for part in parts)
     # Two passes, so that norm="support" normalises queries as `predict` does.
@@ -100,6 +101,10 @@ class MANN(Learner):
     ``hidden``    size of the LSTM; 200 in the paper.
     ``slots``, ``width``, ``reads``  the memory's shape and its read heads; 128, 40 and 4 there.
     ``decay``     of usage per row, between 0.95 and 0.99 in other works; not given in the paper.
+    ``writes_labels``  whether delayed_t, made from the label of the row before, is written to the
+                  slots read last. False: key_t is written there too, as the paper's equation (7)
+                  has it. Then only h_t carries the label into the memory, and with the paper's
+                  sizes MANN had not learnt to bind labels to rows after 8,000 tasks.
 
     State: ``sequence``, the :class:`SequenceState` after the support; ``centre`` (features,);
     ``present`` (outputs,) for classification; ``statistics`` for norm="support". The memory has one
@@ -112,8 +117,10 @@ class MANN(Learner):
 
     Reference: Santoro, Bartunov, Botvinick, Wierstra and Lillicrap (2016), Meta-Learning with
     Memory-Augmented Neural Networks.
-    Differs from the paper in what is written: the key into the least used slot and a vector made
-    from the delayed label into the slot read last (the paper writes the key into both). Keys are
+    Differs from the paper in what is written, unless ``writes_labels`` is False: the key into the
+    least used slot and a vector made from the delayed label into the slot read last (the paper
+    writes the key into both). Its rule cannot be had exactly, as it does not say in which order
+    slots are erased, written and read, nor which head writes where. Keys are
     also computed from f(x_t), not only from h_t. The key strength is learnt (1 in the paper). Each
     head has its own least used slot (in the paper all heads write into all of them). f is the
     backbone, centred at the mean of the support (the paper reads flattened pixels). Labels are
@@ -143,19 +150,23 @@ class MANN(Learner):
         width: int = 40,
         reads: int = 4,
         decay: float = 0.95,
+        writes_labels: bool = True,
     ) -> None:
         super().__init__()
         refuse_sizes("MANN", outputs=outputs, hidden=hidden, slots=slots, width=width, reads=reads)
         if reads > slots:
-            raise ValueError(f"MANN: {reads} heads need as many slots; found slots={slots}.")
+            raise ValueError(
+                f"MANN: {count(reads, 'head')} need as many slots; found slots={slots}."
+            )
         if not 0 <= decay < 1:
             raise ValueError(f"MANN: decay must lie in [0, 1); found {decay}.")
         features = normalised_size(backbone, "MANN")
         self.outputs, self.hidden = outputs, hidden
         self.slots, self.width, self.reads, self.decay = slots, width, reads, decay
+        self.writes_labels = writes_labels
         self.controller = LSTMCell(features + outputs + reads * width, hidden)
         self.key = nn.Linear(hidden + features, reads * width)
-        self.delayed = nn.Linear(hidden + outputs, reads * width)
+        self.delayed = nn.Linear(hidden + outputs, reads * width) if writes_labels else None
         self.gate = nn.Linear(hidden, reads)
         # A cosine is at most 1: under a strength of 1 the best of 128 slots gets a share of 2%.
         self.strength = nn.Parameter(torch.full((reads,), 10.0))
@@ -256,14 +267,20 @@ class MANN(Learner):
         cell, outside = self.controller.gates, features.shape[-1] + self.outputs
         gates = F.linear(torch.cat([features, label], -1), cell.weight[:, :outside], cell.bias)
         keys = F.linear(features, self.key.weight[:, self.hidden :], self.key.bias)
-        delayed = F.linear(label, self.delayed.weight[:, self.hidden :], self.delayed.bias)
+        delayed = [] if self.delayed is None else [
+            F.linear(label, self.delayed.weight[:, self.hidden :], self.delayed.bias)
+        ]  # fmt: skip
         gate = self.gate.bias.expand(*features.shape[:-1], -1)
-        return RowInputs(gates, torch.cat([keys, delayed, gate], -1), tag, tag_before)
+        second = tag_before if delayed else tag  # whose content is written to slots read last
+        return RowInputs(gates, torch.cat([keys, *delayed, gate], -1), tag, second)
 
     def _weights(self) -> Weights:
         """The weights that apply to the previous reads and to the controller's state."""
         outside = self.controller.inputs - self.reads * self.width
-        of_state = [layer.weight[:, : self.hidden] for layer in (self.key, self.delayed, self.gate)]
+        layers = (
+            (self.key, self.gate) if self.delayed is None else (self.key, self.delayed, self.gate)
+        )
+        of_state = [layer.weight[:, : self.hidden] for layer in layers]
         return Weights(
             self.controller.gates.weight[:, outside:], torch.cat(of_state), self.strength
         )

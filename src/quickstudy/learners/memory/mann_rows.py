@@ -20,7 +20,7 @@ class Weights(NamedTuple):
     """Weights of the recurrent connections; ``read`` is heads * width."""
 
     gates: Tensor  # (4 hidden, read + hidden): [r, h] of the previous row -> the cell's gates
-    heads: Tensor  # (2 read + heads, hidden): h -> keys, delayed vectors, and gates of the heads
+    heads: Tensor  # (2 read + heads, hidden): h -> keys, delayed vectors if any, gates of the heads
     strength: Tensor  # (heads,)
 
 
@@ -28,9 +28,9 @@ class RowInputs(NamedTuple):
     """The contributions of each row's own inputs, biases included."""
 
     gates: Tensor  # (..., 4 hidden)
-    heads: Tensor  # (..., 2 read + heads)
+    heads: Tensor  # (..., 2 read + heads), or (..., read + heads) without delayed vectors
     tag: Tensor  # (..., tags): written beside the row's key
-    tag_before: Tensor  # (..., tags): written beside the delayed vector
+    tag_before: Tensor  # (..., tags): written beside the delayed vector, or the key in its place
 
 
 class MemoryState(NamedTuple):
@@ -61,7 +61,9 @@ def one_row(row: RowInputs, before: MemoryState, weights: Weights, decay: float)
     heads = len(weights.strength)
     state = gated(row.gates + before.recurrent @ weights.gates.mT, before.cell)
     head_inputs = row.heads + state.hidden @ weights.heads.mT
-    keys, delayed = head_inputs[..., :-heads].unflatten(-1, (2, heads, -1)).unbind(-3)
+    width = before.memory.shape[-1] - row.tag.shape[-1]
+    vectors = head_inputs[..., :-heads].unflatten(-1, (-1, heads, width))
+    keys, delayed = vectors[..., 0, :, :], vectors[..., -1, :, :]  # keys twice, if there is but one
     memory, reads = least_recently_used_access(
         LRUMemory(before.memory, before.usage, before.read_addresses),
         keys,

@@ -43,7 +43,7 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
 
     Raises TypeError for a learner other than a neural process.
     """
-    if not isinstance(learner, ConditionalNeuralProcess | AttentiveNeuralProcess):
+    if not isinstance(learner, ConditionalNeuralProcess | AttentiveConditionalNeuralProcess):
         raise TypeError(
             f"gaussian_likelihood: needs a neural process; found {type(learner).__name__}."
         )
@@ -165,7 +165,7 @@ class ConditionalNeuralProcess(Learner):
         return decode(self.decoder, features, read, self.floor)
 
 
-class AttentiveNeuralProcess(Learner):
+class AttentiveConditionalNeuralProcess(Learner):
     """Maps a support set to representations that each query weighs by attention.
 
         r_i           = e(f(x_i), y_ik)
@@ -188,12 +188,13 @@ class AttentiveNeuralProcess(Learner):
 
     :meth:`uncertainty` gives the standard deviation, which :func:`gaussian_likelihood` trains.
 
-    Reference: Kim et al. (2019), Attentive Neural Processes.
-    Differs from the paper in having only its deterministic path: no latent variable, and no
-    self-attention in the encoder.
+    Reference: Kim et al. (2019), Attentive Neural Processes, whose deterministic path this is.
+    Differs from the paper in having no latent variable, so that all that is uncertain is in the
+    deviation of each single prediction, and no self-attention in the encoder. An attentive neural
+    process has both, and another objective.
 
     >>> import torch, quickstudy as qs
-    >>> learner = qs.AttentiveNeuralProcess(qs.backbones.MLP(in_features=1))
+    >>> learner = qs.AttentiveConditionalNeuralProcess(qs.backbones.MLP(in_features=1))
     >>> support = qs.examples(torch.eye(2)[:, :1], torch.eye(2)[:, :1])
     >>> learner(support, qs.regression())(support.inputs).shape
     torch.Size([2, 1])
@@ -206,14 +207,14 @@ class AttentiveNeuralProcess(Learner):
         self, backbone: nn.Module, size: int = 128, heads: int = 8, floor: float = 0.1
     ) -> None:
         super().__init__()
-        _check("AttentiveNeuralProcess", size, floor)
+        _check("AttentiveConditionalNeuralProcess", size, floor)
         if heads < 1 or size % heads:
             raise ValueError(
-                "AttentiveNeuralProcess: heads must divide size; found "
+                "AttentiveConditionalNeuralProcess: heads must divide size; found "
                 f"heads={heads} and size={size}."
             )
         self.size, self.heads, self.floor = size, heads, floor
-        features = feature_size(backbone, "AttentiveNeuralProcess")
+        features = feature_size(backbone, "AttentiveConditionalNeuralProcess")
         self.encoder = perceptron(features + 1, size, size)
         self.place = nn.Sequential(nn.Linear(features, size), nn.ReLU(), nn.Linear(size, size))
         self.mix = nn.Linear(size, size)

@@ -1,0 +1,97 @@
+"""The commands that list data sets and learners."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quickstudy.interfaces.cli.printing import json_option, print_json, print_rich
+
+if TYPE_CHECKING:
+    from quickstudy.datasets.registry import Card
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def datasets(name: str | None, as_json: bool) -> None:
+    """List the data sets, or show all facts of NAME: licence, citation, source, size."""
+    from quickstudy.datasets.registry import CARDS, card
+
+    chosen = list(CARDS.values()) if name is None else [card(name)]
+    if as_json:
+        facts = [_plain(each) for each in chosen]
+        print_json(facts if name is None else facts[0])
+    elif name is None:
+        _print_entries([(each.name, each.summary, _in_short(each)) for each in chosen])
+    else:
+        _print_entries([(fact, value) for fact, value in _facts(chosen[0]).items() if value])
+
+
+@click.command()
+@json_option
+def learners(as_json: bool) -> None:
+    """List the learners."""
+    from quickstudy.files.registry import LEARNERS
+
+    cards = LEARNERS.values()
+    facts = ("name", "title", "family", "authors", "year", "learns")
+    if as_json:
+        print_json([{fact: getattr(card, fact) for fact in facts} for card in cards])
+        return
+    _print_entries([
+        (card.name, f"{card.title}: {card.learns}", f"{card.family}; {card.authors} ({card.year})")
+        for card in cards
+    ])  # fmt: skip
+
+
+def _print_entries(entries: list[tuple[str, ...]]) -> None:
+    """Names, which are never broken, each beside one or more paragraphs; the second one is dim."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, first, *further in entries:
+        table.add_row(name, Text(first))
+        for text in further:
+            table.add_row("", Text(text, style="dim"))
+    print_rich(table)
+
+
+def _in_short(card: Card) -> str:
+    facts = _facts(card)
+    named = {"classes": "classes", "shape": "inputs", "size": "download"}
+    parts = [f"{title} {facts[fact]}" for fact, title in named.items() if facts[fact]]
+    return "; ".join([*parts, f"licence: {card.licence}"])
+
+
+def _facts(card: Card) -> dict[str, str]:
+    """The facts of a card as texts; "" for what it does not have or what depends on the source."""
+    size = f"{card.size_bytes / 1e6:.0f} MB" if card.size_bytes else ""
+    return {
+        "name": card.name,
+        "title": card.title,
+        "summary": card.summary,
+        "licence": card.licence,
+        "citation": card.citation,
+        "url": card.url,
+        "shape": " × ".join(map(str, card.shape or ())),
+        "classes": " / ".join(map(str, card.classes or ())),
+        "options": ", ".join(sorted(card.options)),
+        "splits": ", ".join(card.splits),
+        "size": size,
+        "source": "downloaded when first used" if card.downloads else "",
+        "checked": card.checked,
+        "checksums": "\n".join(map(str, card.checksum)),
+    }
+
+
+def _plain(card: Card) -> dict[str, Any]:
+    """A card as JSON; null for what depends on the source."""
+    facts = asdict(card)
+    del facts["loader"]
+    return {**facts, "options": sorted(card.options)}

@@ -1,0 +1,240 @@
+"""The commands that train and evaluate a learner, and that write the report of a run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from quickstudy.interfaces.cli.printing import json_option, print_json, print_path, print_rich
+
+if TYPE_CHECKING:
+    from quickstudy.evaluation.folds import CrossValidation
+    from quickstudy.evaluation.results import Evaluation
+    from quickstudy.interfaces.runs.folder import Run
+
+
+@click.command()
+@click.option("--learner", help="Which learner; see `quickstudy learners`.  [prototypical]")
+@click.option("--data", help="Which data set; see `quickstudy datasets`.  [glyphs]")
+@click.option("--root", help="Folder of the data sets; for --data folder, of the images.")
+@click.option("--split", help="Name of one of the data set's published splits.")
+@click.option("--fractions", metavar="TRAIN,VAL,TEST", callback=lambda *given: _numbers(given[-1]),
+              help="Shares of your own classes, such as 0.6,0.2,0.2.  [fitted]")  # fmt: skip
+@click.option("--split-seed", type=int, help="Seed of the split of your own classes.  [0]")
+@click.option("--folds", type=int,
+              help="Cross-validation: test on all your own classes, in turn.")  # fmt: skip
+@click.option("--size", type=int, help="Side of the images in pixels.")
+@click.option("--rotations/--no-rotations", help="Rotated images as further classes.  [no]")
+@click.option("--strict/--no-strict", help="Fail on the first unreadable image.  [no]")
+@click.option("--ways", type=int, help="Classes of a test task.  [5, or all there are]")
+@click.option("--shots", type=int, help="Examples of each class.  [1]")
+@click.option("--queries", type=int, help="Test images of each class.  [15, or all there are]")
+@click.option("--train-ways", type=int, help="Classes of a training task.")
+@click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
+@click.option("--within-superclass/--no-within-superclass",
+              help="Tasks with classes of one superclass, such as an alphabet.  [no]")  # fmt: skip
+@click.option("--backbone", help="conv4, resnet12 or mlp.  [conv4]")
+@click.option("--channels", type=int, help="Width of conv4.  [64]")
+@click.option("--norm", help="group, batch, support or running.  [group]")
+@click.option("--steps", type=int, help="Optimiser steps.")
+@click.option("--tasks-per-step", type=int, help="Tasks per optimiser step.")
+@click.option("--rate", type=float, help="Learning rate.")
+@click.option("--optimiser", help="adam or sgd.")
+@click.option("--validate-every", type=int, help="Steps between validations.")
+@click.option("--patience", type=int, help="Stop after this many validations without improvement.")
+@click.option("--test-tasks", type=int, help="Number of test tasks.  [600]")
+@click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")
+@click.option("--threads", type=int, help="CPU threads.")
+@click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@click.option("--workers", type=int, help="Tasks in parallel, one CPU thread each.  [1]")
+@click.option("--compile/--no-compile", help="Compile training steps; helps small networks.  [no]")
+@click.option("--set", "options", multiple=True, metavar="NAME=VALUE",
+              help="An argument of the learner, such as steps=5; may be repeated.")  # fmt: skip
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="A recipe (YAML), which options override."
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The run's folder.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run.")
+@click.option("--explain", is_flag=True, help="Only explain how steps would be computed.")
+@json_option
+@click.pass_context
+def run(
+    ctx: click.Context, /, options: tuple[str, ...], config: Path | None, out: Path | None,
+    resume: Path | None, explain: bool, as_json: bool, **choices: Any,
+) -> None:  # fmt: skip
+    """Train a learner, evaluate it on classes it was not trained on, and write a report."""
+    given = {n: v for n, v in choices.items() if _given(ctx, n)}
+    if resume is not None and (given or options or config or out or explain):
+        raise ValueError("run: --resume continues with the run's recipe; give no other options.")
+    if resume is not None:
+        from quickstudy.interfaces.runs.folder import Run
+
+        opened, parts = Run.open(resume), None
+    else:
+        from quickstudy.interfaces.runs.recipe import (
+            merge,
+            read_options,
+            read_recipe,
+            read_recipe_file,
+        )
+
+        values = read_recipe_file(config) if config else {}
+        recipe = read_recipe(merge(values, given, read_options(options)))
+        from quickstudy.interfaces.runs import (
+            execute as runs,  # imports torch: only once the recipe is valid
+        )
+
+        if explain:
+            explanation = runs.explain(recipe)
+            print_json({"explanation": explanation}) if as_json else click.echo(explanation)
+            return
+        opened, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
+        if parts.data.card.classes is None and not recipe.folds:  # each fold is told when it begins
+            from quickstudy.interfaces.runs.fitted import classes_of
+
+            click.echo(f"{opened.data_name}: {classes_of(parts.data)}.", err=True)
+    _execute(ctx, opened, parts, resume is not None, as_json)
+
+
+def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json: bool) -> None:
+    """Train and test a run that was begun or opened, and print the result."""
+    from quickstudy.interfaces.runs.execute import Interrupted, execute
+    from quickstudy.interfaces.runs.folds import cross_validate
+    from quickstudy.reports.tables import result_table
+
+    print_path("run folder", opened.path, err=as_json)
+    recipe = opened.recipe
+    title = f"{recipe.learner} on {recipe.data}"
+    in_folds = recipe.folds is not None and recipe.fold is None
+    result: Evaluation | CrossValidation | Interrupted
+    if in_folds:
+        result = cross_validate(
+            opened, parts, resume=resume, on_fold=lambda text: click.echo(text, err=True)
+        )
+    else:
+        result = execute(opened, parts, resume=resume)
+    if isinstance(result, Interrupted):
+        continue_with = f"quickstudy run --resume {shlex.quote(str(opened.path))}"
+        click.echo(f"Interrupted. Continue with: {continue_with}", err=as_json)
+        ctx.exit(result.exit_code)
+    report = opened.path / "report.html"
+    if as_json:
+        kind = "cross_validation" if in_folds else "evaluation"
+        paths = {"run": str(opened.path), "report": str(report)}
+        print_json({**paths, "recipe": recipe.to_json(), kind: result.to_json()})
+        return
+    print_rich(result_table(result, title))
+    print_path("report", report)
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    """The numbers in "0.6,0.2,0.2"."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"must be numbers such as 0.6,0.2,0.2; found {text!r}.") from error
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--ways", type=int, help="Classes of a task; as in the run by default.")
+@click.option("--shots", type=int, help="Examples of each class.")
+@click.option("--tasks", type=int, default=600, show_default=True)
+@click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
+@click.option("--data", help="Published test tasks in place of the run's: lake_runs.")
+@click.option("--root", help="Folder of the data sets, for --data.")
+@click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@click.option("--baselines/--no-baselines", default=True, help="Score baselines too.  [yes]")
+@json_option
+@click.pass_context
+def evaluate(
+    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, tasks: int,
+    seed: int | None, data: str | None, root: str | None, device: str | None, baselines: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Evaluate the learner of a RUN again, also with other ways, shots or tasks.
+
+    With --data lake_runs: on the 20 published one-shot runs of Omniglot, beside published errors.
+    """
+    if data is not None or root is not None:
+        refused = [f"--{n}" for n in ("ways", "shots", "tasks", "seed") if _given(ctx, n)]
+        _evaluate_published(run, data, root, device, as_json, refused)
+        return
+    from quickstudy.evaluation.evaluate import evaluate as evaluate_learner
+    from quickstudy.interfaces.runs.assemble import load_data, make_test_source
+    from quickstudy.interfaces.runs.fitted import keep_split
+    from quickstudy.interfaces.runs.folder import Run
+    from quickstudy.interfaces.runs.provenance import choose_device
+    from quickstudy.reports.tables import evaluation_table
+
+    opened = Run.open(run)
+    changes: dict[str, Any] = {"ways": ways, "shots": shots}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    recipe = replace(opened.recipe, test_tasks=tasks, device=device, **changes)
+    learner, _ = opened.learner()
+    learner.to(choose_device(recipe.device))
+    dataset = load_data(opened.recipe)  # not the changed one, whose ways may split it otherwise
+    keep_split(opened.path, dataset)
+    source = make_test_source(recipe, dataset, learner)
+    seed = recipe.seed if seed is None else seed
+    evaluation = evaluate_learner(learner, source, tasks, seed=seed, baselines=baselines)
+    if as_json:
+        print_json(evaluation.to_json())
+    else:
+        title = f"{recipe.learner} on {recipe.data}, {recipe.ways}-way {recipe.shots}-shot"
+        print_rich(evaluation_table(evaluation, title))
+
+
+def _evaluate_published(
+    run: Path, data: str | None, root: str | None, device: str | None, as_json: bool,
+    refused: list[str],
+) -> None:  # fmt: skip
+    if data is None:
+        raise ValueError("evaluate: --root is the folder of --data. Give --data lake_runs too.")
+    if refused:
+        raise ValueError(
+            f"evaluate: the tasks of --data {data} are fixed; found {', '.join(refused)}. Leave "
+            "that out."
+        )
+    from quickstudy.interfaces.runs.folder import Run
+    from quickstudy.interfaces.runs.published import evaluate_published
+    from quickstudy.reports.literature import literature_table
+    from quickstudy.reports.tables import evaluation_table
+
+    opened = Run.open(run)
+    result = evaluate_published(opened, data, root=root, device=device)
+    if as_json:
+        print_json(result.to_json())
+        return
+    learner = opened.recipe.learner
+    print_rich(evaluation_table(result.evaluation, f"{learner} on {result.card.title}"))
+    print_rich(literature_table(result.evaluation, result.card.published, f"{learner}, this run"))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path),
+              help="Where to write it.  [report.html in the run's folder]")  # fmt: skip
+@json_option
+def report(run: Path, out: Path | None, as_json: bool) -> None:
+    """Write the report of a finished RUN again, from the run's files."""
+    from quickstudy.interfaces.runs.again import report_again
+    from quickstudy.interfaces.runs.folder import Run
+
+    written = report_again(Run.open(run), out)
+    if as_json:
+        print_json({"run": str(run), "report": str(written)})
+    else:
+        print_path("report", written)
