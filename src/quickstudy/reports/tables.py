@@ -80,6 +80,7 @@ def folds_table(result: CrossValidation, title: str = "") -> Group:
     return Group(
         Text(head, style="bold"),
         Text(f"(95% interval over {count(len(result.folds), 'fold')}; the folds: {result.range})"),
+        *(Text(visible(baseline.sentence)) for baseline in result.baselines),
         table,
         Text(result.explanation, style="dim"),
     )

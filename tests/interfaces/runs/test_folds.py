@@ -62,6 +62,22 @@ def test_the_interval_is_over_folds(crossed):
     assert "approximate, because folds share training classes" in result.explanation
 
 
+def test_baselines_are_compared_over_folds(crossed):
+    result = stored(crossed)
+    chance = next(baseline for baseline in result.baselines if baseline.name == "chance")
+    own = [fold.evaluation.mean for fold in result.folds]
+    others = [
+        next(b.mean for b in fold.evaluation.main.baselines if b.name == "chance")
+        for fold in result.folds
+    ]
+    assert chance.mean == pytest.approx(np.mean(others), abs=1e-6)
+    assert chance.gain == pytest.approx(np.mean(own) - np.mean(others), abs=1e-6)
+    expected = stats.ttest_rel(own, others).confidence_interval(0.95)
+    assert chance.gain_half_width == pytest.approx((expected.high - expected.low) / 2, abs=1e-6)
+    assert chance.sentence in str(result)
+    assert "beside baselines" in (crossed.path / "report.html").read_text()
+
+
 def test_resuming_a_finished_cross_validation_gives_the_same(crossed):
     before = (crossed.path / "cross_validation.json").read_bytes()
     again = cross_validate(Run.open(crossed.path), resume=True, progress=False)
