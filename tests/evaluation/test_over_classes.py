@@ -74,7 +74,10 @@ def test_a_result_says_what_its_interval_covers(classes: int, known: bool) -> No
     of = result.main.classes
     assert of is not None
     assert (of.count, of.known) == (classes, known)
-    text = f"not other classes: {classes} are too few for that"
+    text = (
+        f"the interval covers other tasks from the same rows of these {classes} classes, not other "
+        f"classes: {classes} are too few for that"
+    )
     assert (text in str(result)) is not known
     assert ("for other classes (95% CI, 12 classes)" in str(result)) is known
     low, high = np.quantile(result.scores, [0.05, 0.95])

@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from quickstudy.base.words import count
 from quickstudy.core import TaskSource
 from quickstudy.evaluation.intervals import quantile
 from quickstudy.tasks.numbering import Stream, generator, task_seed
@@ -61,12 +62,12 @@ class OverClasses:
         """What the interval over tasks leaves out, or the ``figure`` of the mean over classes."""
         if self.known:
             return f"{figure} for other classes (95% CI, {self.count} classes)"
-        why = f"{self.count} are too few"
+        why = f"{self.count} {'is' if self.count == 1 else 'are'} too few"
         if self.count >= LEAST_CLASSES:
             why = "tasks without each of them are needed"
         return (
-            f"the interval covers other tasks of the same {self.count} classes, not other classes: "
-            f"{why} for that"
+            f"the interval covers other tasks from the same rows of these "
+            f"{count(self.count, 'class', 'classes')}, not other classes: {why} for that"
         )
 
 

@@ -99,6 +99,7 @@ def test_evaluate_again(finished):
     other = call("evaluate", finished, "--tasks", "10", "--shots", "3")
     assert "accuracy" in other.output
     for remark in (
+        "Prototypical Networks: kind",
         "than chance",
         "nearest mean of the inputs",
         "not other classes",

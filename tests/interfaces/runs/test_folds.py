@@ -104,7 +104,7 @@ def test_a_cross_validation_that_was_interrupted_continues(crossed, tmp_path):
         ({"ways": 4}, "test classes: episodes: 4 ways asked, but the split has 3 classes"),
         ({"queries": 10}, "test classes: episodes: 1 shot [+] 10 queries need 11 rows"),
         ({"train_ways": 7}, "train classes: episodes: 7 ways asked, but the split has 6 classes"),
-        ({"folds": 6}, "class_folds: .* 6 folds of 10 classes. Give 2 to 5 folds"),
+        ({"folds": 6}, "class_folds: .* folds=6 for 10 classes. Give 2 to 5 folds"),
     ],
 )
 def test_folds_that_cannot_run_are_refused_before_the_first(crossed, tmp_path, changes, message):

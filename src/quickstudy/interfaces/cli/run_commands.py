@@ -110,7 +110,6 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
 
     print_path("run folder", opened.path, err=as_json)
     recipe = opened.recipe
-    title = f"{recipe.learner} on {recipe.data}"
     in_folds = recipe.folds is not None and recipe.fold is None
     result: Evaluation | CrossValidation | Interrupted
     if in_folds:
@@ -129,7 +128,7 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
         paths = {"run": str(opened.path), "report": str(report)}
         print_json({**paths, "recipe": recipe.to_json(), kind: result.to_json()})
         return
-    print_rich(result_table(result, title))
+    print_rich(result_table(result, opened.title))
     print_path("report", report)
 
 
@@ -193,7 +192,7 @@ def evaluate(
     if as_json:
         print_json(evaluation.to_json())
     else:
-        title = f"{recipe.learner} on {recipe.data}, {recipe.ways}-way {recipe.shots}-shot"
+        title = f"{opened.title} ({recipe.ways}-way {recipe.shots}-shot)"
         print_rich(evaluation_table(evaluation, title))
 
 
@@ -208,6 +207,7 @@ def _evaluate_published(
             f"evaluate: the tasks of --data {data} are fixed; found {', '.join(refused)}. Leave "
             "that out."
         )
+    from quickstudy.files.registry import LEARNERS
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.published import evaluate_published
     from quickstudy.reports.literature import literature_table
@@ -218,7 +218,7 @@ def _evaluate_published(
     if as_json:
         print_json(result.to_json())
         return
-    learner = opened.recipe.learner
+    learner = LEARNERS[opened.recipe.learner].title
     print_rich(evaluation_table(result.evaluation, f"{learner} on {result.card.title}"))
     print_rich(literature_table(result.evaluation, result.card.published, f"{learner}, this run"))
 
