@@ -42,7 +42,7 @@ def literature_table(
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     table.add_column("error in %", justify="right")
     table.add_column("source", style="dim")
     for row in beside_published(evaluation, published, name):

@@ -277,6 +277,14 @@ def test_a_score_on_images_that_were_adapted_to_is_warned_of(run, tmp_path):
     predict_files(predictor, [tmp_path / "b" / "kind 0"])  # no accuracy, so no warning
 
 
+def test_a_check_on_classes_that_were_trained_on_is_warned_of(run, tmp_path):
+    split = {"train": {"kind 1": 9}, "val": {}, "test": {"kind 0": 9}}
+    (run.path / "split.json").write_text(json.dumps(split))
+    folder = write(tmp_path / "a", 2, 4)
+    with pytest.warns(UserWarning, match=r"trained on 1 class \('kind 1'\) of the same name"):
+        adapt_folder(run, folder)
+
+
 def test_one_class_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match=r"adapt: .*one class alone, 'kind 0'. Add a folder"):
         adapt_folder(run, write(tmp_path / "a", 1, 4))

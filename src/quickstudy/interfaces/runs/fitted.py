@@ -120,6 +120,11 @@ def own_classes(path: Path) -> list[str]:
     return list(dict.fromkeys(name for split in splits.values() for name in split))
 
 
+def training_classes(path: Path) -> frozenset[str]:
+    """The user's own classes on which the learner of run folder ``path`` was trained."""
+    return frozenset(_read(path / FILE)["train"]) if (path / FILE).exists() else frozenset()
+
+
 def _read(file: Path) -> dict[str, dict[str, int]]:
     with damage_names(file):
         return {name: dict(classes) for name, classes in read_json(file, most=2**28).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,15 +82,17 @@ def stored(run: Run) -> CrossValidation:
 def write_folds_report(run: Run, result: CrossValidation, path: Path | None = None) -> Path:
     """Write ``report.html``, with links to the reports of the folds."""
     recipe, origin = run.recipe, run.origin
+    path = path or run.path / "report.html"
     facts = FoldsFacts(
         title=run.title,
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class",
         result=result,
+        folder=Path(os.path.relpath(run.path.resolve(), path.resolve().parent)).as_posix(),
         config=recipe.to_json(),
         versions=origin.versions,
         command=origin.command,
         commit=origin.commit,
         created=origin.created,
     )
-    return write_atomically(path or run.path / "report.html", folds_page(facts).encode())
+    return write_atomically(path, folds_page(facts).encode())

@@ -24,6 +24,7 @@ from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.evaluation.confusion import Confusion
 from quickstudy.evaluation.support_check import check_support_set
+from quickstudy.interfaces.runs.fitted import training_classes
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.picture_files import (
     format_of_learner,
@@ -91,6 +92,13 @@ def adapt_folder(
         "support": {**alike.to_json(), "digests": _digests(classes.inputs)},
     }
     if check:
+        if seen := [name for name in classes.names if name in training_classes(run.path)]:
+            warnings.warn(
+                f"adapt: the learner was trained on {_classes_named(seen)} of the same name. If "
+                f"images in {folder} were among its training images, the check is too favourable. "
+                "Check it with other images: `quickstudy predict` on class folders.",
+                stacklevel=2,
+            )
         found = check_support_set(learner, support, spec)
         about["check"] = {**found.to_json(), "summary": str(found)}
         if found.no_better_than:
@@ -228,6 +236,12 @@ def _digests(pixels: Tensor) -> list[str]:
     """A digest of each of the ``pixels`` (n, 3, side, side) uint8, by which it is known again."""
     rows = pixels.contiguous().numpy()
     return [hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest() for row in rows]
+
+
+def _classes_named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    listed = ", ".join(map(shown, names[:3])) + more
+    return f"{count(len(names), 'class', 'classes')} ({listed})"
 
 
 def _normal(name: str) -> str:
