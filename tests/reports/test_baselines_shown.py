@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from report_samples import evaluation_with, result_with, training_log
@@ -15,6 +16,8 @@ from quickstudy.evaluation.over_classes import OverClasses
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.reports import plots
+from quickstudy.reports.insight_plots import step_by_step
+from quickstudy.reports.insights import Adaptation
 from quickstudy.reports.limits import limits_of
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.tables import evaluation_table
@@ -114,6 +117,14 @@ def test_the_histogram_shows_the_baselines() -> None:
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[1:] == ["chance 33.3%"]
     assert axes.get_xlim() == (20, 40)
+
+
+def test_the_axes_of_inner_steps_do_not_magnify_noise() -> None:
+    steps, values, none = np.arange(3), np.array([1.28, 1.29, 1.295]), np.empty((3, 0))
+    adapted = Adaptation(steps, values, values, "mse", "", (), none, none)
+    for axes in step_by_step(adapted).axes:
+        low, high = axes.get_ylim()
+        assert high - low >= 0.1 * 1.28
 
 
 def test_the_axis_of_accuracies_ends_at_100_percent() -> None:

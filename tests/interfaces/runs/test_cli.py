@@ -106,6 +106,11 @@ def test_evaluate_again(finished):
         "single tasks",
     ):
         assert remark in other.output
+    fewer = json.loads(
+        call("evaluate", finished, "--tasks", "2", "--queries", "1", "--json").stdout
+    )
+    shares = np.array(fewer["rows"][0]["values"]) * Run.open(finished).recipe.ways
+    np.testing.assert_allclose(shares, shares.round(), atol=1e-4)  # one query of each class
     without = call("evaluate", finished, "--tasks", "2", "--no-baselines")
     assert "than chance" not in without.output
     for words, message in (

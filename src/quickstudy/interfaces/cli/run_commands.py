@@ -150,6 +150,7 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--ways", type=int, help="Classes of a task; as in the run by default.")
 @click.option("--shots", type=int, help="Examples of each class.")
+@click.option("--queries", type=int, help="Test images of each class.")
 @click.option("--tasks", type=int, default=600, show_default=True)
 @click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
 @click.option("--data", help="Published test tasks in place of the run's: lake_runs.")
@@ -159,16 +160,17 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @json_option
 @click.pass_context
 def evaluate(
-    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, tasks: int,
-    seed: int | None, data: str | None, root: str | None, device: str | None, baselines: bool,
-    as_json: bool,
+    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, queries: int | None,
+    tasks: int, seed: int | None, data: str | None, root: str | None, device: str | None,
+    baselines: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Evaluate the learner of a RUN again, also with other ways, shots or tasks.
+    """Evaluate the learner of a RUN again, also with other ways, shots, queries or tasks.
 
     With --data lake_runs: on the 20 published one-shot runs of Omniglot, beside published errors.
     """
     if data is not None or root is not None:
-        refused = [f"--{n}" for n in ("ways", "shots", "tasks", "seed") if _given(ctx, n)]
+        fixed = ("ways", "shots", "queries", "tasks", "seed")
+        refused = [f"--{name}" for name in fixed if _given(ctx, name)]
         _evaluate_published(run, data, root, device, as_json, refused)
         return
     from quickstudy.evaluation.evaluate import evaluate as evaluate_learner
@@ -179,7 +181,7 @@ def evaluate(
     from quickstudy.reports.tables import evaluation_table
 
     opened = Run.open(run)
-    changes: dict[str, Any] = {"ways": ways, "shots": shots}
+    changes: dict[str, Any] = {"ways": ways, "shots": shots, "queries": queries}
     changes = {name: value for name, value in changes.items() if value is not None}
     recipe = replace(opened.recipe, test_tasks=tasks, device=device, **changes)
     learner, _ = opened.learner()
