@@ -87,7 +87,7 @@ def learners() -> dict[str, qs.Learner]:
         "meta networks": qs.MetaNetworks(mlp(), outputs=WAYS, hidden=4),
         "in context": qs.InContext(mlp(), size=8, layers=1, heads=2),
         "conditional process": qs.ConditionalNeuralProcess(mlp(), size=4),
-        "attentive process": qs.AttentiveNeuralProcess(mlp(), size=4, heads=2),
+        "attentive process": qs.AttentiveConditionalNeuralProcess(mlp(), size=4, heads=2),
         "own": qs.Prototypical(nn.Sequential(nn.Linear(D, 4), nn.LeakyReLU(0.2))),
         "ridge": qs.LinearProbe(mlp()), "logistic": qs.LinearProbe(mlp(), logistic),
     }  # fmt: skip

@@ -177,6 +177,20 @@ CASES: dict[str, tuple[Callable[[torch.Generator], qs.Task], Callable[[], nn.Mod
 }
 
 
+NEAREST, FEATURES = "nearest mean of the inputs", "nearest mean of untrained features"
+BASELINES = {
+    "a class for each pixel": ("commonest class of the support", NEAREST, FEATURES),
+    "a number for each pixel": ("mean of the support", "untrained learner"),
+    "tokens of ragged length": ("commonest token of the support", "untrained learner"),
+    "boxes": ("boxes of the support", "untrained learner"),
+    "labels, some unknown": ("chance", NEAREST, FEATURES),
+    "graphs of different size": ("mean of the support", "untrained learner"),
+    "a dict of inputs": ("chance", NEAREST, FEATURES),
+    "own loss": ("untrained learner",),
+    "own loss of trees": ("untrained learner",),
+}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_fit_evaluate_report_and_save(name, tmp_path):
     """Of ten seeds, the last losses were at most 0.92 of the first for labels, 0.83 for others."""
@@ -190,6 +204,8 @@ def test_fit_evaluate_report_and_save(name, tmp_path):
     result = qs.evaluate(learner, source, 12)
     assert result.metric == score
     assert 0 <= result.mean < 10
+    assert result.left_out == {}
+    assert tuple(each.name for each in result.main.baselines) == BASELINES[name]
     task = draw(source, 0, 0, Stream.TEST)
     facts = RunFacts(name, result, trained.rows, [view(learner, task)])
     html = page(facts)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from quickstudy.files.storage import load as load
     from quickstudy.files.storage import save as save
     from quickstudy.interfaces.estimator import FewShotClassifier as FewShotClassifier
+    from quickstudy.interfaces.estimator import FewShotRegressor as FewShotRegressor
     from quickstudy.learners.gradient import descend as updates  # noqa: F401
     from quickstudy.learners.gradient import meta_gradients as meta_gradients
     from quickstudy.learners.gradient.multi_step import MultiStep as MultiStep
@@ -95,6 +96,7 @@ _DEFINED_IN = {
     "Evaluation": "evaluation.results",
     "Examples": "core",
     "FewShotClassifier": "interfaces.estimator",
+    "FewShotRegressor": "interfaces.estimator",
     "LabelledRows": "tasks.rows",
     "Learner": "core",
     "MultiStep": "learners.gradient.multi_step",

@@ -21,16 +21,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.door import check_predictions, counted, readable, received, received_rows
+from quickstudy.base.explain import explaining
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
 from quickstudy.base.short import short_repr
-from quickstudy.base.trees import leaves, map_tree, without_rows
+from quickstudy.base.trees import map_tree, without_rows
 from quickstudy.base.updates import refusing_updates
-from quickstudy.base.weighting import counting
 
 State = Any
 """What ``adapt`` returns for one support set: nested dicts, tuples and lists of tensors."""
-
 Statistic = dict[str, Tensor]
 """What a score stores for one task: sums, counts, or pairs of predictions and targets."""
 
@@ -256,14 +256,15 @@ class Learner(nn.Module, ABC):
         """Predictions for ``inputs`` (n, ...): a tensor or a tree, whose first axis is the rows."""
 
     def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
-        """The predictor after adapting to ``support``.
+        """The predictor after adapting to ``support``, whose rows get the learner's type of reals.
 
-        Raises ValueError for an answer that this learner does not support, for a support set
-        without rows, and for targets that do not fit the answer.
+        Raises ValueError for an answer or rows that do not fit this learner, and for no rows.
         """
+        if not isinstance(spec, TaskSpec):
+            raise ValueError(f"spec: must be a TaskSpec; found {type(spec)}. Use qs.regression().")
         check_answer(self, spec.answer)
-        check_support(support, spec.answer)
-        with refusing_updates(self):
+        support = checked_support(self, support, spec.answer)
+        with explaining(self, support.inputs), refusing_updates(self):
             state = self.adapt(support, spec)
         return Predictor(self, state, spec, {}, without_rows(support.inputs))
 
@@ -275,28 +276,24 @@ class Learner(nn.Module, ABC):
 
 def check_answer(learner: Learner, answer: Answer) -> None:
     """ValueError where ``learner`` does not support ``answer``."""
-    if isinstance(answer, learner.answers):
-        return
-    given = ", ".join(kind.__name__ for kind in learner.answers)
-    raise ValueError(
-        f"{type(learner).__name__}: gives answers of the kind {given}, but the task needs "
-        f"{answer}. Use another learner, or another spec."
-    )
-
-
-def check_support(support: Examples, answer: Answer) -> None:
-    """ValueError for a support set without rows, or whose targets do not fit ``answer``."""
-    if not isinstance(support, Examples):
+    if not isinstance(answer, learner.answers):
+        given = ", ".join(kind.__name__ for kind in learner.answers)
         raise ValueError(
-            f"support: must be Examples; found {type(support).__name__}. Make them by qs.examples."
+            f"{type(learner).__name__}: gives answers of the kind {given}, but the task needs "
+            f"{answer}. Use another learner, or another spec."
         )
-    if len(support.weights) == 0:
-        raise ValueError("support: needs at least 1 row; found 0. Give a row of weight 0 for none.")
+
+
+def checked_support(learner: Learner, support: Examples, answer: Answer) -> Examples:
+    """``support`` as ``learner`` reads it; ValueError where it does not fit ``answer``."""
+    if not isinstance(support, Examples):
+        found = type(support).__name__
+        raise ValueError(f"support: must be Examples; found {found}. Make them by qs.examples.")
+    support = Examples(*received_rows(learner, support, "support"))
     answer.check(support.targets, "support")
-    # Reading a value synchronises with a GPU, and is impossible under vmap.
-    on_cpu = all(leaf.device.type == "cpu" for leaf in leaves(support.targets))
-    if on_cpu and not torch._C._are_functorch_transforms_active():
+    if readable(support.targets):
         answer.check_values(support.targets, "support")
+    return support
 
 
 @short_repr
@@ -317,10 +314,10 @@ class Predictor:
     def __call__(self, inputs: Any, weights: Tensor | None = None) -> Any:
         """Predictions for ``inputs`` (n, ...): logits, regression values, or a tree of these.
 
-        ``weights``  (n,): how often a row counts in batch statistics; once each by default.
+        ``inputs`` are converted as by ``qs.examples``; ``weights`` (n,) say how often a row counts
+        in batch statistics. ValueError for inputs that do not fit and results that are not finite.
         """
-        with refusing_updates(self.learner):
-            if weights is None:
-                return self.learner.predict(self.state, inputs, self.spec)
-            with counting(weights):
-                return self.learner.predict(self.state, inputs, self.spec)
+        learner, inputs = self.learner, received(self.learner, inputs, "predictor", self.state)
+        with explaining(learner, inputs), refusing_updates(learner), counted(weights, inputs):
+            predictions = learner.predict(self.state, inputs, self.spec)
+        return check_predictions(predictions, inputs, learner)

@@ -110,7 +110,10 @@ def mean_loss(
 
     ``present``  (outputs,): classes in the support set; elements of other classes are left out.
     ``uniform``  whether all weights are 1 and all elements known, so that a plain mean is right.
+
+    Raises ValueError for predictions of a wrong shape.
     """
+    check_predictions(predictions, rows.targets, answer)
     if uniform:
         losses = answer.element_losses(predictions, rows.targets)
         return (losses if losses.ndim == 1 else losses.flatten(1).mean(1)).mean(-1)

@@ -84,7 +84,6 @@ def encoder(**options: Any) -> nn.Module:
 USER_MODULES: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm1d": lambda: on_vectors(nn.BatchNorm1d(8, track_running_stats=False)),
     "BatchNorm1d, frozen": lambda: on_vectors(FrozenBatchNorm(8)),
-    "BatchNorm1d, qs.frozen": lambda: on_vectors(qs.frozen(nn.BatchNorm1d(8))),
     "LayerNorm": lambda: on_vectors(nn.LayerNorm(8)),
     "GroupNorm": lambda: on_vectors(nn.GroupNorm(2, 8)),
     "RMSNorm": lambda: on_vectors(nn.RMSNorm(8)),

@@ -196,6 +196,19 @@ class Remembering(Smoother):
         return super().predict(self.memory[state["place"]], inputs, spec)
 
 
+class Directed(Smoother):
+    """Reads the direction of its inputs, which zeros have not."""
+
+    def adapt(self, support: Examples, spec: TaskSpec) -> State:
+        return super().adapt(support._replace(inputs=self.direction(support.inputs)), spec)
+
+    def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
+        return super().predict(state, self.direction(inputs), spec)
+
+    def direction(self, inputs: Tensor) -> Tensor:
+        return inputs / inputs.norm(dim=-1, keepdim=True)
+
+
 class Exchanging(Smoother):
     """Exchanges weights in the module for one call, as torch's ``functional_call`` does."""
 
@@ -231,6 +244,7 @@ BROKEN: dict[str, type[Learner]] = {
     "every_parameter_gets_a_gradient": Idle,
     "dtype_and_device_are_kept": Widening,
     "saved_predictor_is_the_same": Remembering,
+    "plain_features_give_finite_answers": Directed,
     "threads_equal_turns": Exchanging,
     "memory_does_not_grow_with_steps": Hoarding,
     "extending_the_prior_equals_adapting": Prejudiced,

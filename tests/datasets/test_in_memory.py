@@ -32,7 +32,7 @@ def test_every_row_keeps_its_label(y):
         assert {r.numpy().tobytes() for r in rows} == expected
 
 
-@pytest.mark.parametrize("values", [[3, -1, 7, 100, 5, 6], [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]])
+@pytest.mark.parametrize("values", [[3, 1, 7, 100, 5, 6], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]])
 def test_labels_of_any_type(values):
     y = np.repeat(values, 4)
     dataset = datasets.arrays(torch.rand(24, 3), torch.tensor(y))
@@ -43,7 +43,12 @@ def test_number_types():
     y = LABELS
     assert datasets.arrays(X, y).train.inputs.dtype == torch.uint8
     assert datasets.arrays(X.astype(np.float64), y).train.inputs.dtype == torch.float32
-    assert datasets.arrays(X.astype(np.int64), y).train.inputs.dtype == torch.float32
+    ids = datasets.arrays(X.astype(np.int64) + 16777217 - 209, y)
+    assert max(int(part.inputs.max()) for part in ids.splits.values()) == 16777217  # as ids
+    images = X.reshape(35, 1, 2, 3)
+    stored = [datasets.arrays(images.astype(kind), y).train.inputs for kind in (np.uint8, np.int32)]
+    assert stored[1].dtype == torch.uint8
+    assert torch.equal(*stored)
     assert datasets.arrays(torch.from_numpy(X).double(), y).train.inputs.dtype == torch.float32
     read_only = X.copy()
     read_only.flags.writeable = False

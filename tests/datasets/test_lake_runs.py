@@ -10,7 +10,7 @@ from PIL import Image
 
 from quickstudy import datasets
 from quickstudy.datasets import lake_runs
-from quickstudy.datasets.archives import ArchiveError
+from quickstudy.datasets.limits import ArchiveError
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from quickstudy.answers.labels import AveragePrecision, RocAuc
 from quickstudy.answers.pixels import MeanIoU, PooledMeanIoU
 from quickstudy.answers.reals import MeanSquaredError
 from quickstudy.core import Score, Statistic
-from quickstudy.evaluation.results import Evaluation, Result, result_of
+from quickstudy.evaluation.result import Result, result_of
+from quickstudy.evaluation.results import Evaluation
 
 DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "int64", "float16", "bfloat16", "float64")
 

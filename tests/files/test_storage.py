@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -252,14 +252,21 @@ EXPORTED = {  # one learner or two of each family; exporting takes seconds
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_a_predictor_exports_to_onnx_for_any_number_of_rows(name, tmp_path, classes):
+def test_a_predictor_exports_to_onnx_for_any_number_of_rows(
+    name, tmp_path, classes, caplog, recwarn
+):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     task = draw(qs.episodes(classes, 3, 2, 3), 0, 0)
     predictor = EXPORTED[name]().eval()(task.support, task.spec)
+    predictor = replace(predictor, info={"names": ["a", "b", "c"]})
     path = qs.export(predictor, tmp_path / "p.onnx", task.query.inputs[:3])
+    assert "torchvision" not in caplog.text
+    assert not [each for each in recwarn if issubclass(each.category, FutureWarning)]
     session = onnxruntime.InferenceSession(path)
+    info = session.get_modelmeta().custom_metadata_map["info"]
+    assert json.loads(info) == {"names": ["a", "b", "c"]}
     for rows in (task.query.inputs[:1], task.query.inputs[:7]):
         (found,) = session.run(None, {"inputs": rows.numpy()})
         expected = predictor(rows).detach().numpy()

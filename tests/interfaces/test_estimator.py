@@ -9,7 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import quickstudy as qs
 
 
-@parametrize_with_checks([qs.FewShotClassifier()])
+@parametrize_with_checks([qs.FewShotClassifier(), qs.FewShotRegressor()])
 def test_the_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)
 

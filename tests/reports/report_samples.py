@@ -13,7 +13,8 @@ from torch import Tensor
 
 from quickstudy.answers.classes import one_hot
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.evaluation.results import Evaluation, Result
+from quickstudy.evaluation.result import Result
+from quickstudy.evaluation.results import Evaluation
 from quickstudy.reports.view_types import EpisodeView
 from quickstudy.reports.views import view
 from quickstudy.tasks.episodes import Episodes

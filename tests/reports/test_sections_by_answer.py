@@ -211,7 +211,7 @@ def test_boxes_are_drawn_over_their_pictures() -> None:
     assert [len(each.boxes) for each in shown.true] == [1, 0]
     assert [len(each.boxes) for each in shown.predicted] == [1, 1]
     html = page_of(shown)
-    assert 'aria-label="1 true, 1 predicted boxes"' in html
+    assert 'aria-label="1 true, 1 predicted box"' in html
     # The picture is twice as wide as high: 240 by 120 on the page.
     assert '<rect x="24.0" y="24.0" width="96.0" height="48.0"></rect><text' in html
     assert html.count("cat 79%</text>") == 2

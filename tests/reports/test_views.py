@@ -129,5 +129,5 @@ def test_errors_name_rule_and_remedy(squares: LabelledRows) -> None:
     with pytest.raises(ValueError, match=r"2 names were given for 4 ways\. Give one name"):
         view(NearestMeanPixels(), task, ["a", "b"])
     unlabelled = task.query._replace(targets=torch.full_like(task.query.targets, -1))
-    with pytest.raises(ValueError, match="none of the 20 rows"):
+    with pytest.raises(ValueError, match="none of 20 rows"):
         view(NearestMeanPixels(), Task(task.support, unlabelled, task.spec))

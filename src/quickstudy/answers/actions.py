@@ -73,6 +73,7 @@ class Actions(Answer):
 
     world: World
     kind: ClassVar[str] = "actions"
+    guess_name: ClassVar[str] = "random actions"
 
     @property
     def outputs(self) -> int:
@@ -122,6 +123,10 @@ class Actions(Answer):
     def scores(self) -> tuple[Score, ...]:
         """The return."""
         return (Return(self.world.horizon),)
+
+    def guesses(self, support: Examples, query: Examples) -> list[Tensor]:
+        """Equal probabilities, (n, actions)."""
+        return [query.weights.new_zeros(len(query.weights), self.outputs)]
 
 
 def log_probability(logits: Tensor, action: Tensor) -> Tensor:

@@ -134,6 +134,7 @@ class Boxes(Answer):
 
     k: int
     kind: ClassVar[str] = "boxes"
+    guess_name: ClassVar[str] = "boxes of the support"
     ragged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -241,6 +242,14 @@ class Boxes(Answer):
     def scores(self) -> tuple[Score, ...]:
         """AP50."""
         return (AP50(),)
+
+    def guesses(self, support: Examples, query: Examples) -> list[Any]:
+        """Every box of the support, in every image, all with the same confidence."""
+        exists = is_box(support.targets) & (support.weights > 0).unsqueeze(-1)
+        boxes, classes = (support.targets[name][exists] for name in ("boxes", "classes"))
+        n = len(query.weights)
+        logits = one_hot(classes, self.k + 1, boxes.dtype)
+        return [{"boxes": boxes.expand(n, -1, -1), "logits": logits.expand(n, -1, -1)}]
 
 
 def _match_greedily(cost: Tensor, exists: Tensor) -> Tensor:

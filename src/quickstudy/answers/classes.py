@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from quickstudy.answers.baselines import nearest_mean
 from quickstudy.answers.checks import check_count, check_ids, check_largest_id, equal_but_for
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
@@ -43,6 +44,7 @@ class Classes(Answer):
 
     ways: int
     kind: ClassVar[str] = "classes"
+    guess_name: ClassVar[str] = "chance"
 
     def __post_init__(self) -> None:
         check_count("Classes", "ways", self.ways, 2)
@@ -105,6 +107,21 @@ class Classes(Answer):
     def hide_absent(self, targets: Tensor, present: Tensor | None) -> Tensor:
         """Ids of absent classes replaced by -1."""
         return hide_absent(targets, present)
+
+    def guesses(self, support: Examples, query: Examples) -> list[Tensor]:
+        """For all rows the commonest class of the support, or class 0, or class 1, …
+
+        The best of these scores 1 / ways where queries are balanced, and otherwise the share of the
+        commonest class, whether it is always the same class or each task's own.
+        """
+        shares = support.weights @ one_hot(support.targets, self.ways, support.weights.dtype)
+        classes = torch.cat([shares.argmax().reshape(1), torch.arange(self.ways).to(shares.device)])
+        rows = one_hot(classes, self.ways, shares.dtype)
+        return [row.expand(len(query.weights), -1) for row in rows]
+
+    def nearest_mean(self, support: Examples, query: Examples) -> Tensor | None:
+        """See :func:`quickstudy.answers.baselines.nearest_mean`."""
+        return nearest_mean(support, query.inputs, self.ways)
 
 
 def cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.checks import check_count
+from quickstudy.base.explain import explaining
 from quickstudy.base.known import is_known, mean_of_known, zero_if_unknown
 from quickstudy.base.shown import shown
 from quickstudy.base.trees import leaves, map_tree
@@ -32,8 +33,8 @@ class MeanOf(Score):
 
     def statistic(self, predictions: Any, query: Examples) -> Statistic:
         """``sum`` and ``total``."""
-        values = self.function(predictions, map_tree(zero_if_unknown, query.targets))
-        _check_shape("score", values, query.targets)
+        targets = map_tree(zero_if_unknown, query.targets)
+        values = _called("score", self.function, predictions, targets)
         known = _known_like(values, query.targets)
         means, share = mean_of_known(values.where(known, 0.0), known)
         weights = query.weights * share
@@ -66,11 +67,15 @@ class Custom(Answer):
 
     def __post_init__(self) -> None:
         check_count("spec", "outputs", self.width, 1)
-        if not callable(self.function):
-            raise ValueError(
-                "spec: loss must be a function (predictions, targets) -> losses; found "
-                f"{shown(self.function)}."
-            )
+        scored = self.given_score.function if isinstance(self.given_score, MeanOf) else None
+        for what, function in (("loss", self.function), ("score", scored or self.function)):
+            if not callable(function) or isinstance(function, type):
+                instance = isinstance(function, type)
+                raise ValueError(
+                    f"spec: {what} must be a function (predictions, targets) -> one number for "
+                    f"each row; found {shown(function)}. "
+                    + ("Give an instance of that class." if instance else "Give a function.")
+                )
 
     @property
     def outputs(self) -> int:
@@ -88,9 +93,7 @@ class Custom(Answer):
 
     def element_losses(self, predictions: Any, targets: Any) -> Tensor:
         """The function's losses; ValueError unless there is one per row or per element."""
-        losses = self.function(predictions, targets)
-        _check_shape("loss", losses, targets)
-        return losses
+        return _called("loss", self.function, predictions, targets)
 
     def loss_and_share(self, predictions: Any, targets: Any) -> tuple[Tensor, Tensor]:
         """One loss per row, over its known elements, and their share."""
@@ -116,6 +119,19 @@ class Custom(Answer):
     def scores(self) -> tuple[Score, ...]:
         """The one given, or the loss."""
         return (self.given_score or MeanOf(self.function, "loss", higher_is_better=False),)
+
+
+def _called(what: str, function: Loss, predictions: Any, targets: Any) -> Tensor:
+    """The values of a function of the user's; ValueError where it fails, or gives wrong ones."""
+    with explaining(f"spec: {what}", {"predictions": predictions, "targets": targets}):
+        values = function(predictions, targets)
+    _check_shape(what, values, targets)
+    if not values.is_floating_point():
+        raise ValueError(
+            f"spec: {what} must give real numbers; found {values.dtype}. Turn them into reals "
+            "(.float()); a loss must also have a gradient."
+        )
+    return values
 
 
 def _check_shape(what: str, values: Any, targets: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from quickstudy.answers import metrics
+from quickstudy.answers.baselines import as_vectors
 from quickstudy.answers.checks import check_count
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
@@ -81,6 +82,7 @@ class Labels(Answer):
 
     k: int
     kind: ClassVar[str] = "labels"
+    guess_name: ClassVar[str] = "chance"
 
     def __post_init__(self) -> None:
         check_count("Labels", "k", self.k, 1)
@@ -140,6 +142,32 @@ class Labels(Answer):
     def scores(self) -> tuple[Score, ...]:
         """The area under the ROC curve, then average precision."""
         return RocAuc(), AveragePrecision()
+
+    def guesses(self, support: Examples, query: Examples) -> list[Tensor]:
+        """The same prediction everywhere: ROC-AUC 0.5, average precision the share of yes."""
+        return [query.weights.new_zeros(len(query.weights), self.k)]
+
+    def nearest_mean(self, support: Examples, query: Examples) -> Tensor | None:
+        """Where inputs lie between the mean without a label, -0.5, and the mean with it, 0.5.
+
+        0 for a label that no row of the support has, or that all have. None where inputs are not
+        all reals.
+        """
+        rows, queries = as_vectors(support.inputs), as_vectors(query.inputs)
+        if rows is None or queries is None:
+            return None
+        centre, weights = rows.mean(0), support.weights.to(rows.dtype).unsqueeze(-1)
+        rows, queries = rows - centre, queries - centre
+        without, having = (weights * (support.targets == value) for value in (0, 1))
+        tiny = torch.finfo(rows.dtype).tiny
+        low, high = (
+            part.mT @ rows / part.sum(0).clamp_min(tiny)[:, None] for part in (without, having)
+        )
+        between, middle = high - low, (high + low) / 2
+        lengths = between.square().sum(1)
+        places = queries @ between.mT - (between * middle).sum(1)
+        has_both = (without.sum(0) > 0) & (having.sum(0) > 0) & (lengths > 0)
+        return torch.where(has_both, places / lengths.clamp_min(tiny), 0.0)
 
 
 def _as_numbers(targets: Tensor, dtype: torch.dtype) -> Tensor:

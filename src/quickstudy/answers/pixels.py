@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quickstudy.answers.baselines import nearest_mean
 from quickstudy.answers.checks import check_count, check_ids, check_largest_id, equal_but_for
 from quickstudy.answers.classes import cross_entropy, hide_absent, one_hot
 from quickstudy.answers.metrics import intersection_and_union
@@ -67,6 +68,7 @@ class Pixels(Answer):
 
     k: int
     kind: ClassVar[str] = "pixels"
+    guess_name: ClassVar[str] = "commonest class of the support"
 
     def __post_init__(self) -> None:
         check_count("Pixels", "k", self.k, 2)
@@ -127,3 +129,33 @@ class Pixels(Answer):
     def hide_absent(self, targets: Tensor, present: Tensor | None) -> Tensor:
         """Ids of absent classes replaced by -1."""
         return hide_absent(targets, present)
+
+    def guesses(self, support: Examples, query: Examples) -> list[Tensor]:
+        """The class of most pixels of the support, for every pixel."""
+        pixels = one_hot(support.targets, self.k, support.weights.dtype).flatten(1, -2).sum(1)
+        logits = one_hot((support.weights @ pixels).argmax(), self.k, pixels.dtype)
+        return [logits.expand(self.prediction_shape(query.targets))]
+
+    def nearest_mean(self, support: Examples, query: Examples) -> Tensor | None:
+        """The class whose mean colour is nearest, for each pixel alone.
+
+        None unless inputs are real images (n, channels, height, width), or features (n, height,
+        width, channels) as predictions have, of the targets' size.
+        """
+        colours = [_colours(part.inputs, part.targets) for part in (support, query)]
+        if colours[0] is None or colours[1] is None:
+            return None
+        ids = support.targets.flatten()
+        weights = support.weights[:, None, None].expand_as(support.targets).flatten()
+        pixels = Examples(colours[0], ids, weights, torch.zeros_like(ids))
+        logits = nearest_mean(pixels, colours[1], self.k)
+        return None if logits is None else logits.reshape(self.prediction_shape(query.targets))
+
+
+def _colours(images: Any, targets: Tensor) -> Tensor | None:
+    """(n, channels, height, width), or with channels last, -> (pixels, channels); else None."""
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        return None
+    if images.shape[2:] == targets.shape[1:]:
+        return images.movedim(1, -1).flatten(0, 2)
+    return images.flatten(0, 2) if images.shape[:3] == targets.shape else None

@@ -52,6 +52,7 @@ class Reals(Answer):
     d: int = 1
     missing: bool = False
     kind: ClassVar[str] = "reals"
+    guess_name: ClassVar[str] = "mean of the support"
     loss_is_score: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -119,6 +120,14 @@ class Reals(Answer):
         if not equal_but_for("missing", self, other):
             return None
         return self if self.missing else other
+
+    def guesses(self, support: Examples, query: Examples) -> list[Tensor]:
+        """The support's weighted mean of each number, in every row; 0 where none is known."""
+        known = ~support.targets.isnan()
+        weights = support.weights.reshape(-1, *[1] * (known.ndim - 1)) * known
+        totals = (weights * zero_if_unknown(support.targets)).sum(0)
+        means = totals / weights.sum(0).clamp_min(torch.finfo(totals.dtype).tiny)
+        return [means.expand(query.targets.shape)]
 
 
 def _remedy(targets: Any) -> str:

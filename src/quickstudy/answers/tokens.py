@@ -149,6 +149,7 @@ class Tokens(Answer):
     start: int = 0
     end: int | None = None
     kind: ClassVar[str] = "tokens"
+    guess_name: ClassVar[str] = "commonest token of the support"
     ragged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -211,6 +212,12 @@ class Tokens(Answer):
         """Token accuracy; exact match, F1 and chrF of the decoded text."""
         of_text = (self.end, self.before is None)
         return TokenAccuracy(), ExactMatch(*of_text), TokenF1(*of_text), ChrF(*of_text)
+
+    def guesses(self, support: Examples, query: Examples) -> list[Tensor]:
+        """The commonest token of the support, at every place."""
+        counts = one_hot(support.targets, self.vocabulary, support.weights.dtype).sum(1)
+        logits = one_hot((support.weights @ counts).argmax(), self.vocabulary, counts.dtype)
+        return [logits.expand(self.prediction_shape(query.targets))]
 
 
 def comparable(

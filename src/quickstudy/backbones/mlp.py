@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class MLP(nn.Module):
     """Vectors (n, in_features) -> features (n, hidden[-1]), or (n, outputs) with a linear head.
 
-    Inputs of more dimensions are flattened. The default, with ``outputs=1``, is the network of
-    MAML's sinusoid regression (Finn et al., 2017, section 5.1).
+    Inputs of more dimensions are flattened, and integers are read as numbers. The default, with
+    ``outputs=1``, is the network of MAML's sinusoid regression (Finn et al., 2017, section 5.1).
     """
 
     def __init__(
@@ -31,5 +31,7 @@ class MLP(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Features (n, hidden[-1]), or predictions (n, outputs)."""
+        if not inputs.is_floating_point():
+            inputs = inputs.to(next(self.layers.parameters()).dtype)
         result: Tensor = self.head(self.layers(inputs.flatten(1)))
         return result

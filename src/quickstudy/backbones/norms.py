@@ -57,13 +57,25 @@ def embed_support(net: Callable[[Any], Tensor], support: Examples) -> tuple[Tens
     """``net(support.inputs)`` (n, d), and the statistics to reuse for its queries."""
     statistics: Statistics = []
     with counting(support.weights), _set(replace(_current.get(), record=statistics, reuse=None)):
-        return net(support.inputs), statistics
+        return _features(net, support.inputs), statistics
 
 
 def embed_query(net: Callable[[Any], Tensor], inputs: Any, statistics: Statistics) -> Tensor:
     """``net(inputs)`` (n, d), normalised by the statistics of the support set."""
     with _set(replace(_current.get(), record=None, reuse=iter(statistics))):
-        return net(inputs)
+        return _features(net, inputs)
+
+
+def _features(net: Callable[[Any], Tensor], inputs: Any) -> Tensor:
+    """``net(inputs)``; ValueError for a backbone that gives anything but a tensor."""
+    features = net(inputs)
+    if isinstance(net, nn.Module) and not isinstance(features, Tensor):
+        raise ValueError(
+            f"backbone: must give a tensor of features (n, ...); found {type(features).__name__} "
+            f"from {type(net).__name__}. Wrap it in a module whose forward returns the part that "
+            "holds the features, for example output[0]."
+        )
+    return features
 
 
 def ignores_weights(net: nn.Module) -> list[str]:

@@ -24,6 +24,7 @@ def in_short(value: Any) -> str:
 
     Of long lists only the first items are given, with the number of all.
 
+    >>> import torch
     >>> in_short({"mean": torch.zeros(5, 64)})
     "{'mean': float32 (5, 64)}"
     """

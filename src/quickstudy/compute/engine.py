@@ -29,6 +29,7 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.backbones.norms import ignores_weights
+from quickstudy.base.door import inspected
 from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import uniform_weights
 from quickstudy.compute.compiled import CompiledGradients
@@ -277,7 +278,7 @@ def computing(
     # Uniform weights let every norm and loss use a plain mean. Decided here, outside vmap, since
     # values cannot be read inside it.
     promise = uniform_weights() if uniform else nullcontext()
-    with _differentiable_attention(learner), promise:
+    with _differentiable_attention(learner), promise, inspected():
         yield uniform
 
 

@@ -9,10 +9,11 @@ import torch
 from torch.func import vmap
 
 from quickstudy.answers.custom import Custom
+from quickstudy.base.door import dtype_for, inspected, to_inputs
 from quickstudy.base.modules import device_of
-from quickstudy.base.trees import structure
+from quickstudy.base.trees import map_tree, structure
 from quickstudy.compute.plan import Kind
-from quickstudy.core import Learner, Task
+from quickstudy.core import Examples, Learner, Task
 from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.inspection import Inspection, inspect_stack
 from quickstudy.tasks.stacks import Stack, stacks, to_device, unstack
@@ -41,8 +42,27 @@ def prepare_stack(learner: Learner, stack: Stack) -> Prepared:
     device, task = device_of(learner), stack.task
     if needs_acting(task):
         task = _run_acting_of_stack(learner, to_device(task, device))
+    task = _received(learner, task)
     inspection = inspect_stack(task)
     return Prepared(to_device(task, device), stack.places, stack.names, inspection)
+
+
+def _received(learner: Learner, stack: Task) -> Task:
+    """The stack in the learner's type of reals, with pixels scaled, as one task is by its call."""
+
+    def convert(part: Examples) -> Examples:
+        dtype = dtype_for(learner, part.inputs)
+        with inspected():  # values are checked by inspect_stack, losses and predictions by the user
+            inputs = to_inputs(part.inputs, "task: inputs", dtype, stacked=1)
+
+        def like_inputs(leaf: torch.Tensor) -> torch.Tensor:
+            return leaf.to(dtype) if leaf.is_floating_point() else leaf
+
+        return Examples(
+            inputs, map_tree(like_inputs, part.targets), like_inputs(part.weights), part.groups
+        )
+
+    return Task(convert(stack.support), convert(stack.query), stack.spec)
 
 
 def prepare_tasks(learner: Learner, tasks: Sequence[Task]) -> list[Prepared]:

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from quickstudy.backbones.norms import rows_see_one_another
+from quickstudy.base.door import check_not_empty
 from quickstudy.compute.engine import miscounts_rows
 from quickstudy.contract import laws
 from quickstudy.contract.incremental import (
@@ -28,11 +29,11 @@ from quickstudy.contract.incremental import (
 from quickstudy.contract.joined import joined_answer_changes_nothing
 from quickstudy.contract.laws import Law
 from quickstudy.contract.memory import memory_does_not_grow_with_steps
+from quickstudy.contract.plain import plain_features_give_finite_answers
 from quickstudy.contract.threads import threads_equal_turns
 from quickstudy.contract.unknown import unknown_element_is_absent
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.tasks.acting import run_acting
-from quickstudy.tasks.examples import check_not_empty
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import map_task
 
@@ -52,6 +53,7 @@ LAWS: dict[str, Law] = {
         laws.every_parameter_gets_a_gradient,
         laws.dtype_and_device_are_kept,
         laws.saved_predictor_is_the_same,
+        plain_features_give_finite_answers,
         threads_equal_turns,
         memory_does_not_grow_with_steps,
         extending_the_prior_equals_adapting,

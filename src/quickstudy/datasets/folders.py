@@ -98,9 +98,16 @@ def folder(
 
 
 def read_classes(
-    path: str | Path, size: int = SIZE, channels: int = 3, *, strict: bool = False
+    path: str | Path,
+    size: int = SIZE,
+    channels: int = 3,
+    *,
+    resize: str = "bicubic",
+    strict: bool = False,
 ) -> LabelledRows:
     """One class per folder in ``path``, sorted by name; inputs (channels, size, size) uint8.
+
+    ``resize`` is "bicubic", or "area" for drawings.
 
     Images may be in folders inside the class folder. Hidden files are ignored. Every other file
     that is not a readable image is left out with a UserWarning that gives their number and the
@@ -116,7 +123,7 @@ def read_classes(
     rows = np.empty((len(pairs), channels, size, size), np.uint8)
     for name, file in track(pairs, f"Decoding {top.name}", len(pairs)):
         try:
-            image = decode(file, str(file), size=size, channels=channels)
+            image = decode(file, str(file), size=size, channels=channels, resize=resize)
             rows[sum(counts.values())] = image
             counts[name] += 1
         except ImageError as error:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from quickstudy.base.arrays import as_tensors
 from quickstudy.base.shown import told
+from quickstudy.base.trees import shapes
 from quickstudy.datasets.archives import read_archive
 from quickstudy.datasets.dataset import Dataset, split_dataset
 from quickstudy.datasets.limits import Limits
@@ -70,39 +71,23 @@ def arrays(
     """Rows ``X`` (n, ...) with class labels ``y`` (n,) of any type as a data set.
 
     Whole classes are split at random, as :func:`~quickstudy.datasets.dataset.split_dataset` does;
-    for 2 to 5 classes, rows of each. uint8 is kept, and scaled to
-    [0, 1] when tasks are made; every other type becomes float32. Images have their channels first:
+    for 2 to 5 classes, rows of each. Pixels are kept as uint8, and scaled to [0, 1] when tasks are
+    made; reals become torch's default type, and other integers stay: they are ids of tokens, or
+    numbers for :class:`quickstudy.backbones.MLP`. Images have their channels first:
     (n, channels, height, width).
 
-    Raises ValueError for other shapes, values that are not finite, or a single class. To
-    choose the splits yourself, make three ``LabelledRows`` and a ``Dataset`` of them.
+    Raises ValueError for other shapes, values that are not finite, labels that are unknown or real
+    numbers, or a single class. To choose the splits yourself, make three ``LabelledRows`` and a
+    ``Dataset`` of them.
     """
     return split_dataset(card("arrays"), _labelled(X, y), fractions, seed, ways)
 
 
 def _labelled(rows: np.ndarray | Tensor, labels: Labels) -> LabelledRows:
-    inputs = _inputs(rows)
-    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
-    return LabelledRows.from_labels(inputs, given)
-
-
-def _inputs(rows: np.ndarray | Tensor) -> Tensor:
-    found = rows if isinstance(rows, Tensor) else np.ascontiguousarray(rows)
-    if isinstance(found, np.ndarray):
-        if found.dtype.kind not in "biuf":
-            raise ValueError(
-                f"arrays: X must hold numbers; found dtype {found.dtype}. "
-                "Turn texts and objects into numbers first."
-            )
-        array = found if found.dtype in (np.uint8, np.float32) else found.astype(np.float32)
-        found = torch.from_numpy(array.copy() if not array.flags.writeable else array)
-    elif found.dtype not in (torch.uint8, torch.float32):
-        found = found.to(torch.float32)
-    if found.ndim < 2 or found.numel() == 0:
+    inputs = as_tensors(rows, "arrays: X")
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or inputs.numel() == 0:
         raise ValueError(
             f"arrays: X must have shape (rows, ...), with features or pixels; found "
-            f"{tuple(found.shape)}."
+            f"{shapes(inputs)}. Give one row for each label."
         )
-    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
-        raise ValueError("arrays: X holds NaN or infinity. Fill or remove those rows.")
-    return found
+    return LabelledRows.from_labels(inputs, labels)

@@ -21,6 +21,7 @@ import torch
 from quickstudy.base.shown import shown
 from quickstudy.datasets.cache import Recipe, Splits, cached, data_root, writable_folder
 from quickstudy.datasets.dataset import Dataset, in_order
+from quickstudy.datasets.images import overlaps
 from quickstudy.datasets.limits import ArchiveError, Limits
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
@@ -224,14 +225,7 @@ def digest(drawings: Drawings) -> str:
 
 def reduce(drawings: np.ndarray, side: int) -> np.ndarray:
     """(n, 105, 105) bool -> (n, 1, side, side) uint8: the share of ink in each pixel's area."""
-    overlap = _overlaps(side).astype(np.float64)
+    overlap = overlaps(SIDE, side).astype(np.float64)
     # integers below 2^53: sums are exact, and so independent of their order
     inked = overlap @ drawings.astype(np.float64) @ overlap.T
     return np.floor(255 * inked / SIDE**2 + 0.5).astype(np.uint8)[:, None]
-
-
-def _overlaps(side: int) -> np.ndarray:
-    """(side, 105) int: how much of each source pixel lies in each target pixel, in 1 / side."""
-    edges, pixels = np.arange(side + 1) * SIDE, np.arange(SIDE) * side
-    overlap = np.minimum(edges[1:, None], pixels + side) - np.maximum(edges[:-1, None], pixels)
-    return overlap.clip(min=0)

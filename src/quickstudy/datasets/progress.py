@@ -75,9 +75,9 @@ class Bar:
         self.close()
 
 
-def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+def track(items: Iterable[Item], title: str, total: int, unit: str = "images") -> Iterator[Item]:
     """``items``, with a bar that advances as they are taken."""
-    with Bar(title, total) as bar:
+    with Bar(title, total, unit) as bar:
         for item in items:
             yield item
             bar.update()

@@ -41,6 +41,8 @@ class Card:
     ``licence``     of the data, as far as its publisher states one.
     ``citation``    the publication to cite.
     ``url``         web page of the source.
+    ``resize``      how its pictures were reduced, "area" for drawings or "bicubic"; other pictures
+                    are reduced alike for a learner that was trained on it.
     ``shape``       of one input, (channels, height, width); None where it depends on the source.
     ``classes``     of the train, validation and test split; None where it depends on the source.
     ``loader``      the function that loads it, ``module:function``.
@@ -65,6 +67,7 @@ class Card:
     shape: tuple[int, int, int] | None
     classes: tuple[int, int, int] | None
     loader: str
+    resize: str = "bicubic"
     options: frozenset[str] = frozenset()
     splits: tuple[str, ...] = ()
     downloads: bool = False
@@ -91,6 +94,7 @@ _CARDS = (
         classes=(1411, 158, 434),
         checked="the rendered images, SHA-256 of the cache",
         loader="quickstudy.datasets.glyphs:load",
+        resize="area",
     ),
     Card(
         name="omniglot",
@@ -118,6 +122,7 @@ _CARDS = (
             ),
         ),
         loader="quickstudy.datasets.omniglot:load",
+        resize="area",
         options=frozenset({"rotations", "size", "split", "download"}),
         splits=("vinyals", "lake"),
         downloads=True,

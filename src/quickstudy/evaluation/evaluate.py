@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import norm_policy
 from quickstudy.base.errors import first_line
@@ -23,9 +24,18 @@ from quickstudy.compute.features import embedded
 from quickstudy.compute.plan import Kind, Mapping, Plan
 from quickstudy.compute.prepare import kind_of, prepare_stack
 from quickstudy.core import Examples, Learner, Score, Statistic, Task, TaskSource
+from quickstudy.evaluation.baselines import (
+    Baselines,
+    Strategies,
+    add_statistics,
+    complete,
+    statistics_of,
+)
 from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.kinds import Key, Kinds
-from quickstudy.evaluation.results import Evaluation, result_of
+from quickstudy.evaluation.over_classes import class_names
+from quickstudy.evaluation.result import Result, result_of
+from quickstudy.evaluation.results import Evaluation
 from quickstudy.objectives import predict_queries
 from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.examples import counted_weights
@@ -50,6 +60,7 @@ def evaluate(
     tasks_per_batch: int = 16,
     on_batch: Callable[[int], None] | None = None,
     stream: Stream = Stream.TEST,
+    baselines: bool = True,
 ) -> Evaluation:
     """Adapt ``learner`` to each of ``tasks`` tasks and score its predictor on the queries.
 
@@ -58,6 +69,9 @@ def evaluate(
     ``tasks_per_batch``  tasks that are drawn and computed at once; memory grows with it.
     ``on_batch``         called with the number of tasks done so far.
     ``stream``           the purpose of the tasks; no training task is in the test stream.
+    ``baselines``        whether to score the baselines on the same tasks, see
+                         :mod:`quickstudy.evaluation.baselines`; most of their time goes to the
+                         untrained network.
 
     Each kind and name of tasks has its own rows of results. Every task is drawn once, in order.
     The learner is used in evaluation mode, its own mode does not change.
@@ -67,16 +81,30 @@ def evaluate(
     tasks that would share a row although their answers do not join, for predictions of a wrong
     shape or that are not finite, and for a task without a known query.
     """
+    check_call("evaluate", learner, seed)
+    check_count("evaluate", "tasks_per_batch", tasks_per_batch, 1)
     tasks = number_of_tasks("evaluate", source, tasks, TASKS)
-    if tasks < 2:
+    if not isinstance(tasks, int) or tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
-    scoring = _Scoring(in_evaluation_mode(learner), seed, stream, tasks_per_batch)
+    rivals = Baselines(learner) if baselines else None
+    own = in_evaluation_mode(learner)
+    scoring = _Scoring(own, source, seed, stream, tasks_per_batch, rivals)
     for start in range(0, tasks, tasks_per_batch):
         numbers = range(start, min(start + tasks_per_batch, tasks))
         scoring.add([draw(source, seed, number, stream) for number in numbers])
         if on_batch is not None:
             on_batch(numbers.stop)
     return scoring.evaluation()
+
+
+def check_call(who: str, learner: Any, seed: Any) -> None:
+    """ValueError for what is no learner, and for a seed that is no whole number of 0 or more."""
+    if not isinstance(learner, Learner):
+        raise ValueError(
+            f"{who}: learner must be a Learner; found {type(learner).__name__}. Build one around "
+            "the network, for example qs.Prototypical(network)."
+        )
+    check_count(who, "seed", seed, 0)
 
 
 @dataclass
@@ -86,6 +114,8 @@ class _Row:
     score: Score
     first: bool
     statistics: list[Statistic] = field(default_factory=list)
+    baselines: Strategies = field(default_factory=dict)
+    names: list[frozenset[str] | None] = field(default_factory=list)
 
 
 @dataclass
@@ -93,9 +123,11 @@ class _Scoring:
     """Collects the statistics of tasks, batch by batch."""
 
     learner: Learner
+    source: TaskSource
     seed: int
     stream: Stream
     tasks_per_batch: int
+    baselines: Baselines | None
     kinds: Kinds = field(default_factory=Kinds)
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     count: int = 0
@@ -117,7 +149,7 @@ class _Scoring:
             zip(drawn, found, strict=True), self.count
         ):
             _refuse_unscorable(task, query, predictions, self._where(number))
-            self._record(task, query, predictions, decoded)
+            self._record(task, query, predictions, decoded, number)
         if not self.count:  # after the first batch, when the tasks are known to be valid
             self.seconds = _seconds_per_adaptation(self.learner, drawn[:TIMED_TASKS])
         self.count += len(drawn)
@@ -142,13 +174,22 @@ class _Scoring:
             of_task, query = map_tree(lambda leaf, i=i: leaf[i], host)
             yield query, of_task, _decoded(learner, task) if decodes else None
 
-    def _record(self, task: Task, query: Examples, predictions: Any, decoded: Any) -> None:
+    def _record(
+        self, task: Task, query: Examples, predictions: Any, decoded: Any, number: int
+    ) -> None:
         answer = task.spec.answer
+        names = class_names(self.source, self.seed, number, self.stream)
         for place, score in enumerate(answer.scores):
             key = (task.spec.name, score.name)
             row = self.rows.setdefault(key, _Row(score, place == 0))
             output = decoded if score.decoded else predictions
             row.statistics.append(score.statistic(output, query))
+            row.names.append(names)
+        if self.baselines is not None:
+            found = statistics_of(task, self.baselines.predict(task))
+            for score_name, baseline, statistics in found:
+                row = self.rows[task.spec.name, score_name]
+                add_statistics(row.baselines, baseline, statistics)
         if isinstance(answer, Classes):
             confidence, chosen = predictions.softmax(-1).max(-1)
             right = (chosen == query.targets).to(confidence.dtype)
@@ -157,10 +198,7 @@ class _Scoring:
 
     def evaluation(self) -> Evaluation:
         """The evaluation of all tasks added."""
-        rows = tuple(
-            result_of(name, row.score, tuple(row.statistics), first=row.first)
-            for (name, _), row in self.rows.items()
-        )
+        rows = tuple(_result(name, row) for (name, _), row in self.rows.items())
         calibration = torch.cat(self.calibration, 1) if self.calibration else None
         return Evaluation(
             rows=rows,
@@ -171,7 +209,18 @@ class _Scoring:
             norm=norm_policy(self.learner),
             seed=self.seed,
             fingerprint=self.fingerprint.value,
+            left_out={} if self.baselines is None else self.baselines.left_out,
         )
+
+
+def _result(name: str, row: _Row) -> Result:
+    """The row's result; baselines that not all of its tasks have are left out."""
+    tasks = len(row.statistics)
+    names = [each for each in row.names if each is not None]
+    return result_of(
+        name, row.score, row.statistics, row.first, complete(row.baselines, tasks),
+        names if len(names) == tasks else None,
+    )  # fmt: skip
 
 
 def _decoded(learner: Learner, task: Task) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from quickstudy.base.words import count
 from quickstudy.evaluation import wording
+from quickstudy.evaluation.compared import Compared
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.strict_json import plain
@@ -76,6 +77,31 @@ class CrossValidation:
         return f"{low} to {high}"
 
     @property
+    def baselines(self) -> tuple[Compared, ...]:
+        """The baselines that every fold has: one value for each fold, compared over the folds."""
+        found = [{b.name: b for b in fold.evaluation.main.baselines} for fold in self.folds]
+        return tuple(
+            self._over_folds([of_fold[name] for of_fold in found])
+            for name in found[0]
+            if all(name in of_fold for of_fold in found)
+        )
+
+    def _over_folds(self, baselines: Sequence[Compared]) -> Compared:
+        means, gains = (
+            torch.tensor([getattr(each, what) for each in baselines], dtype=torch.float64)
+            for what in ("mean", "gain")
+        )
+        mean, width = float(means.mean()), half_width(gains)
+        inside = abs(self.mean - mean) <= self.half_width
+        name, unit = baselines[0].name, baselines[0].unit
+        return Compared(name, unit, means, mean, float(gains.mean()), width, inside)
+
+    @property
+    def better(self) -> bool | None:
+        """Whether it is better than every baseline; None without baselines."""
+        return all(b.verdict == "better" for b in self.baselines) if self.baselines else None
+
+    @property
     def explanation(self) -> str:
         """What was done, and what the interval means."""
         classes = sum(len(fold.classes) for fold in self.folds)
@@ -88,7 +114,10 @@ class CrossValidation:
         )
 
     def __str__(self) -> str:
-        return f"{self.score} {self.figure} (95% CI over {count(len(self.folds), 'fold')})"
+        over = f"(95% CI over {count(len(self.folds), 'fold')})"
+        return "; ".join(
+            [f"{self.score} {self.figure} {over}", *(b.sentence for b in self.baselines)]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The result as strict JSON, with the evaluation of every fold."""
@@ -97,6 +126,7 @@ class CrossValidation:
             "unit": self.unit,
             "mean": plain(self.mean),
             "half_width": plain(self.half_width),
+            "baselines": [baseline.to_json() for baseline in self.baselines],
             "folds": [
                 {"classes": list(fold.classes), "evaluation": fold.evaluation.to_json()}
                 for fold in self.folds

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from quickstudy.base.atomic import write_atomically
+from quickstudy.base.door import inspected, received
 from quickstudy.base.trees import map_tree, named_leaves, rows
 from quickstudy.core import Predictor
 
@@ -31,13 +32,15 @@ class PredictorModule(nn.Module):
 
     def forward(self, inputs: Any) -> Any:
         """Predictions (n, outputs), or a tree of them."""
-        return self.predictor(inputs)
+        with inspected():  # a check would make the number of rows a constant
+            return self.predictor(inputs)
 
 
 def export(predictor: Predictor, path: str | Path, inputs: Any) -> Path:
     """Write an ONNX model that maps any number of rows to predictions.
 
-    ``inputs``  (n >= 2, ...): an example input, or a tree of them; the exported model takes any n.
+    ``inputs``  (n >= 2, ...): an example input, or a tree of them, converted as for the predictor.
+                The exported model takes any n, and converts nothing: pixels must lie in [0, 1].
 
     The model's input is called "inputs" and its output "predictions". Where these are trees, there
     is an input or an output for each leaf, called by its path, such as "inputs.text.mask". The
@@ -54,6 +57,7 @@ def export(predictor: Predictor, path: str | Path, inputs: Any) -> Path:
         raise ImportError(
             "export: needs onnx and onnxscript. Install them with pip install 'quickstudy[onnx]'."
         ) from error
+    inputs = received(predictor.learner, inputs, "export")
     if rows(inputs) < 2:
         raise ValueError(
             f"export: needs an example of at least 2 rows, so that the number of rows stays free; "

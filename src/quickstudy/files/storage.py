@@ -133,9 +133,9 @@ def load_with_info(
     if about["format"] == _LEARNER:
         if spec is not None:
             raise ValueError(f"{path}: holds a learner, which has no spec. Leave spec out.")
-        return _load_learner(saved, learner), about["info"]
+        return _learner_of(saved, learner), about["info"]
     found = _spec_of(saved, spec)
-    loaded = _load_learner(saved, learner)
+    loaded = _learner_of(saved, learner)
     state = to_device(saved.state, device_of(loaded))
     predictor = Predictor(loaded, state, found, about["info"], saved.no_rows)
     with errors_name(saved.path):
@@ -153,8 +153,8 @@ def _read(path: Path) -> _Saved:
             "Give a file that quickstudy.save or `quickstudy adapt` wrote."
         )
     with errors_name(path):
-        for entry in ("learner", "settings", "frozen", "spec")[: 4 if kind == _PREDICTOR else 3]:
-            about[entry]  # or LookupError
+        if missing := {"learner", "settings", "frozen"} - about.keys():
+            raise ValueError(f"it does not say its {min(missing)}")
         about["info"], about["learner_class"] = dict(about["info"]), str(about["learner_class"])
         whole = {"learner": tree, "state": {}, "no_rows": None} if kind == _LEARNER else dict(tree)
         saved = _Saved(path, dict(whole["learner"]), whole["state"], whole["no_rows"], about)
@@ -163,7 +163,7 @@ def _read(path: Path) -> _Saved:
     return saved
 
 
-def _load_learner(saved: _Saved, own: Learner | None) -> Learner:
+def _learner_of(saved: _Saved, own: Learner | None) -> Learner:
     """The described learner, or ``own``, with the saved weights in their saved number types."""
     path, weights, about = saved.path, saved.weights, saved.about
     if own is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from quickstudy.base.words import count
 from quickstudy.evaluation import wording
+from quickstudy.reports.baseline_tables import baselines_table
 from quickstudy.reports.document import document, reproduction
 from quickstudy.reports.markup import Markup, tag
 from quickstudy.reports.page_parts import section
@@ -44,9 +45,10 @@ def folds_page(facts: FoldsFacts) -> str:
         tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
         tag("p", made, class_="note") if made else None,
         _headline(result),
+        *baselines_table(result.score, result.baselines),
         tag("p", result.explanation, class_="note protocol"),
     )
-    note = "Each interval is over the test tasks of its fold: drawings of the same few classes."
+    note = "Each interval is over the test tasks of its fold, drawn from the same few classes."
     folds = section("Folds", "", note, tag("div", _table(result), class_="scroll"))
     return document(facts.title, header, folds, reproduction(facts))
 
@@ -56,7 +58,7 @@ def _headline(result: CrossValidation) -> Markup:
         "p",
         wording.score(result.mean, result.unit),
         tag("small", f"± {wording.half_width(result.half_width, result.unit)}"),
-        class_="score",
+        class_="score doubtful" if result.better is False else "score",
     )
     details = tag(
         "p",

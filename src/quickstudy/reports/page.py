@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from quickstudy.evaluation import wording
 from quickstudy.reports import insight_sections, sections, words
+from quickstudy.reports.baseline_tables import comparisons
 from quickstudy.reports.document import document, reproduction
 from quickstudy.reports.insights import Insights
 from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.view_types import View
 
 if TYPE_CHECKING:
-    from quickstudy.evaluation.results import Evaluation, Result
+    from quickstudy.evaluation.result import Result
+    from quickstudy.evaluation.results import Evaluation
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def _header(facts: RunFacts) -> Markup:
         tag("p", made, class_="note") if made else None,
         _headline(e.main, e.protocol, protocol) if e.of_one_kind else None,
         _rows(e) if len(e.rows) > 1 else None,
+        *comparisons(e),
         tag("p", protocol, class_="note protocol"),
         _key_facts(e),
     )
@@ -92,7 +95,7 @@ def _headline(row: Result, protocol: str, explanation: str) -> Markup:
         "p",
         wording.score(row.mean, row.unit),
         tag("small", f"± {wording.half_width(row.half_width, row.unit)}"),
-        class_="score",
+        class_="score doubtful" if row.better is False else "score",
     )
     interval = f"{wording.score(low, row.unit)} to {wording.score(high, row.unit)}"
     better = "" if row.higher_is_better else "lower is better · "
@@ -104,7 +107,9 @@ def _headline(row: Result, protocol: str, explanation: str) -> Markup:
         f"{better}95% interval {interval} · ",
         tag("abbr", protocol, title=explanation),
     )
-    return tag("div", figure, tag("div", details), class_="result")
+    failed = [baseline.claim for baseline in row.baselines if baseline.verdict != "better"]
+    verdict = tag("p", f"The learner is {'; '.join(failed)}.", class_="not-better")
+    return tag("div", figure, tag("div", details, verdict if failed else None), class_="result")
 
 
 def _rows(e: Evaluation) -> Markup:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quickstudy.evaluation import wording
 from quickstudy.reports import style
+from quickstudy.reports.limits import draw_baselines, limits_of, say_single, set_limits
 from quickstudy.reports.view_types import Array, EpisodeView, RegressionView
 from quickstudy.reports.words import axis, in_unit, letter
 
@@ -20,17 +23,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from quickstudy.evaluation.results import Result
+    from quickstudy.evaluation.result import Result
 
 
 def learning_curves(
-    metrics: Sequence[Mapping[str, float]], score: str = "score", unit: str = ""
+    metrics: Sequence[Mapping[str, float]],
+    score: str = "score",
+    unit: str = "",
+    baselines: Mapping[str, float] = MappingProxyType({}),
 ) -> Figure:
     """Score (above) and loss (below) against training steps.
 
-    ``metrics``  rows of a training log, see :func:`quickstudy.training.log.read_metrics`.
-    ``score``    the score's name, such as "accuracy".
-    ``unit``     its unit, "%" for one that is shown in percent.
+    ``metrics``    rows of a training log, see :func:`quickstudy.training.log.read_metrics`.
+    ``score``      the score's name, such as "accuracy".
+    ``unit``       its unit, "%" for one that is shown in percent.
+    ``baselines``  scores to draw as horizontal lines, by name.
 
     Thin lines are logged values, thick ones their running mean; dots are validation with its 95%
     interval. Raises ValueError where the log has no row with a loss.
@@ -47,6 +54,7 @@ def learning_curves(
         scale = in_unit(unit)
         _noisy_line(above, training, "score", scale, style.MUTED, "training")
         _noisy_line(below, training, "loss", 1.0, style.MUTED, None)
+        draw_baselines(above, baselines, unit, upright=False)
         validation = [row for row in metrics if math.isfinite(row.get("validation", math.nan))]
         if validation:
             above.errorbar(
@@ -60,13 +68,11 @@ def learning_curves(
                 label="validation, with 95% interval",
             )
         if above.get_legend_handles_labels()[0]:
-            style.legend_above(above, columns=2)
+            style.legend_above(above, columns=3)
+        set_limits(above, below, training, validation, unit, baselines)
         above.set_ylabel(axis(score, unit))
         below.set_ylabel("loss")
         below.set_xlabel("training step")
-        losses = [row["loss"] for row in training if math.isfinite(row["loss"])]
-        if losses and min(losses) > 0 and max(losses) > 30 * min(losses):
-            below.set_yscale("log")
     return figure
 
 
@@ -92,7 +98,10 @@ def _noisy_line(
         last = np.minimum(np.arange(len(values)) + span // 2 + 1, len(values))
         axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)
         values = (totals[last] - totals[first]) / (last - first)
-    marker = "o" if len(values) == 1 else None  # a line through a single point is invisible
+    marker = None
+    if len(values) == 1:  # a line through a single point is invisible, and its axis has no scale
+        marker = "o"
+        say_single(axes, steps[0], values[0], f"{values[0]:.4g}")
     axes.plot(
         steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=label
     )
@@ -122,7 +131,11 @@ def score_distribution(result: Result) -> Figure:
         if math.isfinite(width):
             axes.axvspan(mean - width, mean + width, color=style.ACCENT, alpha=0.25, linewidth=0)
         axes.axvline(mean, color=style.ACCENT, label=f"mean {result.figure}, with 95% interval")
-        style.legend_above(axes)
+        baselines = {f"{b.name} {wording.score(b.mean, b.unit)}": b.mean for b in result.baselines}
+        draw_baselines(axes, baselines, result.unit, upright=True)
+        axes.set_xlim(limits_of([*edges, mean, *(scale * b for b in baselines.values())],
+                                result.unit))  # fmt: skip
+        style.legend_above(axes, columns=1)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel(axis(f"{result.score} of one task", result.unit, result.higher_is_better))
         axes.set_ylabel("tasks")

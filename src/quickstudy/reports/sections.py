@@ -14,6 +14,7 @@ from quickstudy.reports import (
     segmentation_pictures,
     token_sequences,
 )
+from quickstudy.reports.limits import guess_of
 from quickstudy.reports.markup import Markup, tag
 from quickstudy.reports.page_parts import captioned, figure, section
 from quickstudy.reports.view_types import (
@@ -28,7 +29,8 @@ from quickstudy.reports.view_types import (
 )
 
 if TYPE_CHECKING:
-    from quickstudy.evaluation.results import Evaluation, Result
+    from quickstudy.evaluation.result import Result
+    from quickstudy.evaluation.results import Evaluation
 
 FIRST_TASKS = "The first test tasks in the order in which they were sampled, not selected."
 
@@ -41,11 +43,11 @@ def training(e: Evaluation, metrics: Sequence[Mapping[str, float]]) -> Markup:
         note = "There is no training log: this learner was not trained."
         return section("Scores", "", note, tag("div", *scores, class_="figures"))
     name, unit = (e.main.score, e.main.unit) if e.of_one_kind else ("score", "")
+    guess = guess_of(e.main) if e.of_one_kind else {}
+    note = "Training tasks (thin: each value logged, thick: their running mean), validation tasks"
+    note += f", and a baseline ({', '.join(guess)})." if guess else "."
     curves = figure(
-        plots.learning_curves(metrics, name, unit),
-        "curves",
-        "Learning curves",
-        "Training tasks (thin: each value logged, thick: their running mean) and validation tasks.",
+        plots.learning_curves(metrics, name, unit, guess), "curves", "Learning curves", note
     )
     figures = tag("div", curves, *scores, class_="figures")
     return section("Training and test scores", "", None, figures)
@@ -64,7 +66,7 @@ def _distribution(row: Result, index: int) -> Markup:
         return captioned(title, f"None of {row.tasks} tasks has a finite score.", tag("p"))
     note = (
         "Scores of single tasks differ much more than the interval is wide: the interval shows how "
-        "precisely their mean is known."
+        "precisely their mean is known, the histogram what one adaptation may give."
     )
     return figure(plots.score_distribution(row), f"scores-{index}", title, note)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from quickstudy.base.words import count
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+    from quickstudy.evaluation.confusion import Confusion
     from quickstudy.evaluation.folds import CrossValidation
+    from quickstudy.evaluation.result import Result
     from quickstudy.evaluation.results import Evaluation
 
 
@@ -28,7 +30,8 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     e = evaluation
     error = "–" if e.calibration_error is None else f"{e.calibration_error:.3f}"
     facts = [
-        *((row.label, f"{row.figure} (95% interval, {row.counted})", row.first) for row in e.rows),
+        *(line for row in e.rows for line in _lines(row)),
+        *((name, f"not computed: {why}", False) for name, why in e.left_out.items()),
         ("protocol", e.protocol, False),
         ("tasks", f"{e.tasks:,}", False),
         ("calibration error", error, False),
@@ -77,9 +80,17 @@ def folds_table(result: CrossValidation, title: str = "") -> Group:
     return Group(
         Text(head, style="bold"),
         Text(f"(95% interval over {count(len(result.folds), 'fold')}; the folds: {result.range})"),
+        *(Text(visible(baseline.sentence)) for baseline in result.baselines),
         table,
         Text(result.explanation, style="dim"),
     )
+
+
+def _lines(row: Result) -> Iterator[tuple[str, str, bool]]:
+    """The figure of a result in bold, and what must be known to read it."""
+    yield row.label, f"{row.figure} (95% interval, {row.counted})", row.first
+    for remark in row.remarks:
+        yield "", remark, False
 
 
 def predictions_table(
@@ -97,6 +108,7 @@ def predictions_table(
     Raises ValueError where these do not fit together.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
@@ -109,11 +121,12 @@ def predictions_table(
         )
     shown = min(shown, len(names))
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("input", overflow="fold")
-    table.add_column("prediction", overflow="fold")
+    # As wide as the longest name, so that none is broken.
+    table.add_column("input", min_width=max(map(cell_len, map(visible, inputs)), default=0))
+    table.add_column("prediction", min_width=max(cell_len(visible(name)) for name in names))
     table.add_column("probability", justify="right")
     if shown > 1:
-        table.add_column("then", style="dim", overflow="fold")
+        table.add_column("then", style="dim")
     for name, row in zip(inputs, probabilities, strict=True):
         best = sorted(range(len(names)), key=lambda way: -row[way])[:shown]
         others = ", ".join(f"{visible(names[way])} {100 * row[way]:.0f}%" for way in best[1:])
@@ -124,6 +137,36 @@ def predictions_table(
             Text(others),
         ]
         table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def confusion_table(confusion: Confusion, most: int = 12) -> Table:
+    """How often each class was taken for which: a row per true class, a column per predicted one.
+
+    Columns have numbers in place of names, which would not fit. Above ``most`` classes the table
+    lists the ``most`` commonest mistakes instead.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [visible(name) for name in confusion.names]
+    table = Table(box=box.SIMPLE_HEAD)
+    if len(names) > most:
+        for column in ("true class", "predicted as"):
+            table.add_column(column, overflow="fold")
+        table.add_column("files", justify="right")
+        for true, predicted, rows in confusion.mistakes[:most]:
+            table.add_row(Text(names[true]), Text(names[predicted]), str(rows))
+        return table
+    table.add_column("true class, predicted as:", overflow="fold")
+    for number in range(1, len(names) + 1):
+        table.add_column(str(number), justify="right")
+    for i, row in enumerate(confusion.counts.tolist()):
+        cells = [
+            Text(str(n) if n else "·", style="bold" if i == j else "") for j, n in enumerate(row)
+        ]
+        table.add_row(Text(f"{i + 1} {names[i]}"), *cells)
     return table
 
 

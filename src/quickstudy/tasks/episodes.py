@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import classification
+from quickstudy.base.door import to_unit
 from quickstudy.base.shown import shown
 from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.base.words import count
 from quickstudy.core import Examples, Task
 from quickstudy.tasks.augmentation import Augment, Pair, of_support_and_query
 from quickstudy.tasks.counts import Count, bounds_of, distinct, draw_count, draw_counts
-from quickstudy.tasks.examples import to_unit
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.stacks import map_task, tensor_to_device
 

@@ -4,62 +4,57 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from quickstudy.answers.classes import one_hot
-from quickstudy.base.trees import map_tree, named_leaves, rows
+from quickstudy.base.arrays import as_tensors, one_tensor
+from quickstudy.base.door import (
+    check_not_empty,
+    check_rows,
+    check_weights,
+    refuse_infinite,
+    to_inputs,
+)
+from quickstudy.base.trees import leaves, map_tree
 from quickstudy.base.weighting import weights_are_uniform
 from quickstudy.core import Acting, Answer, Examples
 
 
 def examples(inputs: Any, targets: Any, weights: Any = None, groups: Any = None) -> Examples:
-    """Examples from tensors or arrays, with shapes checked.
+    """Examples from tensors, arrays or lists, checked.
 
-    ``inputs``   (n, ...), or a tree (dict, tuple or NamedTuple) of them; uint8 is scaled to [0, 1],
-                 see :func:`check_pixels`.
+    ``inputs``   (n, ...), or a tree (dict, tuple or NamedTuple) of them. Pixels, uint8 or images of
+                 other integers, are scaled from 0…255 to [0, 1]; other integers stay ids, see
+                 :func:`quickstudy.base.door.to_inputs`.
     ``targets``  in the form of the task's answer: (n,) integer class ids (-1 where unknown), (n, d)
                  reals (NaN where unknown), (n, height, width) ids, or a tree of tensors.
     ``weights``  (n,) non-negative and finite; ones by default.
     ``groups``   (n,) integers: the source of each row; zeros by default.
 
     All reals become torch's default type. Raises ValueError where numbers of rows differ or are 0,
-    for targets (n,) of reals, invalid weights or groups, and uint8 that are no pixels.
+    for what is no number, for inputs that are not finite, infinite targets, targets (n,) of reals,
+    invalid weights or groups, and integers that look like pixels and are none.
     """
-    inputs, targets = (map_tree(torch.as_tensor, _arrays(tree)) for tree in (inputs, targets))
-    check_pixels(inputs, "examples")
-    inputs, targets = map_tree(_input, inputs), map_tree(_target, targets)
-    n = rows(inputs)
-    if n == 0:
-        raise ValueError(
-            "examples: needs at least 1 row; found 0. Give a row of weight 0 where there is "
-            "nothing to learn from."
-        )
-    for name, leaf in (*named_leaves(inputs, "inputs"), *named_leaves(targets, "targets")):
-        if leaf.ndim == 0 or len(leaf) != n:
-            raise ValueError(
-                f"examples: inputs have {n} rows, but {name} have shape {tuple(leaf.shape)}. "
-                "Give one entry per row."
-            )
+    inputs = as_tensors(inputs, "examples: inputs")
+    targets = as_tensors(targets, "examples: targets")
+    n = check_rows(inputs, "examples")
+    check_not_empty(n, "examples")
+    check_rows(targets, "examples", n, "targets")
+    inputs, targets = to_inputs(inputs, "examples"), map_tree(_target, targets)
+    refuse_infinite(targets, "examples")
     if isinstance(targets, Tensor) and targets.is_floating_point() and targets.ndim == 1:
         raise ValueError(
             f"examples: real targets must have shape (n, d); found {tuple(targets.shape)}. "
-            "Write targets[:, None] for one output."
+            "Write targets[:, None] for one output, or give integer ids for classes."
         )
-    device = next(leaf.device for _, leaf in named_leaves(targets))
+    device = next(leaves(targets)).device
     if weights is None:
         weights = torch.ones(n, device=device)
-    weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
-    valid = (weights >= 0) & weights.isfinite()
-    if weights.shape != (n,) or not bool(valid.all()):
-        found = "" if bool(valid.all()) else f" with {float(weights[~valid][0]):g}"
-        raise ValueError(
-            f"examples: weights must be {n} non-negative, finite numbers, one per row; found shape "
-            f"{tuple(weights.shape)}{found}. Give 0 to a row that must not count."
-        )
-    groups = one_place(weights) if groups is None else torch.as_tensor(groups)
+    weights = one_tensor(weights, "examples: weights").to(torch.get_default_dtype())
+    check_weights(weights, n, "examples")
+    groups = one_place(weights) if groups is None else one_tensor(groups, "examples: groups")
     if groups.shape != (n,) or groups.is_floating_point():
         raise ValueError(
             f"examples: groups must be {n} integers, one per row; found {groups.dtype} of shape "
@@ -83,60 +78,9 @@ def one_place(weights: Tensor) -> Tensor:
     return torch.zeros(weights.shape, dtype=torch.long, device=weights.device)
 
 
-def check_not_empty(rows: int, what: str) -> None:
-    """ValueError for a support or query set (``what``) without rows."""
-    if rows == 0:
-        remedy = (
-            "Give a row of weight 0 where there is nothing to learn from."
-            if what == "support" else "Give rows to predict; learner(support, spec) needs none."
-        )  # fmt: skip
-        raise ValueError(f"{what}: needs at least 1 row; found 0. {remedy}")
-
-
-def _arrays(tree: Any) -> Any:
-    """A tree in which lists are replaced by arrays, because lists hold rows and are not trees."""
-    if isinstance(tree, dict):
-        return {name: _arrays(part) for name, part in tree.items()}
-    if isinstance(tree, tuple):
-        parts = map(_arrays, tree)
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    return np.asarray(tree) if isinstance(tree, list) else tree
-
-
-def check_pixels(inputs: Any, what: str) -> None:
-    """ValueError for uint8 inputs that are no pixels: all pixels are scaled to [0, 1].
-
-    A single uint8 tensor of any shape is taken for pixels. In a tree, a uint8 leaf must have the
-    shape of images, (n, channels, height, width): others could be ids or masks, for which a share
-    of 255 would be wrong.
-    """
-    if isinstance(inputs, Tensor):
-        return
-    for name, leaf in named_leaves(inputs, "inputs"):
-        if leaf.dtype == torch.uint8 and leaf.ndim != 4:
-            raise ValueError(
-                f"{what}: uint8 inputs in a tree must be images (n, channels, height, width), "
-                f"since they are scaled to [0, 1]; found {name} of shape {tuple(leaf.shape)}. Turn "
-                "ids into .long(), masks into .bool(), and pixels of another shape into .float()."
-            )
-
-
-def _input(leaf: Tensor) -> Tensor:
-    return to_unit(leaf) if leaf.dtype == torch.uint8 else _default_real(leaf)
-
-
 def _target(leaf: Tensor) -> Tensor:
-    return _default_real(leaf) if leaf.is_floating_point() else leaf.long()
-
-
-def _default_real(leaf: Tensor) -> Tensor:
-    """Reals in the default type, so that tasks from lists, arrays and tensors can share a stack."""
-    return leaf.to(torch.get_default_dtype()) if leaf.is_floating_point() else leaf
-
-
-def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 pixels in [0, 255] -> the default float type in [0, 1]."""
-    return pixels.to(torch.get_default_dtype()).mul_(1 / 255)
+    """Reals in the default type, so that tasks from lists, arrays and tensors share a stack."""
+    return leaf.to(torch.get_default_dtype()) if leaf.is_floating_point() else leaf.long()
 
 
 def counted_weights(rows: Examples, answer: Answer) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from quickstudy.base.door import check_not_empty
 from quickstudy.core import Acting, Examples, Task, TaskSpec
-from quickstudy.tasks.examples import check_not_empty
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare tasks by

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from quickstudy.base.door import check_not_empty
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Answer, Examples, Task
-from quickstudy.tasks.examples import check_not_empty
 
 
 class Inspection(NamedTuple):

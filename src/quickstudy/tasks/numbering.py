@@ -17,8 +17,9 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
+from quickstudy.base.shown import shown
 from quickstudy.base.trees import named_leaves
-from quickstudy.core import Examples, Task, TaskSource
+from quickstudy.core import Acting, Examples, Task, TaskSource, TaskSpec
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.stacks import Stack, as_stack, stacks
 
@@ -95,16 +96,37 @@ def draw(source: TaskSource, seed: int, index: int, stream: Stream = Stream.TRAI
             f"source: has no more tasks at task {index}, so it has a memory, such as an iterator. "
             "Give qs.tasks.fixed(tasks), which can draw each of them again."
         ) from error
-    except TypeError:
+    except TypeError as error:
+        outside = error.__traceback__ is not None and error.__traceback__.tb_next is None
         if callable(source):
-            raise
+            if not outside:
+                raise
+            raise ValueError(
+                f"source: must take a torch.Generator alone; calling it raised {error}. Write "
+                "def source(generator): ..., and return qs.Task(support, query, spec)."
+            ) from error
         task = source
-    if not isinstance(task, Task):
+    return _as_task(task, callable(source))
+
+
+def _as_task(task: Any, made: bool) -> Task:
+    """``task``, ``made`` by a source or given in its place; ValueError unless it is one of rows."""
+    if not isinstance(task, Task) or not isinstance(task.spec, TaskSpec):
+        found = type(task).__name__
+        found = f"one whose spec is {shown(task.spec)}" if isinstance(task, Task) else found
         raise ValueError(
             "source: must be a function from a torch.Generator to a quickstudy.Task; found "
-            f"{'a function that gives ' if callable(source) else ''}{type(task).__name__}. Use "
-            "qs.episodes for labelled rows, or qs.tasks.fixed for a list of tasks."
+            f"{'a function that gives ' if made else ''}{found}. Use qs.episodes for labelled "
+            "rows, or qs.tasks.fixed for a list of tasks."
         )
+    for what, part in (("support", task.support), ("query", task.query)):
+        wrong = [name for name, x in named_leaves(part, what) if not isinstance(x, Tensor)]
+        if wrong or not isinstance(part, (Examples, Acting)):
+            raise ValueError(
+                f"source: the {what} set of a task must be Examples of tensors; found "
+                f"{wrong[0] if wrong else type(part).__name__}. Make them by qs.examples, which "
+                "converts arrays and lists."
+            )
     return task
 
 

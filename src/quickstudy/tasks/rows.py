@@ -5,28 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.base.arrays import as_tensors, one_tensor
+from quickstudy.base.door import check_rows, is_integer, to_stored
 from quickstudy.base.trees import concatenate, map_tree, named_leaves, rows
 from quickstudy.base.words import count
-from quickstudy.tasks.examples import check_pixels
+from quickstudy.tasks.labels import class_ids
 
 
 @dataclass(frozen=True, repr=False)
 class LabelledRows:
     """The rows of one split, sorted by class, so that each class is one contiguous block.
 
-    ``inputs``  (rows, ...): uint8 images (rows, channels, height, width) or floats, or a tree of
-                tensors (token ids and mask); in memory, memory-mapped or on a GPU. uint8 is stored
-                as such and scaled to [0, 1] in each episode; in a tree, only images may be uint8.
+    ``inputs``  (rows, ...): images (rows, channels, height, width), reals, ids, or a tree of such
+                (token ids and mask), as tensors, arrays or lists; in memory, memory-mapped or on a
+                GPU. Pixels are stored as uint8 and scaled to [0, 1] in each episode; all else is
+                converted as by :func:`quickstudy.base.door.to_inputs`.
     ``counts``  (classes,): number of rows per class, at least one.
     ``names``   one unique name per class.
     ``superclasses``  the larger class that each class belongs to (the alphabet of a character), or
                 None; :func:`quickstudy.episodes` can draw tasks ``within`` them.
+
+    Raises ValueError for counts and names that do not fit, and for inputs that ``qs.examples``
+    would refuse.
     """
 
     inputs: Any
@@ -35,6 +42,17 @@ class LabelledRows:
     superclasses: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        counts = one_tensor(self.counts, "LabelledRows: counts")
+        if not is_integer(counts) or counts.ndim != 1:
+            raise ValueError(
+                "LabelledRows: counts must be integers (classes,), one number of rows for each "
+                f"class; found {counts.dtype} of shape {tuple(counts.shape)}. Count the "
+                "rows of each class, or use LabelledRows.from_labels(inputs, labels)."
+            )
+        inputs = as_tensors(self.inputs, "LabelledRows: inputs")
+        object.__setattr__(self, "counts", counts.long())
+        object.__setattr__(self, "names", tuple(self.names))
+        check_rows(inputs, "LabelledRows")
         if len(self.names) != len(self.counts):
             raise ValueError(
                 f"LabelledRows: found {count(len(self.names), 'name')} for "
@@ -57,8 +75,8 @@ class LabelledRows:
                 f"LabelledRows: every class needs at least one row, but {empty[:3]} "
                 f"({len(empty)} in all) are empty. Remove them, or add rows."
             )
-        check_pixels(self.inputs, "LabelledRows")
-        for name, leaf in named_leaves(self.inputs, "inputs"):
+        object.__setattr__(self, "inputs", to_stored(inputs, "LabelledRows"))
+        for name, leaf in named_leaves(inputs, "inputs"):
             if int(self.counts.sum()) != len(leaf):
                 raise ValueError(
                     f"LabelledRows: counts add up to {int(self.counts.sum())}, but {name} have "
@@ -75,19 +93,19 @@ class LabelledRows:
 
     @staticmethod
     def from_labels(inputs: Any, labels: Sequence[object] | Tensor | np.ndarray) -> LabelledRows:
-        """Group ``inputs`` (n, ...) by ``labels`` (n,) of any kind; classes in sorted order."""
-        values = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-        n = rows(inputs)
-        if values.ndim != 1 or len(values) != n:
-            raise ValueError(
-                f"LabelledRows: labels must have shape ({n},), one per row of inputs; "
-                f"found {values.shape}."
-            )
-        names, ids = np.unique(values, return_inverse=True)
+        """Group ``inputs`` (n, ...) by ``labels`` (n,); classes in sorted order.
+
+        ``labels``  names, numbers or other values of one type, but no real numbers.
+
+        Raises ValueError for labels of another shape and for unknown ones (-1, NaN, None), and what
+        the constructor raises.
+        """
+        inputs = as_tensors(inputs, "LabelledRows: inputs")
+        names, ids = class_ids(labels, check_rows(inputs, "LabelledRows"), "LabelledRows")
         order = torch.from_numpy(np.argsort(ids, kind="stable"))
         counts = torch.from_numpy(np.bincount(ids, minlength=len(names)))
         ordered = map_tree(lambda leaf: leaf[order.to(leaf.device)], inputs)
-        return LabelledRows(ordered, counts, tuple(str(name) for name in names))
+        return LabelledRows(ordered, counts, names)
 
     def __len__(self) -> int:
         """The number of classes."""
@@ -104,14 +122,34 @@ class LabelledRows:
         return map_tree(lambda leaf: leaf[part], self.inputs)
 
     def select(self, indices: Sequence[int]) -> LabelledRows:
-        """The classes at ``indices``, in that order; possibly none."""
-        nothing = map_tree(lambda leaf: leaf[:0], self.inputs)
+        """The classes at ``indices``, in that order.
+
+        Raises ValueError for no index, and for any that is not a whole number below the number of
+        classes.
+        """
+        chosen = indices.tolist() if isinstance(indices, (Tensor, np.ndarray)) else list(indices)
+        wrong = [i for i in chosen if not self._is_class(i)]
+        if not chosen or wrong:
+            found = f"{wrong[:3]}" if wrong else "none"
+            raise ValueError(
+                f"select: needs at least 1 class, each by its index 0 … {len(self) - 1}; found "
+                f"{found}. Find the index of a name with split.names.index(name)."
+            )
         return LabelledRows(
-            concatenate(nothing, *(self.rows(i) for i in indices)),
-            self.counts[list(indices)],
-            tuple(self.names[i] for i in indices),
-            self.superclasses and tuple(self.superclasses[i] for i in indices),
+            concatenate(*(self.rows(i) for i in chosen)),
+            self.counts[chosen],
+            tuple(self.names[i] for i in chosen),
+            self.superclasses and tuple(self.superclasses[i] for i in chosen),
         )
+
+    def without_classes(self) -> LabelledRows:
+        """No class at all, of inputs of the same shape: a split that is not used."""
+        nothing = map_tree(lambda leaf: leaf[:0], self.inputs)
+        return LabelledRows(nothing, self.counts[:0], (), self.superclasses and ())
+
+    def _is_class(self, index: object) -> bool:
+        whole = isinstance(index, Integral) and not isinstance(index, bool)
+        return whole and 0 <= index < len(self)  # type: ignore[operator]
 
     def to(self, device: torch.device | str) -> LabelledRows:
         """The same rows on ``device``."""

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from quickstudy.base.door import check_not_empty
 from quickstudy.base.known import unknown_value
 from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.core import Answer, Examples, Task, TaskSpec
-from quickstudy.tasks.examples import check_not_empty, pad_rows
+from quickstudy.tasks.examples import pad_rows
 from quickstudy.tasks.stackable import group_stackable
 
 MAX_STACKS = 3

@@ -17,7 +17,7 @@ from quickstudy.base.atomic import remove_abandoned
 from quickstudy.base.modules import device_of
 from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
-from quickstudy.evaluation.results import Result
+from quickstudy.evaluation.result import Result
 from quickstudy.files.checks import refuse_other_tensors, refuse_wrong_weights, to_device
 from quickstudy.files.trees import errors_name, load_tree, save_tree
 from quickstudy.training.combine import Combine, HasState

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from quickstudy.evaluation.results import Result
+from quickstudy.evaluation.result import Result
 
 _DECAY = 0.95  # of the running means, per optimiser step
 _REQUESTS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP

@@ -20,7 +20,7 @@ from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.plan import Compute, Plan
 from quickstudy.compute.prepare import Prepared, prepare_stack
 from quickstudy.core import Learner, TaskSource, TaskSpec
-from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.evaluation.evaluate import check_call, evaluate
 from quickstudy.evaluation.kinds import join, kind_of_all
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
@@ -31,10 +31,10 @@ from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log, Step
-from quickstudy.training.optimisers import FirstSteps, OptimiserMaker, adam
+from quickstudy.training.optimisers import FirstSteps, OptimiserMaker, adam, make_optimiser
 from quickstudy.training.plan import checked_again, make_plan
 from quickstudy.training.population import estimate_population
-from quickstudy.training.preflight import first_tasks, prepare
+from quickstudy.training.preflight import check_settings, first_tasks, prepare
 from quickstudy.training.schedules import Schedule, constant
 
 
@@ -124,8 +124,11 @@ def fit(
     ``compile`` without a compiler and where a resumed run had other settings, FileExistsError where
     ``run`` holds another run. Warns, after the first step, of parameters that are not trained.
     """
-    if steps < 1:
-        raise ValueError(f"fit: steps must be positive; found {steps}.")
+    check_call("fit", learner, seed)
+    check_settings(schedule, objective, validation, compute, {
+        "steps": steps, "tasks_per_step": tasks_per_step, "log_every": log_every,
+        "checkpoint_every": checkpoint_every,
+    })  # fmt: skip
     if clip is not None and not 0 < clip < math.inf:
         raise ValueError(f"fit: clip must be a positive number; found {clip}.")
     check_combine(combine)
@@ -136,7 +139,7 @@ def fit(
     drawn = first_tasks(source, seed)
     first = prepare(learner, objective, drawn, tasks_per_step)
     trainer.scored = kind_of_all(task.spec for task in drawn)
-    opt = (optimiser or adam())([p for p in learner.parameters() if p.requires_grad])
+    opt = make_optimiser(optimiser or adam(), [p for p in learner.parameters() if p.requires_grad])
     parts = {(t.spec.answer.kind, t.spec.name if learner.reads_name else "") for t in drawn}
     trainer.first_steps = FirstSteps(learner, opt, alike=len(parts) == 1)
     base_rates = [group["lr"] for group in opt.param_groups]
@@ -293,7 +296,7 @@ class _Trainer:
         estimate_population(self.learner, self.source, self.seed)
         return evaluate(
             self.learner, validation.source, validation.tasks, seed=self.seed,
-            stream=Stream.VALIDATION,
+            stream=Stream.VALIDATION, baselines=False,
         )  # fmt: skip
 
     def finish(self, best_weights: dict[str, Tensor]) -> None:

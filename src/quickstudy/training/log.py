@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from quickstudy.base.atomic import append_line, write_atomically
 from quickstudy.base.json_text import parse_json
 from quickstudy.base.shown import told
-from quickstudy.evaluation.results import Result
+from quickstudy.evaluation.result import Result
 
 
 class Step(NamedTuple):

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
 from quickstudy.base.errors import BrokenLaw, with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.base.updates import updating_norm
 from quickstudy.compute.gradients import as_outcome
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
+from quickstudy.compute.plan import Compute
 from quickstudy.compute.prepare import kind_of
 from quickstudy.contract.check import applicable, check_laws, doubled
 from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
+from quickstudy.evaluation.validation import Validation
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.objectives import Objective, set_progress
 from quickstudy.tasks.acting import run_acting
 from quickstudy.tasks.numbering import repeatable_tasks
+from quickstudy.tasks.order import reads_a_sequence
 from quickstudy.tasks.stacks import stacks, to_device
 from quickstudy.training.equivalence import few_queries, in_double
 
@@ -40,6 +46,33 @@ FIRST_TASKS = 8
 def first_tasks(source: TaskSource, seed: int) -> list[Task]:
     """The first tasks of training, for :func:`prepare`; ValueError for a source with a memory."""
     return list(repeatable_tasks(source, seed, FIRST_TASKS))
+
+
+def check_settings(
+    schedule: Any, objective: Any, validation: Any, compute: Any, counts: Mapping[str, Any]
+) -> None:
+    """ValueError for an argument of ``fit`` of a wrong kind, and for ``counts`` below 1."""
+    for name, count in counts.items():
+        check_count("fit", name, count, 1)
+    for name, value, fits, wanted in (
+        ("schedule", schedule, callable(schedule), "a function of the share of training done"),
+        ("objective", objective, objective is None or callable(objective),
+         "a function (learner, task) -> loss"),
+        ("validation", validation, validation is None or isinstance(validation, Validation),
+         "qs.Validation(source)"),
+        ("compute", compute, isinstance(compute, Compute), "qs.Compute(engine=...)"),
+    ):  # fmt: skip
+        if not fits:
+            raise ValueError(
+                f"fit: {name} must be {wanted}; found {type(value).__name__}. Give that, or leave "
+                "it out."
+            )
+    factor = schedule(0.0)
+    if not isinstance(factor, (int, float)) or not 0 <= factor < math.inf:
+        raise ValueError(
+            f"fit: schedule must give a factor of the learning rate, a number of 0 or more; found "
+            f"{factor!r} at the start. See qs.schedules."
+        )
 
 
 def prepare(
@@ -137,7 +170,7 @@ def refuse_sorted(learner: Learner, tasks: Iterable[Task]) -> None:
 
     It would learn the positions of the classes instead of the classes.
     """
-    if "support_order_is_irrelevant" not in learner.exceptions:
+    if not reads_a_sequence(learner):
         return
     targets = [
         task.support.targets for task in tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,8 @@ def test_a_run_writes_all_its_files(finished):
     assert row["mean"] == pytest.approx(np.mean(row["values"]), abs=1e-5)
     page = (finished / "report.html").read_text()
     assert "inductive" in page
+    assert re.search("<h1>Prototypical Networks: kind .* more classes</h1>", page)
+    assert re.search("The learner is|beside baselines", page)
     assert (finished / "origin.json").is_file()
     assert evaluation["fingerprint"] in page
     assert "kind " in page
@@ -95,6 +98,15 @@ def test_evaluate_again(finished):
     assert json.loads(own.output)["rows"] == stored["rows"]
     other = call("evaluate", finished, "--tasks", "10", "--shots", "3")
     assert "accuracy" in other.output
+    for remark in (
+        "than chance",
+        "nearest mean of the inputs",
+        "not other classes",
+        "single tasks",
+    ):
+        assert remark in other.output
+    without = call("evaluate", finished, "--tasks", "2", "--no-baselines")
+    assert "than chance" not in without.output
     for words, message in (
         (["--ways", "40"], "test classes: episodes: 40 ways asked, but the split has"),
         (["--ways", "0"], "ways: must be at least 2; found 0"),

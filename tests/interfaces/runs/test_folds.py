@@ -62,6 +62,22 @@ def test_the_interval_is_over_folds(crossed):
     assert "approximate, because folds share training classes" in result.explanation
 
 
+def test_baselines_are_compared_over_folds(crossed):
+    result = stored(crossed)
+    chance = next(baseline for baseline in result.baselines if baseline.name == "chance")
+    own = [fold.evaluation.mean for fold in result.folds]
+    others = [
+        next(b.mean for b in fold.evaluation.main.baselines if b.name == "chance")
+        for fold in result.folds
+    ]
+    assert chance.mean == pytest.approx(np.mean(others), abs=1e-6)
+    assert chance.gain == pytest.approx(np.mean(own) - np.mean(others), abs=1e-6)
+    expected = stats.ttest_rel(own, others).confidence_interval(0.95)
+    assert chance.gain_half_width == pytest.approx((expected.high - expected.low) / 2, abs=1e-6)
+    assert chance.sentence in str(result)
+    assert "beside baselines" in (crossed.path / "report.html").read_text()
+
+
 def test_resuming_a_finished_cross_validation_gives_the_same(crossed):
     before = (crossed.path / "cross_validation.json").read_bytes()
     again = cross_validate(Run.open(crossed.path), resume=True, progress=False)
@@ -80,6 +96,21 @@ def test_a_cross_validation_that_was_interrupted_continues(crossed, tmp_path):
         f.evaluation.fingerprint for f in stored(crossed).folds
     ]
     assert result.mean == stored(crossed).mean
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ways": 4}, "test classes: episodes: 4 ways asked, but the split has 3 classes"),
+        ({"queries": 10}, "test classes: episodes: 1 shot [+] 10 queries need 11 rows"),
+        ({"train_ways": 7}, "train classes: episodes: 7 ways asked, but the split has 6 classes"),
+        ({"folds": 6}, "class_folds: .* 6 folds of 10 classes. Give 2 to 5 folds"),
+    ],
+)
+def test_folds_that_cannot_run_are_refused_before_the_first(crossed, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        begin(replace(crossed.recipe, **changes), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_learner_of_all_classes_cannot_be_tested(crossed):

@@ -17,7 +17,7 @@ from quickstudy.interfaces.cli import main
 from quickstudy.interfaces.runs import execute as runs
 from quickstudy.interfaces.runs.folder import Run
 
-FILES = ["recipe.json", "origin.json", "metrics.jsonl", "checkpoint.safetensors",
+FILES = ["recipe.json", "origin.json", "split.json", "metrics.jsonl", "checkpoint.safetensors",
          "learner.safetensors", "evaluation.json", "report.html"]  # fmt: skip
 """All files of a run, in the order in which they are first written."""
 

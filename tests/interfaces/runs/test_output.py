@@ -8,12 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import quickstudy as qs
 from quickstudy.datasets.registry import CARDS
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.cli import main
+from quickstudy.interfaces.cli.printing import print_rich
+from quickstudy.interfaces.runs import to_onnx
+from quickstudy.reports.tables import predictions_table
 
 FAST = ["--data", "arrays", "--backbone", "mlp", "--ways", "2", "--queries", "3",
         "--train-queries", "3", "--steps", "4", "--test-tasks", "5", "--device", "cpu"]  # fmt: skip
@@ -55,6 +60,17 @@ def test_words_are_not_broken_at_80_columns():
             for card in cards.values()
         )
         assert set(re.findall(r"\w+", texts)) <= printed
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_a_table_is_wider_than_the_terminal_before_it_breaks_a_name(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    file = "pictures/of my/" + "very_" * 20 + "long name.png"
+    names = ["a class of several words", "incomprehensibilities"]
+    print_rich(predictions_table([file], names, [[0.9, 0.1]]))
+    printed = capsys.readouterr().out
+    for whole in (file, names[0], names[1]):
+        assert whole in printed
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -148,6 +164,26 @@ def test_a_run_that_left_inputs_out_ends_with_exit_code_3(tmp_path):
     assert "left out 1 of 37 files" in printed.stderr
     refused = call(*words, "--strict", "-o", tmp_path / "strict")
     assert (refused.exit_code, refused.stdout) == (1, "")
+
+
+def test_an_export_needs_no_example_of_the_inputs(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(to_onnx, "export", lambda predictor, path, inputs: given.append(inputs))
+    learner = qs.Prototypical(qs.backbones.MLP(48))
+    support = qs.examples(torch.rand(4, 3, 4, 4), torch.tensor([0, 0, 1, 1]))
+    predictor = learner(support, qs.classification(2))
+    info = {"names": ["a", "b"], "pictures": {"channels": 3, "size": 4}}
+    file = tmp_path / "p.safetensors"
+    qs.save(predictor, file, info)
+    printed = call("export", file, "-o", tmp_path / "p.onnx", "--json")
+    assert printed.exit_code == 0, printed.output
+    model = {"model": str(tmp_path / "p.onnx"), "inputs": [3, 4, 4], "classes": ["a", "b"]}
+    assert strict(printed.stdout) == model
+    assert given[0].shape == (2, 3, 4, 4)
+    qs.save(predictor, tmp_path / "other")
+    assert "was not made for image files" in call("export", tmp_path / "other").stderr
+    qs.save(learner, tmp_path / "learner")
+    assert "Adapt it with `quickstudy adapt` first" in call("export", tmp_path / "learner").stderr
 
 
 def test_a_missing_picture_is_called_missing(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
-from quickstudy.interfaces.cli.printing import print_rich
+from quickstudy.base.words import count
+from quickstudy.interfaces.cli.printing import json_option, print_fact, print_json, print_rich
 
 
 @click.command()
@@ -15,8 +17,17 @@ from quickstudy.interfaces.cli.printing import print_rich
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Where to save it.",
               default=Path("predictor.safetensors"), show_default=True)  # fmt: skip
+@click.option("--invert/--no-invert", default=None,
+              help="Swap black and white in all images, or in none.  [in those whose background is "
+              "the opposite of the training images']")  # fmt: skip
+@click.option("--check/--no-check", default=True, show_default=True,
+              help="Predict each image by a predictor that was adapted without it.")  # fmt: skip
+@json_option
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
-def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
+def adapt(
+    run: Path, folder: Path, output: Path, invert: bool | None, check: bool, as_json: bool,
+    strict: bool,
+) -> None:  # fmt: skip
     """Adapt the learner of a RUN to the classes of FOLDER (one folder of images per class)."""
     from quickstudy.files.storage import save
     from quickstudy.interfaces.runs.folder import Run
@@ -24,28 +35,59 @@ def adapt(run: Path, folder: Path, output: Path, strict: bool) -> None:
 
     if output.exists():
         raise FileExistsError(f"{output}: exists already. Give another name with -o.")
-    predictor = adapt_folder(Run.open(run), folder, strict=strict)
+    predictor = adapt_folder(Run.open(run), folder, strict=strict, invert=invert, check=check)
     save(predictor, output)
-    names = predictor.info["names"]
-    click.echo(f"{output}: distinguishes {len(names)} classes: {', '.join(names)}")
+    info = predictor.info
+    if as_json:
+        print_json({"predictor": str(output), **info})
+        return
+    click.echo(f"{output}: distinguishes {len(info['names'])} classes: {', '.join(info['names'])}")
+    print_fact("images", _made_alike(info))
+    if check:
+        print_fact("check", info["check"]["summary"])
+
+
+def _made_alike(info: Mapping[str, Any]) -> str:
+    """What was done to the images of a support set, in words."""
+    made, support = info["pictures"], info["support"]
+    kind = "grey" if made["channels"] == 1 else "RGB"
+    text = f"{kind}, {made['size']} x {made['size']} pixels ({made['resize']} filter)"
+    if not support["inverted"]:
+        return f"{text}, none inverted"
+    reason = "as asked"
+    if info["invert"] is None:
+        reason = f"since the learner was trained on a {made['background']} background"
+    return f"{text}, {support['inverted']} of {support['images']} inverted {reason}"
 
 
 @click.command()
 @click.argument("predictor", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bool) -> None:
-    """Classify IMAGES (files or folders) with a PREDICTOR that `quickstudy adapt` made."""
+    """Classify IMAGES (files or folders) with a PREDICTOR that `quickstudy adapt` made.
+
+    For a folder with one folder per class, named as in the predictor, the accuracy and a table of
+    confusions are given too.
+    """
     from quickstudy.files.storage import load
     from quickstudy.interfaces.runs.use import predict_files
-    from quickstudy.reports.tables import predictions_table
+    from quickstudy.reports.tables import confusion_table, predictions_table
 
     result = predict_files(load(predictor), images, strict=strict)
     if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+        print_json(result.to_json())
         return
     print_rich(predictions_table(result.files, result.names, result.probabilities.tolist()))
-    click.echo(f"{click.style('protocol', dim=True)} {result.protocol}")
+    print_fact("protocol", result.protocol)
+    if inverted := int(result.inverted.sum()):
+        print_fact("images", f"{inverted} of {len(result.files)} inverted")
+    if result.confusion is not None:
+        print_rich(confusion_table(result.confusion))
+        print_fact("accuracy", str(result.confusion))
+    if result.other_folders:
+        others = ", ".join(result.other_folders[:5])
+        print_fact("not scored", f"folders without the name of a class: {others}")
     if result.unreadable:
-        click.echo(f"{len(result.unreadable)} files were left out.", err=True)
+        click.echo(f"{count(len(result.unreadable), 'file')} left out.", err=True)

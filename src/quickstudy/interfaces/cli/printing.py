@@ -15,10 +15,14 @@ json_option: Callable[[Any], Any] = click.option(
 
 
 def print_rich(thing: Any) -> None:
-    """Print a table or text of rich."""
+    """Print a table or text of rich, wider than the terminal where words would be broken."""
     from rich.console import Console
+    from rich.measure import Measurement
 
-    Console(soft_wrap=True).print(thing)
+    console = Console(soft_wrap=True)
+    options = console.options.update(max_width=10_000)
+    console.width = max(console.width, Measurement.get(console, options, thing).minimum)
+    console.print(thing)
 
 
 def print_path(label: str, path: Path, err: bool = False) -> None:
@@ -30,3 +34,8 @@ def print_path(label: str, path: Path, err: bool = False) -> None:
 def print_json(value: Any) -> None:
     """Print strict JSON; escapes keep it readable in every encoding of a terminal or file."""
     click.echo(json.dumps(value, indent=1, allow_nan=False))
+
+
+def print_fact(label: str, text: str) -> None:
+    """Print one fact with its name."""
+    click.echo(f"{click.style(label, dim=True)} {text}")

@@ -95,7 +95,7 @@ def run(
             print_json({"explanation": explanation}) if as_json else click.echo(explanation)
             return
         opened, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
-        if parts.data.card.classes is None:
+        if parts.data.card.classes is None and not recipe.folds:  # each fold is told when it begins
             from quickstudy.interfaces.runs.fitted import classes_of
 
             click.echo(f"{opened.data_name}: {classes_of(parts.data)}.", err=True)
@@ -156,11 +156,13 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @click.option("--data", help="Published test tasks in place of the run's: lake_runs.")
 @click.option("--root", help="Folder of the data sets, for --data.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@click.option("--baselines/--no-baselines", default=True, help="Score baselines too.  [yes]")
 @json_option
 @click.pass_context
 def evaluate(
     ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, tasks: int,
-    seed: int | None, data: str | None, root: str | None, device: str | None, as_json: bool,
+    seed: int | None, data: str | None, root: str | None, device: str | None, baselines: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Evaluate the learner of a RUN again, also with other ways, shots or tasks.
 
@@ -187,7 +189,7 @@ def evaluate(
     keep_split(opened.path, dataset)
     source = make_test_source(recipe, dataset, learner)
     seed = recipe.seed if seed is None else seed
-    evaluation = evaluate_learner(learner, source, tasks, seed=seed)
+    evaluation = evaluate_learner(learner, source, tasks, seed=seed, baselines=baselines)
     if as_json:
         print_json(evaluation.to_json())
     else:

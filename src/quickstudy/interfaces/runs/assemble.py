@@ -6,7 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 import torch
@@ -22,6 +22,8 @@ from quickstudy.interfaces.runs.fitted import fitted, limits
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, checked
 from quickstudy.tasks.episodes import Episodes, episodes
+from quickstudy.tasks.order import reads_a_sequence
+from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import class_folds
 
 Choices = Mapping[str, tuple[str, ...]]
@@ -57,26 +59,35 @@ class Parts:
     learner: Learner
 
 
-def prepare(recipe: Recipe) -> Parts:
-    """Everything that ``recipe`` describes; ValueError or OSError where it cannot be made."""
+def prepare(recipe: Recipe, classes: LabelledRows | None = None) -> Parts:
+    """Everything that ``recipe`` describes; ValueError or OSError where it cannot be made.
+
+    ``classes``  of a cross-validation, where they are loaded already.
+    """
     device = choose_device(recipe.device)
     learner_options(recipe)  # mistakes in options are found before the data are loaded
-    data = load_data(recipe)
+    data = load_data(recipe, classes)
     usual, recipe = recipe, recipe.complete(limits(recipe, data))
     if remark := fitted(usual, recipe, data):
         warnings.warn(remark, stacklevel=2)
     learner = make_learner(recipe, tuple(data.train.inputs.shape[1:]))
+    if recipe.folds and not recipe.fold:  # what cannot run is found before the first fold is run
+        for fold in range(1, recipe.folds + 1):
+            part = replace(recipe, fold=fold)
+            make_sources(part, load_data(part, data.train), learner)
     sources = make_sources(recipe, data, learner)
     return Parts(recipe, data, sources, learner.to(device))
 
 
-def load_data(recipe: Recipe) -> Dataset:
+def load_data(recipe: Recipe, classes: LabelledRows | None = None) -> Dataset:
     """The recipe's data set; of a cross-validation, the part of its fold.
+
+    ``classes``  of a cross-validation, where they are loaded already.
 
     Where the recipe has folds, but no fold, all classes are training classes.
     """
     if recipe.folds:
-        return _load_fold(recipe, recipe.folds)
+        return _load_fold(recipe, recipe.folds, classes)
     takes_ways = "ways" in card(recipe.data).options
     return datasets.load(
         recipe.data, recipe.root, split=recipe.split, size=recipe.size,
@@ -85,12 +96,13 @@ def load_data(recipe: Recipe) -> Dataset:
     )  # fmt: skip
 
 
-def _load_fold(recipe: Recipe, folds: int) -> Dataset:
-    classes = datasets.load_classes(
-        recipe.data, recipe.root, size=recipe.size, strict=recipe.strict
-    )
+def _load_fold(recipe: Recipe, folds: int, classes: LabelledRows | None) -> Dataset:
+    if classes is None:
+        classes = datasets.load_classes(
+            recipe.data, recipe.root, size=recipe.size, strict=recipe.strict
+        )
     parts = list(class_folds(classes, folds, recipe.split_seed or 0))
-    none = classes.select([])
+    none = classes.without_classes()
     train, test = parts[recipe.fold - 1] if recipe.fold else (classes, none)
     return Dataset(card(recipe.data), train, none, test)
 
@@ -126,11 +138,6 @@ def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episode
     budget = recipe.budget(limits(recipe, data))
     shuffled = reads_a_sequence(learner)
     return _source(recipe, data, "test", budget.ways, budget.queries, shuffled)
-
-
-def reads_a_sequence(learner: Learner) -> bool:
-    """Whether the order of support rows matters to ``learner``."""
-    return "support_order_is_irrelevant" in learner.exceptions
 
 
 def _source(

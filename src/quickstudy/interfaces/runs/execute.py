@@ -15,6 +15,7 @@ from quickstudy.base.words import count
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
 from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
@@ -26,6 +27,7 @@ from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
+from quickstudy.reports.titles import own_classes, title_of
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import Training, fit
@@ -106,8 +108,13 @@ def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | 
     training = _fit(run, parts, resume, progress)
     if not training.finished:
         return Interrupted(training.interrupted_by)
-    shape = tuple(parts.data.train.inputs.shape[1:])
-    info = {"shape": shape, "data": parts.recipe.data}
+    data = parts.data
+    pictures = PictureFormat.of(data.train.inputs, data.card.resize)
+    info = {
+        "shape": tuple(data.train.inputs.shape[1:]),
+        "data": parts.recipe.data,
+        "pictures": pictures and pictures.to_json(),
+    }
     save(parts.learner, run.path / "learner.safetensors", info)
     return parts.learner
 
@@ -145,12 +152,14 @@ def write_report(
     ``shown``  the learner and its data, for pictures of test tasks; None leaves the pictures out.
     """
     recipe, origin, views, first = run.recipe, run.origin, [], None
+    own: list[str] = []
     if shown is not None:
+        own = own_classes(shown[1])
         tasks = _test_tasks(recipe, evaluation, *shown)
         first = insights(*next(tasks))
         views = [first.view, *(view(*task) for task in tasks)]
     facts = RunFacts(
-        title=f"{LEARNERS[recipe.learner].title} on {run.data_name}",
+        title=title_of(LEARNERS[recipe.learner].title, run.data_name, own),
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
         f"{what_is_new(run.path)}",

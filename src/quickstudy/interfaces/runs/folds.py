@@ -10,12 +10,15 @@ from pathlib import Path
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.words import count
+from quickstudy.datasets.registry import card
 from quickstudy.evaluation.folds import CrossValidation, Fold
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import Parts, prepare
 from quickstudy.interfaces.runs.execute import Interrupted, execute, train
+from quickstudy.interfaces.runs.fitted import keep_split
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.reports.folds_page import FoldsFacts, folds_page
+from quickstudy.reports.titles import title_of
 
 RESULT = "cross_validation.json"
 
@@ -39,10 +42,12 @@ def cross_validate(
     """
     if resume and run.finished:
         return stored(run)
+    parts = parts or prepare(run.recipe)
+    keep_split(run.path, parts.data)
     folds = []
     for number in range(1, (run.recipe.folds or 0) + 1):
         fold, continued = _fold(run, number)
-        fold_parts = prepare(fold.recipe)
+        fold_parts = prepare(fold.recipe, parts.data.train)
         names = ", ".join(fold_parts.data.test.names)
         on_fold(f"Fold {number} of {run.recipe.folds}, to test on {names}.")
         evaluation = execute(fold, fold_parts, resume=continued, progress=progress)
@@ -50,7 +55,7 @@ def cross_validate(
             return evaluation
         folds.append(Fold(fold_parts.data.test.names, evaluation))
     on_fold("The learner to use, trained on all classes.")
-    final = train(run, parts or prepare(run.recipe), resume=resume, progress=progress)
+    final = train(run, parts, resume=resume, progress=progress)
     if isinstance(final, Interrupted):
         return final
     result = CrossValidation(tuple(folds))
@@ -79,8 +84,10 @@ def stored(run: Run) -> CrossValidation:
 def write_folds_report(run: Run, result: CrossValidation, path: Path | None = None) -> Path:
     """Write ``report.html``, with links to the reports of the folds."""
     recipe, origin = run.recipe, run.origin
+    classes = sorted(name for fold in result.folds for name in fold.classes)
+    own = classes if card(recipe.data).classes is None else []
     facts = FoldsFacts(
-        title=f"{LEARNERS[recipe.learner].title} on {run.data_name}",
+        title=title_of(LEARNERS[recipe.learner].title, run.data_name, own),
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class",
         result=result,

@@ -10,10 +10,10 @@ from quickstudy.datasets import load_tasks
 from quickstudy.datasets.registry import Card, card
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
-from quickstudy.interfaces.runs.assemble import reads_a_sequence
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.tasks.order import reads_a_sequence
 
 
 @dataclass(frozen=True)

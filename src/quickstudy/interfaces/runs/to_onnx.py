@@ -22,11 +22,12 @@ def export_predictor(predictor: Predictor | Learner, path: str | Path) -> dict[s
             f"export: the file holds a learner, {type(predictor).__name__}, which knows no classes "
             "yet. Adapt it with `quickstudy adapt` first, and export the predictor."
         )
-    if not {"shape", "names"} <= set(predictor.info):
+    made = predictor.info.get("pictures")
+    if made is None or "names" not in predictor.info:
         raise ValueError(
             "export: this predictor was not made for image files, so the shape of its inputs is "
             "not known. Use quickstudy.export(predictor, path, inputs) in Python."
         )
-    shape = [int(side) for side in predictor.info["shape"]]
+    shape = [int(made["channels"]), int(made["size"]), int(made["size"])]
     export(predictor, path, torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)))
     return {"inputs": shape, "classes": list(predictor.info["names"])}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,51 @@ from torch import Tensor
 
 from quickstudy.answers.specs import classification
 from quickstudy.base.skipped import SkippedInput
+from quickstudy.base.words import count
 from quickstudy.core import Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
+from quickstudy.evaluation.confusion import Confusion
+from quickstudy.evaluation.support_check import check_support_set
 from quickstudy.interfaces.runs.folder import Run
-from quickstudy.tasks.examples import examples, to_unit
+from quickstudy.interfaces.runs.picture_files import (
+    format_of_learner,
+    format_of_predictor,
+    made_alike,
+)
+from quickstudy.tasks.examples import examples
+from quickstudy.tasks.order import in_mixed_order
 
 
-def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predictor:
+def adapt_folder(
+    run: Run,
+    folder: str | Path,
+    *,
+    strict: bool = False,
+    invert: bool | None = None,
+    check: bool = True,
+) -> Predictor:
     """A predictor for the classes of ``folder``: one folder of example images per class.
 
-    Warns where the learner is transductive, because files that are predicted together then
-    influence each other's predictions. Raises ValueError for fewer than two classes, or for more
-    than the learner can distinguish.
+    The images are made like those the learner was trained on: size, channels, filter, values, and
+    dark or light background.
+
+    ``invert``  whether to swap black and white; by default for each image whose background is the
+                opposite of that of the training images, if these have one.
+    ``check``   whether to predict each image by a predictor that was adapted without it, see
+                :func:`.check_support_set`.
+
+    ``info`` of the predictor holds ``names`` of the classes, the format of ``pictures``,
+    ``support`` (the number of images, how many were inverted, and how they differ from the training
+    images) and the result of the ``check``.
+
+    Warns where the images are of another kind than the training images, where the check shows the
+    predictor to be no better than chance or than raw pixels, and where the learner is transductive,
+    because files that are predicted together then influence each other's predictions. Raises
+    ValueError for fewer than two classes, or for more than the learner can distinguish.
     """
     learner, info = run.learner()
-    channels, size, _ = _image_shape(info["shape"])
+    pictures = format_of_learner(info, run.path)
     if learner.transductive:
         warnings.warn(
             f"adapt: the learner of {run.path} is transductive (norm={run.recipe.norm!r}): its "
@@ -37,24 +68,47 @@ def adapt_folder(run: Run, folder: str | Path, *, strict: bool = False) -> Predi
             "predictions train with another norm, such as group.",
             stacklevel=2,
         )
-    classes = read_classes(folder, size, channels, strict=strict)
+    classes = read_classes(folder, pictures.size, 3, resize=pictures.resize, strict=strict)
+    alike = made_alike(pictures, classes.inputs, invert)
+    alike.warn_of_differences("adapt", str(folder))
     ids = torch.arange(len(classes)).repeat_interleave(classes.counts)
-    support = examples(classes.inputs, ids)
+    support, spec = examples(alike.inputs, ids), classification(len(classes))
     with torch.no_grad():
-        predictor: Predictor = learner(support, classification(len(classes)))
-    return replace(predictor, info={"shape": info["shape"], "names": list(classes.names)})
+        predictor: Predictor = learner(in_mixed_order(learner, support), spec)
+    about: dict[str, Any] = {
+        "names": list(classes.names),
+        "pictures": pictures.to_json(),
+        "invert": invert,
+        "invert_if_unclear": 2 * int(alike.inverted.sum()) > len(alike.inverted),
+        "support": alike.to_json(),
+    }
+    if check:
+        found = check_support_set(learner, support, spec)
+        about["check"] = {**found.to_json(), "summary": str(found)}
+        if found.no_better_than:
+            warnings.warn(
+                f"adapt: the predictor is no better than {' and '.join(found.no_better_than)}: "
+                f"{found.headline}. Give more images of each class, or train a learner on images "
+                "like these.",
+                stacklevel=2,
+            )
+    return replace(predictor, info=about)
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Probabilities (n, classes) of ``files``, and the files that could not be read.
 
+    ``inverted``      (n,): the files in which black and white were swapped.
+    ``folders``       for each file, the folder below the given one in which it lies; else "".
     ``transductive``  whether each prediction depends on the other files.
     """
 
     files: list[str]
     names: list[str]
     probabilities: Tensor
+    inverted: Tensor
+    folders: list[str]
     unreadable: dict[str, str]
     transductive: bool
 
@@ -63,18 +117,44 @@ class Predictions:
         """ "inductive" or "transductive"."""
         return "transductive" if self.transductive else "inductive"
 
+    @cached_property
+    def confusion(self) -> Confusion | None:
+        """The counts over the files in folders with the name of a class; None without such."""
+        number = {_normal(name): i for i, name in enumerate(self.names)}
+        true = torch.tensor([number.get(_normal(folder), -1) for folder in self.folders])
+        known = true >= 0
+        if not bool(known.any()):
+            return None
+        return Confusion.of(self.names, true[known], self.probabilities.argmax(1)[known])
+
+    @property
+    def other_folders(self) -> list[str]:
+        """The folders of files whose names are not those of a class, so not counted."""
+        names = {_normal(name) for name in self.names}
+        return sorted({f for f in self.folders if f and _normal(f) not in names})
+
     def to_json(self) -> dict[str, Any]:
-        """Per file: the predicted class, its probability, and the probabilities of all classes."""
+        """Per file: the predicted class, its probability, and the probabilities of all classes.
+
+        With ``score``, where files lie in folders with the names of classes.
+        """
         rows = []
-        for file, row in zip(self.files, self.probabilities.tolist(), strict=True):
+        for i, (file, row) in enumerate(zip(self.files, self.probabilities.tolist(), strict=True)):
             best = max(range(len(row)), key=row.__getitem__)
             rows.append({
                 "file": file,
                 "class": self.names[best],
                 "probability": round(row[best], 6),
+                "inverted": bool(self.inverted[i]),
                 "probabilities": {n: round(p, 6) for n, p in zip(self.names, row, strict=True)},
             })  # fmt: skip
-        return {"protocol": self.protocol, "predictions": rows, "unreadable": self.unreadable}
+        score = self.confusion and self.confusion.to_json()
+        return {
+            "protocol": self.protocol,
+            "score": score,
+            "predictions": rows,
+            "unreadable": self.unreadable,
+        }
 
 
 def predict_files(
@@ -82,21 +162,21 @@ def predict_files(
 ) -> Predictions:
     """Predictions of ``predictor`` (made by :func:`adapt_folder`) for image files.
 
-    For a folder, all images in it are predicted. A file that is not a readable image is left out
-    with a warning and listed; with ``strict`` it raises ImageError. Raises ValueError where no file
-    can be read.
+    For a folder, all images in it are predicted; those in a folder that has the name of a class
+    are counted as right or wrong, see :attr:`Predictions.confusion`. Images are made like those the
+    learner was trained on, each by itself. A file that is not a readable image is left out with a
+    warning and listed; with ``strict`` it raises ImageError. Raises ValueError where no file can be
+    read.
     """
-    if "names" not in predictor.info:
-        raise ValueError(
-            "predict: this predictor was not made for image files (it has no class names). "
-            "Make one with `quickstudy adapt`."
-        )
-    channels, size, _ = _image_shape(predictor.info["shape"])
-    rows, files, unreadable = [], [], {}
-    for file in _image_files(paths):
+    pictures = format_of_predictor(predictor)
+    rows, files, folders, unreadable = [], [], [], {}
+    for file, folder in _image_files(paths):
         try:
-            rows.append(decode(file, str(file), size=size, channels=channels))
+            rows.append(
+                decode(file, str(file), size=pictures.size, channels=3, resize=pictures.resize)
+            )
             files.append(str(file))
+            folders.append(folder)
         except (ImageError, OSError) as error:
             if strict:
                 raise
@@ -104,36 +184,39 @@ def predict_files(
             warnings.warn(f"left out: {error}", SkippedInput, stacklevel=2)
     if not rows:
         raise ValueError(
-            f"predict: none of the {len(unreadable)} files is a readable image. "
+            f"predict: none of {count(len(unreadable), 'file')} is a readable image. "
             "Give image files, or a folder of them."
         )
-    inputs = to_unit(torch.from_numpy(np.stack(rows)))
+    invert, unclear = (predictor.info.get(name) for name in ("invert", "invert_if_unclear"))
+    alike = made_alike(pictures, torch.from_numpy(np.stack(rows)), invert, bool(unclear))
+    alike.warn_of_differences("predict", "the given files")
     with torch.no_grad():
         # Where predictions depend on the other rows, splitting them would change the predictions.
         transductive = predictor.learner.transductive
-        parts = [inputs] if transductive else inputs.split(64)
+        parts = [alike.inputs] if transductive else alike.inputs.split(64)
         probabilities = torch.cat([predictor(part).softmax(-1) for part in parts])
     names = list(predictor.info["names"])
-    return Predictions(files, names, probabilities, unreadable, transductive)
+    return Predictions(
+        files, names, probabilities, alike.inverted, folders, unreadable, transductive
+    )
 
 
-def _image_files(paths: Sequence[str | Path]) -> list[Path]:
-    found: list[Path] = []
+def _normal(name: str) -> str:
+    """One form for names that look alike: some systems store letters and accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _image_files(paths: Sequence[str | Path]) -> list[tuple[Path, str]]:
+    """Each image, and the folder inside the given one that it lies in, "" for none."""
+    found: list[tuple[Path, str]] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        else:
-            found.append(path)
+        if not path.is_dir():
+            found.append((path, ""))
+            continue
+        for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES):
+            inner = file.relative_to(path).parts
+            found.append((file, inner[0] if len(inner) > 1 else ""))
     if not found:
         searched = ", ".join(map(str, paths))
         raise ValueError(f"predict: there are no images in {searched}. Give other files.")
     return found
-
-
-def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(shape) != 3 or shape[1] != shape[2]:
-        raise ValueError(
-            f"adapt: this learner was trained on inputs of shape {tuple(shape)}, not on square "
-            "images, so it cannot take image files. Use the Python interface."
-        )
-    return shape[0], shape[1], shape[2]

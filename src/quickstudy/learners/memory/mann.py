@@ -15,7 +15,7 @@ from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.trees import concatenate, map_tree
 from quickstudy.base.weighting import counting
 from quickstudy.base.words import count
-from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, check_support
+from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, checked_support
 from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.memory.external_memory import LRUMemory, empty_memory, read
@@ -56,7 +56,7 @@ def sequence_loss(learner: Learner, task: Task) -> Outcome:
         raise TypeError(f"sequence_loss: needs a MANN learner; found {type(learner).__name__}.")
     answer, parts = task.spec.answer, (require_given(task.support), require_given(task.query))
     check_answer(learner, answer)
-    check_support(parts[0], answer)
+    checked_support(learner, parts[0], answer)
     refuse_more_outputs("MANN", task.spec, learner.outputs)
     support, query = (labelled(part, answer) for part in parts)
     # Two passes, so that norm="support" normalises queries as `predict` does.
@@ -163,6 +163,7 @@ class MANN(Learner):
         features = normalised_size(backbone, "MANN")
         self.outputs, self.hidden = outputs, hidden
         self.slots, self.width, self.reads, self.decay = slots, width, reads, decay
+        self.writes_labels = writes_labels
         self.controller = LSTMCell(features + outputs + reads * width, hidden)
         self.key = nn.Linear(hidden + features, reads * width)
         self.delayed = nn.Linear(hidden + outputs, reads * width) if writes_labels else None

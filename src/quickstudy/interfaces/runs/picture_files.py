@@ -1,0 +1,102 @@
+"""Image files in the form of a learner's training pictures."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quickstudy.base.door import to_unit
+from quickstudy.core import Predictor
+from quickstudy.datasets.pictures import PictureFormat
+
+
+@dataclass(frozen=True)
+class Alike:
+    """n pictures in the form of the training pictures.
+
+    ``inputs``       (n, channels, side, side), as the learner takes them.
+    ``inverted``     (n,): the pictures in which black and white were swapped.
+    ``differences``  how most of them differ from the training pictures; "" where they do not.
+    """
+
+    inputs: Tensor
+    inverted: Tensor
+    differences: str
+
+    def warn_of_differences(self, command: str, what: str) -> None:
+        """A warning where the pictures are of another kind; ``what`` names them."""
+        if self.differences:
+            warnings.warn(
+                f"{command}: the pictures in {what} are of another kind than those the learner was "
+                f"trained on ({self.differences}), so its predictions may mean little. Use "
+                "pictures like the training data, or train a learner on pictures like these.",
+                stacklevel=3,
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """What was done to how many pictures, as plain values."""
+        return {
+            "images": len(self.inverted),
+            "inverted": int(self.inverted.sum()),
+            "differences": self.differences,
+        }
+
+
+def made_alike(
+    pictures: PictureFormat, pixels: Tensor, invert: bool | None, otherwise: bool | None = None
+) -> Alike:
+    """``pixels`` (n, 3, side, side) uint8 in the form ``pictures``.
+
+    ``invert``     whether to swap black and white in all; None to see from each.
+    ``otherwise``  what None means for a picture that does not tell; by default as most do.
+    """
+    unit = to_unit(pixels)
+    if invert is None:
+        inverted = pictures.to_invert(unit, otherwise)
+    else:
+        inverted = torch.full((len(unit),), invert)
+    return Alike(pictures.apply(unit, inverted), inverted, pictures.differences(unit))
+
+
+def format_of_learner(info: Mapping[str, Any], run: Path) -> PictureFormat:
+    """The format of the pictures that the learner of ``run`` was trained on.
+
+    Raises ValueError where it was trained on other inputs.
+    """
+    if "pictures" not in info:
+        raise ValueError(
+            f"adapt: the learner of {run} was saved by an earlier version, which did not keep how "
+            "its training pictures were made. Train it again."
+        )
+    if info["pictures"] is not None:
+        return PictureFormat.from_json(info["pictures"])
+    shape = tuple(info.get("shape", ()))
+    raise ValueError(
+        f"adapt: the learner of {run} was trained on inputs of shape {shape}, of which it is not "
+        "known how to make them from image files: they must be square pictures of 1 or 3 channels "
+        "with values of 0 to 1, -1 to 1 or 0 to 255. Use the Python interface."
+    )
+
+
+def format_of_predictor(predictor: Predictor) -> PictureFormat:
+    """The format of the pictures that ``predictor`` takes; ValueError where it takes none."""
+    info = predictor.info
+    names, invert = info.get("names"), info.get("invert")
+    if names is None or info.get("pictures") is None:
+        raise ValueError(
+            "predict: this predictor was not made for image files (it has no class names, or no "
+            "format of pictures). Make one with `quickstudy adapt`."
+        )
+    named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not named or len(names) != predictor.spec.outputs or invert not in (None, True, False):
+        raise ValueError(
+            f"predict: the predictor distinguishes {predictor.spec.outputs} classes, but its file "
+            f"names {str(names)[:100]}, and invert is {str(invert)[:20]}. Adapt again."
+        )
+    return PictureFormat.from_json(info["pictures"])
