@@ -183,7 +183,8 @@ def fit(
                 step = step._replace(validation=result)
             if state.step < steps:
                 interrupted = interrupts.requested
-            if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
+            ended = state.step == steps or state.stopped_early or interrupted
+            if state.step % checkpoint_every == 0 or ended:
                 folder.save(learner, opt, combine, state, settings)
             if on_step is not None:
                 on_step(step)

@@ -111,7 +111,8 @@ def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
     """Sources of training, validation and test tasks.
 
     Validation tasks are as large as test tasks, or have as many ways as validation classes.
-    Support rows are in random order for a ``learner`` that reads them as a sequence.
+    Only training images are augmented. Support rows are in random order for a ``learner`` that
+    reads them as a sequence.
 
     Raises ValueError, naming the split, where a split has too few classes or rows.
     """
@@ -149,8 +150,11 @@ def _source(
         raise ValueError(
             f"within_superclass: the classes of {recipe.data} have no superclasses. Leave it out."
         )
+    augment = recipe.augment if split == "train" else None
     try:
-        return episodes(classes, ways, recipe.shots, queries, shuffled=shuffled, within=within)
+        return episodes(
+            classes, ways, recipe.shots, queries, shuffled=shuffled, within=within, augment=augment
+        )
     except ValueError as error:
         raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
 
