@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
 from quickstudy.base.errors import BrokenLaw
@@ -66,7 +66,7 @@ def adapt_is_pure(learner: Learner, task: Task) -> None:
             "BatchNorm with track_running_stats=False, or freeze those layers: qs.frozen(module)."
         )
     if not same(first, again):
-        random = [n for n, m in learner.named_modules() if "Dropout" in type(m).__name__]
+        random = [n for n, m in learner.named_modules() if _drops(m)]
         raise BrokenLaw(
             "adapting twice must give the same predictor, but predictions differ by "
             f"{largest_difference(first, again):.2g}. Randomness does this"
@@ -79,6 +79,13 @@ def adapt_is_pure(learner: Learner, task: Task) -> None:
             "two predictors of one learner must not affect each other, but a later adapt changed "
             "what an earlier predictor predicts. Keep what adapt learns in the state it returns."
         )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether this is dropout, or a layer such as attention with dropout inside, in training."""
+    p = getattr(module, "dropout", 0.0)
+    inside = isinstance(p, float) and p > 0
+    return module.training and (inside or "Dropout" in type(module).__name__)
 
 
 def _tensors(learner: Learner) -> Iterator[tuple[str, Tensor]]:

@@ -147,7 +147,7 @@ def test_learners_of_sequences_get_rows_in_random_order(short, options, shuffled
 
 def test_only_training_tasks_are_augmented_as_the_recipe_says(tmp_path):
     path = tmp_path / "pictures.npz"
-    pixels = np.random.default_rng(0).integers(0, 256, (120, 3, 8, 8)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 3, 16, 16)).astype(np.uint8)
     np.savez(path, X=pixels, y=np.repeat(np.arange(12), 10))
     recipe = Recipe(data="arrays", root=str(path), ways=2, queries=3, train_queries=3, channels=4,
                     augment="crop+flip+colour", device="cpu")  # fmt: skip
