@@ -12,6 +12,7 @@ from torch import nn
 import quickstudy as qs
 from made_up import clouds
 from quickstudy.base.dropout import active_dropout, with_dropout
+from quickstudy.compute import loop
 from quickstudy.compute.plan import Compute
 from quickstudy.learners.gradient.meta_gradients import (
     Exact,
@@ -19,8 +20,9 @@ from quickstudy.learners.gradient.meta_gradients import (
     FirstOrder,
     Implicit,
 )
-from quickstudy.tasks.numbering import draw, dropout_seed
+from quickstudy.tasks.numbering import draw, dropout_seed, task_seed
 from quickstudy.testing import BrokenLaw
+from quickstudy.training.plan import explain
 
 
 def body(p: float = 0.5, outputs: int = 3) -> nn.Module:
@@ -99,6 +101,21 @@ def test_a_resumed_run_is_bit_equal(tmp_path):
     whole = trained(maml, 6)
     trained(maml, 4, run=tmp_path)
     assert trained(maml, 6, run=tmp_path, resume=True).equal(whole)
+
+
+def test_every_task_of_every_step_has_a_seed_of_its_own(monkeypatch):
+    used = []
+
+    def recording(learner, seed):
+        used.append(seed)
+        return with_dropout(learner, seed)
+
+    monkeypatch.setattr(loop, "with_dropout", recording)
+    qs.fit(prototypical(), clouds(shots=2), 2, 3, seed=4, progress=False)
+    assert used == [dropout_seed(4, i) for i in range(6)]
+    low = [dropout_seed(s, i) % 2**32 for s in range(2) for i in range(500)]
+    assert len(set(low)) == 1000
+    assert not set(low) & {task_seed(s, i) % 2**32 for s in range(2) for i in range(500)}
 
 
 def test_a_step_is_the_mean_gradient_with_the_masks_of_each_task():
@@ -180,6 +197,8 @@ def test_evaluation_and_frozen_parts_drop_nothing():
 def test_meta_gradients_that_compute_steps_again_are_refused(meta_gradient):
     before = maml(meta_gradient=meta_gradient)
     kept = weights(before)
+    with pytest.raises(BrokenLaw, match="computed again"):  # before any step
+        explain(before, clouds(), 2)
     with pytest.raises(BrokenLaw, match=r"computed again in the backward pass.*Exact\(\)"):
         qs.fit(before, clouds(), 2, 2, progress=False)
     assert weights(before).equal(kept)
