@@ -172,7 +172,7 @@ def _gradients_needed(learner: Learner) -> Iterator[None]:
     """Turn autograd's error for a loss without a graph into a ValueError that says what to mend."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: a learner's call explains errors
         if "does not require grad" not in str(error):
             raise
         raise ValueError(
