@@ -40,7 +40,7 @@ def broken_laws(kind: type[Learner], source: TaskSource) -> set[str]:
     broken = set()
     for name, law in LAWS.items():
         try:
-            law(kind().double(), copy.deepcopy(task))
+            law(kind().double().eval(), copy.deepcopy(task))
         except BrokenLaw:
             broken.add(name)
     return broken

@@ -91,6 +91,22 @@ def test_resuming_a_finished_run_gives_the_same_numbers(finished):
     assert "give no other options" in refused.output
 
 
+def test_a_finished_run_is_trained_further(points, tmp_path):
+    path = tmp_path / "run"
+    begun = call("run", "--data", "arrays", "--root", points, "--backbone", "mlp", "--ways", "2",
+                 "--queries", "3", "--train-queries", "3", "--steps", "2", "--test-tasks", "2",
+                 "--clip", "0.5", "--device", "cpu", "--out", path)  # fmt: skip
+    assert begun.exit_code == 0, begun.output
+    further = call("run", "--resume", path, "--steps", "4")
+    assert further.exit_code == 0, further.output
+    recipe = Run.open(path).recipe
+    assert (recipe.steps, recipe.clip) == (4, 0.5)
+    page = (path / "report.html").read_text()
+    assert "training was to end at 2 steps, then at 4" in page
+    refused = call("run", "--resume", path, "--steps", "5", "--ways", "3")
+    assert "give no other options" in refused.output
+
+
 def test_evaluate_again(finished):
     own = call("evaluate", finished, "--tasks", "20", "--json")
     assert own.exit_code == 0, own.output

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 @click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
 @click.option("--within-superclass/--no-within-superclass",
               help="Tasks with classes of one superclass, such as an alphabet.  [no]")  # fmt: skip
+@click.option("--augment", metavar="NAMES",
+              help="Random changes of training images, such as crop+flip.")  # fmt: skip
 @click.option("--backbone", help="conv4, resnet12 or mlp.  [conv4]")
 @click.option("--channels", type=int, help="Width of conv4.  [64]")
 @click.option("--norm", help="group, batch, support or running.  [group]")
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--tasks-per-step", type=int, help="Tasks per optimiser step.")
 @click.option("--rate", type=float, help="Learning rate.")
 @click.option("--optimiser", help="adam or sgd.")
+@click.option("--clip", type=float, help="Greatest norm of a step's gradient.")
 @click.option("--validate-every", type=int, help="Steps between validations.")
 @click.option("--patience", type=int, help="Stop after this many validations without improvement.")
 @click.option("--test-tasks", type=int, help="Number of test tasks.  [600]")
@@ -60,7 +63,8 @@ if TYPE_CHECKING:
     "--config", type=click.Path(path_type=Path), help="A recipe (YAML), which options override."
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The run's folder.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN",
+              help="Continue this run; with more --steps, train it further.")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Only explain how steps would be computed.")
 @json_option
 @click.pass_context
@@ -70,12 +74,17 @@ def run(
 ) -> None:  # fmt: skip
     """Train a learner, evaluate it on classes it was not trained on, and write a report."""
     given = {n: v for n, v in choices.items() if _given(ctx, n)}
-    if resume is not None and (given or options or config or out or explain):
-        raise ValueError("run: --resume continues with the run's recipe; give no other options.")
+    if resume is not None and (given.keys() - {"steps"} or options or config or out or explain):
+        raise ValueError(
+            "run: --resume continues with the run's recipe; give no other options, except for "
+            "more --steps to train it further."
+        )
     if resume is not None:
         from quickstudy.interfaces.runs.folder import Run
 
         opened, parts = Run.open(resume), None
+        if "steps" in given:
+            opened = opened.further(given["steps"])
     else:
         from quickstudy.interfaces.runs.recipe import (
             merge,

@@ -127,8 +127,8 @@ def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
     optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
     return fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
-        optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
-        run=run.path, resume=resume, progress=progress, compute=recipe.compute,
+        optimiser=optimiser(budget.rate), schedule=cosine, clip=recipe.clip, validation=validation,
+        seed=recipe.seed, run=run.path, resume=resume, progress=progress, compute=recipe.compute,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
 
@@ -158,7 +158,7 @@ def write_report(
         title=run.title,
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
-        f"{what_is_new(run.path)}",
+        f"{what_is_new(run.path)}{_trained_further(run)}",
         evaluation=evaluation,
         metrics=read_metrics(run.path / "metrics.jsonl"),
         views=views,
@@ -170,6 +170,18 @@ def write_report(
         created=origin.created,
     )
     return write_atomically(path or run.path / "report.html", page(facts).encode())
+
+
+def _trained_further(run: Run) -> str:
+    """For a run whose training was made longer: where it was to end before."""
+    steps = run.recipe.budget().steps
+    ends = [str(end) for end in run.origin.ends if end < steps]
+    if not ends:
+        return ""
+    return (
+        f"; training was to end at {', '.join(ends)} steps, then at {steps}, so this is not the "
+        f"result of {steps} steps from the start"
+    )
 
 
 def _test_tasks(
