@@ -121,6 +121,11 @@ def test_impossible_episodes_are_refused(kwargs, message):
         qs.episodes(numbered([6, 7, 8, 9, 10]), **kwargs)
 
 
+def test_a_class_with_one_row_needs_more_rows():
+    with pytest.raises(ValueError, match="has 1. Add rows, since a task needs 2"):
+        qs.episodes(numbered([6, 1]), 2, 1, 1)
+
+
 def test_counts_may_come_from_numpy():
     source = qs.episodes(numbered([6] * 5), np.int64(3), (np.int32(1), np.int32(2)), np.int64(2))
     assert source == qs.episodes(source.classes, 3, (1, 2), 2)

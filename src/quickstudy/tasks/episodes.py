@@ -79,11 +79,12 @@ def episodes(
     needed = bounds["shots"][1] + bounds["queries"][1]
     smallest = int(split.counts.argmin())
     if needed > int(split.counts[smallest]):
+        remedy = "Lower shots or queries" if needed > 2 else "Add rows, since a task needs 2"
         raise ValueError(
             f"episodes: {count(bounds['shots'][1], 'shot')} + "
             f"{count(bounds['queries'][1], 'query', 'queries')} need {needed} "
             f"rows per class, but class {shown(split.names[smallest])} has "
-            f"{int(split.counts[smallest])}. Lower shots or queries, or leave small classes out."
+            f"{int(split.counts[smallest])}. {remedy}, or leave small classes out."
         )
     for name, asked, what in (
         ("imbalanced", imbalanced, "shots"), ("imbalanced_queries", imbalanced_queries, "queries")

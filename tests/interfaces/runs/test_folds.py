@@ -177,6 +177,8 @@ def test_two_classes_are_trained_on_and_tested_on_other_rows(tmp_path):
                     test_tasks=4)  # fmt: skip
     with pytest.warns(UserWarning, match="nothing about new classes"):
         run, parts = begin(recipe, tmp_path / "run")
+    split = "2 classes, whose rows are split: 36 to train on, 12 to validate and 12 to test"
+    assert classes_of(parts.data) == split
     assert execute(run, parts, progress=False) is not None
     page = (run.path / "report.html").read_text()
     assert "test rows do not occur in training, but their classes do" in page

@@ -71,8 +71,8 @@ def classes_of(data: Dataset) -> str:
     if not data.new_classes:
         rows = [f"{int(split.counts.sum()):,}" for split in data.splits.values()]
         return (
-            f"{count(train, 'class', 'classes')}, and rows of each to train ({rows[0]}), to "
-            f"validate ({rows[1]}) and to test ({rows[2]})"
+            f"{count(train, 'class', 'classes')}, whose rows are split: {rows[0]} to train on, "
+            f"{rows[1]} to validate and {rows[2]} to test"
         )
     parts = [f"{train:,} to train on"]
     parts += [f"{n:,} to {what}" for n, what in ((val, "validate"), (test, "test")) if n]
