@@ -122,7 +122,7 @@ def test_impossible_episodes_are_refused(kwargs, message):
 
 
 def test_a_class_with_one_row_needs_more_rows():
-    with pytest.raises(ValueError, match="has 1. Add rows, since a task needs 2"):
+    with pytest.raises(ValueError, match=r"has 1\. Add rows, since a task needs 2"):
         qs.episodes(numbered([6, 1]), 2, 1, 1)
 
 

@@ -28,7 +28,7 @@ class Display:
             TextColumn("[bold]train"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=Console(stderr=True),
             disable=not visible,
         )
