@@ -160,7 +160,7 @@ def test_counts_are_summed_in_float64() -> None:
 
 def test_tasks_of_one_kind_have_one_result() -> None:
     accuracy = evaluation(result_of("", Accuracy(), right_of(9, 8, 10, 7)))
-    assert str(accuracy) == "85.0% ± 20.5 (95% CI, 4 tasks, inductive)"
+    assert str(accuracy) == "accuracy 85.0% ± 20.5 (95% CI, 4 tasks, inductive)"
     assert (accuracy.metric, accuracy.mean) == ("accuracy", pytest.approx(0.85))
     assert accuracy.scores is accuracy.rows[0].values
     error = evaluation(result_of("", MeanSquaredError(), errors(0.3, 0.32, 0.34, 0.336)))

@@ -104,8 +104,7 @@ class Evaluation:
     def __str__(self) -> str:
         left_out = [f"  no {name}: {why}" for name, why in self.left_out.items()]
         if self.of_one_kind:
-            named = "" if self.main.unit == "%" else f"{self.main.score} "
-            return "\n".join([f"{named}{self._describe(self.main)}", *left_out])
+            return "\n".join([f"{self.main.score} {self._describe(self.main)}", *left_out])
         rows = (f"{row.label} {self._describe(row)}" for row in self.rows)
         return "\n".join([*rows, *left_out])
 
