@@ -119,7 +119,6 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
 
     print_path("run folder", opened.path, err=as_json)
     recipe = opened.recipe
-    title = f"{recipe.learner} on {recipe.data}"
     in_folds = recipe.folds is not None and recipe.fold is None
     result: Evaluation | CrossValidation | Interrupted
     if in_folds:
@@ -138,7 +137,7 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
         paths = {"run": str(opened.path), "report": str(report)}
         print_json({**paths, "recipe": recipe.to_json(), kind: result.to_json()})
         return
-    print_rich(result_table(result, title))
+    print_rich(result_table(result, opened.title))
     print_path("report", report)
 
 
@@ -160,6 +159,7 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--ways", type=int, help="Classes of a task; as in the run by default.")
 @click.option("--shots", type=int, help="Examples of each class.")
+@click.option("--queries", type=int, help="Test images of each class.")
 @click.option("--tasks", type=int, default=600, show_default=True)
 @click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
 @click.option("--data", help="Published test tasks in place of the run's: lake_runs.")
@@ -169,16 +169,17 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @json_option
 @click.pass_context
 def evaluate(
-    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, tasks: int,
-    seed: int | None, data: str | None, root: str | None, device: str | None, baselines: bool,
-    as_json: bool,
+    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, queries: int | None,
+    tasks: int, seed: int | None, data: str | None, root: str | None, device: str | None,
+    baselines: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Evaluate the learner of a RUN again, also with other ways, shots or tasks.
+    """Evaluate the learner of a RUN again, also with other ways, shots, queries or tasks.
 
     With --data lake_runs: on the 20 published one-shot runs of Omniglot, beside published errors.
     """
     if data is not None or root is not None:
-        refused = [f"--{n}" for n in ("ways", "shots", "tasks", "seed") if _given(ctx, n)]
+        fixed = ("ways", "shots", "queries", "tasks", "seed")
+        refused = [f"--{name}" for name in fixed if _given(ctx, name)]
         _evaluate_published(run, data, root, device, as_json, refused)
         return
     from quickstudy.evaluation.evaluate import evaluate as evaluate_learner
@@ -189,7 +190,7 @@ def evaluate(
     from quickstudy.reports.tables import evaluation_table
 
     opened = Run.open(run)
-    changes: dict[str, Any] = {"ways": ways, "shots": shots}
+    changes: dict[str, Any] = {"ways": ways, "shots": shots, "queries": queries}
     changes = {name: value for name, value in changes.items() if value is not None}
     recipe = replace(opened.recipe, test_tasks=tasks, device=device, **changes)
     learner, _ = opened.learner()
@@ -202,7 +203,7 @@ def evaluate(
     if as_json:
         print_json(evaluation.to_json())
     else:
-        title = f"{recipe.learner} on {recipe.data}, {recipe.ways}-way {recipe.shots}-shot"
+        title = f"{opened.title} ({recipe.ways}-way {recipe.shots}-shot)"
         print_rich(evaluation_table(evaluation, title))
 
 
@@ -217,6 +218,7 @@ def _evaluate_published(
             f"evaluate: the tasks of --data {data} are fixed; found {', '.join(refused)}. Leave "
             "that out."
         )
+    from quickstudy.files.registry import LEARNERS
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.published import evaluate_published
     from quickstudy.reports.literature import literature_table
@@ -227,7 +229,7 @@ def _evaluate_published(
     if as_json:
         print_json(result.to_json())
         return
-    learner = opened.recipe.learner
+    learner = LEARNERS[opened.recipe.learner].title
     print_rich(evaluation_table(result.evaluation, f"{learner} on {result.card.title}"))
     print_rich(literature_table(result.evaluation, result.card.published, f"{learner}, this run"))
 

@@ -150,13 +150,22 @@ def _source(
         raise ValueError(
             f"within_superclass: the classes of {recipe.data} have no superclasses. Leave it out."
         )
+    where, hint = f"{recipe.data}, {split} classes", ""
     augment = recipe.augment if split == "train" else None
-    try:
-        return episodes(
-            classes, ways, recipe.shots, queries, shuffled=shuffled, within=within, augment=augment
-        )
-    except ValueError as error:
-        raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
+    if split == "train":
+        hint = " For training tasks, these are train_ways and train_queries."
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            made = episodes(
+                classes, ways, recipe.shots, queries, shuffled=shuffled, within=within,
+                augment=augment,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}{hint}") from error
+    for warning in told:
+        warnings.warn(f"{where}: {warning.message}{hint}", warning.category, stacklevel=3)
+    return made
 
 
 def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:

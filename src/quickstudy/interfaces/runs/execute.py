@@ -19,7 +19,6 @@ from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
-from quickstudy.files.registry import LEARNERS
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, make_test_source, prepare
 from quickstudy.interfaces.runs.fitted import keep_split, what_is_new
@@ -27,7 +26,6 @@ from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
-from quickstudy.reports.titles import own_classes, title_of
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import Training, fit
@@ -152,14 +150,12 @@ def write_report(
     ``shown``  the learner and its data, for pictures of test tasks; None leaves the pictures out.
     """
     recipe, origin, views, first = run.recipe, run.origin, [], None
-    own: list[str] = []
     if shown is not None:
-        own = own_classes(shown[1])
         tasks = _test_tasks(recipe, evaluation, *shown)
         first = insights(*next(tasks))
         views = [first.view, *(view(*task) for task in tasks)]
     facts = RunFacts(
-        title=title_of(LEARNERS[recipe.learner].title, run.data_name, own),
+        title=run.title,
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
         f"{what_is_new(run.path)}{_trained_further(run)}",

@@ -14,9 +14,12 @@ from quickstudy.base.shown import told
 from quickstudy.core import Learner
 from quickstudy.datasets.registry import card
 from quickstudy.evaluation.results import Evaluation
+from quickstudy.files.registry import LEARNERS
 from quickstudy.files.storage import load_with_info
+from quickstudy.interfaces.runs.fitted import own_classes
 from quickstudy.interfaces.runs.provenance import Origin
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
+from quickstudy.reports.titles import title_of
 from quickstudy.training.checkpoint import RunFolder
 
 
@@ -122,6 +125,12 @@ class Run:
         found = card(self.recipe.data)
         own = found.classes is None and self.recipe.root
         return Path(self.recipe.root or "").name if own else found.title
+
+    @property
+    def title(self) -> str:
+        """What is learnt, for reports and tables: the learner, and the data or their classes."""
+        learner = LEARNERS[self.recipe.learner].title
+        return title_of(learner, self.data_name, own_classes(self.path))
 
     @property
     def finished(self) -> bool:
