@@ -94,7 +94,7 @@ def test_a_learner_that_is_frozen_afterwards_adapts_as_before() -> None:
 
 @pytest.mark.parametrize("make", [qs.ANIL, qs.BOIL, qs.MetaSGD])
 def test_freezing_all_that_adapts_but_not_the_rest_is_refused(
-    make: Callable[[nn.Module], Learner],
+    make: Callable[[nn.Module], Any],
 ) -> None:
     learner, spec = make(MLP(4, (6, 5), outputs=3).double()), qs.classification(3)
     frozen = {qs.ANIL: "head", qs.BOIL: "layers", qs.MetaSGD: ""}[make]
