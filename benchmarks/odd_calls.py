@@ -37,7 +37,8 @@ WAYS, ROWS, SIZE, SIDE = 3, 6, 4, 16
 SMALL: dict[str, dict[str, Any]] = {
     "reptile": {"test_steps": 3}, "snail": {"filters": 8}, "lstm_meta_learner": {"steps": 2},
     "mann": {"hidden": 8, "slots": 16, "width": 6}, "in_context": {"size": 8, "heads": 2},
-    "conditional_neural_process": {"size": 8}, "attentive_neural_process": {"size": 8, "heads": 2},
+    "conditional_neural_process": {"size": 8},
+    "attentive_conditional_neural_process": {"size": 8, "heads": 2},
 }  # fmt: skip
 
 
@@ -317,7 +318,9 @@ def to_fit(odd: Odd) -> Call:
         {"schedule": lambda share: None}, {"objective": lambda learner, task: None},
         {"optimiser": torch.optim.LBFGS}, {"optimiser": nn.Linear(1, 1)}, {"seed": -1},
     )  # fmt: skip
-    name = odd.one_of("prototypical", "maml", "linear_probe", "mann", "attentive_neural_process")
+    name = odd.one_of(
+        "prototypical", "maml", "linear_probe", "mann", "attentive_conditional_neural_process"
+    )
     learner = odd.one_of(*[learner_of(name, False)] * 8, nn.Linear(2, 2), None, tupled())
     settings = {"steps": 1, "tasks_per_step": 2, "progress": False, **arguments}
     return odd.one_of(

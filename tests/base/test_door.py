@@ -54,6 +54,42 @@ def test_every_door_refuses(door: str, odd: Any) -> None:
     assert "RuntimeError" not in str(caught.value)
 
 
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of")  # nested and masked tensors
+def test_every_door_refuses_tensors_whose_values_it_would_not_see(door: str) -> None:
+    nested = torch.nested.nested_tensor([X[:2], X[2:]])
+    masked = torch.masked.masked_tensor(X, X > 0)
+    for odd in (nested, masked):
+        with pytest.raises(ValueError, match="must be dense tensors of real numbers; found a"):
+            DOORS[door](odd)
+
+
+@pytest.mark.parametrize("door", ["examples", "rows", "predictor", "learner"])
+def test_no_whole_number_becomes_negative(door: str) -> None:
+    large = np.full((4, 3), 2**63, dtype=np.uint64)
+    for odd in (large, torch.from_numpy(large)):
+        with pytest.raises(ValueError, match=r"must be integers below 2\^63"):
+            DOORS[door](odd)
+
+
+def test_estimators_read_any_order_and_type_of_reals() -> None:
+    values = X.numpy()
+    expected = qs.FewShotClassifier().fit(values, IDS).predict_proba(values)
+    reversed_twice = values[::-1, ::-1].copy()[::-1, ::-1]
+    for same in (
+        reversed_twice,
+        torch._neg_view(-X),
+        X.to_sparse(),
+        X.clone().requires_grad_(),
+    ):
+        found = qs.FewShotClassifier().fit(same, IDS).predict_proba(same)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    eighths = X.to(torch.float8_e4m3fn)
+    assert qs.FewShotClassifier().fit(eighths, IDS).predict(eighths).shape == (4,)
+    with pytest.raises(ValueError, match="must have values; found a tensor on the meta device"):
+        qs.FewShotClassifier().fit(X.to("meta"), IDS)
+
+
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16])
 def test_integer_images_are_scaled_as_uint8_is(kind: type) -> None:
     pixels = PIXELS.astype(np.uint8)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import OrderedDict, namedtuple
+import weakref
+from collections import OrderedDict, deque, namedtuple
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -139,6 +141,11 @@ class Holder:
         self.layer = layer
 
 
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    layer: nn.Module
+
+
 class Unregistered(nn.Module):
     """A layer that the module calls through ``attribute``, which is no registration."""
 
@@ -168,6 +175,11 @@ REFERENCES: dict[str, tuple[Callable[[nn.Linear], Any], Callable[[Any, Tensor], 
     "closure": (lambda layer: lambda x: layer(x), lambda a, x: a(x)),
     "default of a function": (lambda layer: lambda x, m=layer: m(x), lambda a, x: a(x)),
     "plain object": (lambda layer: Holder(layer), lambda a, x: a.layer(x)),
+    "object in an object": (lambda layer: Holder(Holder(layer)), lambda a, x: a.layer.layer(x)),
+    "object with slots": (lambda layer: Slotted(layer), lambda a, x: a.layer(x)),
+    "weak reference": (lambda layer: weakref.ref(layer), lambda a, x: a()(x)),
+    "deque": (lambda layer: deque([layer], 1), lambda a, x: a[0](x)),
+    "key": (lambda layer: {layer: 1}, lambda a, x: next(iter(a))(x)),
     "parameters in a list": (
         lambda layer: [layer.weight, layer.bias], lambda a, x: nn.functional.linear(x, a[0], a[1]),
     ),

@@ -92,6 +92,19 @@ def test_a_learner_that_is_frozen_afterwards_adapts_as_before() -> None:
     assert torch.equal(learner(rows(6), spec)(rows(6).inputs), before)
 
 
+@pytest.mark.parametrize("make", [qs.ANIL, qs.BOIL, qs.MetaSGD])
+def test_freezing_all_that_adapts_but_not_the_rest_is_refused(
+    make: Callable[[nn.Module], Any],
+) -> None:
+    learner, spec = make(MLP(4, (6, 5), outputs=3).double()), qs.classification(3)
+    frozen = {qs.ANIL: "head", qs.BOIL: "layers", qs.MetaSGD: ""}[make]
+    learner.backbone.get_submodule(frozen).requires_grad_(False)
+    with pytest.raises(ValueError, match="all that it was made to adapt is frozen now"):
+        learner(rows(6), spec)
+    learner.requires_grad_(False)
+    assert learner(rows(6), spec)(rows(6).inputs).isfinite().all()
+
+
 def test_a_pattern_that_matches_only_frozen_parameters_is_refused() -> None:
     net = MLP(4, (6, 5), outputs=3)
     net.head.requires_grad_(False)

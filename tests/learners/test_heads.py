@@ -196,3 +196,22 @@ def test_invalid_settings_are_refused() -> None:
     support = qs.examples(torch.zeros(2, 4), torch.zeros(2, 1))
     with pytest.raises(ValueError, match="LinearProbe: gives answers of the kind Classes, Labels"):
         qs.LinearProbe(MLP(4), logistic)(support, qs.regression())
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-30, 1e15])
+def test_the_logistic_head_depends_on_the_ratio_of_weights_and_penalty(size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(9, 3, generator=generator), one_hot(torch.arange(9) % 3, 3).float()
+    expected = logistic(x, y, torch.ones(9), 1.0)
+    found = logistic(x, y, torch.full((9,), size), size)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_large_features_are_finite_with_an_absent_class() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (1e4 * torch.randn(10, 4, generator=generator)).requires_grad_()
+    ids = torch.arange(10) % 3
+    weight, offset = logistic(x, one_hot(ids, 3).float(), (ids != 1).float(), 1e-3)
+    (found,) = torch.autograd.grad(weight.sum() + offset[0], x)
+    assert found.isfinite().all()

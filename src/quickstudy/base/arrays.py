@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from quickstudy.base.trees import leaves
 
@@ -50,18 +51,55 @@ def _as_tensor(value: Any, what: str, device: torch.device | None) -> Tensor:
         tensors = isinstance(value, list) and {type(each) for each in value} == {Tensor}
         value = (
             _stacked(value, what) if tensors
-            else torch.from_numpy(_own_array(as_array(value, what))).to(device)
+            else torch.from_numpy(own_array(as_array(value, what), what)).to(device)
         )  # fmt: skip
-    if value.dtype in (torch.uint16, torch.uint32, torch.uint64):
-        value = value.long()
-    if value.layout != torch.strided or value.is_quantized or value.is_complex():
-        kind = "quantised" if value.is_quantized else f"{value.dtype}, {value.layout}"
+    if kind := _unusual(value):
         raise ValueError(
-            f"{what} must be dense tensors of real numbers; found {kind}. Write "
-            ".to_dense(), .dequantize(), or torch.view_as_real(...)."
+            f"{what} must be dense tensors of real numbers; found {kind}. Write .to_dense(), "
+            ".to_padded_tensor(0.0), .dequantize(), or torch.view_as_real(...)."
         )
+    if value.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        signed = value.long()  # beyond int64 it would be negative
+        _refuse_beyond_int64(value.dtype == torch.uint64 and bool((signed < 0).any()), what)
+        value = signed
     tensor: Tensor = value
     return tensor
+
+
+def _unusual(tensor: Tensor) -> str:
+    """What makes a tensor one that no learner computes with; "" for an ordinary one."""
+    if isinstance(tensor, MaskedTensor):
+        return "a masked tensor"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.layout != torch.strided or tensor.is_complex():
+        return f"{tensor.dtype}, {tensor.layout}"
+    return ""
+
+
+def _refuse_beyond_int64(beyond: bool, what: str) -> None:
+    if beyond:
+        raise ValueError(
+            f"{what} must be integers below 2^63, the largest that torch computes with; found "
+            "greater ones. Number them anew, from 0."
+        )
+
+
+def array_of(tensor: Tensor, what: str) -> np.ndarray:
+    """A tensor as an array, reals of a type that numpy lacks as float32.
+
+    Raises ValueError, naming ``what``, for tensors that :func:`as_tensors` refuses, and for those
+    without values.
+    """
+    if tensor.is_meta:
+        raise ValueError(f"{what} must have values; found a tensor on the meta device. Fill it.")
+    tensor = _as_tensor(tensor, what, None).detach().cpu().resolve_neg()
+    try:
+        return tensor.numpy()
+    except TypeError:
+        return tensor.float().numpy()
 
 
 def _stacked(tensors: list[Tensor], what: str) -> Tensor:
@@ -129,9 +167,10 @@ def refuse_foreign(rows: list[Any], what: str) -> None:
                 refuse_foreign(each, what)
 
 
-def _own_array(array: np.ndarray) -> np.ndarray:
+def own_array(array: np.ndarray, what: str) -> np.ndarray:
     """An array that torch can share: native order, writeable, no unsigned but uint8."""
     if array.dtype.kind == "u" and array.dtype != np.uint8:
+        _refuse_beyond_int64(bool((array > np.iinfo(np.int64).max).any()), what)
         array = array.astype(np.int64)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)

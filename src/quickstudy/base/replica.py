@@ -8,6 +8,8 @@ shares every tensor, so making one copies no numbers: 10 to 100 µs.
 from __future__ import annotations
 
 import copy
+import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -47,9 +49,9 @@ class Replica:
     """A private copy of a module tree, whose parameters can be replaced call by call.
 
     A parameter that several submodules share is replaced in all of them, whichever of its names is
-    given. Attributes that refer to submodules or parameters of the tree (in lists, tuples, dicts
-    and sets, as bound methods, partial functions, closures or attributes of plain objects) refer
-    to those of the copy.
+    given. Attributes that refer to submodules or parameters of the tree (in lists, tuples, dicts,
+    sets and deques, as bound methods, partial functions, closures, weak references or attributes
+    of plain objects) refer to those of the copy.
 
     ``module``  the copy.
 
@@ -146,11 +148,11 @@ def _is_plain_tuple(value: Any) -> bool:
     return type(value) is tuple and _PLAIN.issuperset(map(type, value))
 
 
-def _redirected(value: Any, new: Mapping[int, Any], through: int = 4, objects: bool = True) -> Any:
+def _redirected(value: Any, new: Mapping[int, Any], through: int = 4, objects: int = 2) -> Any:
     """``value`` with what it refers to by ids in ``new`` replaced; itself if there is nothing.
 
     ``through``  how many containers, methods or functions inside one another are searched.
-    ``objects``  whether the attributes of a plain object are searched too, but not of theirs.
+    ``objects``  how many plain objects inside one another are searched.
     """
     if id(value) in new:
         return new[id(value)]
@@ -159,8 +161,15 @@ def _redirected(value: Any, new: Mapping[int, Any], through: int = 4, objects: b
     inside = partial(_redirected, new=new, through=through - 1, objects=objects)
     if isinstance(value, dict):
         return _with_items(value, inside)
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return _with_elements(value, inside)
+    if isinstance(value, weakref.ref):
+        target = value()
+        return (
+            weakref.ref(new[id(target)])
+            if isinstance(target, nn.Module) and id(target) in new
+            else value
+        )
     if isinstance(value, MethodType):
         owner = inside(value.__self__)
         return value if owner is value.__self__ else MethodType(value.__func__, owner)
@@ -172,11 +181,8 @@ def _redirected(value: Any, new: Mapping[int, Any], through: int = 4, objects: b
         return partial(function, *given, **named)
     if isinstance(value, FunctionType):
         return _with_closure(value, inside)
-    if objects and hasattr(value, "__dict__") and not isinstance(value, ModuleType):
-        found = _with_items(value.__dict__, partial(inside, objects=False))
-        if found is not value.__dict__:
-            value = copy.copy(value)
-            value.__dict__.update(found)
+    if objects and not isinstance(value, ModuleType):
+        return _with_attributes(value, partial(inside, objects=objects - 1))
     return value
 
 
@@ -187,11 +193,17 @@ def _with_items(items: dict[Any, Any], inside: Inside) -> dict[Any, Any]:
     """The dict with ``inside`` of each value; itself if that changes none."""
     if len(items) > _LONGEST:
         return items
-    changed = {key: new for key, v in items.items() if (new := inside(v)) is not v}
-    if not changed:
+    old = list(items.items())
+    new = [(inside(key), inside(value)) for key, value in old]
+    if all(
+        a is b
+        for before, after in zip(old, new, strict=True)
+        for a, b in zip(before, after, strict=True)
+    ):
         return items
     twin = copy.copy(items)  # keeps the type: OrderedDict, defaultdict, …
-    twin.update(changed)
+    twin.clear()
+    twin.update(new)
     return twin
 
 
@@ -203,11 +215,27 @@ def _with_elements(elements: Any, inside: Inside) -> Any:
     new = [inside(element) for element in old]
     if all(a is b for a, b in zip(old, new, strict=True)):
         return elements
-    if isinstance(elements, list):
+    if isinstance(elements, list | deque):
         twin = copy.copy(elements)
-        twin[:] = new
+        twin.clear()
+        twin.extend(new)
         return twin
     return type(elements)(*new) if hasattr(elements, "_fields") else type(elements)(new)
+
+
+def _with_attributes(value: Any, inside: Inside) -> Any:
+    """The object with ``inside`` of its attributes, also those in slots; itself if none changes."""
+    names = [*getattr(value, "__dict__", ())]
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else slots
+    old = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    changed = {name: new for name, v in old.items() if (new := inside(v)) is not v}
+    if changed:
+        value = copy.copy(value)
+        for name, new in changed.items():
+            object.__setattr__(value, name, new)  # also of a frozen dataclass
+    return value
 
 
 def _with_closure(function: FunctionType, inside: Inside) -> FunctionType:

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from quickstudy.answers.specs import classification, regression
-from quickstudy.base.arrays import as_array, refuse_foreign
+from quickstudy.base.arrays import array_of, as_array, own_array
 from quickstudy.base.door import is_pixels
 from quickstudy.base.modules import device_of
 from quickstudy.base.shown import shown
@@ -110,6 +110,7 @@ class FewShotRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
 FewShot = FewShotClassifier | FewShotRegressor
 
+_DENSE = (torch.strided, torch.jagged)
 _DTYPES = [np.float64, np.float32, np.uint8]  # any other type is converted to the first
 
 
@@ -123,10 +124,7 @@ def _validated(estimator: FewShot, X: Any, *y: Any, **options: Any) -> Any:
 def _numbers(values: Any, what: str) -> Any:
     """What scikit-learn can check: arrays, tables and sparse matrices as they are."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values
-        refuse_foreign([values], what)
-        return as_array(values.to_dense() if values.layout != torch.strided else values, what)
+        return array_of(values.to_dense() if values.layout not in _DENSE else values, what)
     if isinstance(values, (list, tuple)):
         return as_array(list(values), what)
     text = isinstance(values, np.ndarray) and values.dtype.kind in "USMm"
@@ -193,5 +191,5 @@ def _predictions(estimator: FewShot, X: ArrayLike) -> Tensor:
 
 
 def _tensor(estimator: FewShot, rows: NDArray[Any]) -> Tensor:
-    # torch.tensor copies: arrays may be read-only.
-    return torch.tensor(rows, device=estimator._device)
+    what = f"{type(estimator).__name__}: X"
+    return torch.from_numpy(own_array(rows, what)).to(estimator._device)

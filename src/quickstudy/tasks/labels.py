@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from quickstudy.base.arrays import refuse_foreign
+from quickstudy.base.arrays import array_of, refuse_foreign
 
 _MISSING = ("", "nan", "NaN", "None", "NaT", "<NA>")
 """What numpy and pandas write for a missing label in an array of texts."""
@@ -53,8 +52,7 @@ def class_ids(labels: Any, n: int, what: str) -> tuple[tuple[str, ...], np.ndarr
 def as_labels(labels: Any, what: str) -> np.ndarray:
     """Labels as an array; ValueError for anything but lists, arrays and tensors."""
     if isinstance(labels, Tensor):
-        values = labels.detach().cpu()
-        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        return array_of(labels, f"{what}: labels")
     labels = list(labels) if isinstance(labels, (tuple, range)) else labels
     if isinstance(labels, list):
         refuse_foreign(labels, f"{what}: labels")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from quickstudy.base.shown import shown
 from quickstudy.learners.features import like, refuse_sizes
-from quickstudy.learners.gradient.descend import Update, sgd
+from quickstudy.learners.gradient.descend import Update, Weights, sgd
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.inner_loop import InnerLoop
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
@@ -87,6 +87,10 @@ class CAVIA(GradientLearner):
     def backbone(self) -> nn.Module:
         """The network that the context modulates."""
         return self.network.backbone
+
+    def own_weights(self) -> Weights:
+        """The context at its start, 0; training does not change it."""
+        return {"context": self.network.context}
 
 
 class _Modulated(nn.Module):

@@ -162,10 +162,20 @@ class GradientLearner(Learner):
         return self.own_weights()
 
     def own_weights(self) -> Weights:
-        """The network's own values of the weights that adapt now."""
+        """The network's own values of the weights that adapt now.
+
+        Raises ValueError where all of these, but not all of the learner, were frozen after it was
+        made.
+        """
         own = weights_of(self.adapted_network, self.adapted)
-        # Weights that training replaces by tensors of its own are trained, so they are not frozen.
-        free = {n: w for n, w in own.items() if w.requires_grad or not isinstance(w, nn.Parameter)}
+        free = {name: weight for name, weight in own.items() if _trained(weight)}
+        if not free and any(map(_trained, self.parameters())):
+            raise ValueError(
+                f"{self.inner.learner}: what adapts is what is trainable, but all that it was made "
+                f"to adapt is frozen now ({', '.join(list(own)[:4])}). Set requires_grad=True for "
+                "some of it, or make the learner again with other adapts=. To use a learner "
+                "without training it, freeze all of it."
+            )
         return free or own
 
     def _path(self, loss: SupportLoss, weights: Weights) -> Iterator[Weights]:
@@ -180,3 +190,8 @@ class GradientLearner(Learner):
             return self.inner.rate
         rows = cast(Tensor, self.rates).unbind()
         return [dict(zip(self.adapted, row.unbind(), strict=True)) for row in rows]
+
+
+def _trained(weight: Tensor) -> bool:
+    """Whether it is not frozen; training replaces what it trains by tensors of its own."""
+    return weight.requires_grad or not isinstance(weight, nn.Parameter)

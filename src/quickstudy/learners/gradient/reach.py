@@ -22,7 +22,8 @@ def refuse_unreachable(loss: SupportLoss, weights: Weights, learner: str) -> Non
     """Refuse parameters that a network reads from where adapted weights cannot take their place.
 
     With other tensors in place of all parameters that adapt, the output must not depend on the
-    network's own. Where it does, steps on a support set would change nothing, without an error.
+    network's own, nor on those of a call before, which it may have stored. Where it does, steps on
+    a support set would change nothing, without an error.
 
     ``weights``  those before the first step.
 
@@ -36,21 +37,27 @@ def refuse_unreachable(loss: SupportLoss, weights: Weights, learner: str) -> Non
     for part in replica.module.modules():  # so that this call changes no statistics
         part._buffers.update({n: b if b is None else b.clone() for n, b in part._buffers.items()})
     with torch.enable_grad():
-        others = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
-        outputs, _ = embed_support(lambda inputs: replica(others, inputs), loss.support)
+        before, now = (
+            {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
+            for _ in range(2)
+        )
+        embed_support(lambda inputs: replica(before, inputs), loss.support)
+        outputs, _ = embed_support(lambda inputs: replica(now, inputs), loss.support)
         total = sum(leaf.sum() for leaf in leaves(outputs) if leaf.requires_grad)
     if not isinstance(total, torch.Tensor):  # the output depends on no parameter
         return
+    wrong = [*own.values(), *(before[name] for name in own)]
     # The graph is kept, since a part of it may be the network's own, from before this call.
-    found = torch.autograd.grad(total, list(own.values()), retain_graph=True, allow_unused=True)
-    unreached = [name for name, g in zip(own, found, strict=True) if g is not None]
+    found = torch.autograd.grad(total, wrong, retain_graph=True, allow_unused=True)
+    pairs = zip(own, found[: len(own)], found[len(own) :], strict=True)
+    unreached = [name for name, *gradients in pairs if any(g is not None for g in gradients)]
     if unreached:
         more = f" and {len(unreached) - 4} more" if len(unreached) > 4 else ""
         listed = ", ".join(unreached[:4]) + more
         raise ValueError(
             f"{learner}: adapted weights cannot take the place of {listed}, since forward does not "
-            "read them from the modules that hold them (Keras models, for example, read variables "
-            "of their own). So adapting would change nothing. Build the network of torch.nn "
-            "modules, leave these out by adapts=, or take a learner that does not adapt the "
-            "backbone, such as Prototypical."
+            "read them in each call from the modules that hold them (Keras models, for example, "
+            "read variables of their own). So adapting would change nothing. Build the network of "
+            "torch.nn modules, leave these out by adapts=, or take a learner that does not adapt "
+            "the backbone, such as Prototypical."
         )

@@ -76,7 +76,11 @@ def logistic(
     """
     # Centring makes weight and offset nearly independent, so that few iterations suffice.
     feature_mean = _mean(features, weights)
-    weight, offset = _Minimiser.apply(features - feature_mean, targets, weights, l2)  # type: ignore[no-untyped-call]
+    # The minimiser depends on the ratio of weights and l2 alone: in this unit nothing underflows.
+    unit = _unit(weights.sum().detach())
+    weight, offset = _Minimiser.apply(  # type: ignore[no-untyped-call]
+        features - feature_mean, targets, weights / unit, l2 / unit
+    )
     return weight, offset - feature_mean @ weight
 
 
@@ -105,6 +109,12 @@ def _mean(rows: Tensor, weights: Tensor) -> Tensor:
     return weights @ rows / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
+def _unit(total: Tensor) -> Tensor:
+    """A power of two near ``total``, so that dividing by it is exact; 1 for 0."""
+    exponent = total.clamp(1e-30, 1e30).log2().floor()
+    return torch.where(total > 0, exponent.exp2(), 1.0)
+
+
 def _eye(n: int, like: Tensor) -> Tensor:
     return torch.eye(n, dtype=like.dtype, device=like.device)
 
@@ -128,7 +138,7 @@ class _Problem(NamedTuple):
     x: Tensor
     y: Tensor
     w: Tensor
-    l2: float
+    l2: Tensor
 
     @property
     def present(self) -> Tensor:
@@ -180,7 +190,7 @@ class _Minimiser(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, y: Tensor, w: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, y: Tensor, w: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
         basis = _basis(x)
         x = x @ basis
         problem = _Problem(x, y, w, l2)
@@ -195,23 +205,21 @@ class _Minimiser(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, y, w, l2 = inputs
-        ctx.l2 = l2
-        ctx.save_for_backward(x, y, w, *output)
+        ctx.save_for_backward(*inputs, *output)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """The gradient of -<H^-1 upstream, gradient(x, y, w)>, with the head constant."""
-        x, y, w, weight, offset = ctx.saved_tensors
+        x, y, w, l2, weight, offset = ctx.saved_tensors
         basis = _basis(x)
-        problem = _Problem(x @ basis, y, w, ctx.l2)
+        problem = _Problem(x @ basis, y, w, l2)
         p = problem.logits(_Head(basis.mT @ weight, offset)).softmax(-1)
         d_weight, d_offset = upstream
         size = _Head(basis.mT @ d_weight, d_offset)
         right = _Head(size.weight, problem.centred_offset(d_offset))
         within = _solve(problem, p, right, ADJOINT_STEPS, size)
         # Outside the span of the rows, the Hessian is that of the penalty alone.
-        outside = (d_weight - basis @ right.weight) / ctx.l2
+        outside = (d_weight - basis @ right.weight) / l2
         adjoint = _Head(basis @ within.weight + outside, within.offset)
         along = x @ adjoint.weight + adjoint.offset
         weighted = w.unsqueeze(-1)
@@ -244,7 +252,9 @@ def _solve(problem: _Problem, p: Tensor, right: _Head, steps: int, size: _Head) 
     unsolved = energy > resolution
     for _ in range(steps):
         product = problem.hessian(p, direction)
-        step = _ratio(energy, direction.dot(product), unsolved)
+        curvature = direction.dot(product)
+        unsolved = unsolved & (curvature > 0)  # not after overflow or underflow
+        step = _ratio(energy, curvature, unsolved)
         solution = solution.plus(step, direction)
         residual = residual.plus(-step, product)
         preconditioned = precondition(residual)
