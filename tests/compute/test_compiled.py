@@ -236,7 +236,7 @@ def test_where_code_cannot_be_compiled_training_continues_without_it(
     assert plan.why.endswith("not compiled, since the compiler gave up")
     assert all(value.equal(ends[1][name]) for name, value in ends[0].items())
     _, about = load_tree(tmp_path / "checkpoint.safetensors")
-    assert replace(Plan.from_json(about["progress"]["plan"]), kinds=plan.kinds) == plan
+    assert replace(Plan.from_json(about["progress"]["plan"], 10**6), kinds=plan.kinds) == plan
 
 
 # Planning.
@@ -330,7 +330,7 @@ def test_a_compiled_run_is_not_resumed_without_a_compiler(
 def test_plans_are_read_back_unchanged() -> None:
     """But for the kinds of task, which are found again from the tasks."""
     plan = Plan(Mapping.VMAP, "so", 3, compiled=True, kinds=(("classes", None),))
-    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())), 10**6)
     assert again.kinds == ()
     assert replace(again, kinds=plan.kinds) == plan
 

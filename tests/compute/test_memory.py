@@ -240,7 +240,7 @@ def test_training_continues_as_if_the_smaller_plan_had_been_the_first(tmp_path: 
     assert about["progress"]["plan"]["chunk"] == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert replace(Plan.from_json(about["progress"]["plan"]), kinds=plan.kinds) == plan
+        assert replace(Plan.from_json(about["progress"]["plan"], 10**6), kinds=plan.kinds) == plan
 
 
 SCRIPT = """

@@ -40,7 +40,7 @@ def broken_laws(kind: type[Learner], source: TaskSource) -> set[str]:
     broken = set()
     for name, law in LAWS.items():
         try:
-            law(kind().double(), copy.deepcopy(task))
+            law(kind().double().eval(), copy.deepcopy(task))
         except BrokenLaw:
             broken.add(name)
     return broken
@@ -154,7 +154,7 @@ def test_predictions_and_targets_of_an_own_spec_may_be_trees_with_a_leaf_row_per
         MAML(InParts(lambda b: b), 1, 0.1), in_parts
     )
     in_double = MAML(InParts(lambda b: b.sum(0)), 1, 0.1).double()
-    with pytest.raises(BrokenLaw, match=r"shape \(6, ..., 3\); found \{'a': \(6, 1\), 'b': \(2,"):
+    with pytest.raises(ValueError, match=r"shape \(6, ..., 3\).*found \{'a': \(6, 1\), 'b': \(2,"):
         LAWS["shape_is_right_and_finite"](in_double, doubled(draw(in_parts, 0, 0)))
 
 

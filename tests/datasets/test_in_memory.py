@@ -99,6 +99,8 @@ def test_load_from_a_file(tmp_path):
 def test_wrong_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"call datasets\.arrays"):
         datasets.load("arrays")
+    with pytest.raises(IsADirectoryError, match="it is a folder"):
+        datasets.load("arrays", root=tmp_path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         datasets.load("arrays", tmp_path / "gone.npz")
     np.savez(tmp_path / "other.npz", images=X)

@@ -60,6 +60,14 @@ def test_few_classes_have_no_interval() -> None:
     assert "tasks without each of them are needed" in found.remark("")
 
 
+def test_it_is_never_narrower_than_over_tasks() -> None:
+    """Few tasks from many classes: there are fewer degrees of freedom over tasks."""
+    for seed in range(20):
+        values = torch.rand(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        found = over_classes(values, [frozenset({f"{i}", f"{i + 6}"}) for i in range(6)])
+        assert found.half_width >= half_width(values)
+
+
 def test_tasks_without_a_score_are_left_out() -> None:
     values, names = drawn(40, 12, 3)
     more = torch.cat([values, torch.tensor([torch.nan])])
@@ -74,7 +82,10 @@ def test_a_result_says_what_its_interval_covers(classes: int, known: bool) -> No
     of = result.main.classes
     assert of is not None
     assert (of.count, of.known) == (classes, known)
-    text = f"not other classes: {classes} are too few for that"
+    text = (
+        f"the interval covers other tasks from the same rows of these {classes} classes, not other "
+        f"classes: {classes} are too few for that"
+    )
     assert (text in str(result)) is not known
     assert ("for other classes (95% CI, 12 classes)" in str(result)) is known
     low, high = np.quantile(result.scores, [0.05, 0.95])

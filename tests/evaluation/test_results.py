@@ -18,6 +18,7 @@ from quickstudy.answers.labels import AveragePrecision, RocAuc
 from quickstudy.answers.pixels import MeanIoU, PooledMeanIoU
 from quickstudy.answers.reals import MeanSquaredError
 from quickstudy.core import Score, Statistic
+from quickstudy.evaluation import wording
 from quickstudy.evaluation.result import Result, result_of
 from quickstudy.evaluation.results import Evaluation
 
@@ -230,3 +231,8 @@ def test_an_evaluation_survives_strict_json(rows: tuple[Result, ...]) -> None:
             assert all(same(kept[name], found[name]) for name in kept)
     found = [value for row in after.to_json()["rows"] for value in row["values"]]
     assert all(v == float(f"{v:.8g}") for v in found if isinstance(v, float))
+
+
+def test_no_difference_has_no_minus() -> None:
+    assert wording.difference(-0.0) == "+0"
+    assert wording.difference(-0.0, "%") == "+0.0"

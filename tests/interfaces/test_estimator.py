@@ -1,12 +1,20 @@
+import pickle
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import quickstudy as qs
+from quickstudy.files.registry import LEARNERS
+from quickstudy.interfaces.untrained import READY
 
 
 @parametrize_with_checks([qs.FewShotClassifier(), qs.FewShotRegressor()])
@@ -32,6 +40,42 @@ def test_labels_of_any_type_and_images():
     direct = learner(qs.examples(images, [1, 0, 1, 0, 2, 2]), qs.classification(3))
     expected = direct(torch.from_numpy(images) / 255).softmax(-1).detach()
     np.testing.assert_allclose(model.predict_proba(images), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("estimator", [qs.FewShotClassifier, qs.FewShotRegressor])
+def test_every_learner_by_name_fits_or_says_why_not(estimator, name):
+    """A warning names others to use, and these work for the same task without a warning."""
+    random = np.random.default_rng(0)
+    X, y = random.random((6, 4)), np.array([0, 1, 2, 0, 1, 2])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            model = estimator(name).fit(X, y)
+        except ValueError as error:
+            if estimator is qs.FewShotRegressor and "needs Reals" in str(error):
+                return
+            raise
+    assert np.isfinite(model.predict(X)).all()
+    assert bool(told) == (name not in READY)
+    if told:
+        message = str(told[0].message)
+        for other in message.rpartition("use ")[2].removeprefix("one of ").strip(".").split(", "):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                estimator(other).fit(X, y)
+
+
+def test_an_estimator_by_name_is_cloned_searched_and_pickled():
+    X, y = load_iris(return_X_y=True)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), qs.FewShotClassifier("prototypical")),
+        {"fewshotclassifier__learner": ["prototypical", "matching"]},
+        cv=2,
+    ).fit(X, y)
+    assert search.best_score_ > 0.8
+    assert (pickle.loads(pickle.dumps(search)).predict(X) == search.predict(X)).all()
+    assert clone(search.best_estimator_[1]).learner == search.best_params_.popitem()[1]
 
 
 def test_the_learner_is_not_changed():

@@ -165,6 +165,13 @@ def test_dual_form_with_a_frozen_first_layer() -> None:
     assert list(learner.adapt(*task(0)[::2])["weights"]) == list(learner.adapted)
 
 
+@pytest.mark.parametrize("adapts", ["*.bias", "head.weight", ("head.bias", "layers.*.weight")])
+def test_dual_form_where_weights_or_biases_alone_adapt(adapts: str | tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    net = MLP(6, (8, 7), outputs=WAYS).double()
+    agrees(qs.MAML(net, 3, 0.3, adapts=adapts), [task(0), task(1)], True)
+
+
 def test_the_network_does_not_change() -> None:
     learner, one = made("one step"), task(0)
     before = learner(one.support, one.spec)(one.query.inputs)
@@ -181,14 +188,13 @@ def test_the_network_does_not_change() -> None:
         qs.MAML(Conv4(8, image_size=16, outputs=WAYS)),
         qs.MAML(Conv4(8, "batch", image_size=16, outputs=WAYS), adapts="head.*"),
         qs.MAML(Sparse()),
-        qs.MAML(MLP(6, (8,), outputs=WAYS), adapts="*bias"),
         qs.MAML(MLP(6, (8,), outputs=WAYS), clip=1.0),
         qs.MAML(MLP(6, (8,), outputs=WAYS), update=Momentum()),
         qs.MAML(MLP(6, (8,), outputs=WAYS), meta_gradient=FiniteDifference()),
         qs.MAML(MLP(6, (8,), outputs=WAYS), meta_gradient=Annealed(0.5)),
         qs.MAML(MLP(6, (8,), outputs=WAYS), meta_gradient=Exact(recompute=True)),
     ],
-    ids=["convolutions", "batch norm", "a norm that adapts", "biases alone", "clip", "update",
+    ids=["convolutions", "batch norm", "a norm that adapts", "clip", "update",
          "differences", "annealed", "recompute"],
 )  # fmt: skip
 def test_dual_form_is_not_used_for_settings_that_need_the_weights(learner: qs.MAML) -> None:

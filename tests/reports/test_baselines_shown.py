@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from report_samples import evaluation_with, result_with, training_log
 from rich.console import Console
 
-import quickstudy as qs
-from quickstudy.datasets.dataset import Dataset
-from quickstudy.datasets.registry import card
 from quickstudy.evaluation.compared import Compared
 from quickstudy.evaluation.over_classes import OverClasses
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.reports import plots
+from quickstudy.reports.insight_plots import step_by_step
+from quickstudy.reports.insights import Adaptation
 from quickstudy.reports.limits import limits_of
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.tables import evaluation_table
-from quickstudy.reports.titles import own_classes, title_of
+from quickstudy.reports.titles import title_of
 
 CHANCE = Compared("chance", "%", torch.full((9,), 1 / 3), 1 / 3, 0.001, 0.004, True)
 
@@ -119,18 +119,21 @@ def test_the_histogram_shows_the_baselines() -> None:
     assert axes.get_xlim() == (20, 40)
 
 
-def dataset(name: str, classes: str) -> Dataset:
-    train, val, test = (
-        qs.LabelledRows(torch.rand(len(part), 1), torch.ones(len(part), dtype=torch.long),
-                        tuple(part))
-        for part in (classes[:-2], classes[-2:-1], classes[-1:])
-    )  # fmt: skip
-    return Dataset(card(name), train, val, test)
+def test_the_axes_of_inner_steps_do_not_magnify_noise() -> None:
+    steps, values, none = np.arange(3), np.array([1.28, 1.29, 1.295]), np.empty((3, 0))
+    adapted = Adaptation(steps, values, values, "mse", "", (), none, none)
+    for axes in step_by_step(adapted).axes:
+        low, high = axes.get_ylim()
+        assert high - low >= 0.1 * 1.28
+
+
+def test_the_axis_of_accuracies_ends_at_100_percent() -> None:
+    axes = plots.score_distribution(result_with(torch.tensor([2 / 3, 2 / 3, 1.0]))).axes[0]
+    assert max(axes.get_xticks()) == 100
+    assert axes.get_xlim()[1] >= max(bar.get_x() + bar.get_width() for bar in axes.patches[:2])
 
 
 def test_a_title_says_what_was_learnt() -> None:
-    assert own_classes(dataset("glyphs", "abcdef")) == []
-    assert own_classes(dataset("folder", "abcdef")) == list("abcdef")
     assert title_of("MAML", "Glyphs") == "MAML on Glyphs"
     assert title_of("MAML", "x", list("abcdef")) == "MAML: a, b, c and 3 more classes"
     assert title_of("MAML", "x", list("abc")) == "MAML: a, b and c"

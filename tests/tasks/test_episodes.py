@@ -113,6 +113,7 @@ def test_imbalanced_classes_draw_their_own_shots_and_disjoint_queries():
         ({"ways": (2, 3.5), "shots": 1}, "range"),
         ({"ways": 2, "shots": True}, "whole number .*found True"),
         ({"ways": 2, "shots": 2, "queries": 1, "imbalanced": True}, "needs a range of shots"),
+        ({"ways": 2, "shots": 2, "queries": 1, "imbalanced_queries": True}, "range of queries"),
     ],
 )
 def test_impossible_episodes_are_refused(kwargs, message):
@@ -321,3 +322,41 @@ def test_sinusoids_follow_their_formula():
             torch.testing.assert_close(part.targets, amplitude * torch.sin(part.inputs - phase))
     with pytest.raises(ValueError, match="at least 1 shot"):
         qs.Sinusoids(shots=0)
+
+
+@pytest.mark.parametrize("imbalanced", [False, True])
+def test_each_class_may_draw_its_own_number_of_queries(imbalanced):
+    source = qs.episodes(
+        numbered([12] * 6), 4, (1, 3), queries=(2, 7), imbalanced=imbalanced,
+        imbalanced_queries=True, shuffled=imbalanced,
+    )  # fmt: skip
+    seen, unequal = [], 0
+    for i in range(150):
+        task = draw(source, 0, i)
+        counts = task.query.targets.bincount(minlength=4)
+        shots = task.support.targets.bincount(minlength=4)
+        assert 1 <= int(shots.min()) <= int(shots.max()) <= 3
+        assert imbalanced or shots.unique().numel() == 1
+        rows = torch.cat([task.support.inputs, task.query.inputs]).flatten()
+        assert rows.unique().numel() == rows.numel()
+        of_way = [set((e.inputs.flatten() // 1000).tolist()) for e in task[:2]]
+        assert of_way[0] == of_way[1]
+        seen += counts.tolist()
+        unequal += counts.unique().numel() > 1
+    # 600 draws of 6 numbers: 100 each, standard deviation about 9
+    frequencies = torch.tensor(seen).bincount()[2:]
+    assert len(frequencies) == 6
+    assert 60 < int(frequencies.min()) <= int(frequencies.max()) < 140
+    assert unequal > 140
+
+
+def test_accuracy_of_unequal_classes_is_over_rows():
+    source = qs.episodes(numbered([12] * 6), 3, 2, queries=(1, 9), imbalanced_queries=True)
+    learner = qs.Prototypical(torch.nn.Identity())
+    result = qs.evaluate(learner, source, 20)
+    expected = []
+    for i in range(20):
+        task = draw(source, 0, i, Stream.TEST)
+        right = learner(task.support, task.spec)(task.query.inputs).argmax(1) == task.query.targets
+        expected.append(float(right.float().mean()))
+    assert result.mean == pytest.approx(np.mean(expected), abs=1e-6)

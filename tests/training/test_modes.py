@@ -31,7 +31,7 @@ def fit(learner: Learner) -> None:
 
 KEPT = {
     "BatchNorm": lambda: nn.BatchNorm1d(8),
-    "Dropout": lambda: nn.Dropout(0.5),
+    "AlphaDropout": lambda: nn.AlphaDropout(0.5),
     "both, nested": lambda: nn.Sequential(nn.BatchNorm1d(8), nn.Sequential(nn.Dropout(0.5))),
     "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)),
 }

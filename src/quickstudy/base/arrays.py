@@ -46,6 +46,7 @@ def _as_tensors(tree: Any, what: str, device: torch.device | None) -> Any:
 
 
 def _as_tensor(value: Any, what: str, device: torch.device | None) -> Tensor:
+    value = list(value) if isinstance(value, range) else value
     if not isinstance(value, Tensor):
         tensors = isinstance(value, list) and {type(each) for each in value} == {Tensor}
         value = (

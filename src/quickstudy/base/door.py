@@ -70,12 +70,18 @@ def dtype_for(module: nn.Module, inputs: Any, state: Any = ()) -> torch.dtype:
     inputs' own or the default type.
     """
     given = next((x.dtype for x in leaves(inputs) if x.is_floating_point()), None)
-    own = [p.dtype for p in module.parameters() if p.is_floating_point()] or [
-        x.dtype for x in leaves(state) if isinstance(x, Tensor) and x.is_floating_point()
-    ]
-    if not own:
+    own = None
+    for parameter in module.parameters():  # mostly the first one decides
+        if parameter.dtype == given:
+            return given
+        if own is None and parameter.is_floating_point():
+            own = parameter.dtype
+    if own is not None:
+        return own
+    of_state = [x.dtype for x in leaves(state) if isinstance(x, Tensor) and x.is_floating_point()]
+    if not of_state:
         return given or torch.get_default_dtype()
-    return given if given is not None and given in own else own[0]
+    return given if given in of_state else of_state[0]
 
 
 def to_inputs(tree: Any, what: str, dtype: torch.dtype | None = None, stacked: int = 0) -> Any:

@@ -19,6 +19,8 @@ def shown(value: Any) -> str:
     hold one another many times) or cannot be made at all (thousands of levels, giant integers).
     """
     try:
+        if type(value).__module__ == "numpy" and value.ndim == 0:  # 3, not np.int64(3)
+            value = value.item()
         text = _short.repr(value)
     except Exception:  # the repr of a foreign class may raise anything
         text = f"a value of type {type(value).__name__}"

@@ -43,7 +43,13 @@ from quickstudy.compute.gradients import (
     of_task_axis,
     outcome_over_tasks,
 )
-from quickstudy.compute.loop import in_task_order, loop_gradients, map_in_threads, tasks_gradients
+from quickstudy.compute.loop import (
+    in_task_order,
+    loop_gradients,
+    map_in_threads,
+    seeded,
+    tasks_gradients,
+)
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import Prepared, count_of, entries_at, in_step_order, kind_of
 from quickstudy.core import Examples, Learner, Task
@@ -94,20 +100,23 @@ def _accumulate_stack(
     total: int,
 ) -> Outcome:
     stack, plan = prepared.task, plan_for(plan, prepared.task)
+    if prepared.dropout:
+        plan, compiled = replace(plan, mapping=Mapping.LOOP), None
     functions: dict[Mapping, Callable[..., Outcome]] = {
         Mapping.TASK_AXIS: _task_axis,
         Mapping.VMAP: _vmap,
         Mapping.FEATURES: _features,
         Mapping.VMAP_GRAD: _vmap_grad,
-        Mapping.LOOP: partial(loop_gradients, plan.workers),
+        Mapping.LOOP: partial(loop_gradients, plan.workers, prepared.dropout),
     }
     compute = functions[plan.mapping]
+    size = count(stack) if plan.mapping is Mapping.LOOP else plan.chunk
     with computing(learner, stack, prepared.inspection) as uniform:
         if compiled is not None and weights is None and compiled.serves(stack):
             compute = partial(_compiled, compiled, uniform)
         parts = [
             compute(learner, chunk, objective, total if factors is None else factors)
-            for chunk, factors in _chunks(stack, weights, plan.chunk)
+            for chunk, factors in _chunks(stack, weights, size)
         ]
     if len(parts) == 1:
         return parts[0]
@@ -188,7 +197,7 @@ def losses_of_tasks(learner: Learner, step: Sequence[Prepared], objective: Objec
         return Outcome(found.loss.detach(), found.score.detach())
 
     loop = Plan(Mapping.LOOP, "one task after the other", 1)
-    parts = [map_tasks(outcome, p.task, learner, loop, p.inspection) for p in step]
+    parts = [map_tasks(outcome, p.task, learner, loop, p.inspection, p.dropout) for p in step]
     return Outcome(*(in_step_order(step, part) for part in zip(*parts, strict=True)))
 
 
@@ -202,7 +211,9 @@ def gradients_of_tasks(
     parts, outcomes, reached = [], [], []
     for prepared in step:
         with computing(learner, prepared.task, prepared.inspection):
-            gradients, outcome, of_stack = tasks_gradients(learner, prepared.task, objective)
+            gradients, outcome, of_stack = tasks_gradients(
+                learner, prepared.task, objective, prepared.dropout
+            )
         parts.append(gradients)
         outcomes.append(outcome)
         reached.append(of_stack)
@@ -216,18 +227,21 @@ def map_tasks(
     learner: Learner,
     plan: Plan,
     inspection: Inspection | None = None,
+    seeds: Sequence[int] = (),
 ) -> Any:
     """``function`` of every task without gradients, a tree stacked (tasks, ...): for evaluation.
 
     ``inspection``  see :func:`computing`.
+    ``seeds``       of dropout masks, for a loop; none are dropped in evaluation mode.
     """
 
-    def each(learner: Learner, tasks: Sequence[Task]) -> list[Any]:
-        return [function(learner, task) for task in tasks]
+    def each(learner: Learner, tasks: Sequence[tuple[int, Task]]) -> list[Any]:
+        return [function(seeded(learner, seeds, place), task) for place, task in tasks]
 
     with torch.no_grad(), computing(learner, stack, inspection):
         if plan.mapping is Mapping.LOOP:
-            shares = map_in_threads(each, learner, unstack(stack), plan.workers)
+            tasks = list(enumerate(unstack(stack)))
+            shares = map_in_threads(each, learner, tasks, plan.workers)
             return map_tree(lambda *parts: torch.stack(parts), *in_task_order(shares))
         parts = [
             vmap(lambda support, query: function(learner, Task(support, query, stack.spec)))(

@@ -23,6 +23,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from quickstudy.base.dropout import with_dropout
 from quickstudy.base.replica import replica_of
 from quickstudy.compute.gradients import as_outcome
 from quickstudy.core import Learner, Task
@@ -34,14 +35,20 @@ Result = TypeVar("Result")
 
 
 def loop_gradients(
-    workers: int, learner: Learner, stack: Task, objective: Objective, scale: int | Tensor
+    workers: int,
+    seeds: Sequence[int],
+    learner: Learner,
+    stack: Task,
+    objective: Objective,
+    scale: int | Tensor,
 ) -> Outcome:
     """Add the gradient of the tasks' scaled losses to ``.grad``; returns their outcomes.
 
+    ``seeds``  of the dropout masks of each task; empty for a learner without dropout.
     ``scale``  a number by which losses are divided, or factors (tasks,).
     """
     tasks = list(enumerate(unstack(stack)))
-    work = partial(_one_after_another, objective, scale)
+    work = partial(_one_after_another, objective, scale, seeds)
     shares = map_in_threads(work, learner, tasks, workers)
     for _, gradients in shares:
         for parameter, gradient in zip(_trained(learner), gradients, strict=True):
@@ -50,13 +57,17 @@ def loop_gradients(
 
 
 def _one_after_another(
-    objective: Objective, scale: int | Tensor, learner: Learner, tasks: Sequence[tuple[int, Task]]
+    objective: Objective,
+    scale: int | Tensor,
+    seeds: Sequence[int],
+    learner: Learner,
+    tasks: Sequence[tuple[int, Task]],
 ) -> tuple[list[Outcome], list[Tensor | None]]:
     outcomes: list[Outcome] = []
     parameters = _trained(learner)
     gradients: list[Tensor | None] = [None] * len(parameters)
     for place, task in tasks:
-        outcome = as_outcome(objective(learner, task))
+        outcome = as_outcome(objective(seeded(learner, seeds, place), task))
         loss = outcome.loss * scale[place] if isinstance(scale, Tensor) else outcome.loss / scale
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         gradients = [_sum(a, b) for a, b in zip(gradients, found, strict=True)]
@@ -64,8 +75,13 @@ def _one_after_another(
     return outcomes, gradients
 
 
+def seeded(learner: Learner, seeds: Sequence[int], place: int) -> Learner:
+    """The learner that computes the task at ``place``, with the dropout masks of its seed."""
+    return with_dropout(learner, seeds[place]) if seeds else learner
+
+
 def tasks_gradients(
-    learner: Learner, stack: Task, objective: Objective
+    learner: Learner, stack: Task, objective: Objective, seeds: Sequence[int] = ()
 ) -> tuple[Tensor, Outcome, list[bool]]:
     """Each task's gradient, flat (tasks, p), and the outcomes; p counts all trained parameters.
 
@@ -74,8 +90,8 @@ def tasks_gradients(
     """
     rows, outcomes, parameters = [], [], _trained(learner)
     reached = [False] * len(parameters)
-    for task in unstack(stack):
-        outcome = as_outcome(objective(learner, task))
+    for place, task in enumerate(unstack(stack)):
+        outcome = as_outcome(objective(seeded(learner, seeds, place), task))
         found = torch.autograd.grad(outcome.loss, parameters, allow_unused=True)
         reached = [r or g is not None for r, g in zip(reached, found, strict=True)]
         pairs = zip(found, parameters, strict=True)

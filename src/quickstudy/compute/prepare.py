@@ -25,12 +25,14 @@ class Prepared(NamedTuple):
 
     ``places``      the index of each of its tasks in the step; ``names``, their names.
     ``inspection``  the result of validating it, before the copy.
+    ``dropout``     a seed of dropout masks for each task; empty for a learner without dropout.
     """
 
     task: Task
     places: tuple[int, ...]
     names: tuple[str, ...]
     inspection: Inspection
+    dropout: tuple[int, ...] = ()
 
 
 def prepare_stack(learner: Learner, stack: Stack) -> Prepared:

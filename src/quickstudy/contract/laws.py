@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
+from quickstudy.base.door import inspected
 from quickstudy.base.errors import BrokenLaw
 from quickstudy.base.trees import concatenate, has_shape, leaves, map_tree, shapes
 from quickstudy.compute.engine import accumulate, map_tasks, miscounts_rows
@@ -26,7 +27,7 @@ from quickstudy.contract.compare import (
     rows_at,
     same,
 )
-from quickstudy.core import Examples, Learner, Task
+from quickstudy.core import Examples, Learner, Predictor, Task
 from quickstudy.files.storage import load, save
 from quickstudy.objectives import Objective, objective_of, predict_queries, query_loss
 from quickstudy.tasks.stacks import as_stack, count, map_task, stack, unstack
@@ -36,7 +37,8 @@ Law = Callable[[Learner, Task], None]
 
 def shape_is_right_and_finite(learner: Learner, task: Task) -> None:
     """Predictions have the shape that the answer requires, and are finite."""
-    predictions = predicted(learner, task.support, task)
+    with inspected():  # a call would refuse, with other advice, what is found here
+        predictions = predicted(learner, task.support, task)
     expected = task.spec.answer.prediction_shape(task.query.targets)
     if not has_shape(predictions, expected):
         wanted = str(expected).replace("Ellipsis", "...")
@@ -66,7 +68,7 @@ def adapt_is_pure(learner: Learner, task: Task) -> None:
             "BatchNorm with track_running_stats=False, or freeze those layers: qs.frozen(module)."
         )
     if not same(first, again):
-        random = [n for n, m in learner.named_modules() if "Dropout" in type(m).__name__]
+        random = [n for n, m in learner.named_modules() if _drops(m)]
         raise BrokenLaw(
             "adapting twice must give the same predictor, but predictions differ by "
             f"{largest_difference(first, again):.2g}. Randomness does this"
@@ -79,6 +81,13 @@ def adapt_is_pure(learner: Learner, task: Task) -> None:
             "two predictors of one learner must not affect each other, but a later adapt changed "
             "what an earlier predictor predicts. Keep what adapt learns in the state it returns."
         )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether this is dropout, or a layer such as attention with dropout inside, in training."""
+    p = getattr(module, "dropout", 0.0)
+    inside = isinstance(p, float) and p > 0
+    return module.training and (inside or "Dropout" in type(module).__name__)
 
 
 def _tensors(learner: Learner) -> Iterator[tuple[str, Tensor]]:
@@ -257,6 +266,16 @@ def dtype_and_device_are_kept(learner: Learner, task: Task) -> None:
                 )
 
 
+def _loaded(path: Path, learner: Learner, task: Task) -> Predictor:
+    try:
+        loaded: Predictor = load(path, learner=learner, spec=task.spec)
+    except ValueError as error:
+        raise BrokenLaw(
+            f"a saved predictor must load into a learner like the one that made it, but: {error}"
+        ) from error
+    return loaded
+
+
 def saved_predictor_is_the_same(learner: Learner, task: Task) -> None:
     """A predictor saved and loaded predicts the same."""
     fresh = copy.deepcopy(learner)  # before adapt, which might store something in the module
@@ -264,7 +283,7 @@ def saved_predictor_is_the_same(learner: Learner, task: Task) -> None:
         predictor = learner(task.support, task.spec)
         with tempfile.TemporaryDirectory() as folder:
             path = save(predictor, Path(folder) / "predictor.safetensors")
-            loaded = load(path, learner=fresh, spec=task.spec)
+            loaded = _loaded(path, fresh, task)
         compare(
             predictor(task.query.inputs), loaded(task.query.inputs),
             "a saved and loaded predictor must predict the same",

@@ -62,7 +62,9 @@ def load_classes(
 
 def _given(root: str | Path | None) -> str | Path:
     if root is None:
-        raise ValueError("folder: give the folder of class folders as root.")
+        raise ValueError(
+            "folder: needs the folder of class folders. Give it as root (--root FOLDER)."
+        )
     return root
 
 
@@ -118,7 +120,7 @@ def read_classes(
     """
     top = Path(path).expanduser()
     files = {name: _files(top / name) for name in _class_names(top)}
-    counts, bad = dict.fromkeys(files, 0), []
+    counts, problems = dict.fromkeys(files, 0), []
     pairs = [(name, file) for name, members in files.items() for file in members]
     rows = np.empty((len(pairs), channels, size, size), np.uint8)
     for name, file in track(pairs, f"Decoding {top.name}", len(pairs)):
@@ -129,8 +131,9 @@ def read_classes(
         except ImageError as error:
             if strict:
                 raise
-            bad.append(str(error))
-    _refuse_empty(top, counts, bad)
+            problems.append((name, str(error)))
+    _refuse_empty(top, counts, problems)
+    bad = [problem for _, problem in problems]
     if bad:
         more = f" ... and {len(bad) - MOST_LISTED} more" if len(bad) > MOST_LISTED else ""
         listed = "; ".join(bad[:MOST_LISTED])
@@ -178,11 +181,12 @@ def _listed(folder: Path) -> list[Path]:
         ) from error
 
 
-def _refuse_empty(top: Path, counts: dict[str, int], bad: list[str]) -> None:
+def _refuse_empty(top: Path, counts: dict[str, int], problems: list[tuple[str, str]]) -> None:
     empty = [name for name, count in counts.items() if not count]
     if empty:
+        of_them = [problem for name, problem in problems if name in empty]
         raise ValueError(
             f"{top}: every class needs at least one readable image, but {empty[:3]} "
             f"({len(empty)} in all) have none. Remove the folder, or add images "
-            f"({', '.join(SUFFIXES)})." + (f" First problem: {bad[0]}" if bad else "")
+            f"({', '.join(SUFFIXES)})." + (f" First problem: {of_them[0]}" if of_them else "")
         )

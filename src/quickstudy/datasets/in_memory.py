@@ -40,6 +40,11 @@ def load_classes(root: str | Path | None = None) -> LabelledRows:
             "arrays: give a .npz file with X and y as root, or call datasets.arrays(X, y)."
         )
     path = Path(root).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path}: must be a .npz file; it is a folder. For folders of images, one for each "
+            "class, load the data set folder."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file. Check the path.")
     try:

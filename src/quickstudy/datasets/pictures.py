@@ -235,10 +235,10 @@ class PictureFormat:
 
 
 MEANINGS = {
-    "colour": "colour (0 is grey)",
-    "shades": "shades (bits; drawings have few)",
-    "contrast": "contrast",
-    "cover": "share that is not background",
+    "colour": "colour, 0 for grey:",
+    "shades": "bits of shades, of which drawings have few:",
+    "contrast": "contrast:",
+    "cover": "share that is not background:",
 }
 """The measures in words, for people."""
 

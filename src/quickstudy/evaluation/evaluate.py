@@ -163,7 +163,8 @@ class _Scoring:
     def _results(self, stack: Stack) -> Iterator[tuple[Examples, Any, Any]]:
         """Query, predictions and, if a score needs it, decoded output of each task, on the CPU."""
         learner = self.learner
-        prepared, *_, inspection = prepare_stack(learner, stack)
+        found = prepare_stack(learner, stack)
+        prepared, inspection = found.task, found.inspection
         kind = kind_of(prepared)
         if kind not in self.plans:
             self.plans[kind] = _plan(learner, prepared, inspection, self.tasks_per_batch)

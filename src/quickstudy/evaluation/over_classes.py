@@ -16,8 +16,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from quickstudy.base.words import count
 from quickstudy.core import TaskSource
-from quickstudy.evaluation.intervals import quantile
+from quickstudy.evaluation.intervals import half_width, quantile
 from quickstudy.tasks.numbering import Stream, generator, task_seed
 
 LEAST_CLASSES = 10
@@ -61,12 +62,12 @@ class OverClasses:
         """What the interval over tasks leaves out, or the ``figure`` of the mean over classes."""
         if self.known:
             return f"{figure} for other classes (95% CI, {self.count} classes)"
-        why = f"{self.count} are too few"
+        why = f"{self.count} {'is' if self.count == 1 else 'are'} too few"
         if self.count >= LEAST_CLASSES:
             why = "tasks without each of them are needed"
         return (
-            f"the interval covers other tasks of the same {self.count} classes, not other classes: "
-            f"{why} for that"
+            f"the interval covers other tasks from the same rows of these "
+            f"{count(self.count, 'class', 'classes')}, not other classes: {why} for that"
         )
 
 
@@ -76,7 +77,7 @@ def over_classes(values: Tensor, names: Sequence[frozenset[str]]) -> OverClasses
         mean_c  the mean over the tasks without class c
         V       (C - 1) / C sum_c (mean_c - their mean)^2      the jackknife over C classes
         N       (C - 1) / C s^2 sum_c T_c / (T (T - T_c))      of V, what T tasks are too few for
-        half    t_(C - 1) sqrt(max(V - N + s^2 / T, s^2 / T))
+        half    t_(C - 1) sqrt(max(V - N + s^2 / T, s^2 / T)), at least t_(T - 1) sqrt(s^2 / T)
 
     with s^2 the variance of ``values`` over T tasks, T_c the number of tasks with class c. A mean
     over tasks is an (incomplete) U-statistic of the classes, of which the jackknife estimates the
@@ -100,4 +101,5 @@ def over_classes(values: Tensor, names: Sequence[frozenset[str]]) -> OverClasses
     noise = share * variance * (having / (tasks * (tasks - having))).sum()
     over_tasks = variance / tasks
     total = float(torch.maximum(jackknife - noise + over_tasks, over_tasks))
-    return OverClasses(classes, quantile(classes - 1) * math.sqrt(total))
+    half = quantile(classes - 1) * math.sqrt(total)
+    return OverClasses(classes, max(half, half_width(scores)))

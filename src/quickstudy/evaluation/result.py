@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.trees import map_tree
+from quickstudy.base.words import count
 from quickstudy.core import Score, Statistic
 from quickstudy.evaluation import wording
 from quickstudy.evaluation.compared import Compared, compare
@@ -36,7 +37,8 @@ class Result:
                           jackknife pseudo-values.
     ``mean``              over the tasks that have a score; for a pooled score, the pooled score.
     ``half_width``        half the 95% interval of ``mean`` (Student's t); infinite for fewer than 2
-                          tasks that have a score. It covers other tasks of the same classes.
+                          tasks that have a score. It covers other tasks from the same rows
+                          of the same classes.
     ``baselines``         what scores without learning over tasks, on the same tasks.
     ``classes``           the number of classes of the tasks, and the interval for other classes;
                           None for pooled scores and for sources that do not name their classes.
@@ -82,8 +84,8 @@ class Result:
     @property
     def counted(self) -> str:
         """The number of tasks: "600 tasks", or "588 of 600 tasks" where some have no score."""
-        of = "" if self.scored == self.tasks else f"{self.scored} of "
-        return f"{of}{self.tasks} tasks"
+        of = "" if self.scored == self.tasks else f"{self.scored:,} of "
+        return of + count(self.tasks, "task")
 
     @property
     def spread(self) -> tuple[float, float] | None:

@@ -22,5 +22,8 @@ def half_width(value: float, unit: str = "") -> str:
 
 
 def _rounded(value: float) -> float:
-    """To 6 digits, so that 0.0625 and what JSON kept of it, 0.0624999999, have the same text."""
-    return float(f"{value:.6g}")
+    """To 6 digits, so that 0.0625 and what JSON kept of it, 0.0624999999, have the same text.
+
+    Zero has no sign.
+    """
+    return float(f"{value:.6g}") + 0.0

@@ -15,6 +15,7 @@ from quickstudy.base.errors import first_line
 from quickstudy.base.modules import device_of
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import dtype_and_shape, leaves, map_tree, named_leaves
+from quickstudy.base.words import count
 from quickstudy.core import Learner, Predictor
 from quickstudy.files.limits import LARGEST_NUMBER
 
@@ -31,8 +32,8 @@ def refuse_other_tensors(saved: Mapping[str, Any], own: Mapping[str, Tensor]) ->
     missing, unknown = own.keys() - saved.keys(), saved.keys() - own.keys()
     if missing or unknown:
         raise ValueError(
-            f"{len(missing)} tensors of the learner are missing in the file {_some(missing)}, and "
-            f"{len(unknown)} in the file are none of the learner's {_some(unknown)}"
+            f"{count(len(missing), 'tensor')} of the learner not in the file {_some(missing)}, and "
+            f"{count(len(unknown), 'tensor')} of the file not in the learner {_some(unknown)}"
         )
     for name, tensor in own.items():
         found = saved[name]

@@ -64,7 +64,7 @@ def save_tree(path: Path, tree: Any, about: dict[str, Any]) -> Path:
 def load_tree(path: Path) -> tuple[Any, dict[str, Any]]:
     """The tree and ``about`` that :func:`save_tree` wrote; ValueError for any other file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+        raise FileNotFoundError(f"{path}: there is no such file. Check the path.")
     with errors_name(path):
         _refuse_large_header(path)
         with safe_open(path, framework="pt") as file:

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from quickstudy.answers import Classes
 from quickstudy.backbones.conv4 import Conv4
 from quickstudy.backbones.mlp import MLP
 from quickstudy.core import Learner, TaskSpec
 from quickstudy.files.registry import LEARNERS, resolve
 
 READY = ("prototypical", "matching", "meta_opt_net", "r2d2", "linear_probe")
-"""Learners that classify by the inputs themselves where there is no trained backbone."""
+"""Learners that work on the inputs themselves where there is no trained backbone."""
 
 
 class Inputs(nn.Flatten):
@@ -53,23 +54,30 @@ def untrained(
         )
     cls = resolve("learner", learner, LEARNERS)
     if learner not in READY:
+        classes = isinstance(spec.answer, Classes)
+        others = f"one of {', '.join(READY)}" if classes else "linear_probe"
+        guess = "chance" if classes else "the mean of y"
         warnings.warn(
             f"{who}: {learner!r} learns from many tasks how to adapt, but this one is untrained, "
-            "so its predictions may be no better than chance. Train one with qs.fit and give it as "
-            f"learner, or use one of {', '.join(READY)}.",
+            f"so its predictions may be no better than {guess}. Train one with qs.fit and give it "
+            f"as learner, or use {others}.",
             stacklevel=4,
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = LEARNERS[learner].head
-        backbone = _network(shape, spec.outputs) if head else Inputs(math.prod(shape))
-        own_head = "outputs" in inspect.signature(cls).parameters
-        options = {"outputs": spec.outputs} if own_head else {}
+        takes = inspect.signature(cls).parameters
+        if LEARNERS[learner].head:
+            backbone = _network(shape, spec.outputs)
+        elif "adapts" in takes:  # parameters of the backbone, which must have some
+            backbone = _network(shape, None)
+        else:
+            backbone = Inputs(math.prod(shape))
+        options = {"outputs": spec.outputs} if "outputs" in takes else {}
         made: Learner = cls(backbone, **options)
     return made
 
 
-def _network(shape: Sequence[int], outputs: int) -> nn.Module:
+def _network(shape: Sequence[int], outputs: int | None) -> nn.Module:
     if len(shape) == 3 and shape[1] == shape[2] >= 16:
         return Conv4(in_channels=shape[0], image_size=shape[1], outputs=outputs)
     return MLP(math.prod(shape), outputs=outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from quickstudy.base.words import count
 from quickstudy.evaluation import wording
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 class FoldsFacts:
     """What the page shows; ``result``, and otherwise as :class:`~quickstudy.reports.page.RunFacts`.
 
-    The page has links to ``fold-1/report.html`` and so on, beside it.
+    ``folder``  of the run, as seen from the page, which has links to ``fold-1/report.html`` and so
+                on in it.
     """
 
     title: str
     result: CrossValidation
     subtitle: str = ""
+    folder: str = "."
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
@@ -49,7 +52,7 @@ def folds_page(facts: FoldsFacts) -> str:
         tag("p", result.explanation, class_="note protocol"),
     )
     note = "Each interval is over the test tasks of its fold, drawn from the same few classes."
-    folds = section("Folds", "", note, tag("div", _table(result), class_="scroll"))
+    folds = section("Folds", "", note, tag("div", _table(result, facts.folder), class_="scroll"))
     return document(facts.title, header, folds, reproduction(facts))
 
 
@@ -69,12 +72,13 @@ def _headline(result: CrossValidation) -> Markup:
     return tag("div", figure, tag("div", details), class_="result")
 
 
-def _table(result: CrossValidation) -> Markup:
+def _table(result: CrossValidation, folder: str) -> Markup:
     heads = ("fold", "test classes", result.score, "over", "protocol")
+    top = "" if folder == "." else f"{quote(folder)}/"
     lines = (
         tag(
             "tr",
-            tag("th", tag("a", f"{index}", href=f"fold-{index}/report.html"), scope="row"),
+            tag("th", tag("a", f"{index}", href=f"{top}fold-{index}/report.html"), scope="row"),
             tag("td", ", ".join(fold.classes)),
             tag("td", tag("b", fold.evaluation.main.figure)),
             tag("td", fold.evaluation.main.counted),

@@ -12,6 +12,7 @@ import numpy as np
 
 from quickstudy.reports import style, words
 from quickstudy.reports.insights import Adaptation, Rates
+from quickstudy.reports.limits import limits_of
 from quickstudy.reports.view_types import Array
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ def step_by_step(adaptation: Adaptation) -> Figure:
         below.set_ylabel("support loss")
         below.set_xlabel("inner step")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for axes in (above, below):
-            axes.margins(x=0.06, y=0.15)
+        above.set_ylim(limits_of(scores.tolist(), adaptation.unit))
+        below.set_ylim(limits_of(adaptation.support_loss.tolist(), ""))
+        above.margins(x=0.06)
     return figure
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.door import inspected
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.weighting import counting
 from quickstudy.core import Learner, Predictor, State, Task
@@ -97,6 +98,7 @@ class Insights:
     nearest: tuple[Nearest, ...] = ()
 
 
+@inspected()  # what diverged is shown, not refused
 def insights(learner: Learner, task: Task, names: Sequence[str] | None = None) -> Insights:
     """All insights that the methods of ``learner`` give for ``task``.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from quickstudy.base.words import count
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,7 +22,7 @@ def beside_published(
     For answers whose first score is accuracy. They fit :func:`~.tables.markdown_table`.
     """
     error = 100 * (1 - evaluation.mean)
-    here = f"{evaluation.tasks} tasks, {evaluation.protocol}"
+    here = f"{count(evaluation.tasks, 'task')}, {evaluation.protocol}"
     figure = f"{error:.1f} ± {100 * evaluation.half_width:.1f}"
     rows = [(error, name, figure, here)]
     rows += [(each.percent, each.method, f"{each.percent:.1f}", each.reference)
@@ -40,7 +42,7 @@ def literature_table(
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     table.add_column("error in %", justify="right")
     table.add_column("source", style="dim")
     for row in beside_published(evaluation, published, name):

@@ -133,8 +133,13 @@ def score_distribution(result: Result) -> Figure:
         axes.axvline(mean, color=style.ACCENT, label=f"mean {result.figure}, with 95% interval")
         baselines = {f"{b.name} {wording.score(b.mean, b.unit)}": b.mean for b in result.baselines}
         draw_baselines(axes, baselines, result.unit, upright=True)
-        axes.set_xlim(limits_of([*edges, mean, *(scale * b for b in baselines.values())],
-                                result.unit))  # fmt: skip
+        marked = [*edges, mean, *(scale * b for b in baselines.values())]
+        if result.unit == "%":  # a bin around 0 or 100 reaches beyond the scale, which ends there
+            low, high = limits_of([min(max(value, 0.0), 100.0) for value in marked], "%")
+            axes.set_xlim(min(low, edges[0]), max(high, edges[-1]))
+            axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= high])
+        else:
+            axes.set_xlim(limits_of(marked, result.unit))
         style.legend_above(axes, columns=1)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel(axis(f"{result.score} of one task", result.unit, result.higher_is_better))

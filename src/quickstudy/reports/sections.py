@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
+from quickstudy.base.words import count
 from quickstudy.reports import (
     detection_pictures,
     episodes,
@@ -40,7 +41,7 @@ def training(e: Evaluation, metrics: Sequence[Mapping[str, float]]) -> Markup:
     first = [row for row in e.rows if row.first]
     scores = [_distribution(row, index) for index, row in enumerate(first)]
     if not any("loss" in row for row in metrics):
-        note = "There is no training log: this learner was not trained."
+        note = "There is no training log, so there are no learning curves."
         return section("Scores", "", note, tag("div", *scores, class_="figures"))
     name, unit = (e.main.score, e.main.unit) if e.of_one_kind else ("score", "")
     guess = guess_of(e.main) if e.of_one_kind else {}
@@ -57,13 +58,13 @@ def _distribution(row: Result, index: int) -> Markup:
     title = f"Scores of the test tasks{f': {row.name}' if row.name else ''}"
     if row.pooled:
         note = (
-            f"{row.score} is pooled: it is computed from the predictions for all {row.tasks} tasks "
-            "together, because single tasks are too small for it, so single tasks have no score. "
-            "The interval comes from leaving out each task in turn (jackknife)."
+            f"{row.score} is pooled: it is computed from the predictions for all {row.tasks:,} "
+            "tasks together, because single tasks are too small for it, so single tasks have no "
+            "score. The interval comes from leaving out each task in turn (jackknife)."
         )
         return captioned(title, note, tag("p"))
     if not bool(row.values.isfinite().any()):
-        return captioned(title, f"None of {row.tasks} tasks has a finite score.", tag("p"))
+        return captioned(title, f"None of {count(row.tasks, 'task')} has a finite score.", tag("p"))
     note = (
         "Scores of single tasks differ much more than the interval is wide: the interval shows how "
         "precisely their mean is known, the histogram what one adaptation may give."
@@ -121,9 +122,9 @@ def _episode_figures(views: Sequence[EpisodeView], ids: str) -> Iterator[Markup]
         plots.reliability(views),
         f"{ids}reliability",
         "Calibration",
-        f"How often predictions of each probability are right: {queries:,} queries of "
-        f"{len(views)} tasks; a dot's area is its share of them. The dashed line is perfect "
-        "calibration.",
+        "How often predictions of each probability are right: "
+        f"{count(queries, 'query', 'queries')} of {count(len(views), 'task')}; a dot's area is its "
+        "share of them. The dashed line is perfect calibration.",
     )
     pairs = episodes.confused_pairs(views)
     note = f"Within one task, among the first {len(views)}. A way is another class in each task, "

@@ -76,9 +76,9 @@ def folds_table(result: CrossValidation, title: str = "") -> Group:
     for number, fold in enumerate(result.folds, 1):
         names = Text(visible(", ".join(fold.classes)))
         table.add_row(str(number), Text(fold.evaluation.main.figure), names)
-    head = f"{visible(title)}: {result.score} {result.figure}" if title else result.figure
     return Group(
-        Text(head, style="bold"),
+        *([Text(visible(title), style="italic")] if title else []),
+        Text(f"{result.score} {result.figure}", style="bold"),
         Text(f"(95% interval over {count(len(result.folds), 'fold')}; the folds: {result.range})"),
         *(Text(visible(baseline.sentence)) for baseline in result.baselines),
         table,

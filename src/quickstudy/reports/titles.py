@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quickstudy.base.words import count
-from quickstudy.datasets.dataset import Dataset
 from quickstudy.reports.words import visible
 
 NAMED = 3
@@ -25,13 +24,6 @@ def title_of(learner: str, name: str, own: Sequence[str] = ()) -> str:
     more = len(own) - len(named)
     others = count(more, "more class", "more classes")
     return f"{learner}: " + (f"{', '.join(named)} and {others}" if more else _listed(named))
-
-
-def own_classes(data: Dataset) -> list[str]:
-    """The classes of a user's own data; none for a data set that has a name."""
-    if data.card.classes is not None:
-        return []
-    return list(dict.fromkeys(name for split in data.splits.values() for name in split.names))
 
 
 def _short(name: str) -> str:

@@ -17,6 +17,7 @@ from quickstudy.answers.labels import Labels
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
 from quickstudy.answers.tokens import Tokens, comparable
+from quickstudy.base.door import inspected
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import counting
@@ -39,6 +40,7 @@ from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.examples import counted_weights
 
 
+@inspected()  # what diverged is shown, not refused
 @torch.no_grad()
 def view(learner: Learner, task: Task, names: Sequence[str] | None = None) -> View:
     """The predictions of ``learner`` for ``task``, as the view for the task's kind of answer.

@@ -11,7 +11,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -23,11 +22,10 @@ from quickstudy.base.shown import shown
 from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.base.words import count
 from quickstudy.core import Examples, Task
+from quickstudy.tasks.augmentation import Augment, Pair, of_support_and_query
+from quickstudy.tasks.counts import Count, bounds_of, distinct, draw_count, draw_counts
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.stacks import map_task, tensor_to_device
-
-Count = int | tuple[int, int]
-"""A fixed number, or an inclusive range (low, high) from which each task draws a number."""
 
 
 def episodes(
@@ -37,8 +35,10 @@ def episodes(
     queries: Count = 15,
     *,
     imbalanced: bool = False,
+    imbalanced_queries: bool = False,
     shuffled: bool = False,
     within: Sequence[Hashable] | None = None,
+    augment: Augment | None = None,
 ) -> Episodes:
     """A source of few-shot classification tasks drawn from ``split``.
 
@@ -46,19 +46,26 @@ def episodes(
     ``shots``    support rows per class.
     ``queries``  query rows per class, none of them in the support set.
     A pair, for example ``ways=(5, 20)``, is an inclusive range: each task draws its own number;
-    with ``imbalanced=True`` each *class* draws its own shots. Tasks of different sizes can still
-    share a stack: smaller ones are padded with rows of weight 0. Rows are ordered by class, with
-    ``shuffled=True`` randomly, as learners need that read rows as a sequence.
+    with ``imbalanced=True`` each *class* draws its own shots, and with ``imbalanced_queries=True``
+    its own queries. Losses and scores are means over query rows, so a class with more of them
+    counts more. Tasks of different sizes can still share a stack: smaller ones are padded with rows
+    of weight 0. Rows are ordered by class, with ``shuffled=True`` randomly, as learners need that
+    read rows as a sequence.
 
     ``within``   one label per class of ``split``, such as ``split.superclasses``: all classes of a
                  task then have the same label, for example characters of one alphabet, which are
                  harder to tell apart. Each label is drawn in proportion to its number of classes.
+    ``augment``  random changes of the images, for training: names such as "crop+flip+colour"
+                 (:mod:`quickstudy.tasks.augmentation`), or a function (images, generator) ->
+                 images. Support and query rows are both augmented; a pair (support, query) gives
+                 each its own, or None. The classes and rows that are drawn stay the same.
 
     Raises ValueError where a class has fewer than ``shots + queries`` rows, or the split, or every
     label of ``within``, fewer than ``ways`` classes. Warns of labels with fewer than ``ways``
-    classes: their classes are in no task.
+    classes: their classes are in no task. Raises ValueError for augmentations that cannot be used
+    on the rows.
     """
-    bounds = {name: _bounds(name, c) for name, c in
+    bounds = {name: bounds_of(name, c) for name, c in
               (("ways", ways), ("shots", shots), ("queries", queries))}  # fmt: skip
     if bounds["ways"][0] < 2:
         raise ValueError(f"episodes: a task needs at least 2 ways; found ways={ways}.")
@@ -78,15 +85,20 @@ def episodes(
             f"rows per class, but class {shown(split.names[smallest])} has "
             f"{int(split.counts[smallest])}. Lower shots or queries, or leave small classes out."
         )
-    if imbalanced and bounds["shots"][0] == bounds["shots"][1]:
-        raise ValueError(
-            f"episodes: imbalanced=True needs a range of shots; found shots={shots}. "
-            "Write for example shots=(1, 10)."
-        )
+    for name, asked, what in (
+        ("imbalanced", imbalanced, "shots"), ("imbalanced_queries", imbalanced_queries, "queries")
+    ):  # fmt: skip
+        if asked and bounds[what][0] == bounds[what][1]:
+            raise ValueError(
+                f"episodes: {name}=True needs a range of {what}; found {what}={bounds[what][0]}. "
+                f"Write for example {what}=(1, 10)."
+            )
     groups = () if within is None else _groups(split, within, bounds["ways"])
+    pair = of_support_and_query(augment, map_tree(lambda leaf: _to_float(leaf[:2]), split.inputs))
     return Episodes(
-        split, bounds["ways"], bounds["shots"], bounds["queries"], imbalanced, shuffled, groups
-    )
+        split, bounds["ways"], bounds["shots"], bounds["queries"], imbalanced, shuffled, groups,
+        imbalanced_queries, pair,
+    )  # fmt: skip
 
 
 def _groups(
@@ -119,22 +131,12 @@ def _groups(
     return tuple(tuple(m) for m in members.values() if len(m) >= ways[0])
 
 
-def _bounds(name: str, count: Count) -> tuple[int, int]:
-    ends = tuple(count) if isinstance(count, Sequence) else (count, count)
-    whole = all(isinstance(end, Integral) and not isinstance(end, bool) for end in ends)
-    if not whole or len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
-        raise ValueError(
-            f"episodes: {name} must be a positive whole number or a range (low, high) of such; "
-            f"found {shown(count)}."
-        )
-    return int(ends[0]), int(ends[1])
-
-
 @dataclass(frozen=True)
 class Episodes:
     """The task source that :func:`episodes` makes; counts are inclusive (low, high) ranges.
 
-    ``groups``  the classes of a task all come from one of these; empty for no such limit.
+    ``groups``   the classes of a task all come from one of these; empty for no such limit.
+    ``augment``  of support and of query rows.
     """
 
     classes: LabelledRows
@@ -144,16 +146,26 @@ class Episodes:
     imbalanced: bool = False
     shuffled: bool = False
     groups: tuple[tuple[int, ...], ...] = ()
+    imbalanced_queries: bool = False
+    augment: Pair = (None, None)
 
     def __call__(self, generator: torch.Generator) -> Task:
         """One task; the same generator state gives the same task."""
-        return self._gather(self._draw_rows(generator))
+        task = self._gather(self._draw_rows(generator))
+        support, query = (
+            rows if augment is None else rows._replace(inputs=augment(rows.inputs, generator))
+            for rows, augment in zip((task.support, task.query), self.augment, strict=True)
+        )
+        return Task(support, query, task.spec)
 
     def stacked(self, generators: Sequence[torch.Generator]) -> Task | None:
         """One stack of the tasks of ``generators``, whose rows are gathered in one operation.
 
-        None where their sizes differ, since they may then need several stacks.
+        None where their sizes differ, since they may then need several stacks, and where rows are
+        augmented, task by task.
         """
+        if self.augment != (None, None):
+            return None
         tasks = [self._draw_rows(generator) for generator in generators]
         if len({rows.sizes for rows in tasks}) > 1:
             return None
@@ -173,11 +185,16 @@ class Episodes:
     def _draw_rows(self, generator: torch.Generator) -> _Rows:
         _, rows, shots = self._draw(generator)
         ways, per_class = rows.shape
-        if self.imbalanced:
-            class_shots = _draw_counts(self.shots, ways, generator)
+        if self.imbalanced or self.imbalanced_queries:
+            # Of the rows that every class has, each uses some.
+            class_shots, class_queries = torch.tensor(shots), torch.tensor(per_class - shots)
+            if self.imbalanced:
+                class_shots = draw_counts(self.shots, ways, generator)[:, None]
+            if self.imbalanced_queries:
+                class_queries = draw_counts(self.queries, ways, generator)[:, None]
             position = torch.arange(per_class).expand(ways, -1)
-            in_support = position < class_shots[:, None]
-            in_query = position >= shots
+            in_support = position < class_shots
+            in_query = (position >= shots) & (position < shots + class_queries)
             places = torch.cat([rows[in_support], rows[in_query]])
             way = torch.arange(ways)[:, None].expand(-1, per_class)
             support_targets, query_targets = way[in_support], way[in_query]
@@ -197,7 +214,7 @@ class Episodes:
 
         def gather(leaf: Tensor) -> Tensor:
             picked = leaf.index_select(0, tensor_to_device(rows.places, leaf.device))
-            return to_unit(picked) if picked.dtype == torch.uint8 else picked
+            return _to_float(picked)
 
         inputs = map_tree(gather, self.classes.inputs)
         device = next(leaf.device for _, leaf in named_leaves(inputs))
@@ -217,10 +234,11 @@ class Episodes:
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
         """Class ids (ways,), row ids (ways, shots + queries), and the number of shots."""
-        # Imbalanced tasks draw the maximum of shots for every class, then use some of them.
-        shot_range = (self.shots[1], self.shots[1]) if self.imbalanced else self.shots
-        ways, shots, queries = (
-            _draw_count(bounds, generator) for bounds in (self.ways, shot_range, self.queries)
+        # Imbalanced tasks draw the maximum of rows for every class, then use some of them.
+        ways = draw_count(self.ways, generator)
+        shots = self.shots[1] if self.imbalanced else draw_count(self.shots, generator)
+        queries = (
+            self.queries[1] if self.imbalanced_queries else draw_count(self.queries, generator)
         )
         chosen = self._choose_classes(ways, generator)
         # The smallest keys of a row of random keys are a sample without replacement.
@@ -237,12 +255,12 @@ class Episodes:
     def _choose_classes(self, ways: int, generator: torch.Generator) -> Tensor:
         """Class ids (ways,), distinct."""
         if not self.groups:
-            return _distinct(len(self.classes), ways, generator)
+            return distinct(len(self.classes), ways, generator)
         large_enough = [group for group in self.groups if len(group) >= ways]
         # A random class selects its group, so that every class is in as many tasks.
         ends = list(accumulate(map(len, large_enough)))
-        group = large_enough[bisect_right(ends, _draw_count((0, ends[-1] - 1), generator))]
-        return torch.tensor(group)[_distinct(len(group), ways, generator)]
+        group = large_enough[bisect_right(ends, draw_count((0, ends[-1] - 1), generator))]
+        return torch.tensor(group)[distinct(len(group), ways, generator)]
 
     @cached_property
     def _rows_per_class(self) -> int:
@@ -265,13 +283,9 @@ class _Rows(NamedTuple):
         return self.ways, len(self.support_targets), len(self.query_targets)
 
 
-def _draw_count(bounds: tuple[int, int], generator: torch.Generator) -> int:
-    low, high = bounds
-    return low if low == high else int(torch.randint(low, high + 1, (), generator=generator))
-
-
-def _draw_counts(bounds: tuple[int, int], n: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(bounds[0], bounds[1] + 1, (n,), generator=generator)
+def _to_float(rows: Tensor) -> Tensor:
+    """Pixels in [0, 1]; what is no uint8 stays as it is."""
+    return to_unit(rows) if rows.dtype == torch.uint8 else rows
 
 
 @lru_cache(maxsize=64)
@@ -284,13 +298,3 @@ def _layout(ways: int, shots: int, queries: int) -> tuple[Tensor, Tensor, Tensor
     position = torch.arange(ways * (shots + queries)).view(ways, -1)
     order = torch.cat([position[:, :shots].flatten(), position[:, shots:].flatten()])
     return order, way.repeat_interleave(shots), way.repeat_interleave(queries)
-
-
-def _distinct(n: int, k: int, generator: torch.Generator) -> Tensor:
-    """``k`` distinct numbers below ``n``, uniform among all ordered choices."""
-    # For small k repetitions are rare, and redrawing is much cheaper than a permutation of all n.
-    while k * k <= n:
-        drawn = torch.randint(n, (k,), generator=generator)
-        if len(set(drawn.tolist())) == k:
-            return drawn
-    return torch.randperm(n, generator=generator)[:k]

@@ -69,6 +69,11 @@ def task_seed(seed: int, index: int, stream: Stream = Stream.TRAINING) -> int:
     return upper << 32 | stream.value << _BITS | z
 
 
+def dropout_seed(seed: int, index: int) -> int:
+    """The seed of the dropout masks of training task ``index``: 64 bits, other than the task's."""
+    return _mix_bits(task_seed(seed, index))
+
+
 def _mix_bits(z: int) -> int:
     """64 well-mixed bits: SplitMix64 (Steele, Lea and Flood, 2014)."""
     z = (z + 0x9E3779B97F4A7C15) & _MASK_64

@@ -129,7 +129,7 @@ def class_folds(
         allowed = f"Give 2 to {n // 2} folds." if n >= 4 else "Add classes: 2 folds need 4."
         raise ValueError(
             "class_folds: every fold needs 2 test classes, and classes to train on; found "
-            f"{folds} folds of {n} classes. {allowed}"
+            f"folds={folds} for {n} classes. {allowed}"
         )
     for group in _shuffled(n, seed).tensor_split(folds):
         test = sorted(group.tolist())

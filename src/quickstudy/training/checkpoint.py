@@ -123,6 +123,25 @@ class RunFolder:
         about = {"format": _FORMAT, "progress": facts, "settings": settings}
         save_tree(self._checkpoint, tree, about)
 
+    def refuse_stopped(self) -> None:
+        """ValueError where validation has stopped the run early: more steps would change nothing.
+
+        Raises ValueError that names the checkpoint where it is damaged.
+        """
+        if self._path is None or not self._checkpoint.exists():
+            return
+        _, about = load_tree(self._checkpoint)
+        with self.errors():
+            self._refuse_stopped(about["progress"])
+
+    def _refuse_stopped(self, progress: Mapping[str, Any]) -> None:
+        if progress["stopped_early"]:
+            raise ValueError(
+                f"resume: {self._checkpoint} was stopped early by its validation, after "
+                f"{progress['step']} steps, so more steps would change nothing. Start a new run "
+                "with more patience."
+            )
+
     def restore(
         self,
         learner: Learner,
@@ -156,6 +175,8 @@ class RunFolder:
                 f"resume: {path} was started with {listed}. "
                 "Give the same settings, or a new folder."
             )
+        if settings["steps"] > saved["steps"]:
+            self._refuse_stopped(vars(progress))
         with self.errors():
             _check_weights(tree["learner"], learner)
             _restore_optimiser(optimiser, tree["optimiser"])

@@ -54,7 +54,7 @@ class Display:
         self._tasks += tasks
         speed = self._tasks / (time.perf_counter() - self._began)
         scored = "" if math.isnan(self._score) else f"score {self._score:.3f}  "
-        text = f"loss {self._loss:.3f}  {scored}{speed:.0f} tasks/s"
+        text = f"loss {self._loss:.3f}  {scored}{speed:.{0 if speed >= 10 else 1}f} tasks/s"
         self._bar.update(self._task, completed=step, description=text + self._validation)
         return speed
 

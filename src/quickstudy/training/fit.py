@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
+from quickstudy.base.dropout import active_dropout
 from quickstudy.base.modules import device_of
 from quickstudy.compute.compiled import CompiledGradients, refuse_without_compiler
 from quickstudy.compute.engine import GRADIENT_MAKERS
@@ -26,7 +27,7 @@ from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
 from quickstudy.files.registry import describe
 from quickstudy.objectives import Objective, Outcome, objective_of, set_progress
-from quickstudy.tasks.numbering import Stream, draw_stacks, fingerprint
+from quickstudy.tasks.numbering import Stream, draw_stacks, dropout_seed, fingerprint
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
@@ -183,7 +184,8 @@ def fit(
                 step = step._replace(validation=result)
             if state.step < steps:
                 interrupted = interrupts.requested
-            if state.step % checkpoint_every == 0 or state.step == steps or interrupted:
+            ended = state.step == steps or state.stopped_early or interrupted
+            if state.step % checkpoint_every == 0 or ended:
                 folder.save(learner, opt, combine, state, settings)
             if on_step is not None:
                 on_step(step)
@@ -239,7 +241,13 @@ class _Trainer:
         first = step * self.tasks_per_step
         numbers = range(first, first + self.tasks_per_step)
         drawn = draw_stacks(self.source, self.seed, numbers, by_name=self.learner.reads_name)
-        return [prepare_stack(self.learner, stack) for stack in drawn]
+        prepared = [prepare_stack(self.learner, stack) for stack in drawn]
+        if not active_dropout(self.learner):
+            return prepared
+        return [
+            each._replace(dropout=tuple(dropout_seed(self.seed, first + i) for i in each.places))
+            for each in prepared
+        ]
 
     def step(self, optimiser: Optimizer, step: int) -> Step:
         """Take an optimiser step, the ``step``-th from 0.

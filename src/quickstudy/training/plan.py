@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from quickstudy.base.dropout import active_dropout, dropout_off
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.compute.cost import Cost, cost_of_one_task, cost_over_tasks
@@ -32,6 +33,9 @@ _NO_WORKERS = "none: they share only the tasks of a loop"
 
 
 _ALONE = "combine reads the gradient of each task, so they are computed one after the other"
+
+
+_DROPOUT = "dropout has masks of its own for each task, so they are computed one after the other"
 
 
 def make_plan(
@@ -61,11 +65,18 @@ def make_plan(
     if compile:
         refuse_without_compiler(device_of(learner))
     change = _scheduled_change(learner, objective)
-    with one_task_must_fit():
+    dropping = bool(active_dropout(learner))
+    if dropping and engine == "vmap":
+        raise RuntimeError(f"engine='vmap' is not right for this learner: {_DROPOUT}. Use 'auto'.")
+    with one_task_must_fit(), dropout_off(learner):
         costs = [cost_of_one_task(learner, stack, objective) for stack in step]
         cost = max(costs, key=lambda each: each.bytes)
         if isinstance(combine, CombinesGradients):
             return Plan(Mapping.LOOP, _ALONE, tasks, bytes=cost.bytes)
+        if dropping:
+            room = compute.memory or free_memory(device_of(learner)) // 2
+            workers = max(1, min(workers, tasks, room // max(1, cost.bytes)))
+            return Plan(Mapping.LOOP, _DROPOUT, tasks, workers, bytes=cost.bytes)
         axis_cost = None if change else _over_tasks(learner, step, objective)
     vmap_seconds = cost.seconds(tasks, _CALLS_OF_VMAP)
     faster = axis_cost is not None and axis_cost.seconds(tasks) < vmap_seconds
@@ -112,6 +123,8 @@ def checked_again(plan: Plan, learner: Learner, step: Sequence[Task], objective:
         problem = _scheduled_change(learner, objective)
     if plan.compiled and plan.mapping not in GRADIENT_MAKERS:
         problem = "this mapping is not compiled"
+    if active_dropout(learner) and plan.mapping is not Mapping.LOOP:
+        problem = _DROPOUT
     if plan.mapping is not Mapping.LOOP:
         problem = problem or difference_from_loop(learner, step, plan.mapping, objective)
     if problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from quickstudy.backbones.norms import RunningNorm, estimating
+from quickstudy.base.dropout import dropout_off
 from quickstudy.base.modules import device_of
 from quickstudy.core import Learner, TaskSource
 from quickstudy.objectives import predict_queries
@@ -25,7 +26,7 @@ def estimate_population(learner: Learner, source: TaskSource, seed: int) -> None
     """
     if not any(isinstance(module, RunningNorm) and module.training for module in learner.modules()):
         return
-    with torch.no_grad(), estimating():
+    with torch.no_grad(), estimating(), dropout_off(learner):
         for index in range(TASKS):
             task = to_device(draw(source, seed, index, Stream.POPULATION), device_of(learner))
             predict_queries(learner, run_acting(learner, task))

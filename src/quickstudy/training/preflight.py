@@ -12,6 +12,7 @@ import torch
 
 from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
+from quickstudy.base.dropout import active_dropout, dropout_off, with_dropout
 from quickstudy.base.errors import BrokenLaw, with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.base.updates import updating_norm
@@ -24,7 +25,7 @@ from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
 from quickstudy.evaluation.validation import Validation
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.objectives import Objective, set_progress
-from quickstudy.tasks.acting import run_acting
+from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.numbering import repeatable_tasks
 from quickstudy.tasks.order import reads_a_sequence
 from quickstudy.tasks.stacks import stacks, to_device
@@ -94,15 +95,31 @@ def prepare(
     for spec in dict.fromkeys(task.spec for task in drawn):
         check_answer(learner, spec.answer)
     refuse_sorted(learner, drawn)
+    if active_dropout(learner) and any(map(needs_acting, drawn)):
+        raise BrokenLaw(
+            "the rows of these tasks are made by acting, and with dropout the learner would act by "
+            "another policy than the one that is trained: set p=0 in, or eval() or qs.frozen(), "
+            "the dropout layers."
+        )
     tasks = [run_acting(learner, to_device(task, device_of(learner))) for task in drawn]
     for task in {kind_of(task): task for task in reversed(tasks)}.values():
-        with _gradients_needed(learner), one_task_must_fit():
+        with _gradients_needed(learner), one_task_must_fit(), dropout_off(learner):
             if isinstance(learner, GradientLearner):  # not on a copy, whose names Keras changes
                 learner.refuse_unreachable(task.support, task.spec)
             check_lawful(learner, task)
             if not as_outcome(objective(learner, task)).loss.requires_grad:
                 raise RuntimeError("the loss does not require grad")
+        with one_task_must_fit():
+            _try_dropout(learner, objective, task)
     return [stack.task for stack in stacks(tasks, learner.reads_name)]
+
+
+def _try_dropout(learner: Learner, objective: Objective, task: Task) -> None:
+    """BrokenLaw where the gradient of a task computes code with dropout again."""
+    if active_dropout(learner):
+        loss = as_outcome(objective(with_dropout(learner, 0), task)).loss
+        trained = [p for p in learner.parameters() if p.requires_grad]
+        torch.autograd.grad(loss, trained, allow_unused=True)
 
 
 def check_lawful(learner: Learner, task: Task) -> None:
@@ -155,7 +172,7 @@ def _gradients_needed(learner: Learner) -> Iterator[None]:
     """Turn autograd's error for a loss without a graph into a ValueError that says what to mend."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: a learner's call explains errors
         if "does not require grad" not in str(error):
             raise
         raise ValueError(

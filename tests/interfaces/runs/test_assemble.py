@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from quickstudy.interfaces.runs.assemble import learner_options, make_learner, m
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.learners.gradient.descend import Adam
 from quickstudy.learners.gradient.meta_gradients import Annealed, Exact, Implicit
+from quickstudy.tasks.augmentation import augmentation
 from quickstudy.tasks.numbering import draw
 
 
@@ -141,6 +143,17 @@ def test_sources_can_be_made_from_an_incomplete_recipe(short):
 def test_learners_of_sequences_get_rows_in_random_order(short, options, shuffled):
     parts = prepare(replace(short, learner="matching", options=options))
     assert {s.shuffled for s in vars(parts.sources).values()} == {shuffled}
+
+
+def test_only_training_tasks_are_augmented_as_the_recipe_says(tmp_path):
+    path = tmp_path / "pictures.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 3, 16, 16)).astype(np.uint8)
+    np.savez(path, X=pixels, y=np.repeat(np.arange(12), 10))
+    recipe = Recipe(data="arrays", root=str(path), ways=2, queries=3, train_queries=3, channels=4,
+                    augment="crop+flip+colour", device="cpu")  # fmt: skip
+    sources = prepare(recipe).sources
+    assert sources.train.augment == (augmentation("crop+flip+colour"),) * 2
+    assert sources.val.augment == sources.test.augment == (None, None)
 
 
 def test_relation_compares_feature_maps_of_images_and_otherwise_vectors(short):

@@ -91,6 +91,22 @@ def test_resuming_a_finished_run_gives_the_same_numbers(finished):
     assert "give no other options" in refused.output
 
 
+def test_a_finished_run_is_trained_further(points, tmp_path):
+    path = tmp_path / "run"
+    begun = call("run", "--data", "arrays", "--root", points, "--backbone", "mlp", "--ways", "2",
+                 "--queries", "3", "--train-queries", "3", "--steps", "2", "--test-tasks", "2",
+                 "--clip", "0.5", "--device", "cpu", "--out", path)  # fmt: skip
+    assert begun.exit_code == 0, begun.output
+    further = call("run", "--resume", path, "--steps", "4")
+    assert further.exit_code == 0, further.output
+    recipe = Run.open(path).recipe
+    assert (recipe.steps, recipe.clip) == (4, 0.5)
+    page = (path / "report.html").read_text()
+    assert "training was to end at 2 steps, then at 4" in page
+    refused = call("run", "--resume", path, "--steps", "5", "--ways", "3")
+    assert "give no other options" in refused.output
+
+
 def test_evaluate_again(finished):
     own = call("evaluate", finished, "--tasks", "20", "--json")
     assert own.exit_code == 0, own.output
@@ -99,12 +115,18 @@ def test_evaluate_again(finished):
     other = call("evaluate", finished, "--tasks", "10", "--shots", "3")
     assert "accuracy" in other.output
     for remark in (
+        "Prototypical Networks: kind",
         "than chance",
         "nearest mean of the inputs",
         "not other classes",
         "single tasks",
     ):
         assert remark in other.output
+    fewer = json.loads(
+        call("evaluate", finished, "--tasks", "2", "--queries", "1", "--json").stdout
+    )
+    shares = np.array(fewer["rows"][0]["values"]) * Run.open(finished).recipe.ways
+    np.testing.assert_allclose(shares, shares.round(), atol=1e-4)  # one query of each class
     without = call("evaluate", finished, "--tasks", "2", "--no-baselines")
     assert "than chance" not in without.output
     for words, message in (
@@ -134,7 +156,7 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
     assert "exists already" in call("adapt", finished, support, "-o", out).output
 
     queries = [photographs / f"kind {k}" / f"{i}.png" for k in range(3) for i in (7, 8, 9)]
-    rows = json.loads(call("predict", out, *queries, "--json").output)["predictions"]
+    rows = json.loads(call("predict", out, *queries, "--json").stdout)["predictions"]
     assert [row["file"] for row in rows] == [str(q) for q in queries]
     for row in rows:
         assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
@@ -302,11 +324,11 @@ def test_transductive_predictions_use_all_files_at_once(photographs, tmp_path):
     assert done.exit_code == 0, done.output
     assert "is transductive (norm='batch')" in call("adapt", out, photographs, "-o",
                                                     predictor).output  # fmt: skip
-    forwards = json.loads(call("predict", predictor, photographs, "--json").output)
+    forwards = json.loads(call("predict", predictor, photographs, "--json").stdout)
     assert forwards["protocol"] == "transductive"
     backwards = sorted(photographs.rglob("*.png"), reverse=True)
     assert len(backwards) > 64, "more files than an inductive learner predicts at once"
-    reversed_order = json.loads(call("predict", predictor, *backwards, "--json").output)
+    reversed_order = json.loads(call("predict", predictor, *backwards, "--json").stdout)
 
     def probabilities(result):
         rows = sorted(result["predictions"], key=lambda row: row["file"])

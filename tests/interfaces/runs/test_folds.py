@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -103,8 +104,11 @@ def test_a_cross_validation_that_was_interrupted_continues(crossed, tmp_path):
     [
         ({"ways": 4}, "test classes: episodes: 4 ways asked, but the split has 3 classes"),
         ({"queries": 10}, "test classes: episodes: 1 shot [+] 10 queries need 11 rows"),
-        ({"train_ways": 7}, "train classes: episodes: 7 ways asked, but the split has 6 classes"),
-        ({"folds": 6}, "class_folds: .* 6 folds of 10 classes. Give 2 to 5 folds"),
+        (
+            {"train_ways": 7},
+            "train classes: episodes: 7 ways asked, but the split has 6 classes.* are train_ways",
+        ),
+        ({"folds": 6}, "class_folds: .* folds=6 for 10 classes. Give 2 to 5 folds"),
     ],
 )
 def test_folds_that_cannot_run_are_refused_before_the_first(crossed, tmp_path, changes, message):
@@ -130,6 +134,13 @@ def test_reports_are_written_again(crossed):
         after = (path / "report.html").read_text()
         assert without_coordinates(after) == without_coordinates(before)
         assert after.count("<svg") == before.count("<svg")
+
+
+def test_a_report_elsewhere_has_links_to_the_folds(crossed, tmp_path):
+    written = report_again(crossed, tmp_path / "a folder" / "again.html")
+    links = re.findall(r'href="([^"]*report.html)"', written.read_text())
+    assert len(links) == crossed.recipe.folds
+    assert all((written.parent / unquote(link)).is_file() for link in links)
 
 
 def test_a_report_without_its_data_has_no_pictures_and_says_so(crossed, tmp_path):

@@ -61,7 +61,7 @@ def test_a_hostile_recipe_is_refused_in_bounded_memory_and_words(tmp_path, kind)
 
 def test_an_option_is_bounded_as_a_recipe_is():
     for value in ("[" * 3000, "{a: &a [1], b: *a}", "x" * 100_000, "!!int ''"):
-        with pytest.raises(ValueError, match=r"--option: .*is not a YAML value") as caught:
+        with pytest.raises(ValueError, match=r"--set: .*is not a YAML value") as caught:
             read_options([f"scale={value}"])
         assert len(str(caught.value)) < 600
 

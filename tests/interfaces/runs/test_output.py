@@ -77,6 +77,7 @@ def test_a_table_is_wider_than_the_terminal_before_it_breaks_a_name(columns, mon
 def test_the_facts_of_a_data_set_are_texts(name):
     printed = call("datasets", name).stdout
     assert name in printed
+    assert not re.search(r"size +0 MB", printed)
     for python in ("None", "False", "True", "frozenset", "()"):
         assert python not in printed
     facts = strict(call("datasets", name, "--json").stdout)

@@ -70,5 +70,7 @@ def test_what_does_not_fit_is_refused(run_of):
         assert refused.exit_code == 1
         assert message.lower() in refused.output.lower()
     colour = qs.Prototypical(qs.backbones.Conv4(8, in_channels=3))
-    refused = call("evaluate", run_of("lake", (3, 28, 28), colour), "--data", "lake_runs")
+    path = run_of("lake", (3, 28, 28), colour)
+    refused = call("evaluate", path, "--data", "lake_runs")
     assert "takes inputs of shape (3, 28, 28)" in refused.output
+    assert "glyphs has classes, not" in call("evaluate", path, "--data", "glyphs").output

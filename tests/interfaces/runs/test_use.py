@@ -26,7 +26,10 @@ from quickstudy.tasks.order import in_mixed_order
 
 SIDE = 28
 
-pytestmark = pytest.mark.filterwarnings("default:adapt. the predictor is no better:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("default:adapt. the predictor is no better:UserWarning"),
+    pytest.mark.filterwarnings("default:predict. the predictor was adapted to:UserWarning"),
+]
 
 
 def drawing(kind: int, seed: int) -> np.ndarray:
@@ -118,17 +121,17 @@ def test_the_file_of_a_predictor_says_how_pictures_are_made(run, tmp_path):
     done = call("adapt", run.path, folder, "-o", out)
     assert done.exit_code == 0, done.output
     assert (
-        "images grey, 28 x 28 pixels (area filter), 6 of 6 inverted since the learner was trained "
+        "images grey, 28 × 28 pixels (area filter), 6 of 6 inverted since the learner was trained "
         "on a dark background" in done.output
     )
     info = load(out).info
     assert PictureFormat.from_json(info["pictures"]) == trained_on()
     assert info["names"] == ["kind 0", "kind 1"]
     files = sorted(folder.rglob("*.png"))
-    together = json.loads(call("predict", out, folder, "--json").output)["predictions"]
+    together = json.loads(call("predict", out, folder, "--json").stdout)["predictions"]
     assert all(row["inverted"] for row in together)
     for file, row in zip(files, together, strict=True):  # each file by itself
-        alone = json.loads(call("predict", out, file, "--json").output)["predictions"][0]
+        alone = json.loads(call("predict", out, file, "--json").stdout)["predictions"][0]
         assert alone["probabilities"] == pytest.approx(row["probabilities"], abs=1e-5)
     assert "6 of 6 inverted" in call("predict", out, folder).output
 
@@ -171,7 +174,7 @@ def test_pictures_of_another_kind_are_warned_of(run, tmp_path):
     drawings = write(tmp_path / "b", 2, 3, dark_on_light)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        predict_files(adapt_folder(run, drawings, check=False), [drawings])
+        predict_files(adapt_folder(run, drawings, check=False), [drawings / "kind 0"])
 
 
 def test_inputs_that_are_no_known_pictures_are_refused(prototypical, tmp_path):
@@ -261,6 +264,39 @@ def test_a_folder_of_class_folders_is_scored(run, tmp_path):
     plain = predict_files(predictor, [queries / "kind 0"])
     assert plain.confusion is None
     assert plain.to_json()["score"] is None
+
+
+def test_a_score_on_images_that_were_adapted_to_is_warned_of(run, tmp_path):
+    folder = write(tmp_path / "a", 2, 4, photograph)
+    predictor = adapt_folder(run, folder, check=False)
+    write(tmp_path / "b", 2, 4)
+    (tmp_path / "b" / "kind 0" / "same.png").write_bytes((folder / "kind 0/0.png").read_bytes())
+    with pytest.warns(UserWarning, match="adapted to 1 of 9 images, so the accuracy is too high"):
+        found = predict_files(predictor, [tmp_path / "b"])
+    assert [Path(found.files[i]).name for i in found.adapted_to.nonzero()] == ["same.png"]
+    predict_files(predictor, [tmp_path / "b" / "kind 0"])  # no accuracy, so no warning
+
+
+def test_a_check_on_classes_that_were_trained_on_is_warned_of(run, tmp_path):
+    split = {"train": {"kind 1": 9}, "val": {}, "test": {"kind 0": 9}}
+    (run.path / "split.json").write_text(json.dumps(split))
+    folder = write(tmp_path / "a", 2, 4)
+    with pytest.warns(UserWarning, match=r"trained on 1 class \('kind 1'\) of the same name"):
+        adapt_folder(run, folder)
+
+
+def test_one_class_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match=r"adapt: .*one class alone, 'kind 0'. Add a folder"):
+        adapt_folder(run, write(tmp_path / "a", 1, 4))
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_a_learner_is_no_predictor(run, command, tmp_path):
+    learner, _ = run.learner()
+    file = save(learner, tmp_path / "learner.safetensors")
+    done = call(command, file, *([tmp_path] if command == "predict" else []))
+    assert f"Error: {command}: the file holds a learner, Prototypical" in done.output
+    assert done.exit_code == 1
 
 
 def test_names_of_folders_are_compared_as_they_look(run, tmp_path):

@@ -39,7 +39,8 @@ def adapt(
     save(predictor, output)
     info = predictor.info
     if as_json:
-        print_json({"predictor": str(output), **info})
+        support = {k: v for k, v in info["support"].items() if k != "digests"}
+        print_json({"predictor": str(output), **info, "support": support})
         return
     click.echo(f"{output}: distinguishes {len(info['names'])} classes: {', '.join(info['names'])}")
     print_fact("images", _made_alike(info))
@@ -51,7 +52,7 @@ def _made_alike(info: Mapping[str, Any]) -> str:
     """What was done to the images of a support set, in words."""
     made, support = info["pictures"], info["support"]
     kind = "grey" if made["channels"] == 1 else "RGB"
-    text = f"{kind}, {made['size']} x {made['size']} pixels ({made['resize']} filter)"
+    text = f"{kind}, {made['size']} × {made['size']} pixels ({made['resize']} filter)"
     if not support["inverted"]:
         return f"{text}, none inverted"
     reason = "as asked"

@@ -71,7 +71,7 @@ def _in_short(card: Card) -> str:
 
 def _facts(card: Card) -> dict[str, str]:
     """The facts of a card as texts; "" for what it does not have or what depends on the source."""
-    size = f"{card.size_bytes / 1e6:.0f} MB" if card.size_bytes else ""
+    size = _megabytes(card.size_bytes) if card.size_bytes else ""
     return {
         "name": card.name,
         "title": card.title,
@@ -88,6 +88,10 @@ def _facts(card: Card) -> dict[str, str]:
         "checked": card.checked,
         "checksums": "\n".join(map(str, card.checksum)),
     }
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.{0 if size >= 10e6 else 1}f} MB"
 
 
 def _plain(card: Card) -> dict[str, Any]:

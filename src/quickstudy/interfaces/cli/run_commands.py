@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 @click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
 @click.option("--within-superclass/--no-within-superclass",
               help="Tasks with classes of one superclass, such as an alphabet.  [no]")  # fmt: skip
+@click.option("--augment", metavar="NAMES",
+              help="Random changes of training images, such as crop+flip.")  # fmt: skip
 @click.option("--backbone", help="conv4, resnet12 or mlp.  [conv4]")
 @click.option("--channels", type=int, help="Width of conv4.  [64]")
 @click.option("--norm", help="group, batch, support or running.  [group]")
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--tasks-per-step", type=int, help="Tasks per optimiser step.")
 @click.option("--rate", type=float, help="Learning rate.")
 @click.option("--optimiser", help="adam or sgd.")
+@click.option("--clip", type=float, help="Greatest norm of a step's gradient.")
 @click.option("--validate-every", type=int, help="Steps between validations.")
 @click.option("--patience", type=int, help="Stop after this many validations without improvement.")
 @click.option("--test-tasks", type=int, help="Number of test tasks.  [600]")
@@ -60,7 +63,8 @@ if TYPE_CHECKING:
     "--config", type=click.Path(path_type=Path), help="A recipe (YAML), which options override."
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The run's folder.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue this run.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN",
+              help="Continue this run; with more --steps, train it further.")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Only explain how steps would be computed.")
 @json_option
 @click.pass_context
@@ -70,12 +74,17 @@ def run(
 ) -> None:  # fmt: skip
     """Train a learner, evaluate it on classes it was not trained on, and write a report."""
     given = {n: v for n, v in choices.items() if _given(ctx, n)}
-    if resume is not None and (given or options or config or out or explain):
-        raise ValueError("run: --resume continues with the run's recipe; give no other options.")
+    if resume is not None and (given.keys() - {"steps"} or options or config or out or explain):
+        raise ValueError(
+            "run: --resume continues with the run's recipe; give no other options, except for "
+            "more --steps to train it further."
+        )
     if resume is not None:
         from quickstudy.interfaces.runs.folder import Run
 
         opened, parts = Run.open(resume), None
+        if "steps" in given:
+            opened = opened.further(given["steps"])
     else:
         from quickstudy.interfaces.runs.recipe import (
             merge,
@@ -110,7 +119,6 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
 
     print_path("run folder", opened.path, err=as_json)
     recipe = opened.recipe
-    title = f"{recipe.learner} on {recipe.data}"
     in_folds = recipe.folds is not None and recipe.fold is None
     result: Evaluation | CrossValidation | Interrupted
     if in_folds:
@@ -129,7 +137,7 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
         paths = {"run": str(opened.path), "report": str(report)}
         print_json({**paths, "recipe": recipe.to_json(), kind: result.to_json()})
         return
-    print_rich(result_table(result, title))
+    print_rich(result_table(result, opened.title))
     print_path("report", report)
 
 
@@ -151,6 +159,7 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--ways", type=int, help="Classes of a task; as in the run by default.")
 @click.option("--shots", type=int, help="Examples of each class.")
+@click.option("--queries", type=int, help="Test images of each class.")
 @click.option("--tasks", type=int, default=600, show_default=True)
 @click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
 @click.option("--data", help="Published test tasks in place of the run's: lake_runs.")
@@ -160,16 +169,17 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @json_option
 @click.pass_context
 def evaluate(
-    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, tasks: int,
-    seed: int | None, data: str | None, root: str | None, device: str | None, baselines: bool,
-    as_json: bool,
+    ctx: click.Context, /, run: Path, ways: int | None, shots: int | None, queries: int | None,
+    tasks: int, seed: int | None, data: str | None, root: str | None, device: str | None,
+    baselines: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Evaluate the learner of a RUN again, also with other ways, shots or tasks.
+    """Evaluate the learner of a RUN again, also with other ways, shots, queries or tasks.
 
     With --data lake_runs: on the 20 published one-shot runs of Omniglot, beside published errors.
     """
     if data is not None or root is not None:
-        refused = [f"--{n}" for n in ("ways", "shots", "tasks", "seed") if _given(ctx, n)]
+        fixed = ("ways", "shots", "queries", "tasks", "seed")
+        refused = [f"--{name}" for name in fixed if _given(ctx, name)]
         _evaluate_published(run, data, root, device, as_json, refused)
         return
     from quickstudy.evaluation.evaluate import evaluate as evaluate_learner
@@ -180,7 +190,7 @@ def evaluate(
     from quickstudy.reports.tables import evaluation_table
 
     opened = Run.open(run)
-    changes: dict[str, Any] = {"ways": ways, "shots": shots}
+    changes: dict[str, Any] = {"ways": ways, "shots": shots, "queries": queries}
     changes = {name: value for name, value in changes.items() if value is not None}
     recipe = replace(opened.recipe, test_tasks=tasks, device=device, **changes)
     learner, _ = opened.learner()
@@ -193,7 +203,7 @@ def evaluate(
     if as_json:
         print_json(evaluation.to_json())
     else:
-        title = f"{recipe.learner} on {recipe.data}, {recipe.ways}-way {recipe.shots}-shot"
+        title = f"{opened.title} ({recipe.ways}-way {recipe.shots}-shot)"
         print_rich(evaluation_table(evaluation, title))
 
 
@@ -208,6 +218,7 @@ def _evaluate_published(
             f"evaluate: the tasks of --data {data} are fixed; found {', '.join(refused)}. Leave "
             "that out."
         )
+    from quickstudy.files.registry import LEARNERS
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.published import evaluate_published
     from quickstudy.reports.literature import literature_table
@@ -218,7 +229,7 @@ def _evaluate_published(
     if as_json:
         print_json(result.to_json())
         return
-    learner = opened.recipe.learner
+    learner = LEARNERS[opened.recipe.learner].title
     print_rich(evaluation_table(result.evaluation, f"{learner} on {result.card.title}"))
     print_rich(literature_table(result.evaluation, result.card.published, f"{learner}, this run"))
 

@@ -111,7 +111,8 @@ def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
     """Sources of training, validation and test tasks.
 
     Validation tasks are as large as test tasks, or have as many ways as validation classes.
-    Support rows are in random order for a ``learner`` that reads them as a sequence.
+    Only training images are augmented. Support rows are in random order for a ``learner`` that
+    reads them as a sequence.
 
     Raises ValueError, naming the split, where a split has too few classes or rows.
     """
@@ -149,10 +150,22 @@ def _source(
         raise ValueError(
             f"within_superclass: the classes of {recipe.data} have no superclasses. Leave it out."
         )
-    try:
-        return episodes(classes, ways, recipe.shots, queries, shuffled=shuffled, within=within)
-    except ValueError as error:
-        raise ValueError(f"{recipe.data}, {split} classes: {error}") from error
+    where, hint = f"{recipe.data}, {split} classes", ""
+    augment = recipe.augment if split == "train" else None
+    if split == "train":
+        hint = " For training tasks, these are train_ways and train_queries."
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            made = episodes(
+                classes, ways, recipe.shots, queries, shuffled=shuffled, within=within,
+                augment=augment,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}{hint}") from error
+    for warning in told:
+        warnings.warn(f"{where}: {warning.message}{hint}", warning.category, stacklevel=3)
+    return made
 
 
 def make_learner(recipe: Recipe, inputs: tuple[int, ...]) -> Learner:

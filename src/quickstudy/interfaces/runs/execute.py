@@ -19,7 +19,6 @@ from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
-from quickstudy.files.registry import LEARNERS
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, make_test_source, prepare
 from quickstudy.interfaces.runs.fitted import keep_split, what_is_new
@@ -27,7 +26,6 @@ from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
-from quickstudy.reports.titles import own_classes, title_of
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import Training, fit
@@ -129,8 +127,8 @@ def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
     optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
     return fit(
         parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
-        optimiser=optimiser(budget.rate), schedule=cosine, validation=validation, seed=recipe.seed,
-        run=run.path, resume=resume, progress=progress, compute=recipe.compute,
+        optimiser=optimiser(budget.rate), schedule=cosine, clip=recipe.clip, validation=validation,
+        seed=recipe.seed, run=run.path, resume=resume, progress=progress, compute=recipe.compute,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
     )  # fmt: skip
 
@@ -152,17 +150,15 @@ def write_report(
     ``shown``  the learner and its data, for pictures of test tasks; None leaves the pictures out.
     """
     recipe, origin, views, first = run.recipe, run.origin, [], None
-    own: list[str] = []
     if shown is not None:
-        own = own_classes(shown[1])
         tasks = _test_tasks(recipe, evaluation, *shown)
         first = insights(*next(tasks))
         views = [first.view, *(view(*task) for task in tasks)]
     facts = RunFacts(
-        title=title_of(LEARNERS[recipe.learner].title, run.data_name, own),
+        title=run.title,
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
-        f"{what_is_new(run.path)}",
+        f"{what_is_new(run.path)}{_trained_further(run)}",
         evaluation=evaluation,
         metrics=read_metrics(run.path / "metrics.jsonl"),
         views=views,
@@ -174,6 +170,18 @@ def write_report(
         created=origin.created,
     )
     return write_atomically(path or run.path / "report.html", page(facts).encode())
+
+
+def _trained_further(run: Run) -> str:
+    """For a run whose training was made longer: where it was to end before."""
+    steps = run.recipe.budget().steps
+    ends = [str(end) for end in run.origin.ends if end < steps]
+    if not ends:
+        return ""
+    return (
+        f"; training was to end at {', '.join(ends)} steps, then at {steps}, so this is not the "
+        f"result of {steps} steps from the start"
+    )
 
 
 def _test_tasks(

@@ -14,10 +14,10 @@ from quickstudy.interfaces.runs.recipe import Limits, Recipe
 FILE = "split.json"
 
 _WHAT = {
-    "ways": "ways",
-    "queries": "queries of each class",
-    "train_ways": "ways in training",
-    "train_queries": "queries of each class in training",
+    "ways": ("way", "ways", ""),
+    "queries": ("query", "queries", " of each class"),
+    "train_ways": ("way", "ways", " in training"),
+    "train_queries": ("query", "queries", " of each class in training"),
 }
 
 
@@ -44,8 +44,8 @@ def fitted(recipe: Recipe, complete: Recipe, data: Dataset) -> str:
     """
     usual, found = recipe.budget(), complete.budget()
     changes = [
-        f"{getattr(found, name)} {what} instead of {getattr(usual, name)}"
-        for name, what in _WHAT.items()
+        f"{count(getattr(found, name), one, many)}{of} instead of {getattr(usual, name)}"
+        for name, (one, many, of) in _WHAT.items()
         if getattr(found, name) != getattr(usual, name)
     ]
     if all(getattr(found, name) == getattr(usual, name) for name in _WHAT if name != "train_ways"):
@@ -112,6 +112,17 @@ def what_is_new(path: Path) -> str:
     if set(splits.get("train", ())) & set(splits.get("test", ())):
         return "test rows do not occur in training, but their classes do"
     return "test classes do not occur in training"
+
+
+def own_classes(path: Path) -> list[str]:
+    """The classes of the user's own data in run folder ``path``; none for a published data set."""
+    splits = _read(path / FILE) if (path / FILE).exists() else {}
+    return list(dict.fromkeys(name for split in splits.values() for name in split))
+
+
+def training_classes(path: Path) -> frozenset[str]:
+    """The user's own classes on which the learner of run folder ``path`` was trained."""
+    return frozenset(_read(path / FILE)["train"]) if (path / FILE).exists() else frozenset()
 
 
 def _read(file: Path) -> dict[str, dict[str, int]]:

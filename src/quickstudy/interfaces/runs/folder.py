@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,13 @@ from quickstudy.base.shown import told
 from quickstudy.core import Learner
 from quickstudy.datasets.registry import card
 from quickstudy.evaluation.results import Evaluation
+from quickstudy.files.registry import LEARNERS
 from quickstudy.files.storage import load_with_info
+from quickstudy.interfaces.runs.fitted import own_classes
 from quickstudy.interfaces.runs.provenance import Origin
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
+from quickstudy.reports.titles import title_of
+from quickstudy.training.checkpoint import RunFolder
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,37 @@ class Run:
         if not (self.path / "origin.json").exists():
             write_atomically(self.path / "origin.json", _json(asdict(Origin.of(self.recipe))))
 
+    def further(self, steps: int) -> Run:
+        """The run, to be trained to more ``steps``; the results of its old end are removed.
+
+        Killed in between, it is a run without results, which can be resumed with either number of
+        steps. With the steps that it has, nothing is changed.
+
+        Raises ValueError for fewer steps, for a cross-validation, and for a run that validation
+        has stopped early.
+        """
+        now = self.recipe.budget().steps
+        if steps == now:
+            return self
+        if steps < now:
+            raise ValueError(
+                f"run: {self.path} has {now} steps; found --steps {steps}. Give more to train it "
+                "further, or a new folder."
+            )
+        if self.recipe.folds:
+            raise ValueError(
+                f"run: {self.path} belongs to a cross-validation, whose runs all take the same "
+                "steps. Start a new one in a new folder."
+            )
+        RunFolder(self.path, resume=True).refuse_stopped()
+        origin, recipe = self.origin, replace(self.recipe, steps=steps)
+        for name in ("report.html", "evaluation.json"):
+            (self.path / name).unlink(missing_ok=True)
+        origin = replace(origin, ends=(*(end for end in origin.ends if end != now), now))
+        write_atomically(self.path / "origin.json", _json(asdict(origin)))
+        write_atomically(self.path / "recipe.json", _json(recipe.to_json()))
+        return Run(self.path, recipe)
+
     def evaluation(self) -> Evaluation:
         """The evaluation that the run stored."""
         file = self.path / "evaluation.json"
@@ -90,6 +125,12 @@ class Run:
         found = card(self.recipe.data)
         own = found.classes is None and self.recipe.root
         return Path(self.recipe.root or "").name if own else found.title
+
+    @property
+    def title(self) -> str:
+        """What is learnt, for reports and tables: the learner, and the data or their classes."""
+        learner = LEARNERS[self.recipe.learner].title
+        return title_of(learner, self.data_name, own_classes(self.path))
 
     @property
     def finished(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,12 @@ from pathlib import Path
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.words import count
-from quickstudy.datasets.registry import card
 from quickstudy.evaluation.folds import CrossValidation, Fold
-from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import Parts, prepare
 from quickstudy.interfaces.runs.execute import Interrupted, execute, train
 from quickstudy.interfaces.runs.fitted import keep_split
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.reports.folds_page import FoldsFacts, folds_page
-from quickstudy.reports.titles import title_of
 
 RESULT = "cross_validation.json"
 
@@ -84,17 +82,17 @@ def stored(run: Run) -> CrossValidation:
 def write_folds_report(run: Run, result: CrossValidation, path: Path | None = None) -> Path:
     """Write ``report.html``, with links to the reports of the folds."""
     recipe, origin = run.recipe, run.origin
-    classes = sorted(name for fold in result.folds for name in fold.classes)
-    own = classes if card(recipe.data).classes is None else []
+    path = path or run.path / "report.html"
     facts = FoldsFacts(
-        title=title_of(LEARNERS[recipe.learner].title, run.data_name, own),
+        title=run.title,
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class",
         result=result,
+        folder=Path(os.path.relpath(run.path.resolve(), path.resolve().parent)).as_posix(),
         config=recipe.to_json(),
         versions=origin.versions,
         command=origin.command,
         commit=origin.commit,
         created=origin.created,
     )
-    return write_atomically(path or run.path / "report.html", folds_page(facts).encode())
+    return write_atomically(path, folds_page(facts).encode())

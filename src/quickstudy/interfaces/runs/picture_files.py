@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.door import to_unit
-from quickstudy.core import Predictor
+from quickstudy.core import Learner, Predictor
 from quickstudy.datasets.pictures import PictureFormat
 
 
@@ -81,6 +81,16 @@ def format_of_learner(info: Mapping[str, Any], run: Path) -> PictureFormat:
         f"adapt: the learner of {run} was trained on inputs of shape {shape}, of which it is not "
         "known how to make them from image files: they must be square pictures of 1 or 3 channels "
         "with values of 0 to 1, -1 to 1 or 0 to 255. Use the Python interface."
+    )
+
+
+def refuse_learner(thing: Predictor | Learner, command: str) -> Predictor:
+    """``thing``; ValueError, beginning with ``command``, for a learner, which has no classes."""
+    if isinstance(thing, Predictor):
+        return thing
+    raise ValueError(
+        f"{command}: the file holds a learner, {type(thing).__name__}, which knows no classes "
+        "yet. Adapt it with `quickstudy adapt` first, and give the predictor that this writes."
     )
 
 

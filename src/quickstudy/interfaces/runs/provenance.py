@@ -25,23 +25,30 @@ class Origin:
     ``commit``    see :func:`commit`.
     ``created``   local date and time.
     ``versions``  programs, device and threads that its result depends on, by name.
+    ``ends``      the steps at which training was to end before it was made longer.
     """
 
     command: str = ""
     commit: str = ""
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    ends: tuple[int, ...] = ()
 
     @staticmethod
     def from_json(values: Any) -> Origin:
         """The origin with these fields; ValueError for others, or fields of another type."""
-        valid = {"command": str, "commit": str, "created": str, "versions": dict}
+        valid = {"command": str, "commit": str, "created": str, "versions": dict, "ends": list}
         if not isinstance(values, dict) or not all(
             name in valid and isinstance(value, valid[name]) for name, value in values.items()
         ):
-            raise ValueError("an origin holds the texts command, commit, created, and versions")
+            raise ValueError(
+                "an origin holds the texts command, commit, created, and versions and ends"
+            )
         texts = {str(name): str(version) for name, version in values.pop("versions", {}).items()}
-        return Origin(**values, versions=texts)
+        ends = tuple(values.pop("ends", ()))
+        if not all(type(end) is int for end in ends):
+            raise ValueError("its ends are not whole numbers")
+        return Origin(**values, versions=texts, ends=ends)
 
     @staticmethod
     def of(recipe: Recipe, command: str = "") -> Origin:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from quickstudy.base.augmentations import augmentation_names
 from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown, told
 from quickstudy.base.splitting import USUAL_WAYS, check_fractions
@@ -78,10 +79,11 @@ class Recipe:
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
     ``ways``, ``shots``, ``queries``       of the test tasks; 5, 1 and 15, or what the data allow.
     ``train_ways``, ``train_queries``      of the training tasks; 5 queries, or what they allow.
+    ``augment``                    changes of training images, such as "crop+flip+colour".
     ``within_superclass``          whether the classes of a task come from one superclass each time,
                                     such as an alphabet of Omniglot.
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule.
-    ``optimiser``                  "adam" or "sgd".
+    ``optimiser``, ``clip``        "adam" or "sgd"; greatest norm of a step's gradient.
     ``validate_every``, ``patience``   validation during training; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
@@ -115,6 +117,8 @@ class Recipe:
     tasks_per_step: int | None = None
     rate: float | None = None
     optimiser: str | None = None
+    clip: float | None = None
+    augment: str | None = None
     validate_every: int | None = None
     patience: int | None = None
     test_tasks: int = 600
@@ -143,8 +147,11 @@ class Recipe:
         self._check_split()
         if self.seed >= 1 << 63:
             raise ValueError(f"seed: must be less than 2**63; found {shown(self.seed)}.")
-        if self.rate is not None and not 0 < self.rate < math.inf:
-            raise ValueError(f"rate: must be a positive number; found {self.rate}.")
+        for name in ("rate", "clip"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name}: must be a positive number; found {value}.")
+        if self.augment is not None:
+            augmentation_names(self.augment)
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise ValueError(
                 f"device: must be cpu, cuda or cuda:NUMBER; found {shown(self.device)}."

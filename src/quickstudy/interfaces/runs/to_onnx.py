@@ -9,6 +9,7 @@ import torch
 
 from quickstudy.core import Learner, Predictor
 from quickstudy.files.export import export
+from quickstudy.interfaces.runs.picture_files import refuse_learner
 
 
 def export_predictor(predictor: Predictor | Learner, path: str | Path) -> dict[str, Any]:
@@ -17,11 +18,7 @@ def export_predictor(predictor: Predictor | Learner, path: str | Path) -> dict[s
     Raises ValueError for anything that `quickstudy adapt` did not make, besides what
     :func:`quickstudy.export` raises.
     """
-    if not isinstance(predictor, Predictor):
-        raise ValueError(
-            f"export: the file holds a learner, {type(predictor).__name__}, which knows no classes "
-            "yet. Adapt it with `quickstudy adapt` first, and export the predictor."
-        )
+    predictor = refuse_learner(predictor, "export")
     made = predictor.info.get("pictures")
     if made is None or "names" not in predictor.info:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -15,18 +16,21 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import classification
+from quickstudy.base.shown import shown
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.words import count
-from quickstudy.core import Predictor
+from quickstudy.core import Learner, Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.evaluation.confusion import Confusion
 from quickstudy.evaluation.support_check import check_support_set
+from quickstudy.interfaces.runs.fitted import training_classes
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.picture_files import (
     format_of_learner,
     format_of_predictor,
     made_alike,
+    refuse_learner,
 )
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.order import in_mixed_order
@@ -51,8 +55,8 @@ def adapt_folder(
                 :func:`.check_support_set`.
 
     ``info`` of the predictor holds ``names`` of the classes, the format of ``pictures``,
-    ``support`` (the number of images, how many were inverted, and how they differ from the training
-    images) and the result of the ``check``.
+    ``support`` (the number of images, how many were inverted, how they differ from the training
+    images, and ``digests`` by which they are known again) and the result of the ``check``.
 
     Warns where the images are of another kind than the training images, where the check shows the
     predictor to be no better than chance or than raw pixels, and where the learner is transductive,
@@ -69,6 +73,11 @@ def adapt_folder(
             stacklevel=2,
         )
     classes = read_classes(folder, pictures.size, 3, resize=pictures.resize, strict=strict)
+    if len(classes) < 2:
+        raise ValueError(
+            f"adapt: {folder} has images of one class alone, {shown(classes.names[0])}. Add a "
+            "folder of images of something else, to tell it from."
+        )
     alike = made_alike(pictures, classes.inputs, invert)
     alike.warn_of_differences("adapt", str(folder))
     ids = torch.arange(len(classes)).repeat_interleave(classes.counts)
@@ -80,9 +89,16 @@ def adapt_folder(
         "pictures": pictures.to_json(),
         "invert": invert,
         "invert_if_unclear": 2 * int(alike.inverted.sum()) > len(alike.inverted),
-        "support": alike.to_json(),
+        "support": {**alike.to_json(), "digests": _digests(classes.inputs)},
     }
     if check:
+        if seen := [name for name in classes.names if name in training_classes(run.path)]:
+            warnings.warn(
+                f"adapt: the learner was trained on {_classes_named(seen)} of the same name. If "
+                f"images in {folder} were among its training images, the check is too favourable. "
+                "Check it with other images: `quickstudy predict` on class folders.",
+                stacklevel=2,
+            )
         found = check_support_set(learner, support, spec)
         about["check"] = {**found.to_json(), "summary": str(found)}
         if found.no_better_than:
@@ -101,6 +117,7 @@ class Predictions:
 
     ``inverted``      (n,): the files in which black and white were swapped.
     ``folders``       for each file, the folder below the given one in which it lies; else "".
+    ``adapted_to``    (n,): the files with images that the predictor was adapted to.
     ``transductive``  whether each prediction depends on the other files.
     """
 
@@ -108,6 +125,7 @@ class Predictions:
     names: list[str]
     probabilities: Tensor
     inverted: Tensor
+    adapted_to: Tensor
     folders: list[str]
     unreadable: dict[str, str]
     transductive: bool
@@ -146,6 +164,7 @@ class Predictions:
                 "class": self.names[best],
                 "probability": round(row[best], 6),
                 "inverted": bool(self.inverted[i]),
+                "adapted_to": bool(self.adapted_to[i]),
                 "probabilities": {n: round(p, 6) for n, p in zip(self.names, row, strict=True)},
             })  # fmt: skip
         score = self.confusion and self.confusion.to_json()
@@ -158,7 +177,7 @@ class Predictions:
 
 
 def predict_files(
-    predictor: Predictor, paths: Sequence[str | Path], *, strict: bool = False
+    predictor: Predictor | Learner, paths: Sequence[str | Path], *, strict: bool = False
 ) -> Predictions:
     """Predictions of ``predictor`` (made by :func:`adapt_folder`) for image files.
 
@@ -168,6 +187,7 @@ def predict_files(
     warning and listed; with ``strict`` it raises ImageError. Raises ValueError where no file can be
     read.
     """
+    predictor = refuse_learner(predictor, "predict")
     pictures = format_of_predictor(predictor)
     rows, files, folders, unreadable = [], [], [], {}
     for file, folder in _image_files(paths):
@@ -188,7 +208,10 @@ def predict_files(
             "Give image files, or a folder of them."
         )
     invert, unclear = (predictor.info.get(name) for name in ("invert", "invert_if_unclear"))
-    alike = made_alike(pictures, torch.from_numpy(np.stack(rows)), invert, bool(unclear))
+    pixels = torch.from_numpy(np.stack(rows))
+    known = predictor.info.get("support", {}).get("digests", ())
+    adapted_to = torch.tensor([digest in known for digest in _digests(pixels)])
+    alike = made_alike(pictures, pixels, invert, bool(unclear))
     alike.warn_of_differences("predict", "the given files")
     with torch.no_grad():
         # Where predictions depend on the other rows, splitting them would change the predictions.
@@ -196,9 +219,29 @@ def predict_files(
         parts = [alike.inputs] if transductive else alike.inputs.split(64)
         probabilities = torch.cat([predictor(part).softmax(-1) for part in parts])
     names = list(predictor.info["names"])
-    return Predictions(
-        files, names, probabilities, alike.inverted, folders, unreadable, transductive
+    found = Predictions(
+        files, names, probabilities, alike.inverted, adapted_to, folders, unreadable, transductive
     )
+    if found.confusion is not None and bool(adapted_to.any()):
+        warnings.warn(
+            f"predict: the predictor was adapted to {int(adapted_to.sum())} of "
+            f"{count(len(files), 'image')}, so the accuracy is too high. Give other images, or use "
+            "the check of `quickstudy adapt`, which leaves each image out.",
+            stacklevel=2,
+        )
+    return found
+
+
+def _digests(pixels: Tensor) -> list[str]:
+    """A digest of each of the ``pixels`` (n, 3, side, side) uint8, by which it is known again."""
+    rows = pixels.contiguous().numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=8).hexdigest() for row in rows]
+
+
+def _classes_named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    listed = ", ".join(map(shown, names[:3])) + more
+    return f"{count(len(names), 'class', 'classes')} ({listed})"
 
 
 def _normal(name: str) -> str:

@@ -134,7 +134,7 @@ class _AdaptedLayer:
     inputs: Tensor
     outputs: Tensor
 
-    def __init__(self, layer: nn.Linear, weight: str, bias: str | None, tasks: int) -> None:
+    def __init__(self, layer: nn.Linear, weight: str | None, bias: str | None, tasks: int) -> None:
         self.layer, self._weight, self._bias, self._tasks = layer, weight, bias, tasks
         self._steps: _Steps | None = None
         self._called, self._version = False, 0
@@ -160,10 +160,12 @@ class _AdaptedLayer:
             )
         self._called = False
         inputs = self.inputs if recorded else self.inputs.detach()
+        if self._weight is None:  # the bias alone adapts
+            inputs = torch.zeros_like(inputs)
         ones = inputs.new_ones(inputs.shape[1])
         biases = ones if self._bias else torch.zeros_like(ones)
         if isinstance(rate, dict):
-            inputs = rate[self._weight] * inputs
+            inputs = rate[self._weight] * inputs if self._weight else inputs
             biases = rate[self._bias] * ones if self._bias else biases
         factor = 1.0 if isinstance(rate, dict) else rate
         new = _Steps(inputs, biases, self._by_task(gradients), factor)
@@ -211,9 +213,9 @@ def _adapted_layers(
     for prefix, module in network.named_modules():
         if mixes_rows(module):
             return None
-        weight, bias = (f"{prefix}.{own}" if prefix else own for own in ("weight", "bias"))
-        if type(module) is nn.Linear and weight in unmatched and not module._forward_hooks:
-            adapted_bias = bias if bias in unmatched else None
-            layers.append(_AdaptedLayer(module, weight, adapted_bias, tasks))
-            unmatched -= {weight, bias}
+        names = [f"{prefix}.{own}" if prefix else own for own in ("weight", "bias")]
+        weight, bias = (name if name in unmatched else None for name in names)
+        if type(module) is nn.Linear and (weight or bias) and not module._forward_hooks:
+            layers.append(_AdaptedLayer(module, weight, bias, tasks))
+            unmatched.difference_update(names)
     return None if unmatched else layers
