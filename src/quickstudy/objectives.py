@@ -63,11 +63,11 @@ def predict_rows(predictor: Predictor, query: Examples) -> Any:
     """
     answer = predictor.spec.answer
     predictions = predictor(query.inputs, counted_weights(query, answer))
-    check_predictions(predictions, query.targets, answer)
+    check_prediction_shape(predictions, query.targets, answer)
     return predictions
 
 
-def check_predictions(predictions: Any, targets: Any, answer: Answer) -> None:
+def check_prediction_shape(predictions: Any, targets: Any, answer: Answer) -> None:
     """ValueError where predictions for rows with these targets have a wrong shape.
 
     A loss or score might broadcast it: (n,) predictions and (n, 1) targets give n² differences.
@@ -113,7 +113,7 @@ def mean_loss(
 
     Raises ValueError for predictions of a wrong shape.
     """
-    check_predictions(predictions, rows.targets, answer)
+    check_prediction_shape(predictions, rows.targets, answer)
     if uniform:
         losses = answer.element_losses(predictions, rows.targets)
         return (losses if losses.ndim == 1 else losses.flatten(1).mean(1)).mean(-1)

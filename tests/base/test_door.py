@@ -197,6 +197,23 @@ def test_odd_losses_are_refused(loss: Any, message: str) -> None:
         qs.spec(2, nn.MSELoss)
 
 
+class WithoutRate(torch.optim.Optimizer):
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+
+class Spoiling(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data.fill_(torch.nan)
+
+
+def test_weights_that_the_last_step_spoils_are_refused() -> None:
+    learner = qs.Prototypical(qs.backbones.MLP(4))
+    with pytest.raises(ArithmeticError, match="weights became NaN or infinite in the last step"):
+        qs.fit(learner, clouds(), 1, optimiser=lambda p: Spoiling(p, lr=0.1), progress=False)
+
+
 @pytest.mark.parametrize(
     "optimiser",
     [
@@ -205,6 +222,9 @@ def test_odd_losses_are_refused(loss: Any, message: str) -> None:
         "adam",
         lambda p: None,
         lambda: 0,
+        lambda p: torch.optim.SGD(p, lr=float("nan")),
+        lambda p: torch.optim.SGD(p, lr=float("inf")),
+        WithoutRate,
     ],
 )
 def test_optimisers_that_cannot_train_are_refused(optimiser: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -65,6 +66,21 @@ def maml(**settings):
     return qs.MAML(Own(), **settings)
 
 
+class Box:
+    def __init__(self, value):
+        self.value = value
+
+
+def times(factor):
+    return lambda x: x * factor
+
+
+def with_buffer(value):
+    backbone = Own()
+    backbone.register_buffer("unsaved", torch.tensor(value), persistent=False)
+    return qs.Prototypical(backbone)
+
+
 OTHERS = {
     "scale": (lambda: qs.Prototypical(Own(), scale=0.1), lambda: qs.Prototypical(Own())),
     "distance": (lambda: qs.Prototypical(Own(), cosine), lambda: qs.Prototypical(Own(), manhattan)),
@@ -85,6 +101,14 @@ OTHERS = {
     "list": (lambda: with_attribute([1, 2]), lambda: with_attribute([1, 3])),
     "dict": (lambda: with_attribute({"a": 1}), lambda: with_attribute({"a": 2})),
     "dataclass": (lambda: with_attribute(Noise()), lambda: with_attribute(Noise(0.2))),
+    "array": (lambda: with_attribute(np.ones(3)), lambda: with_attribute(np.arange(3.0))),
+    "tensor": (lambda: with_attribute(torch.ones(3)), lambda: with_attribute(torch.zeros(3))),
+    "set": (lambda: with_attribute({1}), lambda: with_attribute({2})),
+    "type of numbers": (lambda: with_attribute(torch.half), lambda: with_attribute(torch.float)),
+    "object": (lambda: with_attribute(Box(1)), lambda: with_attribute(Box(2))),
+    "closure": (lambda: with_attribute(times(1)), lambda: with_attribute(times(2))),
+    "list for none": (lambda: with_attribute([1]), lambda: with_attribute(None)),
+    "unsaved buffer": (lambda: with_buffer(1.0), lambda: with_buffer(2.0)),
     "partial": (
         lambda: with_attribute(functools.partial(manhattan, b=1)),
         lambda: with_attribute(functools.partial(manhattan, b=2)),
@@ -156,3 +180,26 @@ def test_infinite_buffers_of_own_code_are_kept(tmp_path):
 
     loaded = qs.load(qs.save(masked(), tmp_path / "file"), learner=masked())
     assert loaded.backbone.mask.isinf().all()
+
+
+def test_private_attributes_that_differ_are_told_since_they_may_be_counters(tmp_path):
+    class Private(Own):
+        def __init__(self, factor):
+            super().__init__()
+            self._factor = factor
+
+    path = qs.save(qs.Prototypical(Private(1.0)), tmp_path / "file")
+    with pytest.warns(UserWarning, match=r"backbone\._factor=1\.0 in the file, but 2\.0 here"):
+        qs.load(path, learner=qs.Prototypical(Private(2.0)))
+
+
+def test_weights_computed_from_others_are_no_settings(tmp_path):
+    def normed():
+        return qs.Prototypical(nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4)))).eval()
+
+    learner = normed()
+    with torch.no_grad():
+        expected = learner(SUPPORT, SPEC)(SUPPORT.inputs)
+    loaded = qs.load(qs.save(learner, tmp_path / "file"), learner=normed())
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(SUPPORT, SPEC)(SUPPORT.inputs), expected)

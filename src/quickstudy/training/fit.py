@@ -308,9 +308,16 @@ class _Trainer:
         )  # fmt: skip
 
     def finish(self, best_weights: dict[str, Tensor]) -> None:
-        """Make the learner ready for use, with the best weights if there are any."""
+        """Make the learner ready for use, with the best weights if there are any.
+
+        Raises NonFiniteLoss where the last step made weights NaN or infinite.
+        """
         if best_weights:
             self.learner.load_state_dict(best_weights)
+        elif not all(bool(p.isfinite().all()) for p in self.learner.parameters()):
+            raise NonFiniteLoss(
+                "fit: weights became NaN or infinite in the last step. Lower the learning rate."
+            )
         else:
             estimate_population(self.learner, self.source, self.seed)
         set_progress(self.learner, self.objective, 1.0)

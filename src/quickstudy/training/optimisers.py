@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterable
 
@@ -29,7 +30,8 @@ def make_optimiser(maker: OptimiserMaker, parameters: Iterable[Tensor]) -> Optim
     """``maker(parameters)``.
 
     Raises ValueError for an optimiser in place of a function that makes one, for a function that
-    makes something else, and for LBFGS, which evaluates the loss several times in a step.
+    makes something else, for LBFGS, which evaluates the loss several times in a step, and for
+    learning rates that are missing or not finite.
     """
     if not callable(maker) or isinstance(maker, Optimizer):
         raise ValueError(
@@ -48,6 +50,12 @@ def make_optimiser(maker: OptimiserMaker, parameters: Iterable[Tensor]) -> Optim
         raise ValueError(
             f"fit: optimiser must give a torch.optim.Optimizer that steps along one gradient; "
             f"found {type(made).__name__}. Use qs.optimisers.adam() or sgd(rate)."
+        )
+    rates = [group.get("lr") for group in made.param_groups]
+    if not all(isinstance(rate, float | int | Tensor) and 0 <= rate < math.inf for rate in rates):
+        raise ValueError(
+            "fit: every group of the optimiser must have a learning rate, lr, that the schedule "
+            f"multiplies: a finite number of 0 or more; found {rates}. Give lr=1e-3."
         )
     return made
 
