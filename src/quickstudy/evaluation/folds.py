@@ -105,12 +105,13 @@ class CrossValidation:
     def explanation(self) -> str:
         """What was done, and what the interval means."""
         classes = sum(len(fold.classes) for fold in self.folds)
+        why = "folds share training classes" if len(self.folds) > 2 else "there are only two"
         return (
             f"Cross-validation over classes: {count(classes, 'class', 'classes')} in "
             f"{count(len(self.folds), 'fold')}. In each fold, a learner was trained on the classes "
             "of the other folds and tested on tasks of its own, so every class was new in exactly "
             "one test. The result is the mean over folds; its interval is over folds, and "
-            "approximate, because folds share training classes."
+            f"approximate, because {why}."
         )
 
     def __str__(self) -> str:

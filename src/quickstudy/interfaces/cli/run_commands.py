@@ -192,6 +192,8 @@ def evaluate(
     opened = Run.open(run)
     changes: dict[str, Any] = {"ways": ways, "shots": shots, "queries": queries}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if tasks < 2:
+        raise ValueError(f"evaluate: --tasks must be at least 2, for an interval; found {tasks}.")
     recipe = replace(opened.recipe, test_tasks=tasks, device=device, **changes)
     learner, _ = opened.learner()
     learner.to(choose_device(recipe.device))
