@@ -31,7 +31,7 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table
 from quickstudy.tasks.episodes import Episodes
-from quickstudy.training.fit import Training
+from quickstudy.training.log import Training
 from quickstudy.training.optimisers import adam
 from quickstudy.training.schedules import cosine
 

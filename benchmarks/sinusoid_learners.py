@@ -31,7 +31,7 @@ from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.gradient.descend import sgd as plain_descent
 from quickstudy.learners.gradient.meta_gradients import FiniteDifference, FirstOrder, Implicit
 from quickstudy.reports.tables import markdown_table
-from quickstudy.training.fit import Training
+from quickstudy.training.log import Training
 from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.schedules import cosine
 

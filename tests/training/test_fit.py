@@ -16,8 +16,8 @@ from quickstudy.objectives import Objective, Outcome, query_loss
 from quickstudy.tasks.numbering import draw
 from quickstudy.training import schedules
 from quickstudy.training.combine import mean
-from quickstudy.training.fit import NonFiniteLoss, Training, _Trainer
-from quickstudy.training.log import Step
+from quickstudy.training.fit import NonFiniteLoss, _Trainer
+from quickstudy.training.log import Step, Training
 from quickstudy.training.optimisers import adam, sgd
 
 SOURCE, TASKS, STEP = qs.Sinusoids(5, 5), 3, 2

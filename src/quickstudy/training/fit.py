@@ -31,7 +31,7 @@ from quickstudy.tasks.numbering import Stream, draw_stacks, dropout_seed, finger
 from quickstudy.training.checkpoint import RunFolder
 from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
-from quickstudy.training.log import Log, Step
+from quickstudy.training.log import Log, Step, Training
 from quickstudy.training.optimisers import FirstSteps, OptimiserMaker, adam, make_optimiser
 from quickstudy.training.plan import checked_again, make_plan
 from quickstudy.training.population import estimate_population
@@ -41,28 +41,6 @@ from quickstudy.training.schedules import Schedule, constant
 
 class NonFiniteLoss(ArithmeticError):
     """A loss or gradient became NaN or infinite; the message names step and task seeds."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """The result of training: the log's rows, the best validation, and the plan.
-
-    ``interrupted_by``  the number of the signal that ended training early, such as
-                        ``signal.SIGINT`` for Ctrl-C; 0 where training is complete.
-    """
-
-    rows: list[dict[str, Any]]
-    steps: int
-    seconds: float
-    best_step: int
-    best_score: float | None
-    interrupted_by: int
-    plan: Plan
-
-    @property
-    def finished(self) -> bool:
-        """Whether training is complete; otherwise it can be resumed."""
-        return self.interrupted_by == 0
 
 
 def fit(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from quickstudy.base.atomic import append_line, write_atomically
 from quickstudy.base.json_text import parse_json
 from quickstudy.base.shown import told
+from quickstudy.compute.plan import Plan
 from quickstudy.evaluation.result import Result
 
 
@@ -28,6 +30,28 @@ class Step(NamedTuple):
     gradient_norm: float
     rate: float
     validation: Result | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """The result of training: the log's rows, the best validation, and the plan.
+
+    ``interrupted_by``  the number of the signal that ended training early, such as
+                        ``signal.SIGINT`` for Ctrl-C; 0 where training is complete.
+    """
+
+    rows: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    best_step: int
+    best_score: float | None
+    interrupted_by: int
+    plan: Plan
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is complete; otherwise it can be resumed."""
+        return self.interrupted_by == 0
 
 
 class Log:

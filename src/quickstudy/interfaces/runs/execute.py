@@ -28,8 +28,8 @@ from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
-from quickstudy.training.fit import Training, fit
-from quickstudy.training.log import read_metrics
+from quickstudy.training.fit import fit
+from quickstudy.training.log import Training, read_metrics
 from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.plan import explain as explain_training
 from quickstudy.training.schedules import cosine
