@@ -20,8 +20,8 @@ def frozen_first_layer(hidden=(8,), outputs=3):
 
 
 def maml_frozen_afterwards():
-    """Its head adapts, since it was trainable when the learner was made."""
-    learner = qs.MAML(frozen_first_layer(), 2, 0.1, learn_rates=True)
+    """Its rates are those of the head and the second layer; now the second layer adapts alone."""
+    learner = qs.MAML(frozen_first_layer((8, 8)), 2, 0.1, learn_rates=True)
     learner.backbone.head.requires_grad_(False)
     return learner
 
