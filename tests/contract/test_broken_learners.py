@@ -68,7 +68,9 @@ def test_every_law_has_a_learner_that_breaks_it() -> None:
 
 @pytest.mark.parametrize("law", [law for law in LAWS if law != "shape_is_right_and_finite"])
 def test_a_learner_broken_on_purpose_fails_exactly_that_law(law: str) -> None:
-    implied = {"threads_equal_turns"} if law == "adapt_is_pure" else set()
+    # A buffer that adapt changes is also changed by other threads, and differs on loading.
+    changing = {"threads_equal_turns", "saved_predictor_is_the_same"}
+    implied = changing if law == "adapt_is_pure" else set()
     assert broken_laws(BROKEN[law], clouds()) == {law} | implied
 
 

@@ -133,7 +133,7 @@ def test_evaluate_again(finished):
         (["--ways", "40"], "test classes: episodes: 40 ways asked, but the split has"),
         (["--ways", "0"], "ways: must be at least 2; found 0"),
         (["--shots", "0"], "shots: must be at least 1; found 0"),
-        (["--tasks", "1"], "test_tasks: must be at least 2"),
+        (["--tasks", "1"], "--tasks must be at least 2, for an interval; found 1"),
     ):
         refused = call("evaluate", finished, *words)
         assert refused.exit_code == 1
