@@ -51,6 +51,8 @@ def main() -> None:
         print(f"pixels by modified Hausdorff distance: error {100 * error:.2f}%")
         return
     torch.manual_seed(args.seed)
+    # Both data sets before training, since a download may fail.
+    published = None if args.held_out else qs.datasets.load_tasks("lake_runs", args.root)
     data = qs.datasets.load("omniglot", root=args.root, split="lake")
     background = data.train if args.held_out else _joined(data.train, data.val)
     learner = qs.Prototypical(qs.backbones.Conv4(args.channels))
@@ -65,10 +67,10 @@ def main() -> None:
         "cpu_minutes": round((time.process_time() - cpu) / 60, 1),
     }
     qs.save(learner, args.save)
-    if args.held_out:
+    if published is None:
         _print(qs.evaluate(learner, like_published(data.val, 200)))
         return
-    evaluation = qs.evaluate(learner, qs.datasets.load_tasks("lake_runs", args.root).source)
+    evaluation = qs.evaluate(learner, published.source)
     _print(evaluation)
     trained = {
         "alphabets": 30, "ways": WAYS, "drawings": DRAWINGS, "steps": args.steps, "threads": 1,
