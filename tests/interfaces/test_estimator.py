@@ -107,3 +107,9 @@ def test_a_learner_on_a_gpu():
     X, y = load_iris(return_X_y=True)
     learner = qs.Prototypical(qs.backbones.MLP(4)).cuda()
     assert qs.FewShotClassifier(learner).fit(X, y).predict_proba(X).shape == (150, 3)
+
+
+@pytest.mark.parametrize("labels", [[[0, 1], [2]], ["a", ["b", "c"]], (torch.zeros(2), 1)])
+def test_rows_of_several_labels_are_refused(labels):
+    with pytest.raises(ValueError, match="labels must be one for each row; found rows of several"):
+        qs.FewShotClassifier().fit(np.eye(2), labels)

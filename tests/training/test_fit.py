@@ -116,3 +116,8 @@ def test_a_finished_run_can_be_trained_further_as_if_it_had_been_longer(tmp_path
         assert torch.equal(longer.state_dict()[name], value)
     with pytest.raises(ValueError, match=r"started with steps=9 \(now 8\)"):
         fitted(8, run=tmp_path, resume=True)
+
+
+def test_an_objective_that_gives_no_tensor_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"objective: must give a scalar tensor.*found NoneType"):
+        fitted(1, objective=lambda learner, task: None)

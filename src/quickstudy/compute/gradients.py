@@ -32,6 +32,11 @@ def as_outcome(value: Tensor | Outcome) -> Outcome:
     """The outcome of an objective; if it gave the loss alone, the score is NaN."""
     if isinstance(value, Outcome):
         return value
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            "objective: must give a scalar tensor or an Outcome; found "
+            f"{type(value).__name__}. Return the loss of the task."
+        )
     return Outcome(value, torch.full_like(value.detach(), torch.nan))
 
 

@@ -57,6 +57,12 @@ def as_labels(labels: Any, what: str) -> np.ndarray:
     if isinstance(labels, list):
         refuse_foreign(labels, f"{what}: labels")
         kinds = {type(value) for value in labels}
+        lengths = {_length(value) for value in labels}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"{what}: labels must be one for each row; found rows of several, in different "
+                "numbers. Give the class of each row."
+            )
         # numpy would turn None and NaN among texts into the texts "None" and "nan".
         return np.array(labels, dtype=object) if len(kinds) > 1 else np.asarray(labels)
     if not hasattr(labels, "__array__"):
@@ -65,6 +71,12 @@ def as_labels(labels: Any, what: str) -> np.ndarray:
             f"{type(labels).__name__}. Give the class of each row."
         )
     return np.asarray(labels)
+
+
+def _length(label: Any) -> int | None:
+    """How many labels this holds in place of one; None for one."""
+    several = isinstance(label, (list, tuple, set, dict)) or getattr(label, "ndim", 0) > 0
+    return len(label) if several else None
 
 
 def _is_unknown(value: Any) -> bool:
