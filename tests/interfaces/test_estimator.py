@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import quickstudy as qs
 from quickstudy.files.registry import LEARNERS
-from quickstudy.interfaces.untrained import READY
+from quickstudy.interfaces.named_learner import READY
 
 
 @parametrize_with_checks([qs.FewShotClassifier(), qs.FewShotRegressor()])

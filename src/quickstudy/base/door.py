@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.base.arrays import as_tensors, one_tensor
-from quickstudy.base.modules import device_of, in_torch_func, needs_plain_operators
+from quickstudy.base.modules import device_of, values_can_be_read
 from quickstudy.base.trees import dtype_and_shape, leaves, map_tree, named_leaves
 from quickstudy.base.weighting import counting
 
@@ -40,14 +40,8 @@ def inspected() -> Iterator[None]:
 
 
 def readable(tree: Any) -> bool:
-    """Whether values may be read here.
-
-    Not on a GPU, where reading synchronises; not under transforms of ``torch.func``, in compiling
-    and exporting, where there are none; and not where the engine has checked them.
-    """
-    if _inspected.get() or in_torch_func() or needs_plain_operators():
-        return False
-    return all(leaf.device.type == "cpu" for leaf in leaves(tree))
+    """Whether values may be read here (:func:`values_can_be_read`) and the engine has not yet."""
+    return not _inspected.get() and all(map(values_can_be_read, leaves(tree)))
 
 
 def received(module: nn.Module, inputs: Any, what: str, state: Any = ()) -> Any:

@@ -32,6 +32,21 @@ def needs_plain_operators() -> bool:
     return bool(torch.autograd.forward_ad._current_level >= 0)
 
 
+def values_can_be_read(tensor: Tensor) -> bool:
+    """Whether reading a value is possible, and cheap.
+
+    Not on a GPU, where it synchronises; not under transforms of ``torch.func``, in compiling and in
+    exporting, where there are no values.
+    """
+    return tensor.device.type == "cpu" and not (in_torch_func() or needs_plain_operators())
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor of any dtype, for digests; NumPy has no bfloat16."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data
+
+
 def custom_gradient_allowed() -> bool:
     """Whether an ``autograd.Function`` may replace torch's operators in the code that runs now.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar, cast
@@ -176,7 +176,7 @@ def _redirected(value: Any, new: Mapping[int, Any], through: int = 4, objects: i
     if isinstance(value, partial):
         parts = (value.func, value.args, value.keywords)
         function, given, named = (inside(part) for part in parts)
-        if all(a is b for a, b in zip(parts, (function, given, named), strict=True)):
+        if _same(parts, (function, given, named)):
             return value
         return partial(function, *given, **named)
     if isinstance(value, FunctionType):
@@ -189,21 +189,22 @@ def _redirected(value: Any, new: Mapping[int, Any], through: int = 4, objects: i
 Inside = Callable[[Any], Any]
 
 
+def _same(old: Sequence[Any], new: Sequence[Any]) -> bool:
+    """Whether these are the same objects, one by one."""
+    return all(a is b for a, b in zip(old, new, strict=True))
+
+
 def _with_items(items: dict[Any, Any], inside: Inside) -> dict[Any, Any]:
     """The dict with ``inside`` of each value; itself if that changes none."""
     if len(items) > _LONGEST:
         return items
-    old = list(items.items())
-    new = [(inside(key), inside(value)) for key, value in old]
-    if all(
-        a is b
-        for before, after in zip(old, new, strict=True)
-        for a, b in zip(before, after, strict=True)
-    ):
+    old_keys, old_values = list(items), list(items.values())
+    keys, values = [inside(key) for key in old_keys], [inside(value) for value in old_values]
+    if _same(old_keys, keys) and _same(old_values, values):
         return items
     twin = copy.copy(items)  # keeps the type: OrderedDict, defaultdict, …
     twin.clear()
-    twin.update(new)
+    twin.update(zip(keys, values, strict=True))
     return twin
 
 
@@ -213,7 +214,7 @@ def _with_elements(elements: Any, inside: Inside) -> Any:
         return elements
     old = list(elements)
     new = [inside(element) for element in old]
-    if all(a is b for a, b in zip(old, new, strict=True)):
+    if _same(old, new):
         return elements
     if isinstance(elements, list | deque):
         twin = copy.copy(elements)
@@ -240,14 +241,11 @@ def _with_attributes(value: Any, inside: Inside) -> Any:
 
 def _with_closure(function: FunctionType, inside: Inside) -> FunctionType:
     """The function with ``inside`` of what it closes over and of its defaults."""
-    cells = tuple(_changed_cell(cell, inside) for cell in function.__closure__ or ())
+    own = function.__closure__ or ()
+    cells = tuple(_changed_cell(cell, inside) for cell in own)
     defaults, named = inside(function.__defaults__), inside(function.__kwdefaults__)
-    same = (
-        all(a is b for a, b in zip(function.__closure__ or (), cells, strict=True))
-        and defaults is function.__defaults__
-        and named is function.__kwdefaults__
-    )
-    if same:
+    unchanged = (function.__defaults__, function.__kwdefaults__)
+    if _same(own, cells) and _same(unchanged, (defaults, named)):
         return function
     closure = cells if function.__closure__ else None
     twin = FunctionType(

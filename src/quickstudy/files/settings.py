@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.modules import raw_bytes
+
 _SHOWN = 5
 """How many differences an error lists."""
 
@@ -172,11 +174,7 @@ def _is_computed(module: nn.Module, attribute: str, value: Any) -> bool:
 
 def _digest(array: Any) -> str:
     """Type, shape and a digest of the numbers of an array or a tensor."""
-    if isinstance(array, Tensor):
-        array = array.detach().cpu().contiguous()
-        content = array.reshape(-1).view(torch.uint8).numpy().tobytes()
-    else:
-        content = array.tobytes()
+    content = raw_bytes(array) if isinstance(array, Tensor) else array.tobytes()
     kind = f"{array.dtype} {tuple(array.shape)}"
     return f"{kind} {hashlib.sha256(content).hexdigest()[:16]}"
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.errors import out_of_memory
+from quickstudy.base.modules import raw_bytes
 
 _HEADER, _DIGEST = "quickstudy", "sha256"
 
@@ -91,7 +92,7 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(raw_bytes(tensor))
     return digest.hexdigest()
 
 

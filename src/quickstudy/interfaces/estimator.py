@@ -19,7 +19,7 @@ from quickstudy.base.door import is_pixels
 from quickstudy.base.modules import device_of
 from quickstudy.base.shown import shown
 from quickstudy.core import Examples, Learner, Predictor, TaskSpec
-from quickstudy.interfaces.untrained import untrained
+from quickstudy.interfaces.named_learner import learner_for
 from quickstudy.learners.transfer.heads import logistic
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.tasks.examples import one_place
@@ -32,8 +32,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     ``learner``  any learner for classification, usually a trained one; it is not changed. Or the
                  name of one, such as "prototypical": it is then made for X and untrained, see
-                 :func:`quickstudy.interfaces.untrained.untrained`. By default a logistic head on
-                 the inputs themselves, as a baseline.
+                 :func:`quickstudy.interfaces.named_learner.learner_for`. By default a logistic
+                 head on the inputs themselves, as a baseline.
 
     X is (n, features), or (n, channels, height, width) for learners of images. Pixels (uint8, or
     images of other integers) are scaled from 0…255 to [0, 1]; other integers stay ids for a learner
@@ -162,7 +162,7 @@ def _adapt(
     if weight is not None and not isinstance(weight, (int, float)):
         weight = _numbers(weight, f"{who}: sample_weight")
     weights = _check_sample_weight(weight, rows, dtype=np.float64, ensure_non_negative=True)
-    learner = untrained(estimator.learner, baseline, rows.shape[1:], spec, who)
+    learner = learner_for(estimator.learner, baseline, rows.shape[1:], spec, who)
     estimator._device = device_of(learner)
     inputs = _tensor(estimator, rows)
     estimator._pixels = is_pixels(inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quickstudy.base.words import count
+from quickstudy.base.words import count, enumerated
 from quickstudy.reports.words import visible
 
 NAMED = 3
@@ -23,13 +23,9 @@ def title_of(learner: str, name: str, own: Sequence[str] = ()) -> str:
     named = [_short(each) for each in own[:NAMED]]
     more = len(own) - len(named)
     others = count(more, "more class", "more classes")
-    return f"{learner}: " + (f"{', '.join(named)} and {others}" if more else _listed(named))
+    return f"{learner}: " + (f"{', '.join(named)} and {others}" if more else enumerated(named))
 
 
 def _short(name: str) -> str:
     text = visible(name)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

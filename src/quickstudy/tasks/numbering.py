@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
+from quickstudy.base.modules import raw_bytes
 from quickstudy.base.shown import shown
 from quickstudy.base.trees import named_leaves
 from quickstudy.core import Acting, Examples, Task, TaskSource, TaskSpec
@@ -217,7 +218,7 @@ class Fingerprint:
                 part = {n: v for n, v in part._asdict().items() if n != "groups"}
             for name, leaf in named_leaves(part, what):
                 self._digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)} ".encode())
-                self._digest.update(_bytes(leaf))
+                self._digest.update(raw_bytes(leaf))
 
     @property
     def value(self) -> str:
@@ -233,12 +234,6 @@ def fingerprint(tasks: Iterable[Task]) -> str:
     return found.value
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    """The bytes of a tensor of any dtype; NumPy has no bfloat16."""
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes()
-
-
 _DEPTH = 6
 """Objects inside objects are described to this depth, so that circular ones end."""
 
@@ -249,7 +244,7 @@ def _described(value: Any, depth: int = _DEPTH) -> str:
     if isinstance(value, str | int | float | None):
         return repr(value)
     if isinstance(value, Tensor):
-        return hashlib.sha256(_bytes(value)).hexdigest()
+        return hashlib.sha256(raw_bytes(value)).hexdigest()
     if isinstance(value, list | tuple):
         return f"({', '.join(_described(each, depth) for each in value)})"
     if isinstance(value, partial):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adam, Optimizer
+
+from quickstudy.base.words import first_few
 
 OptimiserMaker = Callable[[Iterable[Tensor]], Optimizer]
 """A function: parameters -> optimiser."""
@@ -79,7 +81,7 @@ class FirstSteps:
         if not self._waiting:
             raise ValueError(
                 f"fit: the optimiser holds no trainable parameter of {type(learner).__name__} "
-                f"({_listed(trainable)}), so it would train nothing of it. Make it of the "
+                f"({first_few(trainable)}), so it would train nothing of it. Make it of the "
                 "parameters that it is given: optimiser=lambda parameters: "
                 "torch.optim.AdamW(parameters, lr=1e-3)."
             )
@@ -90,7 +92,7 @@ class FirstSteps:
             )
         if missing := [name for name in trainable if name not in self._waiting]:
             warnings.warn(
-                f"fit: the optimiser does not hold {_listed(missing)}, so "
+                f"fit: the optimiser does not hold {first_few(missing)}, so "
                 "these parameters stay as they are. Make it of all parameters that it is given, or "
                 "freeze these before: qs.frozen(module), or requires_grad_(False).",
                 stacklevel=3,
@@ -111,7 +113,7 @@ class FirstSteps:
         if self._steps == 1 and reached and not moved:
             raise ValueError(
                 f"fit: the first step changed no parameter, although there are gradients for "
-                f"{_listed(reached)}. Give the optimiser a greater learning rate, of which "
+                f"{first_few(reached)}. Give the optimiser a greater learning rate, of which "
                 f"{next(iter(reached.values())).dtype} can hold the steps, or another optimiser."
             )
         for name in moved:
@@ -138,7 +140,7 @@ class FirstSteps:
             return
         when = "the first step" if self._steps == 1 else f"the first {self._steps} steps"
         warnings.warn(
-            f"fit: {when} did not train {_listed(names)}. The loss does not depend on these "
+            f"fit: {when} did not train {first_few(names)}. The loss does not depend on these "
             "parameters (are they unused, or behind detach(), no_grad() or .data?), or only by a "
             "gradient that is zero, or too small at their learning rate. Mend forward, or freeze "
             "them: qs.frozen(module), or requires_grad_(False).",
@@ -150,8 +152,3 @@ class FirstSteps:
 
 def _has_gradient(parameter: Tensor) -> bool:
     return parameter.grad is not None and bool(parameter.grad.any())
-
-
-def _listed(names: Collection[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(list(names)[:most]) + more

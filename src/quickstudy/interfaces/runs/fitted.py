@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.json_text import damage_names, read_json
-from quickstudy.base.words import count
+from quickstudy.base.words import count, enumerated
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.interfaces.runs.recipe import Limits, Recipe
 
@@ -76,8 +76,7 @@ def classes_of(data: Dataset) -> str:
         )
     parts = [f"{train:,} to train on"]
     parts += [f"{n:,} to {what}" for n, what in ((val, "validate"), (test, "test")) if n]
-    listed = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[:-1] else parts)
-    return f"{count(train + val + test, 'class', 'classes')}, {listed}"
+    return f"{count(train + val + test, 'class', 'classes')}, {enumerated(parts)}"
 
 
 def keep_split(path: Path, data: Dataset) -> None:

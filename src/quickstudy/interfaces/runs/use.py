@@ -18,7 +18,7 @@ from torch import Tensor
 from quickstudy.answers.specs import classification
 from quickstudy.base.shown import shown
 from quickstudy.base.skipped import SkippedInput
-from quickstudy.base.words import count
+from quickstudy.base.words import count, first_few
 from quickstudy.core import Learner, Predictor
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
@@ -239,9 +239,7 @@ def _digests(pixels: Tensor) -> list[str]:
 
 
 def _classes_named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    listed = ", ".join(map(shown, names[:3])) + more
-    return f"{count(len(names), 'class', 'classes')} ({listed})"
+    return f"{count(len(names), 'class', 'classes')} ({first_few([*map(shown, names)], 3)})"
 
 
 def _normal(name: str) -> str:

@@ -8,6 +8,7 @@ from quickstudy.backbones.norms import embed_support
 from quickstudy.base.modules import in_torch_func, needs_plain_operators
 from quickstudy.base.replica import Replica
 from quickstudy.base.trees import leaves
+from quickstudy.base.words import first_few
 from quickstudy.learners.gradient.descend import Weights
 from quickstudy.learners.gradient.network import SupportLoss
 
@@ -52,12 +53,10 @@ def refuse_unreachable(loss: SupportLoss, weights: Weights, learner: str) -> Non
     pairs = zip(own, found[: len(own)], found[len(own) :], strict=True)
     unreached = [name for name, *gradients in pairs if any(g is not None for g in gradients)]
     if unreached:
-        more = f" and {len(unreached) - 4} more" if len(unreached) > 4 else ""
-        listed = ", ".join(unreached[:4]) + more
         raise ValueError(
-            f"{learner}: adapted weights cannot take the place of {listed}, since forward does not "
-            "read them in each call from the modules that hold them (Keras models, for example, "
-            "read variables of their own). So adapting would change nothing. Build the network of "
-            "torch.nn modules, leave these out by adapts=, or take a learner that does not adapt "
-            "the backbone, such as Prototypical."
+            f"{learner}: adapted weights cannot take the place of {first_few(unreached, 4)}, since "
+            "forward does not read them in each call from the modules that hold them (Keras "
+            "models, for example, read variables of their own). So adapting would change nothing. "
+            "Build the network of torch.nn modules, leave these out by adapts=, or take a learner "
+            "that does not adapt the backbone, such as Prototypical."
         )

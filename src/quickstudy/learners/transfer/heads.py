@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.base.modules import in_torch_func, needs_plain_operators
+from quickstudy.base.modules import values_can_be_read
 from quickstudy.tasks.examples import without_absent
 
 NEWTON_STEPS = 20
@@ -270,12 +270,8 @@ def _solve(problem: _Problem, p: Tensor, right: _Head, steps: int, size: _Head) 
 
 
 def _none(values: Tensor) -> bool:
-    """Whether all are 0, so that further steps would change nothing; False where reading is slow.
-
-    That is on a GPU, which would synchronise. Under vmap values cannot be read.
-    """
-    hidden = in_torch_func() or needs_plain_operators() or values.device.type != "cpu"
-    return not hidden and not bool(values.any())
+    """Whether all are seen to be 0, so that further steps would change nothing."""
+    return values_can_be_read(values) and not bool(values.any())
 
 
 def _ratio(a: Tensor, b: Tensor, known: Tensor) -> Tensor:

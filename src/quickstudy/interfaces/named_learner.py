@@ -30,7 +30,7 @@ class Inputs(nn.Flatten):
         self.features = features
 
 
-def untrained(
+def learner_for(
     learner: Any, default: Learner, shape: Sequence[int], spec: TaskSpec, who: str
 ) -> Learner:
     """A copy of ``learner``, which may be the name of one; ``default`` for None.
