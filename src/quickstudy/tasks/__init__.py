@@ -3,6 +3,7 @@
 episodes    few-shot classification from labelled rows
 Sinusoids   regression: one function per task
 Bandits     reinforcement learning: one multi-armed bandit per task
+transfer    support sets with rows of other places beside those of the target
 fixed       a given list of tasks
 draw        the task of a source with a given number
 stacks      groups of tasks that can be computed at once
@@ -18,8 +19,10 @@ from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import class_folds, split_classes, split_rows
 from quickstudy.tasks.stacks import Stack, stack, stacks
+from quickstudy.tasks.transfer import TARGET, transfer
 
 __all__ = [
+    "TARGET",
     "Bandits",
     "Episodes",
     "Fingerprint",
@@ -38,4 +41,5 @@ __all__ = [
     "stack",
     "stacks",
     "task_seed",
+    "transfer",
 ]
