@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
+    from quickstudy.learners.transfer.support_vectors import SVM as SVM
 # end of the learners
 
 _DEFINED_IN = {
