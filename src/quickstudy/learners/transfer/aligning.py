@@ -168,8 +168,8 @@ def _check(who: str, features: Tensor, support: Examples) -> None:
     if len(broken):
         raise ValueError(
             f"{who}: aligns whole rows, so weights must be whole numbers; found "
-            f"{float(broken[0]):g}. Round them, or use a learner that weights rows without aligning "
-            "them, such as qs.LinearProbe."
+            f"{float(broken[0]):g}. Round them, or use a learner that does not align, "
+            "such as qs.LinearProbe."
         )
 
 
