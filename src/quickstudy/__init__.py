@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.subspace_alignment import (
         SubspaceAlignment as SubspaceAlignment,
     )
+    from quickstudy.learners.transfer.support_vectors import SVM as SVM
     from quickstudy.learners.transfer.tca import TCA as TCA
 # end of the learners
 
