@@ -87,9 +87,18 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.transfer.coral import CORAL as CORAL
+    from quickstudy.learners.transfer.entropic_transport import (
+        EntropicTransport as EntropicTransport,
+    )
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
+    from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.subspace_alignment import (
+        SubspaceAlignment as SubspaceAlignment,
+    )
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
+    from quickstudy.learners.transfer.tca import TCA as TCA
 # end of the learners
 
 _DEFINED_IN = {
