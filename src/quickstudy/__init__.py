@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from quickstudy.core import Task as Task
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation.evaluate import evaluate as evaluate
+    from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.results import Evaluation as Evaluation
+    from quickstudy.evaluation.transferability import transferability as transferability
     from quickstudy.evaluation.validation import Validation as Validation
     from quickstudy.files.export import export as export
     from quickstudy.files.storage import load as load
@@ -136,6 +138,7 @@ _DEFINED_IN = {
     "segmentation": "answers.specs",
     "spec": "answers.specs",
     "tokens": "answers.specs",
+    "transferability": "evaluation.transferability",
     "verification": "learners.metric.siamese",
 }
 _MODULES = {
@@ -150,6 +153,7 @@ _MODULES = {
     "tasks": "tasks",
     "testing": "testing",
     "training": "training",
+    "transfer_scores": "evaluation.transfer_scores",
     "updates": "learners.gradient.descend",
 }
 """Public name -> module path below ``quickstudy``, so that users need no deep imports."""
