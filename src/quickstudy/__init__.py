@@ -94,8 +94,8 @@ if TYPE_CHECKING:
         EntropicTransport as EntropicTransport,
     )
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
-    from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.subspace_alignment import (
         SubspaceAlignment as SubspaceAlignment,
     )
