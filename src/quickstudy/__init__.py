@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import linear_contrastive as linear_contrastive
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
+    from quickstudy.learners.with_backbone import with_backbone as with_backbone
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -142,6 +143,7 @@ _DEFINED_IN = {
     "tokens": "answers.specs",
     "transferability": "evaluation.transferability",
     "verification": "learners.metric.siamese",
+    "with_backbone": "learners.with_backbone",
 }
 _MODULES = {
     "answers": "answers",
