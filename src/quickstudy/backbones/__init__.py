@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.resnet12 import ResNet12
+    from quickstudy.backbones.text.encoder import TextEncoder
+    from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
 
-__all__ = ["MLP", "Conv4", "EfficientNetLite", "ResNet12"]
+__all__ = ["MLP", "Conv4", "EfficientNetLite", "OnnxTextEncoder", "ResNet12", "TextEncoder"]
 
 _MODULES = {
     "MLP": "mlp",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
+    "OnnxTextEncoder": "text.onnx_encoder",
     "ResNet12": "resnet12",
+    "TextEncoder": "text.encoder",
 }
 
 
