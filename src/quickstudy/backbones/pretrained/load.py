@@ -32,7 +32,7 @@ def pretrained(
     weights come from: saved learners name that and the hash of the weights, instead of copying
     them, as long as the weights are unchanged.
 
-    ``name``      one of :data:`quickstudy.backbones.pretrained.registry.CARDS`, such as
+    ``name``      one of :data:`quickstudy.backbones.pretrained.CARDS`, such as
                   "efficientnet-lite0".
     ``size``      for pictures: side in pixels to which they are resized; by default the one that
                   the weights were trained with. Half the side takes a quarter of the time.
