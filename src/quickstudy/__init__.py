@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.backbones.pretrained.features import featurise as featurise
     from quickstudy.backbones.pretrained.load import pretrained as pretrained
     from quickstudy.base.frozen import frozen as frozen
     from quickstudy.compute.plan import Compute as Compute
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import linear_contrastive as linear_contrastive
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
+    from quickstudy.learners.with_backbone import with_backbone as with_backbone
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -127,6 +129,7 @@ _DEFINED_IN = {
     "evaluate": "evaluation.evaluate",
     "examples": "tasks.examples",
     "export": "files.export",
+    "featurise": "backbones.pretrained.features",
     "fit": "training.fit",
     "frozen": "base.frozen",
     "linear_contrastive": "learners.metric.siamese",
@@ -140,6 +143,7 @@ _DEFINED_IN = {
     "tokens": "answers.specs",
     "transferability": "evaluation.transferability",
     "verification": "learners.metric.siamese",
+    "with_backbone": "learners.with_backbone",
 }
 _MODULES = {
     "answers": "answers",

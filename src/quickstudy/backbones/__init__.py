@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
+    from quickstudy.backbones.joined import Chain, Features, WithHead
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.resnet12 import ResNet12
 
-__all__ = ["MLP", "Conv4", "EfficientNetLite", "ResNet12"]
+__all__ = ["MLP", "Chain", "Conv4", "EfficientNetLite", "Features", "ResNet12", "WithHead"]
 
 _MODULES = {
     "MLP": "mlp",
+    "Chain": "joined",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
+    "Features": "joined",
     "ResNet12": "resnet12",
+    "WithHead": "joined",
 }
 
 
