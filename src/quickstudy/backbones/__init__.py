@@ -14,8 +14,20 @@ if TYPE_CHECKING:
     from quickstudy.backbones.joined import Chain, Features, WithHead
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.resnet12 import ResNet12
+    from quickstudy.backbones.text.encoder import TextEncoder
+    from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
 
-__all__ = ["MLP", "Chain", "Conv4", "EfficientNetLite", "Features", "ResNet12", "WithHead"]
+__all__ = [
+    "MLP",
+    "Chain",
+    "Conv4",
+    "EfficientNetLite",
+    "Features",
+    "OnnxTextEncoder",
+    "ResNet12",
+    "TextEncoder",
+    "WithHead",
+]
 
 _MODULES = {
     "MLP": "mlp",
@@ -23,7 +35,9 @@ _MODULES = {
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
     "Features": "joined",
+    "OnnxTextEncoder": "text.onnx_encoder",
     "ResNet12": "resnet12",
+    "TextEncoder": "text.encoder",
     "WithHead": "joined",
 }
 
