@@ -60,9 +60,11 @@ def _is_list(module: nn.Module) -> bool:
 
 
 def _has_members(module: nn.Module) -> bool:
-    return (
-        _is_list(module) and sum(any(True for _ in c.parameters()) for c in module.children()) > 1
-    )
+    return _is_list(module) and sum(map(_has_parameters, module.children())) > 1
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def moved_names(network: nn.Module, adapts: str | Sequence[str], learner: str) -> list[str]:
