@@ -18,8 +18,8 @@ LAYERS = [
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 WITHOUT_TORCH = {
-    "quickstudy.base.names", "quickstudy.base.shown", "quickstudy.datasets.registry",
-    "quickstudy.learners.cards",
+    "quickstudy.base.names", "quickstudy.base.shown", "quickstudy.datasets.cards",
+    "quickstudy.datasets.domain_cards", "quickstudy.datasets.registry", "quickstudy.learners.cards",
 }  # fmt: skip
 """Modules from which the command line makes lists; they import only one another, and no torch."""
 

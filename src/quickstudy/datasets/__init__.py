@@ -17,7 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quickstudy.datasets.registry import CARDS, Card, card
+from quickstudy.datasets.cards import Card
+from quickstudy.datasets.registry import CARDS, card
 
 if TYPE_CHECKING:
     from quickstudy.datasets.dataset import Dataset
@@ -144,8 +145,8 @@ def load_tasks(
         known = ", ".join(each.name for each in CARDS.values() if each.published)
         has, loader = ("domains", "load_domains") if chosen.domains else ("classes", "load")
         raise ValueError(
-            f"datasets: {name} has {has}, not published test tasks. Load it with {loader}; published "
-            f"tasks are: {known}."
+            f"datasets: {name} has {has}, not published test tasks. Load it with {loader}; "
+            f"published tasks are: {known}."
         )
     options: dict[str, Any] = {} if size is None else {"size": size}
     options |= {"shuffled": True} if shuffled else {}

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from quickstudy.datasets.registry import Card
+from quickstudy.datasets.cards import Card
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import (
     FEWEST_TO_SPLIT,

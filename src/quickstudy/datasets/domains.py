@@ -19,8 +19,9 @@ import torch
 from quickstudy.answers.specs import classification
 from quickstudy.core import Examples, TaskSpec
 from quickstudy.datasets.cache import data_root
+from quickstudy.datasets.cards import Card
 from quickstudy.datasets.limits import ArchiveError, Limits, bomb
-from quickstudy.datasets.registry import Card, card
+from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import find
 from quickstudy.tasks.examples import examples
 

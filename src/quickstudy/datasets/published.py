@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quickstudy.datasets.registry import Card
+from quickstudy.datasets.cards import Card
 from quickstudy.tasks.fixed import FixedTasks
 
 

@@ -2,88 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from quickstudy.base.names import unknown_name
-
-
-@dataclass(frozen=True)
-class Checksum:
-    """The expected ``digest`` (hexadecimal) of ``what``, a file or its unpacked content."""
-
-    what: str
-    algorithm: str
-    digest: str
-
-    def __str__(self) -> str:
-        return f"{self.what} {self.algorithm}:{self.digest}"
-
-
-@dataclass(frozen=True)
-class PublishedError:
-    """The error, in %, of a method on published test tasks, and where it was published."""
-
-    method: str
-    percent: float
-    reference: str
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.percent:.1f}% ({self.reference})"
-
-
-@dataclass(frozen=True)
-class Card:
-    """Facts about a data set, available without loading it.
-
-    ``name``        the name for :func:`quickstudy.datasets.load`.
-    ``title``       the name in prose.
-    ``summary``     one sentence.
-    ``licence``     of the data, as far as its publisher states one.
-    ``citation``    the publication to cite.
-    ``url``         web page of the source.
-    ``resize``      how its pictures were reduced, "area" for drawings or "bicubic"; other pictures
-                    are reduced alike for a learner that was trained on it.
-    ``shape``       of one input, (channels, height, width); None where it depends on the source.
-    ``classes``     of the train, validation and test split; None where it depends on the source.
-    ``loader``      the function that loads it, ``module:function``.
-    ``options``     the options of :func:`~quickstudy.datasets.load` that it takes.
-    ``splits``      the names of its splits, the default first.
-    ``downloads``   whether the library downloads it; otherwise the user provides the files.
-    ``checked``     what is verified before the data are used, and how.
-    ``checksum``    the expected checksums; empty where every copy differs.
-    ``size_bytes``  of the archives to provide or to download; 0 where none is needed.
-    ``published``   error in % of methods on these tasks, for published test tasks; they are loaded
-                    by :func:`~quickstudy.datasets.load_tasks`.
-    ``trained_on``  data sets, with their splits, whose training classes include classes of these
-                    tasks, so that a learner trained on them cannot be compared.
-    ``domains``     the names of its domains, for data of several; these are loaded by
-                    :func:`~quickstudy.datasets.load_domains`.
-    """
-
-    name: str
-    title: str
-    summary: str
-    licence: str
-    citation: str
-    url: str
-    shape: tuple[int, int, int] | None
-    classes: tuple[int, int, int] | None
-    loader: str
-    resize: str = "bicubic"
-    options: frozenset[str] = frozenset()
-    splits: tuple[str, ...] = ()
-    downloads: bool = False
-    checked: str = ""
-    checksum: tuple[Checksum, ...] = ()
-    size_bytes: int = 0
-    published: tuple[PublishedError, ...] = ()
-    trained_on: tuple[tuple[str, str], ...] = ()
-    domains: tuple[str, ...] = ()
-
-    def digest(self, what: str) -> str:
-        """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
-        return {each.what: each.digest for each in self.checksum}[what]
-
+from quickstudy.datasets.cards import Card, Checksum, PublishedError
+from quickstudy.datasets.domain_cards import DOMAIN_CARDS
 
 _CARDS = (
     Card(
@@ -248,69 +169,6 @@ _CARDS = (
         size_bytes=137_414_764,
     ),
     Card(
-        name="newsgroup_pairs",
-        title="Newsgroup pairs",
-        summary="posts of two top categories as word counts; source and target are of different "
-        "subcategories",
-        licence="GPL-3.0, of the repository; the posts are their authors'",
-        citation="Zhou, Chen, Ye: MALSAR, multi-task learning via structural regularization "
-        "(2011); posts of 20 Newsgroups, Lang (1995)",
-        url="https://github.com/jiayuzhou/MALSAR/tree/master/data/Newsgroup",
-        shape=None,
-        classes=None,
-        checked="all four files, SHA-256",
-        checksum=(
-            Checksum(
-                "rec_vs_talk_1.mat",
-                "sha256",
-                "2ccc2c933adb5e9a88524e0d0a90022ee925e3395fead485c2d7d31a14149997",
-            ),
-            Checksum(
-                "rec_vs_talk_2.mat",
-                "sha256",
-                "162fe06ddbad645577a2c538645f72115416811f8ee6dffc2fe2944a1c632e08",
-            ),
-            Checksum(
-                "comp_vs_sci_1.mat",
-                "sha256",
-                "136e73185215cdc5fe7af4c2e0d86dae9da864e119fef95253ef6614d139d7ab",
-            ),
-            Checksum(
-                "comp_vs_sci_2.mat",
-                "sha256",
-                "efafdffe36f05668f9cd638cbfad45a96b6e69e385a65fb7a24dda6082adec52",
-            ),
-        ),
-        loader="quickstudy.datasets.newsgroup_pairs:load",
-        size_bytes=251_693 + 184_593 + 233_347 + 209_328,
-        domains=("rec_vs_talk_1", "rec_vs_talk_2", "comp_vs_sci_1", "comp_vs_sci_2"),
-    ),
-    Card(
-        name="mushrooms",
-        title="Mushrooms",
-        summary="edible or poisonous, by 126 yes-or-no properties; two domains by stalk shape",
-        licence="Apache-2.0, of the repository",
-        citation="Schlimmer: Mushroom data set. UCI Machine Learning Repository (1987)",
-        url="https://github.com/dmlc/xgboost/tree/master/demo/data",
-        shape=None,
-        classes=None,
-        checked="both files, SHA-256",
-        checksum=(
-            Checksum(
-                "agaricus.txt.train",
-                "sha256",
-                "915c2def06e9b44a306ad097fe8b6652c7c477d9c1e605bd2130ad20a70a8ad6",
-            ),
-            Checksum(
-                "agaricus.txt.test",
-                "sha256",
-                "765db79391141953d890ce197fe828a621d6487fbba4de5e4d2217bd140371c0",
-            ),
-        ),
-        loader="quickstudy.datasets.mushrooms:load",
-        domains=("enlarging", "tapering"),
-    ),
-    Card(
         name="folder",
         title="A folder of images",
         summary="your own images: one folder per class, any size and mode",
@@ -336,7 +194,7 @@ _CARDS = (
     ),
 )
 
-CARDS: dict[str, Card] = {card.name: card for card in _CARDS}
+CARDS: dict[str, Card] = {card.name: card for card in (*_CARDS, *DOMAIN_CARDS)}
 """Every data set by name."""
 
 

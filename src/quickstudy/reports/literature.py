@@ -10,7 +10,7 @@ from quickstudy.base.words import count
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from quickstudy.datasets.registry import PublishedError
+    from quickstudy.datasets.cards import PublishedError
     from quickstudy.evaluation.results import Evaluation
 
 

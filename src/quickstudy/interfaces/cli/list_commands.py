@@ -10,7 +10,7 @@ import click
 from quickstudy.interfaces.cli.printing import json_option, print_json, print_rich
 
 if TYPE_CHECKING:
-    from quickstudy.datasets.registry import Card
+    from quickstudy.datasets.cards import Card
 
 
 @click.command()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quickstudy.datasets import load_tasks
-from quickstudy.datasets.registry import Card, card
+from quickstudy.datasets.cards import Card
+from quickstudy.datasets.registry import card
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.interfaces.runs.folder import Run
