@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.backbones.pretrained.load import pretrained as pretrained
     from quickstudy.base.frozen import frozen as frozen
     from quickstudy.compute.plan import Compute as Compute
     from quickstudy.core import Acting as Acting
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from quickstudy.core import Score as Score
     from quickstudy.core import Task as Task
     from quickstudy.core import TaskSpec as TaskSpec
+    from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
     from quickstudy.evaluation.results import Evaluation as Evaluation
+    from quickstudy.evaluation.transferability import transferability as transferability
     from quickstudy.evaluation.validation import Validation as Validation
     from quickstudy.files.export import export as export
     from quickstudy.files.storage import load as load
@@ -95,6 +98,7 @@ if TYPE_CHECKING:
     )
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.subspace_alignment import (
         SubspaceAlignment as SubspaceAlignment,
     )
@@ -131,11 +135,13 @@ _DEFINED_IN = {
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
+    "pretrained": "backbones.pretrained.load",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",
     "spec": "answers.specs",
     "tokens": "answers.specs",
+    "transferability": "evaluation.transferability",
     "verification": "learners.metric.siamese",
 }
 _MODULES = {
@@ -150,6 +156,7 @@ _MODULES = {
     "tasks": "tasks",
     "testing": "testing",
     "training": "training",
+    "transfer_scores": "evaluation.transfer_scores",
     "updates": "learners.gradient.descend",
 }
 """Public name -> module path below ``quickstudy``, so that users need no deep imports."""
