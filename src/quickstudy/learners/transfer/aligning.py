@@ -82,8 +82,9 @@ class AligningLearner(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The base learner fitted to the aligned ``support``.
 
-        Raises ValueError for source rows without any row of the target, for weights that are not
-        whole numbers, for features that are no vectors, and where the alignment is not finite.
+        Raises ValueError for fewer than 2 rows of the sources or of the target, for weights that
+        are not whole numbers, for features that are no vectors, and where the alignment is not
+        finite.
         """
         features, statistics = embed_support(self.backbone, support)
         target_map: Map = {}
@@ -170,6 +171,14 @@ def _check(who: str, features: Tensor, support: Examples) -> None:
             "Flatten them: torch.nn.Sequential(backbone, torch.nn.Flatten())."
         )
     refuse_without_target(who, support)
+    target = is_target(support)
+    for whose, side in (("sources", ~target), ("target", target)):
+        rows = float(weights[side].sum())
+        if rows < 2:
+            raise ValueError(
+                f"{who}: needs 2 or more rows of each side to compare how they vary; found "
+                f"{rows:g} of the {whose}. Give more rows."
+            )
     broken = weights[weights != weights.round()]
     if len(broken):
         raise ValueError(

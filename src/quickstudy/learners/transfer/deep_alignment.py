@@ -103,9 +103,8 @@ class DeepAligner(Learner):
         self.backbone, self.steps, self.rate, self.strength = backbone, steps, rate, strength
         self.update, self.batch, self.seed = update, batch, seed
         self.adapted = tuple(n for n, p in backbone.named_parameters() if p.requires_grad)
-        self.exceptions = {"vmap_equals_loop": _LOOPED}  # type: ignore[misc]  # of this instance
-        if batch is not None:
-            self.exceptions |= _BY_BATCHES
+        by_batches = {} if batch is None else _BY_BATCHES
+        self.exceptions = {"vmap_equals_loop": _LOOPED} | by_batches  # type: ignore[misc]
 
     @property
     def adapted_network(self) -> nn.Module:
