@@ -91,7 +91,13 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.transfer.chosen_without_labels import (
+        ChosenWithoutLabels as ChosenWithoutLabels,
+    )
     from quickstudy.learners.transfer.coral import CORAL as CORAL
+    from quickstudy.learners.transfer.dan import DAN as DAN
+    from quickstudy.learners.transfer.dann import DANN as DANN
+    from quickstudy.learners.transfer.deep_coral import DeepCORAL as DeepCORAL
     from quickstudy.learners.transfer.entropic_transport import (
         EntropicTransport as EntropicTransport,
     )
