@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from quickstudy.core import Score as Score
     from quickstudy.core import Task as Task
     from quickstudy.core import TaskSpec as TaskSpec
-    from quickstudy.evaluation.evaluate import evaluate as evaluate
     from quickstudy.evaluation import transfer_scores as transfer_scores
+    from quickstudy.evaluation.evaluate import evaluate as evaluate
     from quickstudy.evaluation.results import Evaluation as Evaluation
     from quickstudy.evaluation.transferability import transferability as transferability
     from quickstudy.evaluation.validation import Validation as Validation
