@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
+    from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
 # end of the learners
 

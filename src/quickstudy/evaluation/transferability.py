@@ -40,7 +40,8 @@ class Ranking:
     """Candidates by falling score.
 
     ``score``   the name of the score.
-    ``rows``    the number of target rows that it read; ``classes``, of how many classes, 0 for real targets.
+    ``rows``    the number of target rows that it read.
+    ``classes`` how many classes they have; 0 for real targets.
     ``table``   the candidates, best first; equal scores keep the order in which they were given.
     """
 
