@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.backbones.pretrained.load import pretrained as pretrained
     from quickstudy.base.frozen import frozen as frozen
     from quickstudy.compute.plan import Compute as Compute
     from quickstudy.core import Acting as Acting
@@ -88,9 +89,19 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.transfer.coral import CORAL as CORAL
+    from quickstudy.learners.transfer.entropic_transport import (
+        EntropicTransport as EntropicTransport,
+    )
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
+    from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
+    from quickstudy.learners.transfer.subspace_alignment import (
+        SubspaceAlignment as SubspaceAlignment,
+    )
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
+    from quickstudy.learners.transfer.tca import TCA as TCA
 # end of the learners
 
 _DEFINED_IN = {
@@ -122,6 +133,7 @@ _DEFINED_IN = {
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
+    "pretrained": "backbones.pretrained.load",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",

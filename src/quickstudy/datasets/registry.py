@@ -58,6 +58,8 @@ class Card:
                     tasks, so that a learner trained on them cannot be compared.
     ``domains``     the names of its domains, for data of several; these are loaded by
                     :func:`~quickstudy.datasets.load_domains`.
+    ``texts``       whether its inputs are tokens of texts, which
+                    :func:`~quickstudy.datasets.load_texts` gives as they are.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Card:
     published: tuple[PublishedError, ...] = ()
     trained_on: tuple[tuple[str, str], ...] = ()
     domains: tuple[str, ...] = ()
+    texts: bool = False
 
     def digest(self, what: str) -> str:
         """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
@@ -309,6 +312,31 @@ _CARDS = (
         ),
         loader="quickstudy.datasets.mushrooms:load",
         domains=("enlarging", "tapering"),
+    ),
+    Card(
+        name="clinc150",
+        title="CLINC150",
+        summary="requests to an assistant, 150 intents of 150 English texts each, in 10 domains",
+        licence="CC BY 3.0",
+        citation="Larson et al.: An evaluation dataset for intent classification and out-of-scope "
+        "prediction. EMNLP-IJCNLP (2019)",
+        url="https://github.com/clinc/oos-eval",
+        shape=None,
+        classes=(90, 30, 30),
+        checked="the file, SHA-256",
+        checksum=(
+            Checksum(
+                "data_full.json",
+                "sha256",
+                "36923c3705a59e08fe9c3883d8bc2dd966ef93e22cb78ac41171782a698d56e0",
+            ),
+        ),
+        loader="quickstudy.datasets.clinc150:load",
+        options=frozenset({"split", "download"}),
+        splits=("intents", "domains"),
+        downloads=True,
+        size_bytes=2_495_390,
+        texts=True,
     ),
     Card(
         name="folder",
