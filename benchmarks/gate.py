@@ -107,7 +107,7 @@ def results_of(
             value, state = score(gate, rows, task)
             scores.setdefault(name, []).append(value)
             choices[name].append(gate.choice(state))
-        log(f"{number} {({name: round(of[-1], 3) for name, of in scores.items()})}")
+        log(f"{number} { ({name: round(of[-1], 3) for name, of in scores.items()}) }")
     means = {name: sum(of) / len(of) for name, of in scores.items()}
     better = max(("target only", "source only"), key=means.__getitem__)
     rows_ = {}
