@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.backbones.pretrained.load import pretrained as pretrained
     from quickstudy.base.frozen import frozen as frozen
     from quickstudy.compute.plan import Compute as Compute
     from quickstudy.core import Acting as Acting
@@ -87,6 +88,8 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
+    from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
+    from quickstudy.learners.transfer.support_vectors import SVM as SVM
 # end of the learners
 
 _DEFINED_IN = {
@@ -118,6 +121,7 @@ _DEFINED_IN = {
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
+    "pretrained": "backbones.pretrained.load",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",

@@ -20,10 +20,10 @@ def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """1 - cos(a_i, b_j), in [0, 2]; 1 if a row is zero, which has no direction."""
-    return 1 - _unit(a) @ _unit(b).mT
+    return 1 - unit(a) @ unit(b).mT
 
 
-def _unit(rows: Tensor) -> Tensor:
+def unit(rows: Tensor) -> Tensor:
     """Each row divided by its norm; a zero row and its gradient are unchanged."""
     squares = rows.square().sum(-1, keepdim=True)
     return rows * torch.where(squares > 0, squares, 1.0).rsqrt()
