@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.backbones.pretrained.features import featurise as featurise
     from quickstudy.backbones.pretrained.load import pretrained as pretrained
     from quickstudy.base.frozen import frozen as frozen
     from quickstudy.compute.plan import Compute as Compute
@@ -116,6 +117,7 @@ _DEFINED_IN = {
     "evaluate": "evaluation.evaluate",
     "examples": "tasks.examples",
     "export": "files.export",
+    "featurise": "backbones.pretrained.features",
     "fit": "training.fit",
     "frozen": "base.frozen",
     "linear_contrastive": "learners.metric.siamese",

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from quickstudy.backbones.pretrained.registry import card
-from quickstudy.backbones.pretrained.source import PretrainedSource, digest_of, settings
+from quickstudy.backbones.pretrained.source import PretrainedSource, digest_of, mark, settings
 from quickstudy.base.frozen import frozen as freeze
 
 
@@ -68,7 +68,7 @@ def pretrained(
     module: nn.Module = getattr(import_module(home), function)(name, **given)
     # A default is kept too: it may be another one in a later version.
     asked = ({"size": 0} if "size" in facts.options else {}) | options
-    module.pretrained_source = PretrainedSource(name, digest_of(module), settings(module, asked))
+    mark(module, PretrainedSource(name, digest_of(module), settings(module, asked)))
     return freeze(module) if frozen else module.eval()
 
 
