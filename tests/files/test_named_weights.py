@@ -226,7 +226,7 @@ def test_a_wrong_dtype_of_pretrained_weights_is_refused(dtype, tmp_path):
 def test_a_missing_package_is_named_with_the_file_and_the_command(tmp_path, monkeypatch):
     path = qs.save(LEARNERS["ridge"]()(SUPPORT, SPEC), tmp_path / "p.safetensors")
 
-    def absent(name: str) -> nn.Module:
+    def absent(name: str, *, frozen: bool = True) -> nn.Module:
         raise ImportError(f"pretrained: {name} needs a package. pip install 'quickstudy[vision]'.")
 
     monkeypatch.setattr(sources, "_maker", lambda: absent)

@@ -87,7 +87,7 @@ def _check_options(name: str, options: Mapping[str, Any], make: Callable[..., An
     """ValueError for an option that ``make`` does not have, or of another type."""
     hints = get_type_hints(make)
     valid = {each: hints.get(each, object) for each in list(inspect.signature(make).parameters)[1:]}
-    for other in ("download", "frozen"):  # no file may ask for the one; the other is no option
+    for other in ("download", "frozen"):  # they are up to whoever loads the file
         valid.pop(other, None)
     for option, value in options.items():
         if option not in valid or not is_a(value, valid[option]):
