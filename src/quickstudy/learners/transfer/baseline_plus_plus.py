@@ -127,7 +127,8 @@ class BaselinePlusPlus(Learner):
                 )
             vectors = vectors - self.rate * velocity[0]
             factors = factors - self.rate * velocity[1]
-        return factors * vectors / vectors.norm(dim=0)
+        weight: Tensor = factors * vectors / vectors.norm(dim=0)
+        return weight
 
     def _first(self, ways: int, like: Tensor) -> Tensor:
         """Random weights (d, ways), uniform as those of ``torch.nn.Linear``.

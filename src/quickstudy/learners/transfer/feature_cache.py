@@ -149,7 +149,8 @@ class FeatureCache(Learner):
 
     def _learnt(self, state: State, rows: Examples, spec: TaskSpec) -> Tensor:
         """The keys after ``steps`` steps of AdamW on the support's cross entropy."""
-        keys, values, present = state["keys"], state["values"], state["present"]
+        keys: Tensor = state["keys"]
+        values, present = state["values"], state["present"]
         first = self._initial_logits(state, rows.inputs, spec)
         targets = one_hot(rows.targets, spec.outputs, keys.dtype)
         counts = rows.weights.to(keys.dtype)
