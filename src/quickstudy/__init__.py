@@ -90,11 +90,11 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
-    from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.coral import CORAL as CORAL
     from quickstudy.learners.transfer.entropic_transport import (
         EntropicTransport as EntropicTransport,
     )
+    from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot

@@ -339,6 +339,71 @@ _CARDS = (
         texts=True,
     ),
     Card(
+        name="emoji",
+        title="Emoji",
+        summary="1,570 emoji, each in the designs of four vendors; test classes are other emoji",
+        licence="Noto Apache-2.0; Twemoji CC BY 4.0; Fluent MIT; OpenMoji CC BY-SA 4.0; names "
+        "Unicode-3.0",
+        citation="emoji-datasource 16.0.0 (Noto, Twemoji); Microsoft Fluent 3D; OpenMoji 17.0.0; "
+        "Unicode CLDR 48.2.0",
+        url="https://www.npmjs.com/package/emoji-datasource-google",
+        shape=(3, 32, 32),
+        classes=(1004, 252, 314),
+        checked="all five files, SHA-256",
+        checksum=(
+            Checksum(
+                "noto_32.npz",
+                "sha256",
+                "0d7d289ba72651c40ecae0bcd67aa9d13dadf7d74a60c7a9b43005eb6ef0ebbc",
+            ),
+            Checksum(
+                "twemoji_32.npz",
+                "sha256",
+                "5ab62de70e4a6d9a478c312a5c0e40e4e26771e1d82a12f1bae052dfb4c17891",
+            ),
+            Checksum(
+                "fluent3d_32.npz",
+                "sha256",
+                "e2d6271b808fbdf482e078b3158b33431358a661c2ae948de436812e1244ef49",
+            ),
+            Checksum(
+                "openmoji_32.npz",
+                "sha256",
+                "f17a6b5fc898ad5418effd5deb79e63da73f4f958f9d4aeb495a788392cacbf5",
+            ),
+            Checksum(
+                "classes.json.gz",
+                "sha256",
+                "e087d693be79f6e1e8459443306d06c4f7ee6d3f3e9156e25888695af8f92dd9",
+            ),
+        ),
+        loader="quickstudy.datasets.emoji:load",
+        resize="area",
+        size_bytes=1_664_533 + 1_286_139 + 2_730_316 + 972_249 + 55_970,
+    ),
+    Card(
+        name="wbc",
+        title="White blood cells",
+        summary="photographs of single white blood cells of four types; all are test classes",
+        licence="GPL-3.0",
+        citation="Zheng, Wang, Wang, Liu: Fast and robust segmentation of white blood cell images "
+        "by self-supervised learning. Micron 107 (2018)",
+        url="https://github.com/zxaoyou/segmentation_WBC",
+        shape=(3, 84, 84),
+        classes=(0, 0, 4),
+        checked="the pixels and labels of all pictures, SHA-256",
+        checksum=(
+            Checksum(
+                "pixels and labels",
+                "sha256",
+                "bb65e540ae89b2430577f2cc651c7593cf6bf999ea992fe15cd49bc0a71b2d60",
+            ),
+        ),
+        loader="quickstudy.datasets.wbc:load",
+        options=frozenset({"size"}),
+        size_bytes=4_748_619,
+    ),
+    Card(
         name="folder",
         title="A folder of images",
         summary="your own images: one folder per class, any size and mode",
