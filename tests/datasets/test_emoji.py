@@ -47,7 +47,7 @@ def test_altered_and_missing_files_are_refused(root: Path, tmp_path: Path) -> No
         datasets.load("emoji", tmp_path / "none")
     shutil.copytree(root / "emoji", tmp_path / "emoji", copy_function=shutil.copyfile)
     path = tmp_path / "emoji" / "twemoji_32.npz"
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    path.write_bytes(b"\0" + path.read_bytes()[1:])
     with pytest.raises(ArchiveError, match=r"twemoji_32\.npz: differs from the known file"):
         datasets.load("emoji", tmp_path)
 
