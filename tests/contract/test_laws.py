@@ -34,6 +34,7 @@ def test_classifiers_other_than_by_default_keep_exactly_what_they_do_not_except(
 
 CHEAPER = {
     "reptile": {"test_steps": 3},
+    "baseline_plus_plus": {"steps": 4},
     "snail": {"filters": 8},
     "lstm_meta_learner": {"steps": 2, "hidden": 4},
     "maml_plus_plus": {"steps": 2},
