@@ -43,7 +43,7 @@ def test_logits_are_those_of_the_reference_package():
 
 
 def test_photographs_of_any_size_are_named_as_in_imagenet(shared_data):
-    # Class 251 is the dalmatian. 10 of 10 are named right; other scaling or channels name fewer.
+    # Class 251 is the dalmatian; all of the first ten are named right.
     with zipfile.ZipFile(shared_data / "caltech101" / "caltech101_30_train.zip") as archive:
         names = sorted(name for name in archive.namelist() if "/dalmatian/" in f"/{name}")[:5]
         pictures = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
