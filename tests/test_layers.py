@@ -18,8 +18,7 @@ LAYERS = [
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 WITHOUT_TORCH = {
-    "quickstudy.base.names", "quickstudy.base.shown", "quickstudy.datasets.card",
-    "quickstudy.datasets.registry",
+    "quickstudy.base.names", "quickstudy.base.shown", "quickstudy.datasets.registry",
     "quickstudy.learners.cards", "quickstudy.backbones.pretrained.registry",
 }  # fmt: skip
 """Modules from which the command line makes lists; they import only one another, and no torch."""

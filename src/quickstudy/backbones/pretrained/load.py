@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from quickstudy.backbones.pretrained.registry import card
-from quickstudy.backbones.pretrained.source import PretrainedSource, digest_of, settings
+from quickstudy.backbones.pretrained.source import PretrainedSource, digest_of, mark, settings
 from quickstudy.base.frozen import frozen as freeze
 
 
@@ -79,7 +79,7 @@ def pretrained(
     # A default is kept too: it may be another one in a later version.
     defaults = {"size": 0, "normalised": True}
     asked = {each: value for each, value in defaults.items() if each in facts.options} | options
-    module.pretrained_source = PretrainedSource(name, digest_of(module), settings(module, asked))
+    mark(module, PretrainedSource(name, digest_of(module), settings(module, asked)))
     return freeze(module) if frozen else module.eval()
 
 
