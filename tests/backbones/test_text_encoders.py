@@ -215,10 +215,8 @@ def test_it_trains_and_gives_the_same_under_vmap(tiny: TextEncoder) -> None:
     tokens = tiny.tokenize(["a b", "c", "d e f", "g h"])
     tasks = map_tree(lambda t: torch.stack([t, t.flip(0)]), tokens)
     torch.testing.assert_close(vmap(tiny)(tasks)[1].flip(0), tiny(tokens), rtol=1e-5, atol=1e-6)
-    rows = qs.LabelledRows.from_labels(
-        tiny.tokenize([f"{a} {b}" for a in "abc" for b in "defgh"]),
-        [a for a in "abc" for _ in "defgh"],
-    )
+    texts = [f"{a} {b}" for a in "abc" for b in "defgh"]
+    rows = qs.LabelledRows.from_labels(tiny.tokenize(texts), [*"aaaaabbbbbccccc"])
     source = qs.episodes(rows, ways=2, shots=2, queries=2)
     before = copy.deepcopy(tiny.state_dict())
     qs.fit(qs.Prototypical(tiny), source, 2, 2, progress=False)
