@@ -89,13 +89,14 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
-    from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.coral import CORAL as CORAL
     from quickstudy.learners.transfer.entropic_transport import (
         EntropicTransport as EntropicTransport,
     )
+    from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.lora import LoRA as LoRA
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.subspace_alignment import (
         SubspaceAlignment as SubspaceAlignment,

@@ -145,7 +145,7 @@ def test_the_pull_to_the_start_reaches_the_closed_form_of_a_quadratic() -> None:
 def test_the_pull_of_the_head_to_zero_reaches_the_closed_form_of_a_quadratic() -> None:
     x, y, beta = rows(20).inputs, rows(20, 1).inputs[:, :1], 0.4
     learner = qs.FineTune(
-        nn.Identity(), "head", zero_head, steps=200, rate=0.5, update=sgd, towards_zero=beta
+        nn.Identity(), "head", zero_head, steps=300, rate=0.3, update=sgd, towards_zero=beta
     )
     head = learner(examples_of(x, y), qs.regression()).state["head"]
     ones = torch.cat([x, torch.ones(20, 1).double()], 1)

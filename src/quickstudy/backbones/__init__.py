@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
+    from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.resnet12 import ResNet12
+    from quickstudy.backbones.with_head import WithHead
 
-__all__ = ["MLP", "Conv4", "EfficientNetLite", "ResNet12"]
+__all__ = ["MLP", "Conv4", "EfficientNetLite", "LowRank", "ResNet12", "WithHead"]
 
 _MODULES = {
     "MLP": "mlp",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
+    "LowRank": "low_rank",
     "ResNet12": "resnet12",
+    "WithHead": "with_head",
 }
 
 

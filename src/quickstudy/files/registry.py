@@ -49,8 +49,11 @@ PARTS = {
     "finite_difference": "quickstudy.learners.gradient.meta_gradients:FiniteDifference",
     "implicit": "quickstudy.learners.gradient.meta_gradients:Implicit",
     "annealed": "quickstudy.learners.gradient.meta_gradients:Annealed",
+    "with_head": "quickstudy.backbones.with_head:WithHead",
+    "low_rank": "quickstudy.backbones.low_rank:LowRank",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}
-"""Small classes that learners take as arguments: inner optimisers and kinds of meta-gradient."""
+"""Classes that learners take as arguments or are made of: inner optimisers, kinds of meta-gradient,
+and modules around a backbone."""
 
 _TARGETS: dict[str, str] = {}
 for _name, _target in [

@@ -96,8 +96,8 @@ def moved_names(network: nn.Module, adapts: str | Sequence[str], learner: str) -
     if not found:
         raise ValueError(
             f"{learner}: adapts={shown(adapts)} moves parameters of the backbone, but all of these "
-            "are frozen, or there are none. Call backbone.requires_grad_(True) first, or move the "
-            "head alone: adapts='head'."
+            "are frozen, or there are none. Call backbone.requires_grad_(True) first (or take "
+            "qs.pretrained(name, frozen=False)), or move the head alone: adapts='head'."
         )
     return found
 
