@@ -25,12 +25,16 @@ class Trunk:
     All its other weights are constants, and so is what depends on them alone: where the last layers
     move, the outputs of the first ones are kept from one call to the next.
 
-    ``fixed``  features (n, d) under the backbone's own weights, without gradients.
+    ``fixed``      features (n, d) under the weights ``base``, without gradients.
+    ``constants``  weights by name that take the place of the backbone's own.
     """
 
-    def __init__(self, backbone: nn.Module, support: Examples, fixed: Tensor) -> None:
+    def __init__(
+        self, backbone: nn.Module, support: Examples, fixed: Tensor, constants: Weights
+    ) -> None:
         self.backbone, self.support, self.fixed = backbone, support, fixed
-        self.base = {name: p.detach() for name, p in backbone.named_parameters()}
+        own = {name: p.detach() for name, p in backbone.named_parameters()}
+        self.base = own | {name: weight.detach() for name, weight in constants.items()}
         self._kept: _Kept | None = None
 
     def features(self, moved: Weights, rows: Tensor | None = None) -> Tensor:
