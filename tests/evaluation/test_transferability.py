@@ -235,7 +235,7 @@ def test_a_ranking_prints_the_best_first_and_compares_with_results() -> None:
         ({"a": [1, 2]}, {}, "needs a backbone, or features .* found list"),
         ({"a": torch.full((4, 2), torch.nan)}, {}, "must be finite; found NaN"),
         ({"a": torch.zeros(4, 2)}, {"weights": [1, 1, 1, 2]}, "found a weight of 2"),
-        ({"a": torch.zeros(4, 2)}, {"targets": [-1, -1, -1, -1]}, "labelled target rows; found none"),
+        ({"a": torch.zeros(4, 2)}, {"targets": [-1] * 4}, "labelled target rows; found none"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_ranked_is_refused(

@@ -195,11 +195,12 @@ def _joint(theta: Tensor, targets: Tensor, who: str) -> tuple[Tensor, Tensor, Te
 
 def _refuse_no_probabilities(theta: Tensor, who: str) -> None:
     sums = theta.sum(1)
-    if bool((theta < 0).any()) or not bool(((sums - 1).abs() < 1e-3).all()):
+    worst = float(sums[(sums - 1).abs().argmax()])
+    if bool((theta < 0).any()) or not abs(worst - 1) < 1e-3:
         raise ValueError(
             f"{who}: needs a source classifier's probabilities (n, source classes), which are at "
-            f"least 0 and sum to 1; found a row that sums to {float(sums[(sums - 1).abs().argmax()]):g} "
-            f"and a smallest entry of {float(theta.min()):g}. Give logits.softmax(-1), or use a "
+            f"least 0 and sum to 1; found a row that sums to {worst:g} and a smallest entry of "
+            f"{float(theta.min()):g}. Give logits.softmax(-1), or use a "
             "score of features, such as nearest_neighbours."
         )
 

@@ -1,4 +1,4 @@
-"""Which pretrained features suit a target: a ranking from labelled target rows, without training."""
+"""Which pretrained features suit a target: a ranking by its labelled rows, without training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Ranking:
     """Candidates by falling score.
 
     ``score``   the name of the score.
-    ``rows``    the number of target rows that it read; ``classes``, how many classes they have.
+    ``rows``    the number of target rows that it read.
+    ``classes`` how many classes they have; 0 for real targets.
     ``table``   the candidates, best first; equal scores keep the order in which they were given.
     """
 
@@ -74,9 +75,8 @@ class Ranking:
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.table)
-        lines = [
-            f"{self.score} of {count(self.rows, 'row')} in {count(self.classes, 'class', 'classes')}"
-        ]
+        classes = count(self.classes, "class", "classes") if self.classes else "real targets"
+        lines = [f"{self.score} of {count(self.rows, 'row')} in {classes}"]
         lines += [
             f"  {row.name:<{width}}  {row.score:>9.4g}  ({row.features} features, "
             f"{row.seconds:.2g} s)"
