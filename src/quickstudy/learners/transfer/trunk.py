@@ -25,12 +25,16 @@ class Trunk:
     All its other weights are constants, and so is what depends on them alone: where the last layers
     move, the outputs of the first ones are kept from one call to the next.
 
-    ``fixed``  features (n, d) under the backbone's own weights, without gradients.
+    ``fixed``      features (n, d) under the weights ``base``, without gradients.
+    ``constants``  weights by name that take the place of the backbone's own.
     """
 
-    def __init__(self, backbone: nn.Module, support: Examples, fixed: Tensor) -> None:
+    def __init__(
+        self, backbone: nn.Module, support: Examples, fixed: Tensor, constants: Weights
+    ) -> None:
         self.backbone, self.support, self.fixed = backbone, support, fixed
-        self.base = {name: p.detach() for name, p in backbone.named_parameters()}
+        own = {name: p.detach() for name, p in backbone.named_parameters()}
+        self.base = own | {name: weight.detach() for name, weight in constants.items()}
         self._kept: _Kept | None = None
 
     def features(self, moved: Weights, rows: Tensor | None = None) -> Tensor:
@@ -140,10 +144,15 @@ class _Inside:
 
 
 class _KeptModule:
-    """The forward of a module in a replica: it records outputs first, and then returns them."""
+    """The forward of a module in a replica: it records outputs first, and then returns them.
+
+    Afterwards it refers to the module no longer: such a cycle would outlive the replica.
+    """
 
     def __init__(self, module: nn.Module, inside: _Inside) -> None:
-        self._module, self._inside, self._forward = module, inside, module.forward
+        self._module: nn.Module | None = module
+        self._before = module.__dict__.get("forward")
+        self._inside, self._forward = inside, module.forward
         self._outputs: list[Any] = []
         self._call: int | None = None  # None while recording
         self._rows: Tensor | None = None
@@ -170,9 +179,13 @@ class _KeptModule:
         constant = bool(self._outputs) and all(map(_is_constant, self._outputs))
         if constant:
             self._call = 0
-        else:
+        elif self._module is not None:
             self._outputs = []
-            self._module.__dict__["forward"] = self._forward
+            del self._module.__dict__["forward"]
+            if self._before is not None:
+                self._module.__dict__["forward"] = self._before
+        self._module = self._before = None
+        self._forward = _never
         return constant
 
     def start(self, rows: Tensor | None) -> None:
@@ -191,6 +204,10 @@ class _KeptModule:
         if rows is None:
             return output
         return map_tree(lambda t: t[rows] if t.ndim and len(t) == self._n else t, output)
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a module that is kept is not computed")
 
 
 def _is_constant(output: Any) -> bool:
