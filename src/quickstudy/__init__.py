@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
+    from quickstudy.backbones.pretrained.features import featurise as featurise
     from quickstudy.backbones.pretrained.load import pretrained as pretrained
     from quickstudy.base.frozen import frozen as frozen
     from quickstudy.compute.plan import Compute as Compute
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import linear_contrastive as linear_contrastive
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
+    from quickstudy.learners.with_backbone import with_backbone as with_backbone
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -90,10 +92,19 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
+    from quickstudy.learners.transfer.chosen_without_labels import (
+        ChosenWithoutLabels as ChosenWithoutLabels,
+    )
     from quickstudy.learners.transfer.coral import CORAL as CORAL
+    from quickstudy.learners.transfer.dan import DAN as DAN
+    from quickstudy.learners.transfer.dann import DANN as DANN
+    from quickstudy.learners.transfer.deep_coral import DeepCORAL as DeepCORAL
     from quickstudy.learners.transfer.entropic_transport import (
         EntropicTransport as EntropicTransport,
     )
+    from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
+    from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
     from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
@@ -129,6 +140,7 @@ _DEFINED_IN = {
     "evaluate": "evaluation.evaluate",
     "examples": "tasks.examples",
     "export": "files.export",
+    "featurise": "backbones.pretrained.features",
     "fit": "training.fit",
     "frozen": "base.frozen",
     "linear_contrastive": "learners.metric.siamese",
@@ -143,6 +155,7 @@ _DEFINED_IN = {
     "tokens": "answers.specs",
     "transferability": "evaluation.transferability",
     "verification": "learners.metric.siamese",
+    "with_backbone": "learners.with_backbone",
 }
 _MODULES = {
     "answers": "answers",

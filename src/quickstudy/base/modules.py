@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -95,3 +100,12 @@ def convolves_on_cpu(module: nn.Module) -> bool:
     """Whether the module convolves on a CPU, where memory bandwidth then limits speed."""
     convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
     return convolves and device_of(module).type == "cpu"
+
+
+def without_numbers(module: AnyModule) -> AnyModule:
+    """A copy whose tensors have shapes and types, but no numbers, and take no memory."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    copies: dict[int, Any] = {id(tensor): tensor.detach().to("meta") for _, tensor in named}
+    for parameter in module.parameters():
+        copies[id(parameter)] = nn.Parameter(copies[id(parameter)], parameter.requires_grad)
+    return copy.deepcopy(module, copies)

@@ -19,7 +19,12 @@ from quickstudy.base.errors import first_line
 from quickstudy.base.modules import device_of
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Examples, Learner, State, Statistic, Task, TaskSpec
-from quickstudy.evaluation.untrained import features_of, untrained, without_head
+from quickstudy.evaluation.untrained import (
+    features_of,
+    refuse_pretrained,
+    untrained,
+    without_head,
+)
 from quickstudy.objectives import predict_queries
 from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.stacks import to_device
@@ -77,11 +82,13 @@ class Baselines:
 
     def _by_features(self, task: Task) -> Prediction:
         if self._backbone is None:
+            refuse_pretrained(cast("nn.Module", self.learner.backbone))
             self._backbone = without_head(untrained(cast("nn.Module", self.learner.backbone)))
         return _nearest_mean(features_of(self._backbone, to_device(task, self.device)))
 
     def _by_untrained_learner(self, task: Task) -> Prediction:
         if self._untrained is None:
+            refuse_pretrained(self.learner)
             self._untrained = untrained(self.learner)
         task = to_device(task, self.device)
         if needs_acting(task):

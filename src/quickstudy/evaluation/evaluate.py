@@ -36,6 +36,7 @@ from quickstudy.evaluation.kinds import Key, Kinds
 from quickstudy.evaluation.over_classes import class_names
 from quickstudy.evaluation.result import Result, result_of
 from quickstudy.evaluation.results import Evaluation
+from quickstudy.evaluation.seen import weights_seen
 from quickstudy.objectives import predict_queries
 from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.examples import counted_weights
@@ -61,6 +62,8 @@ def evaluate(
     on_batch: Callable[[int], None] | None = None,
     stream: Stream = Stream.TEST,
     baselines: bool = True,
+    raw: TaskSource | None = None,
+    of: Learner | None = None,
 ) -> Evaluation:
     """Adapt ``learner`` to each of ``tasks`` tasks and score its predictor on the queries.
 
@@ -72,6 +75,9 @@ def evaluate(
     ``baselines``        whether to score the baselines on the same tasks, see
                          :mod:`quickstudy.evaluation.baselines`; most of their time goes to the
                          untrained network.
+    ``raw``              where ``source`` gives features in the place of inputs: the same tasks with
+                         their inputs, for the baselines and the fingerprint.
+    ``of``               then the learner for these inputs, whose backbone gave the features.
 
     Each kind and name of tasks has its own rows of results. Every task is drawn once, in order.
     The learner is used in evaluation mode, its own mode does not change.
@@ -86,9 +92,9 @@ def evaluate(
     tasks = number_of_tasks("evaluate", source, tasks, TASKS)
     if not isinstance(tasks, int) or tasks < 2:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
-    rivals = Baselines(learner) if baselines else None
+    rivals = Baselines(of or learner) if baselines else None
     own = in_evaluation_mode(learner)
-    scoring = _Scoring(own, source, seed, stream, tasks_per_batch, rivals)
+    scoring = _Scoring(own, source, seed, stream, tasks_per_batch, rivals, raw or source, of)
     for start in range(0, tasks, tasks_per_batch):
         numbers = range(start, min(start + tasks_per_batch, tasks))
         scoring.add([draw(source, seed, number, stream) for number in numbers])
@@ -128,6 +134,8 @@ class _Scoring:
     stream: Stream
     tasks_per_batch: int
     baselines: Baselines | None
+    raw: TaskSource
+    of: Learner | None = None
     kinds: Kinds = field(default_factory=Kinds)
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     count: int = 0
@@ -138,9 +146,10 @@ class _Scoring:
 
     def add(self, drawn: Sequence[Task]) -> None:
         """Score one batch of tasks, the next ones."""
-        for task in drawn:
+        raw = self._raw(drawn)
+        for task, inputs in zip(drawn, raw, strict=True):
             self.kinds.add(task.spec)
-            self.fingerprint.add(task)
+            self.fingerprint.add(inputs)
         found: list[tuple[Examples, Any, Any]] = [None] * len(drawn)  # type: ignore[list-item]
         for stack in stacks(drawn, self.learner.reads_name):
             for place, result in zip(stack.places, self._results(stack), strict=True):
@@ -149,10 +158,17 @@ class _Scoring:
             zip(drawn, found, strict=True), self.count
         ):
             _refuse_unscorable(task, query, predictions, self._where(number))
-            self._record(task, query, predictions, decoded, number)
+            self._record(task, raw[number - self.count], query, predictions, decoded, number)
         if not self.count:  # after the first batch, when the tasks are known to be valid
-            self.seconds = _seconds_per_adaptation(self.learner, drawn[:TIMED_TASKS])
+            self.seconds = seconds_per_adaptation(self.learner, drawn[:TIMED_TASKS])
         self.count += len(drawn)
+
+    def _raw(self, drawn: Sequence[Task]) -> Sequence[Task]:
+        """The same tasks with the inputs that features were computed of."""
+        if self.raw is self.source:
+            return drawn
+        numbers = range(self.count, self.count + len(drawn))
+        return [draw(self.raw, self.seed, number, self.stream) for number in numbers]
 
     def _where(self, number: int) -> str:
         return (
@@ -176,7 +192,7 @@ class _Scoring:
             yield query, of_task, _decoded(learner, task) if decodes else None
 
     def _record(
-        self, task: Task, query: Examples, predictions: Any, decoded: Any, number: int
+        self, task: Task, raw: Task, query: Examples, predictions: Any, decoded: Any, number: int
     ) -> None:
         answer = task.spec.answer
         names = class_names(self.source, self.seed, number, self.stream)
@@ -187,7 +203,7 @@ class _Scoring:
             row.statistics.append(score.statistic(output, query))
             row.names.append(names)
         if self.baselines is not None:
-            found = statistics_of(task, self.baselines.predict(task))
+            found = statistics_of(task, self.baselines.predict(raw))
             for score_name, baseline, statistics in found:
                 row = self.rows[task.spec.name, score_name]
                 add_statistics(row.baselines, baseline, statistics)
@@ -207,10 +223,11 @@ class _Scoring:
             calibration_error=None if calibration is None else calibration_error(*calibration),
             seconds_per_adaptation=self.seconds,
             transductive=self.learner.transductive,
-            norm=norm_policy(self.learner),
+            norm=norm_policy(self.of or self.learner),
             seed=self.seed,
             fingerprint=self.fingerprint.value,
             left_out={} if self.baselines is None else self.baselines.left_out,
+            seen=weights_seen(self.of or self.learner),
         )
 
 
@@ -296,7 +313,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(b, a, rtol=1e-3, atol=1e-3 * scale)
 
 
-def _seconds_per_adaptation(learner: Learner, tasks: Sequence[Task]) -> float:
+def seconds_per_adaptation(learner: Learner, tasks: Sequence[Task]) -> float:
     """Median time of adapting to a task; tasks made by acting are left out; NaN if none remain."""
 
     def timed() -> Iterator[float]:

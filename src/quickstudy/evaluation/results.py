@@ -26,6 +26,8 @@ class Evaluation:
     ``seed``, ``fingerprint``   the seed of the tasks, and a hash of their tensors.
     ``tasks``                   the number of tasks of all names.
     ``left_out``                why a baseline was not computed, by its name.
+    ``seen``                    what pretrained weights of the learner were trained on, by their
+                                name; classes of the tasks may be among it.
 
     If all tasks are of one kind, ``main``, ``metric``, ``scores``, ``mean`` and ``half_width`` give
     their first score. For several kinds these raise ValueError, since an average over kinds means
@@ -41,11 +43,17 @@ class Evaluation:
     fingerprint: str
     tasks: int
     left_out: Mapping[str, str] = field(default_factory=dict)
+    seen: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def protocol(self) -> str:
         """ "inductive" or "transductive"."""
         return "transductive" if self.transductive else "inductive"
+
+    @property
+    def weights(self) -> list[str]:
+        """A sentence for each of the pretrained networks: what it has seen; none without them."""
+        return [f"the weights of {name} have seen {what}" for name, what in self.seen.items()]
 
     @property
     def of_one_kind(self) -> bool:
@@ -102,11 +110,12 @@ class Evaluation:
         return ", ".join(row.label for row in self.rows)
 
     def __str__(self) -> str:
-        left_out = [f"  no {name}: {why}" for name, why in self.left_out.items()]
+        notes = [f"  no {name}: {why}" for name, why in self.left_out.items()]
+        notes += [f"  {sentence}" for sentence in self.weights]
         if self.of_one_kind:
-            return "\n".join([f"{self.main.score} {self._describe(self.main)}", *left_out])
+            return "\n".join([f"{self.main.score} {self._describe(self.main)}", *notes])
         rows = (f"{row.label} {self._describe(row)}" for row in self.rows)
-        return "\n".join([*rows, *left_out])
+        return "\n".join([*rows, *notes])
 
     def _describe(self, row: Result) -> str:
         """The figure, and below it what must be known to read it."""
@@ -128,6 +137,7 @@ class Evaluation:
             "seed": self.seed,
             "fingerprint": self.fingerprint,
             "left_out": dict(self.left_out),
+            "seen": dict(self.seen),
         }
 
     @staticmethod
@@ -140,5 +150,6 @@ class Evaluation:
             seconds_per_adaptation=number(values["seconds_per_adaptation"]),
             transductive=values["protocol"] == "transductive",
             left_out=values.get("left_out", {}),
+            seen=values.get("seen", {}),
             **{name: values[name] for name in ("norm", "seed", "fingerprint", "tasks")},
         )

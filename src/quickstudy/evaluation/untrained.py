@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import embed_query, embed_support
+from quickstudy.backbones.pretrained.source import source_of
 from quickstudy.base.modules import device_of
 from quickstudy.base.weighting import counting
 from quickstudy.core import Task
@@ -43,6 +44,13 @@ def untrained(module: Module) -> Module:
             _reset(made)
     made = like(module, made)
     return made.to(device_of(module)).requires_grad_(False).eval()
+
+
+def refuse_pretrained(module: nn.Module) -> None:
+    """ValueError where a part of ``module`` has pretrained weights: there is no untrained one."""
+    for part in module.modules():
+        if (source := source_of(part)) is not None:
+            raise ValueError(f"the weights of {source.name} are pretrained")
 
 
 def _reset(module: nn.Module) -> None:

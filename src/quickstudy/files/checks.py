@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from quickstudy.answers import Custom
 from quickstudy.base.errors import first_line
-from quickstudy.base.modules import device_of
+from quickstudy.base.modules import device_of, without_numbers
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import dtype_and_shape, leaves, map_tree, named_leaves
 from quickstudy.base.words import count
@@ -109,7 +108,7 @@ def _try_prediction(predictor: Predictor) -> None:
     if sum(math.prod(leaf.shape[1:]) for leaf in leaves(rows)) > _LARGEST_TRIAL:
         refuse_mixed_precision([dict(learner.state_dict()), state, rows])  # it would not be noticed
         device = torch.device("meta")
-        learner, state = _without_numbers(learner), to_device(state, device)
+        learner, state = without_numbers(learner), to_device(state, device)
     row = map_tree(
         lambda leaf: torch.ones((1, *leaf.shape[1:]), dtype=leaf.dtype, device=device), rows
     )
@@ -130,15 +129,6 @@ def _check_prediction(leaf: Any) -> None:
         raise ValueError(f"its prediction for one row is {dtype_and_shape(leaf)}")
     if leaf.device.type != "meta" and not bool(leaf.isfinite().all()):
         raise ValueError("its prediction for a row of ones is NaN or infinite")
-
-
-def _without_numbers(learner: Learner) -> Learner:
-    """A copy whose tensors have shapes and types, but no numbers, and take no memory."""
-    named = [*learner.named_parameters(), *learner.named_buffers()]
-    copies: dict[int, Any] = {id(tensor): tensor.detach().to("meta") for _, tensor in named}
-    for parameter in learner.parameters():
-        copies[id(parameter)] = nn.Parameter(copies[id(parameter)], parameter.requires_grad)
-    return copy.deepcopy(learner, copies)
 
 
 def _is_float(leaf: Any) -> bool:

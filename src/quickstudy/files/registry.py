@@ -7,12 +7,13 @@ the command line can build only what is registered here: a loaded name cannot ru
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import import_module
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from quickstudy.base.names import unknown_name
+from quickstudy.files.annotated import is_a
+from quickstudy.files.sources import build_source, describe_source, source_of
 from quickstudy.learners.cards import cards
 
 
@@ -28,7 +29,6 @@ BACKBONES = {
     "conv4": "quickstudy.backbones.conv4:Conv4",
     "resnet12": "quickstudy.backbones.resnet12:ResNet12",
     "mlp": "quickstudy.backbones.mlp:MLP",
-    "efficientnet_lite": "quickstudy.backbones.efficientnet_lite:EfficientNetLite",
 }
 
 _CARD_CHOICES = [
@@ -49,8 +49,14 @@ PARTS = {
     "finite_difference": "quickstudy.learners.gradient.meta_gradients:FiniteDifference",
     "implicit": "quickstudy.learners.gradient.meta_gradients:Implicit",
     "annealed": "quickstudy.learners.gradient.meta_gradients:Annealed",
+    "efficientnet_lite": "quickstudy.backbones.efficientnet_lite:EfficientNetLite",
+    "features": "quickstudy.backbones.joined:Features",
+    "with_head": "quickstudy.backbones.joined:WithHead",
+    "chain": "quickstudy.backbones.joined:Chain",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}
-"""Small classes that learners take as arguments: inner optimisers and kinds of meta-gradient."""
+"""Small classes that learners take as arguments: inner optimisers, kinds of meta-gradient, and
+networks that no recipe names by themselves.
+"""
 
 _TARGETS: dict[str, str] = {}
 for _name, _target in [
@@ -110,6 +116,8 @@ def describe(thing: Any, tensors: Iterable[Any] = ()) -> Any:
 def _describe(thing: Any) -> Any:
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
+    if (source := source_of(thing)) is not None:
+        return describe_source(source)
     if isinstance(thing, (list, tuple)):
         return [_describe(item) for item in thing]
     cls = thing if inspect.isfunction(thing) else type(thing)
@@ -189,23 +197,29 @@ def build(description: Any) -> Any:
         return description
     if "function" in description:
         return resolve("function", str(description["function"]), FUNCTIONS)
+    if "pretrained" in description:
+        return _with_states(description["pretrained"], build_source(description), description)
     arguments = {k: build(v) for k, v in description.items() if k not in _STATES}
     name = str(description.get("name"))
     cls = resolve("build", name, {**LEARNERS, **BACKBONES, **PARTS})
     annotations = get_type_hints(cls.__init__)
     for argument, value in arguments.items():
-        if argument not in annotations or not _is_a(value, annotations[argument]):
+        if argument not in annotations or not is_a(value, annotations[argument]):
             raise ValueError(f"build: {name} takes no {argument}={value!r}.")
-    built = cls(**arguments)
+    return _with_states(name, cls(**arguments), description)
+
+
+_STATES = ("name", "frozen", "evaluating")
+"""What a description holds beside the constructor's arguments."""
+
+
+def _with_states(name: Any, built: Any, description: Mapping[str, Any]) -> Any:
+    """``built``, with its parameters frozen and its modules evaluating as ``description`` says."""
     if "frozen" in description:
         _freeze(name, built, description["frozen"])
     if "evaluating" in description:
         _keep_in_evaluation_mode(name, built, description["evaluating"])
     return built
-
-
-_STATES = ("name", "frozen", "evaluating")
-"""What a description holds beside the constructor's arguments."""
 
 
 def _keep_in_evaluation_mode(name: str, module: Any, names: Any) -> None:
@@ -241,19 +255,19 @@ def build_empty(description: Any, tensors: Iterable[Any]) -> Any:
 
     tensors = list(tensors)
     check_numbers(description, tensors)
+    description = _with_networks(description)  # outside: they are made of a package's files
     with torch.device("meta"), BoundedCalls(len(tensors)):
         return build(description)
 
 
-def _is_a(value: Any, kind: Any) -> bool:
-    """Whether ``value`` is of the annotated type ``kind``; for types that constructors here use."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return any(_is_a(value, part) for part in parts)
-    if origin is Callable:
-        return callable(value)
-    if origin in (tuple, Sequence):
-        return isinstance(value, tuple) and all(_is_a(item, parts[0]) for item in value)
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    return isinstance(value, kind)
+def _with_networks(description: Any) -> Any:
+    """``description`` with every pretrained network in it built, without numbers."""
+    if isinstance(description, list):
+        return [_with_networks(item) for item in description]
+    if not isinstance(description, dict):
+        return description
+    if "pretrained" in description:
+        from quickstudy.base.modules import without_numbers
+
+        return without_numbers(build(description))
+    return {key: _with_networks(value) for key, value in description.items()}

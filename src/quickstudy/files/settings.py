@@ -55,6 +55,21 @@ def settings_of(learner: nn.Module) -> dict[str, dict[str, Any]]:
     return {"modules": modules, "values": values}
 
 
+def outside_of(
+    settings: dict[str, dict[str, Any]], paths: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """``settings`` without those of the modules inside of the ones at ``paths``, and of these."""
+    inside = tuple(f"{path}." for path in paths)
+
+    def outside(name: str) -> bool:
+        return not f"{name.removeprefix('len(')}.".startswith(inside)
+
+    return {
+        kind: {name: value for name, value in found.items() if outside(name)}
+        for kind, found in settings.items()
+    }
+
+
 def refuse_other_settings(saved: Mapping[str, Mapping[str, Any]], learner: nn.Module) -> None:
     """ValueError that lists where the settings of ``learner`` are not the ``saved`` ones.
 

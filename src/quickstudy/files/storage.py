@@ -24,10 +24,20 @@ from quickstudy.files.checks import (
     try_prediction,
 )
 from quickstudy.files.registry import OwnCodeError, build_empty, describe
-from quickstudy.files.settings import refuse_other_settings, settings_of
+from quickstudy.files.settings import outside_of, refuse_other_settings, settings_of
+from quickstudy.files.sources import (
+    Originals,
+    check_networks,
+    named_networks,
+    take_other_buffers,
+    with_originals,
+    without_originals,
+)
 from quickstudy.files.trees import errors_name, load_tree, save_tree
 
-_PREDICTOR, _LEARNER = "quickstudy predictor 3", "quickstudy learner 2"
+_PREDICTOR, _LEARNER = "quickstudy predictor 4", "quickstudy learner 3"
+_EARLIER = {"quickstudy predictor 3": _PREDICTOR, "quickstudy learner 2": _LEARNER}
+"""Formats that still load: they do not name pretrained networks, but hold their weights."""
 
 
 class _Saved(NamedTuple):
@@ -47,7 +57,9 @@ def save(
 
     ``info``  any JSON to save with it; for a predictor, in addition to its own.
 
-    Weights, settings and the names of frozen parameters (``requires_grad=False``) are saved. Of a
+    Weights, settings and the names of frozen parameters (``requires_grad=False``) are saved. Of
+    networks by :func:`quickstudy.pretrained`, the file has the name and the digest instead of those
+    weights that are as they were made: loading takes them from the installed package. Of a
     learner whose class, or a part of it, is your own, or that was changed after it was made, the
     file holds everything but the code: build the learner again, and give it to ``load``.
 
@@ -59,6 +71,9 @@ def save(
     try:
         about, weights = _about(learner, predictor), dict(learner.state_dict())
         tree = weights if predictor is None else _tree(predictor, about, weights)
+        about["pretrained"] = named_networks(learner)
+        kept = without_originals(weights, about["pretrained"], Originals())
+        tree = kept if predictor is None else {**tree, "learner": kept}
     except ValueError as error:
         raise ValueError(
             f"save: {path} would not load again: {str(error).removesuffix('.')}. Change the "
@@ -78,11 +93,14 @@ def _about(learner: Learner, predictor: Predictor | None) -> dict[str, Any]:
     except OwnCodeError:  # a file cannot name a user's own code
         description, own_buffers = None, dict(learner.named_buffers())
     refuse_wrong_weights(dict(learner.state_dict()), own_buffers)
+    settings = settings_of(learner)
+    if description is not None:  # which has compared these networks with new ones
+        settings = outside_of(settings, named_networks(learner))
     return {
         "format": _LEARNER if predictor is None else _PREDICTOR,
         "learner": description,
         "learner_class": type(learner).__name__,
-        "settings": settings_of(learner),
+        "settings": settings,
         "frozen": _frozen(learner),
     }
 
@@ -114,7 +132,9 @@ def load(path: str | Path, learner: Learner | None = None, spec: TaskSpec | None
                  that it was made with.
 
     Raises FileNotFoundError where there is no file; ValueError that names the file where it is of
-    another kind, is damaged, or does not fit ``learner`` or ``spec``.
+    another kind, is damaged, or does not fit ``learner`` or ``spec``, and where it names pretrained
+    weights that are not those of the installed package; ImportError, with the command that installs
+    it, where there is no such package.
     """
     return load_with_info(path, learner, spec)[0]
 
@@ -147,13 +167,16 @@ def _read(path: Path) -> _Saved:
     """The contents of the file, whose parts are of the right types."""
     tree, about = load_tree(path)
     kind = about.get("format")
+    if isinstance(kind, str) and kind in _EARLIER:
+        kind = about["format"] = _EARLIER[kind]
+        about["pretrained"] = {}
     if kind not in (_PREDICTOR, _LEARNER):
         raise ValueError(
             f"{path}: holds neither a predictor nor a learner of this version (format {kind!r}). "
             "Give a file that quickstudy.save or `quickstudy adapt` wrote."
         )
     with errors_name(path):
-        if missing := {"learner", "settings", "frozen"} - about.keys():
+        if missing := {"learner", "settings", "frozen", "pretrained"} - about.keys():
             raise ValueError(f"it does not say its {min(missing)}")
         about["info"], about["learner_class"] = dict(about["info"]), str(about["learner_class"])
         whole = {"learner": tree, "state": {}, "no_rows": None} if kind == _LEARNER else dict(tree)
@@ -165,21 +188,24 @@ def _read(path: Path) -> _Saved:
 
 def _learner_of(saved: _Saved, own: Learner | None) -> Learner:
     """The described learner, or ``own``, with the saved weights in their saved number types."""
-    path, weights, about = saved.path, saved.weights, saved.about
+    path, about, originals = saved.path, saved.about, Originals()
     if own is None:
         with errors_name(path):
-            learner = build_empty(about["learner"], _tensors(weights, saved.state))
+            learner = build_empty(about["learner"], _tensors(saved.weights, saved.state))
             if not isinstance(learner, Learner):
                 raise TypeError(f"it holds a {type(learner).__name__} instead of a learner")
+            weights = _complete(saved, learner, originals)
             refuse_other_tensors(weights, learner.state_dict())
             refuse_mixed_precision([weights, saved.state])
             refuse_wrong_weights(weights)
             refuse_wrong_state(saved.state)
             learner.load_state_dict(weights, assign=True)
+            take_other_buffers(learner, originals)
             return learner.eval()
     remedy = "Build the learner as the saved one was."
     with errors_name(path, "does not fit the learner that was given", remedy):
         refuse_other_settings(about["settings"], own)
+        weights = _complete(saved, own, originals)
         refuse_other_tensors(weights, own.state_dict())
         if any(tensor.dtype != weights[name].dtype for name, tensor in own.state_dict().items()):
             refuse_mixed_precision(weights)
@@ -198,6 +224,12 @@ def _learner_of(saved: _Saved, own: Learner | None) -> Learner:
             stacklevel=4,
         )
     return own.eval()
+
+
+def _complete(saved: _Saved, learner: Learner, originals: Originals) -> dict[str, Any]:
+    """The saved weights, with those of the pretrained networks that the file names."""
+    networks = check_networks(saved.about["pretrained"], learner)
+    return with_originals(saved.weights, networks, originals)
 
 
 def _with_rows(predictor: Predictor) -> Predictor:

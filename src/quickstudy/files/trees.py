@@ -131,12 +131,14 @@ def errors_name(
     """Turn whatever a wrong file leads to into one ValueError that names it.
 
     All code that handles what was read stands inside of this. Errors of the system, as of a disk,
-    and of memory pass unchanged.
+    and of memory pass unchanged; one that a package is missing gets the name of the file.
     """
     try:
         yield
     except (OSError, MemoryError):
         raise
+    except ImportError as error:
+        raise ImportError(f"{path}: {error}") from error
     except Exception as error:
         if out_of_memory(error):
             raise

@@ -13,6 +13,7 @@ from quickstudy.reports.baseline_tables import baselines_table
 from quickstudy.reports.document import document, reproduction
 from quickstudy.reports.markup import Markup, tag
 from quickstudy.reports.page_parts import section
+from quickstudy.reports.words import pretrained
 
 if TYPE_CHECKING:
     from quickstudy.evaluation.folds import CrossValidation
@@ -50,6 +51,10 @@ def folds_page(facts: FoldsFacts) -> str:
         _headline(result),
         *baselines_table(result.score, result.baselines),
         tag("p", result.explanation, class_="note protocol"),
+        *(
+            tag("p", pretrained(each), class_="note protocol")
+            for each in result.folds[0].evaluation.weights
+        ),
     )
     note = "Each interval is over the test tasks of its fold, drawn from the same few classes."
     folds = section("Folds", "", note, tag("div", _table(result, facts.folder), class_="scroll"))

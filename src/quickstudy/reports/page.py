@@ -82,6 +82,7 @@ def _header(facts: RunFacts) -> Markup:
         _rows(e) if len(e.rows) > 1 else None,
         *comparisons(e),
         tag("p", protocol, class_="note protocol"),
+        *(tag("p", words.pretrained(each), class_="note protocol") for each in e.weights),
         _key_facts(e),
     )
 

@@ -41,7 +41,7 @@ def training(e: Evaluation, metrics: Sequence[Mapping[str, float]]) -> Markup:
     first = [row for row in e.rows if row.first]
     scores = [_distribution(row, index) for index, row in enumerate(first)]
     if not any("loss" in row for row in metrics):
-        note = "There is no training log, so there are no learning curves."
+        note = "Nothing was trained over tasks, so there are no learning curves."
         return section("Scores", "", note, tag("div", *scores, class_="figures"))
     name, unit = (e.main.score, e.main.unit) if e.of_one_kind else ("score", "")
     guess = guess_of(e.main) if e.of_one_kind else {}

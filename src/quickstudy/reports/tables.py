@@ -33,6 +33,7 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
         *(line for row in e.rows for line in _lines(row)),
         *((name, f"not computed: {why}", False) for name, why in e.left_out.items()),
         ("protocol", e.protocol, False),
+        *(("pretrained", sentence, False) for sentence in e.weights),
         ("tasks", f"{e.tasks:,}", False),
         ("calibration error", error, False),
         ("time per adaptation", duration(e.seconds_per_adaptation), False),
@@ -81,6 +82,7 @@ def folds_table(result: CrossValidation, title: str = "") -> Group:
         Text(f"{result.score} {result.figure}", style="bold"),
         Text(f"(95% interval over {count(len(result.folds), 'fold')}; the folds: {result.range})"),
         *(Text(visible(baseline.sentence)) for baseline in result.baselines),
+        *(Text(visible(sentence)) for sentence in result.folds[0].evaluation.weights),
         table,
         Text(result.explanation, style="dim"),
     )

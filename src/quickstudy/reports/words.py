@@ -13,6 +13,11 @@ TRANSDUCTIVE = (
 )
 
 
+def pretrained(sentence: str) -> str:
+    """One of :attr:`Evaluation.weights` as a note of a page."""
+    return f"Pretrained: {sentence}."
+
+
 def in_unit(unit: str) -> float:
     """The factor that turns a score into its unit: 100 for percent."""
     return 100.0 if unit == "%" else 1.0

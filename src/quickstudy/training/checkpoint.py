@@ -19,10 +19,19 @@ from quickstudy.compute.plan import Plan
 from quickstudy.core import Learner
 from quickstudy.evaluation.result import Result
 from quickstudy.files.checks import refuse_other_tensors, refuse_wrong_weights, to_device
+from quickstudy.files.sources import (
+    Originals,
+    check_networks,
+    named_networks,
+    with_originals,
+    without_originals,
+)
 from quickstudy.files.trees import errors_name, load_tree, save_tree
 from quickstudy.training.combine import Combine, HasState
 
-_FORMAT = "quickstudy checkpoint 4"
+_FORMAT = "quickstudy checkpoint 5"
+_EARLIER = "quickstudy checkpoint 4"
+"""Still loads: it does not name pretrained networks, but holds their weights."""
 
 
 @dataclass
@@ -80,6 +89,7 @@ class RunFolder:
     def __init__(self, path: str | Path | None, resume: bool) -> None:
         self._path = None if path is None else Path(path)
         self._resume = resume
+        self._originals = Originals()
         if self._path is None:
             if resume:
                 raise ValueError("fit: resume=True needs the run's folder. Give run=...")
@@ -109,18 +119,24 @@ class RunFolder:
         progress: Progress,
         settings: dict[str, Any],
     ) -> None:
-        """Write the checkpoint atomically: after a crash the previous one is still complete."""
+        """Write the checkpoint atomically: after a crash the previous one is still complete.
+
+        Weights by :func:`quickstudy.pretrained` that are as they were made are named, not written.
+        """
         if self._path is None:
             return
+        networks = named_networks(learner)
         facts = {k: v for k, v in vars(progress).items() if k not in ("best_weights", "plan")}
         facts["plan"] = progress.plan.to_json() if progress.plan else None
         tree = {
-            "learner": dict(learner.state_dict()),
+            "learner": without_originals(learner.state_dict(), networks, self._originals),
             "optimiser": optimiser.state_dict(),
             "combine": combine.state_dict() if isinstance(combine, HasState) else None,
-            "best": progress.best_weights,
+            "best": without_originals(progress.best_weights, networks, self._originals),
         }
-        about = {"format": _FORMAT, "progress": facts, "settings": settings}
+        about = {
+            "format": _FORMAT, "progress": facts, "settings": settings, "pretrained": networks,
+        }  # fmt: skip
         save_tree(self._checkpoint, tree, about)
 
     def refuse_stopped(self) -> None:
@@ -158,13 +174,17 @@ class RunFolder:
         if path is None or not path.exists():
             return Progress()
         tree, about = load_tree(path)
-        if about.get("format") != _FORMAT:
+        if about.get("format") == _EARLIER:
+            about["pretrained"] = {}
+        elif about.get("format") != _FORMAT:
             raise ValueError(
                 f"{path}: is not a checkpoint of this version (format {about.get('format')!r}). "
                 "Start the run in a new folder."
             )
         with self.errors():
             saved = dict(about["settings"])
+            if about["pretrained"]:
+                self._complete(tree, about, learner)
             progress = _progress(about["progress"], tree["best"], saved, learner)
         changed = [k for k in settings if saved.get(k) != settings[k]]
         if settings["steps"] > saved["steps"]:
@@ -184,6 +204,13 @@ class RunFolder:
                 _restore_combine(combine, tree["combine"], device_of(learner))
             learner.load_state_dict(tree["learner"])
         return progress
+
+    def _complete(self, tree: Any, about: Mapping[str, Any], learner: Learner) -> None:
+        """Add the pretrained weights that the checkpoint names to those that it holds."""
+        networks = check_networks(about["pretrained"], learner)
+        tree["learner"] = with_originals(tree["learner"], networks, self._originals)
+        if about["progress"]["best_score"] is not None:
+            tree["best"] = with_originals(tree["best"], networks, self._originals)
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -27,12 +27,20 @@ class PretrainedSource(NamedTuple):
     options: Options
 
 
+_ATTRIBUTE = "pretrained_source"
+
+
+def mark(module: nn.Module, source: PretrainedSource) -> None:
+    """Note on ``module`` where its weights come from."""
+    setattr(module, _ATTRIBUTE, source)
+
+
 def source_of(module: nn.Module) -> PretrainedSource | None:
     """Where the weights of ``module`` come from: its attribute ``pretrained_source``, or None.
 
     They may have been changed since: see :func:`unchanged`.
     """
-    source = getattr(module, "pretrained_source", None)
+    source = getattr(module, _ATTRIBUTE, None)
     return source if isinstance(source, PretrainedSource) else None
 
 

@@ -21,7 +21,7 @@ def _is_user_error(error: Exception) -> bool:
     if isinstance(error, (ValueError, OSError)):
         return True
     if isinstance(error, ImportError):
-        return error.name is None  # ours, of a missing extra; Python gives its own a name
+        return "pip install" in str(error)  # ours, of a missing extra
     from quickstudy.base.errors import BrokenLaw
     from quickstudy.compute.memory import TaskTooLarge
     from quickstudy.training.fit import NonFiniteLoss

@@ -182,8 +182,8 @@ def evaluate(
         refused = [f"--{name}" for name in fixed if _given(ctx, name)]
         _evaluate_published(run, data, root, device, as_json, refused)
         return
-    from quickstudy.evaluation.evaluate import evaluate as evaluate_learner
-    from quickstudy.interfaces.runs.assemble import load_data, make_test_source
+    from quickstudy.interfaces.runs.assemble import load_data
+    from quickstudy.interfaces.runs.execute import evaluate_parts
     from quickstudy.interfaces.runs.fitted import keep_split
     from quickstudy.interfaces.runs.folder import Run
     from quickstudy.interfaces.runs.provenance import choose_device
@@ -199,9 +199,7 @@ def evaluate(
     learner.to(choose_device(recipe.device))
     dataset = load_data(opened.recipe)  # not the changed one, whose ways may split it otherwise
     keep_split(opened.path, dataset)
-    source = make_test_source(recipe, dataset, learner)
-    seed = recipe.seed if seed is None else seed
-    evaluation = evaluate_learner(learner, source, tasks, seed=seed, baselines=baselines)
+    evaluation = evaluate_parts(recipe, dataset, learner, seed=seed, baselines=baselines)
     if as_json:
         print_json(evaluation.to_json())
     else:

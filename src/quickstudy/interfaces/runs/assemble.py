@@ -12,15 +12,24 @@ from typing import Any, get_type_hints
 import torch
 
 from quickstudy import datasets
+from quickstudy.backbones.pretrained.load import pretrained
 from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, FUNCTIONS, LEARNERS, resolve
+from quickstudy.interfaces.runs.featured import (
+    Featured,
+    backbone_of,
+    featured,
+    is_fixed,
+    on_features,
+)
 from quickstudy.interfaces.runs.fitted import fitted, limits
 from quickstudy.interfaces.runs.provenance import choose_device
-from quickstudy.interfaces.runs.recipe import Recipe, checked
+from quickstudy.interfaces.runs.recipe import Recipe, checked, pretrained_card
+from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.tasks.episodes import Episodes, episodes
 from quickstudy.tasks.order import reads_a_sequence
 from quickstudy.tasks.rows import LabelledRows
@@ -51,12 +60,22 @@ class Sources:
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that a run needs, made from its complete recipe; the learner is on its device."""
+    """Everything that a run needs, made from its complete recipe; the learner is on its device.
+
+    ``featured``  the features of a frozen pretrained backbone, where the learner has one; the
+                  ``sources`` then draw tasks of features.
+    """
 
     recipe: Recipe
     data: Dataset
     sources: Sources
     learner: Learner
+    featured: Featured | None = None
+
+    @property
+    def trained(self) -> Learner:
+        """The learner for the tasks of ``sources``; it shares all parameters with ``learner``."""
+        return self.learner if self.featured is None else on_features(self.learner)
 
 
 def prepare(recipe: Recipe, classes: LabelledRows | None = None) -> Parts:
@@ -66,17 +85,49 @@ def prepare(recipe: Recipe, classes: LabelledRows | None = None) -> Parts:
     """
     device = choose_device(recipe.device)
     learner_options(recipe)  # mistakes in options are found before the data are loaded
+    recipe = with_own_size(recipe)
     data = load_data(recipe, classes)
     usual, recipe = recipe, recipe.complete(limits(recipe, data))
     if remark := fitted(usual, recipe, data):
         warnings.warn(remark, stacklevel=2)
     learner = make_learner(recipe, tuple(data.train.inputs.shape[1:]))
+    recipe = _with_steps(usual, recipe, learner)
     if recipe.folds and not recipe.fold:  # what cannot run is found before the first fold is run
         for fold in range(1, recipe.folds + 1):
             part = replace(recipe, fold=fold)
             make_sources(part, load_data(part, data.train), learner)
-    sources = make_sources(recipe, data, learner)
-    return Parts(recipe, data, sources, learner.to(device))
+    sources = make_sources(recipe, data, learner)  # what they cannot draw is found at once
+    learner.to(device)
+    if not is_fixed(learner) or recipe.augment:
+        return Parts(recipe, data, sources, learner)
+    found = featured(data, backbone_of(learner), _used_splits(recipe, learner))
+    sources = make_sources(recipe, found.features, learner)
+    return Parts(recipe, data, sources, learner, found)
+
+
+def _with_steps(usual: Recipe, recipe: Recipe, learner: Learner) -> Recipe:
+    """``recipe`` with 0 steps where ``learner`` has nothing to train; ValueError if it asks for."""
+    if any(parameter.requires_grad for parameter in learner.parameters()):
+        return recipe
+    if usual.steps:
+        raise ValueError(
+            f"steps: {recipe.learner} has nothing to train, since the weights of "
+            f"{recipe.backbone} are pretrained and stay as they are; found {usual.steps}. Leave "
+            "steps out, or take another learner or backbone."
+        )
+    return replace(recipe, steps=0)
+
+
+def _used_splits(recipe: Recipe, learner: Learner) -> tuple[str, ...]:
+    """The splits of which a run computes features."""
+    if recipe.steps or is_centred(learner):
+        return ("train", "val", "test")
+    return ("test",)
+
+
+def is_centred(learner: Learner) -> bool:
+    """Whether ``learner`` subtracts the mean feature vector of the training classes."""
+    return isinstance(learner, SimpleShot) and learner.centred
 
 
 def load_data(recipe: Recipe, classes: LabelledRows | None = None) -> Dataset:
@@ -234,7 +285,42 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
     })  # fmt: skip
 
 
+def with_own_size(recipe: Recipe) -> Recipe:
+    """``recipe`` with the side of pictures that its pretrained backbone was made for, if it has one.
+
+    Raises ValueError for a backbone that reads no pictures.
+    """
+    if recipe.backbone in BACKBONES or recipe.size is not None:
+        return recipe
+    facts = pretrained_card(recipe.backbone)
+    if facts.reads != "pictures":
+        raise ValueError(
+            f"backbone: {recipe.backbone} reads {facts.reads}, but runs are on pictures or arrays. "
+            "Take another backbone, or use qs.pretrained in Python."
+        )
+    if "size" not in card(recipe.data).options:
+        return recipe  # pictures of a fixed size, which the backbone enlarges
+    shape: Any = _pretrained(recipe, fixed=True).input_shape
+    return replace(recipe, size=int(shape[-1]))
+
+
+def _pretrained(recipe: Recipe, *, fixed: bool) -> torch.nn.Module:
+    """The pretrained backbone; ``fixed``: its weights stay as they are."""
+    size = recipe.size if "size" in pretrained_card(recipe.backbone).options else None
+    if "size" not in card(recipe.data).options:
+        size = None
+    return pretrained(recipe.backbone, size=size, frozen=fixed)
+
+
+def _adapts_backbone(learner: str) -> bool:
+    """Whether a learner changes weights of its backbone for each task."""
+    cls = resolve("learner", learner, LEARNERS)
+    return "adapts" in inspect.signature(cls).parameters
+
+
 def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int) -> torch.nn.Module:
+    if recipe.backbone not in BACKBONES:
+        return _pretrained_for(recipe, inputs)
     cls: Callable[..., torch.nn.Module] = resolve("backbone", recipe.backbone, BACKBONES)
     card = LEARNERS[recipe.learner]
     head = outputs if card.head else None
@@ -252,3 +338,19 @@ def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int) -> torch.nn
         recipe.channels, recipe.norm, in_channels=inputs[0], image_size=inputs[-1], outputs=head,
         **maps,
     )  # fmt: skip
+
+
+def _pretrained_for(recipe: Recipe, inputs: tuple[int, ...]) -> torch.nn.Module:
+    facts = LEARNERS[recipe.learner]
+    if facts.head or facts.maps:
+        needs = "ends in a head with the task's outputs" if facts.head else "gives feature maps"
+        raise ValueError(
+            f"backbone: {recipe.learner} needs a network that {needs}, but {recipe.backbone} gives "
+            "feature vectors. Take --learner simple_shot or linear_probe, or another backbone."
+        )
+    if len(inputs) != 3:
+        raise ValueError(
+            f"backbone: {recipe.backbone} takes images (channels, height, width), but inputs have "
+            f"shape {inputs}. Use --backbone mlp."
+        )
+    return _pretrained(recipe, fixed=not _adapts_backbone(recipe.learner))

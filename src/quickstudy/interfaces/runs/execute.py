@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,14 +16,23 @@ from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.pictures import PictureFormat
-from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.evaluation.evaluate import evaluate, seconds_per_adaptation
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, make_test_source, prepare
+from quickstudy.interfaces.runs.featured import (
+    Featured,
+    backbone_of,
+    featured,
+    is_fixed,
+    on_features,
+    on_small_pictures,
+)
 from quickstudy.interfaces.runs.fitted import keep_split, what_is_new
 from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
 from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
@@ -63,10 +72,12 @@ def begin(recipe: Recipe, path: Path | None = None, *, command: str = "") -> tup
 def explain(recipe: Recipe) -> str:
     """How training would compute the recipe's steps; trains nothing and writes nothing."""
     parts = prepare(recipe)
+    if not parts.recipe.budget().steps:
+        return "nothing is trained: the recipe has 0 steps"
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     return explain_training(
-        parts.learner, parts.sources.train, parts.recipe.budget().tasks_per_step, seed=recipe.seed,
+        parts.trained, parts.sources.train, parts.recipe.budget().tasks_per_step, seed=recipe.seed,
         compute=recipe.compute,
     )  # fmt: skip
 
@@ -92,20 +103,51 @@ def execute(
     learner = train(run, parts, resume=resume, progress=progress)
     if isinstance(learner, Interrupted):
         return learner
-    recipe, source = parts.recipe, make_test_source(parts.recipe, parts.data, learner)
-    evaluation = evaluate(learner, source, recipe.test_tasks, seed=recipe.seed)
+    evaluation = evaluate_parts(parts.recipe, parts.data, learner, parts.featured)
     content = json.dumps(evaluation.to_json(), indent=1) + "\n"
     write_atomically(run.path / "evaluation.json", content.encode())
     _report(run, parts, evaluation)
     return evaluation
 
 
+def evaluate_parts(
+    recipe: Recipe,
+    data: Dataset,
+    learner: Learner,
+    found: Featured | None = None,
+    *,
+    seed: int | None = None,
+    baselines: bool = True,
+) -> Evaluation:
+    """Evaluate ``learner`` on test tasks of ``data``, by their features where it reads only these.
+
+    ``found``  the features, if they are computed already.
+    ``seed``   of the tasks; by default that of the recipe.
+    """
+    seed, tasks = recipe.seed if seed is None else seed, recipe.test_tasks
+    source = make_test_source(recipe, data, learner)
+    if not is_fixed(learner):
+        return evaluate(learner, source, tasks, seed=seed, baselines=baselines)
+    found = found or featured(data, backbone_of(learner), ("test",))
+    on, raw = (make_test_source(recipe, each, learner) for each in (found.features, found.small))
+    evaluation = evaluate(
+        on_features(learner), on, tasks, seed=seed, baselines=baselines, raw=raw, of=learner
+    )
+    task = draw(source, seed, 0, Stream.TEST)
+    return replace(evaluation, seconds_per_adaptation=seconds_per_adaptation(learner, [task]))
+
+
 def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | Interrupted:
-    """Train the learner and save it."""
+    """Train the learner, unless the recipe has 0 steps, and save it."""
     keep_split(run.path, parts.data)
-    training = _fit(run, parts, resume, progress)
-    if not training.finished:
-        return Interrupted(training.interrupted_by)
+    trained = parts.trained
+    if isinstance(trained, SimpleShot) and trained.centred:
+        trained.centre_on((parts.featured.features if parts.featured else parts.data).train)
+    if parts.recipe.budget().steps:
+        training = _fit(run, parts, trained, resume, progress)
+        if not training.finished:
+            return Interrupted(training.interrupted_by)
+    parts.learner.eval()
     data = parts.data
     pictures = PictureFormat.of(data.train.inputs, data.card.resize)
     info = {
@@ -117,7 +159,7 @@ def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | 
     return parts.learner
 
 
-def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
+def _fit(run: Run, parts: Parts, learner: Learner, resume: bool, progress: bool) -> Training:
     recipe, budget = parts.recipe, parts.recipe.budget()
     source, validation = parts.sources.val, None
     if source is not None:
@@ -126,7 +168,7 @@ def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
         )
     optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
     return fit(
-        parts.learner, parts.sources.train, budget.steps, budget.tasks_per_step,
+        learner, parts.sources.train, budget.steps, budget.tasks_per_step,
         optimiser=optimiser(budget.rate), schedule=cosine, clip=recipe.clip, validation=validation,
         seed=recipe.seed, run=run.path, resume=resume, progress=progress, compute=recipe.compute,
         checkpoint_every=max(10, min(200, budget.steps // 10)),
@@ -136,7 +178,7 @@ def _fit(run: Run, parts: Parts, resume: bool, progress: bool) -> Training:
 def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:
     """Write ``report.html`` from the run's log and the first of its test tasks."""
     learner = parts.learner.cpu()  # as the tasks are; a few tasks take little time
-    write_report(run, evaluation, (learner, parts.data))
+    write_report(run, evaluation, (learner, parts.data), found=parts.featured)
 
 
 def write_report(
@@ -144,13 +186,16 @@ def write_report(
     evaluation: Evaluation,
     shown: tuple[Learner, Dataset] | None,
     path: Path | None = None,
+    found: Featured | None = None,
 ) -> Path:
     """Write the report of ``run`` to ``path``, ``report.html`` in its folder by default.
 
     ``shown``  the learner and its data, for pictures of test tasks; None leaves the pictures out.
+    ``found``  the features of a frozen pretrained backbone, if they are computed already.
     """
     recipe, origin, views, first = run.recipe, run.origin, [], None
     if shown is not None:
+        shown = _quickly_shown(*shown, found)
         tasks = _test_tasks(recipe, evaluation, *shown)
         first = insights(*next(tasks))
         views = [first.view, *(view(*task) for task in tasks)]
@@ -160,7 +205,7 @@ def write_report(
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
         f"{what_is_new(run.path)}{_trained_further(run)}",
         evaluation=evaluation,
-        metrics=read_metrics(run.path / "metrics.jsonl"),
+        metrics=read_metrics(run.path / "metrics.jsonl") if recipe.budget().steps else [],
         views=views,
         insights=first,
         config=recipe.to_json(),
@@ -170,6 +215,16 @@ def write_report(
         created=origin.created,
     )
     return write_atomically(path or run.path / "report.html", page(facts).encode())
+
+
+def _quickly_shown(
+    learner: Learner, data: Dataset, found: Featured | None
+) -> tuple[Learner, Dataset]:
+    """The learner and the data as they are, or with features that are known for small pictures."""
+    if not is_fixed(learner):
+        return learner, data
+    found = found or featured(data, backbone_of(learner), ("test",))
+    return on_small_pictures(learner, found, "test"), found.small
 
 
 def _trained_further(run: Run) -> str:

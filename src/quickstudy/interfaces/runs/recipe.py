@@ -14,6 +14,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+from quickstudy.backbones.pretrained.registry import CARDS, PretrainedCard
+from quickstudy.backbones.pretrained.registry import card as card_of
 from quickstudy.base.augmentations import augmentation_names
 from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown, told
@@ -31,7 +33,7 @@ NORMS = ("group", "batch", "support", "running")
 
 MINIMA = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
-    "train_queries": 1, "steps": 1, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
+    "train_queries": 1, "steps": 0, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
     "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1, "split_seed": 0, "folds": 2, "fold": 1,
 }  # fmt: skip
 """The smallest value of each number; an interval needs at least 2 test tasks."""
@@ -76,13 +78,15 @@ class Recipe:
     ``split_seed``                 see :func:`datasets.load`.
     ``folds``, ``fold``            cross-validation over classes; ``fold`` is one of its parts.
     ``learner``, ``options``       its name, and arguments of its constructor.
-    ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width.
+    ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width. The name of a
+                                    pretrained one takes its published weights.
     ``ways``, ``shots``, ``queries``       of the test tasks; 5, 1 and 15, or what the data allow.
     ``train_ways``, ``train_queries``      of the training tasks; 5 queries, or what they allow.
     ``augment``                    changes of training images, such as "crop+flip+colour".
     ``within_superclass``          whether the classes of a task come from one superclass each time,
                                     such as an alphabet of Omniglot.
-    ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule.
+    ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule. 0 steps
+                                    train nothing, as where all weights are pretrained.
     ``optimiser``, ``clip``        "adam" or "sgd"; greatest norm of a step's gradient.
     ``validate_every``, ``patience``   validation during training; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
@@ -131,12 +135,13 @@ class Recipe:
     def __post_init__(self) -> None:
         splits = card(self.data).splits
         for kind, name, valid in (
-            ("learner", self.learner, LEARNERS), ("backbone", self.backbone, BACKBONES),
-            ("norm", self.norm, NORMS), ("optimiser", self.optimiser, OPTIMISERS),
+            ("learner", self.learner, LEARNERS), ("norm", self.norm, NORMS), ("optimiser", self.optimiser, OPTIMISERS),
             (f"split of {self.data}", self.split, splits),
         ):  # fmt: skip
             if name is not None and valid and name not in valid:
                 raise unknown_name(kind, name, dict.fromkeys(valid))
+        if self.backbone not in BACKBONES:
+            pretrained_card(self.backbone)
         for name, least in MINIMA.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -186,7 +191,7 @@ class Recipe:
         most = limits or Limits(*(sys.maxsize,) * 4)
         ways = self.ways or max(2, min(USUAL_WAYS, most.test_classes))
         train_ways = default.train_ways or ways
-        steps = self.steps or default.steps
+        steps = default.steps if self.steps is None else self.steps
         optimiser = self.optimiser or default.optimiser
         default_rate = default.rate if optimiser == default.optimiser else OPTIMISERS[optimiser]
         return Budget(
@@ -198,7 +203,7 @@ class Recipe:
             tasks_per_step=self.tasks_per_step or default.tasks_per_step,
             optimiser=optimiser,
             rate=self.rate or default_rate,
-            validate_every=self.validate_every or -(-steps // 4),
+            validate_every=self.validate_every or max(1, -(-steps // 4)),
         )
 
     def complete(self, limits: Limits | None = None) -> Recipe:
@@ -212,6 +217,14 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON (and YAML) values."""
         return asdict(self)
+
+
+def pretrained_card(name: str) -> PretrainedCard:
+    """The card of the pretrained backbone ``name``; ValueError that lists all backbones."""
+    try:
+        return card_of(name)
+    except ValueError:
+        raise unknown_name("backbone", name, {**BACKBONES, **CARDS}) from None
 
 
 def read_recipe(values: Mapping[str, Any]) -> Recipe:

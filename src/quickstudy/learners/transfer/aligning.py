@@ -14,7 +14,7 @@ from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.words import count
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import refuse_heads_and_maps
-from quickstudy.learners.transfer.linear_probe import LinearProbe
+from quickstudy.learners.transfer.support_vectors import SVM
 from quickstudy.tasks.transfer import is_target
 
 Array = NDArray[np.float64]
@@ -48,8 +48,8 @@ class AligningLearner(Learner):
     ``backbone``  inputs (n, ...) -> features (n, d), not changed. In training over many tasks, a
                   gradient reaches it through labelled target rows and queries alone, since the
                   alignment is computed outside of torch.
-    ``base``      a learner on features, such as ``qs.LinearProbe(torch.nn.Identity())``, which is
-                  the default.
+    ``base``      a learner on features, such as ``qs.LinearProbe(torch.nn.Identity())``; by
+                  default ``qs.SVM(torch.nn.Identity())``.
 
     State: ``base``, the base learner's; ``map``, the numbers that map target rows, empty where they
     stay as they are; ``statistics`` for norm="support"; ``present`` for classification.
@@ -59,7 +59,7 @@ class AligningLearner(Learner):
         super().__init__()
         refuse_heads_and_maps(backbone, type(self).__name__)
         self.backbone, self.base = backbone, base
-        self.default = LinearProbe(nn.Identity()) if base is None else None
+        self.default = SVM(nn.Identity()) if base is None else None
         self.answers = self.fitted.answers  # type: ignore[misc]  # those of this base
         self.differentiates = self.fitted.differentiates  # type: ignore[misc]
         self.exceptions = {**self.fitted.exceptions, "vmap_equals_loop": _LOOPED}  # type: ignore[misc]
@@ -82,8 +82,9 @@ class AligningLearner(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The base learner fitted to the aligned ``support``.
 
-        Raises ValueError for source rows without any row of the target, for weights that are not
-        whole numbers, for features that are no vectors, and where the alignment is not finite.
+        Raises ValueError for fewer than 2 rows of the sources or of the target, for weights that
+        are not whole numbers, for features that are no vectors, and where the alignment is not
+        finite.
         """
         features, statistics = embed_support(self.backbone, support)
         target_map: Map = {}
@@ -148,22 +149,36 @@ def _repeated(rows: Tensor, copies: Tensor) -> Array:
     return repeated
 
 
-def _check(who: str, features: Tensor, support: Examples) -> None:
-    """ValueError for a support set that cannot be aligned."""
-    weights, target = support.weights, is_target(support)
-    if features.ndim != 2:
-        raise ValueError(
-            f"{who}: aligns vectors (n, d), but the backbone gives {tuple(features.shape)}. "
-            "Flatten them: torch.nn.Sequential(backbone, torch.nn.Flatten())."
-        )
-    if not bool(((weights > 0) & target).any()):
-        sources = int(((weights > 0) & ~target).sum())
+def refuse_without_target(who: str, support: Examples) -> None:
+    """ValueError for source rows without any row of the target that has weight."""
+    present, target = support.weights > 0, is_target(support)
+    if not bool((present & target).any()):
+        sources = int(present.sum())
         raise ValueError(
             f"{who}: needs rows of the target (group 0) with which the sources are aligned; found "
             f"{count(sources, 'row')} of sources and none of the target. Add unlabelled rows of "
             "group 0 with targets -1 (NaN for reals), as qs.tasks.transfer(..., unlabelled=100) "
             "does, or fit without aligning: qs.LinearProbe."
         )
+
+
+def _check(who: str, features: Tensor, support: Examples) -> None:
+    """ValueError for a support set that cannot be aligned."""
+    weights = support.weights
+    if features.ndim != 2:
+        raise ValueError(
+            f"{who}: aligns vectors (n, d), but the backbone gives {tuple(features.shape)}. "
+            "Flatten them: torch.nn.Sequential(backbone, torch.nn.Flatten())."
+        )
+    refuse_without_target(who, support)
+    target = is_target(support)
+    for whose, side in (("sources", ~target), ("target", target)):
+        rows = float(weights[side].sum())
+        if rows < 2:
+            raise ValueError(
+                f"{who}: needs 2 or more rows of each side to compare how they vary; found "
+                f"{rows:g} of the {whose}. Give more rows."
+            )
     broken = weights[weights != weights.round()]
     if len(broken):
         raise ValueError(

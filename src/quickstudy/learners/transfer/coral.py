@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from sklearn.covariance import ledoit_wolf
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from quickstudy.base.extras import optional
@@ -22,6 +24,9 @@ LEAST_SHRINKAGE = 0.01
 
 _CONSTANT = 1e-12
 """Variance, as a share of the largest, below which a direction counts as constant."""
+
+_NO_SHRINKAGE = 1e-6
+"""Shrinkage of Ledoit and Wolf below which it counts as none: of two rows, it is 0."""
 
 
 class CORAL(AligningLearner):
@@ -43,11 +48,11 @@ class CORAL(AligningLearner):
     State: ``map`` holds ``mean`` (d,), the target's; else as of :class:`AligningLearner`.
 
     Where features are constant over the source, or combinations of others, its covariance has no
-    inverse. With ``shrinkage=0`` it is then shrunk by 0.01; where all of them are constant, rows
-    are only centred. A warning says so.
+    inverse. Without any shrinkage both are then shrunk by 0.01; where all features of one side are
+    constant, rows are only centred. A warning says so.
 
-    Raises ValueError for a shrinkage outside of [0, 1], and in ``adapt`` for source rows without
-    any row of the target; ImportError without the extra ``transfer``.
+    Raises ValueError for a shrinkage outside of [0, 1], and in ``adapt`` for fewer than 2 rows
+    of the sources or of the target; ImportError without the extra ``transfer``.
 
     Reference: Sun, Feng and Saenko (2016), Return of Frustratingly Easy Domain Adaptation.
     Differs from the paper in the shrinkage, where it adds the identity to both covariances, and in
@@ -79,15 +84,17 @@ class CORAL(AligningLearner):
     def align(self, source: Array, target: Array) -> Alignment:
         """Source rows with the second moments of the target, and the mean of the target."""
         skada = optional("skada", "transfer", "CORAL")
-        mean = {"mean": target.mean(0) * self.centred}
-        constant, features = _constant_directions(source, self.centred), source.shape[1]
-        reg: str | float = "auto" if self.shrinkage is None else self.shrinkage
-        if constant == features:
-            _tell(constant, features, "source rows are only centred")
+        mean, features = {"mean": target.mean(0) * self.centred}, source.shape[1]
+        constant = [_constant_directions(rows, self.centred) for rows in (source, target)]
+        if features in constant:
+            _tell(constant, features, "rows of sources are only centred")
             return Alignment(source - source.mean(0) * self.centred, mean)
-        if constant and reg == 0:
+        shrinkage = self._shrinkage(source)
+        if constant[0] and shrinkage < _NO_SHRINKAGE:
             _tell(constant, features, f"both covariances are shrunk by {LEAST_SHRINKAGE}")
-            reg = LEAST_SHRINKAGE
+            reg: str | float = LEAST_SHRINKAGE
+        else:
+            reg = "auto" if self.shrinkage is None else self.shrinkage
         adapter = skada.CORALAdapter(reg=reg, assume_centered=not self.centred)
         domains = domains_of(source, target)
         adapter.fit(np.concatenate([source, target]), sample_domain=domains)
@@ -95,6 +102,13 @@ class CORAL(AligningLearner):
         return Alignment(
             adapter.transform(source, sample_domain=of_sources, allow_source=True), mean
         )
+
+    def _shrinkage(self, source: Array) -> float:
+        """The share of the identity in the covariance of the source."""
+        if self.shrinkage is not None:
+            return self.shrinkage
+        unit = StandardScaler(with_mean=self.centred).fit_transform(source)
+        return float(ledoit_wolf(unit)[1])
 
     def mapped(self, target_map: Map, features: Tensor) -> Tensor:
         """Target rows, centred."""
@@ -109,10 +123,10 @@ def _constant_directions(rows: Array, centred: bool) -> int:
     return int(rows.shape[1] - (variances > least).sum())
 
 
-def _tell(constant: int, features: int, done: str) -> None:
+def _tell(constant: list[int], features: int, done: str) -> None:
     warnings.warn(
-        f"CORAL: the covariance of the source must have an inverse, but {constant} of {features} "
-        f"directions of its features are constant; {done}. Leave constant features out, give more "
-        "rows of sources, or leave shrinkage out.",
+        f"CORAL: covariances of sources and target must have full rank, but of {features} "
+        f"directions of the features {constant[0]} are constant over the sources and {constant[1]} "
+        f"over the target; {done}. Leave constant features out, or give more rows.",
         stacklevel=2,
     )

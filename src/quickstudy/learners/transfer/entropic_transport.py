@@ -37,8 +37,8 @@ class EntropicTransport(AligningLearner):
 
     State: as of :class:`AligningLearner`; ``map`` is empty.
 
-    Raises ValueError for an entropy or steps that are not positive, and in ``adapt`` for source
-    rows without any row of the target; ImportError without the extra ``transfer``.
+    Raises ValueError for an entropy or steps that are not positive, and in ``adapt`` for fewer
+    than 2 rows of the sources or of the target; ImportError without the extra ``transfer``.
 
     Reference: Courty, Flamary, Tuia and Rakotomamonjy (2017), Optimal Transport for Domain
     Adaptation, sections 4 and 5, without the regularisation by classes.

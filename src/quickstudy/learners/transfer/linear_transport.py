@@ -34,8 +34,8 @@ class LinearTransport(AligningLearner):
 
     State: as of :class:`AligningLearner`; ``map`` is empty.
 
-    Raises ValueError for a regularisation that is not positive, and in ``adapt`` for source rows
-    without any row of the target; ImportError without the extra ``transfer``.
+    Raises ValueError for a regularisation that is not positive, and in ``adapt`` for fewer than 2
+    rows of the sources or of the target; ImportError without the extra ``transfer``.
 
     Reference: Knott and Smith (1984), On the optimal mapping of distributions; for adaptation
     Flamary, Lounici and Ferrari (2019), Concentration bounds for linear Monge mapping estimation

@@ -35,7 +35,7 @@ class SubspaceAlignment(AligningLearner):
     :class:`AligningLearner`.
 
     Raises ValueError for fewer than 1 component, and in ``adapt`` for more than the features or the
-    rows of one side, and for source rows without any row of the target; ImportError without the
+    rows of one side, and for fewer than 2 rows of the sources or of the target; ImportError without the
     extra ``transfer``.
 
     Reference: Fernando, Habrard, Sebban and Tuytelaars (2013), Unsupervised Visual Domain

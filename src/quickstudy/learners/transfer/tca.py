@@ -34,8 +34,8 @@ class TCA(AligningLearner):
     State: ``map`` holds ``rows`` (n, d), all rows, ``weight`` (n, components) and ``gamma`` ();
     else as of :class:`AligningLearner`. Time grows with n^3, memory with n^2.
 
-    Raises ValueError for settings that are not positive, and in ``adapt`` for source rows without
-    any row of the target.
+    Raises ValueError for settings that are not positive, and in ``adapt`` for fewer than 2 rows
+    of the sources or of the target.
 
     Reference: Pan, Tsang, Kwok and Yang (2011), Domain Adaptation via Transfer Component Analysis,
     equation 8. Its W, here scaled so that W^T (K L K + mu I) W = I, has any scale.

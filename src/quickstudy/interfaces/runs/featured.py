@@ -1,0 +1,130 @@
+"""Runs on the features of a frozen pretrained backbone, which are computed once for each picture.
+
+A task then costs microseconds instead of seconds. What needs the pictures themselves (the baseline
+of raw inputs, the fingerprint, the report) gets smaller ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quickstudy.backbones.pretrained.features import featurise
+from quickstudy.backbones.pretrained.source import source_of
+from quickstudy.base.door import to_unit
+from quickstudy.base.modules import raw_bytes
+from quickstudy.core import Learner
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.tasks.rows import LabelledRows
+
+SMALL = 84
+"""Side in pixels of the pictures that stand for the raw inputs; that of pictures of folders."""
+
+
+@dataclass(frozen=True)
+class Featured:
+    """A data set twice: with features in place of pictures, and with smaller pictures.
+
+    Splits of which no features are needed still have their pictures in both.
+    """
+
+    features: Dataset
+    small: Dataset
+
+
+def featured(data: Dataset, backbone: nn.Module, splits: Sequence[str]) -> Featured:
+    """The ``splits`` of ``data`` as features of ``backbone``, and as smaller pictures."""
+    chosen = {name: data.splits[name] for name in splits if len(data.splits[name])}
+    features = {name: featurise(rows, backbone) for name, rows in chosen.items()}
+    return Featured(
+        _with_splits(data, features),
+        _with_splits(data, {name: shrunk(rows) for name, rows in chosen.items()}),
+    )
+
+
+def _with_splits(data: Dataset, splits: Mapping[str, LabelledRows]) -> Dataset:
+    train, val, test = ({**data.splits, **splits}[name] for name in ("train", "val", "test"))
+    return replace(data, train=train, val=val, test=test)
+
+
+def shrunk(rows: LabelledRows) -> LabelledRows:
+    """The pictures (uint8) of ``rows`` with a side of :data:`SMALL` pixels at most."""
+    if rows.inputs.shape[-1] <= SMALL:
+        return rows
+    parts = [
+        F.interpolate(to_unit(part), (SMALL, SMALL), mode="bicubic", antialias=True).clamp_(0, 1)
+        for part in rows.inputs.split(64)
+    ]
+    pixels = torch.cat([(255 * part).round_().to(torch.uint8) for part in parts])
+    return replace(rows, inputs=pixels)
+
+
+def is_fixed(learner: Learner) -> bool:
+    """Whether ``learner`` reads pictures only through a pretrained backbone that is frozen."""
+    backbone = getattr(learner, "backbone", None)
+    if not isinstance(backbone, nn.Module) or source_of(backbone) is None:
+        return False
+    return not any(p.requires_grad for p in backbone.parameters()) and not backbone.training
+
+
+class Features(nn.Identity):
+    """Features (n, ``features``) as they are, in the place of the backbone that gave them."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+
+def on_features(learner: Learner) -> Learner:
+    """``learner`` for features in place of pictures; the two share all parameters."""
+    return _with_backbone(learner, Features(_size(learner)))
+
+
+def on_small_pictures(learner: Learner, data: Featured, split: str) -> Learner:
+    """``learner`` for the small pictures of ``split``, whose features it knows."""
+    small, features = data.small.splits[split], data.features.splits[split]
+    return _with_backbone(learner, _Remembered(backbone_of(learner), small, features))
+
+
+def backbone_of(learner: Learner) -> nn.Module:
+    """The backbone of a learner that has one."""
+    return cast("nn.Module", learner.backbone)
+
+
+def _size(learner: Learner) -> int:
+    return cast("int", backbone_of(learner).features)
+
+
+def _with_backbone(learner: Learner, backbone: nn.Module) -> Learner:
+    twin = copy.copy(learner)  # shares all parameters; only its backbone is another
+    twin._modules = learner._modules | {"backbone": backbone}
+    return twin
+
+
+class _Remembered(nn.Module):
+    """Pictures (n, channels, side, side) -> the features that were computed of them before."""
+
+    def __init__(self, backbone: nn.Module, small: LabelledRows, features: LabelledRows) -> None:
+        super().__init__()
+        self.backbone, self.features = backbone, cast("int", backbone.features)
+        keys = [_key(row) for part in small.inputs.split(64) for row in to_unit(part)]
+        self._known = dict(zip(keys, features.inputs, strict=True))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features (n, ``features``)."""
+        found = [self._known.get(_key(row)) for row in pictures.detach()]
+        if any(row is None for row in found):
+            made: Tensor = self.backbone(pictures)
+            return made
+        return torch.stack([row for row in found if row is not None]).to(pictures)
+
+
+def _key(picture: Tensor) -> bytes:
+    return hashlib.blake2b(raw_bytes(picture), digest_size=16).digest()
