@@ -23,13 +23,9 @@ from quickstudy.interfaces.runs.fitted import training_classes
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.picture_files import format_of_learner
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.learners.transfer.heads import logistic
 
-WITHOUT_TRAINING: Mapping[str, Mapping[str, Any]] = {
-    "simple_shot": {},
-    "linear_probe": {"head": logistic},
-}
-"""Learners between which ``adapt`` chooses on a pretrained backbone, with their arguments."""
+WITHOUT_TRAINING = ("simple_shot", "linear_probe")
+"""Learners between which ``adapt`` chooses on a pretrained backbone, the simplest first."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +83,9 @@ def start_of_backbone(
         raise ValueError(f"adapt: --size must be 1 to {LARGEST_SIZE} pixels; found {size}.")
     if options and learner is None:
         raise ValueError("adapt: --set is for a learner. Give --learner too.")
-    chosen: dict[str, Mapping[str, Any]] = dict(WITHOUT_TRAINING)
+    chosen: dict[str, Mapping[str, Any]] = {each: {} for each in WITHOUT_TRAINING}
     if learner is not None:
-        usual = WITHOUT_TRAINING.get(learner, {})
-        given = learner_options(Recipe(learner=learner, options=dict(options or {})))
-        chosen = {learner: {**usual, **given}}
+        chosen = {learner: learner_options(Recipe(learner=learner, options=dict(options or {})))}
     backbone = pretrained(name, size=size)
     learners = {each: _made(each, backbone, given) for each, given in chosen.items()}
     side: Any = backbone.input_shape
