@@ -221,7 +221,7 @@ def write_report(
         title=run.title,
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
-        f"{what_is_new(run.path)}{_trained_further(run)}",
+        f"{_protocol(run)}{_trained_further(run)}",
         evaluation=evaluation,
         metrics=read_metrics(run.path / "metrics.jsonl") if recipe.budget().steps else [],
         views=views,
@@ -234,6 +234,11 @@ def write_report(
         created=origin.created,
     )
     return write_atomically(path or run.path / "report.html", page(facts).encode())
+
+
+def _protocol(run: Run) -> str:
+    """What is new in the test, or that nothing was trained."""
+    return what_is_new(run.path) if run.recipe.budget().steps else "nothing was trained over tasks"
 
 
 def _quickly_shown(

@@ -17,6 +17,7 @@ from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown
 from quickstudy.core import Learner
 from quickstudy.datasets.pictures import LARGEST_SIZE, PictureFormat
+from quickstudy.evaluation.seen import weights_seen
 from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.interfaces.runs.assemble import learner_options
 from quickstudy.interfaces.runs.fitted import training_classes
@@ -37,6 +38,7 @@ class Start:
     ``pictures``  the form of the pictures that they take.
     ``trained``   the classes of the user's own on which it was trained.
     ``norm``      the norm of the run's backbone.
+    ``about``     of pretrained weights, the name of the ``backbone`` and what it has ``seen``.
     """
 
     name: str
@@ -51,9 +53,16 @@ def start_of_run(run: Run) -> Start:
     """The learner of ``run``; ValueError where it takes no pictures."""
     learner, info = run.learner()
     pictures, recipe = format_of_learner(info, run.path), run.recipe
+    trained = training_classes(run.path) if recipe.budget().steps else frozenset()
+    about = {"backbone": recipe.backbone, "seen": seen} if (seen := _seen(learner)) else {}
     return Start(
-        str(run.path), {recipe.learner: learner}, pictures, training_classes(run.path), recipe.norm
+        str(run.path), {recipe.learner: learner}, pictures, trained, recipe.norm, about
     )
+
+
+def _seen(learner: Learner) -> str:
+    """What the pretrained weights inside ``learner`` were trained on; "" without any."""
+    return "; ".join(weights_seen(learner).values())
 
 
 def start_of_backbone(
