@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from quickstudy.core import Score as Score
     from quickstudy.core import Task as Task
     from quickstudy.core import TaskSpec as TaskSpec
+    from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
     from quickstudy.evaluation.results import Evaluation as Evaluation
+    from quickstudy.evaluation.transferability import transferability as transferability
     from quickstudy.evaluation.validation import Validation as Validation
     from quickstudy.files.export import export as export
     from quickstudy.files.storage import load as load
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import linear_contrastive as linear_contrastive
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
+    from quickstudy.learners.with_backbone import with_backbone as with_backbone
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -88,9 +91,28 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
+    from quickstudy.learners.transfer.chosen_without_labels import (
+        ChosenWithoutLabels as ChosenWithoutLabels,
+    )
+    from quickstudy.learners.transfer.coral import CORAL as CORAL
+    from quickstudy.learners.transfer.dan import DAN as DAN
+    from quickstudy.learners.transfer.dann import DANN as DANN
+    from quickstudy.learners.transfer.deep_coral import DeepCORAL as DeepCORAL
+    from quickstudy.learners.transfer.entropic_transport import (
+        EntropicTransport as EntropicTransport,
+    )
+    from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
+    from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
+    from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
+    from quickstudy.learners.transfer.subspace_alignment import (
+        SubspaceAlignment as SubspaceAlignment,
+    )
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
+    from quickstudy.learners.transfer.tca import TCA as TCA
 # end of the learners
 
 _DEFINED_IN = {
@@ -129,7 +151,9 @@ _DEFINED_IN = {
     "segmentation": "answers.specs",
     "spec": "answers.specs",
     "tokens": "answers.specs",
+    "transferability": "evaluation.transferability",
     "verification": "learners.metric.siamese",
+    "with_backbone": "learners.with_backbone",
 }
 _MODULES = {
     "answers": "answers",
@@ -143,6 +167,7 @@ _MODULES = {
     "tasks": "tasks",
     "testing": "testing",
     "training": "training",
+    "transfer_scores": "evaluation.transfer_scores",
     "updates": "learners.gradient.descend",
 }
 """Public name -> module path below ``quickstudy``, so that users need no deep imports."""

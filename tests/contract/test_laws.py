@@ -34,11 +34,15 @@ def test_classifiers_other_than_by_default_keep_exactly_what_they_do_not_except(
 
 CHEAPER = {
     "reptile": {"test_steps": 3},
+    "baseline_plus_plus": {"steps": 4},
     "snail": {"filters": 8},
     "lstm_meta_learner": {"steps": 2, "hidden": 4},
     "maml_plus_plus": {"steps": 2},
     "proto_maml": {"steps": 2},
     "mann": {"hidden": 8, "slots": 16, "width": 6},
+    "deep_coral": {"steps": 3},
+    "dan": {"steps": 3},
+    "dann": {"steps": 3},
     "in_context": {"size": 8, "heads": 2},
     "conditional_neural_process": {"size": 8},
     "attentive_conditional_neural_process": {"size": 8, "heads": 2},

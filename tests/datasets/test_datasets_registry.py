@@ -43,7 +43,9 @@ def test_downloads_have_the_checksums_of_the_card(name):
         assert re.fullmatch(f"[0-9a-f]{{{lengths[stated.algorithm]}}}", stated.digest)
         assert str(stated) == f"{stated.what} {stated.algorithm}:{stated.digest}"
     assert any(stated.algorithm == "sha256" for stated in CARDS[name].checksum)
-    assert any(stated.what.endswith((".zip", ".tar.gz")) for stated in CARDS[name].checksum)
+    assert any(
+        stated.what.endswith((".zip", ".tar.gz", ".json")) for stated in CARDS[name].checksum
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
+    from quickstudy.backbones.joined import Chain, Features, WithHead
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.resnet12 import ResNet12
+    from quickstudy.backbones.text.encoder import TextEncoder
+    from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
 
-__all__ = ["MLP", "Conv4", "EfficientNetLite", "ResNet12"]
+__all__ = [
+    "MLP",
+    "Chain",
+    "Conv4",
+    "EfficientNetLite",
+    "Features",
+    "OnnxTextEncoder",
+    "ResNet12",
+    "TextEncoder",
+    "WithHead",
+]
 
 _MODULES = {
     "MLP": "mlp",
+    "Chain": "joined",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
+    "Features": "joined",
+    "OnnxTextEncoder": "text.onnx_encoder",
     "ResNet12": "resnet12",
+    "TextEncoder": "text.encoder",
+    "WithHead": "joined",
 }
 
 

@@ -131,8 +131,9 @@ def as_array(value: Any, what: str) -> np.ndarray:
         ) from error
     if array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{what} must hold numbers; found dtype {array.dtype}. Turn texts and objects into "
-            "numbers first, and fill what is missing."
+            f"{what} must hold numbers; found dtype {array.dtype}. Turn texts into tokens "
+            "(encoder.tokenize(texts)) and other objects into numbers first, and fill what is "
+            "missing."
         )
     if np.ma.is_masked(value):
         raise ValueError(

@@ -6,8 +6,8 @@
 
 ``load(name)`` takes any name in :data:`CARDS`; ``folder(path)`` and ``arrays(X, y)`` take your own
 data. ``load_tasks(name)`` gives published test tasks, which are evaluated as they are, and
-``load_domains(name)`` the rows of several domains, to transfer between. Importing this module
-imports neither torch nor any data set.
+``load_domains(name)`` the rows of several domains, to transfer between, and ``load_texts(name)``
+the texts of a data set of texts. Importing this module imports neither torch nor any data set.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from quickstudy.datasets.registry import CARDS, Card, card
 
 if TYPE_CHECKING:
+    from quickstudy.datasets.clinc150 import Texts
     from quickstudy.datasets.dataset import Dataset
     from quickstudy.datasets.domains import Domains
     from quickstudy.datasets.folders import folder, read_classes
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
     from quickstudy.tasks.rows import LabelledRows
 
 __all__ = [
-    "CARDS", "Card", "Dataset", "Domains", "PublishedTasks", "arrays", "card", "folder", "load",
-    "load_classes", "load_domains", "load_tasks", "read_classes",
+    "CARDS", "Card", "Dataset", "Domains", "PublishedTasks", "Texts", "arrays", "card", "folder",
+    "load", "load_classes", "load_domains", "load_tasks", "load_texts", "read_classes",
 ]  # fmt: skip
 
 _LAZY = {
     "Dataset": "quickstudy.datasets.dataset",
     "Domains": "quickstudy.datasets.domains",
     "PublishedTasks": "quickstudy.datasets.published",
+    "Texts": "quickstudy.datasets.clinc150",
     "arrays": "quickstudy.datasets.in_memory",
     "folder": "quickstudy.datasets.folders",
     "read_classes": "quickstudy.datasets.folders",
@@ -144,8 +146,8 @@ def load_tasks(
         known = ", ".join(each.name for each in CARDS.values() if each.published)
         has, loader = ("domains", "load_domains") if chosen.domains else ("classes", "load")
         raise ValueError(
-            f"datasets: {name} has {has}, not published test tasks. Load it with {loader}; published "
-            f"tasks are: {known}."
+            f"datasets: {name} has {has}, not published test tasks. Load it with {loader}; "
+            f"published tasks are: {known}."
         )
     options: dict[str, Any] = {} if size is None else {"size": size}
     options |= {"shuffled": True} if shuffled else {}
@@ -175,6 +177,29 @@ def load_domains(name: str, root: str | Path | None = None) -> Domains:
         )
     domains: Domains = _loaded(chosen, root, {}, download=False)
     return domains
+
+
+def load_texts(
+    name: str, root: str | Path | None = None, *, split: str | None = None, download: bool = True
+) -> dict[str, Texts]:
+    """The texts of the data set ``name`` as they are: "train", "val" and "test" -> texts, labels.
+
+    For a tokenizer of your own: ``LabelledRows.from_labels(tokenize(part.texts), part.labels)``.
+
+    ``root``, ``split``, ``download``  as for :func:`load`.
+
+    Raises ValueError for a data set that has no texts, and else as :func:`load`.
+    """
+    chosen = card(name)
+    if not chosen.texts:
+        known = ", ".join(each.name for each in CARDS.values() if each.texts)
+        raise ValueError(
+            f"datasets: {name} has no texts. Load it with load; data sets of texts are: {known}."
+        )
+    options: dict[str, Any] = {} if split is None else {"split": split}
+    module, _ = chosen.loader.split(":")
+    texts: dict[str, Texts] = import_module(module).load_texts(root, **options, download=download)
+    return texts
 
 
 def _loaded(chosen: Card, root: str | Path | None, options: dict[str, Any], download: bool) -> Any:

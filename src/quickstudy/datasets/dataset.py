@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from quickstudy.base.trees import named_leaves
 from quickstudy.datasets.registry import Card
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import (
@@ -48,9 +49,12 @@ class Dataset:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{k} {len(v)}" for k, v in self.splits.items())
-        shape = tuple(self.train.inputs.shape[1:])
+        shapes = [
+            f"{name + ' ' if name else ''}{tuple(leaf.shape[1:])}"
+            for name, leaf in named_leaves(self.train.inputs)
+        ]
         same = "" if self.new_classes else ", the same in all, with separate rows"
-        return f"Dataset({self.name}: classes {sizes}{same}; inputs {shape})"
+        return f"Dataset({self.name}: classes {sizes}{same}; inputs {', '.join(shapes)})"
 
 
 def in_order(splits: Mapping[str, LabelledRows]) -> Splits:

@@ -29,7 +29,6 @@ BACKBONES = {
     "conv4": "quickstudy.backbones.conv4:Conv4",
     "resnet12": "quickstudy.backbones.resnet12:ResNet12",
     "mlp": "quickstudy.backbones.mlp:MLP",
-    "efficientnet_lite": "quickstudy.backbones.efficientnet_lite:EfficientNetLite",
 }
 
 _CARD_CHOICES = [
@@ -50,8 +49,14 @@ PARTS = {
     "finite_difference": "quickstudy.learners.gradient.meta_gradients:FiniteDifference",
     "implicit": "quickstudy.learners.gradient.meta_gradients:Implicit",
     "annealed": "quickstudy.learners.gradient.meta_gradients:Annealed",
+    "efficientnet_lite": "quickstudy.backbones.efficientnet_lite:EfficientNetLite",
+    "features": "quickstudy.backbones.joined:Features",
+    "with_head": "quickstudy.backbones.joined:WithHead",
+    "chain": "quickstudy.backbones.joined:Chain",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}
-"""Small classes that learners take as arguments: inner optimisers and kinds of meta-gradient."""
+"""Small classes that learners take as arguments: inner optimisers, kinds of meta-gradient, and
+networks that no recipe names by themselves.
+"""
 
 _TARGETS: dict[str, str] = {}
 for _name, _target in [

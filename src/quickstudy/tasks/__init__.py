@@ -4,6 +4,7 @@ episodes    few-shot classification from labelled rows
 Sinusoids   regression: one function per task
 Bandits     reinforcement learning: one multi-armed bandit per task
 transfer    support sets with rows of other places beside those of the target
+mixture     tasks of several sources
 fixed       a given list of tasks
 draw        the task of a source with a given number
 stacks      groups of tasks that can be computed at once
@@ -15,6 +16,7 @@ from quickstudy.tasks.episodes import Episodes, episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.fixed import fixed
 from quickstudy.tasks.functions import Sinusoids
+from quickstudy.tasks.mixture import mixture
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import class_folds, split_classes, split_rows
@@ -36,6 +38,7 @@ __all__ = [
     "episodes",
     "examples",
     "fixed",
+    "mixture",
     "split_classes",
     "split_rows",
     "stack",

@@ -59,7 +59,8 @@ def featurise(data: Data, backbone: nn.Module, *, batch: int = 8, cache: bool = 
         raise ValueError(f"featurise: batch must be at least 1; found {batch}.")
     source = source_of(backbone)
     kept = feature_cache(source) if cache and source is not None and unchanged(backbone) else None
-    return _featurised(data, backbone, batch, kept)
+    found: Data = _featurised(data, backbone, batch, kept)
+    return found
 
 
 def refuse_changing_features(backbone: nn.Module) -> None:
@@ -78,13 +79,12 @@ def refuse_changing_features(backbone: nn.Module) -> None:
 
 def _featurised(data: Any, backbone: nn.Module, batch: int, kept: FeatureCache | None) -> Any:
     if isinstance(data, Dataset):
-        splits = {
-            name: _featurised(split, backbone, batch, kept) if len(split) else split
-            for name, split in data.splits.items()
-        }
-        if not len(data.val):  # it has the shape of the others all the same
-            splits["val"] = splits["train"].without_classes()
-        return replace(data, **splits)
+        train, val, test = (
+            _featurised(split, backbone, batch, kept) if len(split) else split
+            for split in data.splits.values()
+        )
+        val = val if len(val) else train.without_classes()  # with inputs of the same shape
+        return replace(data, train=train, val=val, test=test)
     if isinstance(data, LabelledRows):
         return replace(data, inputs=features_of(data.inputs, backbone, batch, kept))
     if isinstance(data, Examples):

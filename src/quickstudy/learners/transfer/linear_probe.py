@@ -135,19 +135,26 @@ class LinearProbe(Learner):
 
     def _fitted(self, features: Tensor, encoded: Tensor, counts: Tensor, spec: TaskSpec) -> State:
         state = {"features": features, "encoded": encoded, "counts": counts}
-        if by_columns(spec.answer):
-            head = binary_logistic if self.head is logistic else self.head
-            weight, offset = vmap(lambda y, w: head(features, y.unsqueeze(-1), w, self.l2), 1)(
-                encoded, counts
-            )
-            weight, offset = weight.squeeze(-1).mT, offset.squeeze(-1)
-        else:
-            weight, offset = self.head(features, encoded, counts[:, 0], self.l2)
+        weight, offset = fitted(self.head, features, encoded, counts, spec.answer, self.l2)
         if isinstance(spec.answer, Classes):
             state["present"] = (counts * encoded).sum(0) > 0
         # The solver returns column-major memory, but files are row-major. Rounding depends on the
         # layout, so fix it here.
         return state | {"weight": weight.contiguous(), "offset": offset}
+
+
+def fitted(
+    head: Head, features: Tensor, encoded: Tensor, counts: Tensor, answer: Answer, l2: float
+) -> tuple[Tensor, Tensor]:
+    """The weight (d, outputs) and offset (outputs,) that ``head`` fits to rows.
+
+    ``encoded``  targets (n, outputs); ``counts`` (n, outputs), how often each of them counts.
+    """
+    if not by_columns(answer):
+        return head(features, encoded, counts[:, 0], l2)
+    one = binary_logistic if head is logistic else head
+    weight, offset = vmap(lambda y, w: one(features, y.unsqueeze(-1), w, l2), 1)(encoded, counts)
+    return weight.squeeze(-1).mT, offset.squeeze(-1)
 
 
 def by_columns(answer: Answer) -> bool:

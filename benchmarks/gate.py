@@ -1,0 +1,173 @@
+"""What the gate before transfer gives up, and what it refuses.
+
+    shifts      skada's shifted data, with the settings of its published benchmark (Lalou et al.,
+                2025, SKADA-Bench), 10 labelled rows a class of the target
+    mushrooms   enlarging -> tapering stalks, 46 labelled rows: no gain to be had (Dai et al., 2007)
+    harmful     the same source with its labels flipped, which must be refused
+
+Each task draws labelled target rows, and scores target only, source only, pooled and the gate on
+all other target rows. The gate's candidates are these three, and in ``shifts`` also CORAL and linear
+transport on 200 unlabelled rows. The draws on which the gate's rule was chosen are not among these.
+
+    python benchmarks/gate.py shifts --draws 10
+    python benchmarks/gate.py mushrooms harmful --root ../shared/data --draws 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import quickstudy as qs
+from quickstudy.base.atomic import write_atomically
+from quickstudy.core import Examples, Learner, Task, TaskSpec
+from quickstudy.evaluation.intervals import half_width
+from quickstudy.learners.transfer.target_folds import take
+from quickstudy.tasks.numbering import Stream, draw
+
+RESULTS = Path(__file__).parent / "results" / "gate.json"
+SHIFTS = {
+    "covariate_shift": (1, 0.6),
+    "target_shift": (1, 0.8),
+    "conditional_shift": (1, 0.8),
+    "subspace": (3, 0.4),
+}
+"""Of skada-bench's simulated data: a factor on 100 samples, and the noise."""
+
+SEEDS, SEED = range(5), 17
+"""Of skada's data, as published; of the choice of labelled rows."""
+
+
+def shifted(shift: str, seed: int, size: int = 100) -> tuple[Examples, Examples]:
+    """Source and target of skada's generator."""
+    from skada.datasets import make_shifted_datasets
+
+    factor, noise = SHIFTS[shift]
+    x, y, domain = make_shifted_datasets(
+        factor * size, factor * size, shift=shift, noise=noise, label="binary",
+        center_cov_shift=(-0.4, 3), random_state=seed,
+    )  # fmt: skip
+    return tuple(qs.examples(x[of], y[of].astype(int)) for of in (domain > 0, domain < 0))  # type: ignore[return-value]
+
+
+def tasks_of_shift(shift: str, draws: int, size: int = 100) -> Iterator[Task]:
+    """``draws`` tasks for each of the five published data sets."""
+    for seed in SEEDS:
+        source, target = shifted(shift, seed, size)
+        tasks = qs.tasks.transfer(
+            source, target, qs.classification(2), labelled=10, unlabelled=2 * size
+        )
+        for number in range(draws):
+            yield draw(tasks, SEED + seed, number, Stream.TEST)
+
+
+def tasks_of_mushrooms(root: Path, draws: int, flipped: bool) -> Iterator[Task]:
+    """``draws`` tasks of 23 labelled rows a class; with a harmful source where ``flipped``."""
+    found = qs.datasets.load_domains("mushrooms", root)
+    source, target = found["enlarging"], found["tapering"]
+    if flipped:
+        source = source._replace(targets=1 - source.targets)
+    tasks = qs.tasks.transfer(source, target, found.spec, labelled=23)
+    for number in range(draws):
+        yield draw(tasks, SEED, number, Stream.TEST)
+
+
+def score(learner: Learner, support: Examples, task: Task) -> tuple[float, Any]:
+    """Accuracy on the queries after adapting to ``support``, and the state."""
+    with torch.no_grad():
+        predictor = learner(support, task.spec)
+        right = predictor(task.query.inputs).argmax(-1) == task.query.targets
+    return float(right.float().mean()), predictor.state
+
+
+def results_of(
+    tasks: Iterator[Task], alone: Learner, gates: dict[str, qs.SafeGate], log: Callable[[str], None]
+) -> dict[str, Any]:
+    """The scores of every task, and what the gates chose."""
+    scores: dict[str, list[float]] = {}
+    choices: dict[str, list[str]] = {name: [] for name in gates}
+    start = time.process_time()
+    for number, task in enumerate(tasks):
+        rows = task.support
+        given = {
+            "target only": take(rows, rows.groups == 0),
+            "source only": take(rows, rows.groups != 0),
+            "pooled": rows,
+        }
+        for name, support in given.items():
+            scores.setdefault(name, []).append(score(alone, support, task)[0])
+        for name, gate in gates.items():
+            value, state = score(gate, rows, task)
+            scores.setdefault(name, []).append(value)
+            choices[name].append(gate.choice(state))
+        log(f"{number} { ({name: round(of[-1], 3) for name, of in scores.items()}) }")
+    means = {name: sum(of) / len(of) for name, of in scores.items()}
+    better = max(("target only", "source only"), key=means.__getitem__)
+    rows_ = {}
+    for name, of in scores.items():
+        lost = torch.tensor(scores[better], dtype=torch.float64) - torch.tensor(of).double()
+        rows_[name] = {
+            "mean": means[name],
+            "half_width": half_width(torch.tensor(of)),
+            "lost": float(lost.mean()),
+            "lost_half_width": half_width(lost),
+            "scores": [round(value, 6) for value in of],
+        }
+    counted = {
+        name: {each: of.count(each) for each in dict.fromkeys(of)} for name, of in choices.items()
+    }
+    return {
+        "tasks": len(scores["pooled"]), "better": better, "rows": rows_, "choices": counted,
+        "cpu_seconds": time.process_time() - start,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Run the parts named on the command line, and add them to the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="+", choices=("shifts", "mushrooms", "harmful"))
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--size", type=int, default=100)
+    parser.add_argument("--root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    spec: TaskSpec = qs.classification(2)
+    found = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    inputs = nn.Identity()
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    for part in options.parts:
+        if part == "shifts":
+            svm: Learner = qs.SVM(inputs, tol=1e-3)
+            methods: Sequence[Learner] = [
+                svm, qs.CORAL(inputs, qs.SVM(nn.Identity(), tol=1e-3)),
+                qs.LinearTransport(inputs, qs.SVM(nn.Identity(), tol=1e-3)),
+            ]  # fmt: skip
+            gates = {"gate": qs.SafeGate([svm]), "gate, more methods": qs.SafeGate(methods)}
+            for shift in SHIFTS:
+                tasks = tasks_of_shift(shift, options.draws, options.size)
+                found[shift] = results_of(tasks, svm, gates, log)
+        else:
+            svm = qs.SVM(inputs, kernel="linear", tol=1e-3)
+            tasks = tasks_of_mushrooms(options.root, options.draws, part == "harmful")
+            found[part] = results_of(tasks, svm, {"gate": qs.SafeGate([svm])}, log)
+        found["seed"], found["outputs"] = SEED, spec.outputs
+        write_atomically(options.out, json.dumps(found, indent=1).encode())
+        for name, of in found.items():
+            if isinstance(of, dict):
+                print(name, {k: (round(v["mean"], 4), round(v["lost"], 4)) for k, v in
+                             of["rows"].items()}, of["choices"])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Requests of intents that training has not seen: CLINC150, 5-way 1-shot and 5-shot tasks.
+
+    python benchmarks/text.py --root DATA
+    python benchmarks/text.py --root DATA --only fine-tuned --tasks 100
+
+Tasks are drawn from the 30 test intents of the split ``intents`` (15 queries a class) or, with
+``--split domains``, from those of two domains. All rows are scored on the same tasks; results,
+with the score of every task, go to ``results/text.json``. Inductive. Features are computed once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from figures import figures
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor, nn
+
+import quickstudy as qs
+from quickstudy.base.trees import map_tree
+from quickstudy.interfaces.runs.provenance import commit
+from quickstudy.learners.transfer.heads import logistic, ridge
+
+RESULTS = Path(__file__).parent / "results" / "text.json"
+WAYS, SHOTS, QUERIES = 5, (1, 5), 15
+PIECE = 64  # texts per call of an encoder
+
+Made = tuple[qs.Learner, qs.LabelledRows, float]
+"""A learner, the test rows as it reads them, and the CPU milliseconds that each text took."""
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    data = qs.datasets.load("clinc150", args.root, split=args.split)
+    texts = qs.datasets.load_texts("clinc150", args.root, split=args.split)
+    made = Methods(data, texts, args.steps)
+    for name in args.only or [n for n in made.names if n != "fine-tuned"]:
+        learner, rows, ms = made(name)
+        for shots in SHOTS:
+            _keep(args.out, f"{args.split} {name} {shots}", _result(learner, rows, shots, ms, args))
+    print(table(json.loads(args.out.read_text()), args.split))
+
+
+class Methods:
+    """What is compared, by name; features are computed when first asked for, and once."""
+
+    def __init__(self, data: Any, texts: Any, steps: int) -> None:
+        self.data, self.texts, self.steps = data, texts, steps
+        self._features: dict[str, tuple[qs.LabelledRows, float]] = {}
+        self.names: dict[str, Callable[[], Made]] = {
+            "tf-idf, nearest mean": lambda: self._on("tf-idf", qs.SimpleShot(nn.Identity())),
+            "tf-idf, logistic": lambda: self._on("tf-idf", _probe(logistic)),
+            "int8, nearest mean": lambda: self._on("minilm-int8", qs.SimpleShot(nn.Identity())),
+            "MiniLM, nearest mean": lambda: self._on(MINILM, qs.SimpleShot(nn.Identity())),
+            "MiniLM, logistic": lambda: self._on(MINILM, _probe(logistic)),
+            "MiniLM, ridge": lambda: self._on(MINILM, _probe(ridge)),
+            "fine-tuned": self._fine_tuned,
+        }
+
+    def __call__(self, name: str) -> Made:
+        """The method ``name``."""
+        return self.names[name]()
+
+    def _on(self, features: str, learner: qs.Learner) -> Made:
+        if features not in self._features:
+            start = time.process_time()
+            found = self._tf_idf() if features == "tf-idf" else self._encoded(features)
+            spent = time.process_time() - start
+            rows = self.data.test
+            self._features[features] = (
+                qs.LabelledRows(found, rows.counts, rows.names),
+                1000 * spent / len(found),
+            )
+        return learner, *self._features[features]
+
+    def _encoded(self, name: str) -> Tensor:
+        encoder, inputs = qs.pretrained(name), self.data.test.inputs
+        n = len(inputs["ids"])
+        with torch.no_grad():
+            return torch.cat([
+                encoder(map_tree(lambda leaf, i=i: leaf[i : i + PIECE], inputs))
+                for i in range(0, n, PIECE)
+            ])  # fmt: skip
+
+    def _tf_idf(self) -> Tensor:
+        """Words and their frequencies are those of the training intents' texts."""
+        vectorizer = TfidfVectorizer(sublinear_tf=True).fit(self.texts["train"].texts)
+        test = self.texts["test"]
+        by_class = sorted(range(len(test.labels)), key=lambda i: test.labels[i])  # as LabelledRows
+        dense = vectorizer.transform([test.texts[i] for i in by_class]).toarray()
+        return torch.from_numpy(dense).float()
+
+    def _fine_tuned(self) -> Made:
+        encoder = qs.pretrained(MINILM, frozen=False)
+        learner = qs.FineTune(encoder, adapts="last:2", steps=self.steps, rate=1e-4)
+        return learner, self.data.test, 0.0
+
+
+MINILM = "all-MiniLM-L6-v2"
+
+
+def _probe(head: Any) -> qs.Learner:
+    return qs.LinearProbe(nn.Identity(), head=head, l2=1.0)
+
+
+def _result(
+    learner: qs.Learner, rows: qs.LabelledRows, shots: int, ms: float, args: argparse.Namespace
+) -> dict[str, Any]:
+    source = qs.episodes(rows, ways=WAYS, shots=shots, queries=QUERIES)
+    start = time.process_time()
+    found = qs.evaluate(learner, source, tasks=args.tasks, seed=args.seed, baselines=False)
+    return {
+        **figures(found), "commit": commit(), "ways": WAYS, "shots": shots, "queries": QUERIES,
+        "encoding_ms": round(ms, 2),
+        "task_ms": round(1000 * (time.process_time() - start) / args.tasks, 2),
+        "scores": [round(score, 4) for score in found.scores.tolist()],
+    }  # fmt: skip
+
+
+def _keep(out: Path, key: str, result: dict[str, Any]) -> None:
+    """Add ``result`` to the file, one line for each."""
+    results = json.loads(out.read_text()) if out.exists() else {}
+    results[key] = result
+    lines = ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in results.items())
+    out.parent.mkdir(exist_ok=True)
+    out.write_text("{\n" + lines + "\n}\n")
+    print(f"{key}: {100 * result['mean']:.1f}% ± {100 * result['half_width']:.1f}", flush=True)
+
+
+def table(results: dict[str, Any], split: str) -> str:
+    """The rows of ``split`` as Markdown, without the scores of single tasks."""
+    names = dict.fromkeys(k.rsplit(" ", 1)[0] for k in results if k.startswith(f"{split} "))
+    lines = [
+        "| method | 1 shot | 5 shots | ms a text | ms a task (1 / 5) | tasks |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for name in names:
+        one, five = (results.get(f"{name} {shots}") for shots in SHOTS)
+        if not one or not five:
+            continue
+        cells = [f"{100 * r['mean']:.1f} ± {100 * r['half_width']:.1f}" for r in (one, five)]
+        lines.append(
+            f"| {name.removeprefix(split).strip()} | {cells[0]} | {cells[1]} | "
+            f"{one['encoding_ms']:.1f} | {one['task_ms']:.1f} / {five['task_ms']:.1f} | "
+            f"{len(one['scores']):,} |"
+        )
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", required=True, help="the folder that holds clinc150/")
+    parser.add_argument("--split", default="intents", choices=("intents", "domains"))
+    parser.add_argument("--only", nargs="+", help="methods; by default all but fine-tuned")
+    parser.add_argument("--tasks", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=20, help="of fine-tuning")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

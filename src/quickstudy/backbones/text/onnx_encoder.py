@@ -1,0 +1,130 @@
+"""A text encoder that onnxruntime computes: small and frozen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quickstudy.backbones.text.encoder import (
+    checked_tokens,
+    mean_of_tokens,
+    to_unit_length,
+    without_padding,
+)
+from quickstudy.base.extras import optional
+from quickstudy.base.hashes import sha256_of_files
+from quickstudy.base.shown import told
+from quickstudy.datasets.tokenizer import TextTokenizer, Tokens
+
+_ROWS = 64
+"""Texts computed at once, which bounds the memory."""
+
+
+@final
+class OnnxTextEncoder(nn.Module):
+    """Tokens ``{"ids": (n, length), "mask": (n, length)}`` -> features (n, d), without gradient.
+
+    Like :class:`quickstudy.backbones.text.encoder.TextEncoder`, with the mean of the tokens, but
+    its weights are in an ONNX file and are not parameters: nothing can train them.
+
+    ``path``        the file; inputs ``input_ids``, ``attention_mask``, ``token_type_ids`` (n,
+                    length) int64 and one output (n, length, d).
+    ``tokenizer``   that of the model.
+    ``normalised``  whether features have length 1.
+
+    It uses as many threads as torch does when it is first called.
+
+    Raises ValueError for a file of other inputs, ImportError without the extra ``text``.
+    """
+
+    unit: Tensor
+    sha256: Tensor
+
+    def __init__(
+        self, path: str | Path, tokenizer: TextTokenizer, *, normalised: bool = True
+    ) -> None:
+        super().__init__()
+        self.tokenizer, self.normalised = tokenizer, normalised
+        self._session = _Session(Path(path))
+        self.features = self._session.width
+        # In place of weights: by it, a saved learner knows whether the file is another one.
+        content = bytes.fromhex(sha256_of_files([Path(path)]))
+        self.register_buffer("sha256", torch.tensor(list(content), dtype=torch.uint8))
+        # Its type is that of the features, as parameters would say it of a module that has any.
+        self.register_buffer("unit", torch.ones(()), persistent=False)
+
+    def tokenize(self, texts: Sequence[str], length: int | None = None) -> Tokens:
+        """What :class:`TextTokenizer` makes of ``texts``: the inputs of this encoder."""
+        return self.tokenizer(texts, length)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Features (n, d) without a graph; ValueError for anything but tokens."""
+        ids, mask = checked_tokens(tokens, self.tokenizer.words)
+        ids, mask = without_padding(ids.detach().cpu(), mask.detach().cpu())
+        parts = [
+            self._pooled(i, m) for i, m in zip(ids.split(_ROWS), mask.split(_ROWS), strict=True)
+        ]
+        features = torch.cat(parts) if parts else torch.empty(0, self.features)
+        return features.to(self.unit)
+
+    def _pooled(self, ids: Tensor, mask: Tensor) -> Tensor:
+        vectors = torch.from_numpy(self._session(ids.numpy(), mask.numpy().astype(np.int64)))
+        pooled = mean_of_tokens(vectors, mask)
+        return to_unit_length(pooled) if self.normalised else pooled
+
+
+class _Session:
+    """The network in a file, loaded at the first call; copies share it, and pickles load anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock, self._loaded = path, threading.Lock(), None
+        self.width = self._check()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path,)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> _Session:
+        return self
+
+    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        found: np.ndarray = self._session().run(None, given)[0]
+        return found
+
+    def _session(self) -> Any:
+        with self._lock:
+            if self._loaded is None:
+                runtime = optional("onnxruntime", "text", "OnnxTextEncoder")
+                options = runtime.SessionOptions()
+                options.intra_op_num_threads = torch.get_num_threads()
+                options.inter_op_num_threads = 1
+                try:
+                    self._loaded = runtime.InferenceSession(
+                        str(self._path), options, providers=["CPUExecutionProvider"]
+                    )
+                except Exception as error:  # of a type of onnxruntime's own
+                    raise ValueError(
+                        f"{self._path}: must be an ONNX file ({told(error)}). Install it again."
+                    ) from error
+            return self._loaded
+
+    def _check(self) -> int:
+        """The number of features; ValueError for another kind of network."""
+        session = self._session()
+        inputs = {each.name for each in session.get_inputs()}
+        shapes = [each.shape for each in session.get_outputs()]
+        wanted = {"input_ids", "attention_mask", "token_type_ids"}
+        width = shapes[0][-1] if len(shapes) == 1 and len(shapes[0]) == 3 else None
+        if inputs != wanted or not isinstance(width, int):
+            raise ValueError(
+                f"{self._path}: must have the inputs {', '.join(sorted(wanted))} and one output "
+                f"(n, length, d); found inputs {', '.join(sorted(inputs))} and outputs {shapes}. "
+                "Export it as an encoder of text."
+            )
+        return width
