@@ -88,7 +88,9 @@ class Candidate:
         title = LEARNERS[self.learner].title
         if not self.of:
             return f"{title} on {self.backbone}, nothing trained"
-        return f"{title} on {self.backbone}, trained from scratch for {self.steps} of {self.of} steps"
+        return (
+            f"{title} on {self.backbone}, trained from scratch for {self.steps} of {self.of} steps"
+        )
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,9 @@ def _compared(
     results = []
     for name, learner in learners.items():
         source = _validation_source(complete, found.features, learner, split)
-        results.append(_candidate(PRETRAINED, name, _validated(on_features(learner), source, recipe)))
+        results.append(
+            _candidate(PRETRAINED, name, _validated(on_features(learner), source, recipe))
+        )
     small = _small(data)
     return (*results, _pilot(recipe, small, split, progress))
 
