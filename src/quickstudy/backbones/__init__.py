@@ -12,15 +12,24 @@ if TYPE_CHECKING:
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
     from quickstudy.backbones.joined import Chain, Features, WithHead
+    from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
 
 __all__ = [
-    "MLP", "Chain", "Conv4", "EfficientNetLite", "Features", "OnnxTextEncoder", "ResNet12",
-    "TextEncoder", "WithHead",
-]  # fmt: skip
+    "MLP",
+    "Chain",
+    "Conv4",
+    "EfficientNetLite",
+    "Features",
+    "LowRank",
+    "OnnxTextEncoder",
+    "ResNet12",
+    "TextEncoder",
+    "WithHead",
+]
 
 _MODULES = {
     "MLP": "mlp",
@@ -28,6 +37,7 @@ _MODULES = {
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
     "Features": "joined",
+    "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
     "ResNet12": "resnet12",
     "TextEncoder": "text.encoder",
