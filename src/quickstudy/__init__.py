@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
+    from quickstudy.evaluation.negative_transfer import negative_transfer as negative_transfer
     from quickstudy.evaluation.results import Evaluation as Evaluation
     from quickstudy.evaluation.transferability import transferability as transferability
     from quickstudy.evaluation.validation import Validation as Validation
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.lora import LoRA as LoRA
     from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.subspace_alignment import (
@@ -146,6 +148,7 @@ _DEFINED_IN = {
     "load": "files.storage",
     "multilabel": "answers.specs",
     "pretrained": "backbones.pretrained.load",
+    "negative_transfer": "evaluation.negative_transfer",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",
