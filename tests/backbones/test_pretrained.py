@@ -162,3 +162,14 @@ def test_further_training_is_noticed_and_so_are_other_settings():
 
 def test_the_default_size_is_part_of_the_source():
     assert qs.pretrained(LITE0).pretrained_source.options == {"size": 224}
+
+
+def test_the_facts_are_public_and_complete():
+    for facts in qs.backbones.pretrained.CARDS.values():
+        assert all((facts.seen, facts.licence, facts.reference))
+        assert facts.megabytes > 0
+        assert facts.sha256
+        assert facts.install.startswith("pip install ")
+    assert qs.backbones.pretrained.unchanged is unchanged
+    timm = qs.backbones.pretrained.card("timm:resnet18")
+    assert (timm.name, timm.downloads) == ("timm:resnet18", True)

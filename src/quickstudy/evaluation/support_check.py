@@ -132,7 +132,9 @@ class SupportCheck:
         }
 
 
-def check_support_set(learner: Learner, support: Examples, spec: TaskSpec) -> SupportCheck:
+def check_support_set(
+    learner: Learner, support: Examples, spec: TaskSpec, raw: Examples | None = None
+) -> SupportCheck:
     """Predict the rows of ``support`` by predictors of ``learner`` that were adapted without them.
 
     Up to 50 rows are left out one by one, more in ten parts, each with rows of every class that has
@@ -141,9 +143,9 @@ def check_support_set(learner: Learner, support: Examples, spec: TaskSpec) -> Su
     class.
 
     Rows that are alone in their class are never left out, and not counted. ``spec`` must ask for
-    classes.
+    classes. ``raw`` are the same rows with their inputs, where those of ``support`` are features.
     """
-    targets = support.targets
+    targets, raw = support.targets, support if raw is None else raw
     parts = folds(targets, learner.transductive)
     right, nearest, has_mean = 0, 0, True
     with torch.no_grad():
@@ -153,7 +155,7 @@ def check_support_set(learner: Learner, support: Examples, spec: TaskSpec) -> Su
             rest, left_out = take(support, kept), take(support, part)
             predictor = learner(in_mixed_order(learner, rest), spec)
             right += _right(predictor(left_out.inputs), left_out)
-            means = nearest_mean(rest, left_out.inputs, spec.outputs)
+            means = nearest_mean(take(raw, kept), take(raw, part).inputs, spec.outputs)
             has_mean = has_mean and means is not None
             nearest += 0 if means is None else _right(means, left_out)
     checked = targets[torch.cat(parts)] if parts else targets[:0]

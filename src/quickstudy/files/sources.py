@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+from quickstudy.backbones.pretrained.registry import CARDS
 from quickstudy.base.shown import shown
 from quickstudy.files.annotated import is_a
 
@@ -50,7 +51,7 @@ def describe_source(source: Source) -> dict[str, Any]:
 def build_source(description: Mapping[str, Any]) -> nn.Module:
     """The network with the pretrained weights that a file names.
 
-    It is in evaluation mode, and not frozen.
+    It is in evaluation mode, and not frozen unless it has no gradients.
 
     Raises ValueError for a name that is unknown, options that it does not take, and where the
     weights here have another digest; ImportError that names the extra where the package that has
@@ -66,7 +67,8 @@ def build_source(description: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"the digest of {shown(name)} must be a SHA-256; found {shown(digest)}")
     make = _maker()
     _check_options(name, options, make)
-    network = make(name, frozen=False, **options)
+    trainable = name not in CARDS or CARDS[name].trainable
+    network = make(name, frozen=not trainable, **options)
     found = source_of(network)
     if found is None or found.digest != digest:
         raise ValueError(

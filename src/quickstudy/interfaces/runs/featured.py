@@ -44,12 +44,13 @@ def featured(data: Dataset, backbone: nn.Module, splits: Sequence[str]) -> Featu
     chosen = {name: data.splits[name] for name in splits if len(data.splits[name])}
     features = {name: featurise(rows, backbone) for name, rows in chosen.items()}
     return Featured(
-        _with_splits(data, features),
-        _with_splits(data, {name: shrunk(rows) for name, rows in chosen.items()}),
+        with_splits(data, features),
+        with_splits(data, {name: shrunk(rows) for name, rows in chosen.items()}),
     )
 
 
-def _with_splits(data: Dataset, splits: Mapping[str, LabelledRows]) -> Dataset:
+def with_splits(data: Dataset, splits: Mapping[str, LabelledRows]) -> Dataset:
+    """``data`` with other rows in the ``splits`` that are given."""
     train, val, test = ({**data.splits, **splits}[name] for name in ("train", "val", "test"))
     return replace(data, train=train, val=val, test=test)
 
