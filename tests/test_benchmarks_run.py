@@ -107,3 +107,13 @@ def test_distorted_drawings_stay_in_the_picture() -> None:
 @pytest.mark.parametrize("name", ["figures", "memory", "omniglot", "photographs", "scaling"])
 def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
+
+
+def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
+    out, method = tmp_path / "text.json", "tf-idf, nearest mean"
+    call("text", monkeypatch, "--root", shared_data, "--only", method, "--tasks", "3", "--out", out)
+    results = json.loads(out.read_text())
+    assert list(results) == [f"intents {method} 1", f"intents {method} 5"]
+    for result in results.values():
+        assert len(result["scores"]) == 3
+        assert result["mean"] == pytest.approx(sum(result["scores"]) / 3, abs=1e-4)
