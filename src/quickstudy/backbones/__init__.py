@@ -46,6 +46,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "pretrained":
+        return import_module("quickstudy.backbones.pretrained")
     if name in _MODULES:
         return getattr(import_module(f"quickstudy.backbones.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
