@@ -105,7 +105,9 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
+    from quickstudy.learners.transfer.linear_svm import LinearSVM as LinearSVM
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.reweight import Reweighted as Reweighted
     from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.subspace_alignment import (
@@ -113,6 +115,8 @@ if TYPE_CHECKING:
     )
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
     from quickstudy.learners.transfer.tca import TCA as TCA
+    from quickstudy.learners.transfer.tradaboost import TrAdaBoost as TrAdaBoost
+    from quickstudy.learners.transfer.tradaboost_r2 import TrAdaBoostR2 as TrAdaBoostR2
 # end of the learners
 
 _DEFINED_IN = {

@@ -18,7 +18,10 @@ from quickstudy.backbones.mlp import MLP
 from quickstudy.core import Learner, TaskSpec
 from quickstudy.files.registry import LEARNERS, resolve
 
-READY = ("prototypical", "matching", "meta_opt_net", "r2d2", "linear_probe")
+READY = (
+    "prototypical", "matching", "meta_opt_net", "r2d2", "linear_probe", "svm", "linear_svm",
+    "reweighted",
+)  # fmt: skip
 """Learners that work on the inputs themselves where there is no trained backbone."""
 
 
