@@ -63,6 +63,7 @@ def pretrained(
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     monkeypatch.setattr(sources, "_maker", lambda: pretrained)
+    sources._empty_network.cache_clear()
 
 
 LEARNERS = {
