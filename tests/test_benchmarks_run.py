@@ -109,7 +109,6 @@ def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
 
 
-<<<<<<< HEAD
 def test_shifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The source row of skada's published benchmark is .85 on target shift; one seed of five."""
     pytest.importorskip("skada")
@@ -134,7 +133,8 @@ def test_domain_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_da
     assert all(len(values) == 2 for values in scores["DANN"].values())
     # The first step has strength 0.
     assert scores["DANN"] == scores["network"]
-=======
+
+
 def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
     out, method = tmp_path / "text.json", "tf-idf, nearest mean"
     call("text", monkeypatch, "--root", shared_data, "--only", method, "--tasks", "3", "--out", out)
@@ -143,4 +143,3 @@ def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
     for result in results.values():
         assert len(result["scores"]) == 3
         assert result["mean"] == pytest.approx(sum(result["scores"]) / 3, abs=1e-4)
->>>>>>> 7e8d4659417ac30afb9ceadf71f069a41d0c66b2
