@@ -97,7 +97,9 @@ def _chosen(sentences: Sequence[str]) -> Markup:
     note = "Compared on validation tasks, before the test: scores with their 95% intervals."
     *compared, why = sentences
     found = tag("ol", *(tag("li", each) for each in compared)) if compared else None
-    return section("The choice of the learner", "", note if compared else None, found, tag("p", why))
+    return section(
+        "The choice of the learner", "", note if compared else None, found, tag("p", why)
+    )
 
 
 def _headline(row: Result, protocol: str, explanation: str) -> Markup:

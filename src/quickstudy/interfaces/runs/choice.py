@@ -88,7 +88,9 @@ class Candidate:
         title = LEARNERS[self.learner].title
         if not self.of:
             return f"{title} on {self.backbone}, nothing trained"
-        return f"{title} on {self.backbone}, trained from scratch for {self.steps} of {self.of} steps"
+        return (
+            f"{title} on {self.backbone}, trained from scratch for {self.steps} of {self.of} steps"
+        )
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,10 @@ class Choice:
     @property
     def lines(self) -> list[str]:
         """The comparison in words, the candidate that was taken first."""
-        order = [self.taken, *(i for i in range(len(self.candidates)) if i != self.taken)]
+        others = (i for i in range(len(self.candidates)) if i != self.taken)
+        order = [self.taken, *others] if self.candidates else []
         compared = [f"{self.candidates[i].words}: {self.candidates[i].figure}" for i in order]
-        return [*compared, self.why] if self.tasks else [self.why]
+        return [*compared, self.why]
 
     def to_json(self) -> dict[str, Any]:
         """The choice as plain values."""
@@ -239,7 +242,9 @@ def _compared(
     results = []
     for name, learner in learners.items():
         source = _validation_source(complete, found.features, learner, split)
-        results.append(_candidate(PRETRAINED, name, _validated(on_features(learner), source, recipe)))
+        results.append(
+            _candidate(PRETRAINED, name, _validated(on_features(learner), source, recipe))
+        )
     small = _small(data)
     return (*results, _pilot(recipe, small, split, progress))
 

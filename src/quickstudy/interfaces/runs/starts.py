@@ -55,9 +55,7 @@ def start_of_run(run: Run) -> Start:
     pictures, recipe = format_of_learner(info, run.path), run.recipe
     trained = training_classes(run.path) if recipe.budget().steps else frozenset()
     about = {"backbone": recipe.backbone, "seen": seen} if (seen := _seen(learner)) else {}
-    return Start(
-        str(run.path), {recipe.learner: learner}, pictures, trained, recipe.norm, about
-    )
+    return Start(str(run.path), {recipe.learner: learner}, pictures, trained, recipe.norm, about)
 
 
 def _seen(learner: Learner) -> str:
