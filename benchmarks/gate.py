@@ -6,7 +6,7 @@
     harmful     the same source with its labels flipped, which must be refused
 
 Each task draws labelled target rows, and scores target only, source only, pooled and the gate on
-all other target rows. The gate's candidates are these three, and in ``shifts`` also CORAL and linear
+all other target rows. The gate has these three as candidates; in ``shifts`` also CORAL and linear
 transport on 200 unlabelled rows. The draws on which the gate's rule was chosen are not among these.
 
     python benchmarks/gate.py shifts --draws 10
@@ -29,7 +29,7 @@ import quickstudy as qs
 from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Examples, Learner, Task, TaskSpec
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.learners.transfer.target_folds import take
+from quickstudy.tasks.examples import take
 from quickstudy.tasks.numbering import Stream, draw
 
 RESULTS = Path(__file__).parent / "results" / "gate.json"

@@ -6,8 +6,8 @@
 
 ``skada.datasets.make_shifted_datasets`` with 800 rows a side (2,400 for subspace) and the noise of
 skada-bench; 5 seeds, each split 5 times by ``StratifiedDomainShuffleSplit(5, test_size=0.2,
-random_state=0)``. A learner adapts to the labelled source rows and the unlabelled target rows of the
-training part, on top of a plain ``SVC()``, and is scored on the target rows of the test part.
+random_state=0)``. A learner adapts to the labelled source rows and the unlabelled target rows of
+the training part, on top of a plain ``SVC()``, and is scored on the target rows of the test part.
 
 Where a method has settings, they are chosen on 5 further splits of the training part, in two ways:
 by the labels of the target (what could be reached; nobody has them), and by circular validation
@@ -64,6 +64,7 @@ class SkadaTCA:
         self.components, self.mu = components, mu
 
     def adapt(self, support: Examples, spec: TaskSpec) -> Any:
+        """The fitted pipeline."""
         from skada import TransferComponentAnalysis
         from sklearn.svm import SVC
 
@@ -74,6 +75,7 @@ class SkadaTCA:
         return pipeline.fit(rows.inputs.numpy(), rows.targets.numpy(), sample_domain=domain)
 
     def predict(self, state: Any, inputs: Tensor, spec: TaskSpec) -> Tensor:
+        """The predicted classes, one-hot (n, classes)."""
         ids = state.predict(inputs.numpy(), sample_domain=np.full(len(inputs), -2))
         return nn.functional.one_hot(torch.from_numpy(ids), spec.outputs)
 

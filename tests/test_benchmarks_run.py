@@ -58,6 +58,16 @@ def test_memory_learners_and_fast_paths() -> None:
     assert all(line.workload in fast_paths.WORKLOADS for line in fast_paths.LINES[:4])
 
 
+def test_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(tmp_path))  # the script sets it for itself
+    monkeypatch.setattr(import_module("pretrained"), "BATCHES", (1,))
+    out = tmp_path / "pretrained.json"
+    call("pretrained", monkeypatch, "--rounds", "1", "--sizes", "32", "--out", out)
+    found = json.loads(out.read_text())
+    assert found["networks"][0]["ratio"] > 0
+    assert found["tasks"][0]["by_features_ms"] > 0
+
+
 def test_mutated_archives() -> None:
     """Every kind of file from outside, a few times: see the script for thousands."""
     found = import_module("mutated_archives").cases(300, seed=1)
@@ -97,3 +107,13 @@ def test_distorted_drawings_stay_in_the_picture() -> None:
 @pytest.mark.parametrize("name", ["figures", "memory", "omniglot", "photographs", "scaling"])
 def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
+
+
+def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
+    out, method = tmp_path / "text.json", "tf-idf, nearest mean"
+    call("text", monkeypatch, "--root", shared_data, "--only", method, "--tasks", "3", "--out", out)
+    results = json.loads(out.read_text())
+    assert list(results) == [f"intents {method} 1", f"intents {method} 5"]
+    for result in results.values():
+        assert len(result["scores"]) == 3
+        assert result["mean"] == pytest.approx(sum(result["scores"]) / 3, abs=1e-4)

@@ -145,7 +145,7 @@ def test_the_pull_to_the_start_reaches_the_closed_form_of_a_quadratic() -> None:
 def test_the_pull_of_the_head_to_zero_reaches_the_closed_form_of_a_quadratic() -> None:
     x, y, beta = rows(20).inputs, rows(20, 1).inputs[:, :1], 0.4
     learner = qs.FineTune(
-        nn.Identity(), "head", zero_head, steps=200, rate=0.5, update=sgd, towards_zero=beta
+        nn.Identity(), "head", zero_head, steps=300, rate=0.3, update=sgd, towards_zero=beta
     )
     head = learner(examples_of(x, y), qs.regression()).state["head"]
     ones = torch.cat([x, torch.ones(20, 1).double()], 1)
@@ -471,11 +471,29 @@ def test_a_loss_that_is_not_finite_is_told_with_the_step_and_a_remedy() -> None:
         learner(rows(6), SPEC)
 
 
-def test_backbones_with_heads_or_maps_are_refused() -> None:
-    with pytest.raises(ValueError, match="ends in a head"):
-        qs.FineTune(MLP(4, outputs=3))
+def test_maps_and_heads_that_cannot_be_left_out_are_refused() -> None:
     with pytest.raises(ValueError, match="gives vectors"):
         qs.FineTune(Conv4(4, flat=False))
+    network = MLP(4)
+    network.outputs = 3  # a head of another kind
+    with pytest.raises(ValueError, match="ends in a head"):
+        qs.FineTune(network)
+
+
+def test_a_network_with_a_head_gives_the_features_that_the_head_reads() -> None:
+    plain = net()
+    headed = MLP(4, (6, 7, 5), outputs=9).double()
+    headed.load_state_dict(plain.state_dict(), strict=False)
+    assert [each.name for each in layers_of(headed)] == [each.name for each in layers_of(plain)]
+    for adapts in ("head", "last:2", "all"):
+        one, other = (
+            qs.FineTune(each, adapts, steps=3, rate=0.1).eval()(rows(6), SPEC)
+            for each in (plain, headed)
+        )
+        torch.testing.assert_close(one(rows(5, 1).inputs), other(rows(5, 1).inputs))
+        assert list(one.state["difference"]) == list(other.state["difference"])
+    with pytest.raises(ValueError, match="are frozen, or there are none"):
+        qs.FineTune(headed, "head.*")
 
 
 class Nested(nn.Module):

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.baselines import nearest_mean
-from quickstudy.base.trees import map_tree
 from quickstudy.base.words import count
 from quickstudy.core import Examples, Learner, TaskSpec
 from quickstudy.datasets.progress import track
 from quickstudy.evaluation.intervals import share_interval
 from quickstudy.evaluation.wording import score as in_words
+from quickstudy.tasks.examples import take
 from quickstudy.tasks.order import in_mixed_order
 
 MOST_LEFT_OUT = 50
@@ -185,9 +185,3 @@ def folds(targets: Tensor, together: bool) -> list[Tensor]:
 
 def _right(logits: Tensor, rows: Examples) -> int:
     return int((logits.argmax(1) == rows.targets).sum())
-
-
-def take(rows: Examples, chosen: Tensor) -> Examples:
-    """The ``chosen`` rows: their numbers, or a mask (n,)."""
-    taken: Examples = map_tree(lambda leaf: leaf[chosen], rows)
-    return taken

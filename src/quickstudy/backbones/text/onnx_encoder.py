@@ -66,17 +66,45 @@ class OnnxTextEncoder(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """Features (n, d) without a graph; ValueError for anything but tokens."""
         ids, mask = checked_tokens(tokens, self.tokenizer.words)
+        pooled: Tensor = _Pooled.apply(ids, mask, self._session)  # type: ignore[no-untyped-call]
+        features = pooled.to(self.unit)
+        return to_unit_length(features) if self.normalised else features
+
+
+class _Pooled(torch.autograd.Function):
+    """The mean over the vectors of each text's tokens (n, d), computed outside of torch.
+
+    Under vmap the rows of all tasks are computed at once, since a row depends on no other.
+    """
+
+    @staticmethod
+    def forward(ids: Tensor, mask: Tensor, session: _Session) -> Tensor:
+        """Pieces of ``_ROWS`` texts, one after the other."""
         ids, mask = without_padding(ids.detach().cpu(), mask.detach().cpu())
         parts = [
-            self._pooled(i, m) for i, m in zip(ids.split(_ROWS), mask.split(_ROWS), strict=True)
+            mean_of_tokens(session.vectors(i, m), m)
+            for i, m in zip(ids.split(_ROWS), mask.split(_ROWS), strict=True)
         ]
-        features = torch.cat(parts) if parts else torch.empty(0, self.features)
-        return features.to(self.unit)
+        return torch.cat(parts) if len(ids) else torch.empty(0, session.width)
 
-    def _pooled(self, ids: Tensor, mask: Tensor) -> Tensor:
-        vectors = torch.from_numpy(self._session(ids.numpy(), mask.numpy().astype(np.int64)))
-        pooled = mean_of_tokens(vectors, mask)
-        return to_unit_length(pooled) if self.normalised else pooled
+    @staticmethod
+    def setup_context(context: Any, inputs: Any, output: Tensor) -> None:
+        """There is no gradient."""
+        context.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[int | None, ...], ids: Tensor, mask: Tensor, session: _Session
+    ) -> tuple[Tensor, int]:
+        """Features (tasks, n, d), and the dimension of the tasks."""
+        tasks = info.batch_size
+        stacked = [
+            leaf.expand(tasks, *leaf.shape) if dim is None else leaf.movedim(dim, 0)
+            for leaf, dim in zip((ids, mask), dims, strict=False)
+        ]
+        ids, mask = (leaf.flatten(0, 1) for leaf in stacked)
+        found = _Pooled.apply(ids, mask, session)  # type: ignore[no-untyped-call]
+        return found.unflatten(0, stacked[0].shape[:2]), 0
 
 
 class _Session:
@@ -92,10 +120,13 @@ class _Session:
     def __deepcopy__(self, _: dict[int, Any]) -> _Session:
         return self
 
-    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        found: np.ndarray = self._session().run(None, given)[0]
-        return found
+    def vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The vectors (n, length, d) of all tokens."""
+        given = {
+            "input_ids": ids.numpy(), "attention_mask": mask.numpy().astype(np.int64),
+            "token_type_ids": np.zeros(ids.shape, np.int64),
+        }  # fmt: skip
+        return torch.from_numpy(self._session().run(None, given)[0])
 
     def _session(self) -> Any:
         with self._lock:
