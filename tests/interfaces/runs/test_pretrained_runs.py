@@ -186,9 +186,9 @@ def test_a_learner_of_its_own_weights_trains_on_features(pictures, tmp_path):
                     ways=2, train_ways=2, queries=2, test_tasks=4, device="cpu")  # fmt: skip
     run = Run.create(prepare(recipe).recipe, tmp_path / "run")
     first = execute(run, progress=False)
-    tree, about = load_tree(run.path / "checkpoint.safetensors")
+    tree, _ = load_tree(run.path / "checkpoint.safetensors")
     assert not any(name.startswith("backbone") for name in tree["learner"])
-    tree, about = load_tree(run.path / "learner.safetensors")
+    tree, _ = load_tree(run.path / "learner.safetensors")
     assert tree
     assert not any(name.startswith("backbone") for name in tree)
     learner, _ = run.learner()

@@ -286,7 +286,7 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
 
 
 def with_own_size(recipe: Recipe) -> Recipe:
-    """``recipe`` with the side of pictures that its pretrained backbone was made for, if it has one.
+    """``recipe`` with the side of pictures that its pretrained backbone was made for, if any.
 
     Raises ValueError for a backbone that reads no pictures.
     """

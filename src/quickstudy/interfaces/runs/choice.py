@@ -1,7 +1,7 @@
 """Choosing backbone and learner for pictures of a user's own, by comparing on validation tasks.
 
-Pretrained weights that stay as they are need no training over tasks. Whether training a network from
-scratch would be better is asked of a pilot: the same training with a twentieth of the steps.
+Pretrained weights that stay as they are need no training over tasks. Whether training a network
+from scratch would be better is asked of a pilot: the same training with a twentieth of the steps.
 """
 
 from __future__ import annotations
