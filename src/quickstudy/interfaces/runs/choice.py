@@ -212,9 +212,9 @@ def choose(recipe: Recipe, progress: bool = True) -> tuple[Recipe, Choice | None
         )
         return recipe, Choice(compared, best, TASKS, why)
     why = (
-        f"Nothing is trained, because the pretrained weights were better than {scratch.steps} of "
-        f"{scratch.of} steps of training from scratch. The whole training may do better: compare with "
-        "--backbone conv4."
+        f"Nothing is trained, because pretrained weights were at least as good as {scratch.steps} "
+        f"of {scratch.of} steps of training from scratch. The whole training may do better: "
+        "compare with --backbone conv4."
     )
     return frozen[taken.learner], Choice(compared, best, TASKS, why)
 
