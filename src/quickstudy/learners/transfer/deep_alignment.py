@@ -212,9 +212,8 @@ class _Run:
         rows = _rows(self.support, torch.cat(batch))
         features = self._features(rows, weights)
         outputs = features @ weights[_WEIGHT].mT + weights[_BIAS]
-        known = labelled(rows, self.spec.answer)
         logits = without_absent(outputs, self.present.get("present"))
-        loss = mean_loss(logits, known, self.spec.answer)
+        loss = mean_loss(logits, rows, self.spec.answer)
         if not self.transfers:
             return loss
         n = len(batch[0])
