@@ -49,6 +49,16 @@ def test_adaptation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cavia" in out.read_text()
 
 
+def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "fine_tuning.json"
+    few = ("--tasks", "2", "--epochs", "0.01", "--channels", "4", "--only", "5-way 5-shot")
+    chosen = ("--learners", "probe (logistic)", "last block, from the probe")
+    call("fine_tuning", monkeypatch, *few, *chosen, "--out", out)
+    (result,) = json.loads(out.read_text())["results"].values()
+    assert [len(row["scores"]) for row in result.values()] == [2, 2]
+    assert result["probe (logistic)"]["gain_over_probe"] == 0
+
+
 def test_memory_learners_and_fast_paths() -> None:
     """The steps themselves: that of SNAIL for one query, under two mappings."""
     fast_paths = import_module("fast_paths")
