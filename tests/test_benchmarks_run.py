@@ -109,6 +109,32 @@ def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
 
 
+def test_shifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source row of skada's published benchmark is .85 on target shift; one seed of five."""
+    pytest.importorskip("skada")
+    shifts, out = import_module("shifts"), tmp_path / "shifts.json"
+    monkeypatch.setattr(shifts, "SHIFTS", {"target_shift": (1, 0.8)})
+    settings = shifts.METHODS["linear transport"]
+    monkeypatch.setitem(shifts.METHODS, "linear transport", settings[:1])
+    names = ("source only", "linear transport")
+    call("shifts", monkeypatch, *names, "--seeds", "1", "--results", out)
+    results = json.loads(out.read_text())["results"]
+    source, moved = (results[n]["target labels"]["target_shift"] for n in names)
+    assert sum(source) / 5 == pytest.approx(0.85, abs=0.04)
+    assert len(moved) == 5
+
+
+def test_domain_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
+    out = tmp_path / "pairs.json"
+    words = ("--root", shared_data, "--seeds", "2", "--steps", "1", "--results", out)
+    call("domain_pairs", monkeypatch, "digits", "network", "DANN", *words)
+    scores = json.loads(out.read_text())["digits"]["scores"]
+    assert set(scores) == {"network", "DANN"}
+    assert all(len(values) == 2 for values in scores["DANN"].values())
+    # The first step has strength 0.
+    assert scores["DANN"] == scores["network"]
+
+
 def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
     out, method = tmp_path / "text.json", "tf-idf, nearest mean"
     call("text", monkeypatch, "--root", shared_data, "--only", method, "--tasks", "3", "--out", out)
@@ -117,3 +143,32 @@ def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
     for result in results.values():
         assert len(result["scores"]) == 3
         assert result["mean"] == pytest.approx(sum(result["scores"]) / 3, abs=1e-4)
+
+
+def test_published_figures_of_transferability_are_found_again(tmp_path: Path) -> None:
+    """On CIFAR-10, to the three digits that the source states."""
+    found = import_module("transferability").published()["CIFAR-10"]
+    assert {name: round(of["tau"], 3) for name, of in found.items()} == {
+        name: of["stated"] for name, of in found.items()
+    }
+
+
+def test_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skada")
+    out, gate = tmp_path / "gate.json", import_module("gate")
+    monkeypatch.setattr(gate, "SHIFTS", {"conditional_shift": (1, 0.8)})
+    monkeypatch.setattr(gate, "SEEDS", range(2))
+    call("gate", monkeypatch, "shifts", "--draws", "1", "--size", "10", "--out", out)
+    found = json.loads(out.read_text())["conditional_shift"]
+    assert found["tasks"] == len(found["rows"]["gate"]["scores"]) == 2
+    assert sum(found["choices"]["gate, more methods"].values()) == 2
+
+
+def test_negative_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted sources are found nearly always; thousands of comparisons are in the script."""
+    out = tmp_path / "negative_transfer.json"
+    call("negative_transfer", monkeypatch, "--families", "2", "--repeats", "3", "--out", out)
+    found = json.loads(out.read_text())
+    for kind in ("flipped labels", "other function"):
+        assert len(found[kind]["auc"]["effect"]["families"]) == 2
+        assert found[kind]["auc"]["effect"]["mean"] > 0.7

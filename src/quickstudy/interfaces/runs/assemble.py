@@ -137,6 +137,11 @@ def load_data(recipe: Recipe, classes: LabelledRows | None = None) -> Dataset:
 
     Where the recipe has folds, but no fold, all classes are training classes.
     """
+    if card(recipe.data).texts:
+        raise ValueError(
+            f"run: {recipe.data} has texts, but runs are on pictures or arrays. Use it in Python: "
+            "docs/text.md shows it with a pretrained encoder."
+        )
     if recipe.folds:
         return _load_fold(recipe, recipe.folds, classes)
     takes_ways = "ways" in card(recipe.data).options
