@@ -64,20 +64,27 @@ class SkadaTCA:
         self.components, self.mu = components, mu
 
     def adapt(self, support: Examples, spec: TaskSpec) -> Any:
-        """The fitted pipeline."""
+        """The fitted pipeline, or the only class."""
         from skada import TransferComponentAnalysis
         from sklearn.svm import SVC
 
         order = np.random.RandomState(0).permutation(len(support.weights))
         rows = at(support, order)
         domain = np.where(rows.groups == 0, -2, 1)
+        seen = rows.targets[rows.groups > 0].unique()
+        if len(seen) == 1:  # on the way back of circular validation; SVC refuses a single class
+            return int(seen)
         pipeline = TransferComponentAnalysis(SVC(), n_components=self.components, mu=self.mu)
         return pipeline.fit(rows.inputs.numpy(), rows.targets.numpy(), sample_domain=domain)
 
     def predict(self, state: Any, inputs: Tensor, spec: TaskSpec) -> Tensor:
         """The predicted classes, one-hot (n, classes)."""
-        ids = state.predict(inputs.numpy(), sample_domain=np.full(len(inputs), -2))
-        return nn.functional.one_hot(torch.from_numpy(ids), spec.outputs)
+        if isinstance(state, int):
+            ids = torch.full((len(inputs),), state)
+        else:
+            domain = np.full(len(inputs), -2)
+            ids = torch.from_numpy(state.predict(inputs.numpy(), sample_domain=domain))
+        return nn.functional.one_hot(ids, spec.outputs)
 
 
 Method = Sequence[Callable[[], Any]]
