@@ -291,11 +291,11 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
 
 
 def with_own_size(recipe: Recipe) -> Recipe:
-    """``recipe`` with the side of pictures that its pretrained backbone was made for, if it has one.
+    """``recipe`` with the side of pictures that its pretrained backbone was made for, if any.
 
     Raises ValueError for a backbone that reads no pictures.
     """
-    if recipe.backbone in BACKBONES or recipe.size is not None:
+    if recipe.backbone in BACKBONES:
         return recipe
     facts = pretrained_card(recipe.backbone)
     if facts.reads != "pictures":
@@ -303,8 +303,8 @@ def with_own_size(recipe: Recipe) -> Recipe:
             f"backbone: {recipe.backbone} reads {facts.reads}, but runs are on pictures or arrays. "
             "Take another backbone, or use qs.pretrained in Python."
         )
-    if "size" not in card(recipe.data).options:
-        return recipe  # pictures of a fixed size, which the backbone enlarges
+    if recipe.size is not None or "size" not in card(recipe.data).options:
+        return recipe  # or pictures of a fixed size, which the backbone enlarges
     shape: Any = _pretrained(recipe, fixed=True).input_shape
     return replace(recipe, size=int(shape[-1]))
 
