@@ -13,7 +13,7 @@ from made_up import PixelNet, clouds, random_classes
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.base.errors import BrokenLaw
 from quickstudy.contract.check import LAWS, applicable, doubled
-from quickstudy.core import Learner, TaskSource
+from quickstudy.core import Examples, Learner, Task, TaskSource
 from quickstudy.learners.gradient.descend import Adam, Momentum
 from quickstudy.learners.gradient.meta_gradients import (
     Exact,
@@ -158,6 +158,22 @@ def of_pixels(steps: int = 2) -> Learner:
 
 def pictures(ways: int = WAYS, shots: int = 2) -> TaskSource:
     return qs.episodes(random_classes(), ways, shots, queries=2, shuffled=True)
+
+
+def pictures_with_numbers() -> TaskSource:
+    """The number of a picture's class, and noise, as a real target: for learners of reals alone."""
+    source = pictures()
+
+    def drawn(generator: torch.Generator) -> Task:
+        task = source(generator)
+
+        def numbered(rows: Examples) -> Examples:
+            noise = 0.1 * torch.randn(len(rows.targets), 1, generator=generator)
+            return rows._replace(targets=rows.targets.unsqueeze(-1) + noise)
+
+        return Task(numbered(task.support), numbered(task.query), qs.regression())
+
+    return drawn
 
 
 def source_for(name: str, ways: int = WAYS, shots: int = 2) -> TaskSource:

@@ -1,7 +1,7 @@
 """Pretrained networks in files: named, with the digest of their weights, instead of copied.
 
-A network that :func:`quickstudy.pretrained` made has ``pretrained_source``: its name, the SHA-256 of
-its weights and its options. Files say these three, and hold only those of its tensors that were
+A network that :func:`quickstudy.pretrained` made has ``pretrained_source``: its name, the SHA-256
+of its weights and its options. Files say these three, and hold only those of its tensors that were
 changed since. Loading makes the network again, offline, and takes the other tensors from it.
 
 Importing this module does not import torch.

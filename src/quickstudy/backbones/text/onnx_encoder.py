@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -38,7 +37,7 @@ class OnnxTextEncoder(nn.Module):
     ``tokenizer``   that of the model.
     ``normalised``  whether features have length 1.
 
-    It uses as many threads as torch does when it is first called.
+    It uses as many threads as torch does when it is made.
 
     Raises ValueError for a file of other inputs, ImportError without the extra ``text``.
     """
@@ -108,11 +107,21 @@ class _Pooled(torch.autograd.Function):
 
 
 class _Session:
-    """The network in a file, loaded at the first call; copies share it, and pickles load anew."""
+    """The network in a file; copies share it, and pickles load it again."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock, self._loaded = path, threading.Lock(), None
-        self.width = self._check()
+        self._path, self._loaded = path, _opened(path)
+        inputs = {each.name for each in self._loaded.get_inputs()}
+        shapes = [each.shape for each in self._loaded.get_outputs()]
+        wanted = {"input_ids", "attention_mask", "token_type_ids"}
+        width = shapes[0][-1] if len(shapes) == 1 and len(shapes[0]) == 3 else None
+        if inputs != wanted or not isinstance(width, int):
+            raise ValueError(
+                f"{path}: must have the inputs {', '.join(sorted(wanted))} and one output "
+                f"(n, length, d); found inputs {', '.join(sorted(inputs))} and outputs {shapes}. "
+                "Export it as an encoder of text."
+            )
+        self.width: int = width
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._path,)
@@ -126,36 +135,18 @@ class _Session:
             "input_ids": ids.numpy(), "attention_mask": mask.numpy().astype(np.int64),
             "token_type_ids": np.zeros(ids.shape, np.int64),
         }  # fmt: skip
-        return torch.from_numpy(self._session().run(None, given)[0])
+        return torch.from_numpy(self._loaded.run(None, given)[0])
 
-    def _session(self) -> Any:
-        with self._lock:
-            if self._loaded is None:
-                runtime = optional("onnxruntime", "text", "OnnxTextEncoder")
-                options = runtime.SessionOptions()
-                options.intra_op_num_threads = torch.get_num_threads()
-                options.inter_op_num_threads = 1
-                try:
-                    self._loaded = runtime.InferenceSession(
-                        str(self._path), options, providers=["CPUExecutionProvider"]
-                    )
-                except Exception as error:  # of a type of onnxruntime's own
-                    raise ValueError(
-                        f"{self._path}: must be an ONNX file ({told(error)}). Install it again."
-                    ) from error
-            return self._loaded
 
-    def _check(self) -> int:
-        """The number of features; ValueError for another kind of network."""
-        session = self._session()
-        inputs = {each.name for each in session.get_inputs()}
-        shapes = [each.shape for each in session.get_outputs()]
-        wanted = {"input_ids", "attention_mask", "token_type_ids"}
-        width = shapes[0][-1] if len(shapes) == 1 and len(shapes[0]) == 3 else None
-        if inputs != wanted or not isinstance(width, int):
-            raise ValueError(
-                f"{self._path}: must have the inputs {', '.join(sorted(wanted))} and one output "
-                f"(n, length, d); found inputs {', '.join(sorted(inputs))} and outputs {shapes}. "
-                "Export it as an encoder of text."
-            )
-        return width
+def _opened(path: Path) -> Any:
+    """The file opened by onnxruntime; ValueError where it is no network."""
+    runtime = optional("onnxruntime", "text", "OnnxTextEncoder")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of a type of onnxruntime's own
+        raise ValueError(
+            f"{path}: must be an ONNX file ({told(error)}). Install it again."
+        ) from error

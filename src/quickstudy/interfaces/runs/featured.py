@@ -57,7 +57,7 @@ def with_splits(data: Dataset, splits: Mapping[str, LabelledRows]) -> Dataset:
 
 
 def shrunk(rows: LabelledRows) -> LabelledRows:
-    """The pictures (uint8) of ``rows`` with a side of :data:`SMALL` pixels at most."""
+    """The pictures (uint8) of ``rows`` with a side of :data:`SMALL` pixels at most (bicubic)."""
     if rows.inputs.shape[-1] <= SMALL:
         return rows
     parts = [
