@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quickstudy import testing as testing
     from quickstudy import training as training
     from quickstudy.answers.specs import classification as classification
+    from quickstudy.answers.specs import clustering as clustering
     from quickstudy.answers.specs import detection as detection
     from quickstudy.answers.specs import multilabel as multilabel
     from quickstudy.answers.specs import regression as regression
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
+    from quickstudy.evaluation.negative_transfer import negative_transfer as negative_transfer
     from quickstudy.evaluation.results import Evaluation as Evaluation
     from quickstudy.evaluation.transferability import transferability as transferability
     from quickstudy.evaluation.validation import Validation as Validation
@@ -104,11 +106,15 @@ if TYPE_CHECKING:
     )
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
+    from quickstudy.learners.transfer.gaussian_mixture import GaussianMixture as GaussianMixture
+    from quickstudy.learners.transfer.k_means import KMeans as KMeans
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_svm import LinearSVM as LinearSVM
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.transfer.lora import LoRA as LoRA
     from quickstudy.learners.transfer.reweight import Reweighted as Reweighted
     from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
+    from quickstudy.learners.transfer.self_training import SelfTraining as SelfTraining
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.subspace_alignment import (
         SubspaceAlignment as SubspaceAlignment,
@@ -137,6 +143,7 @@ _DEFINED_IN = {
     "TaskSpec": "core",
     "Validation": "evaluation.validation",
     "classification": "answers.specs",
+    "clustering": "answers.specs",
     "contrastive": "learners.metric.siamese",
     "detection": "answers.specs",
     "episodes": "tasks.episodes",
@@ -150,6 +157,7 @@ _DEFINED_IN = {
     "load": "files.storage",
     "multilabel": "answers.specs",
     "pretrained": "backbones.pretrained.load",
+    "negative_transfer": "evaluation.negative_transfer",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",

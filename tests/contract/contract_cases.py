@@ -24,6 +24,7 @@ from quickstudy.learners.gradient.meta_gradients import (
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.metric.siamese import linear_contrastive, verification
 from quickstudy.learners.transfer.heads import logistic, ridge
+from quickstudy.learners.transfer.starting_heads import zero_head
 from quickstudy.tasks.numbering import draw
 
 Net = Callable[..., nn.Module]
@@ -48,6 +49,9 @@ CLASSIFIERS: dict[str, Callable[[Net], Learner]] = {
     "meta_networks": lambda net: qs.MetaNetworks(net(), outputs=WAYS, hidden=8),
     "probe, ridge": lambda net: qs.LinearProbe(net(), ridge),
     "probe, logistic": lambda net: qs.LinearProbe(net(), logistic),
+    "fine_tune, last layer by batches": lambda net: qs.FineTune(
+        net(), "last:1", zero_head, steps=3, rate=0.1, batch=4
+    ),
     "maml": lambda net: qs.MAML(net(outputs=WAYS), rate=0.1),
     "maml, 2 steps, first order": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, FirstOrder()),
     "maml, recomputed": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, Exact(recompute=True)),
@@ -84,7 +88,7 @@ OF_VECTORS = {
     if name.startswith("maml, ") or name in (
         "prototypical, cosine", "siamese, linear", "siamese, verification",
         "matching, full context", "memory_network, key-value", "memory_network, one hop",
-        "probe, logistic", "meta_sgd, head only",
+        "probe, logistic", "meta_sgd, head only", "fine_tune, last layer by batches",
     )
 }  # fmt: skip
 """Variants that have nothing to do with pictures, which would cost them most of their time."""
@@ -111,6 +115,7 @@ def small_with_head(outputs: int) -> MLP:
 VECTORS: dict[str, Callable[[int], Learner]] = {
     "meta_networks": lambda k: qs.MetaNetworks(small(), outputs=k, hidden=8),
     "probe, ridge": lambda k: qs.LinearProbe(small(), ridge),
+    "fine_tune": lambda k: qs.FineTune(small(), head=zero_head, steps=2),
     "maml": lambda k: qs.MAML(small_with_head(k), steps=2, rate=0.01),
     "maml, first order": lambda k: qs.MAML(small_with_head(k), 2, 0.01, FirstOrder()),
     "maml, implicit": lambda k: qs.MAML(small_with_head(k), 2, 0.01, Implicit()),

@@ -113,5 +113,5 @@ def test_the_published_file_is_read(shared_data: Path) -> None:
 
 
 def test_only_data_sets_of_texts_have_texts() -> None:
-    with pytest.raises(ValueError, match="glyphs has no texts.*clinc150"):
+    with pytest.raises(ValueError, match=r"glyphs has no texts.*clinc150"):
         datasets.load_texts("glyphs")

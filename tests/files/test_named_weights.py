@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import quickstudy as qs
+from quickstudy.backbones.pretrained.registry import CARDS
 from quickstudy.core import Task
 from quickstudy.files import sources
 from quickstudy.files.trees import load_tree, save_tree
@@ -62,6 +63,7 @@ def pretrained(
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     monkeypatch.setattr(sources, "_maker", lambda: pretrained)
+    sources._empty_network.cache_clear()
 
 
 LEARNERS = {
@@ -92,7 +94,7 @@ def own():
 
 def tensors_in(path):
     tree, _ = load_tree(path)
-    return tree["learner"] if "learner" in tree else tree
+    return tree.get("learner", tree)
 
 
 def edited(path, change):
@@ -246,7 +248,7 @@ def trained(steps, run, resume=False, learner=None):
 def test_a_checkpoint_names_frozen_weights_and_resumes_with_the_same_result(tmp_path):
     whole = trained(4, tmp_path / "whole")
     trained(2, tmp_path / "parts")
-    tree, about = load_tree(tmp_path / "parts" / "checkpoint.safetensors")
+    tree, _ = load_tree(tmp_path / "parts" / "checkpoint.safetensors")
     assert sorted(tree["learner"]) == sorted(tree["best"])
     assert sorted(tree["best"]) == ["backbone.1.bias", "backbone.1.weight"]
     resumed = trained(4, tmp_path / "parts", resume=True)
@@ -272,3 +274,16 @@ def test_a_checkpoint_of_the_earlier_format_resumes(tmp_path):
     edited(path, as_before)
     resumed = trained(4, tmp_path / "parts", resume=True)
     assert all(t.equal(whole.state_dict()[n]) for n, t in resumed.state_dict().items())
+
+
+def test_a_network_without_gradients_is_made_frozen(monkeypatch, tmp_path):
+    def without_gradients(name: str, *, frozen: bool = True) -> nn.Module:
+        if not frozen:
+            raise ValueError("has weights without gradient, so it cannot be trained")
+        return pretrained(name)
+
+    monkeypatch.setattr(sources, "_maker", lambda: without_gradients)
+    monkeypatch.setitem(CARDS, "stand-in", replace(CARDS["minilm-int8"], name="stand-in"))
+    predictor = qs.Prototypical(pretrained("stand-in"))(SUPPORT, SPEC)
+    loaded = qs.load(qs.save(predictor, tmp_path / "a.safetensors"))
+    assert torch.equal(loaded(INPUTS), predictor(INPUTS))

@@ -10,6 +10,11 @@ from torch import Tensor
 
 from quickstudy.answers.baselines import nearest_mean
 from quickstudy.answers.checks import check_count, check_ids, check_largest_id, equal_but_for
+from quickstudy.answers.clustering import (
+    AdjustedRandIndex,
+    HungarianAccuracy,
+    NormalisedMutualInformation,
+)
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
@@ -39,10 +44,15 @@ class Classes(Answer):
     cross-entropy, the score accuracy. Tasks of different numbers of ways can share a stack: a class
     without weight in the support set gets no probability.
 
+    ``clusters``  whether the names of predicted classes mean nothing, as those of clusters found
+                  without labels. The scores are then Hungarian accuracy, normalised mutual
+                  information and the adjusted Rand index (:mod:`quickstudy.answers.clustering`).
+
     Raises ValueError for fewer than 2 ways.
     """
 
     ways: int
+    clusters: bool = False
     kind: ClassVar[str] = "classes"
     guess_name: ClassVar[str] = "chance"
 
@@ -91,7 +101,9 @@ class Classes(Answer):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """Accuracy."""
+        """Accuracy, or the scores of a clustering."""
+        if self.clusters:
+            return HungarianAccuracy(), NormalisedMutualInformation(), AdjustedRandIndex()
         return (Accuracy(),)
 
     def join(self, other: Answer) -> Answer | None:

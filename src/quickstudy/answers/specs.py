@@ -17,6 +17,14 @@ def classification(ways: int, name: str = "") -> TaskSpec:
     return TaskSpec(Classes(ways), name)
 
 
+def clustering(clusters: int, name: str = "") -> TaskSpec:
+    """A task that finds groups of rows, whose names mean nothing; logits (n, clusters).
+
+    Scored by agreement with the classes of queries; the support set may have no labels.
+    """
+    return TaskSpec(Classes(clusters, clusters=True), name)
+
+
 def regression(outputs: int = 1, missing: bool = False, name: str = "") -> TaskSpec:
     """A task that predicts ``outputs`` real numbers under squared error; targets (n, outputs).
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
     from quickstudy.backbones.joined import Chain, Features, WithHead
+    from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
@@ -23,6 +24,7 @@ __all__ = [
     "Conv4",
     "EfficientNetLite",
     "Features",
+    "LowRank",
     "OnnxTextEncoder",
     "ResNet12",
     "TextEncoder",
@@ -35,6 +37,7 @@ _MODULES = {
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
     "Features": "joined",
+    "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
     "ResNet12": "resnet12",
     "TextEncoder": "text.encoder",
@@ -43,6 +46,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "pretrained":
+        return import_module("quickstudy.backbones.pretrained")
     if name in _MODULES:
         return getattr(import_module(f"quickstudy.backbones.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

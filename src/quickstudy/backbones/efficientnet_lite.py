@@ -127,8 +127,10 @@ class EfficientNetLite(nn.Module):
         return (255 * as_colour(images, self.size, "EfficientNetLite") - 127) / 128
 
 
-def as_colour(images: Tensor, size: int, who: str) -> Tensor:
-    """Pictures (n, 1 or 3, h, w) in [0, 1] as (n, 3, size, size), resized bicubically.
+def as_colour(images: Tensor, size: int, who: str, resize: str = "bicubic") -> Tensor:
+    """Pictures (n, 1 or 3, h, w) in [0, 1] as (n, 3, size, size).
+
+    ``resize``  "bicubic" or "bilinear", antialiased.
 
     Raises ValueError, prefixed by ``who``, for other shapes and for numbers from 0 to 255.
     """
@@ -146,7 +148,7 @@ def as_colour(images: Tensor, size: int, who: str) -> Tensor:
             "qs.examples does with integers."
         )
     if images.shape[-2:] != (size, size):
-        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+        images = F.interpolate(images, (size, size), mode=resize, antialias=True)
         images = images.clamp(0, 1)  # the cubic kernel is negative in places
     return images.expand(-1, 3, -1, -1)
 
@@ -164,6 +166,8 @@ class _ConvNorm(nn.Module):
     ``linear``  True leaves ReLU6 out.
     """
 
+    norm_name = "stored"
+    """For reports: the statistics were stored with the weights."""
     mean: Tensor
     variance: Tensor
 

@@ -26,17 +26,20 @@ if TYPE_CHECKING:
     from quickstudy.datasets.folders import folder, read_classes
     from quickstudy.datasets.in_memory import arrays
     from quickstudy.datasets.published import PublishedTasks
+    from quickstudy.datasets.tokenizer import TextTokenizer
     from quickstudy.tasks.rows import LabelledRows
 
 __all__ = [
-    "CARDS", "Card", "Dataset", "Domains", "PublishedTasks", "Texts", "arrays", "card", "folder",
-    "load", "load_classes", "load_domains", "load_tasks", "load_texts", "read_classes",
+    "CARDS", "Card", "Dataset", "Domains", "PublishedTasks", "TextTokenizer", "Texts", "arrays",
+    "card", "folder", "load", "load_classes", "load_domains", "load_tasks", "load_texts",
+    "read_classes",
 ]  # fmt: skip
 
 _LAZY = {
     "Dataset": "quickstudy.datasets.dataset",
     "Domains": "quickstudy.datasets.domains",
     "PublishedTasks": "quickstudy.datasets.published",
+    "TextTokenizer": "quickstudy.datasets.tokenizer",
     "Texts": "quickstudy.datasets.clinc150",
     "arrays": "quickstudy.datasets.in_memory",
     "folder": "quickstudy.datasets.folders",

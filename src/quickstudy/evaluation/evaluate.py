@@ -207,7 +207,7 @@ class _Scoring:
             for score_name, baseline, statistics in found:
                 row = self.rows[task.spec.name, score_name]
                 add_statistics(row.baselines, baseline, statistics)
-        if isinstance(answer, Classes):
+        if isinstance(answer, Classes) and not answer.clusters:
             confidence, chosen = predictions.softmax(-1).max(-1)
             right = (chosen == query.targets).to(confidence.dtype)
             weights = counted_weights(query, answer).to(confidence.dtype)

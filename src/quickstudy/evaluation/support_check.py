@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.baselines import nearest_mean
-from quickstudy.base.trees import map_tree
 from quickstudy.base.words import count
 from quickstudy.core import Examples, Learner, TaskSpec
 from quickstudy.datasets.progress import track
 from quickstudy.evaluation.intervals import share_interval
 from quickstudy.evaluation.wording import score as in_words
+from quickstudy.tasks.examples import take
 from quickstudy.tasks.order import in_mixed_order
 
 MOST_LEFT_OUT = 50
@@ -132,7 +132,9 @@ class SupportCheck:
         }
 
 
-def check_support_set(learner: Learner, support: Examples, spec: TaskSpec) -> SupportCheck:
+def check_support_set(
+    learner: Learner, support: Examples, spec: TaskSpec, raw: Examples | None = None
+) -> SupportCheck:
     """Predict the rows of ``support`` by predictors of ``learner`` that were adapted without them.
 
     Up to 50 rows are left out one by one, more in ten parts, each with rows of every class that has
@@ -141,9 +143,9 @@ def check_support_set(learner: Learner, support: Examples, spec: TaskSpec) -> Su
     class.
 
     Rows that are alone in their class are never left out, and not counted. ``spec`` must ask for
-    classes.
+    classes. ``raw`` are the same rows with their inputs, where those of ``support`` are features.
     """
-    targets = support.targets
+    targets, raw = support.targets, support if raw is None else raw
     parts = folds(targets, learner.transductive)
     right, nearest, has_mean = 0, 0, True
     with torch.no_grad():
@@ -153,7 +155,7 @@ def check_support_set(learner: Learner, support: Examples, spec: TaskSpec) -> Su
             rest, left_out = take(support, kept), take(support, part)
             predictor = learner(in_mixed_order(learner, rest), spec)
             right += _right(predictor(left_out.inputs), left_out)
-            means = nearest_mean(rest, left_out.inputs, spec.outputs)
+            means = nearest_mean(take(raw, kept), take(raw, part).inputs, spec.outputs)
             has_mean = has_mean and means is not None
             nearest += 0 if means is None else _right(means, left_out)
     checked = targets[torch.cat(parts)] if parts else targets[:0]
@@ -183,9 +185,3 @@ def folds(targets: Tensor, together: bool) -> list[Tensor]:
 
 def _right(logits: Tensor, rows: Examples) -> int:
     return int((logits.argmax(1) == rows.targets).sum())
-
-
-def take(rows: Examples, chosen: Tensor) -> Examples:
-    """The ``chosen`` rows: their numbers, or a mask (n,)."""
-    taken: Examples = map_tree(lambda leaf: leaf[chosen], rows)
-    return taken

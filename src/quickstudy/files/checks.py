@@ -15,7 +15,7 @@ from quickstudy.base.modules import device_of, without_numbers
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import dtype_and_shape, leaves, map_tree, named_leaves
 from quickstudy.base.words import count
-from quickstudy.core import Learner, Predictor
+from quickstudy.core import Predictor
 from quickstudy.files.limits import LARGEST_NUMBER
 
 _LARGEST_TRIAL = 2**18

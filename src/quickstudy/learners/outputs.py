@@ -10,12 +10,15 @@ from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples, TaskSpec
 
 
-def refuse_more_outputs(who: str, spec: TaskSpec, outputs: int) -> None:
-    """Raise ValueError, prefixed by ``who``, for a task with more outputs than ``outputs``."""
+def refuse_more_outputs(who: str, spec: TaskSpec, outputs: int, argument: str = "outputs") -> None:
+    """Raise ValueError, prefixed by ``who``, for a task with more outputs than ``outputs``.
+
+    ``argument``  the name of the learner's argument that says how many it has.
+    """
     if spec.outputs > outputs:
         raise ValueError(
             f"{who}: the task has {count(spec.outputs, 'output')}, but the learner has {outputs}. "
-            f"Build it with outputs={spec.outputs}."
+            f"Build it with {argument}={spec.outputs}."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from torch import nn
 
@@ -38,9 +38,10 @@ def with_backbone(thing: Thing, backbone: nn.Module) -> Thing:
     """
     if isinstance(thing, Predictor):
         learner = with_backbone(thing.learner, backbone)
-        return cast("Thing", replace(thing, learner=learner, no_rows=None))
+        return replace(thing, learner=learner, no_rows=None)
     own = getattr(thing, "backbone", None)
-    if not isinstance(own, nn.Module) or getattr(thing, "adapted", ()):
+    adapts = hasattr(thing, "adapted")  # a gradient learner
+    if not isinstance(own, nn.Module) or adapts:
         raise ValueError(
             f"with_backbone: needs a learner with a backbone that does not adapt; found "
             f"{type(thing).__name__}. Make it with the backbone inside: "
@@ -55,7 +56,7 @@ def with_backbone(thing: Thing, backbone: nn.Module) -> Thing:
     twin = copy.copy(thing)  # shares all parameters
     front = backbone if isinstance(own, nn.Identity) else Chain(backbone, own)
     twin._modules = thing._modules | {"backbone": front}
-    return cast("Thing", twin)
+    return twin
 
 
 def _read_by(network: nn.Module) -> int | None:

@@ -17,6 +17,7 @@ from quickstudy.reports.baseline_tables import comparisons
 from quickstudy.reports.document import document, reproduction
 from quickstudy.reports.insights import Insights
 from quickstudy.reports.markup import Markup, join, tag
+from quickstudy.reports.page_parts import section
 from quickstudy.reports.view_types import View
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class RunFacts:
     ``metrics``     rows of the training log, see :func:`quickstudy.training.log.read_metrics`.
     ``views``       test tasks in the order in which they were sampled, not selected; about 20 are
                     enough to show calibration. Only the first few of each kind have pictures.
+    ``chosen``      what was compared before the run, and why its learner was taken; one sentence
+                    each, of the learner that was taken first.
     ``insights``    how the learner adapted to the first of these tasks; None to leave it out.
     ``config``      the whole configuration, any JSON.
     ``versions``    versions of programs by name.
@@ -54,6 +57,7 @@ class RunFacts:
     subtitle: str = ""
     created: str = ""
     insights: Insights | None = None
+    chosen: Sequence[str] = ()
 
 
 def page(facts: RunFacts) -> str:
@@ -61,6 +65,7 @@ def page(facts: RunFacts) -> str:
     return document(
         facts.title,
         _header(facts),
+        _chosen(facts.chosen) if facts.chosen else None,
         sections.training(facts.evaluation, facts.metrics),
         *sections.of_tasks(facts.views),
         insight_sections.insights(facts.insights) if facts.insights else None,
@@ -78,12 +83,22 @@ def _header(facts: RunFacts) -> Markup:
         tag("h1", facts.title),
         tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
         tag("p", made, class_="note") if made else None,
-        _headline(e.main, e.protocol, protocol) if e.of_one_kind else None,
+        _headline(e.main, e.setting, protocol) if e.of_one_kind else None,
         _rows(e) if len(e.rows) > 1 else None,
         *comparisons(e),
         tag("p", protocol, class_="note protocol"),
         *(tag("p", words.pretrained(each), class_="note protocol") for each in e.weights),
         _key_facts(e),
+    )
+
+
+def _chosen(sentences: Sequence[str]) -> Markup:
+    """What was compared before the run, and why its learner was taken."""
+    note = "Compared on validation tasks, before the test: scores with their 95% intervals."
+    *compared, why = sentences
+    found = tag("ol", *(tag("li", each) for each in compared)) if compared else None
+    return section(
+        "The choice of the learner", "", note if compared else None, found, tag("p", why)
     )
 
 

@@ -132,6 +132,12 @@ def without_absent(logits: Tensor, present: Tensor | None) -> Tensor:
     return torch.where(present, logits, max(torch.finfo(logits.dtype).min / 2, -1e30))
 
 
+def take(rows: Examples, chosen: Tensor) -> Examples:
+    """The ``chosen`` rows: their numbers, or a mask (n,)."""
+    taken: Examples = map_tree(lambda leaf: leaf[chosen.to(leaf.device)], rows)
+    return taken
+
+
 def pad_rows(rows: Examples, n: int) -> Examples:
     """``rows`` padded to ``n`` rows; the added ones have weight 0.
 

@@ -12,6 +12,7 @@ from quickstudy.answers.classes import Classes
 from quickstudy.base.known import unknown_value
 from quickstudy.base.trees import concatenate, map_tree, named_leaves
 from quickstudy.core import Examples, Task, TaskSpec
+from quickstudy.tasks.examples import take
 
 TARGET = 0
 """The group of the rows of the place that is asked about; every other group is a source.
@@ -43,10 +44,10 @@ class TransferTasks:
         rest = order[~torch.isin(order, chosen)]
         blind, query = rest[: self.unlabelled], rest[self.unlabelled :]
         query = query if self.queries is None else query[: self.queries]
-        parts = [self.source, _at(self.target, chosen)]
+        parts = [self.source, take(self.target, chosen)]
         if self.unlabelled:
-            parts.append(without_labels(_at(self.target, blind)))
-        return Task(Examples(*concatenate(*parts)), _at(self.target, query), self.spec)
+            parts.append(without_labels(take(self.target, blind)))
+        return Task(Examples(*concatenate(*parts)), take(self.target, query), self.spec)
 
     def _labelled(self, order: Tensor) -> Tensor:
         """The target rows that keep their labels: ``labelled`` of each class, or of all rows."""
@@ -98,10 +99,6 @@ def without_labels(rows: Examples) -> Examples:
     """``rows`` with all targets unknown: -1 for ids, NaN for reals."""
     hidden = map_tree(lambda leaf: torch.full_like(leaf, unknown_value(leaf)), rows.targets)
     return rows._replace(targets=hidden)
-
-
-def _at(rows: Examples, indices: Tensor) -> Examples:
-    return Examples(*map_tree(lambda leaf: leaf[indices], tuple(rows)))
 
 
 def _refuse_other_columns(source: Examples, target: Examples, number: int) -> None:

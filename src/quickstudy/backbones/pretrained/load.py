@@ -10,6 +10,7 @@ from torch import nn
 from quickstudy.backbones.pretrained.registry import card
 from quickstudy.backbones.pretrained.source import PretrainedSource, digest_of, mark, settings
 from quickstudy.base.frozen import frozen as freeze
+from quickstudy.base.frozen import keep_in_evaluation_mode
 
 
 def pretrained(
@@ -31,7 +32,7 @@ def pretrained(
     weights come from: saved learners name that and the hash of the weights, instead of copying
     them, as long as the weights are unchanged.
 
-    ``name``      one of :data:`quickstudy.backbones.pretrained.registry.CARDS`, such as
+    ``name``      one of :data:`quickstudy.backbones.pretrained.CARDS`, such as
                   "efficientnet-lite0".
     ``size``      for pictures: side in pixels to which they are resized; by default the one that
                   the weights were trained with. Half the side takes a quarter of the time.
@@ -40,7 +41,8 @@ def pretrained(
     ``normalised``  for texts: whether features are divided by their length, so that products of
                   them are cosines; by default as the weights were published.
     ``frozen``    as by :func:`quickstudy.frozen`: neither ``fit`` nor inner steps move its weights.
-                  False to train it further.
+                  False to train it further; it stays in evaluation mode all the same: norms keep
+                  their statistics, and no row's features depend on other rows.
     ``download``  True to fetch weights that are neither installed nor in the cache, where the
                   backbone allows that. Without it the network is never used.
 
@@ -80,7 +82,7 @@ def pretrained(
     defaults = {"size": 0, "normalised": True}
     asked = {each: value for each, value in defaults.items() if each in facts.options} | options
     mark(module, PretrainedSource(name, digest_of(module), settings(module, asked)))
-    return freeze(module) if frozen else module.eval()
+    return freeze(module) if frozen else keep_in_evaluation_mode(module)
 
 
 def rebuilt(source: PretrainedSource, *, frozen: bool = True, download: bool = False) -> nn.Module:

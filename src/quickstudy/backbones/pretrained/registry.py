@@ -146,6 +146,20 @@ CARDS = {
 """The backbones by name."""
 
 PREFIXES: dict[str, PretrainedCard] = {
+    "timm": PretrainedCard(
+        name="timm",
+        title="a model of the package timm",
+        reads="pictures",
+        features=0,
+        seen="see its page; most have seen ImageNet, so classes of your data may not be new to it",
+        licence="see its page",
+        reference="Wightman (2019), PyTorch Image Models; and the model's own",
+        loader="quickstudy.backbones.pretrained.timm_models:load",
+        options=frozenset({"size"}),
+        package="timm",
+        module="timm",
+        downloads=True,
+    ),
     "hf": PretrainedCard(
         name="hf",
         title="an encoder of text from the Hugging Face hub",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
@@ -40,8 +43,11 @@ def cached_weights(card: PretrainedCard, convert: Convert) -> Tensors:
     Raises ImportError, with the command that installs it, where the package is missing. Raises
     ValueError for a file of another hash and for one that holds code.
     """
-    kept = _cache_file(card)
-    found = _read_kept(kept, card) if kept else None
+    folder = cache_folder()
+    kept = (
+        folder / f"{card.name}-{(card.digest or card.sha256)[:12]}.safetensors" if folder else None
+    )
+    found = read_kept(kept, card.digest) if kept else None
     if found is not None:
         return found
     tensors = convert(read_pth(package_file(card), card.sha256, card.install))
@@ -52,7 +58,7 @@ def cached_weights(card: PretrainedCard, convert: Convert) -> Tensors:
             "Reinstall quickstudy, or tell its authors your version of torch."
         )
     if kept:
-        _keep(kept, tensors)
+        keep(kept, tensors)
     return tensors
 
 
@@ -118,42 +124,40 @@ def read_pth(path: Path, sha256: str = "", remedy: str = "") -> Tensors:
     return dict(tensors)
 
 
-def _cache_file(card: PretrainedCard) -> Path | None:
-    """Where the tensors are kept; None where nothing can be written."""
+def cache_folder() -> Path | None:
+    """The folder where weights are kept; None where nothing can be written."""
     try:
-        folder = writable_folder(data_root(None), "pretrained")
+        return writable_folder(data_root(None), "pretrained")
     except OSError:
         return None
-    return folder / f"{card.name}-{(card.digest or card.sha256)[:12]}.safetensors"
 
 
-def _read_kept(path: Path, card: PretrainedCard) -> Tensors | None:
-    """The tensors of an intact copy; None where it is absent, damaged or another one."""
+def read_kept(path: Path, digest: str = "") -> Tensors | None:
+    """The tensors of an intact copy; None where it is absent, damaged or another one.
+
+    ``digest``  of the tensors; by default the one that they had when they were kept.
+    """
     try:
         if path.stat().st_size > LARGEST_FILE:
             return None
         about, tensors = read_safetensors(path.read_bytes())
     except (OSError, ValueError):
         return None
-    expected = card.digest or about.get("digest")
+    expected = digest or about.get("digest")
     intact = about.get("format") == _FORMAT and digest_of(tensors) == expected
     return tensors if intact else None
 
 
-def _keep(path: Path, tensors: Tensors) -> None:
+def keep(path: Path, tensors: Tensors) -> None:
+    """Write ``tensors`` for :func:`read_kept`, if the disk allows it."""
     content = to_safetensors(tensors, {"format": _FORMAT, "digest": digest_of(tensors)})
-    try:
+    # Without the copy the next call reads the package again, which is slower and no worse.
+    with suppress(OSError):
         write_atomically(path, content)
-    except OSError:  # the next call reads the package again, which is slower and no worse
-        return
 
 
 def read_safetensors(content: bytes) -> tuple[dict[str, str], Tensors]:
     """The metadata and the tensors in the bytes of a safetensors file; ValueError if damaged."""
-    import json
-
-    from safetensors.torch import load as from_safetensors
-
     try:
         tensors = from_safetensors(content)
         length = int.from_bytes(content[:8], "little")

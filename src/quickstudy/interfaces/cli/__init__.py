@@ -6,10 +6,10 @@ Nothing here imports torch before a command needs it: importing it takes seconds
 from quickstudy.interfaces.cli.adapt_commands import adapt, predict
 from quickstudy.interfaces.cli.export_commands import export
 from quickstudy.interfaces.cli.group import main
-from quickstudy.interfaces.cli.list_commands import datasets, learners
+from quickstudy.interfaces.cli.list_commands import backbones, datasets, learners
 from quickstudy.interfaces.cli.run_commands import evaluate, report, run
 
 __all__ = ["main"]
 
-for command in (run, evaluate, report, adapt, predict, export, datasets, learners):
+for command in (run, evaluate, report, adapt, predict, export, datasets, backbones, learners):
     main.add_command(command)

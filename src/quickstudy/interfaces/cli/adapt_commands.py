@@ -13,8 +13,13 @@ from quickstudy.interfaces.cli.printing import json_option, print_fact, print_js
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("start", metavar="RUN_OR_BACKBONE")
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--learner", help="On a backbone: which learner.  [the best of simple_shot and "
+              "linear_probe on your images]")  # fmt: skip
+@click.option("--set", "options", multiple=True, metavar="NAME=VALUE",
+              help="An argument of that learner, such as scale=20; may be repeated.")  # fmt: skip
+@click.option("--size", type=int, help="On a backbone: side of the images in pixels.  [its own]")
 @click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Where to save it.",
               default=Path("predictor.safetensors"), show_default=True)  # fmt: skip
 @click.option("--invert/--no-invert", default=None,
@@ -25,17 +30,23 @@ from quickstudy.interfaces.cli.printing import json_option, print_fact, print_js
 @json_option
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
 def adapt(
-    run: Path, folder: Path, output: Path, invert: bool | None, check: bool, as_json: bool,
-    strict: bool,
+    start: str, folder: Path, learner: str | None, options: tuple[str, ...], size: int | None,
+    output: Path, invert: bool | None, check: bool, as_json: bool, strict: bool,
 ) -> None:  # fmt: skip
-    """Adapt the learner of a RUN to the classes of FOLDER (one folder of images per class)."""
+    """Adapt to the classes of FOLDER (one folder of images per class).
+
+    RUN_OR_BACKBONE is the folder of a run, whose learner is adapted, or the name of a pretrained
+    backbone such as efficientnet-lite0 (see `quickstudy backbones`), which needs no run.
+    """
     from quickstudy.files.storage import save
-    from quickstudy.interfaces.runs.folder import Run
+    from quickstudy.interfaces.runs.recipe import read_options
+    from quickstudy.interfaces.runs.starts import find_start
     from quickstudy.interfaces.runs.use import adapt_folder
 
     if output.exists():
         raise FileExistsError(f"{output}: exists already. Give another name with -o.")
-    predictor = adapt_folder(Run.open(run), folder, strict=strict, invert=invert, check=check)
+    found = find_start(start, learner, read_options(options), size)
+    predictor = adapt_folder(found, folder, strict=strict, invert=invert, check=check)
     save(predictor, output)
     info = predictor.info
     if as_json:
@@ -44,6 +55,9 @@ def adapt(
         return
     click.echo(f"{output}: distinguishes {len(info['names'])} classes: {', '.join(info['names'])}")
     print_fact("images", _made_alike(info))
+    if "backbone" in info:
+        print_fact("weights", f"{info['backbone']}, which has seen {info['seen']}")
+        print_fact("learner", f"{info['learner']['name']} ({info['learner']['why']})")
     if check:
         print_fact("check", info["check"]["summary"])
 

@@ -1,4 +1,4 @@
-"""The commands that list data sets and learners."""
+"""The commands that list data sets, pretrained backbones and learners."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from quickstudy.interfaces.cli.printing import json_option, print_json, print_rich
 
 if TYPE_CHECKING:
+    from quickstudy.backbones.pretrained.registry import PretrainedCard
     from quickstudy.datasets.registry import Card
 
 
@@ -28,6 +29,43 @@ def datasets(name: str | None, as_json: bool) -> None:
         _print_entries([(each.name, each.summary, _in_short(each)) for each in chosen])
     else:
         _print_entries([(fact, value) for fact, value in _facts(chosen[0]).items() if value])
+
+
+@click.command()
+@json_option
+def backbones(as_json: bool) -> None:
+    """List the pretrained backbones: size, what they have seen, and whether they are installed."""
+    from quickstudy.backbones.pretrained.registry import CARDS, PREFIXES
+
+    cards = [*CARDS.values(), *PREFIXES.values()]
+    facts = ("name", "title", "reads", "features", "seen", "licence", "reference", "megabytes")
+    if as_json:
+        print_json([
+            {fact: getattr(card, fact) for fact in facts}
+            | {"installed": _is_installed(card.module), "install": card.install}
+            for card in cards
+        ])  # fmt: skip
+        return
+    _print_entries([
+        (card.name, f"{card.title}, for {card.reads}; {_weights(card)}", f"has seen {card.seen}")
+        for card in cards
+    ])  # fmt: skip
+
+
+def _weights(card: PretrainedCard) -> str:
+    parts = [f"{card.features:,} features"] if card.features else []
+    parts += [f"{card.megabytes:g} MB"] if card.megabytes else []
+    there = "installed" if _is_installed(card.module) else f"not installed: {card.install}"
+    return ", ".join([*parts, there])
+
+
+def _is_installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 @click.command()

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--learner", help="Which learner; see `quickstudy learners`.  [prototypical]")
+@click.option("--learner", help="Which learner; see `quickstudy learners`.  [prototypical; of a "
+              "folder, chosen]")  # fmt: skip
 @click.option("--data", help="Which data set; see `quickstudy datasets`.  [glyphs]")
 @click.option("--root", help="Folder of the data sets; for --data folder, of the images.")
 @click.option("--split", help="Name of one of the data set's published splits.")
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
               help="Tasks with classes of one superclass, such as an alphabet.  [no]")  # fmt: skip
 @click.option("--augment", metavar="NAMES",
               help="Random changes of training images, such as crop+flip.")  # fmt: skip
-@click.option("--backbone", help="conv4, resnet12 or mlp.  [conv4]")
+@click.option("--backbone", help="conv4, resnet12, mlp, or a pretrained one: see `quickstudy "
+              "backbones`.  [conv4; of a folder, chosen]")  # fmt: skip
 @click.option("--channels", type=int, help="Width of conv4.  [64]")
 @click.option("--norm", help="group, batch, support or running.  [group]")
 @click.option("--steps", type=int, help="Optimiser steps.")
@@ -72,7 +74,11 @@ def run(
     ctx: click.Context, /, options: tuple[str, ...], config: Path | None, out: Path | None,
     resume: Path | None, explain: bool, as_json: bool, **choices: Any,
 ) -> None:  # fmt: skip
-    """Train a learner, evaluate it on classes it was not trained on, and write a report."""
+    """Train a learner, evaluate it on classes it was not trained on, and write a report.
+
+    For a folder of pictures, pretrained weights that are installed are compared with training from
+    scratch, and the better of the two is taken, unless options of either are given.
+    """
     given = {n: v for n, v in choices.items() if _given(ctx, n)}
     if resume is not None and (given.keys() - {"steps"} or options or config or out or explain):
         raise ValueError(
@@ -93,26 +99,34 @@ def run(
             read_recipe_file,
         )
 
-        values = read_recipe_file(config) if config else {}
-        recipe = read_recipe(merge(values, given, read_options(options)))
-        from quickstudy.interfaces.runs import (
-            execute as runs,  # imports torch: only once the recipe is valid
-        )
+        values = merge(read_recipe_file(config) if config else {}, given, read_options(options))
+        recipe = read_recipe(values)
+        # These import torch: only once the recipe is valid.
+        from quickstudy.interfaces.runs import choice as chooser
+        from quickstudy.interfaces.runs import execute as runs
 
+        recipe, choosing = read_recipe(chooser.with_usual_backbone(values)), chooser.is_open(values)
+        if hint := chooser.tip(values):
+            click.echo(hint, err=True)
         if explain:
-            explanation = runs.explain(recipe)
+            explanation = runs.explain(recipe, choosing=choosing)
             print_json({"explanation": explanation}) if as_json else click.echo(explanation)
             return
-        opened, parts = runs.begin(recipe, out, command=shlex.join(["quickstudy", *sys.argv[1:]]))
+        command = shlex.join(["quickstudy", *sys.argv[1:]])
+        opened, parts = runs.begin(recipe, out, command=command, choosing=choosing)
         if parts.data.card.classes is None and not recipe.folds:  # each fold is told when it begins
             from quickstudy.interfaces.runs.fitted import classes_of
 
             click.echo(f"{opened.data_name}: {classes_of(parts.data)}.", err=True)
+        if (choice := chooser.kept_choice(opened.path)) is not None:
+            for line in choice.lines:
+                click.echo(f"  {line}", err=True)
     _execute(ctx, opened, parts, resume is not None, as_json)
 
 
 def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json: bool) -> None:
     """Train and test a run that was begun or opened, and print the result."""
+    from quickstudy.interfaces.runs.choice import kept_choice
     from quickstudy.interfaces.runs.execute import Interrupted, execute
     from quickstudy.interfaces.runs.folds import cross_validate
     from quickstudy.reports.tables import result_table
@@ -135,7 +149,11 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
     if as_json:
         kind = "cross_validation" if in_folds else "evaluation"
         paths = {"run": str(opened.path), "report": str(report)}
-        print_json({**paths, "recipe": recipe.to_json(), kind: result.to_json()})
+        choice = kept_choice(opened.path)
+        print_json({
+            **paths, "recipe": recipe.to_json(), "choice": choice and choice.to_json(),
+            kind: result.to_json(),
+        })  # fmt: skip
         return
     print_rich(result_table(result, opened.title))
     print_path("report", report)

@@ -21,6 +21,7 @@ from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.validation import Validation
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, make_test_source, prepare
+from quickstudy.interfaces.runs.choice import choose, keep_choice, kept_choice
 from quickstudy.interfaces.runs.featured import (
     Featured,
     backbone_of,
@@ -59,21 +60,38 @@ class Interrupted:
         return 128 + self.signal
 
 
-def begin(recipe: Recipe, path: Path | None = None, *, command: str = "") -> tuple[Run, Parts]:
-    """A new run and its parts; a recipe that cannot run raises an error and leaves no folder."""
+def begin(
+    recipe: Recipe,
+    path: Path | None = None,
+    *,
+    command: str = "",
+    choosing: bool = False,
+    progress: bool = True,
+) -> tuple[Run, Parts]:
+    """A new run and its parts; a recipe that cannot run raises an error and leaves no folder.
+
+    ``choosing``  whether to choose backbone and learner first, see
+                  :mod:`quickstudy.interfaces.runs.choice`. The choice is kept in the folder.
+    """
     if path is not None:
         refuse_not_empty(path)  # before loading data, which may take long
+    recipe, choice = choose(recipe, progress) if choosing else (recipe, None)
     parts = prepare(recipe)
     if recipe.compile:
         refuse_without_compiler(device_of(parts.learner))
-    return Run.create(parts.recipe, path, command=command), parts
+    run = Run.create(parts.recipe, path, command=command)
+    if choice is not None:
+        keep_choice(run.path, choice)
+    return run, parts
 
 
-def explain(recipe: Recipe) -> str:
+def explain(recipe: Recipe, *, choosing: bool = False) -> str:
     """How training would compute the recipe's steps; trains nothing and writes nothing."""
+    if choosing:
+        recipe, _ = choose(recipe, progress=False)
     parts = prepare(recipe)
     if not parts.recipe.budget().steps:
-        return "nothing is trained: the recipe has 0 steps"
+        return f"nothing is trained: {parts.recipe.learner} on {parts.recipe.backbone} has 0 steps"
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     return explain_training(
@@ -203,11 +221,12 @@ def write_report(
         title=run.title,
         subtitle=f"{recipe.ways}-way {recipe.shots}-shot, "
         f"{count(recipe.queries or 0, 'query', 'queries')} per class; "
-        f"{what_is_new(run.path)}{_trained_further(run)}",
+        f"{_protocol(run)}{_trained_further(run)}",
         evaluation=evaluation,
         metrics=read_metrics(run.path / "metrics.jsonl") if recipe.budget().steps else [],
         views=views,
         insights=first,
+        chosen=[] if (choice := kept_choice(run.path)) is None else choice.lines,
         config=recipe.to_json(),
         versions=origin.versions,
         command=origin.command,
@@ -215,6 +234,11 @@ def write_report(
         created=origin.created,
     )
     return write_atomically(path or run.path / "report.html", page(facts).encode())
+
+
+def _protocol(run: Run) -> str:
+    """What is new in the test, or that nothing was trained."""
+    return what_is_new(run.path) if run.recipe.budget().steps else "nothing was trained over tasks"
 
 
 def _quickly_shown(

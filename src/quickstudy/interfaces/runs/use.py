@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,28 +16,30 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import classification
+from quickstudy.backbones.pretrained.features import featurise
 from quickstudy.base.shown import shown
 from quickstudy.base.skipped import SkippedInput
+from quickstudy.base.trees import without_rows
 from quickstudy.base.words import count, first_few
-from quickstudy.core import Learner, Predictor
+from quickstudy.core import Examples, Learner, Predictor, TaskSpec
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.evaluation.confusion import Confusion
-from quickstudy.evaluation.support_check import check_support_set
-from quickstudy.interfaces.runs.fitted import training_classes
+from quickstudy.evaluation.support_check import SupportCheck, check_support_set
+from quickstudy.interfaces.runs.featured import backbone_of, is_fixed, on_features
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.picture_files import (
-    format_of_learner,
     format_of_predictor,
     made_alike,
     refuse_learner,
 )
+from quickstudy.interfaces.runs.starts import Start, start_of_run
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.order import in_mixed_order
 
 
 def adapt_folder(
-    run: Run,
+    run: Run | Start,
     folder: str | Path,
     *,
     strict: bool = False,
@@ -45,6 +47,10 @@ def adapt_folder(
     check: bool = True,
 ) -> Predictor:
     """A predictor for the classes of ``folder``: one folder of example images per class.
+
+    ``run`` is a run, or a :class:`~quickstudy.interfaces.runs.starts.Start` of a pretrained
+    backbone: its features of the images are computed once, and of several learners the one is taken
+    that predicts most left-out images right, the first of equals.
 
     The images are made like those the learner was trained on: size, channels, filter, values, and
     dark or light background.
@@ -56,18 +62,19 @@ def adapt_folder(
 
     ``info`` of the predictor holds ``names`` of the classes, the format of ``pictures``,
     ``support`` (the number of images, how many were inverted, how they differ from the training
-    images, and ``digests`` by which they are known again) and the result of the ``check``.
+    images, and ``digests`` by which they are known again), the ``learner`` and the result of the
+    ``check``; of a pretrained backbone also its name and what its weights have ``seen``.
 
     Warns where the images are of another kind than the training images, where the check shows the
     predictor to be no better than chance or than raw pixels, and where the learner is transductive,
     because files that are predicted together then influence each other's predictions. Raises
     ValueError for fewer than two classes, or for more than the learner can distinguish.
     """
-    learner, info = run.learner()
-    pictures = format_of_learner(info, run.path)
+    start = run if isinstance(run, Start) else start_of_run(run)
+    learner, pictures = next(iter(start.learners.values())), start.pictures
     if learner.transductive:
         warnings.warn(
-            f"adapt: the learner of {run.path} is transductive (norm={run.recipe.norm!r}): its "
+            f"adapt: the learner of {start.name} is transductive (norm={start.norm!r}): its "
             "prediction for a file depends on the other files predicted with it. For independent "
             "predictions train with another norm, such as group.",
             stacklevel=2,
@@ -82,9 +89,13 @@ def adapt_folder(
     alike.warn_of_differences("adapt", str(folder))
     ids = torch.arange(len(classes)).repeat_interleave(classes.counts)
     support, spec = examples(alike.inputs, ids), classification(len(classes))
-    with torch.no_grad():
-        predictor: Predictor = learner(in_mixed_order(learner, support), spec)
+    rows = _as_read(learner, support)
+    chosen = choose_learner(start.learners, rows, spec, raw=support)
+    learner = start.learners[chosen.name]
+    predictor = _predictor(learner, rows, support, spec)
     about: dict[str, Any] = {
+        **start.about,
+        "learner": {"name": chosen.name, "why": chosen.why},
         "names": list(classes.names),
         "pictures": pictures.to_json(),
         "invert": invert,
@@ -92,14 +103,14 @@ def adapt_folder(
         "support": {**alike.to_json(), "digests": _digests(classes.inputs)},
     }
     if check:
-        if seen := [name for name in classes.names if name in training_classes(run.path)]:
+        if seen := [name for name in classes.names if name in start.trained]:
             warnings.warn(
                 f"adapt: the learner was trained on {_classes_named(seen)} of the same name. If "
                 f"images in {folder} were among its training images, the check is too favourable. "
                 "Check it with other images: `quickstudy predict` on class folders.",
                 stacklevel=2,
             )
-        found = check_support_set(learner, support, spec)
+        found = chosen.check or check_support_set(_reader(learner), rows, spec, raw=support)
         about["check"] = {**found.to_json(), "summary": str(found)}
         if found.no_better_than:
             warnings.warn(
@@ -109,6 +120,53 @@ def adapt_folder(
                 stacklevel=2,
             )
     return replace(predictor, info=about)
+
+
+def _reader(learner: Learner) -> Learner:
+    """``learner``, for features where it has a frozen pretrained backbone."""
+    return on_features(learner) if is_fixed(learner) else learner
+
+
+def _as_read(learner: Learner, support: Examples) -> Examples:
+    """``support`` with the features of a frozen pretrained backbone, where ``learner`` has one."""
+    return featurise(support, backbone_of(learner)) if is_fixed(learner) else support
+
+
+def _predictor(learner: Learner, rows: Examples, support: Examples, spec: TaskSpec) -> Predictor:
+    """``learner`` adapted to ``support``, of which it reads ``rows``."""
+    reader = _reader(learner)
+    with torch.no_grad():
+        made: Predictor = reader(in_mixed_order(reader, rows), spec)
+    return replace(made, learner=learner, no_rows=without_rows(support.inputs))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The learner that was taken, why, and its check if that decided."""
+
+    name: str
+    why: str
+    check: SupportCheck | None = None
+
+
+def choose_learner(
+    learners: Mapping[str, Learner], rows: Examples, spec: TaskSpec, raw: Examples
+) -> _Chosen:
+    """The learner that predicts most rows right when left out; the first of equals."""
+    first = next(iter(learners))
+    if len(learners) == 1:
+        return _Chosen(first, "the one that was given")
+    checks = {
+        name: check_support_set(_reader(learner), rows, spec, raw=raw)
+        for name, learner in learners.items()
+    }
+    if not checks[first].possible:
+        return _Chosen(first, "with one image of each class, no other can be compared with it")
+    best = max(checks, key=lambda name: checks[name].right)  # the first of equals
+    shares = ", ".join(f"{name} {each.right} of {each.rows}" for name, each in checks.items())
+    equal = len({each.right for each in checks.values()}) == 1
+    why = f"left-out images predicted right: {shares}"
+    return _Chosen(best, f"{why}; the simplest of equals" if equal else why, checks[best])
 
 
 @dataclass(frozen=True)

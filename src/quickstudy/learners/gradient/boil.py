@@ -65,6 +65,11 @@ class BOIL(GradientLearner):
             name for name, parameter in backbone.named_parameters()
             if parameter.requires_grad and not name.startswith("head.")
         ]  # fmt: skip
+        if not body:
+            raise ValueError(
+                "BOIL: adapts the body, what comes before the head, but all of it is frozen. Set "
+                "requires_grad=True for some of it, or adapt the head instead, by qs.ANIL."
+            )
         inner = InnerLoop(
             "BOIL", steps, rate, meta_gradient, body, update, clip, test_steps, learn_rates
         )

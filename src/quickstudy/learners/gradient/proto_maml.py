@@ -43,14 +43,14 @@ class ProtoMAML(GradientLearner):
     ``meta_gradient``, ``update``, ``clip``, ``test_steps``, ``learn_rates``
                      as for :class:`quickstudy.MAML`; the paper's is ``FirstOrder()``.
     ``adapts``       name patterns of the backbone's parameters that the steps change; all by
-                     default. The head always adapts.
+                     default. The head always adapts; with ``()``, it alone.
 
     State: the adapted ``weights`` by name, those of the backbone and ``head.weight`` (ways, d),
     ``head.bias`` (ways,); ``present`` (ways,); ``statistics`` for norm="support".
 
     Raises ValueError for answers other than classes, for numbers that are not positive, for
-    settings that ``meta_gradient`` cannot work with, for no pattern or one that no trainable
-    parameter matches, for a backbone that declares a head or maps, and for norm="running", whose
+    settings that ``meta_gradient`` cannot work with, for a pattern that no trainable parameter
+    matches, for a backbone that declares a head or maps, and for norm="running", whose
     population statistics are not those of adapted weights.
 
     Reference: Triantafillou et al. (2020), Meta-Dataset: A Dataset of Datasets for Learning to
@@ -90,7 +90,7 @@ class ProtoMAML(GradientLearner):
         )  # fmt: skip
         refuse_heads_and_maps(backbone, "ProtoMAML")
         refuse_running(backbone, "ProtoMAML")
-        body = [_BODY + name for name in inner.names_in(backbone)]
+        body = [_BODY + name for name in inner.names_in(backbone)] if adapts != () else []
         super().__init__(backbone, inner, [*body, _WEIGHT, _BIAS])
         self.network = _BackboneWithHead(backbone)
 

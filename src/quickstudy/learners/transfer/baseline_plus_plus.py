@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes, one_hot
@@ -102,22 +103,27 @@ class BaselinePlusPlus(Learner):
 
     def _fitted(self, features: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
         """Weights (d, ways) for features (n, d) of length 1, one-hot targets and row weights."""
-        vectors = self._first(targets.shape[1], features)
-        factors = vectors.norm(dim=0)
+        first = self._first(targets.shape[1], features)
+        factors = first.norm(dim=0)
+        # All steps stay in the span of the rows and the first vectors. So we step on the
+        # coefficients (n + ways, ways) there, for which only the products of rows are needed.
+        rows = torch.cat([features, first.mT])
+        products, n = rows @ rows.mT, len(features)
+        coefficients = F.pad(torch.eye(targets.shape[1]).to(products), (0, 0, n, 0))
         present = counts @ targets > 0
         shares = counts / counts.sum().clamp_min(torch.finfo(counts.dtype).tiny)
         velocity: tuple[Tensor, Tensor] | None = None
         for _ in range(self.steps):
-            lengths = vectors.norm(dim=0)
-            directions = vectors / lengths
-            cosines = features @ directions
+            projected = products @ coefficients
+            lengths = (coefficients * projected).sum(0).sqrt()
+            cosines = projected[:n] / lengths
             logits = without_absent(self.scale * factors * cosines, present)
             errors = self.scale * shares.unsqueeze(-1) * (logits.softmax(-1) - targets)
-            by_factor = (errors * cosines).sum(0) + self.decay * factors
-            by_direction = factors * (features.mT @ errors)
-            # Only the part across the direction changes it.
-            along = (directions * by_direction).sum(0)
-            by_vector = (by_direction - directions * along) / lengths + self.decay * vectors
+            by_factor = (errors * cosines).sum(0)
+            # Only the part across a vector changes its direction.
+            across = F.pad(errors, (0, 0, 0, len(rows) - n)) - coefficients / lengths * by_factor
+            by_vector = factors / lengths * across + self.decay * coefficients
+            by_factor = by_factor + self.decay * factors
             if velocity is None:
                 velocity = by_vector, by_factor
             else:
@@ -125,8 +131,9 @@ class BaselinePlusPlus(Learner):
                     MOMENTUM * velocity[0] + (1 - DAMPENING) * by_vector,
                     MOMENTUM * velocity[1] + (1 - DAMPENING) * by_factor,
                 )
-            vectors = vectors - self.rate * velocity[0]
+            coefficients = coefficients - self.rate * velocity[0]
             factors = factors - self.rate * velocity[1]
+        vectors = rows.mT @ coefficients
         weight: Tensor = factors * vectors / vectors.norm(dim=0)
         return weight
 

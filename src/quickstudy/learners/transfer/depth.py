@@ -11,6 +11,7 @@ from torch import nn
 from quickstudy.base.shown import shown
 from quickstudy.base.words import count, first_few
 from quickstudy.learners.gradient.inner_loop import matching_names
+from quickstudy.learners.gradient.network import head_of
 
 HEAD, ALL = "head", "all"
 
@@ -27,9 +28,11 @@ def layers_of(network: nn.Module) -> list[Layer]:
 
     The members of an ``nn.Sequential`` or ``nn.ModuleList`` are one layer each, whatever they
     contain. A module without such a list inside is one layer as a whole. So Conv4 has four, and a
-    network of a stem, sixteen blocks in a list and a last convolution has eighteen.
+    network of a stem, sixteen blocks in a list and a last convolution has eighteen. A linear layer
+    ``head`` at the end is none of them.
     """
-    return [Layer(name, tuple(own)) for name, own in _layers(network, "", set()) if own]
+    found = [Layer(name, tuple(own)) for name, own in _layers(network, "", set()) if own]
+    return found if head_of(network) is None else [each for each in found if each.name != "head"]
 
 
 def _layers(module: nn.Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, list[str]]]:
@@ -78,10 +81,11 @@ def moved_names(network: nn.Module, adapts: str | Sequence[str], learner: str) -
     """
     if adapts == HEAD:
         return []
+    layers = layers_of(network)
+    possible = {name for layer in layers for name in layer.parameters}
     if adapts == ALL:
-        wanted = {name for name, _ in network.named_parameters()}
+        wanted = possible
     elif isinstance(adapts, str) and (match := re.fullmatch(r"last:(\d+)", adapts)):
-        layers = layers_of(network)
         last = int(match[1])
         if not 1 <= last <= len(layers):
             raise ValueError(
@@ -91,13 +95,13 @@ def moved_names(network: nn.Module, adapts: str | Sequence[str], learner: str) -
             )
         wanted = {name for layer in layers[-last:] for name in layer.parameters}
     else:
-        return matching_names(network, adapts, learner)
+        wanted = possible.intersection(matching_names(network, adapts, learner))
     found = [name for name, p in network.named_parameters() if name in wanted and p.requires_grad]
     if not found:
         raise ValueError(
             f"{learner}: adapts={shown(adapts)} moves parameters of the backbone, but all of these "
-            "are frozen, or there are none. Call backbone.requires_grad_(True) first, or move the "
-            "head alone: adapts='head'."
+            "are frozen, or there are none. Call backbone.requires_grad_(True) first (or take "
+            "qs.pretrained(name, frozen=False)), or move the head alone: adapts='head'."
         )
     return found
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.gradient.descend import Adam, Update
+from quickstudy.learners.gradient.network import head_of
 from quickstudy.learners.transfer.depth import moved_names
 from quickstudy.learners.transfer.starting_heads import StartingHead, probe_head
 from quickstudy.learners.transfer.tuned_learner import TunedLearner
@@ -25,7 +26,8 @@ class FineTune(TunedLearner):
     With ``head=probe_head``, the default, this is linear probing and then fine-tuning. The backbone
     itself does not change: a predictor's state holds θ - θ₀ of what moved, and the head.
 
-    ``backbone``    inputs (n, ...) -> features (n, d), pretrained.
+    ``backbone``    inputs (n, ...) -> features (n, d), pretrained or meta-learnt. One that ends in
+                    a linear ``head``, as MAML's does, gives the features that this head reads.
     ``adapts``      what moves besides the head: "head" (nothing), "last:k" (the last k layers, see
                     :func:`quickstudy.learners.transfer.depth.layers_of`), "all", or name patterns
                     of the backbone's parameters, such as "blocks.3.*". Frozen parameters do not
@@ -98,7 +100,8 @@ class FineTune(TunedLearner):
         feature_length: float | None = None,
     ) -> None:
         super().__init__()
-        refuse_heads_and_maps(backbone, "FineTune")
+        if head_of(backbone) is None:
+            refuse_heads_and_maps(backbone, "FineTune")
         self.backbone, self.adapts, self.head, self.l2 = backbone, adapts, head, l2
         self.steps, self.rate, self.update, self.clip = steps, rate, update, clip
         self.layer_decay, self.unfreeze_every = layer_decay, unfreeze_every

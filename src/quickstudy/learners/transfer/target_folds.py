@@ -66,12 +66,6 @@ def fewest_rows(support: Examples, answer: Answer) -> int:
     return min(len(numbers[ids == k].unique()) for k in occurring.tolist())
 
 
-def take(rows: Examples, chosen: Tensor) -> Examples:
-    """The ``chosen`` rows: their numbers, or a mask (n,)."""
-    taken: Examples = map_tree(lambda leaf: leaf[chosen.to(leaf.device)], rows)
-    return taken
-
-
 def _numbers_of_inputs(support: Examples, places: Tensor) -> Tensor:
     """(len(places),): the rank of each row's inputs among all different ones, equal for equal."""
     parts = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,16 @@ class Trunk:
     All its other weights are constants, and so is what depends on them alone: where the last layers
     move, the outputs of the first ones are kept from one call to the next.
 
-    ``fixed``  features (n, d) under the backbone's own weights, without gradients.
+    ``fixed``      features (n, d) under the weights ``base``, without gradients.
+    ``constants``  weights by name that take the place of the backbone's own.
     """
 
-    def __init__(self, backbone: nn.Module, support: Examples, fixed: Tensor) -> None:
+    def __init__(
+        self, backbone: nn.Module, support: Examples, fixed: Tensor, constants: Weights
+    ) -> None:
         self.backbone, self.support, self.fixed = backbone, support, fixed
-        self.base = {name: p.detach() for name, p in backbone.named_parameters()}
+        own = {name: p.detach() for name, p in backbone.named_parameters()}
+        self.base = own | {name: weight.detach() for name, weight in constants.items()}
         self._kept: _Kept | None = None
 
     def features(self, moved: Weights, rows: Tensor | None = None) -> Tensor:
@@ -91,16 +95,17 @@ class _Kept:
         self._compute_all()
         if not _can_keep(self.trunk.backbone, self.names):
             return
-        inside = _Inside()
+        log = _Log([], [])
         found = [
-            _KeptModule(self.replica.copy_of(part), inside)
+            _KeptModule(self.replica.copy_of(part), log)
             for name, part in self.trunk.backbone.named_modules()
             if not any(moved.startswith(f"{name}." if name else "") for moved in self.names)
         ]
         with torch.enable_grad():
             start = {n: torch.zeros_like(self.trunk.base[n]).requires_grad_() for n in self.names}
             self._run(start, None)
-        self._modules = [module for module in found if module.keeps()]
+        constant = {module.number for module in found if module.is_constant}
+        self._modules = [module for module in found if module.keeps(constant)]
         self._rows_tested = False
         if not self._modules:
             return
@@ -133,53 +138,89 @@ def _can_keep(backbone: nn.Module, names: Sequence[str]) -> bool:
     return len(names) < sum(1 for _ in backbone.named_parameters())
 
 
-class _Inside:
-    """Whether a module runs that is to be kept, so that those inside of it need not be."""
+class _Log(NamedTuple):
+    """What all modules share while they record.
 
-    now = False
+    ``running``  the modules that run at the moment, from the outermost in.
+    ``done``     the outputs of each call that has ended, and its place among them.
+    """
+
+    running: list[int]
+    done: list[tuple[list[Any], int]]
+
+
+_DROPPED = object()
+"""In place of an output that will not be asked for: that of a module inside a constant one."""
 
 
 class _KeptModule:
-    """The forward of a module in a replica: it records outputs first, and then returns them."""
+    """The forward of a module in a replica: it records outputs first, and then returns them.
 
-    def __init__(self, module: nn.Module, inside: _Inside) -> None:
-        self._module, self._inside, self._forward = module, inside, module.forward
+    Afterwards it refers to the module no longer: such a cycle would outlive the replica.
+    """
+
+    def __init__(self, module: nn.Module, log: _Log) -> None:
+        self._module: nn.Module | None = module
+        self._before = module.__dict__.get("forward")
+        self._log, self._forward = log, module.forward
+        self.number = id(module)
+        self._within: list[list[int]] = []
         self._outputs: list[Any] = []
-        self._call: int | None = None  # None while recording
+        self._call: list[int] = []  # the number of the next call; empty while recording
         self._rows: Tensor | None = None
         self._n = -1
         module.__dict__["forward"] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._call is not None:
-            output = self._outputs[self._call]
-            self._call += 1
+        if self._call:
+            output = self._outputs[self._call[0]]
+            self._call[0] += 1
             return self._at_rows(output)
-        if self._inside.now:
-            return self._forward(*args, **kwargs)
-        self._inside.now = True
+        running, done = self._log
+        self._within.append(running.copy())
+        running.append(self.number)
+        first = len(done)
         try:
             output = self._forward(*args, **kwargs)
         finally:
-            self._inside.now = False
-        self._outputs.append(output)
+            running.pop()
+        constant = _is_constant(output)
+        if constant:
+            for outputs, place in done[first:]:
+                outputs[place] = _DROPPED
+        done.append((self._outputs, len(self._outputs)))
+        self._outputs.append(output if constant else None)
         return output
 
-    def keeps(self) -> bool:
-        """Whether all outputs were tensors that depend on no moving weight; stops recording."""
-        constant = bool(self._outputs) and all(map(_is_constant, self._outputs))
-        if constant:
-            self._call = 0
-        else:
+    def keeps(self, constant: set[int]) -> bool:
+        """Whether it keeps outputs; stops recording.
+
+        ``constant``  the modules whose outputs are; calls inside of these will not be repeated.
+        """
+        pairs = zip(self._outputs, self._within, strict=True)
+        self._outputs = [each for each, within in pairs if constant.isdisjoint(within)]
+        whole = not any(output is _DROPPED for output in self._outputs)
+        keeps = self.number in constant and bool(self._outputs) and whole
+        if keeps:
+            self._call.append(0)
+        elif self._module is not None:
             self._outputs = []
-            self._module.__dict__["forward"] = self._forward
-        return constant
+            del self._module.__dict__["forward"]
+            if self._before is not None:
+                self._module.__dict__["forward"] = self._before
+        self._module = self._before = None
+        self._forward, self._within, self._log = _never, [], _Log([], [])
+        return keeps
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it was called, and all its outputs depend on no moving weight."""
+        return bool(self._outputs) and all(output is not None for output in self._outputs)
 
     def start(self, rows: Tensor | None) -> None:
         """Begin a pass."""
         self._rows = rows
-        if self._call is not None:
-            self._call = 0
+        self._call[:] = [0]
 
     def drop_unused(self, storages: set[int], rows: int) -> None:
         """Free the outputs that only other kept modules read: of these a number remains."""
@@ -191,6 +232,10 @@ class _KeptModule:
         if rows is None:
             return output
         return map_tree(lambda t: t[rows] if t.ndim and len(t) == self._n else t, output)
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a module that is kept is not computed")
 
 
 def _is_constant(output: Any) -> bool:

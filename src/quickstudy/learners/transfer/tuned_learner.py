@@ -19,7 +19,7 @@ from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.replica import call_with
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.gradient.descend import Weights, last
-from quickstudy.learners.gradient.network import SupportLoss
+from quickstudy.learners.gradient.network import SupportLoss, head_of, identity_head
 from quickstudy.learners.gradient.reach import can_be_tested, refuse_unreachable
 from quickstudy.learners.transfer.choosing import Chosen, chosen_settings, starting_weights
 from quickstudy.learners.transfer.depth import by_depth
@@ -47,6 +47,9 @@ class TunedLearner(Learner):
 
     ``adapted``  names of the parameters of that network that move.
 
+    A network that ends in a linear ``head``, as meta-learnt ones do, gives the features that this
+    head reads; the head itself is left out.
+
     State: ``difference``, by name, what is added to the network's own weights; ``head``, with
     ``weight`` (outputs, d) and ``bias`` (outputs,); ``present`` where the answer has classes;
     ``statistics`` for norm="support"; ``chosen``, the steps and the rate, where these were chosen.
@@ -63,6 +66,11 @@ class TunedLearner(Learner):
     def adapted_network(self) -> nn.Module:
         """The network whose weights move."""
         return cast(nn.Module, self.backbone)
+
+    def _features_alone(self) -> Weights:
+        """Weights with which the network's own head, where it has one, returns what it reads."""
+        head = head_of(self.adapted_network)
+        return {} if head is None else identity_head(head)
 
     def _settled(self) -> None:
         """Check the settings, and declare the laws that they break; for the end of a constructor.
@@ -107,18 +115,21 @@ class TunedLearner(Learner):
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """Features (n, d) of the network under its moved weights."""
-        network, difference = self.adapted_network, state["difference"]
-        if not difference:
+        network, weights = self.adapted_network, self._features_alone()
+        if difference := state["difference"]:
+            weights |= added(dict(network.named_parameters()), difference)
+        if not weights:
             return embed_query(network, inputs, state["statistics"])
-        weights = added(dict(network.named_parameters()), difference)
         return embed_query(partial(call_with, network, weights), inputs, state["statistics"])
 
     def _prepared(self, support: Examples, spec: TaskSpec) -> tuple[Problem, Weights, Chosen]:
         support, network = labelled(support, spec.answer), self.adapted_network
         groups = self._groups()
         self._test_reach(support, spec, groups)
-        features, _ = embed_support(network, support)
-        trunk = Trunk(network, support, features.detach())
+        alone = self._features_alone()
+        whole = partial(call_with, network, alone) if alone else network
+        features, _ = embed_support(whole, support)
+        trunk = Trunk(network, support, features.detach(), alone)
         tuning = self._tuning()
         problem = Problem(trunk, support, spec, groups, tuning, _order(support, tuning))
         chosen = chosen_settings(problem, self.head, self.l2)
