@@ -6,8 +6,8 @@
 
 ``skada.datasets.make_shifted_datasets`` with 800 rows a side (2,400 for subspace) and the noise of
 skada-bench; 5 seeds, each split 5 times by ``StratifiedDomainShuffleSplit(5, test_size=0.2,
-random_state=0)``. A learner adapts to the labelled source rows and the unlabelled target rows of the
-training part, on top of a plain ``SVC()``, and is scored on the target rows of the test part.
+random_state=0)``. A learner adapts to the labelled source rows and the unlabelled target rows of
+the training part, on top of a plain ``SVC()``, and is scored on the target rows of the test part.
 
 Where a method has settings, they are chosen on 5 further splits of the training part, in two ways:
 by the labels of the target (what could be reached; nobody has them), and by circular validation
@@ -64,21 +64,35 @@ class SkadaTCA:
         self.components, self.mu = components, mu
 
     def adapt(self, support: Examples, spec: TaskSpec) -> Any:
+        """The fitted pipeline, or the only class."""
         from skada import TransferComponentAnalysis
         from sklearn.svm import SVC
 
         order = np.random.RandomState(0).permutation(len(support.weights))
         rows = at(support, order)
         domain = np.where(rows.groups == 0, -2, 1)
+        seen = rows.targets[rows.groups > 0].unique()
+        if len(seen) == 1:  # on the way back of circular validation; SVC refuses a single class
+            return int(seen)
         pipeline = TransferComponentAnalysis(SVC(), n_components=self.components, mu=self.mu)
         return pipeline.fit(rows.inputs.numpy(), rows.targets.numpy(), sample_domain=domain)
 
     def predict(self, state: Any, inputs: Tensor, spec: TaskSpec) -> Tensor:
-        ids = state.predict(inputs.numpy(), sample_domain=np.full(len(inputs), -2))
-        return nn.functional.one_hot(torch.from_numpy(ids), spec.outputs)
+        """The predicted classes, one-hot (n, classes)."""
+        if isinstance(state, int):
+            ids = torch.full((len(inputs),), state)
+        else:
+            domain = np.full(len(inputs), -2)
+            ids = torch.from_numpy(state.predict(inputs.numpy(), sample_domain=domain))
+        return nn.functional.one_hot(ids, spec.outputs)
 
 
-Method = Sequence[Callable[[], Learner]]
+Method = Sequence[Callable[[], Any]]
+"""One function for each setting."""
+
+Found = dict[str, dict[str, list[float]]]
+"""Scores by way of choosing and shift, one for each split."""
+
 REGULARISATIONS = (1e-8, 1e-6, 0.1, 1.0, 10.0)
 METHODS: dict[str, Method] = {
     "source only": [svm],
@@ -196,39 +210,33 @@ def target_only(split: Split) -> float:
     return accuracy(svm(), labelled, split.query)
 
 
-def measure(name: str, seeds: int) -> dict[str, Any]:
-    """Mean, standard error and all scores of one method, by way of choosing and shift."""
-    found: dict[str, dict[str, list[float]]] = {}
+def measure(name: str, seed: int, found: Found) -> None:
+    """Add the scores of one method for one seed, on all shifts, to ``found``."""
     for shift in SHIFTS:
-        for seed in range(seeds):
-            for split in splits(shift, seed):
-                by_way = (
-                    {"target labels": target_only(split)} if name == "target only"
-                    else scores(name, split)
-                )  # fmt: skip
-                for way, score in by_way.items():
-                    found.setdefault(way, {}).setdefault(shift, []).append(score)
-    return {
-        way: {shift: summary(values) for shift, values in by_shift.items()}
-        for way, by_shift in found.items()
-    }
+        for split in splits(shift, seed):
+            by_way = (
+                {"target labels": target_only(split)} if name == "target only"
+                else scores(name, split)
+            )  # fmt: skip
+            for way, score in by_way.items():
+                found.setdefault(way, {}).setdefault(shift, []).append(score)
 
 
-def summary(values: list[float]) -> dict[str, Any]:
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return {"mean": statistics.mean(values), "standard_error": error, "scores": values}
-
-
-def table(results: dict[str, Any]) -> str:
-    """Accuracies in percent, with standard errors."""
-    rows = [
-        [name, way, *(
-            f"{100 * r['mean']:.1f} ± {100 * r['standard_error']:.1f}" for r in by_shift.values()
-        )]
-        for name, by_way in results.items() for way, by_shift in by_way.items()
+def table(results: dict[str, Found]) -> str:
+    """Accuracies in percent, with standard errors over splits."""
+    return markdown_table([
+        {"method": name, "settings by": way if len(METHODS.get(name, ())) > 1 else "–"}
+        | {shift: shown(values) for shift, values in by_shift.items()}
+        | {"splits": len(next(iter(by_shift.values())))}
+        for name, by_way in results.items()
+        for way, by_shift in by_way.items()
         if len(METHODS.get(name, ())) > 1 or way == "target labels"
-    ]  # fmt: skip
-    return markdown_table(["method", "settings by", *SHIFTS], rows)
+    ])  # fmt: skip
+
+
+def shown(values: list[float]) -> str:
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{100 * statistics.mean(values):.1f} ± {100 * error:.1f}"
 
 
 def main() -> None:
@@ -239,13 +247,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     saved = json.loads(options.results.read_text()) if options.results.exists() else {}
-    results = saved.get("results", {})
+    results: dict[str, Found] = saved.get("results", {})
     if not options.table:
         warnings.filterwarnings("ignore", module="(skada|ot|sklearn).*")
         for name in options.methods or [*METHODS, "target only"]:
-            results[name] = measure(name, options.seeds)
-            about = {"commit": commit(), "seeds": options.seeds, "results": results}
-            write_atomically(options.results, json.dumps(about, indent=1).encode())
+            found = results[name] = {}
+            for seed in range(options.seeds):  # saved seed by seed
+                measure(name, seed, found)
+                about = {"commit": commit(), "results": results}
+                write_atomically(options.results, json.dumps(about, indent=1).encode())
     print(table(results))
 
 

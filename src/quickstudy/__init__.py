@@ -109,8 +109,10 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.gaussian_mixture import GaussianMixture as GaussianMixture
     from quickstudy.learners.transfer.k_means import KMeans as KMeans
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
+    from quickstudy.learners.transfer.linear_svm import LinearSVM as LinearSVM
     from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
     from quickstudy.learners.transfer.lora import LoRA as LoRA
+    from quickstudy.learners.transfer.reweight import Reweighted as Reweighted
     from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
     from quickstudy.learners.transfer.self_training import SelfTraining as SelfTraining
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
@@ -119,6 +121,8 @@ if TYPE_CHECKING:
     )
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
     from quickstudy.learners.transfer.tca import TCA as TCA
+    from quickstudy.learners.transfer.tradaboost import TrAdaBoost as TrAdaBoost
+    from quickstudy.learners.transfer.tradaboost_r2 import TrAdaBoostR2 as TrAdaBoostR2
 # end of the learners
 
 _DEFINED_IN = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
+from torch import nn
 
 from quickstudy.backbones import EfficientNetLite
-from quickstudy.backbones.norms import rows_see_one_another
+from quickstudy.backbones.norms import norm_policy, rows_see_one_another
 from quickstudy.backbones.pretrained.lite import renamed
 
 
@@ -27,7 +28,7 @@ def test_logits_are_those_of_the_reference_package(version, size):
     other = reference(version, size).double()
     ours = EfficientNetLite(version, size=size, outputs=1000).double()
     ours.load_state_dict(renamed(other.state_dict()))
-    images = torch.rand(2, 3, size, size, dtype=torch.float64)
+    images = torch.rand(1, 3, size, size, dtype=torch.float64)
     expected = other(ours.prepared(images))
     assert expected.std() > 1e-3
     torch.testing.assert_close(ours(images), expected, rtol=1e-9, atol=1e-9)
@@ -73,28 +74,32 @@ def test_rows_do_not_see_one_another_in_training_either():
     net = EfficientNetLite(size=32).train()
     images = torch.rand(3, 3, 32, 32)
     assert not rows_see_one_another(net)
+    assert norm_policy(net) == "stored"
     torch.testing.assert_close(net(images)[:1], net(images[:1]), rtol=1e-4, atol=1e-5)
 
 
 def test_vmap_equals_a_loop_in_values_and_second_derivatives():
-    net = EfficientNetLite(size=32).double()
-    images = torch.rand(2, 2, 3, 40, 40, dtype=torch.float64)
-    weight = net.head_conv.scale
+    # The first blocks, which have every kind of layer: those after them are more of the same.
+    whole = EfficientNetLite(size=32).double()
+    net = nn.Sequential(whole.stem, *whole.blocks[:3])
+    images = torch.rand(2, 2, 3, 20, 20, dtype=torch.float64)
+    scale = net[2].expand.scale
 
     def stepped(x):
         # The gradient of the loss after one step on the loss: a second derivative.
         def loss(scale):
-            return torch.func.functional_call(net, {"head_conv.scale": scale}, x).square().mean()
+            weights = {"2.expand.scale": scale}
+            return torch.func.functional_call(net, weights, whole.prepared(x)).square().mean()
 
-        return torch.func.grad(lambda s: loss(s - 0.1 * torch.func.grad(loss)(s)))(weight)
+        return torch.func.grad(lambda s: loss(s - 0.1 * torch.func.grad(loss)(s)))(scale)
 
     expected = torch.stack([stepped(x) for x in images])
     torch.testing.assert_close(torch.vmap(stepped)(images), expected, rtol=1e-9, atol=1e-12)
     assert expected.abs().max() > 0
 
 
-def test_the_published_accuracy_would_need_these_parameters():
-    # Millions with the head of 1,000 classes, as the paper's page lists them: 4.7, 5.4 and 6.1.
+def test_parameters_are_as_many_as_published():
+    # Millions with the head of 1,000 classes, as the authors list them: 4.7, 5.4 and 6.1.
     counts = [
         sum(p.numel() for p in EfficientNetLite(v, outputs=1000).parameters()) for v in (0, 1, 2)
     ]

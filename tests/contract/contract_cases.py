@@ -13,7 +13,7 @@ from made_up import PixelNet, clouds, random_classes
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.base.errors import BrokenLaw
 from quickstudy.contract.check import LAWS, applicable, doubled
-from quickstudy.core import Learner, TaskSource
+from quickstudy.core import Examples, Learner, Task, TaskSource
 from quickstudy.learners.gradient.descend import Adam, Momentum
 from quickstudy.learners.gradient.meta_gradients import (
     Exact,
@@ -24,6 +24,7 @@ from quickstudy.learners.gradient.meta_gradients import (
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.metric.siamese import linear_contrastive, verification
 from quickstudy.learners.transfer.heads import logistic, ridge
+from quickstudy.learners.transfer.starting_heads import zero_head
 from quickstudy.tasks.numbering import draw
 
 Net = Callable[..., nn.Module]
@@ -48,6 +49,9 @@ CLASSIFIERS: dict[str, Callable[[Net], Learner]] = {
     "meta_networks": lambda net: qs.MetaNetworks(net(), outputs=WAYS, hidden=8),
     "probe, ridge": lambda net: qs.LinearProbe(net(), ridge),
     "probe, logistic": lambda net: qs.LinearProbe(net(), logistic),
+    "fine_tune, last layer by batches": lambda net: qs.FineTune(
+        net(), "last:1", zero_head, steps=3, rate=0.1, batch=4
+    ),
     "maml": lambda net: qs.MAML(net(outputs=WAYS), rate=0.1),
     "maml, 2 steps, first order": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, FirstOrder()),
     "maml, recomputed": lambda net: qs.MAML(net(outputs=WAYS), 2, 0.1, Exact(recompute=True)),
@@ -84,7 +88,7 @@ OF_VECTORS = {
     if name.startswith("maml, ") or name in (
         "prototypical, cosine", "siamese, linear", "siamese, verification",
         "matching, full context", "memory_network, key-value", "memory_network, one hop",
-        "probe, logistic", "meta_sgd, head only",
+        "probe, logistic", "meta_sgd, head only", "fine_tune, last layer by batches",
     )
 }  # fmt: skip
 """Variants that have nothing to do with pictures, which would cost them most of their time."""
@@ -111,6 +115,7 @@ def small_with_head(outputs: int) -> MLP:
 VECTORS: dict[str, Callable[[int], Learner]] = {
     "meta_networks": lambda k: qs.MetaNetworks(small(), outputs=k, hidden=8),
     "probe, ridge": lambda k: qs.LinearProbe(small(), ridge),
+    "fine_tune": lambda k: qs.FineTune(small(), head=zero_head, steps=2),
     "maml": lambda k: qs.MAML(small_with_head(k), steps=2, rate=0.01),
     "maml, first order": lambda k: qs.MAML(small_with_head(k), 2, 0.01, FirstOrder()),
     "maml, implicit": lambda k: qs.MAML(small_with_head(k), 2, 0.01, Implicit()),
@@ -153,6 +158,22 @@ def of_pixels(steps: int = 2) -> Learner:
 
 def pictures(ways: int = WAYS, shots: int = 2) -> TaskSource:
     return qs.episodes(random_classes(), ways, shots, queries=2, shuffled=True)
+
+
+def pictures_with_numbers() -> TaskSource:
+    """The number of a picture's class, and noise, as a real target: for learners of reals alone."""
+    source = pictures()
+
+    def drawn(generator: torch.Generator) -> Task:
+        task = source(generator)
+
+        def numbered(rows: Examples) -> Examples:
+            noise = 0.1 * torch.randn(len(rows.targets), 1, generator=generator)
+            return rows._replace(targets=rows.targets.unsqueeze(-1) + noise)
+
+        return Task(numbered(task.support), numbered(task.query), qs.regression())
+
+    return drawn
 
 
 def source_for(name: str, ways: int = WAYS, shots: int = 2) -> TaskSource:

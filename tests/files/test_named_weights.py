@@ -63,6 +63,7 @@ def pretrained(
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     monkeypatch.setattr(sources, "_maker", lambda: pretrained)
+    sources._empty_network.cache_clear()
 
 
 LEARNERS = {
@@ -93,7 +94,7 @@ def own():
 
 def tensors_in(path):
     tree, _ = load_tree(path)
-    return tree["learner"] if "learner" in tree else tree
+    return tree.get("learner", tree)
 
 
 def edited(path, change):
@@ -247,7 +248,7 @@ def trained(steps, run, resume=False, learner=None):
 def test_a_checkpoint_names_frozen_weights_and_resumes_with_the_same_result(tmp_path):
     whole = trained(4, tmp_path / "whole")
     trained(2, tmp_path / "parts")
-    tree, about = load_tree(tmp_path / "parts" / "checkpoint.safetensors")
+    tree, _ = load_tree(tmp_path / "parts" / "checkpoint.safetensors")
     assert sorted(tree["learner"]) == sorted(tree["best"])
     assert sorted(tree["best"]) == ["backbone.1.bias", "backbone.1.weight"]
     resumed = trained(4, tmp_path / "parts", resume=True)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
-from made_up import examples_of
+from made_up import clouds, examples_of
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.base.trees import leaves
 from quickstudy.compute.plan import Mapping
@@ -32,6 +32,7 @@ from quickstudy.learners.transfer.starting_heads import (
 )
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.stacks import stack
+from quickstudy.testing import check_learner
 
 
 def net(seed: int = 0) -> MLP:
@@ -363,6 +364,14 @@ def test_choosing_under_vmap_equals_a_loop() -> None:
     torch.testing.assert_close(looped, mapped, rtol=1e-8, atol=1e-12)
 
 
+def test_with_a_choice_it_keeps_the_laws_that_it_does_not_except() -> None:
+    learner = qs.FineTune(net(), "last:1", zero_head, steps=2, rate=(0.1, 0.01), folds=2)
+    kept = check_learner(learner, clouds(shots=3))
+    assert {"weight_zero_is_absent", "vmap_equals_loop", "threads_equal_turns"} <= set(kept)
+    assert set(learner.exceptions) == {"weight_two_is_twice", "support_order_is_irrelevant"}
+    assert set(qs.FineTune(net()).exceptions) == set()
+
+
 def test_with_one_row_of_a_class_it_says_that_it_cannot_choose() -> None:
     learner = qs.FineTune(net(), "head", steps=(4, 2), rate=(0.02, 0.1)).eval()
     with pytest.warns(UserWarning, match=r"needs 2 support rows of each class; found 1.*rate=0.02"):
@@ -389,6 +398,15 @@ def test_training_over_tasks_is_of_first_order() -> None:
     )
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_training_over_tasks_passes_through_the_start_of_the_head() -> None:
+    task, gradients = Task(rows(6), rows(6, 1), SPEC), []
+    for make in (qs.Prototypical, lambda net: qs.FineTune(net, head=nearest_mean_head, steps=0)):
+        backbone = net()
+        query_loss(make(backbone), task).loss.backward()
+        gradients.append([p.grad for p in backbone.parameters()])
+    torch.testing.assert_close(*gradients)
 
 
 def test_without_second_order_no_graph_of_steps_remains() -> None:

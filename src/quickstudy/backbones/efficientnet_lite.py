@@ -166,6 +166,8 @@ class _ConvNorm(nn.Module):
     ``linear``  True leaves ReLU6 out.
     """
 
+    norm_name = "stored"
+    """For reports: the statistics were stored with the weights."""
     mean: Tensor
     variance: Tensor
 

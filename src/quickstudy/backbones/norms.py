@@ -268,9 +268,13 @@ def make_norm(norm: str, channels: int) -> nn.Module:
 
 
 def norm_policy(module: nn.Module) -> str:
-    """The names of the norms inside ``module``, for reports: "group", "batch", …, or "none"."""
+    """The names of the norms inside ``module``, for reports: "group", "batch", …, or "none".
+
+    A layer that is no subclass of a norm has the name in its attribute ``norm_name``, if any.
+    """
     kinds = {kind for m in module.modules() for kind in type(m).__mro__}  # frozen: a subclass
     found = {name for name, cls in NORMS.items() if cls in kinds}
+    found |= {name for m in module.modules() if (name := getattr(m, "norm_name", ""))}
     found |= {
         f"torch {type(m).__name__}"
         for m in module.modules()

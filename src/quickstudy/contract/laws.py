@@ -199,7 +199,12 @@ def _compare_vmap_with_loop(learner: Learner, batch: Task) -> None:
 def meta_gradient(
     learner: Learner, batch: Task, mapping: Mapping, objective: Objective = query_loss
 ) -> Tensor:
-    """The gradient of the stack's mean objective by the engine, flat (parameters,)."""
+    """The gradient of the stack's mean objective by the engine, flat (parameters,).
+
+    Zeros for a learner whose parameters are all frozen: there is nothing to differentiate.
+    """
+    if not any(p.requires_grad for p in learner.parameters()):
+        return torch.zeros(1)
     learner.zero_grad()
     step = [prepare_stack(learner, as_stack(batch))]
     accumulate(learner, step, objective, Plan(mapping, "asked for", count(batch)))
@@ -227,7 +232,9 @@ def relabelling_permutes_outputs(learner: Learner, task: Task) -> None:
 
 
 def every_parameter_gets_a_gradient(learner: Learner, task: Task) -> None:
-    """The meta-gradient reaches every trainable parameter."""
+    """The meta-gradient reaches every trainable parameter, if there are any."""
+    if not any(p.requires_grad for p in learner.parameters()):
+        return
     learner.zero_grad()
     step = prepare_tasks(learner, [task])
     accumulate(learner, step, objective_of(learner), Plan(Mapping.LOOP, "asked for", 1))

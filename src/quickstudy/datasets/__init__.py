@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARDS", "Card", "Dataset", "Domains", "PublishedTasks", "TextTokenizer", "Texts", "arrays",
-    "card", "folder", "load", "load_classes", "load_domains", "load_tasks", "load_texts", "read_classes",
+    "card", "folder", "load", "load_classes", "load_domains", "load_tasks", "load_texts",
+    "read_classes",
 ]  # fmt: skip
 
 _LAZY = {

@@ -100,16 +100,18 @@ def read_verified(root: str | Path | None, name: str, file: str) -> bytes:
     return data
 
 
-def svmlight(data: bytes, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def svmlight(data: bytes, columns: int, first: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Rows (n, columns) in float32, and labels (n,), of text "label column:value …".
 
-    The first column is 1. The rows are dense: scikit-learn's learners refuse sparse ones whose
-    indices have 64 bits, as some readers give them.
+    ``first``  the number of the first column, 1 or 0.
+
+    The rows are dense: scikit-learn's learners refuse sparse ones whose indices have 64 bits, as
+    some readers give them.
     """
     from sklearn.datasets import load_svmlight_file
 
     sparse, labels = load_svmlight_file(
-        io.BytesIO(data), n_features=columns, dtype=np.float32, zero_based=False
+        io.BytesIO(data), n_features=columns, dtype=np.float32, zero_based=first == 0
     )
     return sparse.toarray(), labels
 

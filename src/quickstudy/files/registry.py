@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from quickstudy.base.names import unknown_name
 from quickstudy.files.annotated import is_a
-from quickstudy.files.sources import build_source, describe_source, source_of
+from quickstudy.files.sources import build_source, describe_source, empty_network, source_of
 from quickstudy.learners.cards import cards
 
 
@@ -268,7 +268,5 @@ def _with_networks(description: Any) -> Any:
     if not isinstance(description, dict):
         return description
     if "pretrained" in description:
-        from quickstudy.base.modules import without_numbers
-
-        return without_numbers(build(description))
+        return _with_states(description["pretrained"], empty_network(description), description)
     return {key: _with_networks(value) for key, value in description.items()}

@@ -70,13 +70,17 @@ def outside_of(
     }
 
 
-def refuse_other_settings(saved: Mapping[str, Mapping[str, Any]], learner: nn.Module) -> None:
+def refuse_other_settings(
+    saved: Mapping[str, Mapping[str, Any]], learner: nn.Module, without: Iterable[str] = ()
+) -> None:
     """ValueError that lists where the settings of ``learner`` are not the ``saved`` ones.
+
+    ``without``  paths of modules that were left out when saved, see :func:`outside_of`.
 
     A setting that only one of them has is no difference: versions of libraries add some. Private
     attributes that differ are told in a warning, since they may be counters instead of settings.
     """
-    own = settings_of(learner)
+    own = outside_of(settings_of(learner), without)
     differences = [
         f"{name or 'it'} is a {saved['modules'].get(name, 'nothing')} in the file, but a "
         f"{own['modules'].get(name, 'nothing')} here"

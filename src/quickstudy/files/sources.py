@@ -1,7 +1,7 @@
 """Pretrained networks in files: named, with the digest of their weights, instead of copied.
 
-A network that :func:`quickstudy.pretrained` made has ``pretrained_source``: its name, the SHA-256 of
-its weights and its options. Files say these three, and hold only those of its tensors that were
+A network that :func:`quickstudy.pretrained` made has ``pretrained_source``: its name, the SHA-256
+of its weights and its options. Files say these three, and hold only those of its tensors that were
 changed since. Loading makes the network again, offline, and takes the other tensors from it.
 
 Importing this module does not import torch.
@@ -9,12 +9,14 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
-from quickstudy.backbones.pretrained.registry import CARDS
 from quickstudy.base.shown import shown
 from quickstudy.files.annotated import is_a
 
@@ -51,7 +53,7 @@ def describe_source(source: Source) -> dict[str, Any]:
 def build_source(description: Mapping[str, Any]) -> nn.Module:
     """The network with the pretrained weights that a file names.
 
-    It is in evaluation mode, and not frozen unless it has no gradients.
+    It is in evaluation mode, and not frozen where it can be trained.
 
     Raises ValueError for a name that is unknown, options that it does not take, and where the
     weights here have another digest; ImportError that names the extra where the package that has
@@ -67,8 +69,8 @@ def build_source(description: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"the digest of {shown(name)} must be a SHA-256; found {shown(digest)}")
     make = _maker()
     _check_options(name, options, make)
-    trainable = name not in CARDS or CARDS[name].trainable
-    network = make(name, frozen=not trainable, **options)
+    # Files list frozen parameters themselves; weights without gradients are always frozen.
+    network = make(name, frozen=not _is_trainable(name), **options)
     found = source_of(network)
     if found is None or found.digest != digest:
         raise ValueError(
@@ -83,6 +85,31 @@ def _maker() -> Callable[..., nn.Module]:
     from quickstudy.backbones.pretrained.load import pretrained
 
     return pretrained
+
+
+def empty_network(description: Mapping[str, Any]) -> nn.Module:
+    """What :func:`build_source` makes, without numbers and so without memory.
+
+    Each network is made once in a process: what gives it numbers checks the weights anyway.
+    """
+    about = {key: description.get(key) for key in ("pretrained", "digest", "options")}
+    return copy.deepcopy(_empty_network(json.dumps(about, sort_keys=True)))
+
+
+@lru_cache(maxsize=8)
+def _empty_network(description: str) -> nn.Module:
+    from quickstudy.base.modules import without_numbers
+
+    return without_numbers(build_source(json.loads(description)))
+
+
+def _is_trainable(name: str) -> bool:
+    from quickstudy.backbones.pretrained.registry import card
+
+    try:
+        return card(name).trainable
+    except ValueError:  # the error is up to whoever makes the network
+        return True
 
 
 def _check_options(name: str, options: Mapping[str, Any], make: Callable[..., Any]) -> None:

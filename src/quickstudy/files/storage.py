@@ -204,7 +204,8 @@ def _learner_of(saved: _Saved, own: Learner | None) -> Learner:
             return learner.eval()
     remedy = "Build the learner as the saved one was."
     with errors_name(path, "does not fit the learner that was given", remedy):
-        refuse_other_settings(about["settings"], own)
+        named = () if about["learner"] is None else named_networks(own)  # as when saved
+        refuse_other_settings(about["settings"], own, named)
         weights = _complete(saved, own, originals)
         refuse_other_tensors(weights, own.state_dict())
         if any(tensor.dtype != weights[name].dtype for name, tensor in own.state_dict().items()):

@@ -32,9 +32,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     ``learner``  any learner for classification, usually a trained one; it is not changed. Or the
                  name of one, such as "prototypical": it is then made for X and untrained, see
-                 :func:`quickstudy.interfaces.named_learner.learner_for`. Or the name of a pretrained
-                 backbone, such as "efficientnet-lite0", for pictures. By default a logistic head on
-                 the inputs themselves, as a baseline.
+                 :func:`quickstudy.interfaces.named_learner.learner_for`. Or the name of a
+                 pretrained backbone, such as "efficientnet-lite0", for pictures. By default a
+                 logistic head on the inputs themselves, as a baseline.
 
     X is (n, features), or (n, channels, height, width) for learners of images. Pixels (uint8, or
     images of other integers) are scaled from 0…255 to [0, 1]; other integers stay ids for a learner

@@ -23,7 +23,10 @@ from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 
-READY = ("prototypical", "matching", "meta_opt_net", "r2d2", "linear_probe")
+READY = (
+    "prototypical", "matching", "meta_opt_net", "r2d2", "linear_probe", "svm", "linear_svm",
+    "reweighted",
+)  # fmt: skip
 """Learners that work on the inputs themselves where there is no trained backbone."""
 
 

@@ -10,7 +10,13 @@ import torch
 
 import quickstudy as qs
 from quickstudy.datasets.images import ImageError
-from quickstudy.interfaces.runs.assemble import learner_options, make_learner, make_sources, prepare
+from quickstudy.interfaces.runs.assemble import (
+    learner_options,
+    load_data,
+    make_learner,
+    make_sources,
+    prepare,
+)
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.learners.gradient.descend import Adam
 from quickstudy.learners.gradient.meta_gradients import Annealed, Exact, Implicit
@@ -160,3 +166,8 @@ def test_relation_compares_feature_maps_of_images_and_otherwise_vectors(short):
     images = make_learner(Recipe(learner="relation", channels=8), (1, 28, 28))
     assert images.backbone.feature_shape == (8, 7, 7)
     assert prepare(replace(short, learner="relation")).learner.backbone.features == 128
+
+
+def test_a_run_on_texts_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="clinc150 has texts, but runs are on pictures or arrays"):
+        load_data(Recipe(data="clinc150", root=str(tmp_path)))

@@ -186,7 +186,7 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
         (["run", "--config", "nowhere.yaml"], "there is no such recipe"),
         (["run", "--ways", "0"], "ways: must be at least 2"),
         (["run", "--norm", "grop"], "Did you mean 'group'"),
-        (["run", "--steps", "0"], "steps: must be at least 1"),
+        (["run", "--steps", "-1"], "steps: must be at least 0"),
         (["run", "--workers", "0"], "workers: must be at least 1"),
         (["run", "--rate", "nan"], "rate must be finite"),
         (["run", "--optimiser", "rmsprop"], "Valid names: adam, sgd"),

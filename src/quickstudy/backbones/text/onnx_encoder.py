@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
@@ -38,7 +37,7 @@ class OnnxTextEncoder(nn.Module):
     ``tokenizer``   that of the model.
     ``normalised``  whether features have length 1.
 
-    It uses as many threads as torch does when it is first called.
+    It uses as many threads as torch does when it is made.
 
     Raises ValueError for a file of other inputs, ImportError without the extra ``text``.
     """
@@ -66,25 +65,63 @@ class OnnxTextEncoder(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         """Features (n, d) without a graph; ValueError for anything but tokens."""
         ids, mask = checked_tokens(tokens, self.tokenizer.words)
+        pooled: Tensor = _Pooled.apply(ids, mask, self._session)  # type: ignore[no-untyped-call]
+        features = pooled.to(self.unit)
+        return to_unit_length(features) if self.normalised else features
+
+
+class _Pooled(torch.autograd.Function):
+    """The mean over the vectors of each text's tokens (n, d), computed outside of torch.
+
+    Under vmap the rows of all tasks are computed at once, since a row depends on no other.
+    """
+
+    @staticmethod
+    def forward(ids: Tensor, mask: Tensor, session: _Session) -> Tensor:
+        """Pieces of ``_ROWS`` texts, one after the other."""
         ids, mask = without_padding(ids.detach().cpu(), mask.detach().cpu())
         parts = [
-            self._pooled(i, m) for i, m in zip(ids.split(_ROWS), mask.split(_ROWS), strict=True)
+            mean_of_tokens(session.vectors(i, m), m)
+            for i, m in zip(ids.split(_ROWS), mask.split(_ROWS), strict=True)
         ]
-        features = torch.cat(parts) if parts else torch.empty(0, self.features)
-        return features.to(self.unit)
+        return torch.cat(parts) if len(ids) else torch.empty(0, session.width)
 
-    def _pooled(self, ids: Tensor, mask: Tensor) -> Tensor:
-        vectors = torch.from_numpy(self._session(ids.numpy(), mask.numpy().astype(np.int64)))
-        pooled = mean_of_tokens(vectors, mask)
-        return to_unit_length(pooled) if self.normalised else pooled
+    @staticmethod
+    def setup_context(context: Any, inputs: Any, output: Tensor) -> None:
+        """There is no gradient."""
+        context.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[int | None, ...], ids: Tensor, mask: Tensor, session: _Session
+    ) -> tuple[Tensor, int]:
+        """Features (tasks, n, d), and the dimension of the tasks."""
+        tasks = info.batch_size
+        stacked = [
+            leaf.expand(tasks, *leaf.shape) if dim is None else leaf.movedim(dim, 0)
+            for leaf, dim in zip((ids, mask), dims, strict=False)
+        ]
+        ids, mask = (leaf.flatten(0, 1) for leaf in stacked)
+        found = _Pooled.apply(ids, mask, session)  # type: ignore[no-untyped-call]
+        return found.unflatten(0, stacked[0].shape[:2]), 0
 
 
 class _Session:
-    """The network in a file, loaded at the first call; copies share it, and pickles load anew."""
+    """The network in a file; copies share it, and pickles load it again."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock, self._loaded = path, threading.Lock(), None
-        self.width = self._check()
+        self._path, self._loaded = path, _opened(path)
+        inputs = {each.name for each in self._loaded.get_inputs()}
+        shapes = [each.shape for each in self._loaded.get_outputs()]
+        wanted = {"input_ids", "attention_mask", "token_type_ids"}
+        width = shapes[0][-1] if len(shapes) == 1 and len(shapes[0]) == 3 else None
+        if inputs != wanted or not isinstance(width, int):
+            raise ValueError(
+                f"{path}: must have the inputs {', '.join(sorted(wanted))} and one output "
+                f"(n, length, d); found inputs {', '.join(sorted(inputs))} and outputs {shapes}. "
+                "Export it as an encoder of text."
+            )
+        self.width: int = width
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._path,)
@@ -92,39 +129,24 @@ class _Session:
     def __deepcopy__(self, _: dict[int, Any]) -> _Session:
         return self
 
-    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        found: np.ndarray = self._session().run(None, given)[0]
-        return found
+    def vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The vectors (n, length, d) of all tokens."""
+        given = {
+            "input_ids": ids.numpy(), "attention_mask": mask.numpy().astype(np.int64),
+            "token_type_ids": np.zeros(ids.shape, np.int64),
+        }  # fmt: skip
+        return torch.from_numpy(self._loaded.run(None, given)[0])
 
-    def _session(self) -> Any:
-        with self._lock:
-            if self._loaded is None:
-                runtime = optional("onnxruntime", "text", "OnnxTextEncoder")
-                options = runtime.SessionOptions()
-                options.intra_op_num_threads = torch.get_num_threads()
-                options.inter_op_num_threads = 1
-                try:
-                    self._loaded = runtime.InferenceSession(
-                        str(self._path), options, providers=["CPUExecutionProvider"]
-                    )
-                except Exception as error:  # of a type of onnxruntime's own
-                    raise ValueError(
-                        f"{self._path}: must be an ONNX file ({told(error)}). Install it again."
-                    ) from error
-            return self._loaded
 
-    def _check(self) -> int:
-        """The number of features; ValueError for another kind of network."""
-        session = self._session()
-        inputs = {each.name for each in session.get_inputs()}
-        shapes = [each.shape for each in session.get_outputs()]
-        wanted = {"input_ids", "attention_mask", "token_type_ids"}
-        width = shapes[0][-1] if len(shapes) == 1 and len(shapes[0]) == 3 else None
-        if inputs != wanted or not isinstance(width, int):
-            raise ValueError(
-                f"{self._path}: must have the inputs {', '.join(sorted(wanted))} and one output "
-                f"(n, length, d); found inputs {', '.join(sorted(inputs))} and outputs {shapes}. "
-                "Export it as an encoder of text."
-            )
-        return width
+def _opened(path: Path) -> Any:
+    """The file opened by onnxruntime; ValueError where it is no network."""
+    runtime = optional("onnxruntime", "text", "OnnxTextEncoder")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of a type of onnxruntime's own
+        raise ValueError(
+            f"{path}: must be an ONNX file ({told(error)}). Install it again."
+        ) from error

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from quickstudy.backbones.text.encoder import Pooling, TextEncoder, first_token, mean_of_tokens
+from quickstudy.backbones.text.encoder import (
+    Pooling,
+    TextEncoder,
+    first_token,
+    mean_of_tokens,
+    to_unit_length,
+)
 from quickstudy.base.extras import optional
 from quickstudy.base.json_text import read_json
 from quickstudy.base.shown import shown, told
@@ -45,7 +51,38 @@ def encoder_of_folder(folder: Path, who: str, *, normalised: bool | None = None)
     model = _model(folder, who)
     tokenizer = TextTokenizer(folder / "tokenizer.json", _longest(folder, model))
     unit = unit if normalised is None else normalised
-    return TextEncoder(model, tokenizer, pool=pool, normalised=unit)
+    encoder = TextEncoder(model, tokenizer, pool=pool, normalised=unit)
+    _refuse_other_mask(encoder, who)
+    return encoder
+
+
+def _refuse_other_mask(encoder: TextEncoder, who: str) -> None:
+    """ValueError where the model reads the encoder's mask in another way than its usual one.
+
+    The encoder gives a mask of four dimensions, as vmap needs it. Some models do not know this
+    kind; models that generate text take it in place of their own, and would look ahead.
+    """
+    tokens = {
+        "ids": torch.tensor([[3, 2, 1, 0, 0], [3, 2, 1, 1, 2]]),
+        "mask": torch.tensor([[True] * 3 + [False] * 2, [True] * 5]),
+    }
+    try:
+        with torch.no_grad():
+            usual = encoder.model(input_ids=tokens["ids"], attention_mask=tokens["mask"].long())
+            expected = encoder.pool(usual.last_hidden_state, tokens["mask"])
+            found = encoder(tokens)
+    except Exception as error:  # of any type, from the model's own code
+        raise ValueError(
+            f"{who}: its model must read input_ids and a mask of attention, as encoders of text "
+            f"do ({type(error).__name__}: {told(error)}). Give another model."
+        ) from error
+    expected = to_unit_length(expected) if encoder.normalised else expected
+    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        raise ValueError(
+            f"{who}: its model must be an encoder that takes a mask of every pair of tokens, but "
+            f"{type(encoder.model).__name__} gives other features with it than with a mask of "
+            "tokens. Give another model, such as one of BERT's kind."
+        )
 
 
 def refuse_pickles(folder: Path, who: str) -> None:

@@ -137,6 +137,11 @@ def load_data(recipe: Recipe, classes: LabelledRows | None = None) -> Dataset:
 
     Where the recipe has folds, but no fold, all classes are training classes.
     """
+    if card(recipe.data).texts:
+        raise ValueError(
+            f"run: {recipe.data} has texts, but runs are on pictures or arrays. Use it in Python: "
+            "docs/text.md shows it with a pretrained encoder."
+        )
     if recipe.folds:
         return _load_fold(recipe, recipe.folds, classes)
     takes_ways = "ways" in card(recipe.data).options
@@ -286,11 +291,11 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
 
 
 def with_own_size(recipe: Recipe) -> Recipe:
-    """``recipe`` with the side of pictures that its pretrained backbone was made for, if it has one.
+    """``recipe`` with the side of pictures that its pretrained backbone was made for, if any.
 
     Raises ValueError for a backbone that reads no pictures.
     """
-    if recipe.backbone in BACKBONES or recipe.size is not None:
+    if recipe.backbone in BACKBONES:
         return recipe
     facts = pretrained_card(recipe.backbone)
     if facts.reads != "pictures":
@@ -298,8 +303,8 @@ def with_own_size(recipe: Recipe) -> Recipe:
             f"backbone: {recipe.backbone} reads {facts.reads}, but runs are on pictures or arrays. "
             "Take another backbone, or use qs.pretrained in Python."
         )
-    if "size" not in card(recipe.data).options:
-        return recipe  # pictures of a fixed size, which the backbone enlarges
+    if recipe.size is not None or "size" not in card(recipe.data).options:
+        return recipe  # or pictures of a fixed size, which the backbone enlarges
     shape: Any = _pretrained(recipe, fixed=True).input_shape
     return replace(recipe, size=int(shape[-1]))
 

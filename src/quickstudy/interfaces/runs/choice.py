@@ -1,7 +1,7 @@
 """Choosing backbone and learner for pictures of a user's own, by comparing on validation tasks.
 
-Pretrained weights that stay as they are need no training over tasks. Whether training a network from
-scratch would be better is asked of a pilot: the same training with a twentieth of the steps.
+Pretrained weights that stay as they are need no training over tasks. Whether training a network
+from scratch would be better is asked of a pilot: the same training with a twentieth of the steps.
 """
 
 from __future__ import annotations
@@ -105,9 +105,10 @@ class Choice:
     @property
     def lines(self) -> list[str]:
         """The comparison in words, the candidate that was taken first."""
-        order = [self.taken, *(i for i in range(len(self.candidates)) if i != self.taken)]
+        others = (i for i in range(len(self.candidates)) if i != self.taken)
+        order = [self.taken, *others] if self.candidates else []
         compared = [f"{self.candidates[i].words}: {self.candidates[i].figure}" for i in order]
-        return [*compared, self.why] if self.tasks else [self.why]
+        return [*compared, self.why]
 
     def to_json(self) -> dict[str, Any]:
         """The choice as plain values."""
@@ -211,9 +212,9 @@ def choose(recipe: Recipe, progress: bool = True) -> tuple[Recipe, Choice | None
         )
         return recipe, Choice(compared, best, TASKS, why)
     why = (
-        f"Nothing is trained, because the pretrained weights were better than {scratch.steps} of "
-        f"{scratch.of} steps of training from scratch. The whole training may do better: compare with "
-        "--backbone conv4."
+        f"Nothing is trained, because pretrained weights were at least as good as {scratch.steps} "
+        f"of {scratch.of} steps of training from scratch. The whole training may do better: "
+        "compare with --backbone conv4."
     )
     return frozen[taken.learner], Choice(compared, best, TASKS, why)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quickstudy.backbones.joined import Features
 from quickstudy.backbones.pretrained.features import featurise
 from quickstudy.backbones.pretrained.source import source_of
 from quickstudy.base.door import to_unit
@@ -56,7 +57,7 @@ def with_splits(data: Dataset, splits: Mapping[str, LabelledRows]) -> Dataset:
 
 
 def shrunk(rows: LabelledRows) -> LabelledRows:
-    """The pictures (uint8) of ``rows`` with a side of :data:`SMALL` pixels at most."""
+    """The pictures (uint8) of ``rows`` with a side of :data:`SMALL` pixels at most (bicubic)."""
     if rows.inputs.shape[-1] <= SMALL:
         return rows
     parts = [
@@ -73,14 +74,6 @@ def is_fixed(learner: Learner) -> bool:
     if not isinstance(backbone, nn.Module) or source_of(backbone) is None:
         return False
     return not any(p.requires_grad for p in backbone.parameters()) and not backbone.training
-
-
-class Features(nn.Identity):
-    """Features (n, ``features``) as they are, in the place of the backbone that gave them."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.features = features
 
 
 def on_features(learner: Learner) -> Learner:

@@ -85,8 +85,8 @@ class Recipe:
     ``augment``                    changes of training images, such as "crop+flip+colour".
     ``within_superclass``          whether the classes of a task come from one superclass each time,
                                     such as an alphabet of Omniglot.
-    ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule. 0 steps
-                                    train nothing, as where all weights are pretrained.
+    ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule. 0
+                                    steps train nothing, as where all weights are pretrained.
     ``optimiser``, ``clip``        "adam" or "sgd"; greatest norm of a step's gradient.
     ``validate_every``, ``patience``   validation during training; the best weights are kept.
     ``test_tasks``, ``seed``       evaluation and randomness.
@@ -135,7 +135,8 @@ class Recipe:
     def __post_init__(self) -> None:
         splits = card(self.data).splits
         for kind, name, valid in (
-            ("learner", self.learner, LEARNERS), ("norm", self.norm, NORMS), ("optimiser", self.optimiser, OPTIMISERS),
+            ("learner", self.learner, LEARNERS), ("norm", self.norm, NORMS),
+            ("optimiser", self.optimiser, OPTIMISERS),
             (f"split of {self.data}", self.split, splits),
         ):  # fmt: skip
             if name is not None and valid and name not in valid:

@@ -16,7 +16,7 @@ from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
 from quickstudy.tasks.examples import labelled, without_absent
 
-MAX_STEPS = 2_000_000
+MAX_STEPS = 500_000
 """Steps, of two multipliers each, after which libsvm gives up; scaled features need thousands."""
 
 

@@ -77,7 +77,9 @@ class TCA(AligningLearner):
         penalty = np.outer(of_means, of_means) + self.mu * np.eye(n)
         kept = min(self.components, n)
         _, found = scipy.linalg.eigh(variance, penalty, subset_by_index=[n - kept, n - 1])
-        weight = found[:, ::-1].copy()  # the leading one first
+        weight = found[:, ::-1]  # the leading one first
+        # Eigenvectors have no sign of their own: let the mean of each component be positive.
+        weight = weight * np.where(kernel.mean(0) @ weight < 0, -1.0, 1.0)
         aligned = kernel[: len(source)] @ weight
         return Alignment(aligned, {"rows": rows, "weight": weight, "gamma": np.asarray(gamma)})
 

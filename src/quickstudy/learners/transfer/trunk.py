@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,9 +95,9 @@ class _Kept:
         self._compute_all()
         if not _can_keep(self.trunk.backbone, self.names):
             return
-        running: list[int] = []
+        log = _Log([], [])
         found = [
-            _KeptModule(self.replica.copy_of(part), running)
+            _KeptModule(self.replica.copy_of(part), log)
             for name, part in self.trunk.backbone.named_modules()
             if not any(moved.startswith(f"{name}." if name else "") for moved in self.names)
         ]
@@ -138,18 +138,31 @@ def _can_keep(backbone: nn.Module, names: Sequence[str]) -> bool:
     return len(names) < sum(1 for _ in backbone.named_parameters())
 
 
+class _Log(NamedTuple):
+    """What all modules share while they record.
+
+    ``running``  the modules that run at the moment, from the outermost in.
+    ``done``     the outputs of each call that has ended, and its place among them.
+    """
+
+    running: list[int]
+    done: list[tuple[list[Any], int]]
+
+
+_DROPPED = object()
+"""In place of an output that will not be asked for: that of a module inside a constant one."""
+
+
 class _KeptModule:
     """The forward of a module in a replica: it records outputs first, and then returns them.
 
     Afterwards it refers to the module no longer: such a cycle would outlive the replica.
-
-    ``running``  the modules that run at the moment, from the outermost in; shared by all.
     """
 
-    def __init__(self, module: nn.Module, running: list[int]) -> None:
+    def __init__(self, module: nn.Module, log: _Log) -> None:
         self._module: nn.Module | None = module
         self._before = module.__dict__.get("forward")
-        self._running, self._forward = running, module.forward
+        self._log, self._forward = log, module.forward
         self.number = id(module)
         self._within: list[list[int]] = []
         self._outputs: list[Any] = []
@@ -163,13 +176,20 @@ class _KeptModule:
             output = self._outputs[self._call[0]]
             self._call[0] += 1
             return self._at_rows(output)
-        self._within.append(self._running.copy())
-        self._running.append(self.number)
+        running, done = self._log
+        self._within.append(running.copy())
+        running.append(self.number)
+        first = len(done)
         try:
             output = self._forward(*args, **kwargs)
         finally:
-            self._running.pop()
-        self._outputs.append(output if _is_constant(output) else None)
+            running.pop()
+        constant = _is_constant(output)
+        if constant:
+            for outputs, place in done[first:]:
+                outputs[place] = _DROPPED
+        done.append((self._outputs, len(self._outputs)))
+        self._outputs.append(output if constant else None)
         return output
 
     def keeps(self, constant: set[int]) -> bool:
@@ -179,7 +199,8 @@ class _KeptModule:
         """
         pairs = zip(self._outputs, self._within, strict=True)
         self._outputs = [each for each, within in pairs if constant.isdisjoint(within)]
-        keeps = self.number in constant and bool(self._outputs)
+        whole = not any(output is _DROPPED for output in self._outputs)
+        keeps = self.number in constant and bool(self._outputs) and whole
         if keeps:
             self._call.append(0)
         elif self._module is not None:
@@ -188,7 +209,7 @@ class _KeptModule:
             if self._before is not None:
                 self._module.__dict__["forward"] = self._before
         self._module = self._before = None
-        self._forward, self._within = _never, []
+        self._forward, self._within, self._log = _never, [], _Log([], [])
         return keeps
 
     @property
