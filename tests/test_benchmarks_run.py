@@ -224,7 +224,7 @@ def test_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, gate = tmp_path / "gate.json", import_module("gate")
     monkeypatch.setattr(gate, "SHIFTS", {"conditional_shift": (1, 0.8)})
     monkeypatch.setattr(gate, "SEEDS", range(2))
-    call("gate", monkeypatch, "shifts", "--draws", "1", "--size", "10", "--out", out)
+    call("gate", monkeypatch, "shifts", "--more", "--draws", "1", "--size", "10", "--out", out)
     found = json.loads(out.read_text())["conditional_shift"]
     assert found["tasks"] == len(found["rows"]["gate"]["scores"]) == 2
     assert sum(found["choices"]["gate, more methods"].values()) == 2
