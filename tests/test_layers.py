@@ -99,7 +99,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_listing_on_the_command_line_imports_no_torch():
-    for command in ("--help", "datasets", "learners", "run --help"):
+    for command in ("--help", "datasets", "backbones", "learners", "run --help"):
         code = (
             "from click.testing import CliRunner; from quickstudy.interfaces.cli import main; "
             f"assert CliRunner().invoke(main, {command.split()!r}).exit_code == 0"

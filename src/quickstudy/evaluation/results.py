@@ -51,6 +51,11 @@ class Evaluation:
         return "transductive" if self.transductive else "inductive"
 
     @property
+    def setting(self) -> str:
+        """The protocol, and whether weights are pretrained: "inductive, pretrained"."""
+        return f"{self.protocol}, pretrained" if self.seen else self.protocol
+
+    @property
     def weights(self) -> list[str]:
         """A sentence for each of the pretrained networks: what it has seen; none without them."""
         return [f"the weights of {name} have seen {what}" for name, what in self.seen.items()]
@@ -119,7 +124,7 @@ class Evaluation:
 
     def _describe(self, row: Result) -> str:
         """The figure, and below it what must be known to read it."""
-        figure = f"{row.figure} (95% CI, {row.counted}, {self.protocol})"
+        figure = f"{row.figure} (95% CI, {row.counted}, {self.setting})"
         return "\n  ".join([figure, *row.remarks])
 
     def to_json(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _table(result: CrossValidation, folder: str) -> Markup:
             tag("td", ", ".join(fold.classes)),
             tag("td", tag("b", fold.evaluation.main.figure)),
             tag("td", fold.evaluation.main.counted),
-            tag("td", fold.evaluation.protocol),
+            tag("td", fold.evaluation.setting),
         )
         for index, fold in enumerate(result.folds, 1)
     )

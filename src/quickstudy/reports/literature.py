@@ -22,7 +22,7 @@ def beside_published(
     For answers whose first score is accuracy. They fit :func:`~.tables.markdown_table`.
     """
     error = 100 * (1 - evaluation.mean)
-    here = f"{count(evaluation.tasks, 'task')}, {evaluation.protocol}"
+    here = f"{count(evaluation.tasks, 'task')}, {evaluation.setting}"
     figure = f"{error:.1f} ± {100 * evaluation.half_width:.1f}"
     rows = [(error, name, figure, here)]
     rows += [(each.percent, each.method, f"{each.percent:.1f}", each.reference)

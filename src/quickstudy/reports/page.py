@@ -83,7 +83,7 @@ def _header(facts: RunFacts) -> Markup:
         tag("h1", facts.title),
         tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
         tag("p", made, class_="note") if made else None,
-        _headline(e.main, e.protocol, protocol) if e.of_one_kind else None,
+        _headline(e.main, e.setting, protocol) if e.of_one_kind else None,
         _rows(e) if len(e.rows) > 1 else None,
         *comparisons(e),
         tag("p", protocol, class_="note protocol"),

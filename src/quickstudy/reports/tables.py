@@ -32,7 +32,7 @@ def evaluation_table(evaluation: Evaluation, title: str = "") -> Table:
     facts = [
         *(line for row in e.rows for line in _lines(row)),
         *((name, f"not computed: {why}", False) for name, why in e.left_out.items()),
-        ("protocol", e.protocol, False),
+        ("protocol", e.setting, False),
         *(("pretrained", sentence, False) for sentence in e.weights),
         ("tasks", f"{e.tasks:,}", False),
         ("calibration error", error, False),

@@ -101,6 +101,7 @@ def test_pretrained_weights_are_taken_where_they_are_better_and_that_is_said(run
     assert "trained from scratch for 1 of 800 steps" in printed.stderr
     assert "Nothing is trained, because" in printed.stderr
     assert SEEN in printed.stdout
+    assert "inductive, pretrained" in printed.stdout
     report = (path / "report.html").read_text()
     for words in ("The choice of the learner", "1 of 800 steps", SEEN, "Nothing was trained"):
         assert words in report
@@ -123,10 +124,14 @@ def test_a_run_without_steps_resumes_reports_and_is_evaluated_again(run, tmp_pat
     assert printed["choice"]["tasks"] == 4
     assert printed["evaluation"]["fingerprint"] == before.fingerprint
     assert Run.open(path).evaluation().scores.equal(before.scores)
+    further = call("run", "--resume", path, "--steps", "5")
+    assert "has trained nothing" in further.stderr
+    assert Run.open(path).finished, "a refusal changes nothing"
     again = call("evaluate", path, "--tasks", "3", "--queries", "1", "--json")
     found = Evaluation.from_json(json.loads(again.stdout))
     assert SEEN in found.seen["efficientnet-lite0"]
     assert SEEN in str(found)
+    assert "3 tasks, inductive, pretrained)" in str(found)
     assert call("report", path, "-o", tmp_path / "again.html").exit_code == 0
     shown = re.findall(r'src="data:image/', (path / "report.html").read_text())
     assert len(shown) > 10, "the report shows pictures, not features"

@@ -88,8 +88,8 @@ class Run:
         Killed in between, it is a run without results, which can be resumed with either number of
         steps. With the steps that it has, nothing is changed.
 
-        Raises ValueError for fewer steps, for a cross-validation, and for a run that validation
-        has stopped early.
+        Raises ValueError for fewer steps, for a cross-validation, for a run without steps, and for
+        one that validation has stopped early.
         """
         now = self.recipe.budget().steps
         if steps == now:
@@ -98,6 +98,11 @@ class Run:
             raise ValueError(
                 f"run: {self.path} has {now} steps; found --steps {steps}. Give more to train it "
                 "further, or a new folder."
+            )
+        if not now:
+            raise ValueError(
+                f"run: {self.path} has trained nothing, since its weights are pretrained; found "
+                f"--steps {steps}. Start a new run, with a learner or backbone that trains."
             )
         if self.recipe.folds:
             raise ValueError(
