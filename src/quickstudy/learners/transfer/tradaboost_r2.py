@@ -247,4 +247,5 @@ def _row_errors(values: Tensor, targets: Tensor) -> Tensor:
     """The norm of each row's error over its known elements (n,), in float64."""
     difference: Tensor = values.double() - targets.nan_to_num(nan=0.0).double()
     known = ~targets.isnan()
-    return torch.linalg.vector_norm(difference.where(known, 0.0), dim=-1)
+    errors: Tensor = torch.linalg.vector_norm(difference.where(known, 0.0), dim=-1)
+    return errors
