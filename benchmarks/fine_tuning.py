@@ -52,14 +52,14 @@ LEARNERS: dict[str, Callable[[nn.Module], Learner]] = {
 }
 
 
-def pretrained(rows: qs.LabelledRows, epochs: int, channels: int) -> nn.Module:
+def pretrained(rows: qs.LabelledRows, epochs: float, channels: int) -> nn.Module:
     """A Conv4 trained to tell all classes apart, by plain minibatches."""
     torch.manual_seed(SEED)
     backbone = qs.backbones.Conv4(channels)
     network = qs.backbones.WithHead(backbone, len(rows))
     labels = torch.repeat_interleave(torch.arange(len(rows)), rows.counts)
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
-    steps = epochs * len(labels) // 128
+    steps = max(1, int(epochs * len(labels) / 128))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, steps)
     for order in batches(len(labels), steps):
         loss = F.cross_entropy(network(rows.inputs[order].float() / 255), labels[order])
@@ -114,16 +114,16 @@ def measured(
     for name in chosen:
         learner = LEARNERS[name](backbone).eval()
         start = time.process_time()
-        result = qs.evaluate(learner, source, tasks=tasks, seed=SEED)
+        result = qs.evaluate(learner, source, tasks=tasks, seed=SEED, baselines=False)
         seconds = (time.process_time() - start) / tasks
-        scores = result.scores
+        scores = result.scores.double()
         found[name] = {
             "mean": result.mean, "half_width": result.half_width, "cpu_seconds_per_task": seconds,
             "scores": scores.tolist(),
         }  # fmt: skip
         line = f"  {name:32} {100 * result.mean:.1f} ± {100 * result.half_width:.1f}"
         if "probe (logistic)" in found:
-            gains = scores - torch.tensor(found["probe (logistic)"]["scores"])
+            gains = scores - torch.tensor(found["probe (logistic)"]["scores"], dtype=scores.dtype)
             gain, width = float(gains.mean()), half_width(gains)
             found[name] |= {"gain_over_probe": gain, "gain_half_width": width}
             line += f"   {100 * gain:+.1f} ± {100 * width:.1f} over the probe"
@@ -135,9 +135,10 @@ def main() -> None:
     """Pretrain, adapt, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=400)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=list(LEARNERS))
+    parser.add_argument("--only", default="", help="text in the names of the settings to run")
     parser.add_argument("--fashion", type=Path, help="the folder that has fashion_mnist/")
     parser.add_argument("--weights", type=Path, help="a file that keeps the pretrained weights")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -155,6 +156,8 @@ def main() -> None:
     print(f"pretrained on {len(glyphs.train)} classes in {seconds:.0f} CPU seconds", flush=True)
     results = {}
     for name, source in settings(glyphs.test, args.fashion).items():
+        if args.only not in name:
+            continue
         print(name, flush=True)
         results[name] = measured(backbone, source, args.tasks, args.learners)
     about = {

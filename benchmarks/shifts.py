@@ -34,6 +34,7 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Examples, Learner, TaskSpec
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.transfer.criteria import circular_validation
+from quickstudy.learners.transfer.density_ratios import KLIEP, KMM
 from quickstudy.reports.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "shifts.json"
@@ -64,20 +65,27 @@ class SkadaTCA:
         self.components, self.mu = components, mu
 
     def adapt(self, support: Examples, spec: TaskSpec) -> Any:
-        """The fitted pipeline."""
+        """The fitted pipeline, or the only class."""
         from skada import TransferComponentAnalysis
         from sklearn.svm import SVC
 
         order = np.random.RandomState(0).permutation(len(support.weights))
         rows = at(support, order)
         domain = np.where(rows.groups == 0, -2, 1)
+        seen = rows.targets[rows.groups > 0].unique()
+        if len(seen) == 1:  # on the way back of circular validation; SVC refuses a single class
+            return int(seen)
         pipeline = TransferComponentAnalysis(SVC(), n_components=self.components, mu=self.mu)
         return pipeline.fit(rows.inputs.numpy(), rows.targets.numpy(), sample_domain=domain)
 
     def predict(self, state: Any, inputs: Tensor, spec: TaskSpec) -> Tensor:
         """The predicted classes, one-hot (n, classes)."""
-        ids = state.predict(inputs.numpy(), sample_domain=np.full(len(inputs), -2))
-        return nn.functional.one_hot(torch.from_numpy(ids), spec.outputs)
+        if isinstance(state, int):
+            ids = torch.full((len(inputs),), state)
+        else:
+            domain = np.full(len(inputs), -2)
+            ids = torch.from_numpy(state.predict(inputs.numpy(), sample_domain=domain))
+        return nn.functional.one_hot(ids, spec.outputs)
 
 
 Method = Sequence[Callable[[], Any]]
@@ -89,6 +97,11 @@ Found = dict[str, dict[str, list[float]]]
 REGULARISATIONS = (1e-8, 1e-6, 0.1, 1.0, 10.0)
 METHODS: dict[str, Method] = {
     "source only": [svm],
+    "KLIEP": [
+        lambda g=g: qs.Reweighted(svm(), KLIEP(gammas=(g,)))
+        for g in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+    ],
+    "KMM": [lambda g=g: qs.Reweighted(svm(), KMM(gamma=g)) for g in (0.1, 1.0, 10.0)],
     "CORAL": [lambda c=c: qs.CORAL(raw(), svm(), centred=c) for c in (True, False)],
     "subspace alignment": [
         lambda k=k: qs.SubspaceAlignment(raw(), svm(), components=k) for k in (1, 2)

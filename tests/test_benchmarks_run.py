@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def test_adaptation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("regression", "--learners", "maml", "cavia", "--seconds", "0.001", "--threads", "1")
     call("adaptation", monkeypatch, *words, "--results", out)
     assert "cavia" in out.read_text()
+
+
+def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "fine_tuning.json"
+    few = ("--tasks", "2", "--epochs", "0.01", "--channels", "4", "--only", "5-way 5-shot")
+    chosen = ("--learners", "probe (logistic)", "last block, from the probe")
+    call("fine_tuning", monkeypatch, *few, *chosen, "--out", out)
+    (result,) = json.loads(out.read_text())["results"].values()
+    assert [len(row["scores"]) for row in result.values()] == [2, 2]
+    assert result["probe (logistic)"]["gain_over_probe"] == 0
 
 
 def test_memory_learners_and_fast_paths() -> None:
@@ -104,9 +115,64 @@ def test_distorted_drawings_stay_in_the_picture() -> None:
     assert len({*ink.tolist()}) == 50
 
 
+def test_pretrained_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up features: classes are clouds. Tasks are the same for all methods of a domain."""
+    script = import_module("pretrained_photographs")
+    monkeypatch.setattr(script, "FEATURES", 16)
+    all_of_them = script.on_features
+    monkeypatch.setattr(script, "on_features", lambda *a, **k: islice(all_of_them(*a, **k), 1))
+    generator = torch.Generator().manual_seed(0)
+
+    def split(classes: int, rows: int) -> qs.LabelledRows:
+        means = 3 * torch.randn(classes, 1, 16, generator=generator)
+        inputs = (means + torch.randn(classes, rows, 16, generator=generator)).flatten(0, 1)
+        names = tuple(f"class {k}" for k in range(classes))
+        return qs.LabelledRows(inputs, torch.full((classes,), rows), names)
+
+    def domain(name: str, side: int, splits: tuple[str, ...]) -> object:
+        rows = {each: split(8, 4 if name == "emoji" else 20) for each in splits}
+        return script.Domain(rows, rows, 5, 3 if name == "emoji" else 15)
+
+    table = script.Table(tmp_path / "table.json", tasks=2)
+    script.frozen_part(table, domain)
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert {row["shots"] for row in rows} == {1, 5}
+    assert all(len(row["scores"]) == 2 for row in rows)
+    prints = {(row["side"], row["shots"]): set() for row in rows}
+    for row in rows:
+        prints[row["side"], row["shots"]].add(row["fingerprint"])
+    assert all(len(each) == 1 for each in prints.values())
+    one = domain("emoji", 128, ("train", "test"))
+    made = script.across_domains({"emoji": one, "wbc": domain("wbc", 128, ("train", "test"))}, 1)
+    name, method, learner = next(made)
+    assert (name, method) == ("emoji", "In-context, trained on wbc")
+    table.add(name, one, method, learner, 128)
+    assert one.shots == [1]
+
+
 @pytest.mark.parametrize("name", ["figures", "memory", "omniglot", "photographs", "scaling"])
 def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
+
+
+def test_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small source of the other rule, in place of the data sets."""
+    instances, out = import_module("instances"), tmp_path / "instances.json"
+    made = torch.Generator().manual_seed(0)
+
+    def rows_of(problem: str, root: Path) -> tuple[qs.Examples, qs.Examples]:
+        x = torch.randn(200, 3, generator=made)
+        y = (x[:, 0] > 0).long()
+        source = qs.examples(x[:80], (x[:80, 1] > 0).long(), groups=torch.ones(80).long())
+        return source, qs.examples(x[80:], y[80:])
+
+    monkeypatch.setattr(instances, "rows_of", rows_of)
+    call("instances", monkeypatch, "rec_vs_talk", "--seeds", "2", "--rounds", "2", "--out", out)
+    found = json.loads(out.read_text())["rec_vs_talk"]
+    assert {len(errors) for errors in found["seeds"].values()} == {2}
+    assert set(found["soft_minus"]) == {"source", "pooled", "target", "hard"}
+    mean = sum(found["seeds"]["soft"]) / 2
+    assert found["errors"]["soft"]["mean"] == pytest.approx(mean)
 
 
 def test_shifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +224,7 @@ def test_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, gate = tmp_path / "gate.json", import_module("gate")
     monkeypatch.setattr(gate, "SHIFTS", {"conditional_shift": (1, 0.8)})
     monkeypatch.setattr(gate, "SEEDS", range(2))
-    call("gate", monkeypatch, "shifts", "--draws", "1", "--size", "10", "--out", out)
+    call("gate", monkeypatch, "shifts", "--more", "--draws", "1", "--size", "10", "--out", out)
     found = json.loads(out.read_text())["conditional_shift"]
     assert found["tasks"] == len(found["rows"]["gate"]["scores"]) == 2
     assert sum(found["choices"]["gate, more methods"].values()) == 2

@@ -45,6 +45,13 @@ def test_three_kinds_of_tasks_in_a_step():
     assert result.row("rings").mean > 0.5, "of three rings"
 
 
+def test_an_in_context_learner_on_new_domains():
+    """Two steps teach it nothing; that it learns, tests/learners and benchmarks show."""
+    result = example("across_domains")["main"](steps=2, tasks=4)
+    assert {row.name for row in result.rows} <= {"HEBREW", "ARMENIAN"}
+    assert sum(row.tasks for row in result.rows) == 4
+
+
 def test_a_learner_that_acts():
     before, after = example("bandit")["main"](steps=30, tasks=40)
     assert before.mean < after.mean < 0.9, "0.9 is the return of the best arm"

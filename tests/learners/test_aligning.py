@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -271,6 +272,17 @@ def test_all_weights_zero_is_the_base_learners_affair() -> None:
     nothing = support._replace(weights=torch.zeros_like(support.weights))
     found = qs.CORAL(nn.Identity())(nothing, SPEC)(queries())
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["coral", "subspace", "linear", "entropic"])
+def test_a_missing_package_is_named_with_what_installs_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skada", None)
+    with pytest.raises(ImportError, match=r"needs the package skada.*quickstudy\[transfer\]"):
+        LEARNERS[name]()(rows(), SPEC)
+    plain = at(rows(labelled=30), rows().groups == 0)
+    assert LEARNERS[name]()(plain, SPEC)(queries()).isfinite().all()  # nothing to align
 
 
 def test_settings_out_of_range_are_refused() -> None:

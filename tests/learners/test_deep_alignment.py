@@ -282,6 +282,34 @@ def test_frozen_parameters_stay(name: str) -> None:
     assert frozen.adapt(rows(), SPEC)["difference"] == {}
 
 
+def test_what_is_frozen_later_stays_too() -> None:
+    learner = qs.DANN(backbone(), steps=3)
+    learner.backbone.layers[0].requires_grad_(False)
+    moved = learner.adapt(rows(), SPEC)["difference"]
+    assert set(moved) == {"layers.2.weight", "layers.2.bias"}
+    whole = qs.DANN(backbone(), steps=3)
+    expected = whole(rows(), SPEC)(rows().inputs)
+    whole.requires_grad_(False)  # for use: it adapts as it was made
+    assert torch.equal(whole(rows(), SPEC)(rows().inputs), expected)
+
+
+class _ReadsElsewhere(nn.Module):
+    """Computes with a weight that it keeps outside of its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(values(5, 4, 0))
+        self.kept = [[[[[self.weight]]]]]  # deeper than a replica follows
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.kept[0][0][0][0][0].T
+
+
+def test_weights_that_cannot_be_replaced_are_refused() -> None:
+    with pytest.raises(ValueError, match="adapted weights cannot take the place of weight"):
+        qs.DANN(_ReadsElsewhere(), steps=3)(rows(), SPEC)
+
+
 def test_real_targets_and_sources_of_several_places() -> None:
     support = rows(labelled=4)
     reals = torch.where(support.targets < 0, torch.nan, support.targets.double())[:, None]

@@ -30,7 +30,8 @@ _KEPT_AT_ONCE = 512
 def featurise(data: Data, backbone: nn.Module, *, batch: int = 8, cache: bool = True) -> Data:
     """``data`` with features (n, d) of ``backbone`` in place of the inputs.
 
-    Tasks on features cost microseconds: a learner on them needs no backbone, or a small one.
+    Tasks on features cost hundreds of times less: a learner on them needs no backbone, or a small
+    one.
 
     Features of a pretrained backbone are kept on disk (``features`` in ``$QUICKSTUDY_DATA``, else
     in the user's cache folder) by the content of each input and by the weights and options of the

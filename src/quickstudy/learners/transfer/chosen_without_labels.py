@@ -53,11 +53,10 @@ class ChosenWithoutLabels(Learner):
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.ChosenWithoutLabels(torch.nn.Identity(), folds=2)
-    >>> x = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
-    >>> y, groups = [0, 0, 0, 0, 1, 1, 1, 1, -1, -1, -1, -1], [1] * 8 + [0] * 4
-    >>> support = qs.examples(x, y, groups=groups)
+    >>> x = torch.randn(24, 2, generator=torch.Generator().manual_seed(0))
+    >>> support = qs.examples(x, [0, 1] * 8 + [-1] * 8, groups=[1] * 16 + [0] * 8)
     >>> learner(support, qs.classification(ways=2))(x).shape
-    torch.Size([12, 2])
+    torch.Size([24, 2])
     """
 
     answers: ClassVar[tuple[type[Answer], ...]] = (Classes,)

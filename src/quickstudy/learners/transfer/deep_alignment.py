@@ -17,6 +17,7 @@ from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.replica import Replica, call_with
 from quickstudy.base.trees import map_tree
+from quickstudy.base.words import first_few
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import refuse_heads_and_maps, refuse_sizes
 from quickstudy.learners.gradient.descend import (
@@ -28,7 +29,8 @@ from quickstudy.learners.gradient.descend import (
     gradients_of,
     last,
 )
-from quickstudy.learners.gradient.network import refuse_running
+from quickstudy.learners.gradient.network import SupportLoss, refuse_running
+from quickstudy.learners.gradient.reach import can_be_tested, refuse_unreachable
 from quickstudy.learners.outputs import present_entry
 from quickstudy.learners.transfer.aligning import refuse_without_target
 from quickstudy.objectives import mean_loss
@@ -77,6 +79,7 @@ class DeepAligner(Learner):
 
     answers: ClassVar[tuple[type[Answer], ...]] = (Classes, Reals, Labels)
     differentiates = True
+    _reach_tested = False
     annealed: ClassVar[bool] = False
     """Whether the rate falls as rate / (1 + 10 p)^0.75, p from 0 to 1 over the steps."""
 
@@ -132,6 +135,7 @@ class DeepAligner(Learner):
         transfers = bool(((support.weights > 0) & ~is_target(support)).any())
         if transfers:
             refuse_without_target(type(self).__name__, support)
+        self._test_reach(support, spec)
         run = _Run(self, support, spec, transfers)
         with torch.no_grad():
             end = last(self._descent(run.start).along(run.gradients, run.start))
@@ -151,6 +155,30 @@ class DeepAligner(Learner):
         weights = {name: own[name] + moved for name, moved in state["difference"].items()}
         network = partial(call_with, self.backbone, weights)
         return embed_query(network, inputs, state["statistics"])
+
+    def moving(self) -> list[str]:
+        """Names of what moves now: what is trainable, or all where the whole learner is frozen.
+
+        Raises ValueError where all that could move, but not all of the learner, is frozen.
+        """
+        parameters = dict(self.backbone.named_parameters())
+        free = [name for name in self.adapted if parameters[name].requires_grad]
+        if self.adapted and not free and any(p.requires_grad for p in self.parameters()):
+            raise ValueError(
+                f"{type(self).__name__}: what moves is what is trainable, but all that it was made "
+                f"to move is frozen now ({first_few(self.adapted, 4)}). Set requires_grad=True for "
+                "some of it, or make the learner again."
+            )
+        return free or list(self.adapted)
+
+    def _test_reach(self, support: Examples, spec: TaskSpec) -> None:
+        """ValueError, in the first call, where moved weights do not reach the computation."""
+        if self._reach_tested or not can_be_tested():
+            return
+        own = dict(self.backbone.named_parameters())
+        loss = SupportLoss(self.backbone, support, spec)
+        refuse_unreachable(loss, {name: own[name] for name in self.moving()}, type(self).__name__)
+        self._reach_tested = True
 
     def _descent(self, start: Weights) -> Descent:
         if not self.annealed:
@@ -190,7 +218,7 @@ class _Run:
         self.sides = ((~target).nonzero()[:, 0], target.nonzero()[:, 0])
         self.replica = Replica(learner.backbone)
         own = dict(learner.backbone.named_parameters())
-        self.own = {_BODY + name: own[name].detach() for name in learner.adapted}
+        self.own = {_BODY + name: own[name].detach() for name in learner.moving()}
         with torch.no_grad():
             features = self._features(self.support, {})
             head = {

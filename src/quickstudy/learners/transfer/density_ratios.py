@@ -25,7 +25,7 @@ KLIEP_STEPS, KLIEP_GAP = 5000, 1e-5
 """Most steps of :class:`KLIEP`, and the distance of the mean log-ratio from its maximum at which it
 stops: a centre whose rows gain g in a step bounds that distance by g - 1."""
 
-KMM_STEPS, KMM_CHANGE = 3000, 1e-7
+KMM_STEPS, KMM_CHANGE = 1000, 1e-7
 """Most steps of :class:`KMM`, and the largest change of a ratio in a step at which it stops."""
 
 
@@ -162,7 +162,7 @@ class KMM:
     ``slack``    None is (sqrt(n) - 1) / sqrt(n) of n source rows, as in the paper.
 
     Solved by accelerated projected gradient, in float64, until no ratio changes any more or the
-    steps are used up: the objective is then at its minimum to about 1e-6, although the ratios,
+    steps are used up: the discrepancy is then at its minimum to about 1e-4, although the ratios,
     which it determines badly, may still differ. Time and memory grow with the square of the rows.
 
     Raises ValueError for numbers that are not positive.

@@ -34,9 +34,9 @@ class SubspaceAlignment(AligningLearner):
     State: ``map`` holds ``mean`` (d,) and ``axes`` (d, components) of the target; else as of
     :class:`AligningLearner`.
 
-    Raises ValueError for fewer than 1 component, and in ``adapt`` for more than the features or the
-    rows of one side, and for fewer than 2 rows of the sources or of the target; ImportError without the
-    extra ``transfer``.
+    Raises ValueError for fewer than 1 component, and in ``adapt`` for more than the features or
+    the rows of one side, and for fewer than 2 rows of the sources or of the target; ImportError
+    without the extra ``transfer``.
 
     Reference: Fernando, Habrard, Sebban and Tuytelaars (2013), Unsupervised Visual Domain
     Adaptation Using Subspace Alignment, equations 1 to 3.

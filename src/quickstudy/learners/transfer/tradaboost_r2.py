@@ -15,6 +15,9 @@ from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.transfer import is_target
 
+LARGEST_RATE = 1e12
+"""Of a row's loss of weight with its error, at which only source rows without error are left."""
+
 
 class TrAdaBoostR2(Learner):
     """Maps a support set of source and target rows to a boosted regression on reweighted rows.
@@ -105,7 +108,7 @@ class TrAdaBoostR2(Learner):
             if step < self.steps:
                 share = float(m / total + step / (self.steps - 1) * n / total)
                 h = self._fit(support, weights, spec)
-                adjusted = self._adjusted(self._errors(h, support, spec), weights)
+                adjusted = self._adjusted(self._errors(h, support, spec), support.weights)
                 weights = shifted_to_target(weights, adjusted, target, share)
         best = len(models) - 1 if not folds else min(range(len(errors)), key=errors.__getitem__)
         return self._state(models[best], support, errors, best)
@@ -122,7 +125,7 @@ class TrAdaBoostR2(Learner):
         share = weights[target].sum()
         while len(states) < self.rounds:
             state = self._fit(support, weights, spec)
-            adjusted = self._adjusted(self._errors(state, support, spec), weights)
+            adjusted = self._adjusted(self._errors(state, support, spec), support.weights)
             error = float(weights @ adjusted)
             if error <= 0:
                 return _Model([state], [1.0])
@@ -182,7 +185,7 @@ class TrAdaBoostR2(Learner):
             return _row_errors(self.learner.predict(state, support.inputs, spec), support.targets)
 
     def _adjusted(self, errors: Tensor, weights: Tensor) -> Tensor:
-        """Errors over the largest of a row that counts (n,), in [0, 1]."""
+        """Errors over the largest of a row of the support set (n,), in [0, 1]."""
         largest = errors.where(weights > 0, 0.0).max()
         return (errors / largest.clamp_min(torch.finfo(errors.dtype).tiny)).clamp(0, 1)
 
@@ -213,17 +216,23 @@ class _Model(NamedTuple):
 def shifted_to_target(weights: Tensor, errors: Tensor, target: Tensor, share: float) -> Tensor:
     """Weights w_i beta^(e_i) of source rows, of which the target has ``share``; they sum to 1.
 
-    ``weights`` and ``errors`` (n,); beta in [0, 1] is found by bisection. Where even beta = 0 gives
-    the target less, since some source rows have no error, beta is 0.
+    ``weights`` and ``errors`` (n,); beta = exp(-rate) is found by bisection of the rate, since rows
+    of small errors need a beta that is too small to bisect. Where no beta gives the target as much,
+    because some source rows have no error, all others get weight 0.
     """
     own = weights[target].sum()
-    # The target's share falls with beta, from beta = 0 to beta = 1.
+
+    def enough(rate: float) -> bool:
+        others = (weights * torch.exp(-rate * errors))[~target].sum()
+        return float(own / (own + others)) >= share
+
     low, high = 0.0, 1.0
-    for _ in range(100):
-        beta = (low + high) / 2
-        others = (weights * beta**errors)[~target].sum()
-        low, high = (beta, high) if float(own / (own + others)) > share else (low, beta)
-    shifted = torch.where(target, weights, weights * low**errors)
+    while not enough(high) and high < LARGEST_RATE:
+        low, high = high, 2 * high
+    for _ in range(60):
+        rate = (low + high) / 2
+        low, high = (low, rate) if enough(rate) else (rate, high)
+    shifted = torch.where(target, weights, weights * torch.exp(-high * errors))
     return shifted / shifted.sum()
 
 
@@ -238,4 +247,5 @@ def _row_errors(values: Tensor, targets: Tensor) -> Tensor:
     """The norm of each row's error over its known elements (n,), in float64."""
     difference: Tensor = values.double() - targets.nan_to_num(nan=0.0).double()
     known = ~targets.isnan()
-    return torch.linalg.vector_norm(difference.where(known, 0.0), dim=-1)
+    errors: Tensor = torch.linalg.vector_norm(difference.where(known, 0.0), dim=-1)
+    return errors
