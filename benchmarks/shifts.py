@@ -33,8 +33,8 @@ import quickstudy as qs
 from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Examples, Learner, TaskSpec
 from quickstudy.interfaces.runs.provenance import commit
-from quickstudy.learners.transfer.criteria import circular_validation
-from quickstudy.learners.transfer.density_ratios import KLIEP, KMM
+from quickstudy.learners.domains.criteria import circular_validation
+from quickstudy.learners.domains.density_ratios import KLIEP, KMM
 from quickstudy.reports.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "shifts.json"

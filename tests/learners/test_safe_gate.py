@@ -14,9 +14,9 @@ import quickstudy as qs
 from quickstudy.answers import Reals
 from quickstudy.contract.check import applicable, check_laws, doubled
 from quickstudy.core import Learner, State, Task
-from quickstudy.learners.transfer.left_out_errors import FLOOR, calibrated_losses
-from quickstudy.learners.transfer.safe_gate import _first_good_enough
-from quickstudy.learners.transfer.target_folds import NOWHERE, fewest_rows, target_folds
+from quickstudy.learners.domains.left_out_errors import FLOOR, calibrated_losses
+from quickstudy.learners.domains.safe_gate import _first_good_enough
+from quickstudy.learners.domains.target_folds import NOWHERE, fewest_rows, target_folds
 from quickstudy.tasks.numbering import draw
 
 SPEC = qs.classification(2)

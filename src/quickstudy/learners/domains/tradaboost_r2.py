@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.answers.reals import Reals
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
-from quickstudy.learners.transfer.base_learner import base_learner, own_exceptions
+from quickstudy.learners.domains.base_learner import base_learner, own_exceptions
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.transfer import is_target
