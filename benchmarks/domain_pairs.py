@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,13 @@ def of_reviews(steps: int) -> dict[str, Callable[[int], Learner]]:
     }
 
 
-def amazon(root: Path | None, seeds: int, steps: int, methods: list[str]) -> Scores:
+def amazon(root: Path | None, seeds: int, steps: int, methods: list[str]) -> Iterator[Scores]:
+    """All scores so far, after each pair."""
     from sklearn.svm import LinearSVC
 
     domains = qs.datasets.load_domains("amazon_reviews", root)
-    spec, found = domains.spec, {}
+    spec = domains.spec
+    found: Scores = {}
     for source in PRODUCTS:
         rows = domains[f"{source}_train"]
         linear = LinearSVC(C=0.01).fit(rows.inputs.numpy(), rows.targets.numpy())
@@ -101,7 +103,7 @@ def amazon(root: Path | None, seeds: int, steps: int, methods: list[str]) -> Sco
             scores = [accuracy(make(seed), support, test, spec) for seed in range(seeds)]
             found.setdefault(name, {})[f"{source} > {target}"] = scores
             print(f"{source} > {target}, {name}: {scores}", flush=True)
-    return found
+        yield found
 
 
 def digits_network(seed: int) -> nn.Module:
@@ -126,14 +128,16 @@ def of_digits(steps: int) -> dict[str, Callable[[int], Learner]]:
     }
 
 
-def digits(root: Path | None, seeds: int, steps: int, methods: list[str]) -> Scores:
-    domains, found = qs.datasets.load_domains("mnist_usps", root), {}
+def digits(root: Path | None, seeds: int, steps: int, methods: list[str]) -> Iterator[Scores]:
+    """All scores so far, after each draw of both directions."""
+    domains = qs.datasets.load_domains("mnist_usps", root)
+    found: Scores = {}
     learners = {n: make for n, make in of_digits(steps).items() if not methods or n in methods}
-    for source, target in (("mnist", "usps"), ("usps", "mnist")):
-        tasks = qs.tasks.transfer(
-            domains[source], domains[target], domains.spec, unlabelled=500, queries=500
-        )
-        for seed in range(seeds):
+    for seed in range(seeds):
+        for source, target in (("mnist", "usps"), ("usps", "mnist")):
+            tasks = qs.tasks.transfer(
+                domains[source], domains[target], domains.spec, unlabelled=500, queries=500
+            )
             task = draw(tasks, 0, seed)
             for name, make in learners.items():
                 start = time.process_time()
@@ -141,7 +145,7 @@ def digits(root: Path | None, seeds: int, steps: int, methods: list[str]) -> Sco
                 found.setdefault(name, {}).setdefault(f"{source} > {target}", []).append(score)
                 taken = time.process_time() - start
                 print(f"{source} > {target}, {name}: {score:.3f} in {taken:.1f} s", flush=True)
-    return found
+        yield found
 
 
 def interval(values: list[float]) -> str:
@@ -201,9 +205,10 @@ def main() -> None:
     found = about.setdefault(options.part, {}).setdefault("scores", {})
     if not options.table:
         steps = options.steps or 200
-        found |= measure(options.root, options.seeds, steps, options.methods)
-        about[options.part] |= {"commit": commit(), "seeds": options.seeds, "steps": steps}
-        write_atomically(options.results, json.dumps(about, indent=1).encode())
+        for now in measure(options.root, options.seeds, steps, options.methods):
+            found |= now
+            about[options.part] |= {"commit": commit(), "seeds": options.seeds, "steps": steps}
+            write_atomically(options.results, json.dumps(about, indent=1).encode())
     print(table(found))
 
 

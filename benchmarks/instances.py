@@ -30,7 +30,7 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.base.trees import concatenate, map_tree
 from quickstudy.core import Examples, Learner
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.learners.transfer.tradaboost import hard_loss
+from quickstudy.learners.domains.tradaboost import hard_loss
 from quickstudy.tasks.numbering import generator
 
 RESULTS = Path(__file__).parent / "results" / "instances.json"

@@ -276,6 +276,26 @@ def line(row: dict[str, Any]) -> str:
     return f"{task}  {row['method']:50} {figure}  {row['ms_per_task']} ms"
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table: one line for each method, size and domain, one column a shot."""
+    lines = [
+        "| tasks | pixels | method | 1 shot | 5 shots | ms a task |",
+        "| --- | ---: | --- | --- | --- | ---: |",
+    ]
+    keys = dict.fromkeys((r["domain"], r["side"], r["method"]) for r in rows)
+    for key in keys:
+        of = {r["shots"]: r for r in rows if (r["domain"], r["side"], r["method"]) == key}
+        cells = [
+            f"{100 * of[k]['mean']:.1f} ± {100 * of[k]['half_width']:.1f}" if k in of else "–"
+            for k in SHOTS
+        ]
+        lines.append(
+            f"| {key[0]} | {key[1]} | {key[2]} | {' | '.join(cells)} "
+            f"| {next(iter(of.values()))['ms_per_task']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -284,9 +304,13 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=600)
     parser.add_argument("--steps", type=int, default=200, help="of training, where there is any")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print the results that are there")
     args = parser.parse_args()
     torch.set_num_threads(1)
     table = Table(args.out, args.tasks)
+    if args.table:
+        print(markdown(table.result["rows"]))
+        return
 
     def domains(name: str, side: int, splits: Sequence[str]) -> Domain:
         return domain(name, args.root, side, splits)

@@ -33,7 +33,8 @@ import quickstudy as qs
 from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Examples, Learner, TaskSpec
 from quickstudy.interfaces.runs.provenance import commit
-from quickstudy.learners.transfer.criteria import circular_validation
+from quickstudy.learners.domains.criteria import circular_validation
+from quickstudy.learners.domains.density_ratios import KLIEP, KMM
 from quickstudy.reports.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "shifts.json"
@@ -96,6 +97,11 @@ Found = dict[str, dict[str, list[float]]]
 REGULARISATIONS = (1e-8, 1e-6, 0.1, 1.0, 10.0)
 METHODS: dict[str, Method] = {
     "source only": [svm],
+    "KLIEP": [
+        lambda g=g: qs.Reweighted(svm(), KLIEP(gammas=(g,)))
+        for g in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+    ],
+    "KMM": [lambda g=g: qs.Reweighted(svm(), KMM(gamma=g)) for g in (0.1, 1.0, 10.0)],
     "CORAL": [lambda c=c: qs.CORAL(raw(), svm(), centred=c) for c in (True, False)],
     "subspace alignment": [
         lambda k=k: qs.SubspaceAlignment(raw(), svm(), components=k) for k in (1, 2)

@@ -155,6 +155,26 @@ def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
 
 
+def test_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small source of the other rule, in place of the data sets."""
+    instances, out = import_module("instances"), tmp_path / "instances.json"
+    made = torch.Generator().manual_seed(0)
+
+    def rows_of(problem: str, root: Path) -> tuple[qs.Examples, qs.Examples]:
+        x = torch.randn(200, 3, generator=made)
+        y = (x[:, 0] > 0).long()
+        source = qs.examples(x[:80], (x[:80, 1] > 0).long(), groups=torch.ones(80).long())
+        return source, qs.examples(x[80:], y[80:])
+
+    monkeypatch.setattr(instances, "rows_of", rows_of)
+    call("instances", monkeypatch, "rec_vs_talk", "--seeds", "2", "--rounds", "2", "--out", out)
+    found = json.loads(out.read_text())["rec_vs_talk"]
+    assert {len(errors) for errors in found["seeds"].values()} == {2}
+    assert set(found["soft_minus"]) == {"source", "pooled", "target", "hard"}
+    mean = sum(found["seeds"]["soft"]) / 2
+    assert found["errors"]["soft"]["mean"] == pytest.approx(mean)
+
+
 def test_shifts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The source row of skada's published benchmark is .85 on target shift; one seed of five."""
     pytest.importorskip("skada")
@@ -204,7 +224,7 @@ def test_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, gate = tmp_path / "gate.json", import_module("gate")
     monkeypatch.setattr(gate, "SHIFTS", {"conditional_shift": (1, 0.8)})
     monkeypatch.setattr(gate, "SEEDS", range(2))
-    call("gate", monkeypatch, "shifts", "--draws", "1", "--size", "10", "--out", out)
+    call("gate", monkeypatch, "shifts", "--more", "--draws", "1", "--size", "10", "--out", out)
     found = json.loads(out.read_text())["conditional_shift"]
     assert found["tasks"] == len(found["rows"]["gate"]["scores"]) == 2
     assert sum(found["choices"]["gate, more methods"].values()) == 2

@@ -67,6 +67,25 @@ if TYPE_CHECKING:
 
 # learners, written by `python -m quickstudy.learners.listing`
 if TYPE_CHECKING:
+    from quickstudy.learners.domains.chosen_without_labels import (
+        ChosenWithoutLabels as ChosenWithoutLabels,
+    )
+    from quickstudy.learners.domains.coral import CORAL as CORAL
+    from quickstudy.learners.domains.dan import DAN as DAN
+    from quickstudy.learners.domains.dann import DANN as DANN
+    from quickstudy.learners.domains.deep_coral import DeepCORAL as DeepCORAL
+    from quickstudy.learners.domains.entropic_transport import (
+        EntropicTransport as EntropicTransport,
+    )
+    from quickstudy.learners.domains.linear_transport import LinearTransport as LinearTransport
+    from quickstudy.learners.domains.reweight import Reweighted as Reweighted
+    from quickstudy.learners.domains.safe_gate import SafeGate as SafeGate
+    from quickstudy.learners.domains.subspace_alignment import (
+        SubspaceAlignment as SubspaceAlignment,
+    )
+    from quickstudy.learners.domains.tca import TCA as TCA
+    from quickstudy.learners.domains.tradaboost import TrAdaBoost as TrAdaBoost
+    from quickstudy.learners.domains.tradaboost_r2 import TrAdaBoostR2 as TrAdaBoostR2
     from quickstudy.learners.gradient.anil import ANIL as ANIL
     from quickstudy.learners.gradient.boil import BOIL as BOIL
     from quickstudy.learners.gradient.cavia import CAVIA as CAVIA
@@ -94,35 +113,16 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
-    from quickstudy.learners.transfer.chosen_without_labels import (
-        ChosenWithoutLabels as ChosenWithoutLabels,
-    )
-    from quickstudy.learners.transfer.coral import CORAL as CORAL
-    from quickstudy.learners.transfer.dan import DAN as DAN
-    from quickstudy.learners.transfer.dann import DANN as DANN
-    from quickstudy.learners.transfer.deep_coral import DeepCORAL as DeepCORAL
-    from quickstudy.learners.transfer.entropic_transport import (
-        EntropicTransport as EntropicTransport,
-    )
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.gaussian_mixture import GaussianMixture as GaussianMixture
     from quickstudy.learners.transfer.k_means import KMeans as KMeans
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_svm import LinearSVM as LinearSVM
-    from quickstudy.learners.transfer.linear_transport import LinearTransport as LinearTransport
     from quickstudy.learners.transfer.lora import LoRA as LoRA
-    from quickstudy.learners.transfer.reweight import Reweighted as Reweighted
-    from quickstudy.learners.transfer.safe_gate import SafeGate as SafeGate
     from quickstudy.learners.transfer.self_training import SelfTraining as SelfTraining
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
-    from quickstudy.learners.transfer.subspace_alignment import (
-        SubspaceAlignment as SubspaceAlignment,
-    )
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
-    from quickstudy.learners.transfer.tca import TCA as TCA
-    from quickstudy.learners.transfer.tradaboost import TrAdaBoost as TrAdaBoost
-    from quickstudy.learners.transfer.tradaboost_r2 import TrAdaBoostR2 as TrAdaBoostR2
 # end of the learners
 
 _DEFINED_IN = {

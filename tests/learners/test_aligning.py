@@ -16,7 +16,7 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.core import Examples, Learner
-from quickstudy.learners.transfer.aligning import AligningLearner
+from quickstudy.learners.domains.aligning import AligningLearner
 
 skada = pytest.importorskip("skada")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.core import Examples, Learner
-from quickstudy.learners.transfer import criteria
+from quickstudy.learners.domains import criteria
 from quickstudy.learners.transfer.heads import logistic
 
 skada = pytest.importorskip("skada")

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner
-from quickstudy.learners.transfer.dan import squared_mmd
-from quickstudy.learners.transfer.dann import reversal_strength, reversed_gradient
-from quickstudy.learners.transfer.deep_alignment import DeepAligner, _rounds
-from quickstudy.learners.transfer.deep_coral import coral_distance
+from quickstudy.learners.domains.dan import squared_mmd
+from quickstudy.learners.domains.dann import reversal_strength, reversed_gradient
+from quickstudy.learners.domains.deep_alignment import DeepAligner, _rounds
+from quickstudy.learners.domains.deep_coral import coral_distance
 
 SPEC = qs.classification(3)
 WIDTHS = (0.5, 1.0, 3.0)

@@ -8,9 +8,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from quickstudy.learners.transfer import density_ratios
-from quickstudy.learners.transfer.density_ratios import KLIEP, KMM, DomainClassifier, Ratio
-from quickstudy.learners.transfer.skada_ratios import SkadaKLIEP, SkadaKMM
+from quickstudy.learners.domains import density_ratios
+from quickstudy.learners.domains.density_ratios import KLIEP, KMM, DomainClassifier, Ratio
+from quickstudy.learners.domains.skada_ratios import SkadaKLIEP, SkadaKMM
 
 EVERY = [DomainClassifier(), KLIEP((1.0,)), KMM()]
 

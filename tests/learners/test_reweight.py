@@ -9,8 +9,8 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.core import Examples
-from quickstudy.learners.transfer.density_ratios import KLIEP, KMM, DomainClassifier
-from quickstudy.learners.transfer.reweight import reweighted
+from quickstudy.learners.domains.density_ratios import KLIEP, KMM, DomainClassifier
+from quickstudy.learners.domains.reweight import reweighted
 
 SPEC = qs.regression(missing=True)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.core import Examples
-from quickstudy.learners.transfer.tradaboost import hard_loss, soft_loss, source_beta
+from quickstudy.learners.domains.tradaboost import hard_loss, soft_loss, source_beta
 
 SPEC = qs.classification(2)
 

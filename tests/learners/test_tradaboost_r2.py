@@ -11,7 +11,7 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.core import Examples
-from quickstudy.learners.transfer.tradaboost_r2 import shifted_to_target, weighted_median
+from quickstudy.learners.domains.tradaboost_r2 import shifted_to_target, weighted_median
 
 SPEC, MISSING = qs.regression(), qs.regression(missing=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import norm_policy
 from quickstudy.base.errors import first_line
-from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.base.modules import convolves_on_cpu
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.compute.cost import cost_of_one_task
@@ -37,13 +36,13 @@ from quickstudy.evaluation.over_classes import class_names
 from quickstudy.evaluation.result import Result, result_of
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.seen import weights_seen
+from quickstudy.evaluation.timing import seconds_per_adaptation
 from quickstudy.objectives import predict_queries
-from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.examples import counted_weights
 from quickstudy.tasks.fixed import number_of_tasks
 from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw
-from quickstudy.tasks.stacks import Stack, first_tasks, stacks, to_device, unstack
+from quickstudy.tasks.stacks import Stack, first_tasks, stacks, unstack
 
 TASKS = 600
 """Number of tasks by default."""
@@ -311,22 +310,3 @@ def _predicts_the_same(
 def _close(a: Tensor, b: Tensor) -> bool:
     scale = float(a.abs().median())  # not the mean or maximum: absent classes are -1e30
     return torch.allclose(b, a, rtol=1e-3, atol=1e-3 * scale)
-
-
-def seconds_per_adaptation(learner: Learner, tasks: Sequence[Task]) -> float:
-    """Median time of adapting to a task; tasks made by acting are left out; NaN if none remain."""
-
-    def timed() -> Iterator[float]:
-        for task in tasks:
-            if needs_acting(task):
-                continue
-            support = to_device(task, device_of(learner)).support
-            start = time.perf_counter()
-            with torch.no_grad():
-                learner.adapt(support, task.spec)
-            if support.weights.is_cuda:
-                torch.cuda.synchronize()
-            yield time.perf_counter() - start
-
-    times = sorted(timed())
-    return times[len(times) // 2] if times else math.nan

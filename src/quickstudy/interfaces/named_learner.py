@@ -20,6 +20,7 @@ from quickstudy.backbones.pretrained.registry import CARDS, PretrainedCard
 from quickstudy.base.names import unknown_name
 from quickstudy.core import Learner, TaskSpec
 from quickstudy.files.registry import LEARNERS, resolve
+from quickstudy.interfaces.runs.featured import adapts_layers
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 
@@ -85,7 +86,7 @@ def learner_for(
         takes = inspect.signature(cls).parameters
         if LEARNERS[learner].head:
             backbone = _network(shape, spec.outputs)
-        elif "adapts" in takes:  # parameters of the backbone, which must have some
+        elif adapts_layers(cls):  # parameters of the backbone, which must have some
             backbone = _network(shape, None)
         else:
             backbone = Inputs(math.prod(shape))

@@ -198,7 +198,7 @@ def test_adapt_and_predict(finished, photographs, tmp_path):
         (["run", "--set", "steps"], "must be NAME=VALUE"),
         (["run", "--resume", "nowhere"], "holds no run"),
         (["evaluate", "nowhere"], "holds no run"),
-        (["adapt", "nowhere", "nothing"], "holds no run"),
+        (["adapt", "nowhere", "nothing"], "neither the folder of a run nor a pretrained"),
         (["predict", "nowhere", "x.png"], "there is no such file"),
     ],
 )

@@ -285,11 +285,11 @@ def test_what_leaves_the_choice_open():
 
 
 @pytest.fixture
-def not_installed(monkeypatch):
+def not_installed(monkeypatch, tmp_path):
     """No package has pretrained weights."""
     monkeypatch.setattr(chooser, "find_spec", lambda name: None)
     monkeypatch.setattr(weights, "find_spec", lambda name: None)
-    monkeypatch.setattr(weights, "_cache_file", lambda card: None)
+    monkeypatch.setenv("QUICKSTUDY_DATA", str(tmp_path / "empty"))
 
 
 def test_without_the_extra_a_run_trains_and_says_what_it_would_bring(

@@ -30,7 +30,7 @@ from quickstudy.interfaces.runs.recipe import Limits, Recipe, merge, read_option
         ({"norm": "grop"}, "Did you mean 'group'"),
         ({"data": "omniglot", "split": "vinyal"}, "Did you mean 'vinyals'"),
         ({"ways": 1}, "ways: must be at least 2"),
-        ({"steps": 0}, "steps: must be at least 1; found 0"),
+        ({"steps": -1}, "steps: must be at least 0; found -1"),
         ({"threads": -1}, "threads: must be at least 1"),
         ({"test_tasks": 1}, "test_tasks: must be at least 2"),
         ({"patience": 0}, "patience: must be at least 1"),

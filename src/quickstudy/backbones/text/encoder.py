@@ -17,13 +17,19 @@ Pooling = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean_of_tokens(vectors: Tensor, mask: Tensor) -> Tensor:
-    """Σ_t m_t v_t / Σ_t m_t: the mean (n, d) over the tokens of each text; 0 without any."""
+    """Σ_t m_t v_t / Σ_t m_t: the mean (n, d) over the tokens of each text; 0 without any.
+
+    >>> import torch
+    >>> vectors = torch.tensor([[[1.0], [3.0], [9.0]]])
+    >>> mean_of_tokens(vectors, torch.tensor([[True, True, False]]))
+    tensor([[2.]])
+    """
     m = mask.unsqueeze(-1).to(vectors.dtype)
     return (vectors * m).sum(-2) / m.sum(-2).clamp_min(1.0)
 
 
 def first_token(vectors: Tensor, mask: Tensor) -> Tensor:
-    """The vector (n, d) of the first token, which BERT calls [CLS]."""
+    """The vectors (n, d) of each text's first token, which BERT calls [CLS]."""
     return vectors[..., 0, :]
 
 

@@ -12,7 +12,6 @@ from typing import Any, get_type_hints
 import torch
 
 from quickstudy import datasets
-from quickstudy.backbones.pretrained.load import pretrained
 from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown
 from quickstudy.core import Learner
@@ -27,8 +26,9 @@ from quickstudy.interfaces.runs.featured import (
     on_features,
 )
 from quickstudy.interfaces.runs.fitted import fitted, limits
+from quickstudy.interfaces.runs.pretrained_backbone import backbone_for, with_own_size
 from quickstudy.interfaces.runs.provenance import choose_device
-from quickstudy.interfaces.runs.recipe import Recipe, checked, pretrained_card
+from quickstudy.interfaces.runs.recipe import Recipe, checked
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.tasks.episodes import Episodes, episodes
 from quickstudy.tasks.order import reads_a_sequence
@@ -290,42 +290,9 @@ def _choice(where: str, value: Any, names: tuple[str, ...]) -> Any:
     })  # fmt: skip
 
 
-def with_own_size(recipe: Recipe) -> Recipe:
-    """``recipe`` with the side of pictures that its pretrained backbone was made for, if any.
-
-    Raises ValueError for a backbone that reads no pictures.
-    """
-    if recipe.backbone in BACKBONES:
-        return recipe
-    facts = pretrained_card(recipe.backbone)
-    if facts.reads != "pictures":
-        raise ValueError(
-            f"backbone: {recipe.backbone} reads {facts.reads}, but runs are on pictures or arrays. "
-            "Take another backbone, or use qs.pretrained in Python."
-        )
-    if recipe.size is not None or "size" not in card(recipe.data).options:
-        return recipe  # or pictures of a fixed size, which the backbone enlarges
-    shape: Any = _pretrained(recipe, fixed=True).input_shape
-    return replace(recipe, size=int(shape[-1]))
-
-
-def _pretrained(recipe: Recipe, *, fixed: bool) -> torch.nn.Module:
-    """The pretrained backbone; ``fixed``: its weights stay as they are."""
-    size = recipe.size if "size" in pretrained_card(recipe.backbone).options else None
-    if "size" not in card(recipe.data).options:
-        size = None
-    return pretrained(recipe.backbone, size=size, frozen=fixed)
-
-
-def _adapts_backbone(learner: str) -> bool:
-    """Whether a learner changes weights of its backbone for each task."""
-    cls = resolve("learner", learner, LEARNERS)
-    return "adapts" in inspect.signature(cls).parameters
-
-
 def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int) -> torch.nn.Module:
     if recipe.backbone not in BACKBONES:
-        return _pretrained_for(recipe, inputs)
+        return backbone_for(recipe, inputs)
     cls: Callable[..., torch.nn.Module] = resolve("backbone", recipe.backbone, BACKBONES)
     card = LEARNERS[recipe.learner]
     head = outputs if card.head else None
@@ -343,19 +310,3 @@ def _backbone(recipe: Recipe, inputs: tuple[int, ...], outputs: int) -> torch.nn
         recipe.channels, recipe.norm, in_channels=inputs[0], image_size=inputs[-1], outputs=head,
         **maps,
     )  # fmt: skip
-
-
-def _pretrained_for(recipe: Recipe, inputs: tuple[int, ...]) -> torch.nn.Module:
-    facts = LEARNERS[recipe.learner]
-    if facts.head or facts.maps:
-        needs = "ends in a head with the task's outputs" if facts.head else "gives feature maps"
-        raise ValueError(
-            f"backbone: {recipe.learner} needs a network that {needs}, but {recipe.backbone} gives "
-            "feature vectors. Take --learner simple_shot or linear_probe, or another backbone."
-        )
-    if len(inputs) != 3:
-        raise ValueError(
-            f"backbone: {recipe.backbone} takes images (channels, height, width), but inputs have "
-            f"shape {inputs}. Use --backbone mlp."
-        )
-    return _pretrained(recipe, fixed=not _adapts_backbone(recipe.learner))

@@ -25,7 +25,6 @@ from quickstudy.interfaces.runs.assemble import (
     load_data,
     make_learner,
     make_sources,
-    with_own_size,
 )
 from quickstudy.interfaces.runs.featured import (
     backbone_of,
@@ -35,6 +34,7 @@ from quickstudy.interfaces.runs.featured import (
     with_splits,
 )
 from quickstudy.interfaces.runs.fitted import limits
+from quickstudy.interfaces.runs.pretrained_backbone import with_own_size
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.tasks.numbering import Stream

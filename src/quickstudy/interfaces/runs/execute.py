@@ -16,8 +16,9 @@ from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.pictures import PictureFormat
-from quickstudy.evaluation.evaluate import evaluate, seconds_per_adaptation
+from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
+from quickstudy.evaluation.timing import seconds_per_adaptation
 from quickstudy.evaluation.validation import Validation
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, make_test_source, prepare

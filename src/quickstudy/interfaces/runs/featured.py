@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -73,7 +74,14 @@ def is_fixed(learner: Learner) -> bool:
     backbone = getattr(learner, "backbone", None)
     if not isinstance(backbone, nn.Module) or source_of(backbone) is None:
         return False
+    if adapts_layers(type(learner)):
+        return False
     return not any(p.requires_grad for p in backbone.parameters()) and not backbone.training
+
+
+def adapts_layers(learner: type[Learner]) -> bool:
+    """Whether a learner changes layers of its backbone for each task: it says which."""
+    return bool({"adapts", "layers"} & inspect.signature(learner).parameters.keys())
 
 
 def on_features(learner: Learner) -> Learner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from quickstudy.datasets.pictures import LARGEST_SIZE, PictureFormat
 from quickstudy.evaluation.seen import weights_seen
 from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.interfaces.runs.assemble import learner_options
+from quickstudy.interfaces.runs.featured import adapts_layers
 from quickstudy.interfaces.runs.fitted import training_classes
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.picture_files import format_of_learner
@@ -93,11 +95,17 @@ def start_of_backbone(
     chosen: dict[str, Mapping[str, Any]] = {each: {} for each in WITHOUT_TRAINING}
     if learner is not None:
         chosen = {learner: learner_options(Recipe(learner=learner, options=dict(options or {})))}
-    backbone = pretrained(name, size=size)
+    moved = learner is not None and "adapts" in parameters_of(learner)
+    backbone = pretrained(name, size=size, frozen=not moved)
     learners = {each: _made(each, backbone, given) for each, given in chosen.items()}
     side: Any = backbone.input_shape
     pictures = PictureFormat(3, int(side[-1]), "bicubic", 0.0, 1.0, "varied", {})
     return Start(name, learners, pictures, about={"backbone": name, "seen": facts.seen})
+
+
+def parameters_of(learner: str) -> Mapping[str, Any]:
+    """The arguments of a learner's constructor."""
+    return inspect.signature(resolve("learner", learner, LEARNERS)).parameters
 
 
 def _made(name: str, backbone: nn.Module, options: Mapping[str, Any]) -> Learner:
@@ -113,7 +121,8 @@ def _made(name: str, backbone: nn.Module, options: Mapping[str, Any]) -> Learner
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         learner = cast("Learner", cls(backbone, **options)).eval()
-    if any(parameter.requires_grad for parameter in learner.parameters()):
+    trained = any(parameter.requires_grad for parameter in learner.parameters())
+    if trained and not adapts_layers(cls):
         raise ValueError(
             f"adapt: {name} has weights that must be trained over many tasks first. Take "
             f"--learner {usable}, or train it with `quickstudy run --learner {name}`."

@@ -1,1 +1,1 @@
-"""Learners that reuse features learnt elsewhere."""
+"""Learners on features and weights that were learnt elsewhere."""

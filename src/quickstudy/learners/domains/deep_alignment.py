@@ -19,6 +19,7 @@ from quickstudy.base.replica import Replica, call_with
 from quickstudy.base.trees import map_tree
 from quickstudy.base.words import first_few
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
+from quickstudy.learners.domains.aligning import refuse_without_target
 from quickstudy.learners.features import refuse_heads_and_maps, refuse_sizes
 from quickstudy.learners.gradient.descend import (
     Descent,
@@ -32,7 +33,6 @@ from quickstudy.learners.gradient.descend import (
 from quickstudy.learners.gradient.network import SupportLoss, refuse_running
 from quickstudy.learners.gradient.reach import can_be_tested, refuse_unreachable
 from quickstudy.learners.outputs import present_entry
-from quickstudy.learners.transfer.aligning import refuse_without_target
 from quickstudy.objectives import mean_loss
 from quickstudy.tasks.examples import labelled, without_absent
 from quickstudy.tasks.transfer import is_target

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from quickstudy.base.extras import optional
 from quickstudy.core import Learner
-from quickstudy.learners.features import refuse_sizes
-from quickstudy.learners.transfer.aligning import (
+from quickstudy.learners.domains.aligning import (
     AligningLearner,
     Alignment,
     Array,
     Map,
     domains_of,
 )
+from quickstudy.learners.features import refuse_sizes
 
 
 class EntropicTransport(AligningLearner):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from quickstudy.learners.domains.deep_alignment import SGD_WITH_MOMENTUM, DeepAligner, Side
 from quickstudy.learners.gradient.descend import Update, Weights
-from quickstudy.learners.transfer.deep_alignment import SGD_WITH_MOMENTUM, DeepAligner, Side
 
 
 def coral_distance(

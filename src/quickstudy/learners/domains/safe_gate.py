@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from quickstudy.base.modules import in_torch_func
 from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
+from quickstudy.learners.domains.left_out_errors import Candidate, left_out_errors
+from quickstudy.learners.domains.target_folds import fewest_rows
 from quickstudy.learners.features import refuse_sizes
-from quickstudy.learners.transfer.left_out_errors import Candidate, left_out_errors
 from quickstudy.learners.transfer.linear_probe import LinearProbe
-from quickstudy.learners.transfer.target_folds import fewest_rows
 from quickstudy.tasks.transfer import is_target
 
 LEAST_ROWS = 2
@@ -32,13 +32,13 @@ class SafeGate(Learner):
     rows has its learners alone as candidates.
 
         error_c = mean over repeats, folds and rows i of a fold of error(c adapted without fold, i)
-        chosen  = the first c with  error_c <= min_c error_c + margin * standard error
+        chosen  = the first c over which the best one has no advantage that counts
 
     The labelled target rows are left out, fold by fold; source rows always stay. The error of a
     class is the log loss, each candidate's logits scaled by the factor that is best for it: with
     few rows, it tells candidates apart that have as many right. For other answers it is the
-    answer's loss. The standard error is that of the difference between a candidate and the best
-    one, over rows.
+    answer's loss. An advantage counts where it is more than ``margin`` standard errors of the
+    difference over rows, and is still there without the row that speaks for it most.
 
     ``learners``  the learners to choose from, simplest first, or a backbone: then
                   :class:`LinearProbe` on its features, so that the gate decides whether source rows
@@ -120,13 +120,16 @@ class SafeGate(Learner):
         there = support.weights > 0
         transfers = bool((there & ~is_target(support)).any())
         candidates = self._candidates(transfers)
-        errors, spread = self._errors(candidates, support, spec)
-        if errors is None or spread is None:
+        if fewest_rows(support, spec.answer) < LEAST_ROWS:
             chosen = self._without_judgement(support, spec, transfers)
             errors = spread = support.weights.new_full((len(candidates),), torch.nan)
+        elif len(candidates) == 1:
+            chosen, errors = 0, support.weights.new_zeros(1)
+            spread = errors
         else:
-            allowed = errors <= errors.min() + self.margin * spread + _rounding(errors)
-            chosen = int(allowed.to(torch.int8).argmax())
+            rows, weights = left_out_errors(candidates, support, spec, self.folds, self.repeats)
+            errors, spread = _compared(rows, weights)
+            chosen = _first_good_enough(rows, weights, self.margin)
         state = candidates[chosen].adapted(support, spec)
         present = {"present": state["present"]} if _has_present(state) else {}
         return {
@@ -160,23 +163,6 @@ class SafeGate(Learner):
 
     def _twice(self, learner: Learner) -> bool:
         return sum(type(each) is type(learner) for each in self.learners) > 1
-
-    def _errors(
-        self, candidates: list[Candidate], support: Examples, spec: TaskSpec
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """(candidates,) errors and standard errors; None where there are too few rows."""
-        if fewest_rows(support, spec.answer) < LEAST_ROWS:
-            return None, None
-        if len(candidates) == 1:
-            none = support.weights.new_zeros(1)
-            return none, none
-        rows, weights = left_out_errors(candidates, support, spec, self.folds, self.repeats)
-        share = weights / weights.sum()
-        errors = rows @ share
-        differences = rows - rows[errors.argmin()]
-        deviations = differences - (differences @ share).unsqueeze(1)
-        variance = deviations.square() @ share / (weights.sum() - 1).clamp_min(1)
-        return errors, variance.sqrt()
 
     def _without_judgement(self, support: Examples, spec: TaskSpec, transfers: bool) -> int:
         """The candidate to take where no row can be left out; it warns."""
@@ -229,9 +215,31 @@ def _joint_exceptions(learners: Sequence[Learner]) -> Mapping[str, str]:
     return {law: why for each in learners for law, why in each.exceptions.items()} | own
 
 
-def _rounding(errors: Tensor) -> Tensor:
-    """Differences that are ties."""
-    return 1e-6 * errors.abs().max()
+def _compared(rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean errors (candidates,), and the standard errors of their differences to the least."""
+    share = weights / weights.sum()
+    errors = rows @ share
+    differences = rows - rows[errors.argmin()]
+    deviations = differences - (differences @ share).unsqueeze(1)
+    variance = deviations.square() @ share / (weights.sum() - 1).clamp_min(1)
+    return errors, variance.sqrt()
+
+
+def _first_good_enough(rows: Tensor, weights: Tensor, margin: float) -> int:
+    """The first candidate over which the best has no advantage that counts.
+
+    One counts where it is more than ``margin`` standard errors, and is left when the row that
+    speaks for it most is taken away: a single row must not decide.
+    """
+    errors, spread = _compared(rows, weights)
+    best = int(errors.argmin())
+    for k in range(best):
+        differences = rows[k] - rows[best]
+        without_one = differences @ weights - differences.max().clamp_min(0)
+        enough = errors[k] - errors[best] > margin * spread[k] + 1e-6 * errors.abs().max()
+        if not (bool(enough) and float(without_one) > 0):
+            return k
+    return best
 
 
 def _has_present(state: State) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from quickstudy.learners.domains.deep_alignment import SGD_WITH_MOMENTUM, DeepAligner, Side
 from quickstudy.learners.gradient.descend import Update, Weights
 from quickstudy.learners.metric.distances import squared_euclidean
-from quickstudy.learners.transfer.deep_alignment import SGD_WITH_MOMENTUM, DeepAligner, Side
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Factors on the mean squared distance, one for each kernel."""

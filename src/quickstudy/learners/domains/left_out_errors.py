@@ -11,7 +11,7 @@ from torch import Tensor
 from quickstudy.answers.classes import Classes, cross_entropy
 from quickstudy.base.trees import concatenate
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
-from quickstudy.learners.transfer.target_folds import left_out_rows, target_folds
+from quickstudy.learners.domains.target_folds import left_out_rows, target_folds
 from quickstudy.tasks.examples import take
 from quickstudy.tasks.transfer import is_target
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from quickstudy.base.extras import optional
 from quickstudy.core import Learner
-from quickstudy.learners.transfer.aligning import (
+from quickstudy.learners.domains.aligning import (
     AligningLearner,
     Alignment,
     Array,

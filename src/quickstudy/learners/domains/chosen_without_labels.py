@@ -12,11 +12,11 @@ from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.trees import map_tree
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
-from quickstudy.learners.transfer.aligning import refuse_without_target
-from quickstudy.learners.transfer.coral import CORAL
-from quickstudy.learners.transfer.criteria import Criterion, circular_validation
-from quickstudy.learners.transfer.linear_transport import LinearTransport
-from quickstudy.learners.transfer.subspace_alignment import SubspaceAlignment
+from quickstudy.learners.domains.aligning import refuse_without_target
+from quickstudy.learners.domains.coral import CORAL
+from quickstudy.learners.domains.criteria import Criterion, circular_validation
+from quickstudy.learners.domains.linear_transport import LinearTransport
+from quickstudy.learners.domains.subspace_alignment import SubspaceAlignment
 from quickstudy.learners.transfer.support_vectors import SVM
 from quickstudy.tasks.transfer import is_target
 
@@ -38,7 +38,7 @@ class ChosenWithoutLabels(Learner):
     ``learners``   learners on features, two or more, such as CORAL with several shrinkages; by
                    default SVM (which pools sources and target), CORAL, SubspaceAlignment and
                    LinearTransport.
-    ``criterion``  a function of :mod:`quickstudy.learners.transfer.criteria`: by default
+    ``criterion``  a function of :mod:`quickstudy.learners.domains.criteria`: by default
                    :func:`circular_validation`.
     ``folds``      number of folds; 5 by default.
 

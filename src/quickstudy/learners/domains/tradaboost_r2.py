@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.answers.reals import Reals
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
-from quickstudy.learners.transfer.base_learner import base_learner, own_exceptions
+from quickstudy.learners.domains.base_learner import base_learner, own_exceptions
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.tasks.examples import labelled
 from quickstudy.tasks.transfer import is_target
@@ -247,4 +247,5 @@ def _row_errors(values: Tensor, targets: Tensor) -> Tensor:
     """The norm of each row's error over its known elements (n,), in float64."""
     difference: Tensor = values.double() - targets.nan_to_num(nan=0.0).double()
     known = ~targets.isnan()
-    return torch.linalg.vector_norm(difference.where(known, 0.0), dim=-1)
+    errors: Tensor = torch.linalg.vector_norm(difference.where(known, 0.0), dim=-1)
+    return errors

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes, one_hot
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
+from quickstudy.learners.domains.base_learner import base_learner, own_exceptions
 from quickstudy.learners.outputs import present_entry
-from quickstudy.learners.transfer.base_learner import base_learner, own_exceptions
 from quickstudy.learners.transfer.linear_svm import LinearSVM
 from quickstudy.tasks.examples import labelled, without_absent
 from quickstudy.tasks.transfer import is_target

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Learner
+from quickstudy.learners.domains.aligning import AligningLearner, Alignment, Array, Map
 from quickstudy.learners.features import refuse_sizes
 from quickstudy.learners.metric.distances import squared_euclidean
-from quickstudy.learners.transfer.aligning import AligningLearner, Alignment, Array, Map
 
 
 class TCA(AligningLearner):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from quickstudy.backbones.norms import embed_support
 from quickstudy.base.modules import values_can_be_read
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.transfer.base_learner import base_learner, own_exceptions
-from quickstudy.learners.transfer.density_ratios import DomainClassifier, Ratio
+from quickstudy.learners.domains.base_learner import base_learner, own_exceptions
+from quickstudy.learners.domains.density_ratios import DomainClassifier, Ratio
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.tasks.transfer import is_target
 
@@ -31,14 +31,14 @@ def reweighted(
     row that has weight, is returned as it is; so is, with a warning, one without target rows.
 
     ``ratio``     :class:`DomainClassifier`, :class:`KLIEP` or :class:`KMM` of
-                  :mod:`quickstudy.learners.transfer.density_ratios`, or a function of your own.
+                  :mod:`quickstudy.learners.domains.density_ratios`, or a function of your own.
     ``features``  (n, d), on which densities are compared; by default the inputs, flattened.
 
     Raises ValueError for inputs that are no single tensor where ``features`` are not given, and for
     ratios that are not finite.
 
     >>> import torch, quickstudy as qs
-    >>> from quickstudy.learners.transfer.reweight import reweighted
+    >>> from quickstudy.learners.domains.reweight import reweighted
     >>> x = torch.tensor([[0.0], [1.0], [2.0], [2.0], [3.0]])
     >>> rows = qs.examples(x, [0, 0, 1, -1, -1], groups=[1, 1, 1, 0, 0])
     >>> found = reweighted(rows).weights  # the target is where x is large

@@ -80,7 +80,7 @@ class KLIEP:
     Reference: Sugiyama et al. (2008), Direct importance estimation for covariate shift adaptation.
     Differs from the paper in how the same convex problem is solved, and in row weights. In skada
     0.6, whose ascent has a step of machine precision, the result is that of the first step:
-    see :class:`~quickstudy.learners.transfer.skada_ratios.SkadaKLIEP`.
+    see :class:`~quickstudy.learners.domains.skada_ratios.SkadaKLIEP`.
     """
 
     gammas: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -169,7 +169,7 @@ class KMM:
 
     Reference: Huang et al. (2007), Correcting sample selection bias by unlabeled data.
     Differs from the paper in row weights. skada 0.6 solves the same problem by 1000 steps of
-    Frank and Wolfe: see :class:`~quickstudy.learners.transfer.skada_ratios.SkadaKMM`.
+    Frank and Wolfe: see :class:`~quickstudy.learners.domains.skada_ratios.SkadaKMM`.
     """
 
     gamma: float = 1.0
