@@ -1,1 +1,1 @@
-"""Learners from source domains and a target: alignment, weights of rows, a choice of what to use."""
+"""Learners from source domains and a target: alignment, weights of rows, what to use."""
