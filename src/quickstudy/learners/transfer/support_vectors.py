@@ -13,6 +13,7 @@ from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import refuse_heads_and_maps
+from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
 from quickstudy.tasks.examples import labelled, without_absent
 
@@ -232,12 +233,8 @@ _Machines = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2, (n, d), (m, d) -> (n, m)."""
-    centre = b.mean(0, keepdim=True) if len(b) else 0.0  # less is lost by cancellation
-    a, b = a - centre, b - centre
-    both = a.square().sum(-1, keepdim=True) + b.square().sum(-1)
-    distances: Tensor = (both - 2 * a @ b.mT).clamp_min(0)
-    return distances
+    """|a_i - b_j|^2, (n, d), (m, d) -> (n, m); at least 0, so that no kernel exceeds 1."""
+    return squared_euclidean(a, b).clamp_min(0)
 
 
 def _one_against_one(values: Tensor, classes: int, break_ties: bool) -> Tensor:
