@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.trees import map_tree
+from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.aligning import refuse_without_target
 from quickstudy.learners.domains.coral import CORAL
@@ -49,7 +50,8 @@ class ChosenWithoutLabels(Learner):
     :meth:`report` says it in words.
 
     Raises ValueError for fewer than 2 learners or folds, and in ``adapt`` for source rows without
-    any row of the target, and for fewer rows than folds of the target or of a class of the sources.
+    any row of the target or without any label, and for fewer rows than folds of the target or of a
+    class of the sources.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.ChosenWithoutLabels(torch.nn.Identity(), folds=2)
@@ -88,6 +90,7 @@ class ChosenWithoutLabels(Learner):
         scores = features.new_zeros(len(self.candidates))
         if bool(((support.weights > 0) & ~is_target(support)).any()):
             refuse_without_target("ChosenWithoutLabels", support)
+            _refuse_without_labels(support)
             scores = self._scores(_at(rows, support.weights > 0), spec).to(scores)
         choice = scores.argmax()
         chosen = self._learner(choice).adapt(rows, spec)
@@ -142,6 +145,17 @@ class ChosenWithoutLabels(Learner):
                 )
             fold[which] = torch.arange(len(which), device=fold.device) % self.folds
         return fold
+
+
+def _refuse_without_labels(support: Examples) -> None:
+    """ValueError for sources without any labelled row that has weight."""
+    source = (support.weights > 0) & ~is_target(support)
+    if not bool((source & (support.targets >= 0)).any()):
+        raise ValueError(
+            "ChosenWithoutLabels: needs labelled rows of sources, by which learners are compared; "
+            f"found {count(int(source.sum()), 'row')} of sources and no label. Label some, or take "
+            "one of the learners."
+        )
 
 
 def _default_learners() -> list[Learner]:

@@ -17,7 +17,7 @@ from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.replica import Replica, call_with
 from quickstudy.base.trees import map_tree
-from quickstudy.base.words import first_few
+from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.aligning import refuse_without_target
 from quickstudy.learners.features import refuse_heads_and_maps, refuse_sizes
@@ -82,6 +82,8 @@ class DeepAligner(Learner):
     _reach_tested = False
     annealed: ClassVar[bool] = False
     """Whether the rate falls as rate / (1 + 10 p)^0.75, p from 0 to 1 over the steps."""
+    reads_pairs: ClassVar[bool] = False
+    """Whether the difference compares rows of one side, so that weights must count rows."""
 
     def __init__(
         self,
@@ -129,12 +131,14 @@ class DeepAligner(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The network after the steps on ``support``.
 
-        Raises ValueError for source rows without any row of the target, and where the weights do
-        not stay finite.
+        Raises ValueError for source rows without any row of the target, where the weights do not
+        stay finite, and where rows are compared whose weights sum to less than 2.
         """
         transfers = bool(((support.weights > 0) & ~is_target(support)).any())
         if transfers:
             refuse_without_target(type(self).__name__, support)
+            if self.reads_pairs:
+                _refuse_shares(type(self).__name__, support)
         self._test_reach(support, spec)
         run = _Run(self, support, spec, transfers)
         with torch.no_grad():
@@ -194,6 +198,22 @@ class DeepAligner(Learner):
                 f"{type(self).__name__}: the weights must stay finite, but some became NaN or "
                 f"infinite in {self.steps} steps at rate {self.rate}. Lower rate or strength, or "
                 "scale the inputs."
+            )
+
+
+def _refuse_shares(who: str, support: Examples) -> None:
+    """ValueError for several rows of a side that together count for fewer than 2.
+
+    Weights that sum to 1 would leave no pair of rows to compare, and so no alignment at all.
+    """
+    target = is_target(support)
+    for whose, side in (("sources", ~target), ("the target", target)):
+        weights = support.weights[side & (support.weights > 0)]
+        if len(weights) > 1 and float(weights.sum()) < 2:
+            raise ValueError(
+                f"{who}: weights say how many rows a row counts for, so those of a side must sum "
+                f"to at least 2; found a sum of {float(weights.sum()):g} for "
+                f"{count(len(weights), 'row')} of {whose}. Multiply them by the number of rows."
             )
 
 
