@@ -1,1 +1,1 @@
-"""Learners from source domains and a target: alignment, weights of rows, a choice of what to use."""
+"""Learners that read rows of sources and of a target: they align, weigh, or choose what to use."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
-from quickstudy.base.trees import map_tree
 from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.aligning import refuse_without_target
@@ -19,6 +18,7 @@ from quickstudy.learners.domains.criteria import Criterion, circular_validation
 from quickstudy.learners.domains.linear_transport import LinearTransport
 from quickstudy.learners.domains.subspace_alignment import SubspaceAlignment
 from quickstudy.learners.transfer.support_vectors import SVM
+from quickstudy.tasks.examples import take
 from quickstudy.tasks.transfer import is_target
 
 
@@ -91,7 +91,7 @@ class ChosenWithoutLabels(Learner):
         if bool(((support.weights > 0) & ~is_target(support)).any()):
             refuse_without_target("ChosenWithoutLabels", support)
             _refuse_without_labels(support)
-            scores = self._scores(_at(rows, support.weights > 0), spec).to(scores)
+            scores = self._scores(take(rows, support.weights > 0), spec).to(scores)
         choice = scores.argmax()
         chosen = self._learner(choice).adapt(rows, spec)
         state = {"choice": choice, "scores": scores, "chosen": chosen, "statistics": statistics}
@@ -124,7 +124,7 @@ class ChosenWithoutLabels(Learner):
         with torch.no_grad():
             return torch.tensor([
                 [
-                    self.criterion(learner, _at(rows, fold != k), _at(rows, fold == k), spec)
+                    self.criterion(learner, take(rows, fold != k), take(rows, fold == k), spec)
                     for k in range(self.folds)
                 ]
                 for learner in map(self._learner, torch.arange(len(self.candidates)))
@@ -170,8 +170,3 @@ def _exceptions(learners: nn.ModuleList) -> dict[str, str]:
         assert isinstance(learner, Learner)
         found |= learner.exceptions
     return found
-
-
-def _at(rows: Examples, which: Tensor) -> Examples:
-    chosen: Examples = map_tree(lambda leaf: leaf[which], rows)
-    return chosen

@@ -16,7 +16,6 @@ from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.replica import Replica, call_with
-from quickstudy.base.trees import map_tree
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.aligning import refuse_without_target
@@ -34,7 +33,7 @@ from quickstudy.learners.gradient.network import SupportLoss, refuse_running
 from quickstudy.learners.gradient.reach import can_be_tested, refuse_unreachable
 from quickstudy.learners.outputs import present_entry
 from quickstudy.objectives import mean_loss
-from quickstudy.tasks.examples import labelled, without_absent
+from quickstudy.tasks.examples import labelled, take, without_absent
 from quickstudy.tasks.transfer import is_target
 
 _BODY, _WEIGHT, _BIAS = "body.", "head.weight", "head.bias"
@@ -232,7 +231,7 @@ class _Run:
     ) -> None:
         self.learner, self.spec, self.transfers = learner, spec, transfers
         present = support.weights > 0
-        self.support = _rows(support, present) if bool(present.any()) else support
+        self.support = take(support, present) if bool(present.any()) else support
         self.present = present_entry(labelled(self.support, spec.answer), spec)
         target = is_target(self.support)
         self.sides = ((~target).nonzero()[:, 0], target.nonzero()[:, 0])
@@ -257,7 +256,7 @@ class _Run:
 
     def loss(self, weights: Weights, batch: tuple[Tensor, Tensor], progress: float) -> Tensor:
         """The loss of the labelled rows of both sides, and the difference of the sides."""
-        rows = _rows(self.support, torch.cat(batch))
+        rows = take(self.support, torch.cat(batch))
         features = self._features(rows, weights)
         outputs = features @ weights[_WEIGHT].mT + weights[_BIAS]
         logits = without_absent(outputs, self.present.get("present"))
@@ -311,9 +310,3 @@ def _rounds(rows: Tensor, size: int | None, generator: torch.Generator) -> Itera
             waiting = torch.cat([waiting, rows[order]])
         yield waiting[:size]
         waiting = waiting[size:]
-
-
-def _rows(rows: Examples, which: Tensor) -> Examples:
-    """The rows at these indices, or where this mask is true."""
-    chosen: Examples = map_tree(lambda leaf: leaf[which], rows)
-    return chosen
