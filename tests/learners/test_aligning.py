@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +50,15 @@ def joined(one: Examples, other: Examples) -> Examples:
 
 def queries(d: int = 3) -> torch.Tensor:
     return torch.randn(50, d, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 1
+
+
+def refusal(run: Callable[[], object]) -> str | None:
+    """What the ValueError of ``run`` says, if there is one."""
+    try:
+        run()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def svm() -> Learner:
@@ -323,3 +334,30 @@ def test_transfer_tasks_are_evaluated_and_their_predictors_saved(name: str, tmp_
 def replace_like(learner: AligningLearner) -> AligningLearner:
     """The same learner, made again."""
     return next(make() for make in LEARNERS.values() if type(make()) is type(learner))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 1e25])
+def test_features_of_any_size_are_aligned_or_refused_in_our_own_words(
+    name: str, scale: float
+) -> None:
+    """No warning or error of numpy, scikit-learn, skada or POT gets through."""
+    given = rows(12, 8)._replace(weights=torch.ones(20))
+    given = given._replace(inputs=(scale * given.inputs).float())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        said = refusal(lambda: LEARNERS[name]()(given, SPEC)(given.inputs))
+    assert said is None or re.fullmatch(r"\w+: [^\n]*; found [^\n]*\. [^\n]*\.", said), said
+    for each in found:
+        assert str(each.message).startswith(("CORAL:", "EntropicTransport:")), each
+
+
+def test_weights_that_sum_to_1_are_refused_for_what_they_are() -> None:
+    given = rows()._replace(weights=torch.full((70,), 1 / 70, dtype=torch.float64))
+    with pytest.raises(ValueError, match="weights must be whole numbers"):
+        qs.CORAL(nn.Identity())(given, SPEC)
+
+
+def test_too_few_steps_of_sinkhorn_are_said() -> None:
+    with pytest.warns(RuntimeWarning, match="did not in 1 steps.* Raise steps or entropy"):
+        qs.EntropicTransport(nn.Identity(), entropy=0.01, steps=1)(rows(), SPEC)

@@ -224,5 +224,8 @@ def test_what_cannot_be_judged_is_refused() -> None:
     rare = at(support, (support.targets != 2) | (torch.arange(105) < 8))
     with pytest.raises(ValueError, match=r"5 folds need .* of class 2 of the sources"):
         learner(rare, SPEC)
+    without = support._replace(targets=torch.full_like(support.targets, -1))
+    with pytest.raises(ValueError, match=r"needs labelled rows of sources.* and no label"):
+        learner(without, SPEC)
     with pytest.raises(ValueError, match="2 or more learners and folds; found 1 and 5"):
         qs.ChosenWithoutLabels(nn.Identity(), [probe()])

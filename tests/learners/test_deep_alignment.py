@@ -346,3 +346,19 @@ def test_settings_out_of_range_are_refused() -> None:
     for message, make in makes:
         with pytest.raises(ValueError, match=message):
             make()
+
+
+@pytest.mark.parametrize("kind", [qs.DAN, qs.DeepCORAL])
+def test_weights_that_are_shares_are_refused_since_no_pair_of_rows_would_count(
+    kind: type[Learner],
+) -> None:
+    """Their sum, 1 up to rounding, minus 1 was divided by: the discrepancy was -5e7."""
+    x = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    given = qs.examples(x, [0, 1] * 3 + [-1] * 6, groups=[1] * 6 + [0] * 6)
+    learner = kind(qs.backbones.MLP(2, (3,)), steps=1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"sum to at least 2; found a sum of 1 for 6 rows of s"):
+        learner(given._replace(weights=torch.full((12,), 1 / 6)), SPEC)
+    heavy, alone = torch.full((6,), 2.0), torch.full((1,), 1.0)
+    for weights in (torch.full((6,), 0.2), torch.full((6,), 1 / 6)):
+        assert 0 <= float(coral_distance(x[:6], x[6:7], weights, alone)) < 1e-6
+        assert abs(float(squared_mmd(x[:6], x[6:], weights, heavy))) < 4

@@ -156,3 +156,7 @@ def test_invalid_arguments_are_refused() -> None:
         KLIEP(())
     with pytest.raises(ValueError, match="gamma must be positive; found -1"):
         KMM(-1)
+    with pytest.raises(ValueError, match=r"slack must be a number of at least 0; found -0\.5"):
+        KMM(slack=-0.5)
+    with pytest.raises(ValueError, match="folds must be at least 2; found 1"):
+        KLIEP(folds=1)

@@ -224,6 +224,37 @@ def test_reals_are_judged_by_their_loss() -> None:
         assert gate().choice(gate()(rows, spec).state) == "target only"
 
 
+@pytest.mark.parametrize("kind", [qs.TCA, qs.TrAdaBoost, qs.Reweighted])
+def test_a_learner_of_transfer_alone_is_fitted_to_the_source_as_to_a_plain_task(
+    kind: type[Learner],
+) -> None:
+    """TCA refuses support sets without target rows, and others warn: here they are not asked to."""
+    task = moved(False, labelled=3)
+    source = task.support.groups > 0
+    blind = task.support._replace(targets=torch.where(source, task.support.targets, -1))
+    plain = qs.examples(blind.inputs[source], blind.targets[source])
+    learner = qs.SafeGate([kind(torch.nn.Identity())])  # type: ignore[call-arg]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        predictor = learner(blind, SPEC)
+    assert not [each for each in found if "needs labelled target" in str(each.message)]
+    assert not [each for each in found if "needs target rows" in str(each.message)]
+    assert learner.choice(predictor.state) == "source only"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        expected = learner.learners[0](plain, SPEC)(task.query.inputs)
+        errors = learner(task.support, SPEC).state["errors"]
+    assert torch.equal(predictor(task.query.inputs), expected)
+    assert len(errors) == 3
+    assert bool(errors.isfinite().all())
+
+
+def test_without_classes_the_warning_speaks_of_rows_alone() -> None:
+    rows = qs.examples([[1.0], [2.0]], [[1.0], [2.0]], groups=[0, 1])
+    with pytest.warns(RuntimeWarning, match=r"labelled target rows, to .*; found 1 row\. It"):
+        gate()(rows, qs.regression())
+
+
 def test_evaluate_and_fit_loop_over_tasks_by_themselves() -> None:
     tasks = qs.Sinusoids(shots=5, queries=5)
     torch.manual_seed(0)
@@ -238,8 +269,9 @@ def test_evaluate_and_fit_loop_over_tasks_by_themselves() -> None:
     [
         ({"learners": []}, "1 or more learners to choose from; found none"),
         ({"learners": [torch.nn.Identity()]}, "found Identity"),
-        ({"margin": -1.0}, "margin must be 0 or more; found -1"),
-        ({"folds": 1}, "folds must be at least"),
+        ({"margin": -1.0}, "margin 0 or more; found folds=10, margin=-1"),
+        ({"margin": float("nan")}, "margin 0 or more; found folds=10, margin=nan"),
+        ({"folds": 1}, "folds must be at least 2, and margin 0 or more; found folds=1"),
         ({"repeats": 0}, "repeats must be at least 1"),
     ],
 )

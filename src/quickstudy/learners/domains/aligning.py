@@ -120,13 +120,15 @@ class AligningLearner(Learner):
         }
         _refuse_infinite(type(self).__name__, source_rows, *target_map.values())
         target_rows = self.mapped(target_map, features[own])
+        _refuse_infinite(type(self).__name__, target_rows)
         rows = target_rows.new_zeros(len(present), target_rows.shape[1])
         rows = rows.index_put((source,), source_rows)
         return rows.index_put((own,), target_rows), target_map
 
     def _align(self, source: Array, target: Array) -> Alignment:
         try:
-            return self.align(source, target)
+            with np.errstate(all="ignore"):  # what is not finite in the end is refused
+                return self.align(source, target)
         except np.linalg.LinAlgError as error:
             raise ValueError(
                 f"{type(self).__name__}: the features must allow the alignment; found that their "
@@ -171,6 +173,13 @@ def _check(who: str, features: Tensor, support: Examples) -> None:
             "Flatten them: torch.nn.Sequential(backbone, torch.nn.Flatten())."
         )
     refuse_without_target(who, support)
+    broken = weights[weights != weights.round()]
+    if len(broken):
+        raise ValueError(
+            f"{who}: aligns whole rows, so weights must be whole numbers; found "
+            f"{float(broken[0]):g}. Round them, or use a learner that does not align, "
+            "such as qs.LinearProbe."
+        )
     target = is_target(support)
     for whose, side in (("sources", ~target), ("target", target)):
         rows = float(weights[side].sum())
@@ -179,13 +188,6 @@ def _check(who: str, features: Tensor, support: Examples) -> None:
                 f"{who}: needs 2 or more rows of each side to compare how they vary; found "
                 f"{rows:g} of the {whose}. Give more rows."
             )
-    broken = weights[weights != weights.round()]
-    if len(broken):
-        raise ValueError(
-            f"{who}: aligns whole rows, so weights must be whole numbers; found "
-            f"{float(broken[0]):g}. Round them, or use a learner that does not align, "
-            "such as qs.LinearProbe."
-        )
 
 
 def _refuse_infinite(who: str, *found: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import embed_query, embed_support
-from quickstudy.base.trees import map_tree
+from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.aligning import refuse_without_target
 from quickstudy.learners.domains.coral import CORAL
@@ -18,6 +18,7 @@ from quickstudy.learners.domains.criteria import Criterion, circular_validation
 from quickstudy.learners.domains.linear_transport import LinearTransport
 from quickstudy.learners.domains.subspace_alignment import SubspaceAlignment
 from quickstudy.learners.transfer.support_vectors import SVM
+from quickstudy.tasks.examples import take
 from quickstudy.tasks.transfer import is_target
 
 
@@ -49,7 +50,8 @@ class ChosenWithoutLabels(Learner):
     :meth:`report` says it in words.
 
     Raises ValueError for fewer than 2 learners or folds, and in ``adapt`` for source rows without
-    any row of the target, and for fewer rows than folds of the target or of a class of the sources.
+    any row of the target or without any label, and for fewer rows than folds of the target or of a
+    class of the sources.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.ChosenWithoutLabels(torch.nn.Identity(), folds=2)
@@ -88,7 +90,8 @@ class ChosenWithoutLabels(Learner):
         scores = features.new_zeros(len(self.candidates))
         if bool(((support.weights > 0) & ~is_target(support)).any()):
             refuse_without_target("ChosenWithoutLabels", support)
-            scores = self._scores(_at(rows, support.weights > 0), spec).to(scores)
+            _refuse_without_labels(support)
+            scores = self._scores(take(rows, support.weights > 0), spec).to(scores)
         choice = scores.argmax()
         chosen = self._learner(choice).adapt(rows, spec)
         state = {"choice": choice, "scores": scores, "chosen": chosen, "statistics": statistics}
@@ -121,7 +124,7 @@ class ChosenWithoutLabels(Learner):
         with torch.no_grad():
             return torch.tensor([
                 [
-                    self.criterion(learner, _at(rows, fold != k), _at(rows, fold == k), spec)
+                    self.criterion(learner, take(rows, fold != k), take(rows, fold == k), spec)
                     for k in range(self.folds)
                 ]
                 for learner in map(self._learner, torch.arange(len(self.candidates)))
@@ -144,6 +147,17 @@ class ChosenWithoutLabels(Learner):
         return fold
 
 
+def _refuse_without_labels(support: Examples) -> None:
+    """ValueError for sources without any labelled row that has weight."""
+    source = (support.weights > 0) & ~is_target(support)
+    if not bool((source & (support.targets >= 0)).any()):
+        raise ValueError(
+            "ChosenWithoutLabels: needs labelled rows of sources, by which learners are compared; "
+            f"found {count(int(source.sum()), 'row')} of sources and no label. Label some, or take "
+            "one of the learners."
+        )
+
+
 def _default_learners() -> list[Learner]:
     kinds = (SVM, CORAL, SubspaceAlignment, LinearTransport)
     return [kind(nn.Identity()) for kind in kinds]
@@ -156,8 +170,3 @@ def _exceptions(learners: nn.ModuleList) -> dict[str, str]:
         assert isinstance(learner, Learner)
         found |= learner.exceptions
     return found
-
-
-def _at(rows: Examples, which: Tensor) -> Examples:
-    chosen: Examples = map_tree(lambda leaf: leaf[which], rows)
-    return chosen

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quickstudy.base.trees import leaves, map_tree
+from quickstudy.base.trees import concatenate, leaves
 from quickstudy.core import Examples, Learner, Predictor, TaskSpec
+from quickstudy.tasks.examples import take
 from quickstudy.tasks.transfer import is_target, without_labels
 
 Criterion = Callable[[Learner, Examples, Examples, TaskSpec], float]
@@ -48,7 +49,7 @@ def circular_validation(
     labels = _predictions(_adapted(learner, fitted, spec), target).argmax(-1)
     there = target._replace(targets=labels, groups=torch.ones_like(target.groups))
     back = without_labels(source)._replace(groups=torch.zeros_like(source.groups))
-    returned = _adapted(learner, _joined(there, back), spec)
+    returned = _adapted(learner, Examples(*concatenate(there, back)), spec)
     return balanced_accuracy(_predictions(returned, source).argmax(-1), source, spec.outputs)
 
 
@@ -98,7 +99,10 @@ def deep_embedded_validation(
     predictor = _adapted(learner, fitted, spec)
     train, own = _sides(fitted)
     source, target = _sides(held)
-    features = [_flat(_features(predictor, rows)) for rows in (train, _joined(own, target), source)]
+    features = [
+        _flat(_features(predictor, rows))
+        for rows in (train, Examples(*concatenate(own, target)), source)
+    ]
     x = torch.from_numpy(features[0]), torch.from_numpy(features[1])
     of_target = [0] * len(x[0]) + [1] * len(x[1])
     domain = LogisticRegression(max_iter=1000).fit(torch.cat(x).numpy(), of_target)
@@ -164,7 +168,7 @@ def balanced_accuracy(predicted: Tensor, rows: Examples, classes: int) -> float:
 def _sides(rows: Examples) -> tuple[Examples, Examples]:
     """The labelled source rows, and the target rows without their labels."""
     target, known = is_target(rows), rows.targets >= 0
-    return _at(rows, ~target & known), without_labels(_at(rows, target))
+    return take(rows, ~target & known), without_labels(take(rows, target))
 
 
 def _adapted(learner: Learner, rows: Examples, spec: TaskSpec) -> Predictor:
@@ -187,16 +191,6 @@ def _flat(inputs: Any) -> Any:
     """Rows as vectors (n, d), an array of float64."""
     parts = [leaf.detach().flatten(1).double().cpu() for leaf in leaves(inputs)]
     return torch.cat(parts, 1).numpy()
-
-
-def _at(rows: Examples, which: Tensor) -> Examples:
-    chosen: Examples = map_tree(lambda leaf: leaf[which], rows)
-    return chosen
-
-
-def _joined(*parts: Examples) -> Examples:
-    joined: Examples = map_tree(lambda *leaves: torch.cat(leaves), *parts)
-    return joined
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ def squared_mmd(
         k(a, b) = mean over the bandwidths h of exp(-|a - b|^2 / h D)
 
     D is the mean squared distance of two different rows of both sets together; it counts as a
-    constant. A row of weight 2 counts as two rows. A side of one row has no pairs: its part is 0.
+    constant. A row of weight 2 counts as two rows. A side of fewer than 2 rows has no pairs: its
+    part is 0.
 
     Reference: Gretton et al. (2012), A Kernel Two-Sample Test, equation 3 (lemma 6).
     """
@@ -41,7 +42,7 @@ def squared_mmd(
     scale = scale.where(scale > 0, 1.0)
     kernel = torch.stack([(-squares / (h * scale)).exp() for h in bandwidths]).mean(0)
     parts = [
-        (w @ k @ w - w.sum()) / _pairs(w.sum())  # k(a, a) = 1
+        torch.where(w.sum() < 2, 0.0, w @ k @ w - w.sum()) / _pairs(w.sum())  # k(a, a) = 1
         for w, k in ((source_weights, kernel[:n, :n]), (target_weights, kernel[n:, n:]))
     ]
     across = source_weights @ kernel[:n, n:] @ target_weights
@@ -52,7 +53,7 @@ def squared_mmd(
 def _pairs(total: Tensor) -> Tensor:
     """The number of ordered pairs of different rows; 1 where there are none."""
     pairs = total * (total - 1)
-    return pairs.where(total > 1, 1.0)
+    return pairs.where(total >= 2, 1.0)
 
 
 class DAN(DeepAligner):
@@ -94,6 +95,7 @@ class DAN(DeepAligner):
     """
 
     annealed = True
+    reads_pairs = True
 
     def __init__(
         self,

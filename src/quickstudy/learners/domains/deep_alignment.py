@@ -16,8 +16,7 @@ from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.replica import Replica, call_with
-from quickstudy.base.trees import map_tree
-from quickstudy.base.words import first_few
+from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.aligning import refuse_without_target
 from quickstudy.learners.features import refuse_heads_and_maps, refuse_sizes
@@ -34,7 +33,7 @@ from quickstudy.learners.gradient.network import SupportLoss, refuse_running
 from quickstudy.learners.gradient.reach import can_be_tested, refuse_unreachable
 from quickstudy.learners.outputs import present_entry
 from quickstudy.objectives import mean_loss
-from quickstudy.tasks.examples import labelled, without_absent
+from quickstudy.tasks.examples import labelled, take, without_absent
 from quickstudy.tasks.transfer import is_target
 
 _BODY, _WEIGHT, _BIAS = "body.", "head.weight", "head.bias"
@@ -82,6 +81,8 @@ class DeepAligner(Learner):
     _reach_tested = False
     annealed: ClassVar[bool] = False
     """Whether the rate falls as rate / (1 + 10 p)^0.75, p from 0 to 1 over the steps."""
+    reads_pairs: ClassVar[bool] = False
+    """Whether the difference compares rows of one side, so that weights must count rows."""
 
     def __init__(
         self,
@@ -129,12 +130,14 @@ class DeepAligner(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The network after the steps on ``support``.
 
-        Raises ValueError for source rows without any row of the target, and where the weights do
-        not stay finite.
+        Raises ValueError for source rows without any row of the target, where the weights do not
+        stay finite, and where rows are compared whose weights sum to less than 2.
         """
         transfers = bool(((support.weights > 0) & ~is_target(support)).any())
         if transfers:
             refuse_without_target(type(self).__name__, support)
+            if self.reads_pairs:
+                _refuse_shares(type(self).__name__, support)
         self._test_reach(support, spec)
         run = _Run(self, support, spec, transfers)
         with torch.no_grad():
@@ -197,6 +200,22 @@ class DeepAligner(Learner):
             )
 
 
+def _refuse_shares(who: str, support: Examples) -> None:
+    """ValueError for several rows of a side that together count for fewer than 2.
+
+    Weights that sum to 1 would leave no pair of rows to compare, and so no alignment at all.
+    """
+    target = is_target(support)
+    for whose, side in (("sources", ~target), ("the target", target)):
+        weights = support.weights[side & (support.weights > 0)]
+        if len(weights) > 1 and float(weights.sum()) < 2:
+            raise ValueError(
+                f"{who}: weights say how many rows a row counts for, so those of a side must sum "
+                f"to at least 2; found a sum of {float(weights.sum()):g} for "
+                f"{count(len(weights), 'row')} of {whose}. Multiply them by the number of rows."
+            )
+
+
 _LOOPED = "the rows of source and target are told apart by value, and have numbers of their own"
 _BY_BATCHES = {
     "support_order_is_irrelevant": "rows get into batches by their order",
@@ -212,7 +231,7 @@ class _Run:
     ) -> None:
         self.learner, self.spec, self.transfers = learner, spec, transfers
         present = support.weights > 0
-        self.support = _rows(support, present) if bool(present.any()) else support
+        self.support = take(support, present) if bool(present.any()) else support
         self.present = present_entry(labelled(self.support, spec.answer), spec)
         target = is_target(self.support)
         self.sides = ((~target).nonzero()[:, 0], target.nonzero()[:, 0])
@@ -237,7 +256,7 @@ class _Run:
 
     def loss(self, weights: Weights, batch: tuple[Tensor, Tensor], progress: float) -> Tensor:
         """The loss of the labelled rows of both sides, and the difference of the sides."""
-        rows = _rows(self.support, torch.cat(batch))
+        rows = take(self.support, torch.cat(batch))
         features = self._features(rows, weights)
         outputs = features @ weights[_WEIGHT].mT + weights[_BIAS]
         logits = without_absent(outputs, self.present.get("present"))
@@ -291,9 +310,3 @@ def _rounds(rows: Tensor, size: int | None, generator: torch.Generator) -> Itera
             waiting = torch.cat([waiting, rows[order]])
         yield waiting[:size]
         waiting = waiting[size:]
-
-
-def _rows(rows: Examples, which: Tensor) -> Examples:
-    """The rows at these indices, or where this mask is true."""
-    chosen: Examples = map_tree(lambda leaf: leaf[which], rows)
-    return chosen

@@ -15,7 +15,7 @@ def coral_distance(
     """|C_s - C_t|^2 / (4 d^2), where C are the covariances of rows (n, d) and (m, d).
 
     A row of weight 2 counts as two rows. C has the factor 1 / (n - 1), n being the sum of the
-    weights, and is 0 where that is not above 1.
+    weights, and is 0 where that is below 2.
     """
     d = source.shape[-1]
     gap = _covariance(source, source_weights) - _covariance(target, target_weights)
@@ -27,7 +27,7 @@ def _covariance(rows: Tensor, weights: Tensor) -> Tensor:
     mean = (weights @ rows) / total.clamp_min(torch.finfo(rows.dtype).tiny)
     centred = rows - mean
     scatter = centred.mT @ (weights.unsqueeze(-1) * centred)
-    return torch.where(total > 1, scatter / (total - 1).where(total > 1, 1.0), 0.0)
+    return torch.where(total >= 2, scatter / (total - 1).where(total >= 2, 1.0), 0.0)
 
 
 class DeepCORAL(DeepAligner):
@@ -64,6 +64,8 @@ class DeepCORAL(DeepAligner):
     >>> learner(support, qs.classification(ways=2))(x).shape
     torch.Size([4, 2])
     """
+
+    reads_pairs = True
 
     def __init__(
         self,

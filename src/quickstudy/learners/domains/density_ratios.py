@@ -92,7 +92,9 @@ class KLIEP:
             raise ValueError("KLIEP: needs at least 1 gamma; found none.")
         for gamma in self.gammas:
             _refuse_not_positive("KLIEP", gammas=gamma)
-        _refuse_not_positive("KLIEP", centres=self.centres, folds=self.folds - 1)
+        _refuse_not_positive("KLIEP", centres=self.centres)
+        if self.folds < 2:
+            raise ValueError(f"KLIEP: folds must be at least 2; found {self.folds}.")
 
     def __call__(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Ratios (n,)."""
@@ -178,6 +180,11 @@ class KMM:
 
     def __post_init__(self) -> None:
         _refuse_not_positive("KMM", gamma=self.gamma, largest=self.largest)
+        if self.slack is not None and not 0 <= self.slack < torch.inf:
+            raise ValueError(
+                f"KMM: slack must be a number of at least 0; found {self.slack}. Leave it out for "
+                "that of the paper."
+            )
 
     def __call__(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Ratios (n,)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from torch import Tensor, nn
 
@@ -37,8 +39,11 @@ class EntropicTransport(AligningLearner):
 
     State: as of :class:`AligningLearner`; ``map`` is empty.
 
+    Warns (RuntimeWarning) where the iteration does not converge.
+
     Raises ValueError for an entropy or steps that are not positive, and in ``adapt`` for fewer
-    than 2 rows of the sources or of the target; ImportError without the extra ``transfer``.
+    than 2 rows of the sources or of the target and where all rows are equal; ImportError without
+    the extra ``transfer``.
 
     Reference: Courty, Flamary, Tuia and Rakotomamonjy (2017), Optimal Transport for Domain
     Adaptation, sections 4 and 5, without the regularisation by classes.
@@ -71,10 +76,25 @@ class EntropicTransport(AligningLearner):
         """Source rows, moved."""
         skada = optional("skada", "transfer", "EntropicTransport")
         rows, domains = np.concatenate([source, target]), domains_of(source, target)
+        if not (rows != rows[0]).any():
+            raise ValueError(
+                "EntropicTransport: needs rows that differ, since costs are relative to their "
+                "median distance; found that all are equal. Leave constant features out."
+            )
         adapter = skada.EntropicOTMappingAdapter(
             reg_e=self.entropy, norm="median", max_iter=self.steps
         )
-        adapter.fit(rows, sample_domain=domains)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            adapter.fit(rows, sample_domain=domains)
+        if any("converge" in str(each.message) for each in found):
+            warnings.warn(
+                "EntropicTransport: Sinkhorn's iteration should converge, but did not in "
+                f"{self.steps} steps, so that rows are moved by an approximation. Raise steps or "
+                "entropy.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         moved = adapter.transform(source, sample_domain=domains[: len(source)], allow_source=True)
         return Alignment(moved, {})
 

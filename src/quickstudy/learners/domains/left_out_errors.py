@@ -12,7 +12,7 @@ from quickstudy.answers.classes import Classes, cross_entropy
 from quickstudy.base.trees import concatenate
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.target_folds import left_out_rows, target_folds
-from quickstudy.tasks.examples import take
+from quickstudy.tasks.examples import one_place, take
 from quickstudy.tasks.transfer import is_target
 
 FLOOR = 0.01
@@ -24,7 +24,11 @@ TEMPERATURES = 2.0 ** torch.arange(-8.0, 8.5, 0.5, dtype=torch.float64)
 
 
 class Candidate(NamedTuple):
-    """A learner, and which rows of a support set (n,) it is given: all of them for None."""
+    """A learner, and which rows of a support set (n,) it is given: all of them for None.
+
+    Chosen rows are given as a plain task, all in group 0, also where they come from a source: a
+    learner that needs target rows can be fitted to a source, too.
+    """
 
     name: str
     learner: Learner
@@ -32,8 +36,10 @@ class Candidate(NamedTuple):
 
     def adapted(self, support: Examples, spec: TaskSpec) -> State:
         """The learner's state after adapting to its rows of ``support``."""
-        given = support if self.rows is None else take(support, self.rows(support))
-        return self.learner.adapt(given, spec)
+        if self.rows is None:
+            return self.learner.adapt(support, spec)
+        given = take(support, self.rows(support))
+        return self.learner.adapt(given._replace(groups=one_place(given.weights)), spec)
 
     def predictions(self, state: State, inputs: Any, spec: TaskSpec) -> Any:
         """What the learner predicts with ``state``."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quickstudy.answers.classes import Classes
 from quickstudy.base.modules import in_torch_func
 from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
@@ -28,8 +29,8 @@ class SafeGate(Learner):
     """Maps a support set to the predictor of the candidate that errs least on left-out target rows.
 
     The candidates, simplest first: ``alone`` on the target rows (*target only*), ``alone`` on the
-    source rows (*source only*), and each of ``learners`` on all rows. A support set without source
-    rows has its learners alone as candidates.
+    source rows (*source only*), each as a plain task, and each of ``learners`` on all rows. A
+    support set without source rows has its learners alone as candidates.
 
         error_c = mean over repeats, folds and rows i of a fold of error(c adapted without fold, i)
         chosen  = the first c over which the best one has no advantage that counts
@@ -85,9 +86,12 @@ class SafeGate(Learner):
         margin: float = 0.5,
     ) -> None:
         super().__init__()
-        refuse_sizes("SafeGate", folds=folds - 1, repeats=repeats)
-        if margin < 0:
-            raise ValueError(f"SafeGate: margin must be 0 or more; found {margin}.")
+        refuse_sizes("SafeGate", repeats=repeats)
+        if folds < 2 or not margin >= 0:
+            raise ValueError(
+                "SafeGate: folds must be at least 2, and margin 0 or more; found "
+                f"folds={folds}, margin={margin}. Leave them out for the default ones."
+            )
         self.parts = nn.ModuleList(_given_learners(learners))
         self.alone = alone
         self.folds, self.repeats, self.margin = folds, repeats, margin
@@ -168,9 +172,11 @@ class SafeGate(Learner):
         """The candidate to take where no row can be left out; it warns."""
         fewest = fewest_rows(support, spec.answer)
         chosen = 0 if fewest or not transfers else 1
+        classes = isinstance(spec.answer, Classes)
+        each, of_class = (" of each class", " of a class") if classes else ("", "")
         warnings.warn(
-            f"SafeGate: needs {LEAST_ROWS} different labelled target rows of each class, to leave "
-            f"one out; found {count(fewest, 'row')} of a class. It cannot judge, and takes "
+            f"SafeGate: needs {LEAST_ROWS} different labelled target rows{each}, to leave "
+            f"one out; found {count(fewest, 'row')}{of_class}. It cannot judge, and takes "
             f"{self.names(transfers)[chosen]!r}. Label more rows of the target.",
             RuntimeWarning,
             stacklevel=4,

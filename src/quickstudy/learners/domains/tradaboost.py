@@ -123,7 +123,8 @@ class TrAdaBoost(Learner):
                 break
             states.append(state)
             betas.append(odds)
-            weights = weights * torch.where(target, 1 / betas[-1], beta) ** errors
+            bases = weights.new_tensor([beta, 1 / odds])
+            weights = weights * bases[target.long()] ** errors
             weights = weights / weights.sum()  # or they could grow without bound
         return self._state(states, betas, support, spec)
 
@@ -161,10 +162,11 @@ class TrAdaBoost(Learner):
 
     def _why(self, error: float, number: int) -> str:
         if error <= 0:
-            remedy = " Use soft_loss, which is never 0" if self.loss is hard_loss else ""
+            soft = "soft_loss, which is 0 for certain predictions alone"
+            remedy = soft if self.loss is hard_loss else "a base learner that is less certain"
             return (
                 f"stopped in round {number} of {self.rounds}, since the base learner is right on "
-                f"all target rows, so that there is nothing to boost; this round alone decides."
+                "all target rows, so that there is nothing to boost; this round alone decides. Use "
                 f"{remedy}"
             )
         decides = "it alone decides" if number == 1 else f"the {number - 1} before it vote"
