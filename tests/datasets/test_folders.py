@@ -118,6 +118,12 @@ def test_wrong_folders_are_refused(tmp_path, pets):
         datasets.load("folder")
 
 
+def test_no_size_is_the_usual_one_and_0_is_none(pets):
+    assert datasets.load("folder", pets).train.inputs.shape[-1] == 84
+    with pytest.raises(ValueError, match="size must be at least 1 pixel; found 0"):
+        datasets.load("folder", pets, size=0)
+
+
 def test_a_folder_that_cannot_be_opened_is_named(pets, monkeypatch):
     # the superuser may open anything, so the refusal is played
     real = os.scandir

@@ -50,7 +50,7 @@ def load(
               (``caltech101_30_train.zip``, ...). Otherwise the archive is downloaded to it.
     ``size``  side in pixels, default 84; the middle square of each photograph.
     """
-    folder, side = data_root(root), size or SIZE
+    folder, side = data_root(root), SIZE if size is None else size
     recipe = {"version": VERSION, "size": side}
     splits = cached(folder, "caltech101", recipe, lambda: build(folder, side, download))
     return Dataset(card("caltech101"), *in_order(splits))

@@ -38,8 +38,8 @@ def load(
 ) -> Dataset:
     """:func:`folder` for ``datasets.load("folder", root=path)``."""
     return folder(
-        _given(root), size=size or SIZE, fractions=fractions, seed=split_seed, ways=ways,
-        strict=strict,
+        _given(root), size=SIZE if size is None else size, fractions=fractions, seed=split_seed,
+        ways=ways, strict=strict,
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def load_classes(
             f"{top}: has its own splits, the folders {', '.join(SPLITS)}, so no other split can "
             "be made. Put all class folders side by side, or leave the options of the split out."
         )
-    return read_classes(top, size or SIZE, strict=strict)
+    return read_classes(top, SIZE if size is None else size, strict=strict)
 
 
 def _given(root: str | Path | None) -> str | Path:

@@ -50,7 +50,7 @@ def load(
     ``size``    side in pixels, default 84; the middle square of each photograph.
     ``strict``  raise an error for an unreadable image, instead of a warning at every load.
     """
-    folder, side = data_root(root), size or SIZE
+    folder, side = data_root(root), SIZE if size is None else size
     recipe = {"version": VERSION, "size": side}
     splits, left_out = cached_incomplete(
         folder, "mini_imagenet", recipe, lambda: build(folder, side, strict), complete=strict

@@ -45,7 +45,7 @@ def load(root: str | Path | None = None, *, size: int | None = None) -> Dataset:
               ``images/``.
     ``size``  side in pixels, default 84; the middle square of each picture.
     """
-    folder, side = data_root(root), size or SIZE
+    folder, side = data_root(root), SIZE if size is None else size
     recipe = {"version": VERSION, "size": side}
     splits = cached(folder, "wbc", recipe, lambda: build(folder, side))
     none = splits["test"].without_classes()

@@ -156,7 +156,9 @@ def _prepared(timm: Any, model: nn.Module, size: int | None, who: str) -> TimmBa
     if channels != 3:
         raise ValueError(f"{who}: must read pictures of 3 channels; found {channels}.")
     resize = "bilinear" if form["interpolation"] == "bilinear" else "bicubic"
-    backbone = TimmBackbone(model, size or side, form["mean"], form["std"], resize).eval()
+    backbone = TimmBackbone(
+        model, side if size is None else size, form["mean"], form["std"], resize
+    ).eval()
     try:
         with torch.no_grad():
             found = tuple(backbone(torch.zeros(1, 3, 8, 8)).shape)

@@ -51,10 +51,13 @@ def backbone_for(recipe: Recipe, inputs: tuple[int, ...]) -> torch.nn.Module:
     """The recipe's pretrained backbone; ValueError for a learner or inputs that it does not fit."""
     facts = LEARNERS[recipe.learner]
     if facts.head or facts.maps:
-        needs = "ends in a head with the task's outputs" if facts.head else "gives feature maps"
+        needs, other = "gives feature maps", ""
+        if facts.head:
+            needs = "ends in a head with the task's outputs"
+            other = ", or put a head on it in Python: qs.backbones.WithHead"
         raise ValueError(
             f"backbone: {recipe.learner} needs a network that {needs}, but {recipe.backbone} gives "
-            "feature vectors. Take --learner simple_shot or linear_probe, or another backbone."
+            f"feature vectors. Take --learner simple_shot or linear_probe, another backbone{other}."
         )
     if len(inputs) != 3:
         raise ValueError(
