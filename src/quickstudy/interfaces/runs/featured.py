@@ -23,6 +23,7 @@ from quickstudy.base.door import to_unit
 from quickstudy.base.modules import raw_bytes
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
+from quickstudy.learners.transfer.tuned_learner import TunedLearner
 from quickstudy.learners.with_backbone import on_backbone
 from quickstudy.tasks.rows import LabelledRows
 
@@ -80,8 +81,8 @@ def is_fixed(learner: Learner) -> bool:
 
 
 def adapts_layers(learner: type[Learner]) -> bool:
-    """Whether a learner changes layers of its backbone for each task: it says which."""
-    return bool({"adapts", "layers"} & inspect.signature(learner).parameters.keys())
+    """Whether a learner changes layers of its backbone for each task."""
+    return issubclass(learner, TunedLearner) or "adapts" in inspect.signature(learner).parameters
 
 
 def on_features(learner: Learner) -> Learner:

@@ -34,10 +34,15 @@ def with_own_size(recipe: Recipe) -> Recipe:
 
 
 def _pretrained(recipe: Recipe, *, fixed: bool) -> torch.nn.Module:
-    """The pretrained backbone; ``fixed``: its weights stay as they are."""
-    size = recipe.size if "size" in pretrained_card(recipe.backbone).options else None
-    if "size" not in card(recipe.data).options:
+    """The pretrained backbone; ``fixed``: its weights stay as they are.
+
+    It enlarges pictures that are smaller than it can read.
+    """
+    facts, size = pretrained_card(recipe.backbone), recipe.size
+    if size is None or "size" not in facts.options or "size" not in card(recipe.data).options:
         size = None
+    else:
+        size = max(size, facts.smallest)
     return pretrained(recipe.backbone, size=size, frozen=fixed)
 
 
