@@ -153,6 +153,18 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> No
         qs.LoRA(MLP(4), **options)
 
 
+def test_convolutions_of_a_pretrained_network_get_factors() -> None:
+    backbone = qs.pretrained("efficientnet-lite0", size=32, frozen=False)
+    changed = LowRank(backbone, rank=2)
+    assert "stem" in changed.keys
+    assert not any("depthwise" in name for name in changed.keys)  # each is in groups
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(changed(images), backbone(images))
+    support = qs.examples(images, [0, 1, 0, 1])
+    predictor = qs.LoRA(backbone, rank=2, steps=2)(support, qs.classification(2))
+    assert predictor(images).isfinite().all()
+
+
 def test_a_network_without_layers_for_factors_is_refused() -> None:
     with pytest.raises(ValueError, match="has: none"):
         LowRank(nn.Flatten())

@@ -180,6 +180,8 @@ class _ConvNorm(nn.Module):
 
     norm_name = "stored"
     """For reports: the statistics were stored with the weights."""
+    convolves = True
+    """Its ``weight`` is that of a convolution, as in ``nn.Conv2d``."""
     mean: Tensor
     variance: Tensor
 

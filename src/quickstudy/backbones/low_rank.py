@@ -113,7 +113,10 @@ def _layers(backbone: nn.Module, patterns: str | Sequence[str]) -> dict[str, nn.
     """The layers that get factors, by name."""
     every = isinstance(patterns, str) and patterns == "*"
     given = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    possible = {n: m for n, m in backbone.named_modules() if isinstance(m, _KINDS)}
+    possible = {
+        name: module for name, module in backbone.named_modules()
+        if isinstance(module, _KINDS) or getattr(module, "convolves", False)
+    }  # fmt: skip
     for pattern in given:
         if not any(fnmatchcase(name, pattern) for name in possible):
             raise ValueError(
