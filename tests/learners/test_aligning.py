@@ -361,3 +361,10 @@ def test_weights_that_sum_to_1_are_refused_for_what_they_are() -> None:
 def test_too_few_steps_of_sinkhorn_are_said() -> None:
     with pytest.warns(RuntimeWarning, match="did not in 1 steps.* Raise steps or entropy"):
         qs.EntropicTransport(nn.Identity(), entropy=0.01, steps=1)(rows(), SPEC)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_numbers_of_a_map_are_stored_as_a_file_stores_them(name: str) -> None:
+    """Else a predictor predicts a little differently once it was saved and loaded."""
+    found = LEARNERS[name]()(rows(), SPEC).state["map"]
+    assert all(part.is_contiguous() for part in found.values())

@@ -13,6 +13,7 @@ from quickstudy.answers.reals import Reals
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.features import refuse_heads_and_maps
+from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
 from quickstudy.tasks.examples import labelled, without_absent
 
@@ -138,7 +139,7 @@ class SVM(Learner):
         if self.kernel == "linear":
             values: Tensor = features @ state["weight"].double() + offset
             return values
-        distances = squared_distances(features, state["vectors"].double())
+        distances = squared_euclidean(features, state["vectors"].double()).clamp_min(0)
         dual, gammas = state["dual"].double(), state["gamma"]
         # One kernel for machines of one gamma: all pairs of classes, but not all real targets.
         parts = [
@@ -228,15 +229,6 @@ class SVM(Learner):
 
 _Machines = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Dual variables (n, k), offsets (k,) and gammas (k,) of k machines."""
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2, (n, d), (m, d) -> (n, m)."""
-    centre = b.mean(0, keepdim=True) if len(b) else 0.0  # less is lost by cancellation
-    a, b = a - centre, b - centre
-    both = a.square().sum(-1, keepdim=True) + b.square().sum(-1)
-    distances: Tensor = (both - 2 * a @ b.mT).clamp_min(0)
-    return distances
 
 
 def _one_against_one(values: Tensor, classes: int, break_ties: bool) -> Tensor:
