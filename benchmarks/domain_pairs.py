@@ -36,7 +36,6 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Examples, Learner, TaskSpec
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.interfaces.runs.provenance import commit
-from quickstudy.learners.gradient.descend import Adam
 from quickstudy.reports.tables import markdown_table
 from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.transfer import without_labels
@@ -61,19 +60,24 @@ def joined(*parts: Examples) -> Examples:
     return Examples(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def reviews_network(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return qs.backbones.MLP(5000, (50,))
+class ReviewsNetwork(nn.Sequential):
+    """Counts of 5,000 words -> 50 features in (0, 1), as in the paper of DANN."""
+
+    features = 50
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        super().__init__(nn.Linear(5000, self.features), nn.Sigmoid())
 
 
 def of_reviews(steps: int) -> dict[str, Callable[[int], Learner]]:
     """Networks trained on both sides, by seed."""
-    usual: dict[str, Any] = {"steps": steps, "batch": 64, "rate": 1e-3, "update": Adam()}
+    usual: dict[str, Any] = {"steps": steps, "batch": 64, "rate": 0.5}
     return {
-        "network": lambda s: qs.DANN(reviews_network(s), strength=0.0, hidden=(), seed=s, **usual),
-        "DANN": lambda s: qs.DANN(reviews_network(s), strength=0.1, hidden=(), seed=s, **usual),
-        "DAN": lambda s: qs.DAN(reviews_network(s), seed=s, **usual),
-        "Deep CORAL": lambda s: qs.DeepCORAL(reviews_network(s), seed=s, **usual),
+        "network": lambda s: qs.DANN(ReviewsNetwork(s), strength=0.0, hidden=(), seed=s, **usual),
+        "DANN": lambda s: qs.DANN(ReviewsNetwork(s), strength=0.1, hidden=(), seed=s, **usual),
+        "DAN": lambda s: qs.DAN(ReviewsNetwork(s), seed=s, **usual),
+        "Deep CORAL": lambda s: qs.DeepCORAL(ReviewsNetwork(s), seed=s, **usual),
     }
 
 

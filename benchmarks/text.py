@@ -80,7 +80,7 @@ class Methods:
 
     def _centred(self) -> Made:
         """CL2N: the centre is the mean feature of the training intents."""
-        learner = qs.SimpleShot(nn.Identity(), centred=True)
+        learner = qs.SimpleShot(qs.backbones.Features(384), centred=True)
         learner.centre_on(self.features(MINILM, "train").rows.inputs)
         return self._on(MINILM, learner)
 

@@ -54,13 +54,27 @@ def test_grey_pictures_are_colour_pictures_of_equal_channels():
     [
         (torch.rand(2, 4, 32, 32), "1 or 3 channels; found shape \\(2, 4, 32, 32\\)"),
         (torch.rand(2, 32, 32), "found shape \\(2, 32, 32\\)"),
-        (torch.full((1, 3, 32, 32), 200.0), r"in \[0, 1\]; found torch.float32 up to 200"),
+        (torch.rand(2, 3, 0, 32), "found shape \\(2, 3, 0, 32\\)"),
+        (torch.full((1, 3, 32, 32), 200.0), r"in \[0, 1\]; found 200 to 200.*by 255"),
+        (torch.linspace(-2, 2, 3072).view(1, 3, 32, 32), "found -2 to 2.*do not standardise"),
+        (torch.full((1, 3, 32, 32), torch.nan), "found nan to nan"),
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "found torch.uint8"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.complex64), "found torch.complex64"),
     ],
 )
 def test_other_inputs_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         EfficientNetLite(size=32)(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_pictures_are_resized_in_every_type_of_number(dtype):
+    net = EfficientNetLite(size=32).eval()
+    images = torch.rand(2, 3, 40, 24)
+    found = net.to(dtype).prepared(images.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), net.prepared(images), atol=0.02, rtol=0)
+    assert net(images.to(dtype)).isfinite().all()
 
 
 def test_other_versions_and_sizes_are_refused():

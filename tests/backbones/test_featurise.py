@@ -203,3 +203,5 @@ def test_other_data_are_refused(rows):
         qs.featurise(rows.inputs, counting())
     with pytest.raises(ValueError, match="batch must be at least 1"):
         qs.featurise(random_classes(), counting(), batch=0)
+    with pytest.raises(ValueError, match="at least 1 row; found none"):
+        qs.featurise(rows.without_classes(), counting())

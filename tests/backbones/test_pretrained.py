@@ -17,7 +17,6 @@ from PIL import Image
 import quickstudy as qs
 from quickstudy.backbones.pretrained import registry, weights
 from quickstudy.backbones.pretrained.lite import renamed
-from quickstudy.backbones.pretrained.load import rebuilt
 from quickstudy.backbones.pretrained.registry import card
 from quickstudy.backbones.pretrained.source import PretrainedSource, digest_of, unchanged
 from quickstudy.base.frozen import is_frozen
@@ -152,12 +151,15 @@ def test_a_source_says_how_to_make_the_module_again():
     backbone = qs.pretrained(LITE0, size=64)
     source = backbone.pretrained_source
     assert source == PretrainedSource(LITE0, digest_of(backbone), {"size": 64})
-    again = rebuilt(source)
+    again = qs.pretrained(source.name, **source.options)
+    assert again.pretrained_source == source
     assert unchanged(again)
-    assert again.size == 64
-    assert torch.equal(again.stem.weight, backbone.stem.weight)
-    with pytest.raises(ValueError, match="must have weights of the hash 00"):
-        rebuilt(source._replace(digest="00"))
+
+
+@pytest.mark.parametrize("option", [{"size": 64.0}, {"size": "64"}, {"size": True}, {"head": "x"}])
+def test_options_of_other_types_are_refused(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} must be"):
+        qs.pretrained(LITE0, **option)
 
 
 def test_further_training_is_noticed_and_so_are_other_settings():

@@ -24,7 +24,6 @@ from torch.func import vmap
 import quickstudy as qs
 import tiny_text
 from quickstudy.backbones import TextEncoder
-from quickstudy.backbones.pretrained.load import rebuilt
 from quickstudy.backbones.pretrained.registry import card
 from quickstudy.backbones.pretrained.source import unchanged
 from quickstudy.backbones.pretrained.weights import package_file
@@ -92,7 +91,8 @@ def test_its_source_says_when_it_is_changed(minilm: TextEncoder) -> None:
     changed = copy.deepcopy(minilm)
     changed.normalised = False
     assert not unchanged(changed)
-    again = rebuilt(minilm.pretrained_source)
+    again = qs.pretrained(MINILM, **minilm.pretrained_source.options)
+    assert again.pretrained_source == minilm.pretrained_source
     tokens = minilm.tokenize(TEXTS)
     assert torch.equal(again(tokens), minilm(tokens))
 
@@ -233,6 +233,8 @@ def test_it_trains_and_gives_the_same_under_vmap(tiny: TextEncoder) -> None:
         ({"ids": torch.zeros(2, 3).long(), "mask": torch.ones(2, 3)}, "mask booleans"),
         ({"ids": torch.zeros(2, 3).long(), "mask": torch.ones(2, 4).bool()}, "of that shape"),
         ({"ids": torch.full((2, 3), 30), "mask": torch.ones(2, 3).bool()}, "0 to 29.*found 30"),
+        ({"ids": torch.zeros(2, 0).long(), "mask": torch.ones(2, 0).bool()}, "found 0"),
+        ({"ids": torch.zeros(2, 999).long(), "mask": torch.ones(2, 999).bool()}, "found 999"),
     ],
 )
 def test_inputs_that_are_no_tokens_are_refused(
@@ -273,6 +275,14 @@ def test_a_cached_model_of_the_hub_is_loaded_offline_and_its_hash_is_kept(hub: P
     tiny_text.write(hub, seed=1)
     with pytest.raises(ValueError, match="must be those of their first use"):
         qs.pretrained("hf:me/tiny")
+
+
+def test_a_model_of_the_hub_needs_no_folder_that_can_be_written(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hub / "file").write_text("in the way of a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(hub / "file"))
+    assert is_frozen(qs.pretrained("hf:me/tiny"))
 
 
 def test_a_model_that_is_not_there_is_not_downloaded_unless_asked(hub: Path) -> None:

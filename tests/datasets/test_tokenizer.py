@@ -56,6 +56,10 @@ def test_a_text_that_is_too_long_loses_its_end_and_a_warning_says_how_much(
         ([b"a"], "every row must be a text"),
         ({"a": "b"}, "a list of texts; found dict"),
         (7, "a list of texts; found int"),
+        ({"a", "b"}, "a list of texts; found set"),
+        (np.array("a"), "a list of texts; found ndarray"),
+        (np.array([["a", "label"]]), "found ndarray.*one column of a table"),
+        (["a", "b\ud800"], "half of one, at place 1 of row 1"),
     ],
 )
 def test_what_is_no_text_is_refused(tokenize: TextTokenizer, texts: object, message: str) -> None:
@@ -63,7 +67,7 @@ def test_what_is_no_text_is_refused(tokenize: TextTokenizer, texts: object, mess
         tokenize(texts)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("length", [0, 2, 9, -1])
+@pytest.mark.parametrize("length", [0, 2, 9, -1, 4.0, True])
 def test_a_length_that_no_text_fits_is_refused(tokenize: TextTokenizer, length: int) -> None:
     with pytest.raises(ValueError, match="length must be 3 to 8"):
         tokenize(["a"], length=length)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 
 import quickstudy as qs
 from quickstudy.backbones.pretrained.registry import CARDS
+from quickstudy.backbones.pretrained.source import PretrainedSource
 from quickstudy.core import Task
 from quickstudy.files import sources
 from quickstudy.files.trees import load_tree, save_tree
@@ -19,13 +19,6 @@ from quickstudy.learners.transfer.heads import logistic
 
 INPUTS = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 SUPPORT, SPEC = qs.examples(INPUTS, [0, 1, 0, 1, 0, 1]), qs.classification(2)
-
-
-@dataclass(frozen=True)
-class StandInSource:
-    name: str
-    digest: str
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 class StandIn(nn.Module):
@@ -56,7 +49,8 @@ def pretrained(
         raise ValueError(f"pretrained: {name!r} is unknown. Valid names: {', '.join(SEEDS)}.")
     network = StandIn(SEEDS[name])
     digest = hashlib.sha256(name.encode()).hexdigest()
-    network.pretrained_source = StandInSource(name, digest, {} if size == 8 else {"size": size})
+    options = {} if size == 8 else {"size": size}
+    network.pretrained_source = PretrainedSource(name, digest, options)
     return qs.frozen(network) if frozen else network.eval()
 
 
@@ -129,6 +123,19 @@ def test_only_the_tensors_that_were_trained_are_in_the_file(tmp_path):
     assert [*tensors_in(path)] == ["backbone.wide.weight"]
     loaded = qs.load(path)
     assert all(t.equal(learner.state_dict()[n]) for n, t in loaded.state_dict().items())
+
+
+def test_a_setting_that_was_changed_is_saved_as_it_is(tmp_path):
+    network = qs.pretrained("efficientnet-lite0", size=32)
+    network.size = 40
+    learner = qs.SimpleShot(network)
+    pictures = torch.rand(2, 3, 48, 48)
+    predictor = learner(qs.examples(pictures, [0, 1]), SPEC)
+    with pytest.MonkeyPatch.context() as real:
+        real.setattr(sources, "_maker", lambda: qs.pretrained)
+        loaded = qs.load(qs.save(predictor, tmp_path / "resized.safetensors"))
+    assert loaded.learner.backbone.size == 40
+    assert torch.equal(loaded(pictures), predictor(pictures))
 
 
 def test_a_learner_of_own_code_loads_into_one_with_the_same_weights(tmp_path):

@@ -13,9 +13,12 @@ import quickstudy as qs
 from quickstudy.answers import Actions, Boxes, Classes, Labels, Pixels, Reals, Tokens
 from quickstudy.base.atomic import write_atomically
 from quickstudy.files.answers import build_answer, describe_answer
+from quickstudy.files.registry import LEARNERS as REGISTERED
 from quickstudy.files.registry import build, describe
 from quickstudy.files.storage import load_with_info
 from quickstudy.files.trees import load_tree, save_tree
+from quickstudy.interfaces.runs.assemble import make_learner
+from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.learners.gradient.meta_gradients import Implicit
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.transfer.linear_probe import logistic
@@ -40,6 +43,24 @@ def test_a_predictor_loads_without_its_code_or_learner(learner, classes, tmp_pat
     loaded = qs.load(path)
     assert loaded(task.query.inputs).equal(predictor(task.query.inputs))
     assert loaded.spec == predictor.spec
+
+
+FITTED = [name for name, card in REGISTERED.items() if card.family in ("transfer", "domains")]
+CHEAPER = {"tradaboost": {"rounds": 3}, "tradaboost_r2": {"steps": 2, "rounds": 3, "folds": 2}}
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_what_a_learner_fitted_in_float64_loads_beside_a_network_in_float32(name, tmp_path):
+    options = CHEAPER.get(name, {})
+    recipe = Recipe(learner=name, channels=4, ways=3, train_ways=3, shots=2, options=options)
+    learner = make_learner(recipe, (1, 16, 16)).eval()
+    inputs = torch.rand(9, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    targets, spec = torch.arange(9) % 3, qs.classification(3)
+    if not issubclass(Classes, learner.answers):
+        targets, spec = targets[:, None].float(), qs.regression(1)
+    predictor = learner(qs.examples(inputs, targets), spec)
+    loaded = qs.load(qs.save(predictor, tmp_path / "p.safetensors"))
+    assert torch.equal(loaded(inputs), predictor(inputs))
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=lambda m: type(m).__name__)

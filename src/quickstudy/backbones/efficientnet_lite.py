@@ -132,29 +132,41 @@ def as_colour(images: Tensor, size: int, who: str, resize: str = "bicubic") -> T
 
     ``resize``  "bicubic" or "bilinear", antialiased.
 
-    Raises ValueError, prefixed by ``who``, for other shapes and for numbers from 0 to 255.
+    Raises ValueError, prefixed by ``who``, for other shapes, and for numbers that are no pixels in
+    [0, 1]: those from 0 to 255, standardised ones, NaN.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise ValueError(
             f"{who}: needs pictures (n, channels, height, width) of 1 or 3 channels; found shape "
             f"{tuple(images.shape)}. Leave an alpha channel out, and put channels before height."
         )
-    if not images.is_floating_point() or (
-        values_can_be_read(images) and images.numel() and images.detach().amax() > _BRIGHTEST
-    ):
-        raise ValueError(
-            f"{who}: pixels must be real numbers in [0, 1]; found {images.dtype}"
-            f"{f' up to {images.max():g}' if images.numel() else ''}. Divide them by 255, as "
-            "qs.examples does with integers."
-        )
+    _refuse_no_pixels(images.detach(), who)
     if images.shape[-2:] != (size, size):
-        images = F.interpolate(images, (size, size), mode=resize, antialias=True)
-        images = images.clamp(0, 1)  # the cubic kernel is negative in places
+        # The antialiased filter is not there for half precision on a CPU.
+        wide = images if images.dtype == torch.float64 else images.float()
+        resized = F.interpolate(wide, (size, size), mode=resize, antialias=True)
+        images = resized.clamp(0, 1).to(images.dtype)  # the cubic kernel is negative in places
     return images.expand(-1, 3, -1, -1)
 
 
-_BRIGHTEST = 32.0
-"""Pixels above are taken for numbers from 0 to 255; standardised ones stay far below."""
+def _refuse_no_pixels(images: Tensor, who: str) -> None:
+    if not images.is_floating_point():
+        raise ValueError(
+            f"{who}: pixels must be real numbers in [0, 1]; found {images.dtype}. Divide integers "
+            "by 255, as qs.examples does."
+        )
+    if not images.numel() or not values_can_be_read(images):
+        return
+    least, most = (float(bound) for bound in images.aminmax())
+    if not (least >= -_MARGIN and most <= 1 + _MARGIN):  # which NaN is not either
+        raise ValueError(
+            f"{who}: pixels must be in [0, 1]; found {least:g} to {most:g}. Divide numbers up to "
+            "255 by 255, and do not standardise: scaling and mean belong to the network."
+        )
+
+
+_MARGIN = 0.5
+"""How far pixels may lie outside of [0, 1], as after a sharpening filter or added noise."""
 
 
 class _ConvNorm(nn.Module):

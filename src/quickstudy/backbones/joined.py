@@ -39,7 +39,7 @@ class WithHead(nn.Module):
     def __init__(self, backbone: nn.Module, outputs: int) -> None:
         super().__init__()
         self.backbone, self.outputs = backbone, outputs
-        self.features = features_of(backbone, "WithHead")
+        self.features = declared_features(backbone, "WithHead")
         _declare_inputs(self, backbone)
         self.head = _like(backbone, nn.Linear(self.features, outputs))
 
@@ -75,7 +75,7 @@ class Chain(nn.Module):
         return self.second(self.first(inputs))
 
 
-def features_of(backbone: nn.Module, who: str) -> int:
+def declared_features(backbone: nn.Module, who: str) -> int:
     """The number of features that ``backbone`` declares.
 
     Raises ValueError, prefixed by ``who``, where it declares none and where it ends in a head.

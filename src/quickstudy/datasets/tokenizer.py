@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, final
 
@@ -113,10 +113,11 @@ class TextTokenizer:
         return cutting
 
     def _length(self, length: int) -> int:
-        if not self._special < length <= self.longest:
+        whole = isinstance(length, int) and not isinstance(length, bool)
+        if not whole or not self._special < length <= self.longest:
             raise ValueError(
                 f"tokenize: length must be {self._special + 1} to {self.longest} tokens, the most "
-                f"that the encoder reads; found {length}. Leave it out for the longest text's."
+                f"that the encoder reads; found {length!r}. Leave it out for the longest text's."
             )
         return length
 
@@ -128,13 +129,17 @@ def as_texts(texts: Any) -> list[str]:
             f"tokenize: needs a list of texts; found one text, {shown(texts)}. Give it in a list: "
             "tokenize([text])."
         )
-    if isinstance(texts, (dict, bytes)) or not hasattr(texts, "__iter__"):
-        raise ValueError(
-            f"tokenize: needs a list of texts; found {type(texts).__name__}. Give a list of str."
+    unordered = isinstance(texts, (Mapping, Set, bytes))
+    if unordered or not hasattr(texts, "__iter__") or getattr(texts, "ndim", 1) != 1:
+        raise ValueError(  # a table would give the names of its columns
+            f"tokenize: needs a list of texts; found {type(texts).__name__}. Give a list of str, "
+            "or one column of a table."
         )
     found = list(texts)
     for i, text in enumerate(found):
-        if not isinstance(text, str):
+        if isinstance(text, str):
+            _refuse_half_characters(text, i)
+        else:
             missing = text is None or (isinstance(text, float) and text != text)
             remedy = "Leave the row out" if missing else "Turn it into a str"
             raise ValueError(
@@ -144,6 +149,17 @@ def as_texts(texts: Any) -> list[str]:
     if not found:
         raise ValueError("tokenize: needs at least 1 text; found none. Give a list of str.")
     return [str(text) for text in found]
+
+
+def _refuse_half_characters(text: str, row: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"tokenize: texts must be characters of Unicode; found {text[error.start]!r}, half of "
+            f"one, at place {error.start} of row {row}. Decode the bytes again, with their own "
+            'encoding, or by errors="replace".'
+        ) from error
 
 
 def _refuse_empty(texts: Sequence[str], sizes: Sequence[int], special: int) -> None:

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from quickstudy.base.shown import shown
 from quickstudy.files.annotated import is_a
@@ -24,26 +24,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from quickstudy.backbones.pretrained.source import PretrainedSource
 
 LARGEST_OPTION = 2048
 """The largest number among the options, as the side of pictures: larger ones fill the memory."""
 
 
-class Source(NamedTuple):
-    """Which pretrained weights a network has."""
+def source_of(thing: Any) -> PretrainedSource | None:
+    """The source of a pretrained network, with its options as they are now; else None."""
+    from quickstudy.backbones.pretrained.source import settings, source_of
 
-    name: str
-    digest: str
-    options: Mapping[str, Any]
-
-
-def source_of(thing: Any) -> Source | None:
-    """The source of a pretrained network; None for anything else."""
-    found = getattr(thing, "pretrained_source", None)
-    return None if found is None else Source(found.name, found.digest, dict(found.options))
+    found = source_of(thing)
+    return None if found is None else found._replace(options=settings(thing, found.options))
 
 
-def describe_source(source: Source) -> dict[str, Any]:
+def describe_source(source: PretrainedSource) -> dict[str, Any]:
     """The source as JSON, of which :func:`build_source` makes the network."""
     return {
         "pretrained": source.name, "digest": source.digest, "options": dict(source.options),
@@ -150,7 +145,7 @@ def named_networks(module: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _networks(module: nn.Module) -> Iterator[tuple[str, nn.Module, Source]]:
+def _networks(module: nn.Module) -> Iterator[tuple[str, nn.Module, PretrainedSource]]:
     """The outermost pretrained networks inside ``module``, under each of their names."""
     inside: list[str] = []
     for path, part in module.named_modules(remove_duplicate=False):

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from torch import nn
 
-from quickstudy.backbones.joined import Chain, features_of
+from quickstudy.backbones.joined import Chain, declared_features
 from quickstudy.core import Learner, Predictor
 
 Thing = TypeVar("Thing", Learner, Predictor)
+AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
 
 def with_backbone(thing: Thing, backbone: nn.Module) -> Thing:
@@ -47,15 +48,19 @@ def with_backbone(thing: Thing, backbone: nn.Module) -> Thing:
             f"{type(thing).__name__}. Make it with the backbone inside: "
             "qs.backbones.WithHead(backbone, outputs), or Chain(backbone, network)."
         )
-    given, wanted = features_of(backbone, "with_backbone"), _read_by(own)
+    given, wanted = declared_features(backbone, "with_backbone"), _read_by(own)
     if wanted not in (None, given):
         raise ValueError(
             f"with_backbone: the learner reads {wanted} features, but this backbone gives {given}. "
             "Give the backbone that its features were computed with."
         )
-    twin = copy.copy(thing)  # shares all parameters
-    front = backbone if isinstance(own, nn.Identity) else Chain(backbone, own)
-    twin._modules = thing._modules | {"backbone": front}
+    return on_backbone(thing, backbone if isinstance(own, nn.Identity) else Chain(backbone, own))
+
+
+def on_backbone(learner: AnyLearner, backbone: nn.Module) -> AnyLearner:
+    """A copy of ``learner`` with ``backbone`` in place of its own; they share all else."""
+    twin = copy.copy(learner)
+    twin._modules = learner._modules | {"backbone": backbone}
     return twin
 
 

@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any
 from quickstudy.backbones.pretrained.registry import CARDS, PREFIXES, PretrainedCard, card
 
 if TYPE_CHECKING:
-    from quickstudy.backbones.pretrained.load import rebuilt
     from quickstudy.backbones.pretrained.source import PretrainedSource, source_of, unchanged
 
 __all__ = [
-    "CARDS", "PREFIXES", "PretrainedCard", "PretrainedSource", "card", "rebuilt", "source_of",
-    "unchanged",
+    "CARDS", "PREFIXES", "PretrainedCard", "PretrainedSource", "card", "source_of", "unchanged",
 ]  # fmt: skip
 
 _MODULES = {
     "PretrainedSource": "source",
-    "rebuilt": "load",
     "source_of": "source",
     "unchanged": "source",
 }

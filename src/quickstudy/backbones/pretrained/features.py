@@ -15,7 +15,7 @@ from quickstudy.backbones.pretrained.feature_cache import FeatureCache, Key, fea
 from quickstudy.backbones.pretrained.source import source_of, unchanged
 from quickstudy.base.door import dtype_for, to_inputs
 from quickstudy.base.modules import device_of
-from quickstudy.base.trees import dtype_and_shape, map_tree, rows
+from quickstudy.base.trees import dtype_and_shape, leaves, map_tree, rows
 from quickstudy.core import Examples
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.progress import Bar
@@ -99,7 +99,9 @@ def _featurised(data: Any, backbone: nn.Module, batch: int, kept: FeatureCache |
 def features_of(
     inputs: Any, backbone: nn.Module, batch: int = 8, kept: FeatureCache | None = None
 ) -> Tensor:
-    """The features (n, ...) of ``inputs``, on the CPU; those that ``kept`` has are not computed."""
+    """The features (n, ...) of ``inputs``, on their device; those that ``kept`` has are read."""
+    if not rows(inputs):
+        raise ValueError("featurise: needs at least 1 row; found none. Leave such data out.")
     keys = keys_of(inputs, rows(inputs))
     known = kept.read() if kept is not None else {}
     missing = {key: row for row, key in enumerate(keys) if key not in known}
@@ -115,7 +117,7 @@ def features_of(
                 with suppress(OSError):  # a full disk: the features are there all the same
                     kept.write(new)
             known |= new
-    return torch.stack([known[key] for key in keys])
+    return torch.stack([known[key] for key in keys]).to(next(leaves(inputs)).device)
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -58,8 +59,9 @@ def pretrained(
     """
     facts = card(name)
     options: dict[str, Any] = {"size": size} if size is not None else {}
-    options |= {"head": True} if head else {}
+    options |= {"head": head} if head else {}
     options |= {"normalised": normalised} if normalised is not None else {}
+    _refuse_other_types(options)
     if refused := sorted(set(options) - facts.options):
         takes = ", ".join(sorted(facts.options)) or "no options"
         raise ValueError(
@@ -85,18 +87,9 @@ def pretrained(
     return freeze(module) if frozen else keep_in_evaluation_mode(module)
 
 
-def rebuilt(source: PretrainedSource, *, frozen: bool = True, download: bool = False) -> nn.Module:
-    """The module that ``source`` names, again.
-
-    Raises ValueError where the weights by that name are other ones now, and else as
-    :func:`pretrained`.
-    """
-    options: dict[str, Any] = dict(source.options)
-    module = pretrained(source.name, frozen=frozen, download=download, **options)
-    found = digest_of(module)
-    if found != source.digest:
-        raise ValueError(
-            f"pretrained: {source.name} must have weights of the hash {source.digest}; found "
-            f"{found}. Install the version of the weights that was used then, or adapt again."
-        )
-    return module
+def _refuse_other_types(options: Mapping[str, Any]) -> None:
+    """ValueError for an option that is no whole number of pixels, or neither True nor False."""
+    for name, value in options.items():
+        wanted, what = (int, "a whole number") if name == "size" else (bool, "True or False")
+        if type(value) is not wanted:
+            raise ValueError(f"pretrained: {name} must be {what}; found {value!r}. Give one.")

@@ -147,11 +147,12 @@ CARDS = {
 
 PREFIXES: dict[str, PretrainedCard] = {
     "timm": PretrainedCard(
-        name="timm",
+        name="timm:NAME",
         title="a model of the package timm",
         reads="pictures",
         features=0,
-        seen="see its page; most have seen ImageNet, so classes of your data may not be new to it",
+        seen="what its page says; most have seen ImageNet, so classes of your data may not be new "
+        "to it",
         licence="see its page",
         reference="Wightman (2019), PyTorch Image Models; and the model's own",
         loader="quickstudy.backbones.pretrained.timm_models:load",
@@ -161,11 +162,11 @@ PREFIXES: dict[str, PretrainedCard] = {
         downloads=True,
     ),
     "hf": PretrainedCard(
-        name="hf",
+        name="hf:OWNER/NAME",
         title="an encoder of text from the Hugging Face hub",
         reads="texts",
         features=0,
-        seen="see its page at https://huggingface.co",
+        seen="what its page at https://huggingface.co says",
         licence="see its page",
         reference="see its page",
         loader="quickstudy.backbones.text.named:hub",
@@ -185,6 +186,6 @@ def card(name: str) -> PretrainedCard:
     if colon and model and prefix in PREFIXES:
         return replace(PREFIXES[prefix], name=name)
     if name not in CARDS:
-        known = dict.fromkeys([*CARDS, *(f"{each}:NAME" for each in PREFIXES)])
+        known = dict.fromkeys([*CARDS, *(each.name for each in PREFIXES.values())])
         raise unknown_name("pretrained", str(name), known)
     return CARDS[name]

@@ -82,8 +82,9 @@ def load(name: str, *, size: int | None = None, download: bool = False) -> TimmB
     tensors = read_kept(kept) if kept else None
     if tensors is None and not download:
         raise FileNotFoundError(
-            f"{who}: its weights are not in the cache{f' ({folder})' if folder else ''}. Allow "
-            "their download by download=True; afterwards no network is used."
+            f"{who}: its weights are not in the cache{f' ({folder})' if folder else ''}. Fetch "
+            f'them once in Python, by qs.pretrained("{name}", download=True); afterwards no '
+            "network is used."
         )
     model = _empty(timm, model_name, who)
     if tensors is None:

@@ -93,6 +93,7 @@ class TextEncoder(nn.Module):
         """Features (n, d); ValueError for anything but tokens."""
         ids, mask = checked_tokens(tokens, self._words)
         ids, mask = without_padding(ids, mask)
+        refuse_other_lengths(ids, self.tokenizer.longest)
         dtype = next(self.model.parameters()).dtype
         # Added to the scores of attention (n, heads, from, to). Finite, so that a row without any
         # token has no NaN; of four dimensions, since for a mask of two transformers reads values,
@@ -141,6 +142,15 @@ def checked_tokens(tokens: Any, words: int) -> tuple[Tensor, Tensor]:
                 f"{most}. Make them by its own tokenize, not by that of another encoder."
             )
     return ids, mask
+
+
+def refuse_other_lengths(ids: Tensor, longest: int) -> None:
+    """ValueError unless the rows of ``ids`` (n, length) have 1 to ``longest`` tokens."""
+    if not 1 <= ids.shape[1] <= longest:
+        raise ValueError(
+            f"text encoder: a text must have 1 to {longest} tokens; found {ids.shape[1]}. Make "
+            "them of texts by its own tokenize, which cuts longer ones and says so."
+        )
 
 
 def without_padding(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

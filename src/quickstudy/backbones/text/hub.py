@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from quickstudy.base.atomic import write_atomically
@@ -41,8 +42,8 @@ def hub_folder(name: str, download: bool, who: str) -> Path:
     except Exception as error:  # of types of the hub's own, not all of which are public
         if not download:
             raise FileNotFoundError(
-                f"{who}: is not in the local cache of Hugging Face. Allow its download by "
-                "download=True, or put it there by `hf download`."
+                f"{who}: is not in the local cache of Hugging Face. Fetch it once in Python, by "
+                f'qs.pretrained("hf:{name}", download=True), or put it there by `hf download`.'
             ) from error
     try:
         return Path(hub.snapshot_download(name, allow_patterns=patterns))
@@ -67,7 +68,8 @@ def same_as_before(name: str, folder: Path, who: str) -> str:
     expected = kept.get(version)
     if expected is None:
         content = json.dumps({**kept, version: found}, indent=1, sort_keys=True)
-        write_atomically(record, content.encode())
+        with suppress(OSError):  # without a folder that can be written there is nothing to keep
+            write_atomically(record, content.encode())
     elif expected != found:
         raise ValueError(
             f"{who}: the weights of version {version[:12]} must be those of their first use, "

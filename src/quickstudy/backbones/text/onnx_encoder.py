@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quickstudy.backbones.text.encoder import (
     checked_tokens,
     mean_of_tokens,
+    refuse_other_lengths,
     to_unit_length,
     without_padding,
 )
@@ -64,7 +65,8 @@ class OnnxTextEncoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Features (n, d) without a graph; ValueError for anything but tokens."""
-        ids, mask = checked_tokens(tokens, self.tokenizer.words)
+        ids, mask = without_padding(*checked_tokens(tokens, self.tokenizer.words))
+        refuse_other_lengths(ids, self.tokenizer.longest)
         pooled: Tensor = _Pooled.apply(ids, mask, self._session)  # type: ignore[no-untyped-call]
         features = pooled.to(self.unit)
         return to_unit_length(features) if self.normalised else features

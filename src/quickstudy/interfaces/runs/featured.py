@@ -6,7 +6,6 @@ of raw inputs, the fingerprint, the report) gets smaller ones.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from quickstudy.base.door import to_unit
 from quickstudy.base.modules import raw_bytes
 from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
+from quickstudy.learners.with_backbone import on_backbone
 from quickstudy.tasks.rows import LabelledRows
 
 SMALL = 84
@@ -86,13 +86,13 @@ def adapts_layers(learner: type[Learner]) -> bool:
 
 def on_features(learner: Learner) -> Learner:
     """``learner`` for features in place of pictures; the two share all parameters."""
-    return _with_backbone(learner, Features(_size(learner)))
+    return on_backbone(learner, Features(_size(learner)))
 
 
 def on_small_pictures(learner: Learner, data: Featured, split: str) -> Learner:
     """``learner`` for the small pictures of ``split``, whose features it knows."""
     small, features = data.small.splits[split], data.features.splits[split]
-    return _with_backbone(learner, _Remembered(backbone_of(learner), small, features))
+    return on_backbone(learner, _Remembered(backbone_of(learner), small, features))
 
 
 def backbone_of(learner: Learner) -> nn.Module:
@@ -102,12 +102,6 @@ def backbone_of(learner: Learner) -> nn.Module:
 
 def _size(learner: Learner) -> int:
     return cast("int", backbone_of(learner).features)
-
-
-def _with_backbone(learner: Learner, backbone: nn.Module) -> Learner:
-    twin = copy.copy(learner)  # shares all parameters; only its backbone is another
-    twin._modules = learner._modules | {"backbone": backbone}
-    return twin
 
 
 class _Remembered(nn.Module):

@@ -1,1 +1,1 @@
-"""Learners that read rows of sources and of a target: they align, weigh, or choose what to use."""
+"""Learners from source domains and a target: alignment, weights of rows, what to use."""

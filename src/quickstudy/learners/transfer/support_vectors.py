@@ -140,10 +140,10 @@ class SVM(Learner):
             values: Tensor = features @ state["weight"].double() + offset
             return values
         distances = squared_euclidean(features, state["vectors"].double()).clamp_min(0)
-        dual, gammas = state["dual"].double(), state["gamma"]
+        dual, gammas = state["dual"].double(), state["log_gamma"].double()
         # One kernel for machines of one gamma: all pairs of classes, but not all real targets.
         parts = [
-            (-gamma * distances).exp() @ dual.where(gammas == gamma, 0.0)
+            (-gamma.exp() * distances).exp() @ dual.where(gammas == gamma, 0.0)
             for gamma in gammas.unique()
         ]
         total: Tensor = offset.expand(len(features), -1)
@@ -223,7 +223,8 @@ class SVM(Learner):
         return shared | {
             "vectors": vectors,
             "dual": multipliers.to(features.dtype),
-            "gamma": torch.from_numpy(gammas).to(features.device),  # float64: large for tiny rows
+            # Gamma itself may be too large for the type of the features, where rows are tiny.
+            "log_gamma": torch.from_numpy(np.log(gammas)).to(features),
         }
 
 
