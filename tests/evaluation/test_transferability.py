@@ -245,3 +245,10 @@ def test_what_cannot_be_ranked_is_refused(
     rows = qs.examples(torch.zeros(4, 1), **arguments)
     with pytest.raises(ValueError, match=message):
         qs.transferability(candidates, rows)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("score", [*EVERY, log_me_2021])
+def test_features_that_are_not_finite_are_refused(score: object) -> None:
+    """Nearest neighbours called features of NaN perfect, and others showed errors of LAPACK."""
+    with pytest.raises(ValueError, match="must be finite; found NaN or infinity"):
+        score(torch.full((6, 2), torch.nan), torch.tensor([0, 1] * 3))  # type: ignore[operator]

@@ -25,6 +25,7 @@ from torch import Tensor
 from quickstudy.answers.classes import one_hot
 from quickstudy.evaluation.log_evidence import log_me as log_me
 from quickstudy.evaluation.log_evidence import log_me_2021 as log_me_2021
+from quickstudy.evaluation.log_evidence import refuse_not_finite
 
 Score = Callable[[Tensor, Tensor], float]
 
@@ -180,7 +181,8 @@ def nce(probabilities: Tensor, targets: Tensor) -> float:
     Classification Tasks, ICCV, equation 6; with predicted source labels as in Nguyen et al. (2020).
     """
     theta = probabilities.double()
-    _refuse_no_probabilities(theta, "nce")
+    if theta.numel():
+        _refuse_no_probabilities(theta, "nce")
     _, joint, _ = _joint(one_hot(theta.argmax(1), theta.shape[1], theta.dtype), targets, "nce")
     given_source = joint / joint.sum(0).clamp_min(torch.finfo(joint.dtype).tiny)
     return float(torch.special.xlogy(joint, given_source).sum())
@@ -217,6 +219,7 @@ def _of_classes(features: Tensor, targets: Tensor, who: str) -> tuple[Tensor, Te
             f"{who}: needs one vector of features for each of {len(targets)} targets; found shape "
             f"{tuple(features.shape)}. Flatten the features of each row."
         )
+    refuse_not_finite(features, who)
     present, ids = targets.unique(return_inverse=True)
     if len(present) < 2:
         raise ValueError(
