@@ -32,7 +32,7 @@ BACKBONE, FEATURES = "efficientnet-lite0", 1280
 SIDES = (224, 128)
 SHOTS = (1, 5)
 DRAWN = {"omniglot": 1, "glyphs": 1, "emoji": 5}
-PARTS = ("frozen", "unlike", "trained", "time")
+PARTS = ("frozen", "unlike", "trained", "moved", "time")
 UNLIKE = ("emoji", "glyphs", "omniglot", "wbc")
 CLASSES = {"train": 60, "test": 60}
 """Classes of Omniglot and glyphs in use, at random; of emoji, with fewer rows, five times as many.
@@ -169,6 +169,22 @@ def from_scratch(domains: dict[str, Domain], steps: int) -> Iterator[Made]:
         yield name, "Prototypical, Conv4 from scratch on its own training classes", learner
 
 
+def moved_on_pictures() -> Iterator[tuple[str, qs.Learner]]:
+    """Learners that move weights of the backbone, and the head that they start from."""
+    usual: dict[str, Any] = {"steps": 20, "rate": 1e-3, "feature_length": 1.0, "l2": 0.01}
+
+    def backbone() -> nn.Module:
+        return qs.pretrained(BACKBONE, size=SIDES[1], frozen=False)
+
+    yield (
+        "the start of fine-tuning: a logistic head",
+        qs.FineTune(backbone(), "head", **usual | {"steps": 0}),
+    )
+    yield "fine-tuned, last 3 layers", qs.FineTune(backbone(), "last:3", **usual)
+    yield "fine-tuned, all layers", qs.FineTune(backbone(), "all", **usual | {"rate": 1e-4})
+    yield "LoRA, rank 4", qs.LoRA(backbone(), rank=4, **usual)
+
+
 def score(learner: qs.Learner, source: qs.TaskSource, tasks: int) -> dict[str, Any]:
     """The accuracy of every task, their mean and interval, and CPU time for a task."""
     learner.eval()
@@ -205,12 +221,16 @@ class Table:
 
     def add(
         self, name: str, each: Domain, method: str, learner: qs.Learner, side: int,
-        of: str = "features",
+        of: str = "features", only: int | None = None, tasks: int | None = None,
     ) -> None:  # fmt: skip
-        """Rows for ``learner`` on the test tasks of domain ``name``, in place of earlier ones."""
-        for shots in each.shots:
+        """Rows for ``learner`` on the test tasks of domain ``name``, in place of earlier ones.
+
+        ``only``   the shots, for learners that take long; all by default.
+        ``tasks``  the first so many tasks; all by default.
+        """
+        for shots in each.shots if only is None else [only]:
             key = {"domain": name, "method": method, "side": side, "shots": shots}
-            figures = score(learner, each.tasks("test", shots, of), self.tasks)
+            figures = score(learner, each.tasks("test", shots, of), tasks or self.tasks)
             row = key | {"ways": each.ways, "commit": commit()} | figures
             others = [r for r in self.result["rows"] if any(r[k] != v for k, v in key.items())]
             self.keep(rows=[*others, row])
@@ -270,6 +290,14 @@ def trained_part(table: Table, domains: Domains, steps: int) -> None:
         table.add(name, all_of_them[name], method, learner, SIDES[1], "pictures")
 
 
+def moved_part(table: Table, domains: Domains, tasks: int) -> None:
+    """Weights that move, on Caltech's photographs; a few tasks, since each takes seconds."""
+    caltech = domains("caltech101", SIDES[1], ("test",))
+    for method, learner in moved_on_pictures():
+        name = f"{method} ({tasks} tasks)"
+        table.add("caltech101", caltech, name, learner, SIDES[1], "pictures", 5, tasks)
+
+
 def line(row: dict[str, Any]) -> str:
     figure = f"{100 * row['mean']:.1f} ± {100 * row['half_width']:.1f}"
     task = f"{row['domain']:10} {row['side']} {row['shots']} shot"
@@ -303,6 +331,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--tasks", type=int, default=600)
     parser.add_argument("--steps", type=int, default=200, help="of training, where there is any")
+    parser.add_argument("--moved-tasks", type=int, default=40, help="of the part moved")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print the results that are there")
     args = parser.parse_args()
@@ -321,6 +350,8 @@ def main() -> None:
         unlike_part(table, domains)
     if "trained" in args.parts:
         trained_part(table, domains, args.steps)
+    if "moved" in args.parts:
+        moved_part(table, domains, args.moved_tasks)
     if "time" in args.parts:
         test = datasets.load("caltech101", args.root, size=SIDES[0]).test
         times = {side: round(1000 * seconds_per_picture(test, side), 1) for side in SIDES}
