@@ -41,8 +41,9 @@ CHEAPER = {
     "lstm_meta_learner": {"steps": 2, "hidden": 4},
     "maml_plus_plus": {"steps": 2},
     "proto_maml": {"steps": 2},
-    "fine_tune": {"steps": 2},
-    "lora": {"steps": 2, "head": "zero_head"},  # fine_tune has the other one
+    # Their head by default is fitted as that of linear_probe is: test_fine_tune.
+    "fine_tune": {"steps": 2, "head": "zero_head"},
+    "lora": {"steps": 2, "head": "zero_head"},
     "mann": {"hidden": 8, "slots": 16, "width": 6},
     "deep_coral": {"steps": 3},
     "dan": {"steps": 3},

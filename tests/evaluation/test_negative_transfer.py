@@ -162,6 +162,7 @@ def test_features_of_the_backbone_are_compared() -> None:
         ({"repeats": 1}, "repeats must be"),
         ({"seed": -1}, "seed must be"),
         ({"learner": "probe"}, "learner must be a Learner; found str"),
+        ({"labelled": 0, "sources": {"a": side(9, [1, 1], 0)}}, "found 1 source and no labelled"),
         ({"labelled": 90}, "90 labelled rows of each class asked"),
         ({"sources": {"a": side(9, [1, 1, 1], 0)}}, "need the same columns"),
     ],

@@ -245,3 +245,20 @@ def test_what_cannot_be_ranked_is_refused(
     rows = qs.examples(torch.zeros(4, 1), **arguments)
     with pytest.raises(ValueError, match=message):
         qs.transferability(candidates, rows)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("score", [*EVERY, log_me_2021])
+def test_features_that_are_not_finite_are_refused(score: object) -> None:
+    """Nearest neighbours called features of NaN perfect, and others showed errors of LAPACK."""
+    with pytest.raises(ValueError, match="must be finite; found NaN or infinity"):
+        score(torch.full((6, 2), torch.nan), torch.tensor([0, 1] * 3))  # type: ignore[operator]
+
+
+def test_neighbours_that_are_equally_near_count_by_the_share_of_the_right_class() -> None:
+    """So the order of rows does not matter where features are equal: 3 rows of a class, and 2."""
+    y = torch.tensor([0, 0, 0, 1, 1])
+    expected = (3 * 2 / 4 + 2 * 1 / 4) / 5
+    for ids in (y, y.flip(0)):
+        for cosine in (True, False):
+            found = nearest_neighbours(torch.full((5, 3), 0.1), ids, cosine=cosine)
+            assert found == pytest.approx(expected)

@@ -361,3 +361,25 @@ def test_weights_that_sum_to_1_are_refused_for_what_they_are() -> None:
 def test_too_few_steps_of_sinkhorn_are_said() -> None:
     with pytest.warns(RuntimeWarning, match="did not in 1 steps.* Raise steps or entropy"):
         qs.EntropicTransport(nn.Identity(), entropy=0.01, steps=1)(rows(), SPEC)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_numbers_of_a_map_are_stored_as_a_file_stores_them(name: str) -> None:
+    """Else a predictor predicts a little differently once it was saved and loaded."""
+    found = LEARNERS[name]()(rows(), SPEC).state["map"]
+    assert all(part.is_contiguous() for part in found.values())
+
+
+def test_two_rows_of_the_target_in_a_plane_are_aligned() -> None:
+    """Their covariance has rank 1, and no shrinkage by Ledoit and Wolf: its root was NaN."""
+    source = [
+        [0.6736502051353455, -1.123302698135376],
+        [0.9081060886383057, 0.8679561018943787],
+        [0.7201977372169495, 0.19630368053913116],
+        [1.6141598224639893, 2.1566312313079834],
+    ]
+    target = [[0.8811606168746948, 0.6702190637588501], [1.6989610195159912, 0.31385087966918945]]
+    given = qs.examples([*source, *target], [0, 1, 0, 1, -1, -1], groups=[1] * 4 + [0] * 2)
+    with pytest.warns(UserWarning, match=r"1 over the target; both covariances are shrunk by 0.01"):
+        predictor = qs.CORAL(nn.Identity())(given, SPEC)
+    assert bool(predictor(given.inputs).isfinite().all())

@@ -158,5 +158,9 @@ def test_invalid_arguments_are_refused() -> None:
         KMM(-1)
     with pytest.raises(ValueError, match=r"slack must be a number of at least 0; found -0\.5"):
         KMM(slack=-0.5)
+    with pytest.raises(ValueError, match=r"centres at least 1; found gamma=1\.0, centres=0"):
+        SkadaKLIEP(centres=0)
+    with pytest.raises(ValueError, match=r"or 'scipy'; found gamma=-1\.0, solver='x'"):
+        SkadaKMM(-1.0, "x")
     with pytest.raises(ValueError, match="folds must be at least 2; found 1"):
         KLIEP(folds=1)

@@ -18,6 +18,7 @@ from made_up import clouds, examples_of
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.base.trees import leaves
 from quickstudy.compute.plan import Mapping
+from quickstudy.contract.check import applicable, check_laws, doubled
 from quickstudy.contract.laws import meta_gradient
 from quickstudy.core import Examples, Task, TaskSpec
 from quickstudy.learners.gradient.descend import Adam, Rate, Weights, sgd
@@ -31,6 +32,7 @@ from quickstudy.learners.transfer.starting_heads import (
     zero_head,
 )
 from quickstudy.objectives import query_loss
+from quickstudy.tasks.numbering import draw
 from quickstudy.tasks.stacks import stack
 from quickstudy.testing import check_learner
 
@@ -543,3 +545,18 @@ def test_the_start_may_come_from_any_learner() -> None:
     predictor = qs.FineTune(meta_learnt.backbone, steps=2)(rows(6), SPEC)
     assert predictor(rows(3, 1).inputs).isfinite().all()
     assert probe_head is qs.FineTune(net()).head
+
+
+def test_the_head_by_default_keeps_the_laws_of_weights_order_and_names() -> None:
+    """The contract's tests start at zeros: a fitted head would cost them most of their time."""
+    torch.manual_seed(0)
+    learner = qs.FineTune(MLP(4, (6,)), "last:1", steps=1).double().eval()
+    task = doubled(draw(clouds(shots=2), 0, 0))
+    assert set(LAWS) <= set(applicable(learner))
+    check_laws(learner, task, LAWS)
+
+
+LAWS = (
+    "weight_zero_is_absent", "weight_two_is_twice", "support_order_is_irrelevant",
+    "unknown_element_is_absent", "relabelling_permutes_outputs",
+)  # fmt: skip

@@ -170,3 +170,12 @@ def test_invalid_arguments_are_refused() -> None:
         qs.TrAdaBoost(qs.TrAdaBoostR2(nn.Identity()))
     with pytest.raises(ValueError, match="counts rows by their weights"):
         qs.TrAdaBoost(qs.LinearProbe(nn.BatchNorm1d(3)))
+
+
+@pytest.mark.parametrize("ways", [2, 3, 5, 7])
+def test_an_error_that_rounds_to_just_below_chance_is_chance(ways: int) -> None:
+    """Of constant features, 1 - 1 / ways: the votes ln(1 / b) of b = 1 - 1e-16 were 0 / 0."""
+    rows = qs.examples(torch.ones(2 * ways, 3), [*range(ways)] * 2)
+    with pytest.warns(RuntimeWarning, match="not below that of chance; it alone decides"):
+        predictor = qs.TrAdaBoost(nn.Identity(), rounds=3)(rows, qs.classification(ways))
+    assert bool(predictor(rows.inputs).isfinite().all())

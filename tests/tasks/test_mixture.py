@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,5 +74,14 @@ def test_wrong_sources_and_weights_are_refused() -> None:
         qs.tasks.mixture([one, one], [1.0])
     with pytest.raises(ValueError, match=r"weights must be positive.*found \[1, 0\]"):
         qs.tasks.mixture([one, one], [1, 0])
+    with pytest.raises(ValueError, match="one weight for each of 2 sources; found 0"):
+        qs.tasks.mixture([one, one], [])
+    with pytest.raises(ValueError, match=r"positive, finite numbers; found \['a', 1\]"):
+        qs.tasks.mixture([one, one], ["a", 1])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="found weights of a and sources b"):
         qs.tasks.mixture({"b": one}, {"a": 1.0})
+
+
+@pytest.mark.parametrize("weights", [[1e308] * 4, np.ones(4), torch.ones(4)])
+def test_shares_do_not_depend_on_the_size_or_kind_of_weights(weights: Any) -> None:
+    assert qs.tasks.mixture([qs.Sinusoids()] * 4, weights).shares == (0.25,) * 4

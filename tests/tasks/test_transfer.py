@@ -60,5 +60,12 @@ def test_other_columns_and_no_sources_are_refused():
     wide = qs.examples(torch.rand(4, 2), [0, 1, 0, 1])
     with pytest.raises(ValueError, match="same columns"):
         transfer(wide, place(20, 0), SPEC)
+    with pytest.raises(ValueError, match="must be Examples; found Tensor"):
+        transfer(torch.ones(3, 2), place(20, 0), SPEC)  # type: ignore[arg-type]
+    x = torch.randn(9, 2)
+    real = qs.examples(x, x[:, :1])
+    with pytest.raises(ValueError, match=r"unlabelled rows need .*qs.regression\(1, missing=True"):
+        transfer(real, real, qs.regression(), unlabelled=3)
+    assert transfer(real, real, qs.regression(1, missing=True), unlabelled=3).unlabelled == 3
     with pytest.raises(ValueError, match="at least 1 source"):
         transfer([], place(20, 0), SPEC)

@@ -102,7 +102,9 @@ def _prepared(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             f"LogME: needs features (n, d) with as many targets; found {tuple(features.shape)} and "
             f"{tuple(targets.shape)}. Flatten the features of each row."
         )
+    refuse_not_finite(features, "LogME")
     if targets.is_floating_point():
+        refuse_not_finite(targets, "LogME")
         return features.double(), targets.reshape(len(targets), -1).double()
     present, ids = targets.unique(return_inverse=True)
     if len(present) < 2:
@@ -110,6 +112,15 @@ def _prepared(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             f"LogME: needs rows of at least 2 classes; found {len(present)}. Add rows of another."
         )
     return features.double(), one_hot(ids, len(present), torch.float64)
+
+
+def refuse_not_finite(numbers: Tensor, who: str) -> None:
+    """ValueError for NaN or infinity."""
+    if not bool(numbers.isfinite().all()):
+        raise ValueError(
+            f"{who}: features and targets must be finite; found NaN or infinity. Scale the inputs, "
+            "and leave out rows with unknown targets."
+        )
 
 
 def _maximal_evidence(y: Tensor, sigma: Tensor, terms: Terms) -> float:

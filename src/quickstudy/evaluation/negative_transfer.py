@@ -146,8 +146,9 @@ def negative_transfer(
     The divisions are of the same target rows, so an interval says how well the mean over divisions
     is known, for these rows.
 
-    Raises ValueError without sources, for a learner that does not support the answer, for fewer
-    than 2 repeats, and as :func:`quickstudy.tasks.transfer` does for rows that do not fit.
+    Raises ValueError without sources, for a single one without labelled target rows, for a learner
+    that does not support the answer, for fewer than 2 repeats, and as
+    :func:`quickstudy.tasks.transfer` does for rows that do not fit.
 
     Reference: Wang et al. (2019), Characterizing and Avoiding Negative Transfer, CVPR, for the
     definition by the same learner with and without source rows.
@@ -164,6 +165,11 @@ def negative_transfer(
     if not sources:
         raise ValueError(
             "negative_transfer: needs at least 1 source; found none. Give name -> labelled rows."
+        )
+    if not labelled and len(sources) == 1:
+        raise ValueError(
+            "negative_transfer: needs something to compare a source with; found 1 source and no "
+            "labelled target row. Give labelled=1 or more, or another source."
         )
     tasks = transfer(list(sources.values()), target, spec, labelled=labelled, queries=queries)
     score, wholes, owns = spec.answer.score, [], []

@@ -25,6 +25,7 @@ from torch import Tensor
 from quickstudy.answers.classes import one_hot
 from quickstudy.evaluation.log_evidence import log_me as log_me
 from quickstudy.evaluation.log_evidence import log_me_2021 as log_me_2021
+from quickstudy.evaluation.log_evidence import refuse_not_finite
 
 Score = Callable[[Tensor, Tensor], float]
 
@@ -37,7 +38,9 @@ def nearest_neighbours(
 ) -> float:
     """The share of rows whose nearest other rows have the row's own class, in [0, 1].
 
-    ``neighbours``  how many vote; of classes with equally many votes, the nearer one wins.
+    ``neighbours``  how many vote; of classes with equally many votes, the nearer one wins. Where
+                    one votes and several are equally near, as where features are constant, a row
+                    counts by the share of these that have its class.
     ``cosine``      compare directions, as is usual for features of networks; else distances.
 
     Rows of weight or class unknown must be left out before. A row alone in its class counts as
@@ -64,12 +67,17 @@ def nearest_neighbours(
         )
     f = F.normalize(f, dim=1) if cosine else f - f.mean(0)
     squares = f.square().sum(1)
-    right = 0
+    right, rounding = 0.0, 1e-12 * float(squares.max())
     for start in range(0, len(f), _ROWS_AT_ONCE):
         part = f[start : start + _ROWS_AT_ONCE]
         rows = torch.arange(start, start + len(part))
         distances = squares - 2 * part @ f.mT
         distances[rows - start, rows] = math.inf
+        if neighbours == 1:
+            near = distances <= distances.min(1, keepdim=True).values + rounding
+            own = near & (ids == ids[rows].unsqueeze(1))
+            right += float((own.sum(1) / near.sum(1).double()).sum())
+            continue
         nearest = distances.topk(neighbours, largest=False).indices
         # An earlier neighbour has a slightly larger vote, so that it decides between equal counts.
         votes = 1 - torch.arange(neighbours, dtype=f.dtype) / (2 * neighbours**2)
@@ -180,7 +188,8 @@ def nce(probabilities: Tensor, targets: Tensor) -> float:
     Classification Tasks, ICCV, equation 6; with predicted source labels as in Nguyen et al. (2020).
     """
     theta = probabilities.double()
-    _refuse_no_probabilities(theta, "nce")
+    if theta.numel():
+        _refuse_no_probabilities(theta, "nce")
     _, joint, _ = _joint(one_hot(theta.argmax(1), theta.shape[1], theta.dtype), targets, "nce")
     given_source = joint / joint.sum(0).clamp_min(torch.finfo(joint.dtype).tiny)
     return float(torch.special.xlogy(joint, given_source).sum())
@@ -217,6 +226,7 @@ def _of_classes(features: Tensor, targets: Tensor, who: str) -> tuple[Tensor, Te
             f"{who}: needs one vector of features for each of {len(targets)} targets; found shape "
             f"{tuple(features.shape)}. Flatten the features of each row."
         )
+    refuse_not_finite(features, who)
     present, ids = targets.unique(return_inverse=True)
     if len(present) < 2:
         raise ValueError(

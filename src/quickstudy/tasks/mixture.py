@@ -77,7 +77,9 @@ def mixture(
                 f"{', '.join(map(str, weights))} and sources {', '.join(map(str, names)) or '–'}."
             )
         weights = [weights[name] for name in names]
-    return Mixture(given, _shares(weights or [1.0] * len(given), len(given)), names)
+    return Mixture(
+        given, _shares([1.0] * len(given) if weights is None else weights, len(given)), names
+    )
 
 
 def _shares(weights: Sequence[float], sources: int) -> tuple[float, ...]:
@@ -86,10 +88,16 @@ def _shares(weights: Sequence[float], sources: int) -> tuple[float, ...]:
             f"mixture: needs one weight for each of {count(sources, 'source')}; found "
             f"{len(weights)}. Leave weights out to draw all equally often."
         )
-    if not all(0 < weight < math.inf for weight in weights):
+    numbers = [float(weight) if _is_number(weight) else math.nan for weight in weights]
+    if not all(0 < number < math.inf for number in numbers):
         raise ValueError(
             f"mixture: weights must be positive, finite numbers; found {list(weights)}. Leave out "
             "a source that must not be drawn."
         )
-    total = math.fsum(weights)
-    return tuple(weight / total for weight in weights)
+    parts = [number / max(numbers) for number in numbers]  # sums of large ones would overflow
+    total = math.fsum(parts)
+    return tuple(part / total for part in parts)
+
+
+def _is_number(weight: object) -> bool:
+    return isinstance(weight, int | float) or (getattr(weight, "shape", None) == ())

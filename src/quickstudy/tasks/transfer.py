@@ -78,9 +78,16 @@ def transfer(
     ``queries``     target rows to predict; by default all that remain.
 
     Raises ValueError where inputs of source and target have different shapes, for targets that do
-    not fit ``spec``, and where the target has too few rows.
+    not fit ``spec``, for ``unlabelled`` rows of reals unless they may be missing, and where the
+    target has too few rows.
     """
     given = (sources,) if isinstance(sources, Examples) else tuple(sources)
+    for each in (*given, target):
+        if not isinstance(each, Examples):
+            raise ValueError(
+                f"transfer: sources and target must be Examples; found {type(each).__name__}. "
+                "Make them with qs.examples(inputs, targets)."
+            )
     if not given:
         raise ValueError("transfer: needs at least 1 source; found none. Give labelled rows.")
     for number, source in enumerate(given, 1):
@@ -88,6 +95,8 @@ def transfer(
     for name, rows in (*((f"source {k}", s) for k, s in enumerate(given, 1)), ("target", target)):
         spec.answer.check(rows.targets, f"transfer: {name}")
         spec.answer.check_values(rows.targets, f"transfer: {name}")
+    if unlabelled:
+        _refuse_where_all_is_known(target, spec)
     _refuse_too_few(target, spec, labelled, unlabelled, queries)
     numbered = [s._replace(groups=torch.full_like(s.groups, k)) for k, s in enumerate(given, 1)]
     own = target._replace(groups=torch.full_like(target.groups, TARGET))
@@ -112,6 +121,18 @@ def _refuse_other_columns(source: Examples, target: Examples, number: int) -> No
             f"{found} in source {number} and {wanted} in the target. Keep the columns that both "
             "have, or put both through one backbone."
         )
+
+
+def _refuse_where_all_is_known(target: Examples, spec: TaskSpec) -> None:
+    """ValueError for an answer whose targets must all be known, so that none can be hidden."""
+    blind = without_labels(take(target, torch.arange(len(target.weights))[:1]))
+    try:
+        spec.answer.check_values(blind.targets, "transfer: unlabelled rows")
+    except ValueError as error:
+        raise ValueError(
+            f"transfer: unlabelled rows need an answer that may be unknown; found {spec.answer}. "
+            "For real targets, declare it: qs.regression(1, missing=True)."
+        ) from error
 
 
 def _refuse_too_few(

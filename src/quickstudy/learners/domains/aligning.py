@@ -116,7 +116,9 @@ class AligningLearner(Learner):
         first_copies = copies[source].cumsum(0) - copies[source]
         source_rows = torch.as_tensor(found.source).to(features)[first_copies]
         target_map = {
-            name: torch.as_tensor(part).to(features) for name, part in found.target_map.items()
+            # Contiguous, as from a file: products round otherwise in another order of memory.
+            name: torch.as_tensor(part).to(features).contiguous()
+            for name, part in found.target_map.items()
         }
         _refuse_infinite(type(self).__name__, source_rows, *target_map.values())
         target_rows = self.mapped(target_map, features[own])

@@ -47,9 +47,9 @@ class CORAL(AligningLearner):
 
     State: ``map`` holds ``mean`` (d,), the target's; else as of :class:`AligningLearner`.
 
-    Where features are constant over the source, or combinations of others, its covariance has no
-    inverse. Without any shrinkage both are then shrunk by 0.01; where all features of one side are
-    constant, rows are only centred. A warning says so.
+    Where features are constant over the rows of a side, or combinations of others, its covariance
+    has no inverse, and by rounding no root. Without any shrinkage of it, both are then shrunk by
+    0.01; where all features of one side are constant, rows are only centred. A warning says so.
 
     Raises ValueError for a shrinkage outside of [0, 1], and in ``adapt`` for fewer than 2 rows
     of the sources or of the target; ImportError without the extra ``transfer``.
@@ -89,8 +89,11 @@ class CORAL(AligningLearner):
         if features in constant:
             _tell(constant, features, "rows of sources are only centred")
             return Alignment(source - source.mean(0) * self.centred, mean)
-        shrinkage = self._shrinkage(source)
-        if constant[0] and shrinkage < _NO_SHRINKAGE:
+        singular = [
+            flat and self._shrinkage(rows) < _NO_SHRINKAGE
+            for flat, rows in zip(constant, (source, target), strict=True)
+        ]
+        if any(singular):  # of the target, rounding leaves no root of its covariance
             _tell(constant, features, f"both covariances are shrunk by {LEAST_SHRINKAGE}")
             reg: str | float = LEAST_SHRINKAGE
         else:
@@ -103,11 +106,11 @@ class CORAL(AligningLearner):
             adapter.transform(source, sample_domain=of_sources, allow_source=True), mean
         )
 
-    def _shrinkage(self, source: Array) -> float:
-        """The share of the identity in the covariance of the source."""
+    def _shrinkage(self, rows: Array) -> float:
+        """The share of the identity in the covariance of rows of one side."""
         if self.shrinkage is not None:
             return self.shrinkage
-        unit = StandardScaler(with_mean=self.centred).fit_transform(source)
+        unit = StandardScaler(with_mean=self.centred).fit_transform(rows)
         return float(ledoit_wolf(unit)[1])
 
     def mapped(self, target_map: Map, features: Tensor) -> Tensor:

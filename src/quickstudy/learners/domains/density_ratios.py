@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quickstudy.learners.metric.distances import gaussian
 from quickstudy.learners.transfer.heads import binary_logistic
-from quickstudy.learners.transfer.support_vectors import squared_distances
 
 Ratio = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -105,7 +105,7 @@ class KLIEP:
         gamma = unit * self._best_factor(own, other, v, w, unit)
         centres = self._centres(other)
         shares, scale = self._fit(gamma, own, other, v, w, centres)
-        kernel = (-gamma * squared_distances(x, centres)).exp()
+        kernel = gaussian(x, centres, gamma)
         return (kernel / scale @ shares).to(features.dtype)
 
     def _best_factor(self, own: Tensor, other: Tensor, v: Tensor, w: Tensor, unit: float) -> float:
@@ -121,7 +121,7 @@ class KLIEP:
                 centres = self._centres(other[kept])
                 gamma = factor * unit
                 shares, scale = self._fit(gamma, own, other[kept], v, w[kept], centres)
-                kernel = (-gamma * squared_distances(other[held], centres)).exp()
+                kernel = gaussian(other[held], centres, gamma)
                 ratio = (kernel / scale @ shares).clamp_min(torch.finfo(kernel.dtype).tiny)
                 total += float(w[held] @ ratio.log())
             return total
@@ -135,10 +135,10 @@ class KLIEP:
         self, gamma: float, own: Tensor, other: Tensor, v: Tensor, w: Tensor, centres: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The components' shares p (centres,), and their means over the source (centres,)."""
-        scale = v / v.sum() @ (-gamma * squared_distances(own, centres)).exp()
+        scale = v / v.sum() @ gaussian(own, centres, gamma)
         # A centre that is far from all source rows would have an unbounded a_l.
         scale = scale.clamp_min(torch.finfo(scale.dtype).eps)
-        components = (-gamma * squared_distances(other, centres)).exp() / scale
+        components = gaussian(other, centres, gamma) / scale
         # Beside no centre, as a held-out row may be, a row has no likelihood under any shares.
         components = components.clamp_min(torch.finfo(scale.dtype).tiny)
         shares = torch.full_like(scale, 1 / len(scale))
@@ -195,8 +195,8 @@ class KMM:
         v, n, w = v / v.sum(), float(v.sum()), w / w.sum()
         gamma = self.gamma * kernel_unit(x, source + target)
         slack = max(0.0, 1 - n**-0.5) if self.slack is None else self.slack
-        kernel = (-gamma * squared_distances(own, own)).exp()
-        goal = (-gamma * squared_distances(own, other)).exp() @ w
+        kernel = gaussian(own, own, gamma)
+        goal = gaussian(own, other, gamma) @ w
         solved = self._solve(kernel, goal, v, slack)
         return features.new_ones(len(features)).masked_scatter(kept, solved.to(features.dtype))
 

@@ -25,12 +25,19 @@ class SkadaKLIEP:
     projection of equal multipliers. :class:`~.density_ratios.KLIEP` returns the optimum. Use this
     one to repeat what was published with skada. It ignores row weights, except for 0.
 
-    Raises ImportError without skada.
+    Raises ValueError for numbers that are not positive, and ImportError without skada.
     """
 
     gamma: float = 1.0
     centres: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.gamma > 0 or self.centres < 1:
+            raise ValueError(
+                f"SkadaKLIEP: gamma must be positive, and centres at least 1; found gamma="
+                f"{self.gamma}, centres={self.centres}."
+            )
 
     def __call__(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Ratios (n,); 1 for target rows."""
@@ -50,11 +57,19 @@ class SkadaKMM:
                 "scipy", which reaches it in minutes for 1000 rows. :class:`~.density_ratios.KMM`
                 reaches it in seconds.
 
-    It ignores row weights, except for 0. Raises ImportError without skada.
+    It ignores row weights, except for 0. Raises ValueError for a negative gamma and an unknown
+    solver, and ImportError without skada.
     """
 
     gamma: float = 0.0
     solver: str = "frank-wolfe"
+
+    def __post_init__(self) -> None:
+        if not self.gamma >= 0 or self.solver not in ("frank-wolfe", "scipy"):
+            raise ValueError(
+                "SkadaKMM: gamma must be at least 0, and solver 'frank-wolfe' or 'scipy'; found "
+                f"gamma={self.gamma}, solver={self.solver!r}."
+            )
 
     def __call__(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Ratios (n,); 1 for target rows."""

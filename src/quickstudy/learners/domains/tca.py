@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quickstudy.core import Learner
 from quickstudy.learners.domains.aligning import AligningLearner, Alignment, Array, Map
 from quickstudy.learners.features import refuse_sizes
-from quickstudy.learners.metric.distances import squared_euclidean
+from quickstudy.learners.metric.distances import gaussian
 
 
 class TCA(AligningLearner):
@@ -70,7 +70,7 @@ class TCA(AligningLearner):
         """Components of the source rows, and the numbers that give those of any row."""
         rows = np.concatenate([source, target])
         n, gamma = len(rows), self.gamma or 1 / max(1, rows.shape[1])
-        kernel = _kernel(torch.from_numpy(rows), torch.from_numpy(rows), gamma).numpy()
+        kernel = gaussian(torch.from_numpy(rows), torch.from_numpy(rows), gamma).numpy()
         difference = np.repeat([1 / len(source), -1 / len(target)], [len(source), len(target)])
         of_means = kernel @ difference
         variance = kernel @ (kernel - kernel.mean(0))
@@ -85,9 +85,4 @@ class TCA(AligningLearner):
 
     def mapped(self, target_map: Map, features: Tensor) -> Tensor:
         """The components (n, components) of target rows."""
-        return _kernel(features, target_map["rows"], target_map["gamma"]) @ target_map["weight"]
-
-
-def _kernel(a: Tensor, b: Tensor, gamma: float | Tensor) -> Tensor:
-    """exp(-gamma |a - b|^2), (n, m)."""
-    return (-gamma * squared_euclidean(a, b).clamp_min(0)).exp()
+        return gaussian(features, target_map["rows"], target_map["gamma"]) @ target_map["weight"]

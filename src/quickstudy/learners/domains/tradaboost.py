@@ -18,6 +18,9 @@ from quickstudy.learners.transfer.linear_svm import LinearSVM
 from quickstudy.tasks.examples import labelled, without_absent
 from quickstudy.tasks.transfer import is_target
 
+CHANCE = 1 - 1e-6
+"""b_t from which on a round counts as no better than chance: nearer to 1, it is rounding."""
+
 Loss = Callable[[Tensor], Tensor]
 """Logits (n, ways) -> the hypothesis h (n, ways), which sums to 1; the loss is 1 - h[target]."""
 
@@ -114,7 +117,7 @@ class TrAdaBoost(Learner):
                 return self._state([state], [], support, spec)
             error = float(of_target @ errors / of_target.sum())
             odds = error / max(1 - error, 1e-300) / (ways - 1)
-            if not 0 < odds < 1:
+            if not 0 < odds < CHANCE:
                 self._warn(self._why(error, len(states) + 1))
                 if error <= 0:
                     return self._state([state], [0.0], support, spec)

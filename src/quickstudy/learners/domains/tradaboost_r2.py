@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, ClassVar, NamedTuple
 
@@ -133,7 +134,7 @@ class TrAdaBoostR2(Learner):
                 return _Model(states, votes) if states else _Model([state], [1.0])
             beta = error / (1 - error)
             states.append(state)
-            votes.append(-float(torch.tensor(beta).log()))
+            votes.append(-math.log(beta))
             own = weights * beta ** (1 - adjusted)
             scale = share / own[target].sum().clamp_min(torch.finfo(own.dtype).tiny)
             weights = torch.where(target, own * scale, weights)

@@ -18,6 +18,11 @@ def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
     return a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2) - 2 * (a @ b.mT)
 
 
+def gaussian(a: Tensor, b: Tensor, gamma: float | Tensor) -> Tensor:
+    """The kernel exp(-gamma |a_i - b_j|^2), at most 1."""
+    return (-gamma * squared_euclidean(a, b).clamp_min(0)).exp()
+
+
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """1 - cos(a_i, b_j), in [0, 2]; 1 if a row is zero, which has no direction."""
     return 1 - unit(a) @ unit(b).mT

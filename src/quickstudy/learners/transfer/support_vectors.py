@@ -139,7 +139,7 @@ class SVM(Learner):
         if self.kernel == "linear":
             values: Tensor = features @ state["weight"].double() + offset
             return values
-        distances = squared_distances(features, state["vectors"].double())
+        distances = squared_euclidean(features, state["vectors"].double()).clamp_min(0)
         dual, gammas = state["dual"].double(), state["log_gamma"].double()
         # One kernel for machines of one gamma: all pairs of classes, but not all real targets.
         parts = [
@@ -230,11 +230,6 @@ class SVM(Learner):
 
 _Machines = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Dual variables (n, k), offsets (k,) and gammas (k,) of k machines."""
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2, (n, d), (m, d) -> (n, m); at least 0, so that no kernel exceeds 1."""
-    return squared_euclidean(a, b).clamp_min(0)
 
 
 def _one_against_one(values: Tensor, classes: int, break_ties: bool) -> Tensor:
