@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quickstudy.base.frozen import AnyModule
+from quickstudy.backbones.features import feature_size, like
 
 
 class Features(nn.Identity):
@@ -39,9 +39,9 @@ class WithHead(nn.Module):
     def __init__(self, backbone: nn.Module, outputs: int) -> None:
         super().__init__()
         self.backbone, self.outputs = backbone, outputs
-        self.features = declared_features(backbone, "WithHead")
+        self.features = feature_size(backbone, "WithHead")
         _declare_inputs(self, backbone)
-        self.head = _like(backbone, nn.Linear(self.features, outputs))
+        self.head = like(backbone, nn.Linear(self.features, outputs))
 
     def forward(self, inputs: Any) -> Tensor:
         """Predictions (n, outputs)."""
@@ -75,29 +75,6 @@ class Chain(nn.Module):
         return self.second(self.first(inputs))
 
 
-def declared_features(backbone: nn.Module, who: str) -> int:
-    """The number of features that ``backbone`` declares.
-
-    Raises ValueError, prefixed by ``who``, where it declares none and where it ends in a head.
-    """
-    features, outputs = (getattr(backbone, name, None) for name in ("features", "outputs"))
-    if not isinstance(features, int) or outputs:
-        found = f"outputs={outputs}" if outputs else f"features={features!r}"
-        raise ValueError(
-            f"{who}: needs a backbone that gives features (n, d) and declares d; found {found} of "
-            f"{type(backbone).__name__}. Set its attribute `features`, and leave a head out."
-        )
-    return features
-
-
 def _declare_inputs(module: nn.Module, first: nn.Module) -> None:
     if hasattr(first, "input_shape"):
         module.input_shape = first.input_shape
-
-
-def _like(backbone: nn.Module, layer: AnyModule) -> AnyModule:
-    """``layer`` in the dtype and on the device of ``backbone``."""
-    for parameter in backbone.parameters():
-        if parameter.is_floating_point():
-            return layer.to(parameter.device, parameter.dtype)
-    return layer

@@ -8,13 +8,13 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from quickstudy.backbones.features import like
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.backbones.pretrained.source import source_of
 from quickstudy.base.modules import device_of
 from quickstudy.base.weighting import counting
 from quickstudy.core import Task
 from quickstudy.files.registry import build, describe
-from quickstudy.learners.features import like
 from quickstudy.learners.gradient.network import head_of
 from quickstudy.tasks.examples import counted_weights
 

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from quickstudy.backbones.joined import Chain, declared_features
+from quickstudy.backbones.features import feature_size
+from quickstudy.backbones.joined import Chain
 from quickstudy.core import Learner, Predictor
 
 Thing = TypeVar("Thing", Learner, Predictor)
@@ -48,7 +49,7 @@ def with_backbone(thing: Thing, backbone: nn.Module) -> Thing:
             f"{type(thing).__name__}. Make it with the backbone inside: "
             "qs.backbones.WithHead(backbone, outputs), or Chain(backbone, network)."
         )
-    given, wanted = declared_features(backbone, "with_backbone"), _read_by(own)
+    given, wanted = feature_size(backbone, "with_backbone"), _read_by(own)
     if wanted not in (None, given):
         raise ValueError(
             f"with_backbone: the learner reads {wanted} features, but this backbone gives {given}. "

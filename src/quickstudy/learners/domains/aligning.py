@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quickstudy.backbones.features import refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.words import count
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.transfer.support_vectors import SVM
 from quickstudy.tasks.transfer import is_target
 

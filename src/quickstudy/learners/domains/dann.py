@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.backbones.features import refuse_sizes
 from quickstudy.learners.domains.deep_alignment import SGD_WITH_MOMENTUM, DeepAligner, Side
-from quickstudy.learners.features import refuse_sizes
 from quickstudy.learners.gradient.descend import Update, Weights
 from quickstudy.tasks.examples import weighted_mean
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.features import refuse_heads_and_maps, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.replica import Replica, call_with
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.aligning import refuse_without_target
-from quickstudy.learners.features import refuse_heads_and_maps, refuse_sizes
 from quickstudy.learners.gradient.descend import (
     Descent,
     Momentum,

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from torch import Tensor, nn
 
+from quickstudy.backbones.features import refuse_sizes
 from quickstudy.base.extras import optional
 from quickstudy.core import Learner
 from quickstudy.learners.domains.aligning import (
@@ -16,7 +17,6 @@ from quickstudy.learners.domains.aligning import (
     Map,
     domains_of,
 )
-from quickstudy.learners.features import refuse_sizes
 
 
 class EntropicTransport(AligningLearner):

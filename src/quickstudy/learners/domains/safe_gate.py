@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
+from quickstudy.backbones.features import refuse_sizes
 from quickstudy.base.modules import in_torch_func
 from quickstudy.base.words import count
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.domains.left_out_errors import Candidate, left_out_errors
 from quickstudy.learners.domains.target_folds import fewest_rows
-from quickstudy.learners.features import refuse_sizes
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.tasks.transfer import is_target
 

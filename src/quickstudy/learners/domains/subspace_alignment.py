@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
+from quickstudy.backbones.features import refuse_sizes
 from quickstudy.base.extras import optional
 from quickstudy.core import Learner
 from quickstudy.learners.domains.aligning import (
@@ -14,7 +15,6 @@ from quickstudy.learners.domains.aligning import (
     Map,
     domains_of,
 )
-from quickstudy.learners.features import refuse_sizes
 
 
 class SubspaceAlignment(AligningLearner):

@@ -7,9 +7,9 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
+from quickstudy.backbones.features import refuse_sizes
 from quickstudy.core import Learner
 from quickstudy.learners.domains.aligning import AligningLearner, Alignment, Array, Map
-from quickstudy.learners.features import refuse_sizes
 from quickstudy.learners.metric.distances import gaussian
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from quickstudy.backbones.features import like, refuse_sizes
 from quickstudy.base.shown import shown
-from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.inner_loop import InnerLoop

@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from quickstudy.backbones.features import like
 from quickstudy.base.shown import shown
-from quickstudy.learners.features import like
 from quickstudy.learners.gradient.descend import Update, sgd
 from quickstudy.learners.gradient.meta_gradients import Exact, MetaGradient
 

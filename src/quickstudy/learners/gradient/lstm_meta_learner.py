@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quickstudy.learners.features import like, refuse_sizes
+from quickstudy.backbones.features import like, refuse_sizes
 from quickstudy.learners.gradient.descend import Weights
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.inner_loop import InnerLoop

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers import Classes
+from quickstudy.backbones.features import refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.replica import call_with
 from quickstudy.core import State
-from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.gradient.descend import Update, Weights, sgd
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.inner_loop import InnerLoop

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from quickstudy.answers import Classes
 from quickstudy.answers.classes import one_hot
+from quickstudy.backbones.features import refuse_sizes
 from quickstudy.base.trees import concatenate, map_tree
 from quickstudy.core import Answer, Examples, Learner, Task
-from quickstudy.learners.features import refuse_sizes
 from quickstudy.learners.gradient.descend import (
     Adam,
     Descent,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.learners.features import feature_size
+from quickstudy.backbones.features import feature_size
 
 FEWEST = 4
 """Least number of features: :func:`normalised` maps one to 0, and keeps of two only their order."""

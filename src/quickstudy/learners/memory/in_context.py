@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.features import like
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
@@ -21,7 +22,6 @@ from quickstudy.learners.attention import (
     shares,
     split_heads,
 )
-from quickstudy.learners.features import like
 from quickstudy.learners.memory.centring import FEWEST, normalised, normalised_size
 from quickstudy.learners.memory.equiangular import equiangular
 from quickstudy.learners.outputs import (

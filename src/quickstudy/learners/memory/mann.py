@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.features import like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.trees import concatenate, map_tree
 from quickstudy.base.weighting import counting
 from quickstudy.base.words import count
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, checked_support
-from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.memory.external_memory import LRUMemory, empty_memory, read
 from quickstudy.learners.memory.mann_rows import (

@@ -15,10 +15,10 @@ from torch.func import grad, vmap
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.features import like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import log_weights, of_present
-from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
 from quickstudy.learners.outputs import element_weights, present_entry, refuse_more_outputs
 from quickstudy.learners.preprocessing import preprocess

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.features import feature_size, like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.known import mean_of_known
 from quickstudy.base.weighting import counting
@@ -23,7 +24,6 @@ from quickstudy.learners.attention import (
     split_heads,
 )
 from quickstudy.learners.extending import joint_means, refuse_shared_statistics
-from quickstudy.learners.features import feature_size, like, refuse_sizes
 from quickstudy.learners.memory.process_layers import decode, encode, perceptron
 from quickstudy.learners.outputs import present_entry
 from quickstudy.objectives import Outcome, query_loss, score_of

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.features import like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import (
@@ -20,7 +21,6 @@ from quickstudy.learners.attention import (
     read_memory_and_self,
     shares,
 )
-from quickstudy.learners.features import like, refuse_sizes
 from quickstudy.learners.memory.centring import normalised, normalised_size
 from quickstudy.learners.outputs import label_vectors, present_entry, refuse_more_outputs
 from quickstudy.tasks.examples import labelled, without_absent

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes, one_hot
+from quickstudy.backbones.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.attention import log_weights
-from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.learners.metric.distances import cosine
 from quickstudy.learners.recurrent import CellState, LSTMCell
 from quickstudy.tasks.examples import labelled, without_absent

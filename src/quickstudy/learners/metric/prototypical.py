@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
+from quickstudy.backbones.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.backbones.norms import Statistics, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.extending import joint_means, refuse_shared_statistics
-from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.tasks.examples import class_means, labelled, without_absent
 

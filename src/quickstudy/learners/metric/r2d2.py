@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
+from quickstudy.backbones.features import like, refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.features import like, refuse_heads_and_maps
 from quickstudy.learners.outputs import present_entry
 from quickstudy.learners.transfer.heads import ridge_weight
 from quickstudy.tasks.examples import labelled, without_absent

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
+from quickstudy.backbones.features import feature_shape, like, refuse_sizes
 from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import GroupNorm, embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
-from quickstudy.learners.features import feature_shape, like, refuse_sizes
 from quickstudy.objectives import Outcome, predict_rows, score_of
 from quickstudy.tasks.examples import (
     class_means,

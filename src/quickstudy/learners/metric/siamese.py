@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from quickstudy.answers.classes import Classes, one_hot
+from quickstudy.backbones.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.weighting import counting
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec
-from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.objectives import Outcome, score_of
 from quickstudy.tasks.examples import (
     counted_weights,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes, one_hot
+from quickstudy.backbones.features import refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, Learner, State, TaskSpec, check_answer
 from quickstudy.learners.extending import refuse_shared_statistics, widened
-from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.metric.distances import unit
 from quickstudy.tasks.examples import labelled, without_absent
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from quickstudy.learners.features import refuse_heads_and_maps
+from quickstudy.backbones.features import refuse_heads_and_maps
 from quickstudy.learners.gradient.descend import Adam, Update
 from quickstudy.learners.gradient.network import head_of
 from quickstudy.learners.transfer.depth import moved_names

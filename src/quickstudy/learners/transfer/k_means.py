@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes, one_hot
+from quickstudy.backbones.features import refuse_heads_and_maps, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.base.modules import in_torch_func
 from quickstudy.core import Examples, Learner, State, TaskSpec
-from quickstudy.learners.features import refuse_heads_and_maps, refuse_sizes
 from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.tasks.examples import without_absent
 

@@ -12,10 +12,10 @@ from torch.func import vmap
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.extending import refuse_shared_statistics, widened
-from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.learners.outputs import element_weights, label_vectors
 from quickstudy.learners.transfer.heads import binary_logistic, logistic, ridge
 from quickstudy.tasks.examples import labelled, without_absent

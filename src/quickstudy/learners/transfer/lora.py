@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from quickstudy.backbones.features import refuse_heads_and_maps
 from quickstudy.backbones.low_rank import LowRank
 from quickstudy.core import Predictor
-from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.gradient.descend import Adam, Update
 from quickstudy.learners.transfer.starting_heads import StartingHead, probe_head
 from quickstudy.learners.transfer.trunk import added

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
+from quickstudy.backbones.features import refuse_sizes
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec, check_answer
-from quickstudy.learners.features import refuse_sizes
 from quickstudy.learners.transfer.heads import logistic
 from quickstudy.learners.transfer.k_means import READS_UNLABELLED, refuse_vmap
 from quickstudy.learners.transfer.linear_probe import LinearProbe

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
+from quickstudy.backbones.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.backbones.norms import (
     Statistics,
     embed_query,
@@ -20,7 +21,6 @@ from quickstudy.base.modules import values_can_be_read
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.extending import joint_means, refuse_shared_statistics
-from quickstudy.learners.features import feature_size, like, refuse_heads_and_maps
 from quickstudy.learners.metric.distances import squared_euclidean, unit
 from quickstudy.tasks.examples import class_means, labelled, without_absent
 from quickstudy.tasks.rows import LabelledRows

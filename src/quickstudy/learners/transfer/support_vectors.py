@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.features import refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
-from quickstudy.learners.features import refuse_heads_and_maps
 from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
 from quickstudy.tasks.examples import labelled, without_absent

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import quickstudy as qs
 from made_up import examples_of
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.backbones.features import like, refuse_heads_and_maps, refuse_sizes
 from quickstudy.core import Learner
-from quickstudy.learners.features import like, refuse_heads_and_maps, refuse_sizes
 from quickstudy.learners.metric.siamese import verification
 
 ON_VECTORS: dict[str, Callable[[nn.Module], Learner]] = {
