@@ -14,9 +14,9 @@ digits   All 1,000 source pictures with labels, 500 of the target's without, sco
          a side; the shallow methods work on pixels and the default SVM.
 
 DANN's strength and the rate for reviews have the best test accuracy on the source itself, of rates
-0.1 to 1 and strengths 0 to 1, on two pairs (strength 0.1 costs nothing there, 1 costs 2 to 5 points).
-An earlier network, with ReLU and Adam, was given up because DANN fell on target labels of some pairs:
-to this extent the table is not untouched. The rest was fixed beforehand.
+0.1 to 1 and strengths 0 to 1, on two pairs (strength 0.1 costs nothing there, 1 costs 2 to 5
+points). An earlier network, with ReLU and Adam, was given up because DANN fell on target labels of
+some pairs: to this extent the table is not untouched. The rest was fixed beforehand.
 Intervals are 95%; those of differences are paired. Results, with every score, go to
 results/domain_pairs.json.
 """
