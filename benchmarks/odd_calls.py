@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.answers import Classes
 from quickstudy.base.trees import leaves
 from quickstudy.contract.compare import BrokenLaw
-from quickstudy.files.registry import LEARNERS
+from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.interfaces.runs.assemble import make_learner
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.training.fit import NonFiniteLoss
@@ -48,6 +49,11 @@ def learner_of(name: str, pictures: bool) -> qs.Learner:
                     train_ways=WAYS, shots=2, options=SMALL.get(name, {}))  # fmt: skip
     shape = (1, SIDE, SIDE) if pictures else (SIZE,)
     return make_learner(recipe, shape).eval()
+
+
+def classifies(name: str) -> bool:
+    """Whether the learner has tasks of classes, as these calls have."""
+    return issubclass(Classes, resolve("learner", name, LEARNERS).answers)
 
 
 class Endless(torch.utils.data.Dataset[Any]):
@@ -347,7 +353,7 @@ def doors() -> Iterator[tuple[str, Door, int]]:
     yield "examples", to_examples, 20
     yield "rows", to_rows, 20
     yield "fit and evaluate", to_fit, 5
-    for name in LEARNERS:
+    for name in filter(classifies, LEARNERS):
         yield f"{name}: learner", to_learner(name), 3
         yield f"{name}: predictor", to_predictor(name), 3
         yield f"{name}: estimator", to_estimator(name), 1

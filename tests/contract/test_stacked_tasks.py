@@ -149,6 +149,7 @@ INEXACT = {
     "maml, differences": "approximates second derivatives",
     "maml, implicit": "differentiates the optimum, which two steps do not reach",
     "reptile": "its objective is a displacement, whose derivative it leaves out",
+    "fine_tune, last layer by batches": "takes its steps as constants",
     "lstm_meta_learner": "takes the inner gradients as constants",
 }
 

@@ -86,5 +86,5 @@ def test_what_does_not_fit_is_refused(backbone):
         qs.with_backbone(qs.Prototypical(Features(64)), backbone)
     with pytest.raises(ValueError, match=r"the backbone \(Linear\) does not declare it"):
         qs.with_backbone(qs.Prototypical(Features(64)), nn.Linear(3, 64))
-    with pytest.raises(ValueError, match="found outputs=5 of MLP"):
+    with pytest.raises(ValueError, match=r"ends in a head: found MLP\(outputs=5\)"):
         WithHead(MLP(outputs=5), outputs=5)

@@ -16,9 +16,10 @@ import quickstudy as qs
 from quickstudy.answers import Actions, Boxes, Classes, Custom, Labels, Pixels, Reals, Tokens
 from quickstudy.answers.labels import RocAuc
 from quickstudy.core import Answer, Examples, Task, TaskSpec
+from quickstudy.files.answers import build_answer, describe_answer
 from quickstudy.tasks.bandits import Bandit
 from quickstudy.tasks.examples import one_place
-from quickstudy.tasks.numbering import Fingerprint, draw
+from quickstudy.tasks.numbering import Fingerprint, _described, draw
 
 
 def fingerprint(task: Task) -> str:
@@ -115,3 +116,19 @@ def test_tasks_that_act_have_a_fingerprint_of_their_world() -> None:
     tasks = [draw(qs.tasks.Bandits(arms), 0, i) for arms in (2, 3) for i in range(2)]
     assert len({fingerprint(task) for task in tasks}) == 4
     assert fingerprint(tasks[0]) == fingerprint(draw(qs.tasks.Bandits(2), 0, 0))
+
+
+def test_a_setting_that_was_added_later_does_not_change_old_fingerprints():
+    """Not even the first part of what is hashed: the words for the spec."""
+    assert _described(qs.classification(5)) == "TaskSpec(answer=Classes(ways=5), name='')"
+    assert "clusters=True" in _described(qs.TaskSpec(Classes(5, clusters=True)))
+
+
+def test_answers_in_files_from_before_a_setting_was_added_still_load():
+    assert describe_answer(Classes(5)) == {"kind": "classes", "ways": 5}
+    assert build_answer({"kind": "classes", "ways": 5}) == Classes(5)
+    clusters = Classes(5, clusters=True)
+    assert build_answer(describe_answer(clusters)) == clusters
+    for forged in ({"kind": "classes"}, {"kind": "classes", "ways": 5, "guess_name": "x"}):
+        with pytest.raises(ValueError, match="its answer is"):
+            build_answer(forged)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from quickstudy.answers.clustering import (
     HungarianAccuracy,
     NormalisedMutualInformation,
 )
+from quickstudy.base.counted_fields import ADDED, counted_fields
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
@@ -52,12 +53,16 @@ class Classes(Answer):
     """
 
     ways: int
-    clusters: bool = False
+    clusters: bool = field(default=False, metadata=ADDED)
     kind: ClassVar[str] = "classes"
     guess_name: ClassVar[str] = "chance"
 
     def __post_init__(self) -> None:
         check_count("Classes", "ways", self.ways, 2)
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={value}" for name, value in counted_fields(self).items())
+        return f"Classes({told})"
 
     @property
     def outputs(self) -> int:

@@ -17,6 +17,7 @@ from quickstudy.answers import (
     Tokens,
     World,
 )
+from quickstudy.base.counted_fields import counted_fields, needed_fields
 from quickstudy.core import Answer
 from quickstudy.files.limits import check_numbers
 from quickstudy.tasks.bandits import Bandit
@@ -51,7 +52,7 @@ def _describe(part: Any) -> Any:
     if part is None or isinstance(part, (bool, int, float, str)):
         return part
     name = _NAMES[type(part)]
-    values = {field.name: _describe(getattr(part, field.name)) for field in fields(part)}
+    values = {name: _describe(value) for name, value in counted_fields(part).items()}
     return {"kind": name, **values}
 
 
@@ -73,7 +74,9 @@ def build_answer(description: Any, tensors: Iterable[Any] = ()) -> Answer | None
 def _build(description: Any, known: dict[str, type[Any]] = ANSWERS) -> Any:
     values = dict(description) if isinstance(description, dict) else {}
     kind = known.get(str(values.pop("kind", None)))
-    if kind is None or set(values) != {field.name for field in fields(kind)}:
+    if kind is None or not (
+        needed_fields(kind) <= values.keys() <= {field.name for field in fields(kind)}
+    ):
         raise ValueError(f"its answer is {description!r}")
     hints = get_type_hints(kind)
     for name, value in values.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from enum import Enum
 from functools import partial
 from typing import Any, Protocol, TypeGuard
@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
+from quickstudy.base.counted_fields import counted_fields
 from quickstudy.base.modules import raw_bytes
 from quickstudy.base.shown import shown
 from quickstudy.base.trees import named_leaves
@@ -254,7 +255,7 @@ def _described(value: Any, depth: int = _DEPTH) -> str:
     if isinstance(value, dict):
         attributes = value
     elif is_dataclass(value):
-        attributes = {field.name: getattr(value, field.name) for field in fields(value)}
+        attributes = counted_fields(value)
     elif hasattr(value, "__dict__"):
         attributes = vars(value)
     else:  # for example a torch.dtype
