@@ -36,7 +36,7 @@ _MOST_FILES = 32
 Key = bytes
 
 
-class FeatureCache:
+class FeatureStore:
     """The features that are kept for one backbone: a mapping from keys to rows, in a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[Key, Tensor]:
         return {}
 
 
-def feature_cache(source: PretrainedSource) -> FeatureCache | None:
+def feature_cache(source: PretrainedSource) -> FeatureStore | None:
     """The cache for the backbone of ``source``; None where no folder can be written.
 
     It is ``features`` in ``$QUICKSTUDY_DATA``, else in the user's cache folder.
@@ -95,7 +95,7 @@ def feature_cache(source: PretrainedSource) -> FeatureCache | None:
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     readable = re.sub(r"[^\w.-]+", "-", source.name)[:60]
     try:
-        return FeatureCache(writable_folder(data_root(None) / "features", f"{readable}-{key}"))
+        return FeatureStore(writable_folder(data_root(None) / "features", f"{readable}-{key}"))
     except OSError:
         return None
 

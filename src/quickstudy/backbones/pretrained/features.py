@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.norms import rows_see_one_another
-from quickstudy.backbones.pretrained.feature_cache import FeatureCache, Key, feature_cache, keys_of
+from quickstudy.backbones.pretrained.feature_cache import FeatureStore, Key, feature_cache, keys_of
 from quickstudy.backbones.pretrained.source import source_of, unchanged
 from quickstudy.base.door import dtype_for, to_inputs
 from quickstudy.base.modules import device_of
@@ -78,7 +78,7 @@ def refuse_changing_features(backbone: nn.Module) -> None:
         )
 
 
-def _featurised(data: Any, backbone: nn.Module, batch: int, kept: FeatureCache | None) -> Any:
+def _featurised(data: Any, backbone: nn.Module, batch: int, kept: FeatureStore | None) -> Any:
     if isinstance(data, Dataset):
         train, val, test = (
             _featurised(split, backbone, batch, kept) if len(split) else split
@@ -97,7 +97,7 @@ def _featurised(data: Any, backbone: nn.Module, batch: int, kept: FeatureCache |
 
 
 def features_of(
-    inputs: Any, backbone: nn.Module, batch: int = 8, kept: FeatureCache | None = None
+    inputs: Any, backbone: nn.Module, batch: int = 8, kept: FeatureStore | None = None
 ) -> Tensor:
     """The features (n, ...) of ``inputs``, on their device; those that ``kept`` has are read."""
     if not rows(inputs):

@@ -46,7 +46,7 @@ def _pretrained(recipe: Recipe, *, fixed: bool) -> torch.nn.Module:
     return pretrained(recipe.backbone, size=size, frozen=fixed)
 
 
-def _adapts_backbone(learner: str) -> bool:
+def adapts_backbone(learner: str) -> bool:
     """Whether a learner changes weights of its backbone for each task."""
     cls = resolve("learner", learner, LEARNERS)
     return "adapts" in inspect.signature(cls).parameters
@@ -69,4 +69,4 @@ def backbone_for(recipe: Recipe, inputs: tuple[int, ...]) -> torch.nn.Module:
             f"backbone: {recipe.backbone} takes images (channels, height, width), but inputs have "
             f"shape {inputs}. Use --backbone mlp."
         )
-    return _pretrained(recipe, fixed=not _adapts_backbone(recipe.learner))
+    return _pretrained(recipe, fixed=not adapts_backbone(recipe.learner))

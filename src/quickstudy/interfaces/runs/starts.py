@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from quickstudy.interfaces.runs.featured import adapts_layers
 from quickstudy.interfaces.runs.fitted import training_classes
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.picture_files import format_of_learner
+from quickstudy.interfaces.runs.pretrained_backbone import adapts_backbone
 from quickstudy.interfaces.runs.recipe import Recipe
 
 WITHOUT_TRAINING = ("simple_shot", "linear_probe")
@@ -95,17 +95,12 @@ def start_of_backbone(
     chosen: dict[str, Mapping[str, Any]] = {each: {} for each in WITHOUT_TRAINING}
     if learner is not None:
         chosen = {learner: learner_options(Recipe(learner=learner, options=dict(options or {})))}
-    moved = learner is not None and "adapts" in parameters_of(learner)
+    moved = learner is not None and adapts_backbone(learner)
     backbone = pretrained(name, size=size, frozen=not moved)
     learners = {each: _made(each, backbone, given) for each, given in chosen.items()}
     side: Any = backbone.input_shape
     pictures = PictureFormat(3, int(side[-1]), "bicubic", 0.0, 1.0, "varied", {})
     return Start(name, learners, pictures, about={"backbone": name, "seen": facts.seen})
-
-
-def parameters_of(learner: str) -> Mapping[str, Any]:
-    """The arguments of a learner's constructor."""
-    return inspect.signature(resolve("learner", learner, LEARNERS)).parameters
 
 
 def _made(name: str, backbone: nn.Module, options: Mapping[str, Any]) -> Learner:

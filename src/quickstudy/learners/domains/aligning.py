@@ -75,9 +75,12 @@ class AligningLearner(Learner):
     def align(self, source: Array, target: Array) -> Alignment:
         """The alignment of rows (n, d) of the sources with rows (m, d) of the target."""
 
-    @abstractmethod
     def mapped(self, target_map: Map, features: Tensor) -> Tensor:
-        """Target rows (n, d) in the space of the base learner, by the numbers of :meth:`align`."""
+        """Target rows (n, d) in the space of the base learner, by the numbers of :meth:`align`.
+
+        By default as they are: the sources are moved to them.
+        """
+        return features
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The base learner fitted to the aligned ``support``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from quickstudy.backbones.features import refuse_sizes
 from quickstudy.base.extras import optional
@@ -14,7 +14,6 @@ from quickstudy.learners.domains.aligning import (
     AligningLearner,
     Alignment,
     Array,
-    Map,
     domains_of,
 )
 
@@ -97,7 +96,3 @@ class EntropicTransport(AligningLearner):
             )
         moved = adapter.transform(source, sample_domain=domains[: len(source)], allow_source=True)
         return Alignment(moved, {})
-
-    def mapped(self, target_map: Map, features: Tensor) -> Tensor:
-        """Target rows as they are."""
-        return features

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from quickstudy.base.extras import optional
 from quickstudy.core import Learner
@@ -11,7 +11,6 @@ from quickstudy.learners.domains.aligning import (
     AligningLearner,
     Alignment,
     Array,
-    Map,
     domains_of,
 )
 
@@ -73,7 +72,3 @@ class LinearTransport(AligningLearner):
         of_sources = domains[: len(source)]
         moved = adapter.transform(source, sample_domain=of_sources, allow_source=True)
         return Alignment(moved, {})
-
-    def mapped(self, target_map: Map, features: Tensor) -> Tensor:
-        """Target rows as they are."""
-        return features
