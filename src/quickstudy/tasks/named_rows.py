@@ -12,6 +12,7 @@ from torch import Tensor
 from quickstudy.base.names import unknown_name
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Answer, Examples
+from quickstudy.tasks.numbering import generator
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
@@ -112,6 +113,32 @@ def one_class_only(targets: Any, answer: Answer) -> bool:
         both = ((targets == 0).any(0)) & ((targets == 1).any(0))
         return not bool(both.any())
     return False
+
+
+def random_share(every: Tensor, train: float, seed: int, who: str) -> Tensor:
+    """A random share ``train`` of the values of ``every``, rounded, but neither none nor all."""
+    if not 0 < train < 1:
+        raise ValueError(f"{who}: train must be a share between 0 and 1; found {train}.")
+    if len(every) < 2:
+        raise ValueError(
+            f"{who}: two parts need at least 2 rows or groups; found {len(every)}. Add some, or "
+            "leave the task out."
+        )
+    kept = min(max(round(train * len(every)), 1), len(every) - 1)
+    return every[torch.randperm(len(every), generator=generator(seed))[:kept]]
+
+
+def mean_and_deviation(rows: NamedRows, name: str) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (d,) of the known targets of a task; 1 for a deviation of 0."""
+    given = rows.targets[name]
+    known, values = ~given.isnan(), given.nan_to_num().double()
+    per_row = rows.weights[name].double().reshape(-1, *[1] * (given.ndim - 1))
+    over, weights = tuple(range(given.ndim - 1)), known * per_row
+    total = weights.sum(over).clamp_min(torch.finfo(weights.dtype).tiny)
+    mean = (weights * values).sum(over) / total
+    deviation = ((weights * (values - mean).square()).sum(over) / total).sqrt()
+    varies = deviation > 1e-12 * mean.abs()  # equal numbers differ from their mean by rounding
+    return mean.to(given.dtype), deviation.where(varies, 1.0).to(given.dtype)
 
 
 def _taken(tree: Any, chosen: Tensor) -> Any:

@@ -15,7 +15,14 @@ from quickstudy.base.words import count, first_few
 from quickstudy.core import Examples, Task, TaskSpec
 from quickstudy.tasks.fixed import FixedTasks, fixed
 from quickstudy.tasks.named_batches import NamedBatches, named_batches
-from quickstudy.tasks.named_rows import NamedRows, has_labels, of_examples, one_class_only
+from quickstudy.tasks.named_rows import (
+    NamedRows,
+    has_labels,
+    mean_and_deviation,
+    of_examples,
+    one_class_only,
+    random_share,
+)
 from quickstudy.tasks.numbering import generator
 
 MUCH_MEMORY = 2 * 2**30
@@ -129,7 +136,7 @@ class NamedTasks(Mapping[str, Examples]):
         """
         groups = self.rows.groups
         every = torch.cat([groups[name] for name in self]).unique()
-        first = set(_first_share(every, train, seed, "split_groups").tolist())
+        first = set(random_share(every, train, seed, "split_groups").tolist())
         chosen = torch.tensor(sorted(first))
         return self._parted(
             "split_groups", {name: torch.isin(groups[name].cpu(), chosen) for name in self}
@@ -187,7 +194,9 @@ class NamedTasks(Mapping[str, Examples]):
                 f"standardised: like has no rows of {first_few(missing)}. Give training rows of "
                 "the same tasks."
             )
-        scales = {name: given.scales.get(name) or _moments(given.rows, name) for name in real}
+        scales = {
+            name: given.scales.get(name) or mean_and_deviation(given.rows, name) for name in real
+        }
         targets = dict(self.rows.targets)
         for name, (shift, scale) in scales.items():
             targets[name] = (targets[name] - shift) / scale
@@ -259,7 +268,7 @@ class NamedTasks(Mapping[str, Examples]):
         first: dict[str, Tensor] = {}
         for place, names in enumerate(self.rows.tables()):
             every = torch.cat([key(name) for name in names]).unique()
-            chosen = _first_share(every, train, seed + 1_000_003 * place, who)
+            chosen = random_share(every, train, seed + 1_000_003 * place, who)
             first |= {name: torch.isin(key(name), chosen) for name in names}
         return self._parted(who, {name: first[name] for name in self})
 
@@ -281,36 +290,6 @@ class NamedTasks(Mapping[str, Examples]):
                     "tasks out, by only(names), or use another share or seed."
                 )
         return parts[0], parts[1]
-
-
-def _first_share(every: Tensor, train: float, seed: int, who: str) -> Tensor:
-    """A random share ``train`` of the values of ``every``, rounded, but neither none nor all."""
-    if not 0 < train < 1:
-        raise ValueError(f"{who}: train must be a share between 0 and 1; found {train}.")
-    if len(every) < 2:
-        raise ValueError(
-            f"{who}: two parts need at least 2 rows or groups; found {len(every)}. Add some, or "
-            "leave the task out."
-        )
-    kept = min(max(round(train * len(every)), 1), len(every) - 1)
-    return every[torch.randperm(len(every), generator=generator(seed))[:kept]]
-
-
-def _moments(rows: NamedRows, name: str) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (d,) of the known targets of a task; 1 for a deviation of 0."""
-    targets = (
-        rows.targets[name].flatten(1, -2)
-        if rows.targets[name].ndim > 2
-        else (rows.targets[name].unsqueeze(1))
-    )  # (n, places, d)
-    known = ~targets.isnan()
-    weights = known * rows.weights[name][:, None, None]
-    values, total = targets.nan_to_num().double(), weights.double().sum((0, 1))
-    shift = (weights * values).sum((0, 1)) / total.clamp_min(1e-300)
-    spread = (weights * (values - shift).square()).sum((0, 1)) / total.clamp_min(1e-300)
-    scale = spread.sqrt()
-    scale = scale.where(scale > 1e-12 * shift.abs().clamp_min(1e-300), 1.0)
-    return shift.to(targets.dtype), scale.to(targets.dtype)
 
 
 def _warn_of_memory(train: NamedRows, test: NamedRows, support: int | None) -> None:
