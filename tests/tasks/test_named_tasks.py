@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import quickstudy as qs
+from quickstudy.datasets.domains import Domains
 from quickstudy.tasks import NamedTasks, columns, domains
 
 
@@ -261,8 +262,10 @@ def test_a_part_without_labels_is_refused_with_its_tasks():
         columns(torch.rand(20, 2), table).split_rows()
 
 
-def test_the_domains_of_a_data_set_are_named_tasks(shared_data):
-    found = qs.datasets.load_domains("mushrooms", shared_data)
+def test_the_domains_of_a_data_set_are_named_tasks():
+    sizes = {"enlarging": 4, "tapering": 6}
+    rows = {name: qs.examples(torch.rand(n, 3), [0, 1] * (n // 2)) for name, n in sizes.items()}
+    found = Domains(qs.datasets.card("mushrooms"), rows, qs.classification(2))
     tasks = domains(found)
-    assert tasks.outputs == {"enlarging": 2, "tapering": 2}
-    assert tasks.counts == {name: len(rows.weights) for name, rows in found.items()}
+    assert tasks.counts == {"enlarging": 4, "tapering": 6}
+    assert tasks.specs["tapering"] == qs.classification(2, name="tapering")

@@ -118,7 +118,8 @@ def fingerprints(smiles: list[str], bits: int = BITS, radius: int = RADIUS) -> F
 
     make = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
     number_of: dict[str, int] = {}
-    made, rows, molecules, invalid = [], [], [], []
+    made: list[np.ndarray] = []
+    rows, molecules, invalid = [], [], []
     with rdBase.BlockLogs():  # it prints a message for each
         for row, text in enumerate(smiles):
             molecule = Chem.MolFromSmiles(text)
