@@ -173,6 +173,21 @@ def test_support_and_query_of_a_batch_are_disjoint_and_shared_where_rows_are_few
         assert (len(values(task.support)), len(values(task.query))) == source.sizes(task.spec.name)
 
 
+def test_batches_leave_out_rows_whose_targets_are_all_unknown():
+    nan = torch.nan
+    table = torch.tensor([[nan, nan], [1, nan], [-1, nan], [0, 1], [nan, 0], [nan, nan]])
+    rows = qs.examples(torch.arange(6.0)[:, None], table)
+    rows = rows._replace(weights=torch.tensor([1.0, 1, 1, 1, 0, 1]))
+    source = domains({"a": (rows, qs.multilabel(2)), "b": (rows, qs.multilabel(2))}).batches(4)
+    for index in range(8):
+        task = qs.tasks.draw(source, 0, index)
+        assert sorted(values(task.support) + values(task.query)) == [1, 3]
+    with pytest.raises(ValueError, match="needs 2 rows with known targets.* in 1 task: a"):
+        domains(
+            {"a": (qs.examples([[1.0], [2.0]], [-1, 1]), qs.classification(2)), "b": numbered(4)}
+        ).batches()
+
+
 def test_tested_on_pairs_training_and_test_rows():
     train, test = three().split_rows(0.75)
     source = train.tested_on(test)

@@ -12,7 +12,7 @@ from torch import Tensor
 from quickstudy.base.names import unknown_name
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.base.words import first_few
-from quickstudy.core import Answer, Examples
+from quickstudy.core import Answer, Examples, TaskSpec
 from quickstudy.tasks.numbering import generator
 
 
@@ -98,9 +98,10 @@ def of_examples(rows: Mapping[str, Examples]) -> NamedRows:
     )
 
 
-def has_labels(targets: Any, answer: Answer) -> bool:
-    """Whether some element of ``targets`` is known."""
-    return bool(answer.known(targets).any())
+def with_labels(rows: NamedRows, spec: TaskSpec) -> Tensor:
+    """(n,): which rows of the task of ``spec`` have weight and some known target."""
+    known = spec.answer.known(rows.targets[spec.name])
+    return (known.reshape(len(known), -1).any(1) & (rows.weights[spec.name] > 0)).cpu()
 
 
 def one_class_only(targets: Any, answer: Answer) -> bool:

@@ -17,11 +17,11 @@ from quickstudy.tasks.fixed import FixedTasks, fixed
 from quickstudy.tasks.named_batches import NamedBatches, named_batches
 from quickstudy.tasks.named_rows import (
     NamedRows,
-    has_labels,
     in_first_part,
     mean_and_deviation,
     of_examples,
     one_class_only,
+    with_labels,
 )
 from quickstudy.tasks.numbering import generator
 
@@ -269,8 +269,7 @@ class NamedTasks(Mapping[str, Examples]):
         )
         for part, which in zip(parts, ("first", "second"), strict=True):
             empty = [
-                name for name in part
-                if not has_labels(part.rows.targets[name], part.specs[name].answer)
+                name for name in part if not with_labels(part.rows, part.specs[name]).any()
             ]  # fmt: skip
             if empty:
                 raise ValueError(
