@@ -41,10 +41,8 @@ class NamedBatches:
         supports, queries = self.sizes(name)
         drawn = distinct(self.rows.count(name), supports + queries, generator)
         rows = self.rows.take(name, drawn)
-        support, query = (
-            map_tree(lambda x: x[:supports], rows),
-            map_tree(lambda x: x[supports:], rows),
-        )
+        support = map_tree(lambda leaf: leaf[:supports], rows)
+        query = map_tree(lambda leaf: leaf[supports:], rows)
         return Task(support, query, self.specs[name])
 
     @cached_property

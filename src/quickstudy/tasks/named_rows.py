@@ -101,7 +101,8 @@ def of_examples(rows: Mapping[str, Examples]) -> NamedRows:
 def with_labels(rows: NamedRows, spec: TaskSpec) -> Tensor:
     """(n,): which rows of the task of ``spec`` have weight and some known target."""
     known = spec.answer.known(rows.targets[spec.name])
-    return (known.reshape(len(known), -1).any(1) & (rows.weights[spec.name] > 0)).cpu()
+    some = known if known.ndim == 1 else known.flatten(1).any(1)
+    return (some & (rows.weights[spec.name] > 0)).cpu()
 
 
 def one_class_only(targets: Any, answer: Answer) -> bool:

@@ -110,8 +110,8 @@ class NamedTasks(Mapping[str, Examples]):
         )  # fmt: skip
 
     def only(self, names: Iterable[str]) -> NamedTasks:
-        """The tasks of these names, in the order given."""
-        asked = dict.fromkeys(names)
+        """The tasks of these names, or of one, in the order given."""
+        asked = dict.fromkeys([names] if isinstance(names, str) else names)
         for name in asked:
             if name not in self:
                 raise unknown_name("tasks", name, self.rows.index)
