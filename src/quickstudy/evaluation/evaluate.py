@@ -33,6 +33,7 @@ from quickstudy.evaluation.baselines import (
 from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.kinds import Key, Kinds
 from quickstudy.evaluation.over_classes import class_names
+from quickstudy.evaluation.own_units import in_own_unit, in_own_units
 from quickstudy.evaluation.over_rows import Inputs, OverRows, over_rows
 from quickstudy.evaluation.result import Result, result_of
 from quickstudy.evaluation.results import Evaluation
@@ -199,23 +200,24 @@ class _Scoring:
     def _record(
         self, task: Task, raw: Task, query: Examples, predictions: Any, decoded: Any, number: int
     ) -> None:
-        answer = task.spec.answer
+        answer, name = task.spec.answer, task.spec.name
+        predictions, query = in_own_unit(self.source, name, predictions, query)
         names = class_names(self.source, self.seed, number, self.stream)
+        rivals = {} if self.baselines is None else (
+            in_own_units(self.source, name, self.baselines.predict(raw))
+        )  # fmt: skip
         for place, score in enumerate(answer.scores):
-            key = (task.spec.name, score.name)
+            key = (name, score.name)
             row = self.rows.setdefault(key, _Row(score, place == 0))
             output = decoded if score.decoded else predictions
             row.statistics.append(score.statistic(output, query))
             row.alone = None
             if len(row.statistics) == 1 and not needs_acting(raw):
                 inputs = self.inputs.number(raw.query.inputs)
-                row.alone = over_rows(score, output, query, answer, inputs)
+                row.alone = over_rows(score, output, query, answer, inputs, rivals)
             row.names.append(names)
-        if self.baselines is not None:
-            found = statistics_of(task, self.baselines.predict(raw))
-            for score_name, baseline, statistics in found:
-                row = self.rows[task.spec.name, score_name]
-                add_statistics(row.baselines, baseline, statistics)
+        for score_name, baseline, statistics in statistics_of(task, rivals):
+            add_statistics(self.rows[name, score_name].baselines, baseline, statistics)
         if isinstance(answer, Classes) and not answer.clusters:
             confidence, chosen = predictions.softmax(-1).max(-1)
             right = (chosen == query.targets).to(confidence.dtype)

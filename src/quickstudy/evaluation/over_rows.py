@@ -6,10 +6,11 @@ spread over tasks; it has one over the rows it is computed from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,12 +35,14 @@ class OverRows:
                 undefined, as the ROC-AUC without its only positive row.
     ``inputs``  (n,) a number for each row's inputs, the same wherever they occur in an evaluation:
                 tasks that share rows do not have independent scores.
+    ``baselines``  for each baseline, the values (n,) of each of its strategies.
 
     Rows without weight or without a known target are left out.
     """
 
     values: Tensor
     inputs: Tensor
+    baselines: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
     @property
     def half_width(self) -> float:
@@ -77,22 +80,41 @@ class Inputs:
 
 
 def over_rows(
-    score: Score, predictions: Any, query: Examples, answer: Answer, inputs: Tensor
+    score: Score,
+    predictions: Any,
+    query: Examples,
+    answer: Answer,
+    inputs: Tensor,
+    baselines: Mapping[str, tuple[Sequence[Any], Examples]] = MappingProxyType({}),
 ) -> OverRows:
     """The pseudo-values of ``score`` over the rows of ``query``.
 
-    ``inputs``  (n,) the number of each row's inputs, see :class:`Inputs`.
+    ``inputs``     (n,) the number of each row's inputs, see :class:`Inputs`.
+    ``baselines``  by name, the predictions of strategies, and the queries they are for.
     """
+    values, kept = pseudo_values(score, predictions, query, answer)
+    of_baselines = {}
+    if not score.decoded:
+        for name, (strategies, rows) in baselines.items():
+            host = map_tree(Tensor.cpu, (list(strategies), rows))
+            of_baselines[name] = [pseudo_values(score, p, host[1], answer)[0] for p in host[0]]
+    return OverRows(values, inputs[kept], of_baselines)
+
+
+def pseudo_values(
+    score: Score, predictions: Any, query: Examples, answer: Answer
+) -> tuple[Tensor, Tensor]:
+    """(n,) the pseudo-values of the rows that count, and which rows these are."""
     kept = (counted_weights(query, answer) > 0).nonzero().flatten()
     chosen = map_tree(lambda leaf: leaf[kept], (predictions, query._replace(inputs=())))
     predictions, rows = chosen
     n = len(kept)
     if n < 2:
-        return OverRows(torch.full((n,), torch.nan, dtype=torch.float64), inputs[kept])
+        return torch.full((n,), torch.nan, dtype=torch.float64), kept
     whole = _doubled(score.statistic(predictions, rows))
     theta = score.value(whole).double()
     without = _without_each_row(score, whole, predictions, rows)
-    return OverRows(n * theta - (n - 1) * without, inputs[kept])
+    return n * theta - (n - 1) * without, kept
 
 
 def _without_each_row(score: Score, whole: Statistic, predictions: Any, rows: Examples) -> Tensor:

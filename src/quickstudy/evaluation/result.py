@@ -161,7 +161,7 @@ def result_of(
         mean,
         width,
         tuple(
-            compare(baseline, score, _best(score, found), (values, mean, width))
+            _compared(baseline, score, found, (values, mean, width), rows)
             for baseline, found in baselines.items()
         ),
         None if names is None or score.pooled else over_classes(values, names),
@@ -169,11 +169,22 @@ def result_of(
     )
 
 
-def _best(score: Score, strategies: Sequence[Sequence[Statistic]]) -> tuple[Tensor, float]:
-    """The values and the mean of the strategy with the best mean."""
+def _compared(
+    baseline: str,
+    score: Score,
+    strategies: Sequence[Sequence[Statistic]],
+    learner: tuple[Tensor, float, float],
+    rows: OverRows | None,
+) -> Compared:
+    """The strategy of a baseline with the best mean beside the learner."""
     found = [_values(score, statistics) for statistics in strategies]
     sign = 1.0 if score.higher_is_better else -1.0
-    return max(found, key=lambda each: -math.inf if math.isnan(each[1]) else sign * each[1])
+    means = [-math.inf if math.isnan(mean) else sign * mean for _, mean in found]
+    best = means.index(max(means))
+    of_rows = None if rows is None or baseline not in rows.baselines else (
+        rows.values, rows.baselines[baseline][best]
+    )  # fmt: skip
+    return compare(baseline, score, found[best], learner, of_rows)
 
 
 def _values(score: Score, statistics: Sequence[Statistic]) -> tuple[Tensor, float]:
