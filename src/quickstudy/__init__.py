@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
+    from quickstudy.evaluation.multitask import judge_runs as judge_runs
     from quickstudy.evaluation.multitask import judge_multitask as judge_multitask
     from quickstudy.evaluation.negative_transfer import negative_transfer as negative_transfer
     from quickstudy.evaluation.results import Evaluation as Evaluation
@@ -155,6 +156,7 @@ _DEFINED_IN = {
     "fit": "training.fit",
     "frozen": "base.frozen",
     "judge_multitask": "evaluation.multitask",
+    "judge_runs": "evaluation.multitask",
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",

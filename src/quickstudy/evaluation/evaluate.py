@@ -85,10 +85,10 @@ def evaluate(
     intervals over its query rows. Every task is drawn once, in order.
     The learner is used in evaluation mode, its own mode does not change.
 
-    Raises ValueError for fewer than 2 tasks, for which there is no interval, unless the source is of
-    one given task; for more than a fixed source has, for a source that ends before, for answers that the learner does not support, for
-    tasks that would share a row although their answers do not join, for predictions of a wrong
-    shape or that are not finite, and for a task without a known query.
+    Raises ValueError for fewer than 2 tasks, which give no interval (1 given task does, over its
+    query rows), for more than a fixed source has, for a source that ends before, for answers that
+    the learner does not support, for tasks that would share a row although their answers do not
+    join, for predictions of a wrong shape or not finite, and for a task without a known query.
     """
     check_call("evaluate", learner, seed)
     check_count("evaluate", "tasks_per_batch", tasks_per_batch, 1)

@@ -14,7 +14,7 @@ from quickstudy.core import Learner, TaskSource
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.holm import clustered_half_width, holm, paired_p
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.evaluation.judgement import Judgement, OfTask, Over
+from quickstudy.evaluation.judgement import Judgement, OfTask, Over, Runs
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
 
@@ -48,9 +48,9 @@ def judge_multitask(
     ``seed``    of the tasks, for learners.
 
     Each task is tested by Student's paired t-test on its query rows (of pseudo-values, for scores
-    such as ROC-AUC that are no mean over rows), or on its tasks where a name has several. *Hurt* and
-    *gains* are those with p ≤ 0.05 after Holm's correction for all tasks. A score that is undefined
-    (ROC-AUC of one class) is named and counted, and left out of means.
+    such as ROC-AUC that are no mean over rows), or on its tasks where a name has several. Those
+    with p ≤ 0.05 after Holm's correction for all tasks are *hurt* or *gain*. A score that is
+    undefined (ROC-AUC of one class) is named and counted, and left out of means.
 
     The interval of Δm is over query rows: for these tasks, and these trained learners. Rows that
     several tasks share are counted as one. The interval over tasks stands beside it; training again
@@ -124,6 +124,32 @@ def _refuse_other_tasks(multi: Evaluation, single: Evaluation) -> None:
             "judge_multitask: both must have the same first score for each task; found only one "
             f"with {first_few([f'{n}: {s}' for n, s in other])}. Evaluate both again."
         )
+
+
+def judge_runs(judgements: Sequence[Judgement]) -> Runs:
+    """What several trainings with other seeds say together, each judged on the same tasks.
+
+    The interval of Δm is Student's over runs: for these tasks, and other seeds of training.
+
+    Raises ValueError for fewer than 2 runs, and for runs of other tasks or learners.
+    """
+    names = {(each.name, tuple(row.name for row in each.table)) for each in judgements}
+    if len(judgements) < 2 or len(names) != 1:
+        raise ValueError(
+            "judge_runs: needs at least 2 judgements of one learner on the same tasks; found "
+            f"{len(judgements)} of {count(len(names), 'kind')}. Train again with another seed."
+        )
+    deltas = torch.tensor([each.delta_m for each in judgements], dtype=torch.float64)
+    gains = torch.tensor([[row.gain for row in j.table] for j in judgements], dtype=torch.float64)
+    return Runs(
+        judgements[0].name,
+        tuple(row.name for row in judgements[0].table),
+        float(deltas.mean()),
+        half_width(deltas),
+        tuple(gains.mean(0).tolist()),
+        tuple(half_width(of_task) for of_task in gains.T),
+        tuple(judgements),
+    )
 
 
 class _Compared:
@@ -211,8 +237,8 @@ def _means(scored: Sequence[_Compared]) -> tuple[OfTask, ...]:
         )  # fmt: skip
         first = of[0].multi
         found.append(OfTask(
-            f"mean of {count(len(of), 'task')}", score, unit, first.higher_is_better, multi, widths[0], single,
-            widths[1], difference, widths[2], math.nan, math.inf, math.nan, len(of), Over.TASKS,
-            "", LEVEL,
+            f"mean of {count(len(of), 'task')}", score, unit, first.higher_is_better,
+            multi, widths[0], single, widths[1], difference, widths[2],
+            math.nan, math.inf, math.nan, len(of), Over.TASKS, "", LEVEL,
         ))  # fmt: skip
     return tuple(found)
