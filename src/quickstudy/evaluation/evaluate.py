@@ -33,8 +33,8 @@ from quickstudy.evaluation.baselines import (
 from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.kinds import Key, Kinds
 from quickstudy.evaluation.over_classes import class_names
-from quickstudy.evaluation.own_units import in_own_unit, in_own_units
 from quickstudy.evaluation.over_rows import Inputs, OverRows, over_rows
+from quickstudy.evaluation.own_units import in_own_unit, in_own_units
 from quickstudy.evaluation.result import Result, result_of
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.seen import weights_seen

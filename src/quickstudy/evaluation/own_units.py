@@ -35,7 +35,7 @@ def in_own_units(
     source: Any, name: str, baselines: dict[str, tuple[Sequence[Any], Examples]]
 ) -> dict[str, tuple[Sequence[Any], Examples]]:
     """The predictions of baselines, each of one or more strategies, in the original unit."""
-    found = {}
+    found: dict[str, tuple[Sequence[Any], Examples]] = {}
     for baseline, (strategies, query) in baselines.items():
         pairs = [in_own_unit(source, name, predictions, query) for predictions in strategies]
         found[baseline] = ([predictions for predictions, _ in pairs], pairs[0][1])

@@ -119,7 +119,7 @@ class AffinityRecorder:
         if step.step % self.every:
             return
         number = step.step // self.every
-        drawn = [draw(s, self.seed, number, Stream.TRAIN) for s in self._sources.values()]
+        drawn = [draw(s, self.seed, number, Stream.TRAINING) for s in self._sources.values()]
         measured = _Measurement(self.learner, drawn, self.objective, "AffinityRecorder")
         cosines = measured.cosines()
         nothing = torch.full_like(cosines, torch.nan)
@@ -129,21 +129,20 @@ class AffinityRecorder:
     @property
     def cosines(self) -> Affinity:
         """The mean gradient cosines over the measurements so far; ValueError before the first."""
-        return self._mean("gradient cosine", 1)
+        return self._mean("gradient cosine", [cosines for _, cosines, _ in self.history])
 
     @property
     def lookahead(self) -> Affinity:
         """The mean lookahead affinity over the measurements so far."""
-        return self._mean("lookahead affinity", 2)
+        return self._mean("lookahead affinity", [ahead for _, _, ahead in self.history])
 
-    def _mean(self, what: str, entry: int) -> Affinity:
-        if not self.history:
+    def _mean(self, what: str, matrices: list[Tensor]) -> Affinity:
+        if not matrices:
             raise ValueError(
                 f"AffinityRecorder: nothing was measured yet; a measurement is taken after every "
                 f"{count(self.every, 'step')}. Train longer, or lower every."
             )
-        matrices = torch.stack([row[entry] for row in self.history])  # type: ignore[arg-type]
-        return Affinity(what, tuple(self._sources), matrices.nanmean(0), len(matrices))
+        return Affinity(what, tuple(self._sources), torch.stack(matrices).nanmean(0), len(matrices))
 
 
 class _Measurement:
@@ -167,7 +166,8 @@ class _Measurement:
         """(names, names)."""
         sizes = self.gradients.norm(dim=1, keepdim=True)
         units = self.gradients / sizes.where(sizes > 0, torch.nan)
-        return (units @ units.T).cpu()
+        cosines: Tensor = units @ units.T
+        return cosines.cpu()
 
     def lookahead(self, rate: float) -> Tensor:
         """(names, names): what a step for each task does to the loss of each."""
