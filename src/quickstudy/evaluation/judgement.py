@@ -185,9 +185,8 @@ class Judgement:
         multi, single = self.tried
         if multi == single:
             return f"{count(multi, 'setting')} tried for each"
-        return (
-            f"UNEQUAL tuning: {count(multi, 'setting')} tried for {self.name}, {single} for single"
-        )
+        tried = f"{count(multi, 'setting')} tried for {self.name}, {single} for single tasks"
+        return f"UNEQUAL tuning: {tried}"
 
     @property
     def figure(self) -> str:
