@@ -269,6 +269,15 @@ def test_one_task_and_one_class_are_told():
     assert tasks.one_class() == ("1", "2")
 
 
+def test_test_rows_of_one_class_are_told_where_the_score_needs_both():
+    ids, x = torch.tensor([0, 1, 0, 0]), torch.arange(4.0)[:, None]
+    yes = ids[:, None].float()
+    tasks = domains({"ids": (x, ids, qs.classification(2)), "yes": (x, yes, qs.multilabel(1))})
+    test = NamedTasks(tasks.rows.select(dict.fromkeys(tasks, torch.tensor([2, 3]))), tasks.specs)
+    with pytest.warns(UserWarning, match=r"1 task of 2 has one class only .*no ROC-AUC: yes\."):
+        tasks.tested_on(test)
+
+
 def test_a_part_without_labels_is_refused_with_its_tasks():
     table = torch.full((20, 2), torch.nan)
     table[:, 0] = torch.arange(20) % 2

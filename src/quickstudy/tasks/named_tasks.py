@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
 from quickstudy.base.names import unknown_name
 from quickstudy.base.words import count, first_few
@@ -228,9 +229,9 @@ class NamedTasks(Mapping[str, Examples]):
 
         ``support``  at most so many support rows of each task, the first; by default all.
 
-        A task of one class has no ROC-AUC: a warning counts and names them. Another one says how
-        much memory the rows take where it is much. Real targets that are standardised are scored
-        in their original unit by :func:`quickstudy.evaluate`.
+        Labels that are all yes or all no have no ROC-AUC: a warning counts and names their tasks.
+        Another one says how much memory the rows take where it is much. Real targets that are
+        standardised are scored in their original unit by :func:`quickstudy.evaluate`.
 
         Raises ValueError for a name that is not one of these tasks, and where the targets of a task
         are standardised in one part and not, or otherwise, in the other.
@@ -246,7 +247,7 @@ class NamedTasks(Mapping[str, Examples]):
                 "train.tested_on(test.standardised(train))."
             )
         _warn_of_memory(self.rows, test.rows, support)
-        undefined = test.one_class()
+        undefined = [n for n in test.one_class() if isinstance(self.specs[n].answer, Labels)]
         if undefined:
             warnings.warn(
                 f"tested_on: {count(len(undefined), 'task')} of {len(test)} "
