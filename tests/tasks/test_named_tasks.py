@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import quickstudy as qs
+from quickstudy.base.trees import leaves
 from quickstudy.datasets.domains import Domains
-from quickstudy.tasks import NamedTasks, columns, domains
+from quickstudy.tasks import NamedTasks, columns, domains, stacks
+from quickstudy.tasks.numbering import draw_stacks, task_seed
 
 
 def numbered(n: int, first: int = 0) -> tuple[torch.Tensor, torch.Tensor, qs.TaskSpec]:
@@ -171,6 +173,34 @@ def test_support_and_query_of_a_batch_are_disjoint_and_shared_where_rows_are_few
         task = qs.tasks.draw(source, 1, index)
         assert not set(values(task.support)) & set(values(task.query))
         assert (len(values(task.support)), len(values(task.query))) == source.sizes(task.spec.name)
+
+
+@pytest.mark.parametrize("rows", [3, 5, 9])
+def test_stacks_drawn_at_once_equal_tasks_drawn_one_by_one(rows):
+    """With 9 rows of each part, tasks of 8 rows are padded; with 40 and 8 rows, too much."""
+    sizes = {"a": 40, "b": 18, "c": 17, "d": 14}
+    tasks = domains({name: numbered(n, 100 * n) for name, n in sizes.items()})
+    source = tasks.batches(rows, temperature=math.inf)
+    generators = [torch.Generator().manual_seed(task_seed(5, i)) for i in range(12)]
+    assert source.stacked(generators) is not None
+    (at_once,) = draw_stacks(source, 5, range(12), name_key=lambda spec: "")
+    (one_by_one,) = stacks([qs.tasks.draw(source, 5, i) for i in range(12)], lambda spec: "")
+    assert at_once.names == one_by_one.names
+    assert at_once.places == one_by_one.places
+    assert at_once.task.spec == one_by_one.task.spec
+    found, expected = (list(leaves(list(each.task[:2]))) for each in (at_once, one_by_one))
+    assert [x.shape for x in found] == [x.shape for x in expected]
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+    by_name = draw_stacks(source, 5, range(12))  # for a learner that keeps names apart
+    assert len(by_name) >= len(set(at_once.names))
+
+
+def test_stacks_that_need_too_much_padding_or_several_answers_are_not_drawn_at_once():
+    generators = [torch.Generator().manual_seed(i) for i in range(12)]
+    assert three().batches(20, temperature=math.inf).stacked(generators) is None
+    x = torch.rand(12, 3)
+    mixed = domains({"a": (x, x, qs.regression(3)), "b": (x, [0, 1] * 6, qs.classification(2))})
+    assert mixed.batches(3).stacked(generators) is None
 
 
 def test_batches_leave_out_rows_whose_targets_are_all_unknown():

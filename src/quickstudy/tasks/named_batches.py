@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from quickstudy.base.trees import map_tree
+from quickstudy.base.trees import concatenate, leaves, map_tree
 from quickstudy.base.words import count, first_few
-from quickstudy.core import Task, TaskSpec
+from quickstudy.core import Examples, Task, TaskSpec
 from quickstudy.tasks.counts import distinct
+from quickstudy.tasks.examples import take
 from quickstudy.tasks.named_rows import NamedRows, with_labels
+from quickstudy.tasks.stacks import MAX_PADDING, Stack
+
+MOST_COPIED = 2**28
+"""Bytes of rows up to which they are copied into one table, so that stacks are drawn at once."""
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
@@ -35,15 +42,51 @@ class NamedBatches:
 
     def __call__(self, generator: torch.Generator) -> Task:
         """Rows of a random task: disjoint support and query."""
-        chosen = float(torch.rand((), generator=generator, dtype=torch.float64))
-        names, ends = self._names_and_ends
-        name = names[min(bisect_right(ends, chosen), len(ends) - 1)]  # sums may round below 1
-        supports, queries = self.sizes(name)
-        drawn = distinct(self.rows.count(name), supports + queries, generator)
+        name, drawn = self._draw(generator)
+        supports, _ = self.sizes(name)
         rows = self.rows.take(name, drawn)
         support = map_tree(lambda leaf: leaf[:supports], rows)
         query = map_tree(lambda leaf: leaf[supports:], rows)
         return Task(support, query, self.specs[name])
+
+    def stacked(self, generators: Sequence[torch.Generator]) -> Stack | None:
+        """The stack of the tasks of ``generators``; None where they may need several."""
+        if self._table is None:
+            return None
+        drawn = [self._draw(generator) for generator in generators]
+        sizes = [self.sizes(name) for name, _ in drawn]
+        most = tuple(map(max, zip(*sizes, strict=True)))
+        if sum(most) * len(drawn) > MAX_PADDING * sum(map(sum, sizes)):
+            return None
+        parts = []
+        for which in (0, 1):  # support and query
+            numbers, counted = [], []
+            for (name, rows), (supports, _) in zip(drawn, sizes, strict=True):
+                own = self._table.starts[name] + (
+                    rows[:supports] if which == 0 else rows[supports:]
+                )
+                numbers.append(torch.cat([own, own[:1].expand(most[which] - len(own))]))
+                counted.append(len(own))
+            rows = take(self._table.rows, torch.stack(numbers))
+            padding = torch.arange(most[which]) >= torch.tensor(counted)[:, None]
+            weights = rows.weights.masked_fill(padding.to(rows.weights.device), 0.0)
+            parts.append(rows._replace(weights=weights))
+        names = tuple(name for name, _ in drawn)
+        answer = self.specs[names[0]].answer
+        spec = TaskSpec(answer, names[0] if len(set(names)) == 1 else "")
+        return Stack(Task(*parts, spec), tuple(range(len(names))), names)
+
+    def _draw(self, generator: torch.Generator) -> tuple[str, Tensor]:
+        """The name of a random task, and the numbers of its rows: those of the support first."""
+        chosen = float(torch.rand((), generator=generator, dtype=torch.float64))
+        names, ends = self._names_and_ends
+        name = names[min(bisect_right(ends, chosen), len(ends) - 1)]  # sums may round below 1
+        return name, distinct(self.rows.count(name), sum(self.sizes(name)), generator)
+
+    @cached_property
+    def _table(self) -> _Table | None:
+        """The rows of all tasks in one table, for stacks; None where they do not fit into one."""
+        return _in_one_table(self.rows, self.specs)
 
     @cached_property
     def _names_and_ends(self) -> tuple[tuple[str, ...], list[float]]:
@@ -60,6 +103,27 @@ class NamedBatches:
             return self.supports, self.queries
         supports = min(max(round(rows * self.supports / wanted), 1), rows - 1)
         return supports, rows - supports
+
+
+class _Table(NamedTuple):
+    """The rows of all tasks, one task after the other, and where each begins."""
+
+    rows: Examples
+    starts: dict[str, int]
+
+
+def _in_one_table(rows: NamedRows, specs: Mapping[str, TaskSpec]) -> _Table | None:
+    """None for tasks of several answers or shapes, and where the copy would be large."""
+    shapes = {
+        tuple((leaf.shape[1:], leaf.dtype) for leaf in leaves(rows.targets[name])) for name in rows
+    }
+    if len({spec.answer for spec in specs.values()}) > 1 or len(shapes) > 1:
+        return None
+    if sum(rows.bytes_of(name) for name in rows) > MOST_COPIED:
+        return None
+    counts = [rows.count(name) for name in rows]
+    starts = dict(zip(rows, accumulate([0, *counts[:-1]]), strict=True))
+    return _Table(Examples(*concatenate(*rows.values())), starts)
 
 
 def named_batches(

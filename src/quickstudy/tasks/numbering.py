@@ -172,9 +172,9 @@ class Stacking(Protocol):
     def __call__(self, generator: torch.Generator) -> Task:
         """One task."""
 
-    def stacked(self, generators: Sequence[torch.Generator]) -> Task | None:
+    def stacked(self, generators: Sequence[torch.Generator]) -> Task | Stack | None:
         """The stack of the tasks of ``generators``, equal to the bit to drawing them one by one;
-        None where they may need more than one stack."""
+        a Stack where their names differ, and None where they may need more than one."""
 
 
 def draw_stacks(
@@ -192,8 +192,10 @@ def draw_stacks(
     if _draws_stacks(source):
         drawn = source.stacked([generator(task_seed(seed, i, stream)) for i in indices])
         if drawn is not None:
-            name_key(drawn.spec)  # a learner may refuse the task
-            return [as_stack(drawn)]
+            whole = drawn if isinstance(drawn, Stack) else as_stack(drawn)
+            answer = whole.task.spec.answer  # for some of these a learner may refuse the task:
+            if len({name_key(TaskSpec(answer, name)) for name in set(whole.names)}) == 1:
+                return [whole]
     return stacks([draw(source, seed, i, stream) for i in indices], name_key)
 
 
