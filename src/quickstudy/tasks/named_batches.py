@@ -54,27 +54,17 @@ class NamedBatches:
         if self._table is None:
             return None
         drawn = [self._draw(generator) for generator in generators]
-        sizes = [self.sizes(name) for name, _ in drawn]
-        most = tuple(map(max, zip(*sizes, strict=True)))
-        if sum(most) * len(drawn) > MAX_PADDING * sum(map(sum, sizes)):
+        names, numbers = zip(*drawn, strict=True)
+        sizes = [self.sizes(name) for name in names]
+        supports, queries = (max(each) for each in zip(*sizes, strict=True))
+        if (supports + queries) * len(drawn) > MAX_PADDING * sum(map(sum, sizes)):
             return None
-        parts = []
-        for which in (0, 1):  # support and query
-            numbers, counted = [], []
-            for (name, rows), (supports, _) in zip(drawn, sizes, strict=True):
-                own = self._table.starts[name] + (
-                    rows[:supports] if which == 0 else rows[supports:]
-                )
-                numbers.append(torch.cat([own, own[:1].expand(most[which] - len(own))]))
-                counted.append(len(own))
-            rows = take(self._table.rows, torch.stack(numbers))
-            padding = torch.arange(most[which]) >= torch.tensor(counted)[:, None]
-            weights = rows.weights.masked_fill(padding.to(rows.weights.device), 0.0)
-            parts.append(rows._replace(weights=weights))
-        names = tuple(name for name, _ in drawn)
+        parts = [rows.split(size) for rows, size in zip(numbers, sizes, strict=True)]
+        support = self._table.stacked(names, [part for part, _ in parts], supports)
+        query = self._table.stacked(names, [part for _, part in parts], queries)
         answer = self.specs[names[0]].answer
         spec = TaskSpec(answer, names[0] if len(set(names)) == 1 else "")
-        return Stack(Task(*parts, spec), tuple(range(len(names))), names)
+        return Stack(Task(support, query, spec), tuple(range(len(names))), names)
 
     def _draw(self, generator: torch.Generator) -> tuple[str, Tensor]:
         """The name of a random task, and the numbers of its rows: those of the support first."""
@@ -110,6 +100,15 @@ class _Table(NamedTuple):
 
     rows: Examples
     starts: dict[str, int]
+
+    def stacked(self, names: Sequence[str], numbers: Sequence[Tensor], most: int) -> Examples:
+        """Rows (tasks, most, ...): of each task those with these numbers, and padding."""
+        own = [self.starts[name] + each for name, each in zip(names, numbers, strict=True)]
+        padded = [torch.cat([each, each[:1].expand(most - len(each))]) for each in own]
+        rows = take(self.rows, torch.stack(padded))
+        counted = torch.tensor([len(each) for each in own], device=rows.weights.device)
+        padding = torch.arange(most, device=counted.device) >= counted[:, None]
+        return rows._replace(weights=rows.weights.masked_fill(padding, 0.0))
 
 
 def _in_one_table(rows: NamedRows, specs: Mapping[str, TaskSpec]) -> _Table | None:
