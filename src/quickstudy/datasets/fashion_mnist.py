@@ -52,8 +52,8 @@ def load_pairs(root: str | Path | None = None, part: str = "train") -> NamedTask
     ``root``  as for :func:`load`.
     ``part``  "train" or "test".
 
-    Differs from the data of Lin et al. (2019) in that it is made of the published test part, since
-    that is what the files are, and has 16,000 pairs instead of 120,000.
+    Differs from the data of Lin et al. (2019) in the pairs and their number: it is made here, of
+    the published test part of Fashion-MNIST.
     """
     pictures, labels = read(root)
     order = torch.randperm(len(pictures), generator=generator(SEED))
