@@ -225,7 +225,12 @@ def test_tested_on_pairs_training_and_test_rows():
     for task in source.tasks:
         assert values(task.support) == values(train[task.spec.name])
         assert values(task.query) == values(test[task.spec.name])
-    assert [len(task.support.weights) for task in train.tested_on(test, 7).tasks] == [7, 7, 6]
+    few = train.tested_on(test, 7).tasks
+    assert [len(task.support.weights) for task in few] == [7, 7, 6]
+    chosen, own = values(few[0].support), values(train["a"])
+    assert set(chosen) < set(own)
+    assert chosen == sorted(chosen) != own[:7]
+    assert values(train.tested_on(test, 7, seed=1).tasks[0].support) != chosen
     with pytest.raises(ValueError, match="'d' is unknown"):
         train.tested_on(domains({"d": numbered(5), "a": numbered(5)}))
 

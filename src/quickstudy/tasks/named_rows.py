@@ -140,6 +140,13 @@ def in_first_part(
     return {name: first[torch.searchsorted(every, each.cpu())] for name, each in numbers.items()}
 
 
+def some_of(n: int, most: int | None, seed: int) -> Tensor:
+    """``most`` of n rows at random, in order; all where there are no more, or for None."""
+    if most is None or n <= most:
+        return torch.arange(n)
+    return torch.randperm(n, generator=generator(seed))[:most].sort().values
+
+
 def mean_and_deviation(rows: NamedRows, name: str) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (d,) of the known targets of a task; 1 for a deviation of 0."""
     given = rows.targets[name]

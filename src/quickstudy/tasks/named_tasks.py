@@ -22,6 +22,7 @@ from quickstudy.tasks.named_rows import (
     mean_and_deviation,
     of_examples,
     one_class_only,
+    some_of,
     with_labels,
 )
 from quickstudy.tasks.numbering import generator
@@ -224,10 +225,11 @@ class NamedTasks(Mapping[str, Examples]):
         """
         return named_batches(self.rows, self.specs, rows, support, temperature)
 
-    def tested_on(self, test: NamedTasks, support: int | None = None) -> FixedTasks:
+    def tested_on(self, test: NamedTasks, support: int | None = None, seed: int = 0) -> FixedTasks:
         """One task for each name of ``test``: these rows as support, and its rows as query.
 
-        ``support``  at most so many support rows of each task, the first; by default all.
+        ``support``  at most so many support rows of each task, chosen at random by ``seed``; by
+                     default all.
 
         Labels that are all yes or all no have no ROC-AUC: a warning counts and names their tasks.
         Another one says how much memory the rows take where it is much. Real targets that are
@@ -255,12 +257,12 @@ class NamedTasks(Mapping[str, Examples]):
                 f"so no ROC-AUC: {first_few(undefined)}. Leave them out, or use another split.",
                 stacklevel=2,
             )
+        chosen = {
+            name: some_of(self.rows.count(name), support, seed + place)
+            for place, name in enumerate(test)
+        }
         tasks = fixed(
-            Task(
-                self.rows.take(name, torch.arange(self.rows.count(name))[:support]),
-                test.rows[name],
-                self.specs[name],
-            )
+            Task(self.rows.take(name, chosen[name]), test.rows[name], self.specs[name])
             for name in test
         )
         return FixedTasks(tasks.tasks, test.scales)
