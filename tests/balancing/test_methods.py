@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,3 +189,19 @@ def test_a_loss_whose_logarithm_is_taken_must_be_positive() -> None:
     for balancer in (qs.balancing.GeometricMean(), qs.balancing.FAMO()):
         with pytest.raises(ValueError, match="must be above 0; found b: 0"):
             balancer.weights(torch.tensor([1.0, 0.0]), ["a", "b"])
+
+
+def test_the_page_lists_every_balancer() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "balancing.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()
+            if line.startswith("| `")]  # fmt: skip
+    words = {"nothing": "nothing", "losses": "losses", "gramian": "Gramian",
+             "gradients": "gradients"}  # fmt: skip
+    assert [row[0].strip("`") for row in rows] == list(METHODS)
+    for row, method in zip(rows, METHODS.values(), strict=True):
+        extra = f"`{method.extra}`" if method.extra else ""
+        solvers = f": {', '.join(method.solvers)}" if method.solvers else ""
+        by_name = ", by name" if method.remembers else ""
+        assert row[1] == f"`{method.make.__name__}`"
+        assert row[2] == words[method.reads] + by_name
+        assert row[4:] == [method.reference, extra + solvers]

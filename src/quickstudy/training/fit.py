@@ -76,8 +76,7 @@ def fit(
                     clipping. It is applied after ``combine``.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``combine``     how the tasks of a step are combined into one gradient: by default the mean of
-                    their losses (:mod:`quickstudy.balancing.combine`). One that reads gradients
-                    gets them in a loop over the tasks, whatever ``compute`` says.
+                    their losses (:mod:`quickstudy.balancing`, ``docs/balancing.md``).
     ``validation``  if given, training ends with the weights of the best validation, by its
                     ``select`` or the first score of the answer, whatever the objective.
     ``compute``     how steps are computed.
