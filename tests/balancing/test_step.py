@@ -300,3 +300,24 @@ def test_fit_names_the_task_and_how_to_draw_it() -> None:
     message = r"the loss of task 'height' became (nan|inf) at step 5; .* for i in \[21\]"
     with pytest.raises(NonFiniteLoss, match=message):
         qs.fit(learner, source, 10, 4, combine=qs.balancing.Equal(), progress=False)
+
+
+def test_a_step_in_parts_is_that_of_torchjds_engine_for_gramians() -> None:
+    """The Gramian of one graph's losses by ``torchjd.autogram``, and the step by its weights."""
+    autogram = pytest.importorskip("torchjd.autogram")
+    learner = shared_body()
+    tasks = [regression_task(name, seed) for seed, name in enumerate(SIZES)]
+    found = step_by(qs.balancing.UPGrad(), learner, tasks, Plan(Mapping.LOOP, "", 3, parts=4))
+    found = {name: gradient.clone() for name, gradient in found.items()}  # type: ignore[union-attr]
+    trunk, heads = learner.backbone, learner.heads
+    engine = autogram.Engine(trunk, batch_dim=None)
+    rows = [torch.cat([task.support.inputs, task.query.inputs]) for task in tasks]
+    targets = torch.cat([torch.cat([task.support.targets, task.query.targets]) for task in tasks])
+    features = trunk(torch.cat(rows)).unflatten(0, (3, 7))
+    predictions = features @ heads.weight + heads.bias[:, None]
+    losses = (predictions - targets.unflatten(0, (3, 7))).square().mean((1, 2))
+    gramian = engine.compute_gramian(losses)
+    weights = qs.balancing.UPGrad().gradient_weights(gramian.detach(), losses, list(SIZES))
+    expected = torch.autograd.grad(weights @ losses, list(trunk.parameters()))
+    assert error(flat([found[f"backbone.{n}"] for n, _ in trunk.named_parameters()]),
+                 flat(expected)) <= 1e-6  # fmt: skip

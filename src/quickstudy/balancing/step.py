@@ -74,7 +74,7 @@ def combined(
     if isinstance(combine, ReadsAnswers):
         combine.read_answers(answers_of(step))
     if isinstance(combine, WeighsTasks):
-        losses = losses_of_tasks(learner, step, objective).loss
+        losses = losses_of_tasks(learner, step, objective, plan).loss
         tasks = _tasks(step, losses)
         averages = tasks.averages(losses)
         weights = combine.weights(averages @ losses, tasks.names)
@@ -87,14 +87,18 @@ def combined(
 
 
 def see_result(
-    combine: Combine, learner: Learner, step: Sequence[Prepared], objective: Objective
+    combine: Combine,
+    learner: Learner,
+    step: Sequence[Prepared],
+    objective: Objective,
+    plan: Plan,
 ) -> None:
     """Give ``combine`` the losses of the same tasks after the optimiser's step, if it reads them.
 
     Raises :class:`NotFinite` where one is not finite.
     """
     if isinstance(combine, SeesResult):
-        losses = losses_of_tasks(learner, step, objective).loss
+        losses = losses_of_tasks(learner, step, objective, plan).loss
         tasks = _tasks(step, losses)
         combine.see_result(tasks.averages(losses) @ losses, tasks.names)
 
@@ -115,12 +119,12 @@ def _tasks(step: Sequence[Prepared], losses: Tensor) -> Grouping:
 
 
 def _tasks_before_gradients(
-    learner: Learner, step: Sequence[Prepared], objective: Objective
+    learner: Learner, step: Sequence[Prepared], objective: Objective, plan: Plan
 ) -> Grouping:
     """:func:`_tasks`; costs a pass without gradients where some could be absent."""
     if not unlabelled_places(step):
         return group(step)
-    return _tasks(step, losses_of_tasks(learner, step, objective).loss)
+    return _tasks(step, losses_of_tasks(learner, step, objective, plan).loss)
 
 
 def _refuse_not_finite(what: str, numbers: Tensor, step: Sequence[Prepared]) -> None:
@@ -162,7 +166,7 @@ def _by_gramian(
     plan: Plan,
 ) -> tuple[Outcome, Plan]:
     """Two passes where the gradients are computed in parts: their weights, then their sum."""
-    tasks, found = _tasks_before_gradients(learner, step, objective), Found()
+    tasks, found = _tasks_before_gradients(learner, step, objective, plan), Found()
     shared, own = shared_and_own(learner)
     averages = tasks.averages(next(iter((shared or own).values())))
     gramian, rows = torch.zeros(()), averages
@@ -194,7 +198,7 @@ def _by_gradients(
     objective: Objective,
     plan: Plan,
 ) -> Outcome:
-    tasks, found = _tasks_before_gradients(learner, step, objective), Found()
+    tasks, found = _tasks_before_gradients(learner, step, objective, plan), Found()
     shared, own = shared_and_own(learner)
     averages = tasks.averages(next(iter((shared or own).values())))
     whole = replace(plan, parts=1)

@@ -188,15 +188,22 @@ def _add(learner: Learner, gradients: Parameters, total: int) -> None:
         parameters[name].grad = share if before is None else before + share
 
 
-def losses_of_tasks(learner: Learner, step: Sequence[Prepared], objective: Objective) -> Outcome:
-    """Losses and scores (tasks,) without gradients, one task after the other."""
+def losses_of_tasks(
+    learner: Learner, step: Sequence[Prepared], objective: Objective, plan: Plan
+) -> Outcome:
+    """Losses and scores (tasks,) without gradients: by ``vmap`` where ``plan`` maps by it."""
 
     def outcome(learner: Learner, task: Task) -> Outcome:
         found = as_outcome(objective(learner, task))
         return Outcome(found.loss.detach(), found.score.detach())
 
     loop = Plan(Mapping.LOOP, "one task after the other", 1)
-    parts = [map_tasks(outcome, p.task, learner, loop, p.inspection, p.dropout) for p in step]
+    parts = []
+    for prepared in step:
+        own = plan_for(plan, prepared.task)
+        mapped = own.mapping in (Mapping.VMAP, Mapping.VMAP_GRAD) and not prepared.dropout
+        parts.append(map_tasks(outcome, prepared.task, learner, own if mapped else loop,
+                               prepared.inspection, prepared.dropout))  # fmt: skip
     return Outcome(*(in_step_order(step, part) for part in zip(*parts, strict=True)))
 
 

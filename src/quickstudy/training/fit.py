@@ -249,7 +249,7 @@ class _Trainer:
         elif not self.first_steps.step():
             self.first_steps = None
         with self._not_finite_refused(step):
-            see_result(self.combine, self.learner, tasks, self.objective)
+            see_result(self.combine, self.learner, tasks, self.objective, self.plan)
         score = sum(scores) / len(scores) if self._are_scored(tasks) else math.nan
         return Step(step + 1, sum(losses) / len(losses), score, norm, rate)
 
