@@ -51,6 +51,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "upgrad": qs.balancing.UPGrad,
     "mgda": qs.balancing.MGDA,
     "cagrad": qs.balancing.CAGrad,
+    "equal, each drawn task": qs.balancing.Equal,
     "upgrad, each drawn task": qs.balancing.UPGrad,
     "stch, each drawn task": lambda: qs.balancing.STCH(0.1),
 }
