@@ -34,6 +34,14 @@ def test_sinusoid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(r["maml"]) == 2 for r in results)
 
 
+def test_named_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "named_tasks.json"
+    call("named_tasks", monkeypatch, "--tasks", "3", "--rows", "4", "--rounds", "2", "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["learner"] for row in rows] == ["HardSharing", "SingleTask"]
+    assert all(row["gradients differ by"] < 1e-12 for row in rows)
+
+
 def test_sinusoid_learners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_module("sinusoid_learners"), "RESULTS", tmp_path / "all.json")
     call("sinusoid_learners", monkeypatch, "maml", "--steps", "2", "--test-tasks", "3")
