@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import quickstudy as qs
+from made_up import random_classes
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -246,3 +247,14 @@ def test_negative_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for kind in ("flipped labels", "other function"):
         assert len(found[kind]["auc"]["effect"]["families"]) == 2
         assert found[kind]["auc"]["effect"]["mean"] > 0.7
+
+
+def test_balancing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rows = tmp_path / "balancing.json", random_classes(classes=6, rows=16, side=28)
+    data = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
+    monkeypatch.setattr(qs.datasets, "load", lambda name: data)
+    few = ("--steps", "2", "--seeds", "2", "--tasks", "2", "--out", out)
+    call("balancing", monkeypatch, "mean", "equal", "equal, each drawn task", *few)
+    found = json.loads(out.read_text())
+    assert [len(run["scores"]["hard"]) for run in found["runs"]["equal"]] == [2, 2]
+    assert found["summary"]["equal"].keys() >= {"easy", "hard", "worst", "worst, less the mean's"}
