@@ -57,18 +57,24 @@ class StackedNetworks(nn.Module):
     """As many networks as tasks, all like one network: its parameters (...) as (tasks, ...).
 
     Each starts as a copy of ``network``, which is not kept: whoever computes with these weights
-    gives it again. Buffers are shared by all.
+    gives it again. Buffers and frozen parameters are shared by all.
+
+    ``zero``  start at zeros instead, for what is added to the weights of ``network``.
     """
 
-    def __init__(self, network: nn.Module, tasks: int) -> None:
+    def __init__(self, network: nn.Module, tasks: int, zero: bool = False) -> None:
         super().__init__()
-        self.names = tuple(name for name, _ in network.named_parameters())
-        for name, parameter in network.named_parameters():
-            copies = parameter.detach().expand(tasks, *parameter.shape).clone()
-            self.register_parameter(_key(name), nn.Parameter(copies))
+        trained = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+        self.names = tuple(trained)
+        for name, weight in trained.items():
+            copies = (torch.zeros_like(weight) if zero else weight).expand(tasks, *weight.shape)
+            self.register_parameter(_key(name), nn.Parameter(copies.clone()))
 
-    def weights(self, place: Tensor | int) -> dict[str, Tensor]:
-        """The parameters of the network at ``place``, by their names in the network."""
+    def weights(self, place: Tensor | int | slice) -> dict[str, Tensor]:
+        """The parameters of the network at ``place``, by their names in the network.
+
+        With ``slice(None)`` those of all networks, (tasks, ...).
+        """
         return {name: self._parameters[_key(name)][place] for name in self.names}  # type: ignore[index]
 
     def forward(self, place: Tensor | int, network: nn.Module, inputs: Any) -> Tensor:
