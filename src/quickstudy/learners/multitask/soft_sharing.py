@@ -56,8 +56,10 @@ def trace_norm(start: Weights, differences: Weights, place: Place) -> Tensor:
     norms = []
     for name, v in differences.items():
         stacked = (start[name] + v).flatten(1)
-        squares = torch.linalg.eigvalsh(stacked @ stacked.mT).clamp_min(0)
-        norms.append((squares + SMOOTHING**2).sqrt().sum() / len(stacked))
+        tasks, entries = stacked.shape
+        gram = stacked @ stacked.mT if tasks <= entries else stacked.mT @ stacked
+        squares = torch.linalg.eigvalsh(gram).clamp_min(0)
+        norms.append((squares + SMOOTHING**2).sqrt().sum() / tasks)
     return torch.stack(norms).sum()
 
 
