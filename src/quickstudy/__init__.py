@@ -116,6 +116,8 @@ if TYPE_CHECKING:
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
     from quickstudy.learners.multitask.mmoe import MMoE as MMoE
     from quickstudy.learners.multitask.ple import PLE as PLE
+    from quickstudy.learners.multitask.pooled import Pooled as Pooled
+    from quickstudy.learners.multitask.single_task import SingleTask as SingleTask
     from quickstudy.learners.multitask.sluice import Sluice as Sluice
     from quickstudy.learners.multitask.soft_sharing import SoftSharing as SoftSharing
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus

@@ -101,7 +101,7 @@ def test_shares_of_a_task_that_is_not_known_are_refused() -> None:
     own = learner()
     x = torch.zeros(2, 4, dtype=torch.float64)
     torch.testing.assert_close(own.shares(x, "kind").sum(-1), torch.ones(2, dtype=x.dtype))
-    with pytest.raises(ValueError, match="found 'age'. Known: kind, size, colour"):
+    with pytest.raises(ValueError, match=r"found 'age'\. Known: kind, size, colour"):
         own.shares(x, "age")
 
 

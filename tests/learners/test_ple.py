@@ -48,9 +48,7 @@ def at_last_level(own: qs.PLE, row: Tensor) -> tuple[list[list[Tensor]], list[Te
         if level is own.extraction[-1]:
             return of_tasks, common, (streams, shared)
         everything = [e for experts in of_tasks for e in experts] + common
-        streams = [
-            gated(level.gates, t, streams[t], of_tasks[t] + common) for t in range(count)
-        ]
+        streams = [gated(level.gates, t, streams[t], of_tasks[t] + common) for t in range(count)]
         shared = gated(level.shared_gate, 0, shared, everything)
     raise AssertionError
 

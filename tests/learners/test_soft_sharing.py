@@ -125,7 +125,7 @@ def test_frozen_parameters_are_the_same_for_all_tasks() -> None:
     own = qs.SoftSharing(backbone, ALIKE)
     assert own.differences is not None
     assert not any("layers/0" in name for name, _ in own.differences.named_parameters())
-    support, queries, spec = new_task()
+    support, _, spec = new_task()
     state = own.double()(support, spec).state
     assert not any("layers.0" in name for name in state["weights"])
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.features import like
-from quickstudy.learners.multitask.base_learner import Place
 from quickstudy.learners.multitask.perceptrons import checked_widths
+from quickstudy.learners.multitask.stacked import Place
 from quickstudy.learners.multitask.stitched import StitchedLearner, shares_of_networks
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from quickstudy.backbones.features import feature_size, like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, State, TaskSpec
-from quickstudy.learners.extending import refuse_shared_statistics
-from quickstudy.learners.multitask.base_learner import MultiTaskLearner, Place
+from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
 from quickstudy.learners.multitask.gates import (
     Gate,
     GateFit,
@@ -21,7 +20,7 @@ from quickstudy.learners.multitask.gates import (
     predict_gated,
 )
 from quickstudy.learners.multitask.perceptrons import Perceptrons, checked_widths
-from quickstudy.learners.multitask.stacked import heads_for
+from quickstudy.learners.multitask.stacked import Place, heads_for
 from quickstudy.tasks.examples import labelled
 
 
@@ -86,7 +85,7 @@ class MMoE(MultiTaskLearner):
         self.expert_networks = like(backbone, Perceptrons((experts,), (d, *self.hidden)))
         self.gates = self.towers = None
         if self.tasks:
-            refuse_shared_statistics(backbone, "MMoE")
+            refuse_support_statistics(backbone, "MMoE")
             self.gates = like(backbone, StackedGates(len(self.tasks), d, experts))
             sizes = (self.hidden[-1], *self.tower)
             self.towers = like(backbone, Perceptrons((len(self.tasks),), sizes))

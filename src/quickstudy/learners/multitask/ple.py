@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from quickstudy.backbones.features import feature_size, like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, State, TaskSpec
-from quickstudy.learners.extending import refuse_shared_statistics
-from quickstudy.learners.multitask.base_learner import MultiTaskLearner, Place
+from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
 from quickstudy.learners.multitask.gates import (
     Gate,
     GateFit,
@@ -22,7 +21,7 @@ from quickstudy.learners.multitask.gates import (
     predict_gated,
 )
 from quickstudy.learners.multitask.perceptrons import Perceptrons, checked_widths
-from quickstudy.learners.multitask.stacked import heads_for
+from quickstudy.learners.multitask.stacked import Place, heads_for
 from quickstudy.tasks.examples import labelled
 
 
@@ -105,7 +104,7 @@ class PLE(MultiTaskLearner):
         )
         self.towers = None
         if self.tasks:
-            refuse_shared_statistics(backbone, "PLE")
+            refuse_support_statistics(backbone, "PLE")
             self.towers = like(backbone, Perceptrons((count,), (self.hidden[-1], *self.tower)))
         self.heads = heads_for(backbone, (*self.hidden, *self.tower)[-1], list(self.tasks.values()))
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.features import like, refuse_sizes
 from quickstudy.core import Task
-from quickstudy.learners.multitask.base_learner import Place, named_loss
+from quickstudy.learners.multitask.base_learner import named_loss
+from quickstudy.learners.multitask.stacked import Place
 from quickstudy.learners.multitask.stitched import StitchedLearner, shares_of_networks
 from quickstudy.objectives import Outcome
 

@@ -14,7 +14,6 @@ from quickstudy.backbones.features import feature_size, like
 from quickstudy.backbones.norms import embed_support
 from quickstudy.base.replica import call_with
 from quickstudy.core import Examples, NamedExamples, State, Task, TaskSpec
-from quickstudy.learners.extending import refuse_shared_statistics
 from quickstudy.learners.gradient.descend import (
     Adam,
     Descent,
@@ -26,9 +25,13 @@ from quickstudy.learners.gradient.descend import (
 )
 from quickstudy.learners.gradient.network import SupportLoss, predict_under
 from quickstudy.learners.gradient.reach import can_be_tested, refuse_unreachable
-from quickstudy.learners.multitask.base_learner import MultiTaskLearner, Place, named_loss
+from quickstudy.learners.multitask.base_learner import (
+    MultiTaskLearner,
+    named_loss,
+    refuse_support_statistics,
+)
 from quickstudy.learners.multitask.deviations import Deviations
-from quickstudy.learners.multitask.stacked import StackedNetworks, heads_for
+from quickstudy.learners.multitask.stacked import Place, StackedNetworks, heads_for
 from quickstudy.learners.transfer.starting_heads import StartingHead, probe_head
 from quickstudy.objectives import Outcome
 from quickstudy.tasks.examples import labelled
@@ -66,12 +69,10 @@ def trace_norm(start: Weights, differences: Weights, place: Place) -> Tensor:
 def soft_sharing_loss(learner: Any, task: Task) -> Outcome:
     """The loss of a named learner, for a known task with ``strength`` times the penalty."""
     loss, score = named_loss(learner, task)
-    if isinstance(task.support, NamedExamples):
-        place: Place = task.support.place
-    else:
-        place = learner.place_of(task.spec.name)
-        if place < 0:
-            return Outcome(loss, score)
+    if not learner.knows(task):
+        return Outcome(loss, score)
+    named = isinstance(task.support, NamedExamples)
+    place = task.support.place if named else learner.place_of(task.spec.name)
     return Outcome(loss + learner.strength * learner.penalty_at(place), score)
 
 
@@ -150,7 +151,7 @@ class SoftSharing(MultiTaskLearner):
         features, widths = feature_size(backbone, "SoftSharing"), set(self.tasks.values())
         self.shared_head = self.heads = self.differences = None
         if self.tasks:
-            refuse_shared_statistics(backbone, "SoftSharing")
+            refuse_support_statistics(backbone, "SoftSharing")
             if len(widths) == 1:
                 self.shared_head = like(backbone, nn.Linear(features, widths.pop()))
             else:
@@ -223,7 +224,8 @@ class SoftSharing(MultiTaskLearner):
 
     def _moved(self) -> Weights:
         """v of the known tasks, (tasks, ...) by the names of w_0."""
-        return {} if self.differences is None else self.differences.weights(slice(None))
+        stacks = self.differences
+        return {} if stacks is None else {name: stacks.stack_of(name) for name in stacks.names}
 
     def _check(self) -> None:
         if self.steps < 0:

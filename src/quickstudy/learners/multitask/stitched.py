@@ -12,10 +12,9 @@ from quickstudy.answers.reals import Reals
 from quickstudy.backbones.features import feature_size, like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, State, TaskSpec
-from quickstudy.learners.extending import refuse_shared_statistics
-from quickstudy.learners.multitask.base_learner import MultiTaskLearner, Place
+from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
 from quickstudy.learners.multitask.perceptrons import Perceptrons
-from quickstudy.learners.multitask.stacked import StackedHeads, heads_for
+from quickstudy.learners.multitask.stacked import Place, StackedHeads, heads_for
 from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
 from quickstudy.learners.transfer.heads import ridge
 from quickstudy.learners.transfer.linear_probe import fitted
@@ -64,7 +63,7 @@ class StitchedLearner(MultiTaskLearner):
                 raise ValueError(f"{who}: {name} must be positive; found {getattr(self, name)}.")
         d = feature_size(backbone, who)
         if self.tasks:
-            refuse_shared_statistics(backbone, who)
+            refuse_support_statistics(backbone, who)
         count = len(self.tasks) or networks
         self.stitched = like(backbone, Perceptrons((count,), (d, *hidden)))
         self.heads = heads_for(backbone, hidden[-1], list(self.tasks.values()))
