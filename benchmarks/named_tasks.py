@@ -4,8 +4,8 @@
 
 139 tasks with a linear head each on a small trunk, 28 features: the size of the School data, with
 numbers drawn at random, since only time is measured. A step is the loss and the gradient of one
-batch of every task, and a step of Adam. Three sides take turns in one process, on one thread; the time
-is CPU time, since other work may run beside them:
+batch of every task, and a step of Adam. Three sides take turns in one process, on one thread; the
+time is CPU time, since other work may run beside them:
 
     stacked  what ``fit`` does: one gather of heads, one batched product
     looped   the engine's loop, one task after the other, on the same stacked parameters

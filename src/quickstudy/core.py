@@ -269,7 +269,7 @@ class PlacesNames(Protocol):
         """The row of this task in the parameters; -1 for a name it does not know."""
 
     def at(self, place: Tensor) -> Learner:
-        """A light copy for the task at ``place`` (), whatever its name; it shares all parameters."""
+        """A light copy for the task at ``place`` (), whatever its name; it shares parameters."""
 
     def unknown_task(self, name: str) -> ValueError:
         """The error for a name it does not know, where no support row is labelled."""

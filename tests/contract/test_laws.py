@@ -52,6 +52,7 @@ CHEAPER = {
     "conditional_neural_process": {"size": 8},
     # At its default no row gets a label, and the law that it breaks would hold.
     "self_training": {"threshold": 0.34},
+    "single_task": {"steps": 3},
     "attentive_conditional_neural_process": {"size": 8, "heads": 2},
     "tradaboost": {"rounds": 3},
     "tradaboost_r2": {"steps": 2, "rounds": 3, "folds": 2},
