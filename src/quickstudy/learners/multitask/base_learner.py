@@ -39,8 +39,8 @@ class MultiTaskLearner(Learner):
 
     A subclass keeps its arguments as attributes, and first calls :meth:`_know` in its constructor.
     It defines how it predicts for a known task from its ``place``, the row of this task in
-    parameters (tasks, ...) of modules of :mod:`quickstudy.learners.multitask.stacked`, and how it adapts to a
-    new task and predicts for that.
+    parameters (tasks, ...) of modules of :mod:`quickstudy.learners.multitask.stacked`, and how it
+    adapts to a new task and predicts for that.
 
     ``tasks``  name -> number of outputs, in the order of the parameters' rows.
 
