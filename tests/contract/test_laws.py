@@ -56,6 +56,11 @@ CHEAPER = {
     "attentive_conditional_neural_process": {"size": 8, "heads": 2},
     "tradaboost": {"rounds": 3},
     "tradaboost_r2": {"steps": 2, "rounds": 3, "folds": 2},
+    "mmoe": {"experts": 2, "hidden": (4,), "steps": 2},
+    "ple": {"shared": 2, "hidden": (4,), "steps": 2},
+    "cross_stitch": {"hidden": (4, 4)},
+    "sluice": {"width": 4, "layers": 2},
+    "soft_sharing": {"steps": 1, "head": "zero_head"},
 }
 """Options that change nothing but the time."""
 

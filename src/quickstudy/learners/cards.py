@@ -200,12 +200,13 @@ def _training(where: str, table: Mapping[str, Any]) -> Training:
 def _choice(where: str, family: str, named: Any) -> dict[str, str]:
     targets = {}
     for name, target in _checked(where, named, dict).items():
-        if not isinstance(target, str) or not re.fullmatch(r"\w+:\w+", target):
+        if not isinstance(target, str) or not re.fullmatch(r"(\w+\.)?\w+:\w+", target):
             raise ValueError(
-                f'{where}: {name} must be "module:function", of a module of the family {family}; '
-                f"found {target!r}."
+                f'{where}: {name} must be "module:function", of a module of the family {family}, '
+                f'or "family.module:function"; found {target!r}.'
             )
-        targets[name] = f"quickstudy.learners.{family}.{target}"
+        home = "" if "." in target else f"{family}."
+        targets[name] = f"quickstudy.learners.{home}{target}"
     return targets
 
 

@@ -86,10 +86,12 @@ class StackedNetworks(nn.Module):
     Each starts as a copy of ``network``, which is not kept: whoever computes with these weights
     gives it again. Parameters of ``network`` that are frozen, and its buffers, are shared by all.
 
+    ``zero``  start at zeros instead, for what is added to the weights of ``network``.
+
     Raises ValueError for norm="running", whose statistics would be those of one network.
     """
 
-    def __init__(self, network: nn.Module, tasks: int) -> None:
+    def __init__(self, network: nn.Module, tasks: int, zero: bool = False) -> None:
         super().__init__()
         if any(isinstance(module, RunningNorm) for module in network.modules()):
             raise ValueError(
@@ -100,7 +102,8 @@ class StackedNetworks(nn.Module):
         tell_memory(tasks, moving.values(), device_of(network))
         self.names = tuple(moving)
         for name, parameter in moving.items():
-            copies = parameter.detach().expand(tasks, *parameter.shape).clone()
+            first = torch.zeros_like(parameter) if zero else parameter.detach()
+            copies = first.expand(tasks, *parameter.shape).clone()
             self.register_parameter(_key(name), nn.Parameter(copies))
 
     def weights(self, place: Place) -> dict[str, Tensor]:
