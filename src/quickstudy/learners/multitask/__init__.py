@@ -1,0 +1,1 @@
+"""Learners of many tasks at once: what they share, and what each has for itself."""
