@@ -1,1 +1,1 @@
-"""Learners of many tasks at once: what they share, and what each has for itself."""
+"""Learners that hold parameters for the tasks they know by name, and adapt to any other task."""
