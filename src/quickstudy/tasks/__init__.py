@@ -6,17 +6,20 @@ Bandits     reinforcement learning: one multi-armed bandit per task
 transfer    support sets with rows of other places beside those of the target
 mixture     tasks of several sources
 fixed       a given list of tasks
+domains     named tasks, one for each place; columns: one for each column of labels
 draw        the task of a source with a given number
 stacks      groups of tasks that can be computed at once
 """
 
 from quickstudy.tasks.acting import act
 from quickstudy.tasks.bandits import Bandits
+from quickstudy.tasks.domains import columns, domains
 from quickstudy.tasks.episodes import Episodes, episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.fixed import fixed
 from quickstudy.tasks.functions import Sinusoids
 from quickstudy.tasks.mixture import mixture
+from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import class_folds, split_classes, split_rows
@@ -29,11 +32,14 @@ __all__ = [
     "Episodes",
     "Fingerprint",
     "LabelledRows",
+    "NamedTasks",
     "Sinusoids",
     "Stack",
     "Stream",
     "act",
     "class_folds",
+    "columns",
+    "domains",
     "draw",
     "episodes",
     "examples",
