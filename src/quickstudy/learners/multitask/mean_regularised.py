@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +17,19 @@ from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
 from quickstudy.learners.multitask.linear_tasks import (
     Linear,
     LinearRows,
+    Stack,
     best_setting,
     linear_predictions,
     linear_state,
     listed,
     read_support,
     read_tasks,
-    reduced,
+    stacked,
 )
+from quickstudy.learners.multitask.shared_weight import Shared, shared_by, weights_of
 from quickstudy.learners.outputs import refuse_more_outputs
 from quickstudy.learners.transfer.heads import ridge, ridge_weight
 from quickstudy.learners.transfer.linear_probe import fitted
-
-
-class Shared(NamedTuple):
-    """What all tasks have in common.
-
-    ``weight``     w0 (d, outputs).
-    ``offset``     b0 (outputs,); None where every task has an offset without penalty.
-    ``l2``         the penalty on deviations from the weight.
-    ``l2_offset``  the penalty on deviations from the offset; None with the offset.
-    """
-
-    weight: Tensor
-    offset: Tensor | None
-    l2: Tensor | float
-    l2_offset: Tensor | float | None
 
 
 class MeanRegularised(Learner):
@@ -161,14 +148,14 @@ class MeanRegularised(Learner):
         for task in tasks:
             refuse_more_outputs("MeanRegularised", TaskSpec(task.answer), self.outputs)
 
-        def fit(setting: tuple[float, float | None], rest: Sequence[LinearRows]) -> list[Linear]:
-            shared = shared_by(rest, self.outputs, *setting, l2_shared)
-            return [deviating(task, shared) for task in rest]
+        def fit(setting: tuple[float, float | None], stacks: Sequence[Stack]) -> list[Tensor]:
+            shared = shared_by(stacks, self.outputs, *setting, l2_shared)
+            return [weights_of(stack, shared) for stack in stacks]
 
-        chosen = settings[0]
+        chosen, with_ones = settings[0], self.offset is not None
         if len(settings) > 1:
-            chosen, _ = best_setting(settings, tasks, fit, folds, seed)
-        shared = shared_by(tasks, self.outputs, *chosen, l2_shared)
+            chosen = best_setting(settings, tasks, fit, with_ones, folds, seed)
+        shared = shared_by(stacked(tasks, with_ones), self.outputs, *chosen, l2_shared)
         with torch.no_grad():
             self.weight.copy_(shared.weight)
             self.log_l2.fill_(math.log(chosen[0]))
@@ -202,10 +189,10 @@ class MeanRegularised(Learner):
                 f"{who}: l2_offset={l2_offset} needs offsets with a penalty, but this learner's "
                 "have none. Make it with MeanRegularised(..., l2_offset=1.0)."
             )
-        pulls = [float(self.log_l2.exp())] if l2 is None else listed(l2)
+        pulls = [float(self.log_l2.detach().exp())] if l2 is None else listed(l2)
         offsets: list[float | None] = [None]
         if self.log_l2_offset is not None:
-            now = float(self.log_l2_offset.exp())
+            now = float(self.log_l2_offset.detach().exp())
             offsets = [*([now] if l2_offset is None else listed(l2_offset))]
         penalties = [*pulls, *(o for o in offsets if o is not None)]
         if not (pulls and offsets and min(penalties) > 0 and l2_shared >= 0):
@@ -244,49 +231,3 @@ def deviating(rows: LinearRows, shared: Shared) -> Linear:
         with_column, rows.features, residuals, rows.counts, rows.answer, 0.0
     )  # fmt: skip
     return weight + more, start + offset
-
-
-def shared_by(
-    tasks: Sequence[LinearRows],
-    outputs: int,
-    l2: float,
-    l2_offset: float | None,
-    l2_shared: float = 0.0,
-) -> Shared:
-    """The shared weight (and offset) of the joint optimum over ``tasks``, in closed form.
-
-    With R_t the rows of a task, P the diagonal penalty and v_t eliminated, the objective is
-
-        sum_t (y_t - R_t u)' (I + R_t P^-1 R_t')^-1 (y_t - R_t u) + l2_shared |w0|^2
-
-    over u = (w0, b0): a generalised least squares problem, well-conditioned for small and large P.
-    """
-    d = tasks[0].features.shape[1]
-    size = d if l2_offset is None else d + 1
-    spread = torch.full((size,), 1 / l2, dtype=torch.float64)
-    shared_penalty = torch.full((size,), l2_shared, dtype=torch.float64)
-    if l2_offset is not None:
-        spread[d], shared_penalty[d] = 1 / l2_offset, 0.0
-    matrix = shared_penalty.diag().repeat(outputs, 1, 1)
-    right = matrix.new_zeros(outputs, size)
-    for task in tasks:
-        for part in reduced(task, with_ones=l2_offset is not None):
-            rows = part.rows
-            covariance = (rows * spread) @ rows.mT
-            covariance.diagonal().add_(1.0)
-            solved = torch.linalg.solve(covariance, torch.cat([rows, part.targets], 1))
-            matrix[part.outputs] += rows.mT @ solved[:, :size]
-            right[part.outputs] += (rows.mT @ solved[:, size:]).mT
-    best = _least_solution(matrix, right).mT
-    if l2_offset is None:
-        return Shared(best, None, l2, None)
-    return Shared(best[:d], best[d], l2, l2_offset)
-
-
-def _least_solution(matrix: Tensor, right: Tensor) -> Tensor:
-    """(k, p, p), (k, p) -> (k, p): the solution, the shortest where there are many."""
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    rounding = values[:, -1:] * values.shape[1] * torch.finfo(values.dtype).eps
-    inverse = torch.where(values > rounding, 1 / values.where(values > rounding, 1.0), 0.0)
-    along = (vectors.mT @ right.unsqueeze(-1)).squeeze(-1)
-    return (vectors @ (inverse * along).unsqueeze(-1)).squeeze(-1)
