@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from quickstudy import answers as answers
     from quickstudy import backbones as backbones
     from quickstudy import datasets as datasets
+    from quickstudy import relations as relations
     from quickstudy import tasks as tasks
     from quickstudy import testing as testing
     from quickstudy import training as training
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
+    from quickstudy.evaluation.multitask import judge_multitask as judge_multitask
+    from quickstudy.evaluation.multitask import judge_runs as judge_runs
     from quickstudy.evaluation.negative_transfer import negative_transfer as negative_transfer
     from quickstudy.evaluation.results import Evaluation as Evaluation
     from quickstudy.evaluation.transferability import transferability as transferability
@@ -156,6 +159,8 @@ _DEFINED_IN = {
     "featurise": "backbones.pretrained.features",
     "fit": "training.fit",
     "frozen": "base.frozen",
+    "judge_multitask": "evaluation.multitask",
+    "judge_runs": "evaluation.multitask",
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
@@ -178,6 +183,7 @@ _MODULES = {
     "heads": "learners.transfer.heads",
     "meta_gradients": "learners.gradient.meta_gradients",
     "optimisers": "training.optimisers",
+    "relations": "relations",
     "schedules": "training.schedules",
     "tasks": "tasks",
     "testing": "testing",
