@@ -183,70 +183,89 @@ def rmse(school: Mapping[str, float]) -> float:
     return float((school["sse"] / school["n"]) ** 0.5)
 
 
-def known(schools: NamedTasks, splits: int) -> dict[str, Any]:
-    """For each method and split: the penalties chosen, and the statistic of every school."""
-    found: dict[str, Any] = {method: {"splits": []} for method in GRIDS}
-    for seed in range(splits):
-        train, test = schools.split_rows(0.75, seed)
-        rows, queries = prepared(train, train), prepared(test, train)
-        for method in GRIDS:
-            start = time.process_time()
-            setting = chosen_on_pupils(method, rows, seed)
-            model = fitted(method, rows, setting)
-            each = {name: statistic(model(name, rows[name]), queries[name]) for name in rows}
-            found[method]["splits"].append({
-                "seed": seed, "setting": setting, "explained_variance": explained(each),
-                "rmse": sum(map(rmse, each.values())) / len(each),
-                "cpu_seconds": round(time.process_time() - start, 2), "schools": each,
-            })  # fmt: skip
-            print(f"known {seed} {method}: {explained(each):.3f} at {setting}", flush=True)
-    single = found["single"]["splits"]
-    for method, row in found.items():
-        for key in ("explained_variance", "rmse"):
-            values = torch.tensor([split[key] for split in row["splits"]], dtype=torch.float64)
-            row[key] = {"mean": float(values.mean()), "deviation": float(values.std())}
-        row["better_than_single"] = sum(
-            own["explained_variance"] > other["explained_variance"]
-            for own, other in zip(row["splits"], single, strict=True)
-        )
-        print(method, row["explained_variance"], row["rmse"], row["better_than_single"])
+def known(schools: NamedTasks, seed: int) -> dict[str, Any]:
+    """For each method: the penalties chosen, and the statistic of every school in one split."""
+    found: dict[str, Any] = {}
+    train, test = schools.split_rows(0.75, seed)
+    rows, queries = prepared(train, train), prepared(test, train)
+    for method in GRIDS:
+        start = time.process_time()
+        setting = chosen_on_pupils(method, rows, seed)
+        model = fitted(method, rows, setting)
+        each = {name: statistic(model(name, rows[name]), queries[name]) for name in rows}
+        seconds = round(time.process_time() - start, 2)
+        found[method] = {"setting": setting, "cpu_seconds": seconds, "schools": each}
+        print(f"known {seed} {method}: {explained(each):.3f} at {setting}", flush=True)
     return found
 
 
-def new(schools: NamedTasks, groups: int) -> dict[str, Any]:
-    """For each method: penalties of every group, and every held-out school's statistic."""
+def new(schools: NamedTasks, seed: int) -> dict[str, Any]:
+    """For each method: the penalties chosen, and the statistic of every school of one group."""
     order = torch.randperm(len(schools), generator=torch.Generator().manual_seed(0))
     names = [list(schools)[k] for k in order.tolist()]
-    found: dict[str, Any] = {method: {"settings": [], "schools": {}} for method in GRIDS}
-    for seed in range(groups):
-        rest, held_out = schools.split_tasks(names[SCHOOLS * seed : SCHOOLS * (seed + 1)])
-        rows, queries = prepared(rest, rest), prepared(held_out, rest)
-        for method, row in found.items():
-            setting = chosen_on_schools(method, rows, seed)
-            model = fitted(method, rows, setting)
-            row["settings"].append(setting)
-            row["schools"] |= {n: adapted_error(model, n, queries[n], seed) for n in queries}
-            print(f"new {seed} {method} at {setting}", flush=True)
-    for row in found.values():
-        errors = torch.tensor([rmse(s) for s in row["schools"].values()], dtype=torch.float64)
-        row["explained_variance"] = explained(row["schools"])
-        row["rmse"] = {"mean": float(errors.mean()), "half_width": half_width(errors)}
-    for method, row in found.items():
-        for other in ("single", "pooled"):
-            gains = torch.tensor(
-                [rmse(found[other]["schools"][n]) - rmse(s) for n, s in row["schools"].items()],
-                dtype=torch.float64,
-            )
-            row[f"gain_over_{other}"] = {
-                "mean": float(gains.mean()), "half_width": half_width(gains),
-                "better": int((gains > 0).sum()),
-            }  # fmt: skip
-        print(method, {k: v for k, v in row.items() if k not in ("schools", "settings")})
+    found: dict[str, Any] = {}
+    rest, held_out = schools.split_tasks(names[SCHOOLS * seed : SCHOOLS * (seed + 1)])
+    rows, queries = prepared(rest, rest), prepared(held_out, rest)
+    for method in GRIDS:
+        start = time.process_time()
+        setting = chosen_on_schools(method, rows, seed)
+        model = fitted(method, rows, setting)
+        each = {name: adapted_error(model, name, queries[name], seed) for name in queries}
+        seconds = round(time.process_time() - start, 2)
+        found[method] = {"setting": setting, "cpu_seconds": seconds, "schools": each}
+        print(f"new {seed} {method}: {explained(each):.3f} at {setting}", flush=True)
     return found
+
+
+def over_splits(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over splits, and in how many a method is above single ridges."""
+    scores = {
+        method: [
+            (explained(each[method]["schools"]), mean_rmse(each[method]["schools"]))
+            for each in repeats
+        ]
+        for method in GRIDS
+    }
+    found = {}
+    for method, pairs in scores.items():
+        (mean, mean_error), (deviation, error_deviation) = (
+            part.tolist() for part in (torch.tensor(pairs).mean(0), torch.tensor(pairs).std(0))
+        )
+        found[method] = {
+            "explained_variance": mean, "deviation": deviation,
+            "rmse": mean_error, "rmse_deviation": error_deviation,
+            "above_single": sum(a[0] > b[0] for a, b in zip(pairs, scores["single"], strict=True)),
+        }  # fmt: skip
+    return found
+
+
+def over_schools(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Errors over all schools held out, and gains over single and pooled ridges with intervals."""
+    errors = {
+        method: torch.tensor(
+            [rmse(s) for each in repeats for s in each[method]["schools"].values()]
+        )
+        for method in GRIDS
+    }
+    found: dict[str, Any] = {}
+    for method, own in errors.items():
+        found[method] = {"rmse": float(own.mean()), "half_width": half_width(own)}
+        for other in ("single", "pooled"):
+            gain = errors[other] - own
+            found[method][f"gain_over_{other}"] = {
+                "mean": float(gain.mean()), "half_width": half_width(gain),
+                "better": int((gain > 0).sum()), "schools": len(gain),
+            }  # fmt: skip
+    return found
+
+
+def mean_rmse(schools: Mapping[str, Mapping[str, float]]) -> float:
+    """The mean over schools of their root mean squared errors."""
+    return sum(map(rmse, schools.values())) / len(schools)
 
 
 def main() -> None:
-    """Run the parts asked for; each replaces its part of the results."""
+    """Run the parts asked for; repeats that the results have already are kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=("known", "new"))
     parser.add_argument("--root", type=Path, default=Path("../shared/data"))
@@ -256,11 +275,16 @@ def main() -> None:
     schools = qs.datasets.load_named_tasks("school", words.root)
     results = json.loads(words.out.read_text()) if words.out.exists() else {}
     for part in words.parts:
-        run = known if part == "known" else new
-        settings = {"commit": commit(), "repeats": words.repeats, "folds": FOLDS,
-                    "pupils": PUPILS, "held_out": SCHOOLS, "grids": GRIDS}  # fmt: skip
-        results[part] = {"settings": settings, "methods": run(schools, words.repeats)}
-        write_atomically(words.out, (json.dumps(results) + "\n").encode())
+        run, summary = (known, over_splits) if part == "known" else (new, over_schools)
+        done = results.get(part, {}).get("repeats", [])
+        for seed in range(len(done), words.repeats):
+            done.append(run(schools, seed) | {"commit": commit()})
+            settings = {"folds": FOLDS, "pupils": PUPILS, "held_out": SCHOOLS, "grids": GRIDS,
+                        "trace_norm_tolerance": TOLERANCE}  # fmt: skip
+            results[part] = {"settings": settings, "summary": summary(done), "repeats": done}
+            write_atomically(words.out, (json.dumps(results) + "\n").encode())
+        for method, row in results[part]["summary"].items():
+            print(part, method, row)
 
 
 if __name__ == "__main__":
