@@ -228,15 +228,19 @@ def over_splits(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     found = {}
     for method, pairs in scores.items():
-        (mean, mean_error), (deviation, error_deviation) = (
-            part.tolist() for part in (torch.tensor(pairs).mean(0), torch.tensor(pairs).std(0))
-        )
+        each = torch.tensor(pairs, dtype=torch.float64)
+        (mean, mean_error), (deviation, error_deviation) = each.mean(0).tolist(), _deviation(each)
         found[method] = {
             "explained_variance": mean, "deviation": deviation,
             "rmse": mean_error, "rmse_deviation": error_deviation,
             "above_single": sum(a[0] > b[0] for a, b in zip(pairs, scores["single"], strict=True)),
         }  # fmt: skip
     return found
+
+
+def _deviation(each: Tensor) -> list[float]:
+    """Standard deviations (scores,) over repeats (repeats, scores); 0 for a single one."""
+    return (each.std(0) if len(each) > 1 else torch.zeros_like(each[0])).tolist()
 
 
 def over_schools(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

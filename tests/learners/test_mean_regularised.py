@@ -156,20 +156,6 @@ def test_the_penalties_chosen_predict_left_out_rows_best(
         assert math.isclose(learner.log_l2_offset.exp(), best[1], rel_tol=1e-9)
 
 
-def test_never_much_worse_than_the_better_of_alone_and_together() -> None:
-    """On planted relations: alike tasks, clusters of tasks, harmful ones, and unlike ones.
-
-    All choose their penalty by the same cross-validation. Mean of the excess over the noise's own
-    error, over tasks and 3 draws; benchmarks/school.py has more draws.
-    """
-    for kinds in WORLDS.values():
-        errors = {"pulled": 0.0, "alone": 0.0, "together": 0.0}
-        for seed in range(3):
-            for way, error in relation_errors(seed, **kinds).items():
-                errors[way] += error
-        assert errors["pulled"] <= 1.01 * min(errors["alone"], errors["together"]), (kinds, errors)
-
-
 @pytest.mark.parametrize("source", [planes(2, missing=True), yes_or_no(2)])
 def test_the_contract_holds_after_learning(source: qs.TaskSource) -> None:
     learner = qs.MeanRegularised(MLP(4, (6, 6)), outputs=2, l2_offset=2.0).double().eval()
