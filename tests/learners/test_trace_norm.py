@@ -15,7 +15,12 @@ from made_up import examples_of, planes, yes_or_no
 from quickstudy.backbones import MLP, Features
 from quickstudy.contract.check import doubled
 from quickstudy.learners.multitask.linear_tasks import read_tasks, stacked
-from quickstudy.learners.multitask.trace_norm_optimum import alternated, duality_gap, unit_trace
+from quickstudy.learners.multitask.trace_norm_optimum import (
+    alternated,
+    duality_gap,
+    objective_of,
+    unit_trace,
+)
 from quickstudy.testing import check_learner
 
 D, L2 = 5, 0.8
@@ -218,3 +223,19 @@ def test_wrong_calls_are_refused() -> None:
         learner.learn_from(named(), SPEC, tolerance=0.0)
     with pytest.raises(ValueError, match="at least one task; found none"):
         learner.learn_from({}, SPEC)
+
+
+def test_the_gradient_of_the_descent_is_that_of_the_objective() -> None:
+    """By autograd, for a root of any length; the objective is that of the best weights."""
+    learner = qs.TraceNorm(Features(D)).double()
+    stacks = stacked(read_tasks(learner, learner.backbone, named(), SPEC))
+    root = (3 * numbers(4, D, D)).requires_grad_()
+    d, total = root @ root.mT / root.square().sum(), torch.tensor(0.0).double()
+    for rows in named().values():
+        x, y = map(torch.from_numpy, centred(rows))
+        kernel = torch.eye(len(x)) + x @ d @ x.mT / L2
+        total = total + (y * torch.linalg.solve(kernel, y)).sum()
+    (expected,) = torch.autograd.grad(total, root)
+    value, gradient = objective_of(stacks, root.detach(), L2)
+    assert value == pytest.approx(float(total))
+    torch.testing.assert_close(gradient, expected)

@@ -79,7 +79,7 @@ def descended(
     )  # fmt: skip
 
     def objective() -> float:
-        value, gradient = _objective(stacks, root.detach(), l2)
+        value, gradient = objective_of(stacks, root.detach(), l2)
         root.grad = gradient / at_zero
         return value / at_zero
 
@@ -114,7 +114,7 @@ def duality_gap(stacks: Sequence[Stack], root: Tensor, l2: float) -> float:
     return squares + l2 * trace_norm**2 - bound
 
 
-def _objective(stacks: Sequence[Stack], root: Tensor, l2: float) -> tuple[float, Tensor]:
+def objective_of(stacks: Sequence[Stack], root: Tensor, l2: float) -> tuple[float, Tensor]:
     """The objective for D = B B' / tr(B B'), and its gradient in B, the ``root``."""
     unit = unit_trace(root)
     value, pulls = 0.0, []
