@@ -258,3 +258,34 @@ def test_balancing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(out.read_text())
     assert [len(run["scores"]["hard"]) for run in found["runs"]["equal"]] == [2, 2]
     assert found["summary"]["equal"].keys() >= {"easy", "hard", "worst", "worst, less the mean's"}
+
+
+def test_school(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
+    """Two settings of each method on 15 schools."""
+    school, out = import_module("school"), tmp_path / "school.json"
+    monkeypatch.setattr(
+        school, "GRIDS", {method: grid[3:8:4] for method, grid in school.GRIDS.items()}
+    )
+    tasks = qs.datasets.load_named_tasks("school", shared_data)
+    tasks = tasks.only(list(tasks)[:15])
+    monkeypatch.setattr(qs.datasets, "load_named_tasks", lambda *_: tasks)
+    monkeypatch.setattr(school, "SCHOOLS", 5)
+    for _ in range(2):  # the second has nothing left to do
+        call("school", monkeypatch, "known", "new", "--repeats", "1", "--out", out)
+    results = json.loads(out.read_text())
+    known, new = results["known"]["summary"], results["new"]["summary"]
+    assert len(results["known"]["repeats"]) == 1
+    assert 0.1 < known["mean-regularised"]["explained_variance"] < 0.6
+    assert new["mean-regularised"]["gain_over_single"]["schools"] == 5
+
+
+def test_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two draws of fewer tasks; over 20, results/pulled.json, no ratio is above 1."""
+    pulled, out = import_module("pulled"), tmp_path / "pulled.json"
+    monkeypatch.setattr(pulled, "PENALTIES", [0.1, 3.0, 100.0])
+    monkeypatch.setattr(pulled, "TASKS", 12)
+    call("pulled", monkeypatch, "--draws", "2", "--out", out)
+    worlds = json.loads(out.read_text())["worlds"]
+    assert worlds["alike"]["better"] == "together"
+    assert worlds["unlike"]["better"] == "alone"
+    assert worlds["three clusters"]["ratio"] < 1.01

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from quickstudy import backbones as backbones
     from quickstudy import balancing as balancing
     from quickstudy import datasets as datasets
-    from quickstudy import relations as relations
     from quickstudy import tasks as tasks
     from quickstudy import testing as testing
     from quickstudy import training as training
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
-    from quickstudy.evaluation.multitask import judge_multitask as judge_multitask
-    from quickstudy.evaluation.multitask import judge_runs as judge_runs
     from quickstudy.evaluation.negative_transfer import negative_transfer as negative_transfer
     from quickstudy.evaluation.results import Evaluation as Evaluation
     from quickstudy.evaluation.transferability import transferability as transferability
@@ -124,6 +121,10 @@ if TYPE_CHECKING:
     from quickstudy.learners.multitask.single_task import SingleTask as SingleTask
     from quickstudy.learners.multitask.sluice import Sluice as Sluice
     from quickstudy.learners.multitask.soft_sharing import SoftSharing as SoftSharing
+    from quickstudy.learners.multitask.mean_regularised import MeanRegularised as MeanRegularised
+    from quickstudy.learners.multitask.pooled import Pooled as Pooled
+    from quickstudy.learners.multitask.single_task import SingleTask as SingleTask
+    from quickstudy.learners.multitask.trace_norm import TraceNorm as TraceNorm
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
@@ -165,8 +166,6 @@ _DEFINED_IN = {
     "featurise": "backbones.pretrained.features",
     "fit": "training.fit",
     "frozen": "base.frozen",
-    "judge_multitask": "evaluation.multitask",
-    "judge_runs": "evaluation.multitask",
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
@@ -190,7 +189,6 @@ _MODULES = {
     "heads": "learners.transfer.heads",
     "meta_gradients": "learners.gradient.meta_gradients",
     "optimisers": "training.optimisers",
-    "relations": "relations",
     "schedules": "training.schedules",
     "tasks": "tasks",
     "testing": "testing",

@@ -115,6 +115,9 @@ def small_with_head(outputs: int) -> MLP:
 VECTORS: dict[str, Callable[[int], Learner]] = {
     "meta_networks": lambda k: qs.MetaNetworks(small(), outputs=k, hidden=8),
     "probe, ridge": lambda k: qs.LinearProbe(small(), ridge),
+    "mean_regularised": lambda k: qs.MeanRegularised(small(), outputs=k),
+    "mean_regularised, offsets": lambda k: qs.MeanRegularised(small(), outputs=k, l2_offset=3.0),
+    "trace_norm": lambda k: qs.TraceNorm(small()),
     "fine_tune": lambda k: qs.FineTune(small(), head=zero_head, steps=2),
     "maml": lambda k: qs.MAML(small_with_head(k), steps=2, rate=0.01),
     "maml, first order": lambda k: qs.MAML(small_with_head(k), 2, 0.01, FirstOrder()),

@@ -27,7 +27,9 @@ STEP_LENGTHS = 8
 """Step lengths that the line search tries: the full Newton step and its halvings."""
 
 
-def ridge(features: Tensor, targets: Tensor, weights: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+def ridge(
+    features: Tensor, targets: Tensor, weights: Tensor, l2: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """The exact minimiser of sum_i w_i |f_i W + b - y_i|^2 + l2 |W|^2; b is not penalised."""
     feature_mean, target_mean = _mean(features, weights), _mean(targets, weights)
     weight = ridge_weight(features - feature_mean, targets - target_mean, weights, l2)
