@@ -45,14 +45,12 @@ def gradient_cosines(
 
     >>> import torch, quickstudy as qs
     >>> x = torch.linspace(-1, 1, 20)[:, None]
-    >>> def task(name, slope):
-    ...     rows = qs.examples(x, slope * x)
-    ...     return qs.Task(rows, rows, qs.TaskSpec(qs.regression().answer, name))
-    >>> learner = qs.MAML(torch.nn.Linear(1, 1), steps=0)
-    >>> _ = torch.nn.init.zeros_(learner.network.weight), torch.nn.init.zeros_(learner.network.bias)
-    >>> found = qs.relations.gradient_cosines(learner, [task("up", 1.0), task("down", -1.0)])
-    >>> round(found.of("up", "down"), 3)
-    -1.0
+    >>> tasks = qs.tasks.domains({"up": (x, x, qs.regression()),
+    ...                           "steep": (x, 3 * x, qs.regression())})
+    >>> learner = qs.HardSharing(qs.backbones.MLP(1, (8,)), tasks.outputs)
+    >>> found = qs.relations.gradient_cosines(learner, tasks.tested_on(tasks).tasks)
+    >>> found.names, found.what
+    (('up', 'steep'), 'gradient cosine')
     """
     measured = _Measurement(learner, list(tasks), objective, "gradient_cosines")
     return Affinity("gradient cosine", measured.names, measured.cosines())
