@@ -81,6 +81,15 @@ def test_loader_takes_exactly_the_options_of_its_card(name):
     assert set(inspect.signature(loader).parameters) - {"root"} == CARDS[name].options
 
 
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if card.named_tasks])
+def test_the_loader_of_named_tasks_takes_the_parts_of_its_card(name):
+    import inspect
+
+    module, function = CARDS[name].named_tasks.split(":")
+    loader = getattr(__import__(module, fromlist=[function]), function)
+    assert ("part" in inspect.signature(loader).parameters) == bool(CARDS[name].parts)
+
+
 def test_an_option_that_does_not_apply_is_refused():
     with pytest.raises(ValueError, match=r"glyphs does not take rotations, size.*no options"):
         datasets.load("glyphs", rotations=True, size=28)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import quickstudy as qs
+from quickstudy.datasets.domains import Domains
 from quickstudy.tasks import NamedTasks, columns, domains
 
 
@@ -172,6 +173,21 @@ def test_support_and_query_of_a_batch_are_disjoint_and_shared_where_rows_are_few
         assert (len(values(task.support)), len(values(task.query))) == source.sizes(task.spec.name)
 
 
+def test_batches_leave_out_rows_whose_targets_are_all_unknown():
+    nan = torch.nan
+    table = torch.tensor([[nan, nan], [1, nan], [-1, nan], [0, 1], [nan, 0], [nan, nan]])
+    rows = qs.examples(torch.arange(6.0)[:, None], table)
+    rows = rows._replace(weights=torch.tensor([1.0, 1, 1, 1, 0, 1]))
+    source = domains({"a": (rows, qs.multilabel(2)), "b": (rows, qs.multilabel(2))}).batches(4)
+    for index in range(8):
+        task = qs.tasks.draw(source, 0, index)
+        assert sorted(values(task.support) + values(task.query)) == [1, 3]
+    table[1, 0] = nan
+    few = domains({"a": (rows._replace(targets=table), qs.multilabel(2)), "b": numbered(4)})
+    with pytest.raises(ValueError, match=r"needs 2 rows with known targets.* in 1 task: a"):
+        few.batches()
+
+
 def test_tested_on_pairs_training_and_test_rows():
     train, test = three().split_rows(0.75)
     source = train.tested_on(test)
@@ -253,6 +269,15 @@ def test_one_task_and_one_class_are_told():
     assert tasks.one_class() == ("1", "2")
 
 
+def test_test_rows_of_one_class_are_told_where_the_score_needs_both():
+    ids, x = torch.tensor([0, 1, 0, 0]), torch.arange(4.0)[:, None]
+    yes = ids[:, None].float()
+    tasks = domains({"ids": (x, ids, qs.classification(2)), "yes": (x, yes, qs.multilabel(1))})
+    test = NamedTasks(tasks.rows.select(dict.fromkeys(tasks, torch.tensor([2, 3]))), tasks.specs)
+    with pytest.warns(UserWarning, match=r"1 task of 2 has one class only .*no ROC-AUC: yes\."):
+        tasks.tested_on(test)
+
+
 def test_a_part_without_labels_is_refused_with_its_tasks():
     table = torch.full((20, 2), torch.nan)
     table[:, 0] = torch.arange(20) % 2
@@ -261,8 +286,10 @@ def test_a_part_without_labels_is_refused_with_its_tasks():
         columns(torch.rand(20, 2), table).split_rows()
 
 
-def test_the_domains_of_a_data_set_are_named_tasks(shared_data):
-    found = qs.datasets.load_domains("mushrooms", shared_data)
+def test_the_domains_of_a_data_set_are_named_tasks():
+    sizes = {"enlarging": 4, "tapering": 6}
+    rows = {name: qs.examples(torch.rand(n, 3), [0, 1] * (n // 2)) for name, n in sizes.items()}
+    found = Domains(qs.datasets.card("mushrooms"), rows, qs.classification(2))
     tasks = domains(found)
-    assert tasks.outputs == {"enlarging": 2, "tapering": 2}
-    assert tasks.counts == {name: len(rows.weights) for name, rows in found.items()}
+    assert tasks.counts == {"enlarging": 4, "tapering": 6}
+    assert tasks.specs["tapering"] == qs.classification(2, name="tapering")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from quickstudy.datasets.domains import Domains, of_arrays, read_verified, svmlight
+from quickstudy.tasks.domains import domains
+from quickstudy.tasks.named_tasks import NamedTasks
 
 COLUMNS = 5000
+PARTS = ("train", "test")
 PRODUCTS = ("books", "dvd", "electronics", "kitchen")
 
 
@@ -22,11 +27,23 @@ def load(root: str | Path | None = None) -> Domains:
 
     Raises what :func:`~quickstudy.datasets.domains.read_verified` raises.
     """
-    arrays = {}
-    for product in PRODUCTS:
-        for part in ("train", "test"):
-            domain = f"{product}_{part}"
-            data = read_verified(root, "amazon_reviews", f"{domain}.svmlight")
-            x, y = svmlight(data, COLUMNS, first=0)
-            arrays[domain] = (x, y > 0)
-    return of_arrays("amazon_reviews", arrays, ways=2)
+    names = [f"{product}_{part}" for product in PRODUCTS for part in PARTS]
+    return of_arrays("amazon_reviews", {name: _read(root, name) for name in names}, ways=2)
+
+
+def load_named_tasks(root: str | Path | None = None, part: str = "train") -> NamedTasks:
+    """Tasks "books", "dvd", "electronics" and "kitchen": whether a review is positive.
+
+    Rows are those of :func:`load`.
+
+    ``part``  "train", 2,000 rows of each, or "test".
+    """
+    read = {product: _read(root, f"{product}_{part}") for product in PRODUCTS}
+    return domains(of_arrays("amazon_reviews", read, ways=2))
+
+
+def _read(root: str | Path | None, domain: str) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (n, 5000) of one file, and whether each review is positive, (n,)."""
+    data = read_verified(root, "amazon_reviews", f"{domain}.svmlight")
+    x, y = svmlight(data, COLUMNS, first=0)
+    return x, y > 0

@@ -15,6 +15,9 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from quickstudy.answers.specs import classification
 from quickstudy.base.names import unknown_name
 from quickstudy.base.trees import map_tree
 from quickstudy.datasets.cache import data_root, writable_folder
@@ -23,6 +26,8 @@ from quickstudy.datasets.limits import ArchiveError
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import fetch, find, published_split
 from quickstudy.datasets.tokenizer import minilm_tokenizer
+from quickstudy.tasks.domains import domains
+from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.rows import LabelledRows
 
 URL = (
@@ -92,8 +97,37 @@ def load_texts(
     return found
 
 
+def load_named_tasks(root: str | Path | None = None, part: str = "train") -> NamedTasks:
+    """A task for each of the 10 domains, "banking" to "meta": which of its 15 intents a text has.
+
+    Inputs are tokens, as of :func:`load`.
+
+    ``root``  as for :func:`load`; the file is downloaded where it is not there.
+    ``part``  "train" with 100 texts of each intent, "val" with 20, or "test" with 30.
+    """
+    published = read_parts(_source(data_root(root), download=True))
+    sizes = [len(published[each]) for each in PARTS]
+    tokens = minilm_tokenizer()([text for each in PARTS for text, _ in published[each]])
+    start = sum(sizes[: PARTS.index(part)])
+    intents = [intent for _, intent in published[part]]
+    made = {}
+    for domain, members in published_split("clinc150")["domains"].items():
+        places = [place for place, intent in enumerate(intents) if intent in members]
+        ids = torch.tensor([members.index(intents[place]) for place in places])
+        rows = torch.tensor(places) + start
+        inputs = map_tree(lambda leaf, rows=rows: leaf[rows], tokens)
+        made[domain] = (inputs, ids, classification(len(members)))
+    return domains(made)
+
+
 def read(source: Path) -> list[tuple[str, str]]:
     """Every text of the published file with its intent; ArchiveError for another file."""
+    published = read_parts(source)
+    return [pair for part in PARTS for pair in published[part]]
+
+
+def read_parts(source: Path) -> dict[str, list[tuple[str, str]]]:
+    """The texts of each published part, with their intents; ArchiveError for another file."""
     content = _unpacked(source)
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise ArchiveError(
@@ -101,7 +135,7 @@ def read(source: Path) -> list[tuple[str, str]]:
             "download it again."
         )
     published = json.loads(content)
-    return [(text, intent) for part in PARTS for text, intent in published[part]]
+    return {part: [(text, intent) for text, intent in published[part]] for part in PARTS}
 
 
 def _unpacked(source: Path) -> bytes:

@@ -24,10 +24,13 @@ from pathlib import Path
 
 import torch
 
+from quickstudy.answers.specs import classification
 from quickstudy.datasets import glyph_rendering as rendering
 from quickstudy.datasets.cache import Splits, cached, data_root
 from quickstudy.datasets.dataset import Dataset, in_order
 from quickstudy.datasets.registry import card
+from quickstudy.tasks.domains import domains
+from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.rows import LabelledRows
 
 VERSION = 1  # increase it with every change of the rendered bytes
@@ -65,6 +68,26 @@ def load(root: str | Path | None = None) -> Dataset:
         for name, part in stored.items()
     }
     return Dataset(card("glyphs"), *in_order(splits))
+
+
+def load_named_tasks(root: str | Path | None = None) -> NamedTasks:
+    """Two tasks about the same pictures: "script", one of 8, and "character", one of 1,411.
+
+    Pictures (n, 1, 28, 28) in [0, 1] are those of the training split, 20 of each character, so that
+    the scripts of the test split remain unseen.
+
+    ``root``  as for :func:`load`.
+    """
+    rows = load(root).train
+    characters = torch.arange(len(rows)).repeat_interleave(rows.counts)
+    scripts = list(dict.fromkeys(rows.superclasses or ()))
+    of_character = torch.tensor([scripts.index(each) for each in rows.superclasses or ()])
+    return domains(
+        {
+            "script": (rows.inputs, of_character[characters], classification(len(scripts))),
+            "character": (rows.inputs, characters, classification(len(rows))),
+        }
+    )
 
 
 def build() -> Splits:

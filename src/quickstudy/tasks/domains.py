@@ -17,7 +17,7 @@ from quickstudy.base.trees import named_leaves
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, TaskSpec
 from quickstudy.tasks.examples import examples
-from quickstudy.tasks.named_rows import NamedRows, has_labels, of_examples
+from quickstudy.tasks.named_rows import NamedRows, of_examples, with_labels
 from quickstudy.tasks.named_tasks import NamedTasks
 
 
@@ -113,8 +113,7 @@ def checked(who: str, tasks: NamedTasks) -> NamedTasks:
         raise ValueError(f"{who}: needs at least 1 task; found none.")
     _refuse_other_columns(who, tasks)
     unlabelled = [
-        name for name in tasks
-        if not has_labels(tasks.rows.targets[name], tasks.specs[name].answer)
+        name for name in tasks if not with_labels(tasks.rows, tasks.specs[name]).any()
     ]  # fmt: skip
     if unlabelled:
         raise ValueError(

@@ -6,19 +6,23 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 
 import torch
 
+from quickstudy.base.trees import map_tree
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Task, TaskSpec
-from quickstudy.tasks.named_rows import NamedRows
+from quickstudy.tasks.counts import distinct
+from quickstudy.tasks.named_rows import NamedRows, with_labels
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
 class NamedBatches:
     """The task source that :meth:`quickstudy.tasks.NamedTasks.batches` makes.
 
+    ``rows``     that are drawn: those with weight and some known target.
     ``shares``   how often each task is drawn; their sum is 1.
     ``queries``, ``supports``  rows of each part of a drawn task; fewer where it has fewer.
     """
@@ -32,13 +36,19 @@ class NamedBatches:
     def __call__(self, generator: torch.Generator) -> Task:
         """Rows of a random task: disjoint support and query."""
         chosen = float(torch.rand((), generator=generator, dtype=torch.float64))
-        ends = list(accumulate(self.shares.values()))
-        place = min(bisect_right(ends, chosen), len(ends) - 1)  # sums of shares may round below 1
-        name = tuple(self.shares)[place]
+        names, ends = self._names_and_ends
+        name = names[min(bisect_right(ends, chosen), len(ends) - 1)]  # sums may round below 1
         supports, queries = self.sizes(name)
-        order = torch.randperm(self.rows.count(name), generator=generator)
-        support, query = order[:supports], order[supports : supports + queries]
-        return Task(self.rows.take(name, support), self.rows.take(name, query), self.specs[name])
+        drawn = distinct(self.rows.count(name), supports + queries, generator)
+        rows = self.rows.take(name, drawn)
+        support = map_tree(lambda leaf: leaf[:supports], rows)
+        query = map_tree(lambda leaf: leaf[supports:], rows)
+        return Task(support, query, self.specs[name])
+
+    @cached_property
+    def _names_and_ends(self) -> tuple[tuple[str, ...], list[float]]:
+        """The names, and the sums of the shares up to each."""
+        return tuple(self.shares), list(accumulate(self.shares.values()))
 
     def sizes(self, name: str) -> tuple[int, int]:
         """The number of support and query rows of task ``name``.
@@ -71,11 +81,13 @@ def named_batches(
             f"batches: temperature must be positive; found {temperature}. Give 1 to draw tasks in "
             "proportion to their rows, math.inf to draw all equally often."
         )
+    rows = rows.select({name: with_labels(rows, specs[name]).nonzero()[:, 0] for name in rows})
     single = [name for name in rows if rows.count(name) < 2]
     if single:
         raise ValueError(
-            "batches: a task needs 2 rows, one for support and one for query; found 1 in "
-            f"{count(len(single), 'task')}: {first_few(single)}. Add rows, or leave them out."
+            "batches: a task needs 2 rows with known targets, one for support and one for query; "
+            f"found fewer in {count(len(single), 'task')}: {first_few(single)}. Add rows, or leave "
+            "them out."
         )
     return NamedBatches(rows, specs, shares_of(rows, temperature), queries, supports)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
 from quickstudy.base.names import unknown_name
 from quickstudy.base.words import count, first_few
@@ -17,11 +18,11 @@ from quickstudy.tasks.fixed import FixedTasks, fixed
 from quickstudy.tasks.named_batches import NamedBatches, named_batches
 from quickstudy.tasks.named_rows import (
     NamedRows,
-    has_labels,
+    in_first_part,
     mean_and_deviation,
     of_examples,
     one_class_only,
-    random_share,
+    with_labels,
 )
 from quickstudy.tasks.numbering import generator
 
@@ -110,8 +111,8 @@ class NamedTasks(Mapping[str, Examples]):
         )  # fmt: skip
 
     def only(self, names: Iterable[str]) -> NamedTasks:
-        """The tasks of these names, in the order given."""
-        asked = dict.fromkeys(names)
+        """The tasks of these names, or of one, in the order given."""
+        asked = dict.fromkeys([names] if isinstance(names, str) else names)
         for name in asked:
             if name not in self:
                 raise unknown_name("tasks", name, self.rows.index)
@@ -126,7 +127,11 @@ class NamedTasks(Mapping[str, Examples]):
         Raises ValueError for a share that is not between 0 and 1, and where a part of a task would
         have no rows with a known target.
         """
-        return self._split("split_rows", train, seed, lambda name: self.rows.index[name])
+        first: dict[str, Tensor] = {}
+        for place, names in enumerate(self.rows.tables()):
+            of_table = {name: self.rows.index[name] for name in names}
+            first |= in_first_part("split_rows", of_table, train, seed + 1_000_003 * place)
+        return self._parted("split_rows", {name: first[name] for name in self})
 
     def split_groups(self, train: float = 0.75, seed: int = 0) -> tuple[NamedTasks, NamedTasks]:
         """As :meth:`split_rows`, but rows of one group (pupil, speaker, scaffold) stay together.
@@ -134,13 +139,8 @@ class NamedTasks(Mapping[str, Examples]):
         Groups are the ``groups`` of the rows. A group that occurs in several tasks is in the same
         part of all of them. ``train`` is the share of the groups.
         """
-        groups = self.rows.groups
-        every = torch.cat([groups[name] for name in self]).unique()
-        first = set(random_share(every, train, seed, "split_groups").tolist())
-        chosen = torch.tensor(sorted(first))
-        return self._parted(
-            "split_groups", {name: torch.isin(groups[name].cpu(), chosen) for name in self}
-        )
+        first = in_first_part("split_groups", self.rows.groups, train, seed)
+        return self._parted("split_groups", first)
 
     def split_tasks(
         self, held_out: int | Iterable[str], seed: int = 0
@@ -229,9 +229,9 @@ class NamedTasks(Mapping[str, Examples]):
 
         ``support``  at most so many support rows of each task, the first; by default all.
 
-        A task of one class has no ROC-AUC: a warning counts and names them. Another one says how
-        much memory the rows take where it is much. Real targets that are standardised are scored
-        in their original unit by :func:`quickstudy.evaluate`.
+        Labels that are all yes or all no have no ROC-AUC: a warning counts and names their tasks.
+        Another one says how much memory the rows take where it is much. Real targets that are
+        standardised are scored in their original unit by :func:`quickstudy.evaluate`.
 
         Raises ValueError for a name that is not one of these tasks, and where the targets of a task
         are standardised in one part and not, or otherwise, in the other.
@@ -247,7 +247,7 @@ class NamedTasks(Mapping[str, Examples]):
                 "train.tested_on(test.standardised(train))."
             )
         _warn_of_memory(self.rows, test.rows, support)
-        undefined = test.one_class()
+        undefined = [n for n in test.one_class() if isinstance(self.specs[n].answer, Labels)]
         if undefined:
             warnings.warn(
                 f"tested_on: {count(len(undefined), 'task')} of {len(test)} "
@@ -272,16 +272,6 @@ class NamedTasks(Mapping[str, Examples]):
             {name: scale for name, scale in self.scales.items() if name in chosen},
         )
 
-    def _split(
-        self, who: str, train: float, seed: int, key: Callable[[str], Tensor]
-    ) -> tuple[NamedTasks, NamedTasks]:
-        first: dict[str, Tensor] = {}
-        for place, names in enumerate(self.rows.tables()):
-            every = torch.cat([key(name) for name in names]).unique()
-            chosen = random_share(every, train, seed + 1_000_003 * place, who)
-            first |= {name: torch.isin(key(name), chosen) for name in names}
-        return self._parted(who, {name: first[name] for name in self})
-
     def _parted(self, who: str, first: Mapping[str, Tensor]) -> tuple[NamedTasks, NamedTasks]:
         """The rows marked in ``first`` and the others; ValueError for a part without labels."""
         parts = tuple(
@@ -290,8 +280,7 @@ class NamedTasks(Mapping[str, Examples]):
         )
         for part, which in zip(parts, ("first", "second"), strict=True):
             empty = [
-                name for name in part
-                if not has_labels(part.rows.targets[name], part.specs[name].answer)
+                name for name in part if not with_labels(part.rows, part.specs[name]).any()
             ]  # fmt: skip
             if empty:
                 raise ValueError(
