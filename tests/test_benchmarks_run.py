@@ -17,7 +17,7 @@ import quickstudy as qs
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 
-def call(script: str, monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> None:
+def call(script: str, monkeypatch: pytest.MonkeyPatch, *words: str | int | Path) -> None:
     monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
     import_module(script).main()
 
@@ -238,3 +238,15 @@ def test_negative_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     for kind in ("flipped labels", "other function"):
         assert len(found[kind]["auc"]["effect"]["families"]) == 2
         assert found[kind]["auc"]["effect"]["mean"] > 0.7
+
+
+def test_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six tasks in two clusters and a harmful one, of many rows: all is found in one network."""
+    relations, out = import_module("relations"), tmp_path / "relations.json"
+    for name, value in {"TASKS": 6, "CLUSTERS": 2, "HARMFUL": 1, "TARGETS": 1}.items():
+        monkeypatch.setattr(relations, name, value)
+    call("relations", monkeypatch, "--seeds", 1, "--rows", 200, "--steps", 2, "--out", out)
+    found = json.loads(out.read_text())["rows"]["200"]
+    assert found["cosine, one network"]["ari_k_known"]["seeds"] == [1.0]
+    assert found["cosine, one network"]["auc"]["seeds"] == [1.0]
+    assert set(found["negative_transfer"]) == {"auc"}
