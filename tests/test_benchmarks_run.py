@@ -243,7 +243,7 @@ def test_negative_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six tasks in two clusters and a harmful one, of many rows: all is found in one network."""
     relations, out = import_module("relations"), tmp_path / "relations.json"
-    for name, value in {"TASKS": 6, "CLUSTERS": 2, "HARMFUL": 1, "TARGETS": 1}.items():
+    for name, value in {"TASKS": 6, "CLUSTERS": 2, "HARMFUL": 1, "TARGETS": 2}.items():
         monkeypatch.setattr(relations, name, value)
     call("relations", monkeypatch, "--seeds", 1, "--rows", 200, "--steps", 2, "--out", out)
     found = json.loads(out.read_text())["rows"]["200"]
