@@ -29,6 +29,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 import quickstudy as qs
+from quickstudy.balancing.combine import mean
 from quickstudy.base.trees import leaves
 from quickstudy.files import trees
 from quickstudy.learners.gradient.descend import Adam
@@ -36,7 +37,6 @@ from quickstudy.learners.gradient.meta_gradients import Implicit
 from quickstudy.learners.metric.siamese import verification
 from quickstudy.learners.transfer.linear_probe import logistic
 from quickstudy.training.checkpoint import RunFolder
-from quickstudy.training.combine import mean
 
 SECONDS, MEGABYTES = 2.0, 300
 WAYS, D = 3, 6

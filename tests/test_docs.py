@@ -16,7 +16,7 @@ from made_up import random_classes
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "docs/tasks.md", "docs/training.md", "docs/computing.md",
-         "docs/whether-to-transfer.md", "docs/multitask.md",
+         "docs/whether-to-transfer.md", "docs/multitask.md", "docs/balancing.md",
          "docs/evaluation.md", "docs/contract.md", "docs/pretrained.md",
          "docs/few_pictures.md"]  # fmt: skip
 TINY = {"steps": 1, "tasks": 2, "every": 1, "ways": 5, "channels": 8, "size": 32}
