@@ -13,7 +13,7 @@ from quickstudy.answers.checks import check_count
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.words import count, first_few
 from quickstudy.compute.engine import computing, losses_of_tasks
-from quickstudy.compute.loop import tasks_gradients
+from quickstudy.compute.gradients import as_outcome
 from quickstudy.compute.prepare import Prepared, in_step_order, names_of, prepare_tasks
 from quickstudy.core import Learner, Task
 from quickstudy.evaluation.evaluate import check_call
@@ -21,6 +21,7 @@ from quickstudy.objectives import Objective, objective_of
 from quickstudy.relations.affinity import Affinity
 from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.numbering import Stream, draw
+from quickstudy.tasks.stacks import unstack
 from quickstudy.training.log import Step
 
 
@@ -188,13 +189,21 @@ def flat_gradients(
     learner: Learner, step: Sequence[Prepared], objective: Objective
 ) -> tuple[Tensor, Tensor]:
     """Each task's gradient (tasks, p) for all trained parameters, and its loss; in float64."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
     parts = []
     for prepared in step:
+        rows, losses = [], []
         with computing(learner, prepared.task, prepared.inspection):
-            gradients, outcome, _ = tasks_gradients(learner, prepared.task, objective)
-        parts.append((gradients, outcome.loss))
-    gradients, losses = (in_step_order(step, part) for part in zip(*parts, strict=True))
-    return gradients.double(), losses.double()
+            for task in unstack(prepared.task):
+                loss = as_outcome(objective(learner, task)).loss
+                found = torch.autograd.grad(loss, parameters, allow_unused=True)
+                pairs = zip(found, parameters, strict=True)
+                rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten()
+                                       for g, p in pairs]))  # fmt: skip
+                losses.append(loss.detach())
+        parts.append((torch.stack(rows), torch.stack(losses)))
+    gradients, of_tasks = (in_step_order(step, part) for part in zip(*parts, strict=True))
+    return gradients.double(), of_tasks.double()
 
 
 def shared_entries(learner: Learner, who: str) -> Tensor:
