@@ -18,7 +18,7 @@ from made_up import random_classes
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 
-def call(script: str, monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> None:
+def call(script: str, monkeypatch: pytest.MonkeyPatch, *words: str | int | Path) -> None:
     monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
     import_module(script).main()
 
@@ -289,3 +289,15 @@ def test_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert worlds["alike"]["better"] == "together"
     assert worlds["unlike"]["better"] == "alone"
     assert worlds["three clusters"]["ratio"] < 1.01
+
+
+def test_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six tasks in two clusters and a harmful one, of many rows: all is found in one network."""
+    relations, out = import_module("relations"), tmp_path / "relations.json"
+    for name, value in {"TASKS": 6, "CLUSTERS": 2, "HARMFUL": 1, "TARGETS": 2}.items():
+        monkeypatch.setattr(relations, name, value)
+    call("relations", monkeypatch, "--seeds", 1, "--rows", 200, "--steps", 2, "--out", out)
+    found = json.loads(out.read_text())["rows"]["200"]
+    assert found["cosine, one network"]["ari_k_known"]["seeds"] == [1.0]
+    assert found["cosine, one network"]["auc"]["seeds"] == [1.0]
+    assert set(found["negative_transfer"]) == {"auc"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from itertools import combinations
 from typing import Any
 
@@ -50,7 +51,9 @@ def made(names: str = "abc", n: int = 40, seed: int = 0, shared: bool = False) -
         x = x if shared else torch.randn(2 * n, 3, generator=generator)
         y = x @ w + 0.5 * torch.randn(2 * n, 1, generator=generator)
         weights[name], tasks[name] = w, (x, y, qs.regression())
-    train, test = qs.tasks.domains(tasks).split_rows(0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one task has nothing to share
+        train, test = qs.tasks.domains(tasks).split_rows(0.5)
     return weights, train, test
 
 

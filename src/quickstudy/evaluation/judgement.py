@@ -167,7 +167,9 @@ class Judgement:
                 "on more rows."
             )
         if not gaining:
-            return "Train alone: no task is shown to gain."
+            worse = self.delta_m + self.half_width < 0
+            more = ", and they are worse on average" if worse else ""
+            return f"Train alone: no task is shown to gain{more}."
         told = f"{len(gaining)} of {count(len(self.table), 'task')} {_verb(gaining, 'gain')}"
         if hurt:
             are = "is" if len(hurt) == 1 else "are"

@@ -13,7 +13,7 @@ from quickstudy.answers.checks import check_count
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.words import count, first_few
 from quickstudy.compute.engine import computing, losses_of_tasks
-from quickstudy.compute.loop import tasks_gradients
+from quickstudy.compute.gradients import as_outcome
 from quickstudy.compute.prepare import Prepared, in_step_order, names_of, prepare_tasks
 from quickstudy.core import Learner, Task
 from quickstudy.evaluation.evaluate import check_call
@@ -21,6 +21,7 @@ from quickstudy.objectives import Objective, objective_of
 from quickstudy.relations.affinity import Affinity
 from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.numbering import Stream, draw
+from quickstudy.tasks.stacks import unstack
 from quickstudy.training.log import Step
 
 
@@ -45,14 +46,12 @@ def gradient_cosines(
 
     >>> import torch, quickstudy as qs
     >>> x = torch.linspace(-1, 1, 20)[:, None]
-    >>> def task(name, slope):
-    ...     rows = qs.examples(x, slope * x)
-    ...     return qs.Task(rows, rows, qs.TaskSpec(qs.regression().answer, name))
-    >>> learner = qs.MAML(torch.nn.Linear(1, 1), steps=0)
-    >>> _ = torch.nn.init.zeros_(learner.network.weight), torch.nn.init.zeros_(learner.network.bias)
-    >>> found = qs.relations.gradient_cosines(learner, [task("up", 1.0), task("down", -1.0)])
-    >>> round(found.of("up", "down"), 3)
-    -1.0
+    >>> tasks = qs.tasks.domains({"up": (x, x, qs.regression()),
+    ...                           "steep": (x, 3 * x, qs.regression())})
+    >>> learner = qs.HardSharing(qs.backbones.MLP(1, (8,)), tasks.outputs)
+    >>> found = qs.relations.gradient_cosines(learner, tasks.tested_on(tasks).tasks)
+    >>> found.names, found.what
+    (('up', 'steep'), 'gradient cosine')
     """
     measured = _Measurement(learner, list(tasks), objective, "gradient_cosines")
     return Affinity("gradient cosine", measured.names, measured.cosines())
@@ -190,13 +189,21 @@ def flat_gradients(
     learner: Learner, step: Sequence[Prepared], objective: Objective
 ) -> tuple[Tensor, Tensor]:
     """Each task's gradient (tasks, p) for all trained parameters, and its loss; in float64."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
     parts = []
     for prepared in step:
+        rows, losses = [], []
         with computing(learner, prepared.task, prepared.inspection):
-            gradients, outcome, _ = tasks_gradients(learner, prepared.task, objective)
-        parts.append((gradients, outcome.loss))
-    gradients, losses = (in_step_order(step, part) for part in zip(*parts, strict=True))
-    return gradients.double(), losses.double()
+            for task in unstack(prepared.task):
+                loss = as_outcome(objective(learner, task)).loss
+                found = torch.autograd.grad(loss, parameters, allow_unused=True)
+                pairs = zip(found, parameters, strict=True)
+                rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten()
+                                       for g, p in pairs]))  # fmt: skip
+                losses.append(loss.detach())
+        parts.append((torch.stack(rows), torch.stack(losses)))
+    gradients, of_tasks = (in_step_order(step, part) for part in zip(*parts, strict=True))
+    return gradients.double(), of_tasks.double()
 
 
 def shared_entries(learner: Learner, who: str) -> Tensor:

@@ -133,7 +133,7 @@ def _locate(gains: Tensor, networks: int) -> tuple[list[int], list[int]]:
     opened_groups = np.flatnonzero(solved.x[len(g) :] > 0.5).tolist()
     best = gains[opened_groups].argmax(0)
     serves = [opened_groups[place] for place in best.tolist()]
-    return [group for group in opened_groups if group in serves], serves
+    return [group for group in opened_groups[::-1] if group in serves], serves
 
 
 def _every_group(tasks: int) -> list[tuple[int, ...]]:
