@@ -14,9 +14,9 @@ parameters; adapting to one support set returns the predictor's *state* and chan
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from quickstudy.base.door import check_predictions, counted, readable, received,
 from quickstudy.base.explain import explaining
 from quickstudy.base.known import mean_of_known, zero_if_unknown
 from quickstudy.base.modules import sees_other_rows
+from quickstudy.base.rows import Acting as Acting
+from quickstudy.base.rows import Examples as Examples
+from quickstudy.base.rows import NamedExamples as NamedExamples
 from quickstudy.base.short import short_repr
 from quickstudy.base.trees import map_tree, without_rows
 from quickstudy.base.updates import refusing_updates
@@ -33,37 +36,6 @@ State = Any
 """What ``adapt`` returns for one support set: nested dicts, tuples and lists of tensors."""
 Statistic = dict[str, Tensor]
 """What a score stores for one task: sums, counts, or pairs of predictions and targets."""
-
-
-@short_repr
-class Examples(NamedTuple):
-    """n labelled rows; tensors only, so it can be passed through ``torch.vmap``.
-
-    ``inputs``   (n, ...): a tensor, or a tree of tensors (token ids and their mask, a graph).
-    ``targets``  in the form of the task's :class:`Answer`: (n,) class ids, (n, d) reals, (n, h, w)
-                 ids, or a tree; -1 or NaN marks single elements as unknown.
-    ``weights``  (n,): how often a row counts; 0 means absent (padding), 2 means twice.
-    ``groups``   (n,) integers: the source of each row (domain, school, speaker); zeros for one.
-
-    :func:`quickstudy.examples` makes them from tensors or arrays.
-    """
-
-    inputs: Any
-    targets: Any
-    weights: Tensor
-    groups: Tensor
-
-
-@short_repr
-class Acting(NamedTuple):
-    """Examples that the engine will make by acting: for :class:`quickstudy.answers.Actions`.
-
-    ``parameters``  a tree of tensors that selects one world of the family.
-    ``noise``       a tree of tensors with all random numbers that acting uses, drawn in advance.
-    """
-
-    parameters: Any
-    noise: Any
 
 
 class Score(ABC):
@@ -239,7 +211,7 @@ class Learner(nn.Module, ABC):
     answers: ClassVar[tuple[type[Answer], ...]] = (Answer,)
     """The kinds of answer that this learner supports."""
     reads_name: ClassVar[bool] = False
-    """Whether it reads ``spec.name``; tasks of different names are then never stacked."""
+    """Whether it reads ``spec.name``; see :meth:`name_key` for what this means for stacks."""
     exceptions: ClassVar[Mapping[str, str]] = {}
     """Laws of the contract that this learner cannot keep, each with the reason."""
     differentiates: ClassVar[bool] = False
@@ -255,13 +227,25 @@ class Learner(nn.Module, ABC):
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Any:
         """Predictions for ``inputs`` (n, ...): a tensor or a tree, whose first axis is the rows."""
 
-    def forward(self, support: Examples, spec: TaskSpec) -> Predictor:
+    def name_key(self, spec: TaskSpec) -> Hashable:
+        """Equal for tasks that may share a stack, whatever their names.
+
+        By default the name itself where it is read, since a stack of several names has none.
+        Learners that are :class:`PlacesNames` allow more.
+        """
+        return spec.name if self.reads_name else ""
+
+    def forward(self, support: Examples | NamedExamples, spec: TaskSpec) -> Predictor:
         """The predictor after adapting to ``support``, whose rows get the learner's type of reals.
 
         Raises ValueError for an answer or rows that do not fit this learner, and for no rows.
         """
         if not isinstance(spec, TaskSpec):
             raise ValueError(f"spec: must be a TaskSpec; found {type(spec)}. Use qs.regression().")
+        if isinstance(support, NamedExamples):  # in a stack, whose spec need not have the name
+            return cast(
+                "Predictor", cast("PlacesNames", self).at(support.place)(support.rows, spec)
+            )
         check_answer(self, spec.answer)
         support = checked_support(self, support, spec.answer)
         with explaining(self, support.inputs), refusing_updates(self):
@@ -272,6 +256,22 @@ class Learner(nn.Module, ABC):
     def transductive(self) -> bool:
         """Whether one query's prediction depends on the other queries (batch statistics)."""
         return any(sees_other_rows(module) for module in self.modules())
+
+
+@runtime_checkable
+class PlacesNames(Protocol):
+    """A learner with parameters (tasks, ...) that have a row for each task it knows by name.
+
+    The engine then stacks known tasks of different names. It gives each its place beside its
+    support rows (:class:`NamedExamples`), so that ``vmap`` and the loop compute the same.
+    """
+
+    def place_of(self, name: str) -> int:
+        """The row of this task in the parameters; -1 for a name it does not know."""
+
+    def at(self, place: Tensor) -> Learner:
+        """The learner for the task at ``place`` (), whatever the name: a light copy that shares
+        all modules and parameters."""
 
 
 def check_answer(learner: Learner, answer: Answer) -> None:

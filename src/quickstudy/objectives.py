@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from quickstudy.base.trees import has_shape, map_tree, shapes
+from quickstudy.base.trees import concatenate, has_shape, map_tree, shapes
 from quickstudy.base.weighting import weights_are_uniform
-from quickstudy.core import Answer, Examples, Learner, Predictor, State, Task
+from quickstudy.core import Answer, Examples, Learner, NamedExamples, Predictor, State, Task
 from quickstudy.tasks.examples import counted_weights, weighted_mean
 
 
@@ -97,6 +97,32 @@ def query_loss(learner: Learner, task: Task) -> Outcome:
     if answer.loss_is_score:
         return Outcome(loss, loss.detach())
     return Outcome(loss, score_of(predictions, task.query, answer))
+
+
+def all_rows_loss(learner: Learner, task: Task) -> Outcome:
+    """The mean loss over all rows of the task, support and query; the score is that of the queries.
+
+    For a learner whose predictions for the task depend on none of its rows: each can teach.
+    """
+    support, query, spec = task
+    support = support.rows if isinstance(support, NamedExamples) else support
+    predictor = learner(task.support, spec)
+    together = shapes(map_tree(lambda leaf: leaf[0], support.inputs)) == shapes(
+        map_tree(lambda leaf: leaf[0], query.inputs)
+    )
+    if together:  # one pass
+        both = predict_rows(predictor, concatenate(support, query))
+        n = len(support.weights)
+        parts = [map_tree(lambda leaf: leaf[:n], both), map_tree(lambda leaf: leaf[n:], both)]
+    else:  # rows of different sizes, such as graphs
+        parts = [predict_rows(predictor, rows) for rows in (support, query)]
+    losses, counts = [], []
+    for predictions, rows in zip(parts, (support, query), strict=True):
+        of_rows, share = spec.answer.loss_and_share(predictions, rows.targets)
+        losses.append(of_rows)
+        counts.append(rows.weights * share)
+    loss = weighted_mean(torch.cat(losses), torch.cat(counts))
+    return Outcome(loss, score_of(parts[1], query, spec.answer))
 
 
 def mean_loss(

@@ -94,10 +94,10 @@ def test_tasks_of_different_kinds_are_never_stacked_and_stacks_hold_their_indice
         stack([ids, reals])
 
 
-def test_tasks_of_different_names_share_a_stack_unless_by_name():
+def test_tasks_of_different_names_share_a_stack_if_their_keys_are_equal():
     a, b = (task(vectors(4), vectors(4, 1), qs.regression(name=name)) for name in "ab")
-    assert len(stacks([a, b, a], by_name=True)) == 2
-    (together,) = stacks([a, b, a], by_name=False)
+    assert len(stacks([a, b, a])) == 2
+    (together,) = stacks([a, b, a], lambda spec: "")
     assert together.names == ("a", "b", "a")
     assert together.task.spec.name == ""
 

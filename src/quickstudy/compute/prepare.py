@@ -12,8 +12,9 @@ from quickstudy.answers.custom import Custom
 from quickstudy.base.door import dtype_for, inspected, to_inputs
 from quickstudy.base.modules import device_of
 from quickstudy.base.trees import map_tree, structure
+from quickstudy.base.words import first_few
 from quickstudy.compute.plan import Kind
-from quickstudy.core import Examples, Learner, Task
+from quickstudy.core import Examples, Learner, NamedExamples, PlacesNames, Task
 from quickstudy.tasks.acting import needs_acting, run_acting
 from quickstudy.tasks.inspection import Inspection, inspect_stack
 from quickstudy.tasks.stacks import Stack, stacks, to_device, unstack
@@ -44,9 +45,31 @@ def prepare_stack(learner: Learner, stack: Stack) -> Prepared:
     device, task = device_of(learner), stack.task
     if needs_acting(task):
         task = _run_acting_of_stack(learner, to_device(task, device))
-    task = _received(learner, task)
+    task = placed(learner, stack._replace(task=_received(learner, task)))
     inspection = inspect_stack(task)
     return Prepared(to_device(task, device), stack.places, stack.names, inspection)
+
+
+def placed(learner: Learner, stack: Stack) -> Task:
+    """The stacked task, with the place of each task beside its support rows where ``learner`` has
+    parameters for its name (:class:`quickstudy.core.PlacesNames`).
+
+    Raises ValueError for known and unknown names in one stack, which ``name_key`` must prevent.
+    """
+    task = stack.task
+    if not isinstance(learner, PlacesNames) or not isinstance(task.support, Examples):
+        return task
+    places = [learner.place_of(name) for name in stack.names]
+    if max(places) < 0:
+        return task
+    if min(places) < 0:
+        raise ValueError(
+            f"{type(learner).__name__}: the tasks of one stack must all be known by name, or none; "
+            f"found both among {first_few(dict.fromkeys(stack.names))}. Let its name_key tell them "
+            "apart."
+        )
+    place = torch.tensor(places, device=task.support.weights.device)
+    return task._replace(support=NamedExamples(*task.support, place))
 
 
 def _received(learner: Learner, stack: Task) -> Task:
@@ -60,8 +83,10 @@ def _received(learner: Learner, stack: Task) -> Task:
         def like_inputs(leaf: torch.Tensor) -> torch.Tensor:
             return leaf.to(dtype) if leaf.is_floating_point() else leaf
 
-        return Examples(
-            inputs, map_tree(like_inputs, part.targets), like_inputs(part.weights), part.groups
+        return part._replace(
+            inputs=inputs,
+            targets=map_tree(like_inputs, part.targets),
+            weights=like_inputs(part.weights),
         )
 
     return Task(convert(stack.support), convert(stack.query), stack.spec)
@@ -69,7 +94,7 @@ def _received(learner: Learner, stack: Task) -> Task:
 
 def prepare_tasks(learner: Learner, tasks: Sequence[Task]) -> list[Prepared]:
     """The tasks of one step in prepared stacks."""
-    return [prepare_stack(learner, stack) for stack in stacks(tasks, learner.reads_name)]
+    return [prepare_stack(learner, stack) for stack in stacks(tasks, learner.name_key)]
 
 
 def _run_acting_of_stack(learner: Learner, stack: Task) -> Task:
@@ -87,7 +112,8 @@ def _run_acting_of_stack(learner: Learner, stack: Task) -> Task:
 
 
 def kind_of(task: Task) -> Kind:
-    """The kind of a task: its kind of answer and the structure of its inputs.
+    """The kind of a task: its kind of answer, the structure of its inputs, and whether the
+    learner knows it by name.
 
     A check of a mapping with one task holds for all tasks of its kind. The numbers of rows, classes
     and features do not matter. Answers with the user's own code are each a kind of their own:
@@ -95,7 +121,8 @@ def kind_of(task: Task) -> Kind:
     """
     answer = task.spec.answer
     ours = type(answer).__module__.startswith("quickstudy.") and not isinstance(answer, Custom)
-    return answer.kind if ours else answer, structure(task.support.inputs)
+    named = isinstance(task.support, NamedExamples)
+    return answer.kind if ours else answer, (structure(task.support.inputs), named)
 
 
 def names_of(step: Sequence[Prepared]) -> list[str]:

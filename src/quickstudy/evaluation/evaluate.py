@@ -150,7 +150,7 @@ class _Scoring:
             self.kinds.add(task.spec)
             self.fingerprint.add(inputs)
         found: list[tuple[Examples, Any, Any]] = [None] * len(drawn)  # type: ignore[list-item]
-        for stack in stacks(drawn, self.learner.reads_name):
+        for stack in stacks(drawn, self.learner.name_key):
             for place, result in zip(stack.places, self._results(stack), strict=True):
                 found[place] = result
         for number, (task, (query, predictions, decoded)) in enumerate(

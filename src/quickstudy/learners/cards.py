@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("metric", "gradient", "memory", "transfer", "domains")
+FAMILIES = ("metric", "gradient", "memory", "transfer", "domains", "multitask")
 """The folders of learners, in the order of lists."""
 
 OPTIMISERS = {"adam": 1e-3, "sgd": 0.1}

@@ -23,6 +23,7 @@ from quickstudy.base.shown import shown
 from quickstudy.base.trees import named_leaves
 from quickstudy.core import Acting, Examples, Task, TaskSource, TaskSpec
 from quickstudy.tasks.fixed import FixedTasks
+from quickstudy.tasks.stackable import NameKey, own_name
 from quickstudy.tasks.stacks import Stack, as_stack, stacks
 
 _BITS = 30
@@ -181,15 +182,19 @@ def draw_stacks(
     seed: int,
     indices: Iterable[int],
     stream: Stream = Stream.TRAINING,
-    by_name: bool = True,
+    name_key: NameKey = own_name,
 ) -> list[Stack]:
-    """Tasks ``indices`` of a stream, in stacks; the same tasks as :func:`draw` gives."""
+    """Tasks ``indices`` of a stream, in stacks; the same tasks as :func:`draw` gives.
+
+    ``name_key``  see :func:`quickstudy.tasks.stacks.stacks`.
+    """
     indices = list(indices)
     if _draws_stacks(source):
         drawn = source.stacked([generator(task_seed(seed, i, stream)) for i in indices])
         if drawn is not None:
+            name_key(drawn.spec)  # a learner may refuse the task
             return [as_stack(drawn)]
-    return stacks([draw(source, seed, i, stream) for i in indices], by_name)
+    return stacks([draw(source, seed, i, stream) for i in indices], name_key)
 
 
 def _draws_stacks(source: TaskSource) -> TypeGuard[Stacking]:

@@ -7,14 +7,23 @@ their features. A dimension is spanned if in every task its size is that of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from quickstudy.base.trees import named_leaves, structure
-from quickstudy.core import Acting, Answer, Examples, Task
+from quickstudy.core import Acting, Answer, Examples, Task, TaskSpec
+
+NameKey = Callable[[TaskSpec], Hashable]
+"""Equal for tasks that may share a stack, whatever their names: ``Learner.name_key``."""
+
+
+def own_name(spec: TaskSpec) -> str:
+    """The key with which no stack has tasks of different names."""
+    return spec.name
+
 
 Spans = list[frozenset[Any]]
 """For each dimension of each leaf, what its size is: a number, or that of a mask's dimension."""
@@ -42,17 +51,16 @@ class Group:
         return True
 
 
-def group_stackable(tasks: Sequence[Task], by_name: bool) -> list[Group]:
+def group_stackable(tasks: Sequence[Task], name_key: NameKey) -> list[Group]:
     """Groups of tasks that can share a stack, in order of their first task.
 
-    ``by_name``  tasks of different names are never in one group.
+    ``name_key``  tasks for which it differs are never in one group.
     """
     groups: list[Group] = []
     for place, task in enumerate(tasks):
         answer, spans = task.spec.answer, Spans()
-        key = [_key(part, answer.ragged, spans) for part in (task.support, task.query)]
-        if by_name:
-            key.append(task.spec.name)
+        parts = (task.support, task.query)
+        key = [name_key(task.spec), *(_key(part, answer.ragged, spans) for part in parts)]
         if not any(group.add(answer, place, key, spans) for group in groups):
             groups.append(Group(answer, [place], key, spans))
     return groups

@@ -20,7 +20,7 @@ from quickstudy.base.known import unknown_value
 from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.core import Answer, Examples, Task, TaskSpec
 from quickstudy.tasks.examples import pad_rows
-from quickstudy.tasks.stackable import group_stackable
+from quickstudy.tasks.stackable import NameKey, group_stackable, own_name
 
 MAX_STACKS = 3
 """Most stacks for tasks of one kind whose numbers of rows differ."""
@@ -40,12 +40,12 @@ class Stack(NamedTuple):
     names: tuple[str, ...]
 
 
-def stack(tasks: Sequence[Task], by_name: bool = True) -> Task:
+def stack(tasks: Sequence[Task], name_key: NameKey = own_name) -> Task:
     """Tasks -> one task whose tensors have shape (tasks, rows, ...).
 
     Raises ValueError where they cannot be computed at once, and what :func:`stacks` raises.
     """
-    groups = group_stackable(tasks, by_name)
+    groups = group_stackable(tasks, name_key)
     if len(groups) > 1:
         specs = list(dict.fromkeys(task.spec for task in tasks))
         raise ValueError(
@@ -56,16 +56,17 @@ def stack(tasks: Sequence[Task], by_name: bool = True) -> Task:
     return _stacked(tasks, groups[0].answer)
 
 
-def stacks(tasks: Sequence[Task], by_name: bool = True) -> list[Stack]:
+def stacks(tasks: Sequence[Task], name_key: NameKey = own_name) -> list[Stack]:
     """Tasks -> as few stacks as possible, see the module's docstring.
 
-    ``by_name``  tasks of different names never share a stack, for learners that read the name.
+    ``name_key``  tasks for which it differs never share a stack: a learner's ``name_key``; by
+                  default the name.
 
     Raises ValueError for a support or query set without rows, and for targets that do not fit their
     own task's answer where the stack has a wider one.
     """
     found = []
-    for group in group_stackable(tasks, by_name):
+    for group in group_stackable(tasks, name_key):
         for places in _split_by_size(tasks, group.places):
             members = [tasks[place] for place in places]
             answer = members[0].spec.answer

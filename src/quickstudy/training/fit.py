@@ -119,7 +119,7 @@ def fit(
     first = prepare(learner, objective, drawn, tasks_per_step)
     trainer.scored = kind_of_all(task.spec for task in drawn)
     opt = make_optimiser(optimiser or adam(), [p for p in learner.parameters() if p.requires_grad])
-    parts = {(t.spec.answer.kind, t.spec.name if learner.reads_name else "") for t in drawn}
+    parts = {(t.spec.answer.kind, learner.name_key(t.spec)) for t in drawn}
     trainer.first_steps = FirstSteps(learner, opt, alike=len(parts) == 1)
     base_rates = [group["lr"] for group in opt.param_groups]
     settings = {
@@ -218,7 +218,7 @@ class _Trainer:
         """The tasks of a step in prepared stacks, on the learner's device."""
         first = step * self.tasks_per_step
         numbers = range(first, first + self.tasks_per_step)
-        drawn = draw_stacks(self.source, self.seed, numbers, by_name=self.learner.reads_name)
+        drawn = draw_stacks(self.source, self.seed, numbers, name_key=self.learner.name_key)
         prepared = [prepare_stack(self.learner, stack) for stack in drawn]
         if not active_dropout(self.learner):
             return prepared

@@ -19,7 +19,7 @@ from quickstudy.base.updates import updating_norm
 from quickstudy.compute.gradients import as_outcome
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
 from quickstudy.compute.plan import Compute
-from quickstudy.compute.prepare import kind_of
+from quickstudy.compute.prepare import kind_of, placed
 from quickstudy.contract.check import applicable, check_laws, doubled
 from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
 from quickstudy.evaluation.validation import Validation
@@ -102,7 +102,8 @@ def prepare(
             "the dropout layers."
         )
     tasks = [run_acting(learner, to_device(task, device_of(learner))) for task in drawn]
-    for task in {kind_of(task): task for task in reversed(tasks)}.values():
+    kinds = {(kind_of(task), learner.name_key(task.spec)): task for task in reversed(tasks)}
+    for task in kinds.values():
         with _gradients_needed(learner), one_task_must_fit(), dropout_off(learner):
             if isinstance(learner, GradientLearner):  # not on a copy, whose names Keras changes
                 learner.refuse_unreachable(task.support, task.spec)
@@ -111,7 +112,7 @@ def prepare(
                 raise RuntimeError("the loss does not require grad")
         with one_task_must_fit():
             _try_dropout(learner, objective, task)
-    return [stack.task for stack in stacks(tasks, learner.reads_name)]
+    return [placed(learner, stack) for stack in stacks(tasks, learner.name_key)]
 
 
 def _try_dropout(learner: Learner, objective: Objective, task: Task) -> None:
