@@ -128,9 +128,9 @@ def test_damaged_copies_are_refused(root, tmp_path):
 
 
 def test_wrong_names_and_missing_files_name_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match=r"lake_runs is a set of published.*load_tasks"):
+    with pytest.raises(ValueError, match=r"lake_runs has published.*load_tasks, or give it to"):
         datasets.load("lake_runs", tmp_path)
-    with pytest.raises(ValueError, match=r"omniglot has classes.*published tasks are: lake_runs"):
+    with pytest.raises(ValueError, match=r"omniglot has classes.*test tasks are: lake_runs"):
         datasets.load_tasks("omniglot", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"all_runs\.zip.*https://"):
         datasets.load_tasks("lake_runs", tmp_path, download=False)

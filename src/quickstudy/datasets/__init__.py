@@ -5,9 +5,10 @@
 (1028, 172, 423)
 
 ``load(name)`` takes any name in :data:`CARDS`; ``folder(path)`` and ``arrays(X, y)`` take your own
-data. ``load_tasks(name)`` gives published test tasks, which are evaluated as they are, and
-``load_domains(name)`` the rows of several domains, to transfer between, and ``load_texts(name)``
-the texts of a data set of texts. Importing this module imports neither torch nor any data set.
+data. ``load_tasks(name)`` gives published test tasks, which are evaluated as they are,
+``load_domains(name)`` the rows of several domains, to transfer between, ``load_named_tasks(name)``
+tasks to learn together, and ``load_texts(name)`` the texts of a data set of texts. Importing this
+module imports neither torch nor any data set.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
     from quickstudy.datasets.in_memory import arrays
     from quickstudy.datasets.published import PublishedTasks
     from quickstudy.datasets.tokenizer import TextTokenizer
+    from quickstudy.tasks.named_tasks import NamedTasks
     from quickstudy.tasks.rows import LabelledRows
 
 __all__ = [
     "CARDS", "Card", "Dataset", "Domains", "PublishedTasks", "TextTokenizer", "Texts", "arrays",
-    "card", "folder", "load", "load_classes", "load_domains", "load_tasks", "load_texts",
-    "read_classes",
+    "card", "folder", "load", "load_classes", "load_domains", "load_named_tasks", "load_tasks",
+    "load_texts", "read_classes",
 ]  # fmt: skip
 
 _LAZY = {
@@ -84,17 +86,7 @@ def load(
     FileNotFoundError where files are missing, and ArchiveError or ImageError (both ValueError)
     where files are damaged.
     """
-    chosen = card(name)
-    if chosen.published:
-        raise ValueError(
-            f"datasets: {name} is a set of published test tasks, not classes to train on. Load it "
-            "with load_tasks, or give it to `quickstudy evaluate RUN --data`."
-        )
-    if chosen.domains:
-        raise ValueError(
-            f"datasets: {name} has domains to transfer between, not classes to train on. Load it "
-            "with load_domains."
-        )
+    chosen = _card_for("load", name)
     options: dict[str, Any] = {
         "split": split, "size": size, "fractions": fractions, "split_seed": split_seed,
         "ways": ways,
@@ -144,14 +136,7 @@ def load_tasks(
 
     Raises ValueError for a name that is not one of published tasks, and else as :func:`load`.
     """
-    chosen = card(name)
-    if not chosen.published:
-        known = ", ".join(each.name for each in CARDS.values() if each.published)
-        has, loader = ("domains", "load_domains") if chosen.domains else ("classes", "load")
-        raise ValueError(
-            f"datasets: {name} has {has}, not published test tasks. Load it with {loader}; "
-            f"published tasks are: {known}."
-        )
+    chosen = _card_for("load_tasks", name)
     options: dict[str, Any] = {} if size is None else {"size": size}
     options |= {"shuffled": True} if shuffled else {}
     tasks: PublishedTasks = _loaded(chosen, root, options, download)
@@ -171,15 +156,44 @@ def load_domains(name: str, root: str | Path | None = None) -> Domains:
     Raises ValueError for a name that is not one of such data, FileNotFoundError where files are
     missing, and ArchiveError where they are damaged.
     """
-    chosen = card(name)
-    if not chosen.domains:
-        known = ", ".join(each.name for each in CARDS.values() if each.domains)
-        raise ValueError(
-            f"datasets: {name} has no domains. Load it with load or load_tasks; data of several "
-            f"domains are: {known}."
-        )
+    chosen = _card_for("load_domains", name)
     domains: Domains = _loaded(chosen, root, {}, download=False)
     return domains
+
+
+def load_named_tasks(
+    name: str, root: str | Path | None = None, *, part: str | None = None
+) -> NamedTasks:
+    """The data set ``name`` as tasks with names, for learners of many tasks.
+
+    >>> import quickstudy as qs
+    >>> schools = qs.datasets.load_named_tasks("school")  # doctest: +SKIP
+    >>> train, test = schools.split_rows(0.75)  # doctest: +SKIP
+
+    ``root``  as for :func:`load`.
+    ``part``  of the rows, where their publisher divided them, such as "train" or "test": see
+              ``card(name).parts``. By default the first.
+
+    Raises ValueError for a name that is not one of such data, and for an unknown part,
+    FileNotFoundError where files are missing, and ArchiveError where they are damaged.
+    """
+    chosen = card(name)
+    if not chosen.named_tasks:
+        known = ", ".join(each.name for each in CARDS.values() if each.named_tasks)
+        has, function = chosen.load_with
+        raise ValueError(
+            f"datasets: {name} has {has}, not named tasks. Load it with {function}; data sets with "
+            f"named tasks are: {known}."
+        )
+    if part is not None and part not in chosen.parts:
+        raise ValueError(
+            f"datasets: {name} has no part {part!r}; its parts are: "
+            f"{', '.join(chosen.parts) or 'none, since its rows were not divided'}."
+        )
+    module, function = chosen.named_tasks.split(":")
+    options = {"part": part or chosen.parts[0]} if chosen.parts else {}
+    tasks: NamedTasks = getattr(import_module(module), function)(root, **options)
+    return tasks
 
 
 def load_texts(
@@ -203,6 +217,22 @@ def load_texts(
     module, _ = chosen.loader.split(":")
     texts: dict[str, Texts] = import_module(module).load_texts(root, **options, download=download)
     return texts
+
+
+def _card_for(function: str, name: str) -> Card:
+    """The card of data set ``name``; ValueError where another function than this loads it."""
+    chosen = card(name)
+    has, loader = chosen.load_with
+    if loader == function:
+        return chosen
+    kinds = {each.name: each.load_with for each in CARDS.values()}
+    known = [name for name, (_, needed) in kinds.items() if needed == function]
+    wanted = kinds[known[0]][0]
+    further = ", or give it to `quickstudy evaluate RUN --data`" if chosen.published else ""
+    raise ValueError(
+        f"datasets: {name} has {has}, not {wanted}. Load it with {loader}{further}; those with "
+        f"{wanted} are: {', '.join(known)}."
+    )
 
 
 def _loaded(chosen: Card, root: str | Path | None, options: dict[str, Any], download: bool) -> Any:

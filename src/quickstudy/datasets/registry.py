@@ -66,6 +66,11 @@ class Card:
                     tasks, so that a learner trained on them cannot be compared.
     ``domains``     the names of its domains, for data of several; these are loaded by
                     :func:`~quickstudy.datasets.load_domains`.
+    ``named_tasks`` the function that loads it as named tasks, as ``loader``, for
+                    :func:`~quickstudy.datasets.load_named_tasks`; the only one where no other
+                    loader is given.
+    ``parts``       of its named tasks, where their rows were divided by the publisher, the first
+                    by default.
     ``texts``       whether its inputs are tokens of texts, which
                     :func:`~quickstudy.datasets.load_texts` gives as they are.
     """
@@ -89,25 +94,45 @@ class Card:
     published: tuple[PublishedError, ...] = ()
     trained_on: tuple[tuple[str, str], ...] = ()
     domains: tuple[str, ...] = ()
+    named_tasks: str = ""
+    parts: tuple[str, ...] = ()
     texts: bool = False
 
     def digest(self, what: str) -> str:
         """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
         return {each.what: each.digest for each in self.checksum}[what]
 
+    @property
+    def load_with(self) -> tuple[str, str]:
+        """What it has, and the function of :mod:`quickstudy.datasets` that loads that."""
+        if self.published:
+            return "published test tasks", "load_tasks"
+        if self.domains:
+            return "domains to transfer between", "load_domains"
+        if self.loader == self.named_tasks:
+            return "named tasks", "load_named_tasks"
+        return "classes", "load"
+
 
 def read_card(path: Path) -> Card:
     """The card in one file; ValueError, naming the file, for keys that no card has, or lacks."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))
-    module, _, function = values.pop("loader", f"{path.stem}:load").partition(":")
+    named = values.pop("named_tasks", "")
+    loader = values.pop("loader", named or f"{path.stem}:load")
     made: dict[str, Any] = {key: _frozen(value) for key, value in values.items()}
     made["checksum"] = tuple(Checksum(**each) for each in values.get("checksum", ()))
     made["published"] = tuple(PublishedError(**each) for each in values.get("published", ()))
     made["options"] = frozenset(values.get("options", ()))
     try:
-        return Card(path.stem, loader=f"quickstudy.datasets.{module}:{function}", **made)
+        return Card(path.stem, loader=_whole(loader), named_tasks=_whole(named), **made)
     except TypeError as error:
         raise ValueError(f"{path}: a card needs the fields of Card, but {error}.") from error
+
+
+def _whole(function: str) -> str:
+    """``module:function`` with the package, ``load`` by default; "" where none is given."""
+    module, _, name = function.partition(":")
+    return f"quickstudy.datasets.{module}:{name or 'load'}" if module else ""
 
 
 def _frozen(value: Any) -> Any:

@@ -136,4 +136,4 @@ def _plain(card: Card) -> dict[str, Any]:
     """A card as JSON; null for what depends on the source."""
     facts = asdict(card)
     del facts["loader"]
-    return {**facts, "options": sorted(card.options)}
+    return {**facts, "options": sorted(card.options), "named_tasks": bool(card.named_tasks)}
