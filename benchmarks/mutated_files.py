@@ -36,7 +36,7 @@ from quickstudy.learners.gradient.meta_gradients import Implicit
 from quickstudy.learners.metric.siamese import verification
 from quickstudy.learners.transfer.linear_probe import logistic
 from quickstudy.training.checkpoint import RunFolder
-from quickstudy.training.combine import mean
+from quickstudy.balancing.combine import mean
 
 SECONDS, MEGABYTES = 2.0, 300
 WAYS, D = 3, 6

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "quickstudy"
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = [
     "base", "core", "answers", "tasks", "datasets", "backbones", "objectives", "learners", "files",
-    "compute", "contract", "evaluation", "training", "reports", "interfaces",
+    "compute", "balancing", "contract", "evaluation", "training", "reports", "interfaces",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 WITHOUT_TORCH = {

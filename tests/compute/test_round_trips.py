@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 import quickstudy as qs
 from made_up import random_classes
 from quickstudy.backbones import MLP, Conv4
+from quickstudy.balancing.combine import mean
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.objectives import Outcome, objective_of, query_loss
-from quickstudy.training.combine import mean
 from quickstudy.training.fit import _Trainer
 from quickstudy.training.optimisers import adam
 

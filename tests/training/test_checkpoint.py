@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import quickstudy as qs
+from quickstudy.balancing.combine import mean
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.files.trees import load_tree, save_tree
 from quickstudy.training.checkpoint import Progress, RunFolder
-from quickstudy.training.combine import mean
 
 BIAS, SETTINGS = "backbone.layers.0.bias", {"steps": 9, "tasks_per_step": 4}
 

@@ -10,12 +10,12 @@ import torch
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
+from quickstudy.balancing.combine import mean
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import Objective, Outcome, query_loss
 from quickstudy.tasks.numbering import draw
 from quickstudy.training import schedules
-from quickstudy.training.combine import mean
 from quickstudy.training.fit import NonFiniteLoss, _Trainer
 from quickstudy.training.log import Step, Training
 from quickstudy.training.optimisers import adam, sgd

@@ -48,7 +48,6 @@ from quickstudy.compute.loop import (
     loop_gradients,
     map_in_threads,
     seeded,
-    tasks_gradients,
 )
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import Prepared, count_of, entries_at, in_step_order, kind_of
@@ -116,7 +115,7 @@ def _accumulate_stack(
             compute = partial(_compiled, compiled, uniform)
         parts = [
             compute(learner, chunk, objective, total if factors is None else factors)
-            for chunk, factors in _chunks(stack, weights, size)
+            for chunk, factors in chunks(stack, weights, size)
         ]
     if len(parts) == 1:
         return parts[0]
@@ -201,26 +200,6 @@ def losses_of_tasks(learner: Learner, step: Sequence[Prepared], objective: Objec
     return Outcome(*(in_step_order(step, part) for part in zip(*parts, strict=True)))
 
 
-def gradients_of_tasks(
-    learner: Learner, step: Sequence[Prepared], objective: Objective
-) -> tuple[Tensor, Outcome, list[bool]]:
-    """Each task's gradient (tasks, p), and the outcomes; p counts all trained parameters.
-
-    The last value is, for each parameter, whether the loss of any task depends on it.
-    """
-    parts, outcomes, reached = [], [], []
-    for prepared in step:
-        with computing(learner, prepared.task, prepared.inspection):
-            gradients, outcome, of_stack = tasks_gradients(
-                learner, prepared.task, objective, prepared.dropout
-            )
-        parts.append(gradients)
-        outcomes.append(outcome)
-        reached.append(of_stack)
-    ordered = Outcome(*(in_step_order(step, part) for part in zip(*outcomes, strict=True)))
-    return in_step_order(step, parts), ordered, [any(of) for of in zip(*reached, strict=True)]
-
-
 def map_tasks(
     function: Callable[[Learner, Task], Any],
     stack: Task,
@@ -247,7 +226,7 @@ def map_tasks(
             vmap(lambda support, query: function(learner, Task(support, query, stack.spec)))(
                 chunk.support, chunk.query
             )
-            for chunk, _ in _chunks(stack, None, plan.chunk)
+            for chunk, _ in chunks(stack, None, plan.chunk)
         ]
     return map_tree(lambda *leaves: torch.cat(leaves), *parts)
 
@@ -258,7 +237,7 @@ def _objective_of_parts(
     return lambda support, query: as_outcome(objective(learner, Task(support, query, stack.spec)))
 
 
-def _chunks(stack: Task, factors: Tensor | None, size: int) -> Iterator[tuple[Task, Tensor | None]]:
+def chunks(stack: Task, factors: Tensor | None, size: int) -> Iterator[tuple[Task, Tensor | None]]:
     """Chunks of ``size`` tasks of the stack, each with its factors, if given."""
     tasks = count(stack)
     if size >= tasks:  # slicing would take longer than a small network's step

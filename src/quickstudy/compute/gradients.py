@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -48,7 +49,7 @@ def of_each_task(
     def gradients(
         parameters: Parameters, support: Examples, query: Examples
     ) -> tuple[Parameters, Outcome]:
-        loss = _Loss(learner, objective, spec)
+        loss = TaskLoss(learner, objective, spec)
         over_tasks = vmap(grad_and_value(loss, has_aux=True), in_dims=(None, 0, 0))
         found, (losses, scores) = over_tasks(parameters, support, query)
         summed = {
@@ -66,7 +67,7 @@ def of_one_graph(learner: Learner, objective: Objective, spec: TaskSpec) -> Grad
     def gradients(
         parameters: Parameters, support: Examples, query: Examples
     ) -> tuple[Parameters, Outcome]:
-        loss = _Loss(learner, objective, spec)
+        loss = TaskLoss(learner, objective, spec)
 
         def total(parameters: Parameters) -> tuple[Tensor, Outcome]:
             losses, scores = vmap(loss, in_dims=(None, 0, 0))(parameters, support, query)
@@ -146,21 +147,31 @@ def _losses_over_tasks(
     return vmap(of_one)(predictions, support, query)
 
 
-class _Loss:
+class TaskLoss:
     """(parameters, support, query) of one task -> its loss and score.
 
     ``reached``  names of the parameters that the loss depends on: ``torch.func`` gives the others
                  gradients of zeros, so hooks record which ones have a gradient.
+
+    ``constants``  values of parameters for which no gradient is wanted.
     """
 
-    def __init__(self, learner: Learner, objective: Objective, spec: TaskSpec) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        objective: Objective,
+        spec: TaskSpec,
+        constants: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         self._module, self._spec = _Module(learner, objective), spec
+        self._constants = {f"learner.{name}": value for name, value in constants.items()}
         self.reached: set[str] = set()
 
     def __call__(self, parameters: Parameters, support: Examples, query: Examples) -> Outcome:
+        """The outcome of the task."""
         for name, parameter in parameters.items():
             parameter.register_hook(lambda _, name=name: self.reached.add(name))
-        named = {f"learner.{name}": p for name, p in parameters.items()}
+        named = self._constants | {f"learner.{name}": p for name, p in parameters.items()}
         outcome: Outcome = call_with(self._module, named, Task(support, query, self._spec))
         return outcome
 

@@ -53,7 +53,7 @@ def loop_gradients(
     for _, gradients in shares:
         for parameter, gradient in zip(_trained(learner), gradients, strict=True):
             parameter.grad = _sum(parameter.grad, gradient)
-    return _stack_outcomes(in_task_order([outcomes for outcomes, _ in shares]))
+    return stack_outcomes(in_task_order([outcomes for outcomes, _ in shares]))
 
 
 def _one_after_another(
@@ -80,28 +80,8 @@ def seeded(learner: Learner, seeds: Sequence[int], place: int) -> Learner:
     return with_dropout(learner, seeds[place]) if seeds else learner
 
 
-def tasks_gradients(
-    learner: Learner, stack: Task, objective: Objective, seeds: Sequence[int] = ()
-) -> tuple[Tensor, Outcome, list[bool]]:
-    """Each task's gradient, flat (tasks, p), and the outcomes; p counts all trained parameters.
-
-    It is zero for parameters on which a task's loss does not depend. The last value is, for each
-    parameter, whether the loss of any task depends on it.
-    """
-    rows, outcomes, parameters = [], [], _trained(learner)
-    reached = [False] * len(parameters)
-    for place, task in enumerate(unstack(stack)):
-        outcome = as_outcome(objective(seeded(learner, seeds, place), task))
-        found = torch.autograd.grad(outcome.loss, parameters, allow_unused=True)
-        reached = [r or g is not None for r, g in zip(reached, found, strict=True)]
-        pairs = zip(found, parameters, strict=True)
-        rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten()
-                               for g, p in pairs]))  # fmt: skip
-        outcomes.append(Outcome(outcome.loss.detach(), outcome.score.detach()))
-    return torch.stack(rows), _stack_outcomes(outcomes), reached
-
-
-def _stack_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
+def stack_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcomes of single tasks as one (tasks,)."""
     return Outcome(*(torch.stack(part) for part in zip(*outcomes, strict=True)))
 
 

@@ -82,6 +82,8 @@ class Plan:
     ``workers``   number of threads of a loop.
     ``compiled``  whether mapped tasks run as compiled code (:mod:`quickstudy.compute.compiled`).
     ``bytes``     upper bound on the graph of a task; 0 if it was not counted.
+    ``parts``     in how many parts the tasks' gradients are computed, one of which is in memory;
+                  only for a combiner of gradients (:mod:`quickstudy.compute.jacobian`).
     ``kinds``     kinds of task (:func:`quickstudy.compute.prepare.kind_of`) for which the mapping
                   was checked against the loop; others are looped. None for all kinds.
     """
@@ -93,6 +95,7 @@ class Plan:
     compiled: bool = False
     bytes: int = field(default=0, compare=False)
     kinds: tuple[Kind, ...] | None = None
+    parts: int = 1
 
     @property
     def at_once(self) -> int:
@@ -111,7 +114,8 @@ class Plan:
         Raises ValueError for values that no plan for steps of ``tasks`` tasks has.
         """
         plan = Plan(**(dict(values) | {"mapping": Mapping(values["mapping"]), "kinds": ()}))
-        counts = ((plan.chunk, 1, tasks), (plan.workers, 1, tasks), (plan.bytes, 0, 2**63))
+        counts = ((plan.chunk, 1, tasks), (plan.workers, 1, tasks), (plan.bytes, 0, 2**63),
+                  (plan.parts, 1, 2**16))  # fmt: skip
         if not (
             all(type(count) is int and least <= count <= most for count, least, most in counts)
             and type(plan.why) is str

@@ -22,9 +22,11 @@ class Inspection(NamedTuple):
 
     ``uniform``  whether all weights are 1, all elements of targets known, and all classes of the
                  queries in the support set: losses and statistics are then plain means.
+    ``unlabelled``  places, in the stack, of the tasks whose queries have no known element.
     """
 
     uniform: bool
+    unlabelled: tuple[int, ...] = ()
 
 
 def inspect_stack(stack: Task) -> Inspection:
@@ -40,7 +42,16 @@ def inspect_stack(stack: Task) -> Inspection:
         spec.answer.check(_of_first_task(part.targets), what)
         spec.answer.check_values(part.targets, what)
         all_one = _check_weights(part.weights, what) and all_one
-    return Inspection(all_one and _is_uniform(support, query, spec.answer))
+    if all_one and _is_uniform(support, query, spec.answer):
+        return Inspection(True)
+    return Inspection(False, _unlabelled(query, spec.answer))
+
+
+def _unlabelled(query: Examples, answer: Answer) -> tuple[int, ...]:
+    known = vmap(answer.known)(query.targets)
+    known = known.flatten(2).any(2) if known.ndim > 2 else known
+    counted = (known & (query.weights > 0)).any(1)
+    return tuple((~counted).nonzero().flatten().tolist())
 
 
 def _check_weights(weights: Tensor, what: str) -> bool:

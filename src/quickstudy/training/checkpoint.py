@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.balancing.combine import Combine, HasState
 from quickstudy.base.atomic import remove_abandoned
 from quickstudy.base.modules import device_of
 from quickstudy.compute.plan import Plan
@@ -27,7 +28,6 @@ from quickstudy.files.sources import (
     without_originals,
 )
 from quickstudy.files.trees import errors_name, load_tree, save_tree
-from quickstudy.training.combine import Combine, HasState
 
 _FORMAT = "quickstudy checkpoint 5"
 _EARLIER = "quickstudy checkpoint 4"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 
+from quickstudy.balancing.combine import Combine, check_combine, mean
+from quickstudy.balancing.step import NotFinite, combined, refuse_not_finite, see_result
 from quickstudy.base.dropout import active_dropout
 from quickstudy.base.modules import device_of
 from quickstudy.compute.compiled import CompiledGradients, refuse_without_compiler
@@ -29,7 +32,6 @@ from quickstudy.files.registry import describe
 from quickstudy.objectives import Objective, Outcome, objective_of, set_progress
 from quickstudy.tasks.numbering import Stream, draw_stacks, dropout_seed, fingerprint
 from quickstudy.training.checkpoint import RunFolder
-from quickstudy.training.combine import Combine, check_combine, combined, mean
 from quickstudy.training.display import Display, Interrupts
 from quickstudy.training.log import Log, Step, Training
 from quickstudy.training.optimisers import FirstSteps, OptimiserMaker, adam, make_optimiser
@@ -74,7 +76,7 @@ def fit(
                     clipping. It is applied after ``combine``.
     ``objective``   (learner, task) -> scalar; by default the learner's own, or the query loss.
     ``combine``     how the tasks of a step are combined into one gradient: by default the mean of
-                    their losses (:mod:`quickstudy.training.combine`). One that reads gradients
+                    their losses (:mod:`quickstudy.balancing.combine`). One that reads gradients
                     gets them in a loop over the tasks, whatever ``compute`` says.
     ``validation``  if given, training ends with the weights of the best validation, by its
                     ``select`` or the first score of the answer, whatever the objective.
@@ -234,12 +236,12 @@ class _Trainer:
         """
         tasks = self.tasks(step)
         optimiser.zero_grad(set_to_none=True)
-        outcome, self.plan = combined(
-            self.combine, self.learner, tasks, self.objective, self.plan, self.compiled
-        )
-        losses, scores, norm = self._sync_scalars(outcome)
-        if not all(map(math.isfinite, [*losses, norm])):
-            raise self._not_finite(losses, step)
+        with self._not_finite_refused(step):
+            outcome, self.plan = combined(
+                self.combine, self.learner, tasks, self.objective, self.plan, self.compiled
+            )
+            losses, scores, norm = self._sync_scalars(outcome)
+            refuse_not_finite(self.learner, tasks, self.objective, losses, norm)
         if self.clip is not None:
             clip_grads_with_norm_(self.learner.parameters(), self.clip, torch.tensor(norm))
         rate = optimiser.param_groups[0]["lr"]
@@ -247,6 +249,8 @@ class _Trainer:
             optimiser.step()
         elif not self.first_steps.step():
             self.first_steps = None
+        with self._not_finite_refused(step):
+            see_result(self.combine, self.learner, tasks, self.objective)
         score = sum(scores) / len(scores) if self._are_scored(tasks) else math.nan
         return Step(step + 1, sum(losses) / len(losses), score, norm, rate)
 
@@ -266,16 +270,21 @@ class _Trainer:
         tasks = len(outcome.loss)
         return numbers[:tasks], numbers[tasks:], norm
 
-    def _not_finite(self, losses: list[float], step: int) -> NonFiniteLoss:
-        bad = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
-        what = f"loss of a task became {losses[bad[0]]}" if bad else "gradient is not finite"
-        first = step * self.tasks_per_step
-        numbers = [first + i for i in bad or range(len(losses))]
-        return NonFiniteLoss(
-            f"fit: the {what} at step {step}; its tasks: quickstudy.tasks.draw(source, "
-            f"{self.seed}, i) for i in {numbers}. Lower the learning rate (of the optimiser, or of "
-            "the learner's inner steps), or look at the data of these tasks."
-        )
+    @contextmanager
+    def _not_finite_refused(self, step: int) -> Iterator[None]:
+        """Errors of code inside that name tasks of the step become one that says how to draw them.
+
+        Raises NonFiniteLoss.
+        """
+        try:
+            yield
+        except NotFinite as error:
+            numbers = [step * self.tasks_per_step + place for place in error.places]
+            raise NonFiniteLoss(
+                f"fit: {error} at step {step}; drawn again by quickstudy.tasks.draw(source, "
+                f"{self.seed}, i) for i in {numbers}. Lower the learning rate (of the optimiser, "
+                "or of the learner's inner steps), or look at the data of these tasks."
+            ) from error
 
     def validate(self, validation: Validation) -> Evaluation:
         """Evaluate the learner on the validation tasks."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from quickstudy.balancing.combine import Combine, check_combine, mean, reads_gradients
 from quickstudy.base.dropout import active_dropout, dropout_off
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.compiled import refuse_without_compiler
@@ -19,7 +20,6 @@ from quickstudy.compute.plan import Compute, Engine, Mapping, Plan
 from quickstudy.compute.prepare import kind_of
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.objectives import Objective, is_scheduled, objective_of
-from quickstudy.training.combine import Combine, CombinesGradients, check_combine, mean
 from quickstudy.training.equivalence import difference_from_loop
 from quickstudy.training.preflight import first_tasks, prepare
 
@@ -71,7 +71,7 @@ def make_plan(
     with one_task_must_fit(), dropout_off(learner):
         costs = [cost_of_one_task(learner, stack, objective) for stack in step]
         cost = max(costs, key=lambda each: each.bytes)
-        if isinstance(combine, CombinesGradients):
+        if reads_gradients(combine):
             return Plan(Mapping.LOOP, _ALONE, tasks, bytes=cost.bytes)
         if dropping:
             room = compute.memory or free_memory(device_of(learner)) // 2

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 import quickstudy as qs
 from made_up import clouds, planes
 from quickstudy.backbones import MLP
+from quickstudy.balancing.combine import Combine, mean
+from quickstudy.balancing.step import combined
 from quickstudy.compute.engine import accumulate
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import prepare_tasks
@@ -20,10 +22,9 @@ from quickstudy.contract.check import doubled
 from quickstudy.core import Learner, Task
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.numbering import draw
-from quickstudy.training.combine import Combine, combined, mean
 from witness import error, flat, in_general_position
 
-NAMES = ("red", "blue", "green", "blue", "white")
+NAMES = ("red", "blue", "", "", "white")
 
 
 def learner_for(mapping: Mapping) -> Learner:
