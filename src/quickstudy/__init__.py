@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
+    from quickstudy.evaluation.multitask import judge_multitask as judge_multitask
     from quickstudy.evaluation.negative_transfer import negative_transfer as negative_transfer
     from quickstudy.evaluation.results import Evaluation as Evaluation
     from quickstudy.evaluation.transferability import transferability as transferability
@@ -154,6 +155,7 @@ _DEFINED_IN = {
     "featurise": "backbones.pretrained.features",
     "fit": "training.fit",
     "frozen": "base.frozen",
+    "judge_multitask": "evaluation.multitask",
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ class Compared:
     ``mean``             its score.
     ``gain``             how much better the learner's score is; negative where it is worse, whether
                          high or low scores are good.
-    ``gain_half_width``  half the 95% interval of ``gain``, from the differences of single tasks.
+    ``gain_half_width``  half the 95% interval of ``gain``, from the differences of single tasks, or
+                         of the query rows where there is one task.
     ``in_interval``      whether the 95% interval of the learner's score contains ``mean``.
     """
 
@@ -81,13 +83,25 @@ class Compared:
 
 
 def compare(
-    name: str, score: Score, baseline: tuple[Tensor, float], learner: tuple[Tensor, float, float]
+    name: str,
+    score: Score,
+    baseline: tuple[Tensor, float],
+    learner: tuple[Tensor, float, float],
+    rows: tuple[Tensor, Tensor] | None = None,
 ) -> Compared:
-    """A baseline's values and mean beside the learner's values, mean and half-width."""
+    """A baseline's values and mean beside the learner's values, mean and half-width.
+
+    ``rows``  of a single task, (n,) pseudo-values of the learner and the baseline over query rows,
+              which the interval of the gain is then over.
+    """
     (values, mean), (own, own_mean, own_width) = baseline, learner
     sign = 1.0 if score.higher_is_better else -1.0
-    differences = sign * (own - values)
+    differences = own - values if rows is None else rows[0] - rows[1]
+    undefined = differences.isnan()
+    width = half_width(differences[~undefined])
+    if rows is not None and bool(undefined.any()):
+        width = math.inf
     return Compared(
-        name, score.unit, values, mean, sign * (own_mean - mean),
-        half_width(differences[~differences.isnan()]), abs(own_mean - mean) <= own_width,
+        name, score.unit, values, mean, sign * (own_mean - mean), width,
+        abs(own_mean - mean) <= own_width,
     )  # fmt: skip

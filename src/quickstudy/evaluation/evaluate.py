@@ -33,13 +33,16 @@ from quickstudy.evaluation.baselines import (
 from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.kinds import Key, Kinds
 from quickstudy.evaluation.over_classes import class_names
+from quickstudy.evaluation.own_units import in_own_unit, in_own_units
+from quickstudy.evaluation.over_rows import Inputs, OverRows, over_rows
 from quickstudy.evaluation.result import Result, result_of
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.seen import weights_seen
 from quickstudy.evaluation.timing import seconds_per_adaptation
 from quickstudy.objectives import predict_queries
+from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.examples import counted_weights
-from quickstudy.tasks.fixed import number_of_tasks
+from quickstudy.tasks.fixed import FixedTasks, number_of_tasks
 from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw
 from quickstudy.tasks.stacks import Stack, first_tasks, stacks, unstack
@@ -78,18 +81,20 @@ def evaluate(
                          their inputs, for the baselines and the fingerprint.
     ``of``               then the learner for these inputs, whose backbone gave the features.
 
-    Each kind and name of tasks has its own rows of results. Every task is drawn once, in order.
+    Each kind and name of tasks has its own rows of results; where a name has a single task, with
+    intervals over its query rows. Every task is drawn once, in order.
     The learner is used in evaluation mode, its own mode does not change.
 
-    Raises ValueError for fewer than 2 tasks, for which there is no interval, for more than a fixed
-    source has, for a source that ends before, for answers that the learner does not support, for
+    Raises ValueError for fewer than 2 tasks, for which there is no interval, unless the source is of
+    one given task; for more than a fixed source has, for a source that ends before, for answers that the learner does not support, for
     tasks that would share a row although their answers do not join, for predictions of a wrong
     shape or that are not finite, and for a task without a known query.
     """
     check_call("evaluate", learner, seed)
     check_count("evaluate", "tasks_per_batch", tasks_per_batch, 1)
     tasks = number_of_tasks("evaluate", source, tasks, TASKS)
-    if not isinstance(tasks, int) or tasks < 2:
+    least = 1 if isinstance(source, FixedTasks) else 2
+    if not isinstance(tasks, int) or tasks < least:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
     rivals = Baselines(of or learner) if baselines else None
     own = in_evaluation_mode(learner)
@@ -121,6 +126,7 @@ class _Row:
     statistics: list[Statistic] = field(default_factory=list)
     baselines: Strategies = field(default_factory=dict)
     names: list[frozenset[str] | None] = field(default_factory=list)
+    alone: OverRows | None = None  # of the first task, while it is the only one
 
 
 @dataclass
@@ -139,6 +145,7 @@ class _Scoring:
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
     count: int = 0
     rows: dict[Key, _Row] = field(default_factory=dict)
+    inputs: Inputs = field(default_factory=Inputs)
     plans: dict[Kind, Plan] = field(default_factory=dict)
     calibration: list[Tensor] = field(default_factory=list)
     seconds: float = math.nan
@@ -193,19 +200,24 @@ class _Scoring:
     def _record(
         self, task: Task, raw: Task, query: Examples, predictions: Any, decoded: Any, number: int
     ) -> None:
-        answer = task.spec.answer
+        answer, name = task.spec.answer, task.spec.name
+        predictions, query = in_own_unit(self.source, name, predictions, query)
         names = class_names(self.source, self.seed, number, self.stream)
+        rivals = {} if self.baselines is None else (
+            in_own_units(self.source, name, self.baselines.predict(raw))
+        )  # fmt: skip
         for place, score in enumerate(answer.scores):
-            key = (task.spec.name, score.name)
+            key = (name, score.name)
             row = self.rows.setdefault(key, _Row(score, place == 0))
             output = decoded if score.decoded else predictions
             row.statistics.append(score.statistic(output, query))
+            row.alone = None
+            if len(row.statistics) == 1 and not needs_acting(raw):
+                inputs = self.inputs.number(raw.query.inputs)
+                row.alone = over_rows(score, output, query, answer, inputs, rivals)
             row.names.append(names)
-        if self.baselines is not None:
-            found = statistics_of(task, self.baselines.predict(raw))
-            for score_name, baseline, statistics in found:
-                row = self.rows[task.spec.name, score_name]
-                add_statistics(row.baselines, baseline, statistics)
+        for score_name, baseline, statistics in statistics_of(task, rivals):
+            add_statistics(self.rows[name, score_name].baselines, baseline, statistics)
         if isinstance(answer, Classes) and not answer.clusters:
             confidence, chosen = predictions.softmax(-1).max(-1)
             right = (chosen == query.targets).to(confidence.dtype)
@@ -236,7 +248,7 @@ def _result(name: str, row: _Row) -> Result:
     names = [each for each in row.names if each is not None]
     return result_of(
         name, row.score, row.statistics, row.first, complete(row.baselines, tasks),
-        names if len(names) == tasks else None,
+        names if len(names) == tasks else None, row.alone,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from quickstudy.evaluation.compared import Compared, compare
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.evaluation.jackknife import pseudo_values
 from quickstudy.evaluation.over_classes import OverClasses, over_classes
+from quickstudy.evaluation.over_rows import OverRows
 from quickstudy.evaluation.strict_json import number, plain
 
 
@@ -38,10 +39,11 @@ class Result:
     ``mean``              over the tasks that have a score; for a pooled score, the pooled score.
     ``half_width``        half the 95% interval of ``mean`` (Student's t); infinite for fewer than 2
                           tasks that have a score. It covers other tasks from the same rows
-                          of the same classes.
+                          of the same classes; for a single task, other query rows of this task.
     ``baselines``         what scores without learning over tasks, on the same tasks.
     ``classes``           the number of classes of the tasks, and the interval for other classes;
                           None for pooled scores and for sources that do not name their classes.
+    ``rows``              of a single task: its score row by row; None for several tasks.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Result:
     half_width: float
     baselines: tuple[Compared, ...] = ()
     classes: OverClasses | None = None
+    rows: OverRows | None = None
 
     @property
     def tasks(self) -> int:
@@ -83,7 +86,10 @@ class Result:
 
     @property
     def counted(self) -> str:
-        """The number of tasks: "600 tasks", or "588 of 600 tasks" where some have no score."""
+        """What the interval is over: "600 tasks", "588 of 600 tasks" where some have no score,
+        or "420 rows of 1 task"."""
+        if self.rows is not None:
+            return f"{count(len(self.rows.values), 'row')} of 1 task"
         of = "" if self.scored == self.tasks else f"{self.scored:,} of "
         return of + count(self.tasks, "task")
 
@@ -124,6 +130,7 @@ def result_of(
     first: bool = True,
     baselines: Mapping[str, Sequence[Sequence[Statistic]]] = MappingProxyType({}),
     names: Sequence[frozenset[str]] | None = None,
+    rows: OverRows | None = None,
 ) -> Result:
     """The result of ``score`` for tasks called ``name``, from their statistics.
 
@@ -131,6 +138,7 @@ def result_of(
     ``baselines``  the statistics of each baseline for the same tasks, for one or more strategies,
                    the best of which counts.
     ``names``      the classes of each task, where they are known.
+    ``rows``       of a single task: its score row by row.
 
     Raises ValueError without tasks.
     """
@@ -140,7 +148,7 @@ def result_of(
         )
     stored = tuple(map_tree(lambda leaf: leaf.detach().cpu(), each) for each in statistics)
     values, mean = _values(score, stored)
-    width = half_width(values[~values.isnan()])
+    width = half_width(values[~values.isnan()]) if rows is None else rows.half_width
     return Result(
         name,
         score.name,
@@ -153,18 +161,30 @@ def result_of(
         mean,
         width,
         tuple(
-            compare(baseline, score, _best(score, found), (values, mean, width))
+            _compared(baseline, score, found, (values, mean, width), rows)
             for baseline, found in baselines.items()
         ),
         None if names is None or score.pooled else over_classes(values, names),
+        rows,
     )
 
 
-def _best(score: Score, strategies: Sequence[Sequence[Statistic]]) -> tuple[Tensor, float]:
-    """The values and the mean of the strategy with the best mean."""
+def _compared(
+    baseline: str,
+    score: Score,
+    strategies: Sequence[Sequence[Statistic]],
+    learner: tuple[Tensor, float, float],
+    rows: OverRows | None,
+) -> Compared:
+    """The strategy of a baseline with the best mean beside the learner."""
     found = [_values(score, statistics) for statistics in strategies]
     sign = 1.0 if score.higher_is_better else -1.0
-    return max(found, key=lambda each: -math.inf if math.isnan(each[1]) else sign * each[1])
+    means = [-math.inf if math.isnan(mean) else sign * mean for _, mean in found]
+    best = means.index(max(means))
+    of_rows = None if rows is None or baseline not in rows.baselines else (
+        rows.values, rows.baselines[baseline][best]
+    )  # fmt: skip
+    return compare(baseline, score, found[best], learner, of_rows)
 
 
 def _values(score: Score, statistics: Sequence[Statistic]) -> tuple[Tensor, float]:
@@ -214,6 +234,7 @@ def row_to_json(row: Result) -> dict[str, Any]:
         "baselines": [baseline.to_json() for baseline in row.baselines],
         "remarks": row.remarks,
         "values": plain(row.values.tolist()),
+        "rows": None if row.rows is None else row.rows.to_json(),
         "statistics": statistics,
     }
 
@@ -239,4 +260,5 @@ def row_from_json(values: Mapping[str, Any]) -> Result:
         classes=None
         if classes is None
         else OverClasses(classes["count"], number(classes["half_width"])),
+        rows=None if values.get("rows") is None else OverRows.from_json(values["rows"]),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from quickstudy.base.door import check_not_empty
 from quickstudy.core import Acting, Examples, Task, TaskSpec
@@ -14,9 +15,14 @@ from quickstudy.core import Acting, Examples, Task, TaskSpec
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare tasks by
 class FixedTasks:
-    """The task source that :func:`fixed` makes; task number i is the i-th of ``tasks``."""
+    """The task source that :func:`fixed` makes; task number i is the i-th of ``tasks``.
+
+    ``scales``  shift and scale (d,) of named tasks whose real targets are standardised: evaluations
+                score ``scale * targets + shift``, in the original unit.
+    """
 
     tasks: tuple[Task, ...] = field(repr=False)
+    scales: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         return f"fixed({len(self)} tasks)"

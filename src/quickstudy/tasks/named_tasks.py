@@ -230,13 +230,22 @@ class NamedTasks(Mapping[str, Examples]):
         ``support``  at most so many support rows of each task, the first; by default all.
 
         A task of one class has no ROC-AUC: a warning counts and names them. Another one says how
-        much memory the rows take where it is much.
+        much memory the rows take where it is much. Real targets that are standardised are scored
+        in their original unit by :func:`quickstudy.evaluate`.
 
-        Raises ValueError for a name that is not one of these tasks.
+        Raises ValueError for a name that is not one of these tasks, and where the targets of a task
+        are standardised in one part and not, or otherwise, in the other.
         """
         for name in test:
             if name not in self:
                 raise unknown_name("tested_on", name, self.rows.index)
+        other = [name for name in test if not _same_scale(self.scales, test.scales, name)]
+        if other:
+            raise ValueError(
+                "tested_on: training and test targets of a task must be standardised alike; found "
+                f"{count(len(other), 'task')} of others: {first_few(other)}. Write "
+                "train.tested_on(test.standardised(train))."
+            )
         _warn_of_memory(self.rows, test.rows, support)
         undefined = test.one_class()
         if undefined:
@@ -246,7 +255,7 @@ class NamedTasks(Mapping[str, Examples]):
                 f"so no ROC-AUC: {first_few(undefined)}. Leave them out, or use another split.",
                 stacklevel=2,
             )
-        return fixed(
+        tasks = fixed(
             Task(
                 self.rows.take(name, torch.arange(self.rows.count(name))[:support]),
                 test.rows[name],
@@ -254,6 +263,7 @@ class NamedTasks(Mapping[str, Examples]):
             )
             for name in test
         )
+        return FixedTasks(tasks.tasks, test.scales)
 
     def _select(self, chosen: Mapping[str, Tensor]) -> NamedTasks:
         return NamedTasks(
@@ -290,6 +300,14 @@ class NamedTasks(Mapping[str, Examples]):
                     "tasks out, by only(names), or use another share or seed."
                 )
         return parts[0], parts[1]
+
+
+def _same_scale(
+    one: Mapping[str, tuple[Tensor, Tensor]], other: Mapping[str, tuple[Tensor, Tensor]], name: str
+) -> bool:
+    if name not in one or name not in other:
+        return (name in one) == (name in other)
+    return all(map(torch.equal, one[name], other[name]))
 
 
 def _warn_of_memory(train: NamedRows, test: NamedRows, support: int | None) -> None:
