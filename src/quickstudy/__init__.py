@@ -114,6 +114,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
+    from quickstudy.learners.multitask.named_heads import NamedHeads as NamedHeads
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
