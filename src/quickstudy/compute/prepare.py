@@ -121,8 +121,9 @@ def kind_of(task: Task) -> Kind:
     """
     answer = task.spec.answer
     ours = type(answer).__module__.startswith("quickstudy.") and not isinstance(answer, Custom)
-    named = isinstance(task.support, NamedExamples)
-    return answer.kind if ours else answer, (structure(task.support.inputs), named)
+    inputs = structure(task.support.inputs)
+    known = isinstance(task.support, NamedExamples)
+    return answer.kind if ours else answer, ("known by name", inputs) if known else inputs
 
 
 def names_of(step: Sequence[Prepared]) -> list[str]:

@@ -11,13 +11,13 @@ from quickstudy.backbones.features import feature_size, refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.extending import refuse_shared_statistics
-from quickstudy.learners.multitask.named_learner import NamedLearner, Place
+from quickstudy.learners.multitask.base_learner import MultiTaskLearner, Place
 from quickstudy.learners.multitask.stacked import heads_for
 from quickstudy.learners.transfer.heads import ridge
 from quickstudy.learners.transfer.linear_probe import Head, LinearProbe
 
 
-class HardSharing(NamedLearner):
+class HardSharing(MultiTaskLearner):
     """Maps a task that it knows by name to that task's linear head on a trunk shared by all.
 
         predictions = f(x) W_t + b_t           for the task of name t

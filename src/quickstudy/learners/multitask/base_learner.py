@@ -26,7 +26,7 @@ batched."""
 
 
 def named_loss(learner: Any, task: Task) -> Outcome:
-    """The objective of a :class:`NamedLearner`.
+    """The objective of a :class:`MultiTaskLearner`.
 
     For a task it knows by name, the mean loss over *all* rows of the task, support and query,
     since its predictions depend on no support row. For any other task, the query loss.
@@ -35,7 +35,7 @@ def named_loss(learner: Any, task: Task) -> Outcome:
     return (all_rows_loss if known else query_loss)(learner, task)
 
 
-class NamedLearner(Learner):
+class MultiTaskLearner(Learner):
     """Maps a task that it knows by name to parameters it holds, any other by its support set.
 
         adapt(support, name)  = {}                    where the name is known: it reads no row
