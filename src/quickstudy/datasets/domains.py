@@ -75,19 +75,23 @@ def of_arrays(name: str, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]], wa
     return Domains(card(name), rows, classification(ways))
 
 
-def read_verified(root: str | Path | None, name: str, file: str) -> bytes:
+def read_verified(
+    root: str | Path | None, name: str, file: str, folder: str | None = None
+) -> bytes:
     """The bytes of ``file`` of the data set ``name``, with the SHA-256 that the card states.
 
-    It is looked for in ``root/name`` and in ``root``, also with ".gz" added, and then unpacked: the
-    checksum is that of the unpacked bytes.
+    It is looked for in ``root/folder`` and in ``root``, also with ".gz" added, and then unpacked:
+    the checksum is that of the unpacked bytes.
+
+    ``folder``  by default ``name``.
 
     Raises FileNotFoundError where it is missing, ArchiveError where it is damaged.
     """
-    folder = data_root(root)
-    path = find([folder / name, folder], [file, f"{file}.gz"])
+    place = data_root(root) / (folder or name)
+    path = find([place, place.parent], [file, f"{file}.gz"])
     if path is None:
         raise FileNotFoundError(
-            f"{name}: {file} is not in {folder / name}. Get it from {card(name).url} and put it "
+            f"{name}: {file} is not in {place}. Get it from {card(name).url} and put it "
             f"there, as it is or as {file}.gz."
         )
     data = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()

@@ -7,6 +7,7 @@ transfer    support sets with rows of other places beside those of the target
 mixture     tasks of several sources
 fixed       a given list of tasks
 domains     named tasks, one for each place; columns: one for each column of labels
+related     named tasks whose relations are known
 draw        the task of a source with a given number
 stacks      groups of tasks that can be computed at once
 """
@@ -21,6 +22,7 @@ from quickstudy.tasks.functions import Sinusoids
 from quickstudy.tasks.mixture import mixture
 from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
+from quickstudy.tasks.related import Related, related
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import class_folds, split_classes, split_rows
 from quickstudy.tasks.stacks import Stack, stack, stacks
@@ -33,6 +35,7 @@ __all__ = [
     "Fingerprint",
     "LabelledRows",
     "NamedTasks",
+    "Related",
     "Sinusoids",
     "Stack",
     "Stream",
@@ -45,6 +48,7 @@ __all__ = [
     "examples",
     "fixed",
     "mixture",
+    "related",
     "split_classes",
     "split_rows",
     "stack",

@@ -14,13 +14,13 @@ Count = int | tuple[int, int]
 """A fixed number, or an inclusive range (low, high) from which each task draws a number."""
 
 
-def bounds_of(name: str, count: Count) -> tuple[int, int]:
-    """The range (low, high); ValueError, in which it is called ``name``, for any other value."""
+def bounds_of(name: str, count: Count, who: str = "episodes") -> tuple[int, int]:
+    """The range (low, high); ValueError, in which it is ``name`` of ``who``, for any other."""
     ends = tuple(count) if isinstance(count, Sequence) else (count, count)
     whole = all(isinstance(end, Integral) and not isinstance(end, bool) for end in ends)
     if not whole or len(ends) != 2 or not 1 <= ends[0] <= ends[1]:
         raise ValueError(
-            f"episodes: {name} must be a positive whole number or a range (low, high) of such; "
+            f"{who}: {name} must be a positive whole number or a range (low, high) of such; "
             f"found {shown(count)}."
         )
     return int(ends[0]), int(ends[1])

@@ -12,6 +12,7 @@ import torch
 
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Task, TaskSpec
+from quickstudy.tasks.counts import distinct
 from quickstudy.tasks.named_rows import NamedRows
 
 
@@ -36,8 +37,8 @@ class NamedBatches:
         place = min(bisect_right(ends, chosen), len(ends) - 1)  # sums of shares may round below 1
         name = tuple(self.shares)[place]
         supports, queries = self.sizes(name)
-        order = torch.randperm(self.rows.count(name), generator=generator)
-        support, query = order[:supports], order[supports : supports + queries]
+        drawn = distinct(self.rows.count(name), supports + queries, generator)
+        support, query = drawn.split([supports, queries])
         return Task(self.rows.take(name, support), self.rows.take(name, query), self.specs[name])
 
     def sizes(self, name: str) -> tuple[int, int]:

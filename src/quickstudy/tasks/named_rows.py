@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quickstudy.base.names import unknown_name
 from quickstudy.base.trees import leaves, map_tree
+from quickstudy.base.words import first_few
 from quickstudy.core import Answer, Examples
 from quickstudy.tasks.numbering import generator
 
@@ -115,17 +116,26 @@ def one_class_only(targets: Any, answer: Answer) -> bool:
     return False
 
 
-def random_share(every: Tensor, train: float, seed: int, who: str) -> Tensor:
-    """A random share ``train`` of the values of ``every``, rounded, but neither none nor all."""
+def in_first_part(
+    who: str, numbers: Mapping[str, Tensor], train: float, seed: int
+) -> dict[str, Tensor]:
+    """(n,) for each task: which of its ``numbers`` (n,), rows or groups, are in the first part.
+
+    A number that several tasks have is in the same part of all. A share ``train`` of the different
+    numbers is in the first part, chosen at random, but neither none nor all.
+    """
     if not 0 < train < 1:
         raise ValueError(f"{who}: train must be a share between 0 and 1; found {train}.")
+    every = torch.cat([each.cpu() for each in numbers.values()]).unique()
     if len(every) < 2:
         raise ValueError(
-            f"{who}: two parts need at least 2 rows or groups; found {len(every)}. Add some, or "
-            "leave the task out."
+            f"{who}: two parts need at least 2 rows or groups; found {len(every)} in "
+            f"{first_few(list(numbers))}. Add some, or leave the task out."
         )
     kept = min(max(round(train * len(every)), 1), len(every) - 1)
-    return every[torch.randperm(len(every), generator=generator(seed))[:kept]]
+    first = torch.zeros(len(every), dtype=torch.bool)
+    first[torch.randperm(len(every), generator=generator(seed))[:kept]] = True
+    return {name: first[torch.searchsorted(every, each.cpu())] for name, each in numbers.items()}
 
 
 def mean_and_deviation(rows: NamedRows, name: str) -> tuple[Tensor, Tensor]:

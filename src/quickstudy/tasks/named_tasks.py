@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,10 +18,10 @@ from quickstudy.tasks.named_batches import NamedBatches, named_batches
 from quickstudy.tasks.named_rows import (
     NamedRows,
     has_labels,
+    in_first_part,
     mean_and_deviation,
     of_examples,
     one_class_only,
-    random_share,
 )
 from quickstudy.tasks.numbering import generator
 
@@ -126,7 +126,11 @@ class NamedTasks(Mapping[str, Examples]):
         Raises ValueError for a share that is not between 0 and 1, and where a part of a task would
         have no rows with a known target.
         """
-        return self._split("split_rows", train, seed, lambda name: self.rows.index[name])
+        first: dict[str, Tensor] = {}
+        for place, names in enumerate(self.rows.tables()):
+            of_table = {name: self.rows.index[name] for name in names}
+            first |= in_first_part("split_rows", of_table, train, seed + 1_000_003 * place)
+        return self._parted("split_rows", {name: first[name] for name in self})
 
     def split_groups(self, train: float = 0.75, seed: int = 0) -> tuple[NamedTasks, NamedTasks]:
         """As :meth:`split_rows`, but rows of one group (pupil, speaker, scaffold) stay together.
@@ -134,13 +138,8 @@ class NamedTasks(Mapping[str, Examples]):
         Groups are the ``groups`` of the rows. A group that occurs in several tasks is in the same
         part of all of them. ``train`` is the share of the groups.
         """
-        groups = self.rows.groups
-        every = torch.cat([groups[name] for name in self]).unique()
-        first = set(random_share(every, train, seed, "split_groups").tolist())
-        chosen = torch.tensor(sorted(first))
-        return self._parted(
-            "split_groups", {name: torch.isin(groups[name].cpu(), chosen) for name in self}
-        )
+        first = in_first_part("split_groups", self.rows.groups, train, seed)
+        return self._parted("split_groups", first)
 
     def split_tasks(
         self, held_out: int | Iterable[str], seed: int = 0
@@ -271,16 +270,6 @@ class NamedTasks(Mapping[str, Examples]):
             {name: self.specs[name] for name in chosen},
             {name: scale for name, scale in self.scales.items() if name in chosen},
         )
-
-    def _split(
-        self, who: str, train: float, seed: int, key: Callable[[str], Tensor]
-    ) -> tuple[NamedTasks, NamedTasks]:
-        first: dict[str, Tensor] = {}
-        for place, names in enumerate(self.rows.tables()):
-            every = torch.cat([key(name) for name in names]).unique()
-            chosen = random_share(every, train, seed + 1_000_003 * place, who)
-            first |= {name: torch.isin(key(name), chosen) for name in names}
-        return self._parted(who, {name: first[name] for name in self})
 
     def _parted(self, who: str, first: Mapping[str, Tensor]) -> tuple[NamedTasks, NamedTasks]:
         """The rows marked in ``first`` and the others; ValueError for a part without labels."""
