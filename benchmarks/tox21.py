@@ -259,25 +259,11 @@ def main() -> None:
 
 def load(root: Path, molecules: int | None = None) -> qs.tasks.NamedTasks:
     """The assays by name; ``molecules`` for the first so many of them."""
-    import csv
-    import gzip
-
-    from rdkit import Chem, RDLogger
-    from rdkit.Chem import rdFingerprintGenerator
-
-    RDLogger.DisableLog("rdApp.*")
-    maker = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
-    with gzip.open(root / "molecules" / "tox21.csv.gz", "rt") as file:
-        reader = csv.DictReader(file)
-        names = [name for name in reader.fieldnames or () if name not in ("mol_id", "smiles")]
-        rows = list(reader)[:molecules]
-    inputs, table = [], []
-    for row in rows:
-        molecule = Chem.MolFromSmiles(row["smiles"])
-        if molecule is not None:
-            inputs.append(maker.GetFingerprintAsNumPy(molecule))
-            table.append([float(row[name] or "nan") for name in names])
-    return qs.tasks.columns(torch.from_numpy(np.stack(inputs)).float(), torch.tensor(table), names)
+    tasks = qs.datasets.load_named_tasks("tox21", root)
+    if molecules is None:
+        return tasks
+    inputs, labels = table_of(tasks)
+    return qs.tasks.columns(inputs[:molecules], labels[:molecules], list(tasks))
 
 
 if __name__ == "__main__":
