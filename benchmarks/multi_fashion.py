@@ -150,10 +150,19 @@ def run(
     }
 
 
-def balancers(steps: int) -> dict[str, Callable[[], Any]]:
-    """A new balancer of each kind, by name; ``steps`` of the training, for those that ask."""
-    b = qs.balancing
-    return {"equal": b.Equal}
+SINGLE, TUNED = "single", "tuned fixed weights"
+
+
+def methods() -> list[str]:
+    """Single tasks, tuned fixed weights, and every balancer of the library that has no weights."""
+    left_out = ("mean", "constant")  # which here are equal weights, and the tuned ones
+    return [SINGLE, TUNED, *(name for name in qs.balancing.METHODS if name not in left_out)]
+
+
+def balancer(name: str, steps_of_epoch: int) -> Any:
+    """A new balancer of this name, as it is by default."""
+    settings = {"epoch": steps_of_epoch} if name == "dwa" else {}
+    return qs.balancing.named(name, **settings)
 
 
 def shared(trunk: nn.Module) -> qs.Learner:
@@ -168,17 +177,17 @@ def single(trunk: nn.Module) -> qs.Learner:
 
 def results_of(name: str, data: dict[str, Part], epochs: int, seed: int) -> dict[str, Any]:
     """What one method reaches on the data of one seed."""
-    if name == "single":
+    if name == SINGLE:
         return run(single, qs.balancing.Equal(), data, epochs, seed)
-    if name == "tuned fixed weights":
+    if name == TUNED:
         tried = {}
         for share in SHARES:
             weights = {"left": 2 * share, "right": 2 * (1 - share)}
             tried[share] = run(shared, qs.balancing.Constant(weights), data, epochs, seed)
         best = max(SHARES, key=lambda share: sum(tried[share]["validation"].values()))
         return tried[best] | {"share of the left": best}
-    steps = len(data["train"]["pictures"]) // BATCH * epochs
-    return run(shared, balancers(steps)[name](), data, epochs, seed)
+    epoch = len(data["train"]["pictures"]) // BATCH
+    return run(shared, balancer(name, epoch), data, epochs, seed)
 
 
 def gain(found: dict[str, float], alone: dict[str, float]) -> float:
@@ -196,10 +205,10 @@ def table(scores: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
         }
         rows[name]["ms_per_step"] = round(mean([r["ms_per_step"] for r in of_seeds.values()]), 2)
         alone = {
-            seed: scores["single"][seed] for seed in of_seeds if seed in scores.get("single", {})
+            seed: scores["single"][seed] for seed in of_seeds if seed in scores.get(SINGLE, {})
         }
         gains = [gain(of_seeds[seed]["test"], alone[seed]["test"]) for seed in alone]
-        if gains and name != "single":
+        if gains and name != SINGLE:
             rows[name] |= {
                 "gain": round(mean(gains), 2),
                 "half_width": round(half_width(torch.tensor(gains)), 2),
@@ -220,17 +229,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--share", type=float, default=1.0, help="of the pairs, for a trial")
-    parser.add_argument("--methods", nargs="*")
+    parser.add_argument("--methods", nargs="*", default=methods(), choices=methods())
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     pictures, classes = garments(options.root)
-    names = options.methods or ["single", "tuned fixed weights", *balancers(1)]
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
     scores = found.setdefault("scores", {})
     for seed in range(options.seeds):
         data = parts(pictures, classes, seed, options.share)
-        for name in names:
+        for name in options.methods:
             if str(seed) in scores.get(name, {}):
                 continue
             result = results_of(name, data, options.epochs, seed)
