@@ -98,6 +98,52 @@ def test_a_labelled_row_never_leaves_its_class() -> None:
     assert state["means"].flatten().tolist() == [4.5, 10.5]
 
 
+def test_k_means_goes_on_by_weighted_means_until_no_row_moves() -> None:
+    """Row 5.9 is nearer to class 1 at first. The heavy row then draws the mean of class 0 to 3.96,
+    so that it changes sides in the second step, which it would not do with weights of one."""
+    rows = examples_of(torch.tensor([[0.0], [10.0], [4.0], [5.9]]), torch.tensor([0, 1, -1, -1]))
+    rows = rows._replace(weights=torch.tensor([1.0, 1.0, 100.0, 1.0]))
+    means = qs.KMeans(IDENTITY)(rows, qs.classification(2)).state["means"].flatten().tolist()
+    assert means == pytest.approx([(400 + 5.9) / 102, 10.0])
+
+
+def test_weights_decide_the_clusters_without_labels() -> None:
+    """By hand: with weights of one {4, 6} go together, but two heavy rows must not be merged."""
+    rows = examples_of(torch.tensor([[0.0], [4.0], [6.0]]), torch.tensor([-1, -1, -1]))
+    rows = rows._replace(weights=torch.tensor([1.0, 100.0, 100.0]))
+    means = qs.KMeans(IDENTITY)(rows, qs.clustering(2)).state["means"].flatten().tolist()
+    assert means == pytest.approx([400 / 101, 6.0])
+
+
+def test_no_row_joins_a_class_without_labelled_rows() -> None:
+    """The mean of such a class is zeros, to which row 1 would be nearest."""
+    rows = examples_of(torch.tensor([[5.0], [10.0], [1.0]]), torch.tensor([0, 1, -1]))
+    state = qs.KMeans(IDENTITY)(rows, qs.classification(3)).state
+    assert state["means"].flatten().tolist()[:2] == [3.0, 10.0]
+
+
+def test_a_mixture_keeps_the_labels_of_labelled_rows() -> None:
+    """By an own EM with labelled rows kept; row 9 would leave class 0 without its label."""
+    x = np.array([9.0, 0.0, 1.0, 10.0, 11.0, 2.0, 10.5])
+    labels = np.array([0, 0, 0, 1, 1, -1, -1])
+    state = qs.GaussianMixture(IDENTITY, floor=0.05, steps=3000)(
+        examples_of(torch.from_numpy(x)[:, None], torch.from_numpy(labels)), qs.classification(2)
+    ).state
+    r = (np.arange(2) == labels[:, None]).astype(float)
+    r[5:] = [[1, 0], [0, 1]]  # the clusters of k-means
+    for _ in range(3000):
+        totals = r.sum(0)
+        means = r.T @ x / totals
+        variances = (r * (x[:, None] - means) ** 2).sum(0) / totals + 0.05 * x.var()
+        log_p = (
+            np.log(totals / 7) - np.log(variances) / 2 - (x[:, None] - means) ** 2 / 2 / variances
+        )
+        p = np.exp(log_p - log_p.max(1, keepdims=True))
+        r[5:] = (p / p.sum(1, keepdims=True))[5:]
+    assert state["means"].flatten().numpy() == pytest.approx(means, rel=1e-6)
+    assert state["variances"].flatten().numpy() == pytest.approx(variances, rel=1e-6)
+
+
 def test_classes_without_a_labelled_row_are_absent_where_others_have_some() -> None:
     rows = hidden(blobs(), [0, 1])
     for learner in (qs.KMeans(IDENTITY), qs.GaussianMixture(IDENTITY)):

@@ -85,6 +85,15 @@ def test_it_cannot_bend_a_linear_learner_around_two_moons() -> None:
     assert np.mean(found) < 0.05
 
 
+def test_a_label_that_it_gave_is_not_revised() -> None:
+    """Row 4.8 becomes class 0 in the first round, and is nearer to class 1 once the far rows have
+    drawn the mean of class 0 away; row 5 is undecided in the first round, so there is a second."""
+    x = torch.tensor([[0.0], [10.0], [4.8], [-30.0], [-30.0], [-30.0], [5.0]])
+    rows = examples_of(x, torch.tensor([0, 1, -1, -1, -1, -1, -1]))
+    state = qs.SelfTraining(qs.Prototypical(IDENTITY), threshold=0.9)(rows, SPEC).state
+    assert state["given"].tolist() == [-1, -1, 0, 0, 0, 0, 1]
+
+
 def test_labels_stay_once_given_and_rounds_end() -> None:
     rows, _ = two_blobs(4.0, 1)
     once, twice = (
