@@ -16,7 +16,7 @@ from quickstudy.answers.reals import Reals
 from quickstudy.base.door import readable
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, Learner, NamedExamples, State, Task, TaskSpec
-from quickstudy.learners.multitask.stacked import has_row_per_task, row_at
+from quickstudy.learners.multitask.stacked import has_row_per_task
 from quickstudy.objectives import Outcome, all_rows_loss, query_loss
 from quickstudy.tasks.examples import counted_weights, without_absent
 
@@ -165,4 +165,4 @@ class MultiTaskLearner(Learner):
         if isinstance(place, int) or min(self.tasks.values()) >= spec.outputs:
             return None
         widths = torch.tensor(list(self.tasks.values()), device=place.device)
-        return torch.arange(spec.outputs, device=place.device) < row_at(widths, place)
+        return torch.arange(spec.outputs, device=place.device) < widths[place]

@@ -17,14 +17,6 @@ from quickstudy.backbones.features import like
 from quickstudy.base.replica import call_with
 
 
-def row_at(stacked: Tensor, place: Tensor | int) -> Tensor:
-    """(...): the row of ``stacked`` (tasks, ...) at ``place``.
-
-    ``stacked[place]`` reads a tensor () that is an index, which vmap cannot in a gradient.
-    """
-    return stacked[place] if isinstance(place, int) else stacked[place.reshape(1)][0]
-
-
 def has_row_per_task(module: nn.Module) -> bool:
     """Whether the first axis of this module's parameters is the tasks."""
     return isinstance(module, StackedHeads | StackedNetworks)
@@ -53,7 +45,7 @@ class StackedHeads(nn.Module):
 
     def forward(self, place: Tensor | int, features: Tensor) -> Tensor:
         """Predictions (n, W) for ``features`` (n, d) by the head at ``place``."""
-        predictions: Tensor = features @ row_at(self.weight, place) + row_at(self.bias, place)
+        predictions: Tensor = features @ self.weight[place] + self.bias[place]
         return predictions
 
     def extra_repr(self) -> str:
@@ -77,7 +69,7 @@ class StackedNetworks(nn.Module):
 
     def weights(self, place: Tensor | int) -> dict[str, Tensor]:
         """The parameters of the network at ``place``, by their names in the network."""
-        return {name: row_at(self._parameters[_key(name)], place) for name in self.names}  # type: ignore[index]
+        return {name: self._parameters[_key(name)][place] for name in self.names}  # type: ignore[index]
 
     def forward(self, place: Tensor | int, network: nn.Module, inputs: Any) -> Tensor:
         """``network(inputs)`` with the weights at ``place``."""
