@@ -115,6 +115,8 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
     from quickstudy.learners.multitask.named_heads import NamedHeads as NamedHeads
+    from quickstudy.learners.multitask.pooled import Pooled as Pooled
+    from quickstudy.learners.multitask.single_task import SingleTask as SingleTask
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune

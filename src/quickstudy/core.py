@@ -228,10 +228,9 @@ class Learner(nn.Module, ABC):
         """Predictions for ``inputs`` (n, ...): a tensor or a tree, whose first axis is the rows."""
 
     def name_key(self, spec: TaskSpec) -> Hashable:
-        """Equal for tasks that may share a stack, whatever their names.
+        """Equal for tasks that may share a stack: by default the name itself where it is read.
 
-        By default the name itself where it is read, since a stack of several names has none.
-        Learners that are :class:`PlacesNames` allow more.
+        A stack of several names has none; learners that are :class:`PlacesNames` can read those.
         """
         return spec.name if self.reads_name else ""
 
@@ -270,8 +269,10 @@ class PlacesNames(Protocol):
         """The row of this task in the parameters; -1 for a name it does not know."""
 
     def at(self, place: Tensor) -> Learner:
-        """The learner for the task at ``place`` (), whatever the name: a light copy that shares
-        all modules and parameters."""
+        """A light copy for the task at ``place`` (), whatever its name; it shares all parameters."""
+
+    def unknown_task(self, name: str) -> ValueError:
+        """The error for a name it does not know, where no support row is labelled."""
 
 
 def check_answer(learner: Learner, answer: Answer) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -111,17 +110,6 @@ def _too_large(error: BaseException) -> TaskTooLarge:
         "Use tasks with fewer queries or smaller images, a narrower backbone, or, for a learner "
         "with several inner steps, meta_gradient=Exact(recompute=True)."
     )
-
-
-def free_memory(device: torch.device) -> int:
-    """Free bytes of a device; for a CPU, what is available without swapping."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:  # MemAvailable includes file caches that the kernel can drop
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
-    except (OSError, StopIteration):
-        return 4 << 30  # a cautious guess on other systems
 
 
 @cache

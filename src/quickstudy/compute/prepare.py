@@ -16,6 +16,7 @@ from quickstudy.base.words import first_few
 from quickstudy.compute.plan import Kind
 from quickstudy.core import Examples, Learner, NamedExamples, PlacesNames, Task
 from quickstudy.tasks.acting import needs_acting, run_acting
+from quickstudy.tasks.examples import counted_weights
 from quickstudy.tasks.inspection import Inspection, inspect_stack
 from quickstudy.tasks.stacks import Stack, stacks, to_device, unstack
 from quickstudy.tasks.stacks import stack as stack_tasks
@@ -54,13 +55,15 @@ def placed(learner: Learner, stack: Stack) -> Task:
     """The stacked task, with the place of each task beside its support rows where ``learner`` has
     parameters for its name (:class:`quickstudy.core.PlacesNames`).
 
-    Raises ValueError for known and unknown names in one stack, which ``name_key`` must prevent.
+    Raises ValueError for known and unknown names in one stack, which ``name_key`` must prevent, and
+    for an unknown name where no support row is labelled.
     """
     task = stack.task
     if not isinstance(learner, PlacesNames) or not isinstance(task.support, Examples):
         return task
     places = [learner.place_of(name) for name in stack.names]
     if max(places) < 0:
+        _refuse_unlabelled(learner, stack)
         return task
     if min(places) < 0:
         raise ValueError(
@@ -70,6 +73,12 @@ def placed(learner: Learner, stack: Stack) -> Task:
         )
     place = torch.tensor(places, device=task.support.weights.device)
     return task._replace(support=NamedExamples(*task.support, place))
+
+
+def _refuse_unlabelled(learner: PlacesNames, stack: Stack) -> None:
+    for name, task in zip(stack.names, unstack(stack.task), strict=True):
+        if name and not bool((counted_weights(task.support, task.spec.answer) > 0).any()):
+            raise learner.unknown_task(name)
 
 
 def _received(learner: Learner, stack: Task) -> Task:

@@ -121,6 +121,8 @@ def _describe(thing: Any) -> Any:
         return describe_source(source)
     if isinstance(thing, (list, tuple)):
         return [_describe(item) for item in thing]
+    if isinstance(thing, dict):  # in a list, whose order JSON keeps, and where no key has a meaning
+        return {"mapping": [[key, _describe(value)] for key, value in thing.items()]}
     cls = thing if inspect.isfunction(thing) else type(thing)
     name = _NAMES.get(f"{cls.__module__}:{cls.__qualname__}")
     if name is None:
@@ -198,6 +200,8 @@ def build(description: Any) -> Any:
         return description
     if "function" in description:
         return resolve("function", str(description["function"]), FUNCTIONS)
+    if "mapping" in description:
+        return _mapping(description["mapping"])
     if "pretrained" in description:
         return _with_states(description["pretrained"], build_source(description), description)
     arguments = {k: build(v) for k, v in description.items() if k not in _STATES}
@@ -208,6 +212,15 @@ def build(description: Any) -> Any:
         if argument not in annotations or not is_a(value, annotations[argument]):
             raise ValueError(f"build: {name} takes no {argument}={value!r}.")
     return _with_states(name, cls(**arguments), description)
+
+
+def _mapping(pairs: Any) -> dict[str, Any]:
+    """The dict of ``pairs`` (text, value); ValueError for anything else, and for a repeated key."""
+    lists = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
+    keys = [pair[0] for pair in pairs] if lists else [None]
+    if not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
+        raise ValueError(f"build: a mapping must be pairs of a text of its own and a value; {keys}")
+    return {key: build(value) for key, value in pairs}
 
 
 _STATES = ("name", "frozen", "evaluating")

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 from quickstudy.balancing.combine import Combine, check_combine, mean, reads_gradients
 from quickstudy.base.dropout import active_dropout, dropout_off
+from quickstudy.base.memory import free_memory, in_bytes
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.compute.cost import Cost, cost_of_one_task, cost_over_tasks
 from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.features import tasks_per_call
-from quickstudy.compute.memory import free_memory, one_task_must_fit
+from quickstudy.compute.memory import one_task_must_fit
 from quickstudy.compute.plan import Compute, Engine, Mapping, Plan
 from quickstudy.compute.prepare import kind_of
 from quickstudy.core import Learner, Task, TaskSource
@@ -214,19 +215,14 @@ def explain(
         f"mapping    {plan.mapping.value}: {plan.why}",
         f"tasks      {plan.at_once} at a time, of {tasks_per_step} a step",
         f"workers    {plan.workers if plan.mapping is Mapping.LOOP else _NO_WORKERS}",
-        f"memory     {_graph(plan.bytes)}; {_size(free_memory(device))} free on {device}",
+        f"memory     {_graph(plan.bytes)}; {in_bytes(free_memory(device))} free on {device}",
         f"compiled   {'yes' if plan.compiled else 'no'}",
         f"recompute  {_recompute(learner)}",
     ))  # fmt: skip
 
 
 def _graph(count: int) -> str:
-    return f"{_size(count)} at most for the graph of a task" if count else "not counted"
-
-
-def _size(count: int) -> str:
-    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e6 else (1e3, "kB")
-    return f"{count / unit:.1f} {name}"
+    return f"{in_bytes(count)} at most for the graph of a task" if count else "not counted"
 
 
 def _recompute(learner: Learner) -> str:

@@ -75,7 +75,7 @@ def is_fixed(learner: Learner) -> bool:
     backbone = getattr(learner, "backbone", None)
     if not isinstance(backbone, nn.Module) or source_of(backbone) is None:
         return False
-    if adapts_layers(type(learner)):
+    if adapts_layers(type(learner)) or getattr(learner, "adapted", ()):
         return False
     return not any(p.requires_grad for p in backbone.parameters()) and not backbone.training
 

@@ -8,21 +8,18 @@ from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.norms import needs_support_statistics
 from quickstudy.base.door import readable
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, Learner, NamedExamples, State, Task, TaskSpec
-from quickstudy.learners.multitask.stacked import has_row_per_task
+from quickstudy.learners.multitask.stacked import Place, has_row_per_task
 from quickstudy.objectives import Outcome, all_rows_loss, query_loss
 from quickstudy.tasks.examples import counted_weights, without_absent
-
-Place = Tensor | int
-"""The row of a task in the stacked parameters: a number, or a tensor () that vmap may have
-batched."""
 
 
 def named_loss(learner: Any, task: Task) -> Outcome:
@@ -31,8 +28,7 @@ def named_loss(learner: Any, task: Task) -> Outcome:
     For a task it knows by name, the mean loss over *all* rows of the task, support and query,
     since its predictions depend on no support row. For any other task, the query loss.
     """
-    known = isinstance(task.support, NamedExamples) or learner.place_of(task.spec.name) >= 0
-    return (all_rows_loss if known else query_loss)(learner, task)
+    return (all_rows_loss if learner.knows(task) else query_loss)(learner, task)
 
 
 class MultiTaskLearner(Learner):
@@ -41,7 +37,7 @@ class MultiTaskLearner(Learner):
         adapt(support, name)  = {}                    where the name is known: it reads no row
                               = adapt_new(support)    otherwise
 
-    A subclass keeps its arguments as attributes and calls :meth:`_know` in its constructor. It
+    A subclass keeps its arguments as attributes, and first calls :meth:`_know` in its constructor. It
     defines how it predicts for a known task from its ``place``, the row of this task in parameters
     (tasks, ...) of modules of :mod:`quickstudy.learners.multitask.stacked`, and how it adapts to a
     new task and predicts for that.
@@ -87,6 +83,11 @@ class MultiTaskLearner(Learner):
                     "of classes."
                 )
         self.tasks = dict(tasks)
+        if tasks:
+            self.exceptions = {  # type: ignore[misc]  # those of this instance
+                "relabelling_permutes_outputs": "a known task's classes are those of its head",
+                "joined_answer_changes_nothing": "a known task has all classes of its head",
+            }
         self._places = {name: place for place, name in enumerate(self.tasks)}
 
     @property
@@ -100,6 +101,10 @@ class MultiTaskLearner(Learner):
     def place_of(self, name: str) -> int:
         """The row of this task in the stacked parameters; -1 for a name that is not known."""
         return self._places.get(name, -1)
+
+    def knows(self, task: Task) -> bool:
+        """Whether the task is known: by its name or, in a stack, because it has a place."""
+        return isinstance(task.support, NamedExamples) or self.place_of(task.spec.name) >= 0
 
     def at(self, place: Tensor) -> Learner:
         """A copy for the task at ``place`` (), whatever the name; it shares all parameters."""
@@ -166,3 +171,12 @@ class MultiTaskLearner(Learner):
             return None
         widths = torch.tensor(list(self.tasks.values()), device=place.device)
         return torch.arange(spec.outputs, device=place.device) < widths[place]
+
+
+def refuse_support_statistics(backbone: nn.Module, who: str) -> None:
+    """ValueError for a backbone that normalises by the support set, where none is read."""
+    if needs_support_statistics(backbone):
+        raise ValueError(
+            f"{who}: predicts for a known task without its support set, but the backbone "
+            "normalises by the support set's statistics (norm='support'). Use norm='group'."
+        )

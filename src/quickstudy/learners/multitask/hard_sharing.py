@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from quickstudy.backbones.features import feature_size, refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query
 from quickstudy.core import Examples, State, TaskSpec
-from quickstudy.learners.extending import refuse_shared_statistics
-from quickstudy.learners.multitask.base_learner import MultiTaskLearner, Place
-from quickstudy.learners.multitask.stacked import heads_for
+from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
+from quickstudy.learners.multitask.stacked import Place, heads_for
 from quickstudy.learners.transfer.heads import ridge
 from quickstudy.learners.transfer.linear_probe import Head, LinearProbe
 
@@ -62,7 +61,7 @@ class HardSharing(MultiTaskLearner):
         self.backbone, self.head, self.l2, self.scale = backbone, head, l2, scale
         self.answers = self._probe.answers  # type: ignore[misc]  # of this head
         if tasks:
-            refuse_shared_statistics(backbone, "HardSharing")
+            refuse_support_statistics(backbone, "HardSharing")
         d = feature_size(backbone, "HardSharing") if tasks else 0
         self.heads = heads_for(backbone, d, list(self.tasks.values()))
 
@@ -70,6 +69,16 @@ class HardSharing(MultiTaskLearner):
     def _probe(self) -> LinearProbe:
         """The learner of new tasks; it shares the trunk."""
         return LinearProbe(self.backbone, self.head, self.l2, self.scale)
+
+    def prior(self, spec: TaskSpec) -> State:
+        """Nothing for a known task; a head of zeros for a new one. Raises as ``LinearProbe``."""
+        return {} if self._place_in(spec) is not None else self._probe.prior(spec)
+
+    def extend(self, state: State, support: Examples, spec: TaskSpec) -> State:
+        """The state after more support; for a known task still nothing. Raises as
+        ``LinearProbe``."""
+        known = self._place_in(spec) is not None
+        return state if known else self._probe.extend(state, support, spec)
 
     def _predict_known(self, place: Place, inputs: Any, spec: TaskSpec) -> Tensor:
         assert self.heads is not None, "there are known tasks"

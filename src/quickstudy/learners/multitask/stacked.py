@@ -7,6 +7,7 @@ one gather and one batched product compute the tasks of a whole stack.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.backbones.features import like
+from quickstudy.backbones.norms import RunningNorm
+from quickstudy.base.memory import free_memory, in_bytes
+from quickstudy.base.modules import device_of
 from quickstudy.base.replica import call_with
+from quickstudy.base.words import count
+
+Place = Tensor | int
+
+_IN_TRAINING = 4
+"""Adam keeps a gradient and two running means beside each parameter."""
 
 
 def has_row_per_task(module: nn.Module) -> bool:
-    """Whether the first axis of this module's parameters is the tasks."""
+    """Whether the first axis of this module's own parameters is the tasks."""
     return isinstance(module, StackedHeads | StackedNetworks)
 
 
@@ -34,16 +44,22 @@ class StackedHeads(nn.Module):
 
     def __init__(self, features: int, outputs: Sequence[int], zero: bool = False) -> None:
         super().__init__()
+        self._outputs, self._zero = tuple(outputs), zero
         widest = max(outputs)
-        bound = 0.0 if zero else 1 / math.sqrt(features)
         self.weight = nn.Parameter(torch.empty(len(outputs), features, widest))
         self.bias = nn.Parameter(torch.empty(len(outputs), widest))
-        own = torch.arange(widest) < torch.tensor(list(outputs)).unsqueeze(-1)  # (tasks, W)
-        with torch.no_grad():
-            self.weight.uniform_(-bound, bound).mul_(own.unsqueeze(1))
-            self.bias.uniform_(-bound, bound).mul_(own)
+        self.reset_parameters()
 
-    def forward(self, place: Tensor | int, features: Tensor) -> Tensor:
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial weights: uniform in ±1/√d, as those of ``torch.nn.Linear``, or zeros."""
+        bound = 0.0 if self._zero else 1 / math.sqrt(self.weight.shape[1])
+        for place, own in enumerate(self._outputs):
+            for parameter in (self.weight[place], self.bias[place]):
+                nn.init.zeros_(parameter)
+                nn.init.uniform_(parameter[..., :own], -bound, bound)
+
+    def forward(self, place: Place, features: Tensor) -> Tensor:
         """Predictions (n, W) for ``features`` (n, d) by the head at ``place``."""
         predictions: Tensor = features @ self.weight[place] + self.bias[place]
         return predictions
@@ -57,21 +73,34 @@ class StackedNetworks(nn.Module):
     """As many networks as tasks, all like one network: its parameters (...) as (tasks, ...).
 
     Each starts as a copy of ``network``, which is not kept: whoever computes with these weights
-    gives it again. Buffers are shared by all.
+    gives it again. Parameters of ``network`` that are frozen, and its buffers, are shared by all.
+
+    Raises ValueError for norm="running", whose statistics would be those of one network.
     """
 
     def __init__(self, network: nn.Module, tasks: int) -> None:
         super().__init__()
-        self.names = tuple(name for name, _ in network.named_parameters())
-        for name, parameter in network.named_parameters():
+        if any(isinstance(module, RunningNorm) for module in network.modules()):
+            raise ValueError(
+                "StackedNetworks: the networks of all tasks share their buffers, but "
+                "norm='running' keeps statistics of one network there. Use norm='group'."
+            )
+        moving = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        tell_memory(tasks, moving.values(), device_of(network))
+        self.names = tuple(moving)
+        for name, parameter in moving.items():
             copies = parameter.detach().expand(tasks, *parameter.shape).clone()
             self.register_parameter(_key(name), nn.Parameter(copies))
 
-    def weights(self, place: Tensor | int) -> dict[str, Tensor]:
+    def weights(self, place: Place) -> dict[str, Tensor]:
         """The parameters of the network at ``place``, by their names in the network."""
-        return {name: self._parameters[_key(name)][place] for name in self.names}  # type: ignore[index]
+        return {name: self.stack_of(name)[place] for name in self.names}
 
-    def forward(self, place: Tensor | int, network: nn.Module, inputs: Any) -> Tensor:
+    def stack_of(self, name: str) -> Tensor:
+        """The parameter (tasks, ...) of this name in the network."""
+        return self.get_parameter(_key(name))
+
+    def forward(self, place: Place, network: nn.Module, inputs: Any) -> Tensor:
         """``network(inputs)`` with the weights at ``place``."""
         computed: Tensor = call_with(network, self.weights(place), inputs)
         return computed
@@ -85,6 +114,30 @@ def _key(name: str) -> str:
     return name.replace(".", "/")  # a parameter's own name must have no dot
 
 
-def heads_for(backbone: nn.Module, features: int, outputs: Sequence[int]) -> StackedHeads | None:
+def tell_memory(tasks: int, parameters: Any, device: torch.device) -> None:
+    """Say how much memory parameters for each of ``tasks`` take, before any of it is taken.
+
+    Raises ValueError where they do not fit in what is free on ``device``; warns where they do, but
+    training them by Adam would not.
+    """
+    of_one = sum(p.numel() * p.element_size() for p in parameters)
+    if device.type == "meta":
+        return
+    need, free = tasks * of_one, free_memory(device)
+    if _IN_TRAINING * need <= free:
+        return
+    found = (
+        f"{count(tasks, 'network')} of {in_bytes(of_one)} take {in_bytes(need)}, and training them "
+        f"by Adam {in_bytes(_IN_TRAINING * need)}; found {in_bytes(free)} free on {device}. Share "
+        "a trunk (qs.HardSharing), take a smaller backbone, or fewer tasks."
+    )
+    if need > free:
+        raise ValueError(f"tasks: {found}")
+    warnings.warn(f"tasks: {found}", stacklevel=4)
+
+
+def heads_for(
+    backbone: nn.Module, features: int, outputs: Sequence[int], zero: bool = False
+) -> StackedHeads | None:
     """Heads in the backbone's dtype and on its device; None for no task."""
-    return like(backbone, StackedHeads(features, outputs)) if outputs else None
+    return like(backbone, StackedHeads(features, outputs, zero)) if outputs else None
