@@ -13,6 +13,7 @@ from quickstudy.base.version import __version__ as __version__
 if TYPE_CHECKING:
     from quickstudy import answers as answers
     from quickstudy import backbones as backbones
+    from quickstudy import balancing as balancing
     from quickstudy import datasets as datasets
     from quickstudy import tasks as tasks
     from quickstudy import testing as testing
@@ -176,6 +177,7 @@ _DEFINED_IN = {
 _MODULES = {
     "answers": "answers",
     "backbones": "backbones",
+    "balancing": "balancing",
     "datasets": "datasets",
     "distances": "learners.metric.distances",
     "heads": "learners.transfer.heads",

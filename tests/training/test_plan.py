@@ -76,17 +76,39 @@ class Average:
         return gradients.mean(0)
 
 
-def test_a_combiner_that_reads_gradients_is_planned_as_the_loop_that_it_is() -> None:
-    compute = qs.Compute(workers=3)
-    text = explain(maml(), qs.Sinusoids(5, 5), 4, combine=Average(), compute=compute)
-    plan = qs.fit(
-        maml(), qs.Sinusoids(5, 5), 1, 4, combine=Average(), compute=compute, progress=False
-    ).plan
-    assert (plan.mapping, plan.at_once, plan.compiled) == (Mapping.LOOP, 1, False)
-    assert "combine reads the gradient of each task" in plan.why
-    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
-    assert lines["mapping"] == f"loop: {plan.why}"
-    assert (lines["tasks"], lines["workers"]) == ("1 at a time, of 4 a step", "1")
+def test_a_combiner_that_reads_gradients_has_a_plan_of_its_own() -> None:
+    """Neither threads nor compiled code compute the gradients of single tasks."""
+    for engine, mapping, at_once in (("auto", Mapping.VMAP_GRAD, 4), ("loop", Mapping.LOOP, 1)):
+        compute = qs.Compute(engine=engine, workers=3)  # type: ignore[arg-type]
+        text = explain(maml(), qs.Sinusoids(5, 5), 4, combine=Average(), compute=compute)
+        plan = qs.fit(
+            maml(), qs.Sinusoids(5, 5), 1, 4, combine=Average(), compute=compute, progress=False
+        ).plan
+        assert (plan.mapping, plan.at_once, plan.compiled) == (mapping, at_once, False)
+        assert "combine reads the gradient of each task" in plan.why
+        lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
+        assert lines["mapping"] == f"{mapping.value}: {plan.why}"
+
+
+def test_gradients_that_do_not_fit_are_computed_in_parts_or_refused_in_advance() -> None:
+    class Weighing:
+        reads = "gramian"
+
+        def gradient_weights(
+            self, gramian: torch.Tensor, losses: torch.Tensor, names: Sequence[str]
+        ) -> torch.Tensor:
+            return torch.full_like(losses, 1 / len(losses))
+
+    small = qs.Compute(memory=8000)
+    plans = [
+        qs.fit(maml(), qs.Sinusoids(5, 5), 1, 4, combine=Weighing(), compute=compute,
+               progress=False).plan
+        for compute in (qs.Compute(), small)
+    ]  # fmt: skip
+    row = sum(p.nbytes for p in maml().parameters())
+    assert [plan.parts for plan in plans] == [1, -(-4 * row // 8000)]
+    with pytest.raises(MemoryError, match=r"for 4 tasks; found room for 8\.0 kB"):
+        explain(maml(), qs.Sinusoids(5, 5), 4, combine=Average(), compute=small)
 
 
 class Sequential(qs.Prototypical):

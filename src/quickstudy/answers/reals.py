@@ -54,6 +54,8 @@ class Reals(Answer):
     kind: ClassVar[str] = "reals"
     guess_name: ClassVar[str] = "mean of the support"
     loss_is_score: ClassVar[bool] = True
+    squared_error: ClassVar[bool] = True
+    """Its loss is that of a Gaussian, but for its variance; other answers have a cross-entropy."""
 
     def __post_init__(self) -> None:
         check_count("Reals", "d", self.d, 1)

@@ -1,14 +1,14 @@
 """Which drawn tasks of a step are one task, and which are absent.
 
 A balancer sees one loss, and one row of the Jacobian, for each task: drawn tasks of one name are
-averaged; drawn tasks without a name, as in meta-learning, are a task each. A task none of whose
-queries has a known label, and whose loss is 0, is *absent*: it has no row. A row of zeros would be
-a stationary task, at which MGDA, CAGrad and others rightly stop.
+averaged; drawn tasks without a name, as in meta-learning, are a task each. A drawn task none of
+whose queries has a known label, and whose loss is 0, is *absent*: it counts nowhere. A row of
+zeros would be a stationary task, at which MGDA, CAGrad and others rightly stop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,23 +44,15 @@ class Grouping:
             return rows
         return self.averages(rows) @ rows
 
-    def without(self, places: Sequence[int]) -> Grouping:
-        """The tasks that have a drawn task at another place than ``places``."""
-        absent = set(places)
-        kept = [i for i, members in enumerate(self.members) if not absent.issuperset(members)]
-        return Grouping(
-            tuple(self.names[i] for i in kept), tuple(self.members[i] for i in kept), self.drawn
-        )
 
-
-def group(step: Sequence[Prepared]) -> Grouping:
-    """The tasks of ``step``; drawn tasks without a known label count only where all are."""
-    drawn, unlabelled = names_of(step), set(unlabelled_places(step))
-    places: dict[tuple[str, int], list[int]] = {}
+def group(step: Sequence[Prepared], absent: Collection[int] = ()) -> Grouping:
+    """The tasks of ``step``, without the drawn tasks at the places ``absent``."""
+    drawn, members = names_of(step), dict[tuple[str, int], list[int]]()
     for place, name in enumerate(drawn):
-        places.setdefault((name, 0 if name else place), []).append(place)
-    members = [[p for p in each if p not in unlabelled] or each for each in places.values()]
-    return Grouping(tuple(name for name, _ in places), tuple(map(tuple, members)), len(drawn))
+        if place not in absent:
+            members.setdefault((name, 0 if name else place), []).append(place)
+    names = tuple(name for name, _ in members)
+    return Grouping(names, tuple(map(tuple, members.values())), len(drawn))
 
 
 def unlabelled_places(step: Sequence[Prepared]) -> list[int]:

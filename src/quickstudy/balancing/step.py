@@ -69,13 +69,13 @@ def combined(
     if isinstance(combine, Mean):
         outcome, plan = accumulate_within(learner, step, objective, plan, compiled)
         if unlabelled_places(step):
-            _present(step, outcome.loss)
+            _tasks(step, outcome.loss)
         return outcome, plan
     if isinstance(combine, ReadsAnswers):
         combine.read_answers(answers_of(step))
     if isinstance(combine, WeighsTasks):
         losses = losses_of_tasks(learner, step, objective).loss
-        tasks = _present(step, losses)
+        tasks = _tasks(step, losses)
         averages = tasks.averages(losses)
         weights = combine.weights(averages @ losses, tasks.names)
         _check_weights(combine, weights, averages @ losses, tasks.names)
@@ -95,26 +95,32 @@ def see_result(
     """
     if isinstance(combine, SeesResult):
         losses = losses_of_tasks(learner, step, objective).loss
-        tasks = _present(step, losses)
+        tasks = _tasks(step, losses)
         combine.see_result(tasks.averages(losses) @ losses, tasks.names)
 
 
-def _present(step: Sequence[Prepared], losses: Tensor) -> Grouping:
+def _tasks(step: Sequence[Prepared], losses: Tensor) -> Grouping:
     """The tasks that are not absent; refuses losses that are not finite, and a step without any."""
     _refuse_not_finite("loss", losses, step)
-    tasks, unlabelled = group(step), unlabelled_places(step)
-    if not unlabelled:
+    absent = [place for place in unlabelled_places(step) if losses[place] == 0]
+    tasks = group(step, absent)
+    if tasks.names:
         return tasks
-    zero = (losses == 0).tolist()
-    present = tasks.without([place for place in unlabelled if zero[place]])
-    if present.names:
-        return present
     names = [name or "without a name" for name in dict.fromkeys(names_of(step))]
     raise ValueError(
         f"fit: at least one task of a step needs a query with a known label; found none in "
         f"{count_of(step)} drawn tasks ({first_few(names)}). Draw more rows or tasks in a step, "
         "or leave out rows without labels."
     )
+
+
+def _tasks_before_gradients(
+    learner: Learner, step: Sequence[Prepared], objective: Objective
+) -> Grouping:
+    """:func:`_tasks`; costs a pass without gradients where some could be absent."""
+    if not unlabelled_places(step):
+        return group(step)
+    return _tasks(step, losses_of_tasks(learner, step, objective).loss)
 
 
 def _refuse_not_finite(what: str, numbers: Tensor, step: Sequence[Prepared]) -> None:
@@ -156,26 +162,23 @@ def _by_gramian(
     plan: Plan,
 ) -> tuple[Outcome, Plan]:
     """Two passes where the gradients are computed in parts: their weights, then their sum."""
-    every, found, rows = group(step), Found(), torch.empty(0)
-    averages = every.averages(next(learner.parameters()))
-    gramian = torch.zeros(())
+    tasks, found = _tasks_before_gradients(learner, step, objective), Found()
+    shared, own = shared_and_own(learner)
+    averages = tasks.averages(next(iter((shared or own).values())))
+    gramian, rows = torch.zeros(()), averages
     for part in gradient_rows(learner, step, objective, averages.sum(0), plan, found):
         _refuse_rows_not_finite(found.outcome.loss, part, step)
-        rows = every.averaged(part)
+        rows = tasks.averaged(part)
         gramian = gramian.to(rows.device) + gramian_of(rows)
-    tasks, losses = _present(step, found.outcome.loss), found.outcome.loss
-    kept = [place for place, members in enumerate(every.members) if members in tasks.members]
-    averages, means = averages[kept], tasks.averages(losses) @ losses
-    shared, own = shared_and_own(learner)
     if not shared:
         _set_gradient(learner, rows.new_zeros(0), found)
         return found.outcome, plan
-    weights = combine.gradient_weights(gramian[kept][:, kept], means, tasks.names)
-    _check_weights(combine, weights, means, tasks.names)
-    weights = weights.detach().to(averages)
-    weighs_all = bool(getattr(combine, "weighs_all", False))
+    losses = averages.to(found.outcome.loss) @ found.outcome.loss
+    weights = combine.gradient_weights(gramian, losses, tasks.names)
+    _check_weights(combine, weights, losses, tasks.names)
+    weights, weighs_all = weights.detach().to(averages), getattr(combine, "weighs_all", False)
     if plan.parts == 1 and not (own and weighs_all):
-        _set_gradient(learner, weights.to(rows) @ rows[kept], found)
+        _set_gradient(learner, weights @ rows, found)
         return found.outcome, plan
     outcome, _ = accumulate_within(learner, step, objective, plan, None, weights @ averages)
     if not weighs_all:
@@ -191,23 +194,19 @@ def _by_gradients(
     objective: Objective,
     plan: Plan,
 ) -> Outcome:
-    every, found = group(step), Found()
-    scale = every.averages(next(learner.parameters())).sum(0)
-    (drawn,) = gradient_rows(learner, step, objective, scale, replace(plan, parts=1), found)
-    losses = found.outcome.loss
-    _refuse_rows_not_finite(losses, drawn, step)
-    tasks = _present(step, losses)
-    kept = [place for place, members in enumerate(every.members) if members in tasks.members]
-    rows = every.averaged(drawn)
-    rows = rows if len(kept) == len(rows) else rows[kept]
-    if rows.shape[1]:
-        flat = combine.gradient(rows, tasks.averages(losses) @ losses, tasks.names)
-        _check_floats(
-            flat, rows.shape[1:], "one number for each entry of the trained parameters that tasks "
-            "share",
-        )  # fmt: skip
-    else:
-        flat = rows.new_zeros(0)
+    tasks, found = _tasks_before_gradients(learner, step, objective), Found()
+    shared, own = shared_and_own(learner)
+    averages = tasks.averages(next(iter((shared or own).values())))
+    whole = replace(plan, parts=1)
+    (drawn,) = gradient_rows(learner, step, objective, averages.sum(0), whole, found)
+    _refuse_rows_not_finite(found.outcome.loss, drawn, step)
+    rows = tasks.averaged(drawn)
+    flat = rows.new_zeros(0)
+    if shared:
+        losses = averages.to(found.outcome.loss) @ found.outcome.loss
+        flat = combine.gradient(rows, losses, tasks.names)
+        what = "one number for each entry of the trained parameters that tasks share"
+        _check_floats(flat, rows.shape[1:], what)
     _set_gradient(learner, flat.detach(), found)
     return found.outcome
 

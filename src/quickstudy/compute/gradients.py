@@ -152,26 +152,23 @@ class TaskLoss:
 
     ``reached``  names of the parameters that the loss depends on: ``torch.func`` gives the others
                  gradients of zeros, so hooks record which ones have a gradient.
-
-    ``constants``  values of parameters for which no gradient is wanted.
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        objective: Objective,
-        spec: TaskSpec,
-        constants: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> None:
+    def __init__(self, learner: Learner, objective: Objective, spec: TaskSpec) -> None:
         self._module, self._spec = _Module(learner, objective), spec
-        self._constants = {f"learner.{name}": value for name, value in constants.items()}
         self.reached: set[str] = set()
 
-    def __call__(self, parameters: Parameters, support: Examples, query: Examples) -> Outcome:
-        """The outcome of the task."""
+    def __call__(
+        self,
+        parameters: Parameters,
+        support: Examples,
+        query: Examples,
+        constants: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Outcome:
+        """The outcome of the task; ``constants`` are parameters without a gradient."""
         for name, parameter in parameters.items():
             parameter.register_hook(lambda _, name=name: self.reached.add(name))
-        named = self._constants | {f"learner.{name}": p for name, p in parameters.items()}
+        named = {f"learner.{name}": p for name, p in {**constants, **parameters}.items()}
         outcome: Outcome = call_with(self._module, named, Task(support, query, self._spec))
         return outcome
 

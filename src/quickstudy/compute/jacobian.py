@@ -160,11 +160,12 @@ def _mapped(
 ) -> tuple[Tensor, Outcome]:
     trained = {n: p.detach() for n, p in learner.named_parameters() if p.requires_grad}
     wanted = {name: trained.pop(name) for name in names}
-    loss = TaskLoss(learner, objective, prepared.task.spec, constants=trained)
-    over_tasks = vmap(grad_and_value(loss, has_aux=True), in_dims=(None, 0, 0))
+    loss = TaskLoss(learner, objective, prepared.task.spec)
+    # Constants are an argument, so that torch wraps them as it does the places that index them.
+    over_tasks = vmap(grad_and_value(loss, has_aux=True), in_dims=(None, 0, 0, None))
     rows, outcomes = [], []
     for chunk, _ in chunks(prepared.task, None, plan.chunk):
-        gradients, (losses, scores) = over_tasks(wanted, chunk.support, chunk.query)
+        gradients, (losses, scores) = over_tasks(wanted, chunk.support, chunk.query, trained)
         parts = [gradient.flatten(1) for gradient in gradients.values()]
         rows.append(torch.cat(parts, 1)[:, cut] if parts else losses.new_zeros(len(losses), 0))
         outcomes.append(Outcome(losses.detach(), scores.detach()))

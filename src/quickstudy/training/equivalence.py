@@ -12,6 +12,7 @@ from quickstudy.base.errors import first_line, out_of_memory, with_memory_fallba
 from quickstudy.base.trees import map_tree
 from quickstudy.compute.compiled import CompiledGradients
 from quickstudy.compute.engine import GRADIENT_MAKERS, accumulate
+from quickstudy.compute.jacobian import Found, gradient_rows
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import prepare_stack
 from quickstudy.contract.check import doubled
@@ -73,6 +74,49 @@ def _difference(
     if difference <= TOLERANCE:
         return None
     return f"the meta-gradient of {name} differs from the loop's by {difference:.1g}"
+
+
+def rows_differ_from_loop(
+    learner: Learner, step: Sequence[Task], mapping: Mapping, objective: Objective
+) -> str | None:
+    """Why ``mapping`` must not give single tasks' gradients; None where each is the loop's."""
+
+    def difference() -> str | None:
+        each = (_difference_of_rows(learner, stack, mapping, objective) for stack in step)
+        return next((reason for reason in each if reason), None)
+
+    return with_memory_fallback(
+        difference,
+        lambda: "the comparison in float64 does not fit in memory",
+    )
+
+
+def _difference_of_rows(
+    learner: Learner, batch: Task, mapping: Mapping, objective: Objective
+) -> str | None:
+    double, two = _perturb(in_double(learner)), first_tasks(doubled(few_queries(batch, 4)), 2)
+    prepared, found = [prepare_stack(double, as_stack(two))], []
+    scale = torch.linspace(1, 2, count(two), dtype=torch.float64)
+    try:
+        for each in (mapping, Mapping.LOOP):
+            beside = Found()
+            plan = Plan(each, "", count(two))
+            (rows,) = gradient_rows(double, prepared, objective, scale, plan, beside)
+            own = [beside.own[name].flatten() for name in sorted(beside.own)]
+            found.append((torch.cat([rows.flatten(), *own]), beside.reached))
+    except Exception as error:  # whatever the mapping cannot compute, the loop can
+        if out_of_memory(error):
+            raise
+        return f"{mapping.value} cannot map it: {first_line(error)}"
+    (by_mapping, reached), (by_loop, expected) = found
+    if reached != expected:
+        return f"{mapping.value} gives gradients to other parameters than the loop"
+    if not by_loop.norm() > 0:
+        return f"the tasks compared have no gradient, so {mapping.value} cannot be checked"
+    difference = float((by_loop - by_mapping).norm() / by_loop.norm())
+    if difference <= TOLERANCE:
+        return None
+    return f"the tasks' gradients by {mapping.value} differ from the loop's by {difference:.1g}"
 
 
 def _gradients(

@@ -134,7 +134,7 @@ def fit(
     state = folder.restore(learner, opt, combine, settings)
     if state.plan:
         with folder.errors():
-            state.plan = checked_again(state.plan, learner, first, objective)
+            state.plan = checked_again(state.plan, learner, first, objective, combine)
     else:
         state.plan = make_plan(learner, first, objective, tasks_per_step, compute, combine)
     trainer.follow(state.plan)

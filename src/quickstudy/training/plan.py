@@ -8,7 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from quickstudy.balancing.combine import Combine, check_combine, mean, reads_gradients
+from quickstudy.balancing.combine import (
+    Combine,
+    WeighsGradients,
+    check_combine,
+    mean,
+    reads_gradients,
+)
 from quickstudy.base.dropout import active_dropout, dropout_off
 from quickstudy.base.memory import free_memory, in_bytes
 from quickstudy.base.modules import convolves_on_cpu, device_of
@@ -16,12 +22,13 @@ from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.compute.cost import Cost, cost_of_one_task, cost_over_tasks
 from quickstudy.compute.engine import GRADIENT_MAKERS
 from quickstudy.compute.features import tasks_per_call
-from quickstudy.compute.memory import one_task_must_fit
+from quickstudy.compute.jacobian import shared_and_own
+from quickstudy.compute.memory import TaskTooLarge, one_task_must_fit
 from quickstudy.compute.plan import Compute, Engine, Mapping, Plan
 from quickstudy.compute.prepare import kind_of
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.objectives import Objective, is_scheduled, objective_of
-from quickstudy.training.equivalence import difference_from_loop
+from quickstudy.training.equivalence import difference_from_loop, rows_differ_from_loop
 from quickstudy.training.preflight import first_tasks, prepare
 
 _CALLS_OF_VMAP = 2
@@ -33,7 +40,7 @@ _WORTH_CALLING = 0.05
 _NO_WORKERS = "none: they share only the tasks of a loop"
 
 
-_ALONE = "combine reads the gradient of each task, so they are computed one after the other"
+_ALONE = "combine reads the gradient of each task"
 
 
 _DROPOUT = "dropout has masks of its own for each task, so they are computed one after the other"
@@ -51,7 +58,7 @@ def make_plan(
 
     A mapping is used if its gradient equals the loop's for every kind of task in ``step``. Tasks of
     other kinds, if they occur later, are looped. If ``combine`` reads the gradients of single
-    tasks, all tasks are looped, in one thread, whatever ``compute`` says.
+    tasks, these must be the loop's, each of them; they are neither compiled nor looped in threads.
 
     This check holds only for the objective as it is now, so nothing that it reads, except for its
     arguments, may change while it trains. If it does, learner or objective must be
@@ -59,8 +66,8 @@ def make_plan(
     or ``features``, which could be correct now and wrong later.
 
     Raises ValueError for ``compile`` without a compiler, RuntimeError where ``engine="vmap"`` gives
-    a wrong gradient, and :class:`quickstudy.compute.memory.TaskTooLarge` where one task does not
-    fit in memory.
+    a wrong gradient, and :class:`quickstudy.compute.memory.TaskTooLarge` where one task, or the
+    gradients of all tasks that ``combine`` reads, do not fit in memory.
     """
     engine, workers, compile = compute.engine, compute.workers, compute.compile
     if compile:
@@ -73,7 +80,7 @@ def make_plan(
         costs = [cost_of_one_task(learner, stack, objective) for stack in step]
         cost = max(costs, key=lambda each: each.bytes)
         if reads_gradients(combine):
-            return Plan(Mapping.LOOP, _ALONE, tasks, bytes=cost.bytes)
+            return _plan_of_gradients(learner, step, objective, tasks, compute, combine, cost)
         if dropping:
             room = compute.memory or free_memory(device_of(learner)) // 2
             workers = max(1, min(workers, tasks, room // max(1, cost.bytes)))
@@ -108,13 +115,64 @@ def make_plan(
     return checked_for(plan, step)
 
 
+def _plan_of_gradients(
+    learner: Learner,
+    step: Sequence[Task],
+    objective: Objective,
+    tasks: int,
+    compute: Compute,
+    combine: Combine,
+    cost: Cost,
+) -> Plan:
+    """A plan for a combiner of gradients: by ``vmap`` of a task's gradient, or by a loop."""
+    free = free_memory(device_of(learner))
+    room = free // 2 if compute.memory is None else compute.memory
+    row = sum(p.nbytes for p in shared_and_own(learner)[0].values())
+    parts = max(1, -(-tasks * row // room))
+    if parts > 1 and not isinstance(combine, WeighsGradients):
+        needed = tasks * row
+        if needed > (free if compute.memory is None else compute.memory):
+            raise TaskTooLarge(
+                f"fit: combine reads the gradients of all tasks of a step, {_size(needed)} for "
+                f"{tasks} tasks; found room for {_size(room)}. Use a balancer that reads their "
+                "Gramian alone, such as qs.balancing.UPGrad(), or fewer tasks in a step."
+            )
+        parts = 1
+    mapping, problem = Mapping.VMAP_GRAD if learner.differentiates else Mapping.VMAP, None
+    if active_dropout(learner):
+        problem = _DROPOUT
+    elif compute.engine == "loop":
+        problem = "a loop was asked for"
+    elif compute.engine == "auto" and convolves_on_cpu(learner) and cost.is_arithmetic:
+        problem = f"{cost}: on a CPU, the feature maps of one task stay in the cache"
+    problem = (
+        problem
+        or rows_differ_from_loop(learner, step, mapping, objective)
+        or difference_from_loop(learner, step, mapping, objective)
+    )
+    if problem and compute.engine == "vmap":
+        raise RuntimeError(f"engine='vmap' is not right for this learner: {problem}. Use 'auto'.")
+    if problem:
+        return Plan(Mapping.LOOP, f"{_ALONE}; {problem}", tasks, bytes=cost.bytes, parts=parts)
+    fits = max(1, room // max(1, cost.bytes + row // parts))
+    why = f"{_ALONE}; {cost}; each equals the loop's in float64"
+    plan = Plan(mapping, why, min(fits, tasks), bytes=cost.bytes, parts=parts)
+    return checked_for(plan, step)
+
+
 def checked_for(plan: Plan, step: Sequence[Task]) -> Plan:
     """``plan``, whose mapping was checked for the kinds of task in ``step``."""
     looped = plan.mapping is Mapping.LOOP
     return replace(plan, kinds=None if looped else tuple(dict.fromkeys(map(kind_of, step))))
 
 
-def checked_again(plan: Plan, learner: Learner, step: Sequence[Task], objective: Objective) -> Plan:
+def checked_again(
+    plan: Plan,
+    learner: Learner,
+    step: Sequence[Task],
+    objective: Objective,
+    combine: Combine = mean,
+) -> Plan:
     """A resumed run's ``plan``; ValueError where it does not give the gradient of a loop.
 
     It was checked when the run was started, but a file may be hostile, and libraries change.
@@ -128,6 +186,8 @@ def checked_again(plan: Plan, learner: Learner, step: Sequence[Task], objective:
         problem = _DROPOUT
     if plan.mapping is not Mapping.LOOP:
         problem = problem or difference_from_loop(learner, step, plan.mapping, objective)
+    if plan.mapping is not Mapping.LOOP and reads_gradients(combine):
+        problem = problem or rows_differ_from_loop(learner, step, plan.mapping, objective)
     if problem:
         raise ValueError(f"its plan computes steps by {plan.mapping.value}, but {problem}")
     return checked_for(plan, step)

@@ -17,7 +17,7 @@ from quickstudy.backbones.norms import needs_support_statistics
 from quickstudy.base.door import readable
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, Learner, NamedExamples, State, Task, TaskSpec
-from quickstudy.learners.multitask.stacked import Place, has_row_per_task
+from quickstudy.learners.multitask.stacked import Place, has_row_per_task, row_at
 from quickstudy.objectives import Outcome, all_rows_loss, query_loss
 from quickstudy.tasks.examples import counted_weights, without_absent
 
@@ -170,7 +170,7 @@ class MultiTaskLearner(Learner):
         if isinstance(place, int) or min(self.tasks.values()) >= spec.outputs:
             return None
         widths = torch.tensor(list(self.tasks.values()), device=place.device)
-        return torch.arange(spec.outputs, device=place.device) < widths[place]
+        return torch.arange(spec.outputs, device=place.device) < row_at(widths, place)
 
 
 def refuse_support_statistics(backbone: nn.Module, who: str) -> None:

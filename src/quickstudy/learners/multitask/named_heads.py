@@ -15,7 +15,7 @@ from quickstudy.core import Examples, Learner, NamedExamples, State, Task, TaskS
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.maml import MAML
 from quickstudy.learners.gradient.network import linear_head
-from quickstudy.learners.multitask.stacked import StackedHeads
+from quickstudy.learners.multitask.stacked import StackedHeads, row_at
 
 
 class NamedHeads(Learner):
@@ -176,14 +176,6 @@ class NamedHeads(Learner):
                 f"({spec.answer}). Give the spec that it was made with, or another name."
             )
         return place
-
-
-def row_at(stacked: Tensor, place: Tensor | int) -> Tensor:
-    """(...): the row of ``stacked`` (tasks, ...) at ``place``.
-
-    ``stacked[place]`` reads a tensor () that is an index, which vmap cannot in a gradient.
-    """
-    return stacked[place] if isinstance(place, int) else stacked[place.reshape(1)][0]
 
 
 def _objective_of_the_learner(learner: Learner, task: Task) -> Any:

@@ -27,6 +27,17 @@ _IN_TRAINING = 4
 """Adam keeps a gradient and two running means beside each parameter."""
 
 
+def row_at(stacked: Tensor, place: Tensor | int) -> Tensor:
+    """The row of ``stacked`` (tasks, ...) at ``place``.
+
+    By ``index_select``: ``stacked[place]`` reads the number of a tensor, which ``torch.func.grad``
+    inside ``vmap`` does not allow.
+    """
+    if isinstance(place, int):
+        return stacked[place]
+    return stacked.index_select(0, place.reshape(1)).squeeze(0)
+
+
 def has_row_per_task(module: nn.Module) -> bool:
     """Whether the first axis of this module's own parameters is the tasks."""
     return isinstance(module, StackedHeads | StackedNetworks)
@@ -61,7 +72,7 @@ class StackedHeads(nn.Module):
 
     def forward(self, place: Place, features: Tensor) -> Tensor:
         """Predictions (n, W) for ``features`` (n, d) by the head at ``place``."""
-        predictions: Tensor = features @ self.weight[place] + self.bias[place]
+        predictions: Tensor = features @ row_at(self.weight, place) + row_at(self.bias, place)
         return predictions
 
     def extra_repr(self) -> str:
@@ -94,7 +105,7 @@ class StackedNetworks(nn.Module):
 
     def weights(self, place: Place) -> dict[str, Tensor]:
         """The parameters of the network at ``place``, by their names in the network."""
-        return {name: self.stack_of(name)[place] for name in self.names}
+        return {name: row_at(self.stack_of(name), place) for name in self.names}
 
     def stack_of(self, name: str) -> Tensor:
         """The parameter (tasks, ...) of this name in the network."""
