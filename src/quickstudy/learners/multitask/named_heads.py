@@ -108,6 +108,13 @@ class NamedHeads(Learner):
         twin._place = place
         return twin
 
+    def unknown_task(self, name: str) -> ValueError:
+        """The error for a task whose name is unknown, and whose rows are not labelled."""
+        return ValueError(
+            f"NamedHeads: knows no task {name!r}, and its support set has no labelled row to adapt "
+            f"from. The tasks it knows: {first_few(self.tasks) or 'none'}. Give labelled rows."
+        )
+
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The state of ``learner`` after its inner steps on ``support``, from the task's head."""
         self.learner.test_reach_once(support, spec)
