@@ -189,8 +189,10 @@ def main() -> None:
             result = results_of(name, data, options.steps, seed)
             found.setdefault(name, {})[str(seed)] = result
             print(seed, name, result, flush=True)
-        settings = {"steps": options.steps, "tasks_per_step": TASKS_PER_STEP, "rows": ROWS,
-                    "labelled pupils of a new school": LABELLED, "new schools": HELD_OUT}  # fmt: skip
+        settings = {
+            "steps": options.steps, "tasks_per_step": TASKS_PER_STEP, "rows": ROWS,
+            "labelled pupils of a new school": LABELLED, "new schools": HELD_OUT,
+        }  # fmt: skip
         contents = {"settings": settings, "table": table(found), "scores": found}
         write_atomically(options.out, json.dumps(contents, indent=1).encode())
     for name, row in table(found).items():

@@ -228,3 +228,11 @@ def test_what_cannot_be_is_refused() -> None:
     given = task("north", 0)
     with pytest.raises(ValueError, match=r"'north' was declared with 1 output.*has 2"):
         qs.NamedHeads(net.double(), {"north": 1})(given.support, given.spec)
+
+
+def test_a_new_task_without_labels_is_told_the_known_ones() -> None:
+    learner, given = made(), task("elsewhere", 0)
+    support = given.support._replace(targets=torch.full((5, 2), torch.nan, dtype=torch.float64))
+    spec = qs.TaskSpec(qs.answers.Reals(2, missing=True), "elsewhere")
+    with pytest.raises(ValueError, match=r"'elsewhere'.*knows: north, south"):
+        prepare_tasks(learner, [qs.Task(support, given.query, spec)])

@@ -133,8 +133,8 @@ def _plan_of_gradients(
         needed = tasks * row
         if needed > (free if compute.memory is None else compute.memory):
             raise TaskTooLarge(
-                f"fit: combine reads the gradients of all tasks of a step, {_size(needed)} for "
-                f"{tasks} tasks; found room for {_size(room)}. Use a balancer that reads their "
+                f"fit: combine reads the gradients of all tasks of a step, {in_bytes(needed)} for "
+                f"{tasks} tasks; found room for {in_bytes(room)}. Use a balancer that reads their "
                 "Gramian alone, such as qs.balancing.UPGrad(), or fewer tasks in a step."
             )
         parts = 1
