@@ -12,8 +12,8 @@ import quickstudy as qs
 
 
 def main(steps: int = 400) -> tuple[qs.Evaluation, qs.Evaluation]:
-    made = qs.tasks.related(14, clusters=2, noise=0.5, harmful=2, rows=60)
-    train, test = made.tasks.split_rows(0.5)
+    made = qs.tasks.related(14, clusters=2, noise=0.5, harmful=2, rows=120)
+    train, test = made.tasks.split_rows(0.25)
     source = train.batches(rows=8)  # a random school, then some of its pupils
 
     results = []

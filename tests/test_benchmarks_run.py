@@ -272,7 +272,7 @@ def test_multi_fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for part in parts.values()
     ]
     assert not (seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2])
-    left, right, *_ = script.batches(parts["train"], 1, seed=0).tasks
+    left, right, *_ = script.batches(parts["train"], script.TASKS, 1, seed=0).tasks
     assert torch.equal(left.query.inputs, right.query.inputs)
     assert [left.spec.name, right.spec.name] == ["left", "right"]
     monkeypatch.setattr(script, "garments", lambda _: (pictures, classes))
