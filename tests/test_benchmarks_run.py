@@ -301,3 +301,61 @@ def test_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["cosine, one network"]["ari_k_known"]["seeds"] == [1.0]
     assert found["cosine, one network"]["auc"]["seeds"] == [1.0]
     assert set(found["negative_transfer"]) == {"auc"}
+
+
+def test_tox21(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up molecules of three assays, some of whose labels are unknown."""
+    out, tox21 = tmp_path / "tox21.json", import_module("tox21")
+    generator = torch.Generator().manual_seed(0)
+    inputs = (torch.rand(120, 16, generator=generator) < 0.5).float()
+    labels = inputs[:, :3].clone()
+    labels[torch.rand(120, 3, generator=generator) < 0.2] = torch.nan
+    tasks = qs.tasks.columns(inputs, labels, ["a", "b", "c"])
+    monkeypatch.setattr(tox21, "load", lambda *_: tasks)
+    monkeypatch.setattr(tox21, "PASSES", (1, 2))
+    methods = ("single logistic", "single networks", "one network of 12 labels", "HardSharing")
+    words = ("--root", tmp_path, "--seeds", "1", "--out", out, "--methods", *methods)
+    call("tox21", monkeypatch, *words)
+    found = json.loads(out.read_text())
+    assert set(found["scores"]) == set(methods)
+    assert found["scores"]["single logistic"]["0"]["mean"] > 0.9, "each label is a column"
+    x, y = tox21.table_of(tasks)
+    some = ~labels.isnan().all(1)
+    torch.testing.assert_close((x, y), (inputs[some], labels[some]), equal_nan=True)
+
+
+def test_multi_fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up pictures: parts have different pictures, and both tasks the same rows."""
+    script, out = import_module("multi_fashion"), tmp_path / "fashion.json"
+    pictures = torch.arange(10_000.0)[:, None, None].expand(-1, 28, 28) / 10_000
+    classes = torch.arange(10_000) % 10
+    parts = script.parts(pictures, classes, seed=0, share=0.02)
+    seen = [
+        {*part["pictures"][:, 0, 0, 0].tolist(), *part["pictures"][:, 0, -1, -1].tolist()}
+        for part in parts.values()
+    ]
+    assert not (seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2])
+    left, right, *_ = script.batches(parts["train"], script.TASKS, 1, seed=0).tasks
+    assert torch.equal(left.query.inputs, right.query.inputs)
+    assert [left.spec.name, right.spec.name] == ["left", "right"]
+    monkeypatch.setattr(script, "garments", lambda _: (pictures, classes))
+    few = ("--seeds", "2", "--epochs", "1", "--share", "0.02", "--out", out)
+    names = ("single", "equal", "mgda")
+    pytest.importorskip("torchjd")
+    call("multi_fashion", monkeypatch, "--root", tmp_path, *few, "--methods", *names)
+    table = json.loads(out.read_text())["table"]
+    assert set(table) == set(names)
+    assert len(table["mgda"]["seeds"]) == 2
+
+
+def test_multitask_and_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, script = tmp_path / "orders.json", import_module("multitask_and_meta")
+    schools = qs.tasks.related(8, rows=40, features=6).tasks
+    monkeypatch.setattr(script, "HELD_OUT", 2)
+    monkeypatch.setattr(script, "PENALTIES", (10.0,))
+    monkeypatch.setattr(qs.datasets, "load_named_tasks", lambda *_: schools)
+    call("multitask_and_meta", monkeypatch, "--root", tmp_path, "--seeds", "2", "--steps", "2",
+         "--out", out)  # fmt: skip
+    table = json.loads(out.read_text())["table"]
+    assert set(table) == {"single ridge", *script.ORDERS}
+    assert table["single ridge"]["known"]["mean"] > 0.3

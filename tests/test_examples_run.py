@@ -52,6 +52,13 @@ def test_an_in_context_learner_on_new_domains():
     assert sum(row.tasks for row in result.rows) == 4
 
 
+def test_many_tasks_at_once():
+    """That sharing helps is for benchmarks to show."""
+    shared, alone = example("multitask")["main"](steps=3)
+    assert [row.name for row in shared.rows] == [row.name for row in alone.rows]
+    assert len(shared.rows) == 16
+
+
 def test_a_learner_that_acts():
     before, after = example("bandit")["main"](steps=30, tasks=40)
     assert before.mean < after.mean < 0.9, "0.9 is the return of the best arm"

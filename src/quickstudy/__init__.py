@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
     from quickstudy.learners.multitask.mmoe import MMoE as MMoE
     from quickstudy.learners.multitask.ple import PLE as PLE
+    from quickstudy.learners.multitask.named_heads import NamedHeads as NamedHeads
     from quickstudy.learners.multitask.pooled import Pooled as Pooled
     from quickstudy.learners.multitask.single_task import SingleTask as SingleTask
     from quickstudy.learners.multitask.sluice import Sluice as Sluice

@@ -225,4 +225,7 @@ def set_up(learner: Learner) -> None:
     if convolves_on_cpu(learner):
         keep_freed_memory()
         # Otherwise each convolution converts its weights, and each step their gradients.
-        learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Stacked weights (tasks, ...) of several networks have an axis more, and no such layout.
+        for parameter in learner.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)

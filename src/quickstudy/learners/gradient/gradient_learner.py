@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
@@ -59,6 +60,7 @@ class GradientLearner(Learner):
         ),
     }
     rates: Tensor | nn.ParameterList | None
+    start: Weights = {}  # noqa: RUF012  (never changed; see starting_at)
 
     steps, rate, test_steps = (
         setting("inner.steps"),
@@ -87,10 +89,14 @@ class GradientLearner(Learner):
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The weights after the inner steps on ``support``; the first call tests their reach."""
-        if not self._reach_tested:
-            self.refuse_unreachable(support, spec)
+        self.test_reach_once(support, spec)
         loss = self._support_loss(support, spec)
         return loss.state(last(self._path(loss, self._start(loss))))
+
+    def test_reach_once(self, support: Examples, spec: TaskSpec) -> None:
+        """:meth:`refuse_unreachable`, unless it was called before."""
+        if not self._reach_tested:
+            self.refuse_unreachable(support, spec)
 
     def refuse_unreachable(self, support: Examples, spec: TaskSpec) -> None:
         """ValueError where adapted weights would not reach the network's computation."""
@@ -176,7 +182,17 @@ class GradientLearner(Learner):
                 "some of it, or make the learner again with other adapts=. To use a learner "
                 "without training it, freeze all of it."
             )
-        return free or own
+        return (free or own) | self.start
+
+    def starting_at(self, start: Weights) -> Self:
+        """A copy whose steps start at ``start``, where it names a weight that adapts.
+
+        It shares all else with this learner, parameters included. A weight of ``start`` adapts,
+        also where the network's own of that name is frozen.
+        """
+        twin = copy.copy(self)
+        twin.start = start
+        return twin
 
     def _path(self, loss: SupportLoss, weights: Weights) -> Iterator[Weights]:
         """``weights``, and the weights after each step."""
