@@ -115,16 +115,14 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import Siamese as Siamese
     from quickstudy.learners.multitask.cross_stitch import CrossStitch as CrossStitch
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
+    from quickstudy.learners.multitask.mean_regularised import MeanRegularised as MeanRegularised
     from quickstudy.learners.multitask.mmoe import MMoE as MMoE
-    from quickstudy.learners.multitask.ple import PLE as PLE
     from quickstudy.learners.multitask.named_heads import NamedHeads as NamedHeads
+    from quickstudy.learners.multitask.ple import PLE as PLE
     from quickstudy.learners.multitask.pooled import Pooled as Pooled
     from quickstudy.learners.multitask.single_task import SingleTask as SingleTask
     from quickstudy.learners.multitask.sluice import Sluice as Sluice
     from quickstudy.learners.multitask.soft_sharing import SoftSharing as SoftSharing
-    from quickstudy.learners.multitask.mean_regularised import MeanRegularised as MeanRegularised
-    from quickstudy.learners.multitask.pooled import Pooled as Pooled
-    from quickstudy.learners.multitask.single_task import SingleTask as SingleTask
     from quickstudy.learners.multitask.trace_norm import TraceNorm as TraceNorm
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
