@@ -254,7 +254,7 @@ def test_balancing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
     monkeypatch.setattr(qs.datasets, "load", lambda name: data)
     few = ("--steps", "2", "--seeds", "2", "--tasks", "2", "--out", out)
-    call("balancing", monkeypatch, "mean", "equal", "equal, each drawn task", *few)
+    call("balancing", monkeypatch, "mean", "equal", *few)
     found = json.loads(out.read_text())
     assert [len(run["scores"]["hard"]) for run in found["runs"]["equal"]] == [2, 2]
     assert found["summary"]["equal"].keys() >= {"easy", "hard", "worst", "worst, less the mean's"}
