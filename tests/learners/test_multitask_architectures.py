@@ -16,7 +16,7 @@ from quickstudy.backbones import MLP
 from quickstudy.base.errors import BrokenLaw
 from quickstudy.contract.check import LAWS, applicable, doubled
 from quickstudy.core import Examples, Learner, Task, TaskSource
-from quickstudy.learners.multitask.soft_sharing import trace_norm
+from quickstudy.learners.multitask.soft_sharing import stacked_trace_norm
 from quickstudy.learners.transfer.starting_heads import zero_head
 from quickstudy.tasks.numbering import draw
 from quickstudy.training.optimisers import adam
@@ -30,7 +30,7 @@ MADE: dict[str, Make] = {
     "sluice": lambda tasks: qs.Sluice(MLP(4, (8,)), tasks, width=8, layers=2),
     "soft_sharing": lambda tasks: qs.SoftSharing(MLP(4, (8,)), tasks, head=zero_head, steps=2),
     "soft_sharing, trace norm": lambda tasks: qs.SoftSharing(
-        MLP(4, (8,)), tasks, trace_norm, head=zero_head, steps=2
+        MLP(4, (8,)), tasks, stacked_trace_norm, head=zero_head, steps=2
     ),
 }
 ALL = pytest.mark.parametrize("name", MADE)

@@ -14,7 +14,7 @@ import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.learners.gradient.descend import sgd
 from quickstudy.learners.multitask.deviations import Deviations
-from quickstudy.learners.multitask.soft_sharing import squared_norm, trace_norm
+from quickstudy.learners.multitask.soft_sharing import squared_norm, stacked_trace_norm
 from quickstudy.learners.transfer.starting_heads import zero_head
 
 Weights = dict[str, Tensor]
@@ -44,7 +44,7 @@ def network(w: Weights, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tasks", [ALIKE, TASKS], ids=["shared head", "own heads"])
-@pytest.mark.parametrize("penalty", [squared_norm, trace_norm])
+@pytest.mark.parametrize("penalty", [squared_norm, stacked_trace_norm])
 def test_known_tasks_equal_a_loop_over_networks(penalty: Any, tasks: dict[str, int]) -> None:
     own = learner(tasks, penalty=penalty)
     start, v = parameters(own)

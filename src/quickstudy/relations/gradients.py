@@ -14,6 +14,7 @@ from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.words import count, first_few
 from quickstudy.compute.engine import computing, losses_of_tasks
 from quickstudy.compute.gradients import as_outcome
+from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import Prepared, in_step_order, names_of, prepare_tasks
 from quickstudy.core import Learner, Task
 from quickstudy.evaluation.evaluate import check_call
@@ -174,12 +175,12 @@ class _Measurement:
         parameters = [p for p in scratch.parameters() if p.requires_grad]
         start = torch.cat([p.detach().flatten() for p in parameters])
         before = by_name(self.losses, self.of_task, self.names)
-        rows = []
+        rows, loop = [], Plan(Mapping.LOOP, "one task after the other", 1)
         for gradient in self.gradients:
             moved = start.clone()
             moved[self.shared] -= (rate * gradient).to(moved)
             write_flat(parameters, moved)
-            losses = losses_of_tasks(scratch, self.step, self.objective).loss.double()
+            losses = losses_of_tasks(scratch, self.step, self.objective, loop).loss.double()
             after = by_name(losses, self.of_task, self.names)
             rows.append(1 - after / before.where(before != 0, torch.nan))
         return torch.stack(rows).cpu()

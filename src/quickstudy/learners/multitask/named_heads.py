@@ -81,7 +81,7 @@ class NamedHeads(Learner):
             widths = [head.out_features] * len(tasks)
             self.heads = like(head, StackedHeads(head.in_features, widths, zero=True))
             if head.bias is None:
-                self.heads.bias = None  # type: ignore[assignment]
+                self.heads.bias = None
 
     @property
     def backbone(self) -> nn.Module:
@@ -102,7 +102,7 @@ class NamedHeads(Learner):
         """Whether the task is known: all known tasks may share a stack, and so may all others."""
         return self._place_in(spec) is not None
 
-    def at(self, place: Tensor) -> Learner:
+    def at(self, place: Tensor) -> NamedHeads:
         """A copy that starts at the head of ``place`` (); it shares all parameters."""
         twin = copy.copy(self)
         twin._place = place
@@ -156,7 +156,8 @@ class NamedHeads(Learner):
     def _starting_for(self, spec: TaskSpec) -> GradientLearner:
         """``learner``, whose steps start at the task's head, with as many outputs as it has."""
         head, place = linear_head(self.backbone, "NamedHeads"), self._place_in(spec)
-        start, own = {f"head.{name}": p for name, p in head.named_parameters()}, True
+        start: dict[str, Tensor] = {f"head.{name}": p for name, p in head.named_parameters()}
+        own = True
         if self.heads is not None and place is not None:
             v = {name: row_at(p, place) for name, p in self.heads.named_parameters()}
             v["weight"] = v["weight"].mT
@@ -188,10 +189,10 @@ class NamedHeads(Learner):
 def _objective_of_the_learner(learner: Learner, task: Task) -> Any:
     """The wrapped learner's own objective, such as Reptile's, from the head of the task."""
     assert isinstance(learner, NamedHeads)
-    placed, support = learner, task.support
+    support = task.support
     if isinstance(support, NamedExamples):
-        placed, support = learner.at(support.place), support.rows
-    inner = placed._starting_for(task.spec)
+        learner, support = learner.at(support.place), support.rows
+    inner = learner._starting_for(task.spec)
     assert inner.objective is not None
     return inner.objective(inner, task._replace(support=support))
 

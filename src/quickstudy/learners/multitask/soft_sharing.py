@@ -41,8 +41,8 @@ Penalty = Callable[[Weights, Weights, Place], Tensor]
 loss (). The mean of the losses over all tasks then has the mean of these."""
 
 SMOOTHING = 1e-4
-"""Added to singular values, as sqrt(σ² + SMOOTHING²), so that :func:`trace_norm` has a gradient
-where they are 0."""
+"""Added to singular values, as sqrt(σ² + SMOOTHING²), so that :func:`stacked_trace_norm` has a
+gradient where they are 0."""
 
 
 def squared_norm(start: Weights, differences: Weights, place: Place) -> Tensor:
@@ -50,7 +50,7 @@ def squared_norm(start: Weights, differences: Weights, place: Place) -> Tensor:
     return torch.stack([v[place].square().sum() for v in differences.values()]).sum()
 
 
-def trace_norm(start: Weights, differences: Weights, place: Place) -> Tensor:
+def stacked_trace_norm(start: Weights, differences: Weights, place: Place) -> Tensor:
     """(1/T) sum over parameters of the trace norm of w_t stacked over the T tasks: ().
 
     Each parameter is a matrix (tasks, entries), the sum of whose singular values is the trace norm:
@@ -84,8 +84,8 @@ class SoftSharing(MultiTaskLearner):
         L       = sum_t (L_t(w_0 + v_t) + strength * penalty_t)
 
     With ``penalty=squared_norm``, penalty_t = |v_t|², and w_0 becomes the mean of the w_t. With
-    ``penalty=trace_norm`` the penalties add up to the trace norm of each parameter of all networks,
-    stacked to a matrix: networks then share few directions.
+    ``penalty=stacked_trace_norm`` the penalties add up to the trace norm of each parameter of all
+    networks, stacked to a matrix: networks then share few directions.
 
     For any other task, ``adapt`` fits v to the support set by ``steps`` steps on
 
@@ -100,7 +100,7 @@ class SoftSharing(MultiTaskLearner):
     ``tasks``     name -> number of outputs. Where all have as many, the heads are part of w_t.
                   Where they differ, every task has a head of its own that is not pulled. Default:
                   none, so that every task is new.
-    ``penalty``   :func:`squared_norm` or :func:`trace_norm`.
+    ``penalty``   :func:`squared_norm` or :func:`stacked_trace_norm`.
     ``strength``  its factor, against the mean loss of the rows of a task.
     ``shrinkage`` above 0 and at most 1: the share of the identity in C; 1, the default, for C = 1.
     ``head``, ``l2``  where the head of a new task starts, if no head is shared, as in ``FineTune``.
