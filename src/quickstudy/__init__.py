@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quickstudy import backbones as backbones
     from quickstudy import balancing as balancing
     from quickstudy import datasets as datasets
+    from quickstudy import relations as relations
     from quickstudy import tasks as tasks
     from quickstudy import testing as testing
     from quickstudy import training as training
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation import transfer_scores as transfer_scores
     from quickstudy.evaluation.evaluate import evaluate as evaluate
+    from quickstudy.evaluation.multitask import judge_multitask as judge_multitask
+    from quickstudy.evaluation.multitask import judge_runs as judge_runs
     from quickstudy.evaluation.negative_transfer import negative_transfer as negative_transfer
     from quickstudy.evaluation.results import Evaluation as Evaluation
     from quickstudy.evaluation.transferability import transferability as transferability
@@ -165,6 +168,8 @@ _DEFINED_IN = {
     "featurise": "backbones.pretrained.features",
     "fit": "training.fit",
     "frozen": "base.frozen",
+    "judge_multitask": "evaluation.multitask",
+    "judge_runs": "evaluation.multitask",
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
@@ -188,6 +193,7 @@ _MODULES = {
     "heads": "learners.transfer.heads",
     "meta_gradients": "learners.gradient.meta_gradients",
     "optimisers": "training.optimisers",
+    "relations": "relations",
     "schedules": "training.schedules",
     "tasks": "tasks",
     "testing": "testing",
