@@ -133,7 +133,7 @@ def run(
 ) -> dict[str, Any]:
     """Accuracies of a network shared by ``tasks`` after one training."""
     torch.manual_seed(seed)
-    learner = qs.HardSharing(LeNet(), {name: 10 for name in tasks})
+    learner = qs.HardSharing(LeNet(), dict.fromkeys(tasks, 10))
     source = batches(data["train"], tasks, epochs, seed)
     steps = len(source) // len(tasks)
     start = time.process_time()
