@@ -12,6 +12,7 @@ from quickstudy.answers import Classes, Pixels
 from quickstudy.backbones.features import like
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Examples, Learner, NamedExamples, State, Task, TaskSpec
+from quickstudy.learners.gradient.descend import Weights
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.maml import MAML
 from quickstudy.learners.gradient.network import linear_head
@@ -81,7 +82,7 @@ class NamedHeads(Learner):
             widths = [head.out_features] * len(tasks)
             self.heads = like(head, StackedHeads(head.in_features, widths, zero=True))
             if head.bias is None:
-                self.heads.bias = None  # type: ignore[assignment]
+                self.heads.bias = None
 
     @property
     def backbone(self) -> nn.Module:
@@ -102,7 +103,7 @@ class NamedHeads(Learner):
         """Whether the task is known: all known tasks may share a stack, and so may all others."""
         return self._place_in(spec) is not None
 
-    def at(self, place: Tensor) -> Learner:
+    def at(self, place: Tensor) -> NamedHeads:
         """A copy that starts at the head of ``place`` (); it shares all parameters."""
         twin = copy.copy(self)
         twin._place = place
@@ -156,9 +157,10 @@ class NamedHeads(Learner):
     def _starting_for(self, spec: TaskSpec) -> GradientLearner:
         """``learner``, whose steps start at the task's head, with as many outputs as it has."""
         head, place = linear_head(self.backbone, "NamedHeads"), self._place_in(spec)
-        start, own = {f"head.{name}": p for name, p in head.named_parameters()}, True
+        start: Weights = {f"head.{name}": p for name, p in head.named_parameters()}
+        own = True
         if self.heads is not None and place is not None:
-            v = {name: row_at(p, place) for name, p in self.heads.named_parameters()}
+            v: Weights = {name: row_at(p, place) for name, p in self.heads.named_parameters()}
             v["weight"] = v["weight"].mT
             start, own = (
                 {name: p + v[name.removeprefix("head.")] for name, p in start.items()},
