@@ -160,8 +160,8 @@ def statistic(predictor: Predictor, query: qs.Examples) -> dict[str, float]:
     targets = query.targets
     with torch.no_grad():
         sse = (predictor(query.inputs) - targets).square().sum()
-    return {"n": len(targets), "sse": float(sse), "sum": float(targets.sum()),
-            "squares": float(targets.square().sum())}  # fmt: skip
+    return {"n": len(targets), "sse": round(float(sse), 3), "sum": round(float(targets.sum()), 3),
+            "squares": round(float(targets.square().sum()), 3)}  # fmt: skip
 
 
 def adapted_error(model: Fitted, name: str, rows: qs.Examples, seed: int) -> dict[str, float]:
