@@ -20,6 +20,7 @@ from quickstudy.answers.labels import AveragePrecision, Labels, RocAuc
 from quickstudy.evaluation.holm import clustered_half_width, holm, paired_p
 from quickstudy.evaluation.judgement import Judgement
 from quickstudy.evaluation.over_rows import Inputs, over_rows
+from quickstudy.evaluation.own_units import in_own_unit
 
 
 class Given(qs.Learner):
@@ -181,6 +182,27 @@ def test_tasks_that_share_their_rows_do_not_narrow_the_interval() -> None:
     assert apart == pytest.approx(alone / 2**0.5, rel=1e-3)
 
 
+def test_the_interval_of_two_tasks_is_welchs() -> None:
+    """With pooled degrees of freedom, a small task that varies much would have 82% coverage."""
+    generator = torch.Generator().manual_seed(0)
+    small, large = (
+        scale * torch.randn(n, generator=generator).double() for n, scale in ((4, 10.0), (90, 1.0))
+    )
+    welch = stats.ttest_ind(small.numpy(), -large.numpy(), equal_var=False).confidence_interval()
+    found = clustered_half_width([small, large], [None, None])
+    assert found == pytest.approx((welch.high - welch.low) / 4)
+    assert clustered_half_width([torch.ones(5), torch.zeros(5)], [None, None]) == 0.0
+
+
+def test_rows_of_one_task_with_equal_inputs_are_different_rows() -> None:
+    """Two pupils of a school who answer alike; in another task of the table, each is himself."""
+    values = torch.randn(40, generator=torch.Generator().manual_seed(0)).double()
+    twice = torch.arange(20).repeat(2)
+    student = stats.t.ppf(0.975, 39) * stats.sem(values.numpy())
+    assert clustered_half_width([values], [twice]) == pytest.approx(student)
+    assert clustered_half_width([values, values], [twice, twice]) == pytest.approx(student)
+
+
 def test_equal_inputs_have_equal_numbers() -> None:
     numbers = Inputs()
     tree = {"ids": torch.tensor([[1, 2], [1, 3], [1, 2]]), "mask": torch.ones(3)}
@@ -201,6 +223,10 @@ def test_standardised_targets_are_scored_in_their_own_unit() -> None:
         assert found.row(name).mean == pytest.approx(expected, rel=1e-4)
         guess = float(((train[name].targets.mean() - rows.targets) ** 2).mean())
         assert found.row(name).baselines[0].mean == pytest.approx(guess, rel=1e-4)
+        given = next(task for task in tasks.tasks if task.spec.name == name)
+        both = in_own_unit(tasks, name, given.query.targets, given.query)
+        for own in (both[0], both[1].targets):  # squared errors do not see a wrong shift of both
+            torch.testing.assert_close(own, rows.targets)
     with pytest.raises(ValueError, match="must be standardised alike; found 2 tasks"):
         scaled.tested_on(test)
 
