@@ -62,7 +62,7 @@ def like(backbone: nn.Module, own: Own) -> Own:
 
 
 def refuse_sizes(who: str, **sizes: int) -> None:
-    """Raise ValueError, prefixed by ``who``, for the first of ``sizes`` below 1, or no whole number."""
+    """Raise ValueError, prefixed by ``who``, for the first of ``sizes`` that is not 1 or more."""
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{who}: {name} must be at least 1; found {shown(size)}.")
