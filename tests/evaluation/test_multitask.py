@@ -334,8 +334,12 @@ def test_runs_with_other_seeds_have_an_interval_over_runs() -> None:
     assert found.worst[0] == "ab"[int(gains.mean(0).argmin())]
     assert len(json.loads(json.dumps(found.to_json()))["runs"]) == 3
     assert "95% interval over 3 runs" in str(found)
-    with pytest.raises(ValueError, match="at least 2 judgements of one learner"):
-        qs.judge_runs(runs[:1])
+    other = judged(true, true, test.tested_on(train))
+    for few in (runs[:1], [runs[0], other]):
+        with pytest.raises(ValueError, match="at least 2 judgements of one learner on the same"):
+            qs.judge_runs(few)
+    with pytest.raises(ValueError, match="needs results of judge_multitask; found int"):
+        qs.judge_runs([1, 2])  # type: ignore[list-item]
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
@@ -347,7 +351,51 @@ def test_what_cannot_be_judged_is_refused() -> None:
         qs.judge_multitask(one, other)
     with pytest.raises(ValueError, match="learners need tasks to be judged on"):
         qs.judge_multitask(one, Given(true))
+    with pytest.raises(
+        ValueError, match=r"compares evaluations, or learners; found str\. Give what"
+    ):
+        qs.judge_multitask("single", one)  # type: ignore[arg-type]
+    for wrong in (3, (1,), (0, 1), (1.0, 1)):
+        with pytest.raises(ValueError, match=r"tried must be the numbers .* or leave it out"):
+            qs.judge_multitask(one, one, tried=wrong)  # type: ignore[arg-type]
     unnamed = qs.tasks.fixed([t._replace(spec=qs.regression()) for t in tasks.tasks])
     plain = qs.evaluate(Given({"": true["a"]}), unnamed, baselines=False)
     with pytest.raises(ValueError, match="every task needs a name"):
         qs.judge_multitask(plain, plain)
+
+
+def test_the_pooled_network_stands_beside_both() -> None:
+    true, train, test = made("ab", 200)
+    off, bad = ({name: w + by for name, w in true.items()} for by in (0.3, 1.0))
+    tasks = train.tested_on(test)
+    found = judged(true, off, tasks, pooled=Given(bad))
+    alone = judged(bad, off, tasks)
+    assert found.pooled is not None
+    assert found.pooled.delta_m == pytest.approx(alone.delta_m)
+    line = f"one network for the rows of all tasks (pooled): Δm {alone.figure}, 2 of 2 tasks hurt"
+    assert line in str(found)
+    assert "no pooled baseline" in str(alone)
+    assert json.loads(json.dumps(found.to_json()))["pooled"]["hurt"] == ["a", "b"]
+
+
+def test_no_task_with_a_score_gives_no_advice() -> None:
+    x, ones = torch.arange(8.0)[:, None], torch.ones(8, 1)
+    with pytest.warns(UserWarning, match="one class only"):
+        tasks = qs.tasks.domains({n: (x, ones, qs.multilabel(1)) for n in "ab"})
+    with pytest.warns(UserWarning, match="one class only"):
+        given = tasks.tested_on(tasks)
+    right = dict.fromkeys(tasks, torch.ones(1, 1))
+    found = judged(right, right, given)
+    assert (found.figure, found.worst, found.unscored) == ("–", None, ("a", "b"))
+    assert found.advice.startswith("No advice: no task has a score")
+
+
+def test_tasks_with_too_few_rows_for_an_interval_are_named() -> None:
+    true, train, test = made("ab")
+    one = qs.Task(train["a"], qs.examples(test["a"].inputs[:1], test["a"].targets[:1]),
+                  test.specs["a"])  # fmt: skip
+    found = judged(
+        true, true, qs.tasks.fixed([one, *train.only(["b"]).tested_on(test.only(["b"])).tasks])
+    )
+    assert found.half_width == math.inf
+    assert "no interval: 1 task with too few rows: a" in str(found)
