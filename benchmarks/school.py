@@ -33,8 +33,9 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Predictor
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.interfaces.runs.provenance import commit
-from quickstudy.learners.multitask.linear_tasks import LinearRows, best_setting
-from quickstudy.learners.multitask.shared_weight import Shared, weights_of
+from quickstudy.learners.multitask.linear_rows import LinearRows
+from quickstudy.learners.multitask.linear_stacks import best_setting
+from quickstudy.learners.multitask.mean_regularised_optimum import Shared, weights_of
 from quickstudy.tasks.examples import take
 from quickstudy.tasks.named_tasks import NamedTasks
 
