@@ -33,8 +33,9 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Predictor
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.interfaces.runs.provenance import commit
-from quickstudy.learners.multitask.linear_tasks import LinearRows, best_setting
-from quickstudy.learners.multitask.shared_weight import Shared, weights_of
+from quickstudy.learners.multitask.linear_rows import LinearRows
+from quickstudy.learners.multitask.linear_stacks import best_setting
+from quickstudy.learners.multitask.mean_regularised_optimum import Shared, weights_of
 from quickstudy.tasks.examples import take
 from quickstudy.tasks.named_tasks import NamedTasks
 
@@ -160,8 +161,8 @@ def statistic(predictor: Predictor, query: qs.Examples) -> dict[str, float]:
     targets = query.targets
     with torch.no_grad():
         sse = (predictor(query.inputs) - targets).square().sum()
-    return {"n": len(targets), "sse": float(sse), "sum": float(targets.sum()),
-            "squares": float(targets.square().sum())}  # fmt: skip
+    return {"n": len(targets), "sse": round(float(sse), 3), "sum": round(float(targets.sum()), 3),
+            "squares": round(float(targets.square().sum()), 3)}  # fmt: skip
 
 
 def adapted_error(model: Fitted, name: str, rows: qs.Examples, seed: int) -> dict[str, float]:

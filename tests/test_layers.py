@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def test_modules_are_short_and_not_deeply_nested(module):
 def test_modules_for_lists_import_nothing_heavy(module):
     assert imported(MODULES[module]) <= {*WITHOUT_TORCH, module}
     assert not loaded_by(f"import {module}") & {"torch", "numpy", "yaml"}
+
+
+def test_no_two_test_files_have_one_name():
+    """Pytest imports a test file by its bare name, and refuses to collect two of one name."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, files in names.items() if files > 1] == []
 
 
 def test_compute_and_training_have_few_files():

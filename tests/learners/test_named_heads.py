@@ -221,7 +221,7 @@ def test_what_cannot_be_is_refused() -> None:
         qs.NamedHeads(qs.BOIL(net))
     with pytest.raises(ValueError, match=r"adapt a linear head.*Prototypical, which adapts no"):
         qs.NamedHeads(qs.Prototypical(qs.backbones.MLP(3, (4,))))
-    with pytest.raises(ValueError, match=r"1 to 2 outputs.*found 3 for 'north'"):
+    with pytest.raises(ValueError, match=r"more outputs .* head, 2; found 3 for 'north'"):
         qs.NamedHeads(net, {"north": 3})
     with pytest.raises(ValueError, match="needs a name"):
         qs.NamedHeads(net, {"": 1})

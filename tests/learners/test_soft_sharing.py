@@ -13,8 +13,8 @@ from torch import Tensor
 import quickstudy as qs
 from quickstudy.backbones import MLP
 from quickstudy.learners.gradient.descend import sgd
-from quickstudy.learners.multitask.deviations import Deviations
 from quickstudy.learners.multitask.soft_sharing import squared_norm, stacked_trace_norm
+from quickstudy.learners.multitask.soft_sharing_deviations import Deviations
 from quickstudy.learners.transfer.starting_heads import zero_head
 
 Weights = dict[str, Tensor]

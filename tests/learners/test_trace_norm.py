@@ -14,7 +14,8 @@ import quickstudy as qs
 from made_up import examples_of, planes, yes_or_no
 from quickstudy.backbones import MLP, Features
 from quickstudy.contract.check import doubled
-from quickstudy.learners.multitask.linear_tasks import read_tasks, stacked
+from quickstudy.learners.multitask.linear_rows import read_tasks
+from quickstudy.learners.multitask.linear_stacks import stacked
 from quickstudy.learners.multitask.trace_norm_optimum import (
     alternated,
     duality_gap,

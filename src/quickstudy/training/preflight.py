@@ -134,9 +134,12 @@ def check_lawful(learner: Learner, task: Task) -> None:
     where that does not fit, in the learner's own dtype.
     """
     if not any(parameter.requires_grad for parameter in learner.parameters()):
+        some = "give it the tasks to learn, tasks={name: number of outputs}"
+        if getattr(learner, "tasks", None) != {}:
+            some = "set requires_grad=True on some"
         raise ValueError(
             f"fit: {type(learner).__name__} has no trainable parameters, so there is nothing to "
-            "learn. Use it as it is, or set requires_grad=True on some."
+            f"learn. Use it as it is, or {some}."
         )
     if updating := updating_norm(learner):
         raise BrokenLaw(

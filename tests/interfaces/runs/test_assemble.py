@@ -171,3 +171,9 @@ def test_relation_compares_feature_maps_of_images_and_otherwise_vectors(short):
 def test_a_run_on_texts_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="clinc150 has texts, but runs are on pictures or arrays"):
         load_data(Recipe(data="clinc150", root=str(tmp_path)))
+
+
+def test_steps_of_a_learner_without_anything_to_train_are_refused_with_its_reason(short):
+    with pytest.raises(ValueError, match="nothing to train, since it learns every task of a run"):
+        prepare(replace(short, learner="single_task"))
+    assert prepare(replace(short, learner="single_task", steps=None)).recipe.steps == 0

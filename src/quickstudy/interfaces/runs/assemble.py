@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 import torch
 
 from quickstudy import datasets
+from quickstudy.backbones.pretrained.source import source_of
 from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown
 from quickstudy.core import Learner
@@ -110,10 +111,15 @@ def _with_steps(usual: Recipe, recipe: Recipe, learner: Learner) -> Recipe:
     if any(parameter.requires_grad for parameter in learner.parameters()):
         return recipe
     if usual.steps:
+        pretrained = source_of(backbone_of(learner)) is not None
+        why = (
+            f"the weights of {recipe.backbone} are pretrained and stay as they are"
+            if pretrained
+            else "it learns every task of a run from its support set alone"
+        )
         raise ValueError(
-            f"steps: {recipe.learner} has nothing to train, since the weights of "
-            f"{recipe.backbone} are pretrained and stay as they are; found {usual.steps}. Leave "
-            "steps out, or take another learner or backbone."
+            f"steps: {recipe.learner} has nothing to train, since {why}; found {usual.steps}. "
+            f"Leave steps out, or take another learner{' or backbone' if pretrained else ''}."
         )
     return replace(recipe, steps=0)
 

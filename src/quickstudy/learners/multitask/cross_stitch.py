@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.features import like
 from quickstudy.learners.multitask.perceptrons import checked_widths
-from quickstudy.learners.multitask.stacked import Place
-from quickstudy.learners.multitask.stitched import StitchedLearner, shares_of_networks
+from quickstudy.learners.multitask.stacked_parameters import Place
+from quickstudy.learners.multitask.stitched_learner import StitchedLearner, shares_of_networks
 
 
 class CrossStitch(StitchedLearner):

@@ -11,7 +11,7 @@ from quickstudy.backbones.features import feature_size, refuse_heads_and_maps
 from quickstudy.backbones.norms import embed_query
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
-from quickstudy.learners.multitask.stacked import Place, heads_for
+from quickstudy.learners.multitask.stacked_parameters import Place, heads_for
 from quickstudy.learners.transfer.heads import ridge
 from quickstudy.learners.transfer.linear_probe import Head, LinearProbe
 

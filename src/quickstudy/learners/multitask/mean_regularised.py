@@ -14,19 +14,21 @@ from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
 from quickstudy.backbones.features import feature_size, like, refuse_sizes
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
-from quickstudy.learners.multitask.linear_tasks import (
+from quickstudy.learners.multitask.linear_rows import (
     Linear,
     LinearRows,
-    Stack,
-    best_setting,
     linear_predictions,
     linear_state,
-    listed,
     read_support,
     read_tasks,
+)
+from quickstudy.learners.multitask.linear_stacks import (
+    Stack,
+    best_setting,
+    listed,
     stacked,
 )
-from quickstudy.learners.multitask.shared_weight import Shared, shared_by, weights_of
+from quickstudy.learners.multitask.mean_regularised_optimum import Shared, shared_by, weights_of
 from quickstudy.learners.outputs import refuse_more_outputs
 from quickstudy.learners.transfer.heads import ridge, ridge_weight
 from quickstudy.learners.transfer.linear_probe import fitted

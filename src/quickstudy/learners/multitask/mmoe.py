@@ -11,7 +11,7 @@ from quickstudy.backbones.features import feature_size, like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
-from quickstudy.learners.multitask.gates import (
+from quickstudy.learners.multitask.gated_experts import (
     Gate,
     GateFit,
     StackedGates,
@@ -20,7 +20,7 @@ from quickstudy.learners.multitask.gates import (
     predict_gated,
 )
 from quickstudy.learners.multitask.perceptrons import Perceptrons, checked_widths
-from quickstudy.learners.multitask.stacked import Place, heads_for
+from quickstudy.learners.multitask.stacked_parameters import Place, heads_for
 from quickstudy.tasks.examples import labelled
 
 
@@ -33,7 +33,7 @@ class MMoE(MultiTaskLearner):
 
     For any other task, ``adapt`` fits a gate and a linear head to the support set. The head is
     always the optimal one for the gate (ridge), and the gate takes ``steps`` gradient steps, from
-    the mean gate of the known tasks (:func:`quickstudy.learners.multitask.gates.fit_gated_head`).
+    the mean gate of the known tasks (``gated_experts.fit_gated_head``).
 
     ``backbone``  what experts and gates read: inputs (n, ...) -> features (n, d). For the paper's
                   model on vectors it leaves the inputs as they are: ``backbones.Features``.

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
 
 from quickstudy.answers import Classes, Pixels
 from quickstudy.backbones.features import like
-from quickstudy.base.words import count, first_few
+from quickstudy.base.words import first_few
 from quickstudy.core import Examples, Learner, NamedExamples, State, Task, TaskSpec
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.learners.gradient.maml import MAML
 from quickstudy.learners.gradient.network import linear_head
-from quickstudy.learners.multitask.stacked import StackedHeads, row_at
+from quickstudy.learners.multitask.known_tasks import KnowsTasks
+from quickstudy.learners.multitask.stacked_parameters import StackedHeads, row_at
 
 
-class NamedHeads(Learner):
+class NamedHeads(KnowsTasks):
     """Maps a support set to the network that ``learner`` adapts, from the head of the task's name.
 
         start   = (θ, h + v_name)                 v_name = 0 for a task of another name, or of none
@@ -61,21 +61,17 @@ class NamedHeads(Learner):
     """
 
     differentiates = True
-    reads_name = True
-    _place: Tensor | None = None
-    """In the copy that :meth:`at` gives: the place of the task that it is for."""
 
     def __init__(self, learner: nn.Module, tasks: Mapping[str, int] = {}) -> None:
         super().__init__()
         self.learner = _with_inner_steps(learner)
-        self.tasks = dict(tasks)
-        self._places = {name: place for place, name in enumerate(self.tasks)}
+        self._know(tasks)
         self.answers = self.learner.answers  # type: ignore[misc]
         self.exceptions = self.learner.exceptions  # type: ignore[misc]
         if self.learner.objective is not None:
             self.objective = _objective_of_the_learner
         head = linear_head(self.backbone, "NamedHeads")
-        _check_tasks(self.tasks, head.out_features)
+        _check_widths(self.tasks, head.out_features)
         self.heads: StackedHeads | None = None
         if tasks:
             widths = [head.out_features] * len(tasks)
@@ -93,27 +89,6 @@ class NamedHeads(Learner):
         """Names of the parameters whose first axis is the tasks; all others are shared."""
         heads = self.heads
         return () if heads is None else tuple(f"heads.{n}" for n, _ in heads.named_parameters())
-
-    def place_of(self, name: str) -> int:
-        """The row of ``heads`` of the task of this name; -1 for an unknown one."""
-        return self._places.get(name, -1)
-
-    def name_key(self, spec: TaskSpec) -> Hashable:
-        """Whether the task is known: all known tasks may share a stack, and so may all others."""
-        return self._place_in(spec) is not None
-
-    def at(self, place: Tensor) -> NamedHeads:
-        """A copy that starts at the head of ``place`` (); it shares all parameters."""
-        twin = copy.copy(self)
-        twin._place = place
-        return twin
-
-    def unknown_task(self, name: str) -> ValueError:
-        """The error for a task whose name is unknown, and whose rows are not labelled."""
-        return ValueError(
-            f"NamedHeads: knows no task {name!r}, and its support set has no labelled row to adapt "
-            f"from. The tasks it knows: {first_few(self.tasks) or 'none'}. Give labelled rows."
-        )
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The state of ``learner`` after its inner steps on ``support``, from the task's head."""
@@ -170,21 +145,6 @@ class NamedHeads(Learner):
             start, own = {name: rows[: spec.outputs] for name, rows in start.items()}, False
         return self.learner if own else self.learner.starting_at(start)
 
-    def _place_in(self, spec: TaskSpec) -> Tensor | int | None:
-        """The place of a known task; None for any other."""
-        if self._place is not None:
-            return self._place
-        place = self.place_of(spec.name)
-        if place < 0:
-            return None
-        if spec.outputs != self.tasks[spec.name]:
-            raise ValueError(
-                f"NamedHeads: the task {spec.name!r} was declared with "
-                f"{count(self.tasks[spec.name], 'output')}, but its answer has {spec.outputs} "
-                f"({spec.answer}). Give the spec that it was made with, or another name."
-            )
-        return place
-
 
 def _objective_of_the_learner(learner: Learner, task: Task) -> Any:
     """The wrapped learner's own objective, such as Reptile's, from the head of the task."""
@@ -212,16 +172,10 @@ def _with_inner_steps(learner: nn.Module) -> GradientLearner:
     return learner
 
 
-def _check_tasks(tasks: Mapping[str, int], outputs: int) -> None:
+def _check_widths(tasks: Mapping[str, int], outputs: int) -> None:
     for name, width in tasks.items():
-        if not isinstance(name, str) or not name:
+        if width > outputs:
             raise ValueError(
-                f"NamedHeads: every task needs a name, a text that is not empty; found {name!r}. "
-                "Give tasks={name: number of outputs}."
-            )
-        if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= outputs:
-            raise ValueError(
-                f"NamedHeads: every task must have 1 to {outputs} outputs, as many as the "
-                f"backbone's head; found {width!r} for {name!r}. Build the backbone with outputs= "
-                "of the widest task."
+                f"NamedHeads: no task may have more outputs than the backbone's head, {outputs}; "
+                f"found {width} for {name!r}. Build the backbone with outputs= of the widest task."
             )

@@ -12,7 +12,7 @@ from quickstudy.backbones.features import feature_size, like, refuse_sizes
 from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
-from quickstudy.learners.multitask.gates import (
+from quickstudy.learners.multitask.gated_experts import (
     Gate,
     GateFit,
     StackedGates,
@@ -21,7 +21,7 @@ from quickstudy.learners.multitask.gates import (
     predict_gated,
 )
 from quickstudy.learners.multitask.perceptrons import Perceptrons, checked_widths
-from quickstudy.learners.multitask.stacked import Place, heads_for
+from quickstudy.learners.multitask.stacked_parameters import Place, heads_for
 from quickstudy.tasks.examples import labelled
 
 
@@ -39,7 +39,7 @@ class PLE(MultiTaskLearner):
     For any other task, ``adapt`` fits a gate and a linear head to the support set. This gate mixes
     all experts of the last level, those of known tasks and the shared ones, as the gate of the
     shared stream does at the levels before; it starts with equal shares
-    (:func:`quickstudy.learners.multitask.gates.fit_gated_head`).
+    (:func:`quickstudy.learners.multitask.gated_experts.fit_gated_head`).
 
     ``backbone``  what the first level reads: inputs (n, ...) -> features (n, d). For the paper's
                   model on vectors it leaves the inputs as they are: ``backbones.Features``.

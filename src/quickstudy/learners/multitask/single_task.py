@@ -16,7 +16,7 @@ from quickstudy.base.replica import call_with
 from quickstudy.core import Examples, State, Task, TaskSpec
 from quickstudy.learners.gradient.descend import Adam, Update, last
 from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
-from quickstudy.learners.multitask.stacked import Place, StackedNetworks, heads_for
+from quickstudy.learners.multitask.stacked_parameters import Place, StackedNetworks, heads_for
 from quickstudy.learners.outputs import present_entry
 from quickstudy.learners.transfer.starting_heads import zero_head
 from quickstudy.learners.transfer.trunk import Trunk, added

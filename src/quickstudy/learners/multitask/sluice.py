@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from quickstudy.backbones.features import like, refuse_sizes
 from quickstudy.core import Task
 from quickstudy.learners.multitask.base_learner import named_loss
-from quickstudy.learners.multitask.stacked import Place
-from quickstudy.learners.multitask.stitched import StitchedLearner, shares_of_networks
+from quickstudy.learners.multitask.stacked_parameters import Place
+from quickstudy.learners.multitask.stitched_learner import StitchedLearner, shares_of_networks
 from quickstudy.objectives import Outcome
 
 

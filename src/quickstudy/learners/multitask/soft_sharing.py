@@ -30,8 +30,8 @@ from quickstudy.learners.multitask.base_learner import (
     named_loss,
     refuse_support_statistics,
 )
-from quickstudy.learners.multitask.deviations import Deviations
-from quickstudy.learners.multitask.stacked import Place, StackedNetworks, heads_for
+from quickstudy.learners.multitask.soft_sharing_deviations import Deviations
+from quickstudy.learners.multitask.stacked_parameters import Place, StackedNetworks, heads_for
 from quickstudy.learners.transfer.starting_heads import StartingHead, probe_head
 from quickstudy.objectives import Outcome
 from quickstudy.tasks.examples import labelled
@@ -93,7 +93,7 @@ class SoftSharing(MultiTaskLearner):
 
     m is the mean of the known v_t. C is the identity or, with ``shrinkage`` below 1, their
     covariance, shrunk to the identity; the steps are taken in coordinates in which C is the
-    identity (:class:`quickstudy.learners.multitask.deviations.Deviations`).
+    identity (:class:`quickstudy.learners.multitask.soft_sharing_deviations.Deviations`).
 
     ``backbone``  the network f without its head: inputs (n, ...) -> features (n, d). Its parameters
                   are w_0; frozen ones are the same for all tasks.

@@ -14,16 +14,18 @@ from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
 from quickstudy.backbones.features import feature_size, like
 from quickstudy.core import Answer, Examples, Learner, State, TaskSpec
-from quickstudy.learners.multitask.linear_tasks import (
+from quickstudy.learners.multitask.linear_rows import (
     Linear,
     LinearRows,
-    Stack,
-    best_setting,
     linear_predictions,
     linear_state,
-    listed,
     read_support,
     read_tasks,
+)
+from quickstudy.learners.multitask.linear_stacks import (
+    Stack,
+    best_setting,
+    listed,
     stacked,
 )
 from quickstudy.learners.multitask.trace_norm_optimum import best_root, unit_trace, weights_of

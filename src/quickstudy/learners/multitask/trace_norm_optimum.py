@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from quickstudy.learners.multitask.linear_tasks import Stack
+from quickstudy.learners.multitask.linear_stacks import Stack
 
 _ROUND = 10
 """Steps of descent between two checks of the duality gap."""

@@ -14,7 +14,7 @@ from quickstudy.backbones.norms import embed_query, embed_support
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.multitask.base_learner import MultiTaskLearner, refuse_support_statistics
 from quickstudy.learners.multitask.perceptrons import Perceptrons
-from quickstudy.learners.multitask.stacked import Place, StackedHeads, heads_for
+from quickstudy.learners.multitask.stacked_parameters import Place, StackedHeads, heads_for
 from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
 from quickstudy.learners.transfer.heads import ridge
 from quickstudy.learners.transfer.linear_probe import fitted

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quickstudy.learners.multitask.linear_tasks import Stack
+from quickstudy.learners.multitask.linear_stacks import Stack
 
 
 class Shared(NamedTuple):

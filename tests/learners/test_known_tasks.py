@@ -26,7 +26,7 @@ from quickstudy.compute.prepare import kind_of, prepare_tasks
 from quickstudy.contract.check import LAWS, applicable, check_laws, doubled
 from quickstudy.core import Learner, NamedExamples, Task, TaskSource
 from quickstudy.learners.gradient.descend import sgd
-from quickstudy.learners.multitask import stacked
+from quickstudy.learners.multitask import stacked_parameters
 from quickstudy.objectives import Outcome, all_rows_loss, objective_of, predict_queries, query_loss
 from quickstudy.tasks.numbering import draw, draw_stacks, generator
 from quickstudy.tasks.stacks import stack
@@ -434,7 +434,8 @@ def test_a_known_task_needs_no_label_to_be_evaluated(name: str) -> None:
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [({"": 1}, "needs a name"), ({3: 1}, "needs a name"), ({"a": 0}, "at least 1; found 0 for 'a'"),
-     ({"a": True}, "whole number"), ({"a": 1.0}, "whole number")],
+     ({"a": True}, "whole number"), ({"a": 1.0}, "whole number"),
+     (["a"], "must be a mapping .*found list"), (qs.tasks.related(2).tasks, "has them all as")],
 )  # fmt: skip
 @EACH
 def test_wrong_tasks_are_refused(name: str, tasks: Any, message: str) -> None:
@@ -461,20 +462,20 @@ def test_single_task_trains_only_what_it_knows() -> None:
     new = made_task("age", 0)
     with pytest.raises(ValueError, match=r"trains only tasks that it knows by name; found 'age'"):
         qs.fit(learner, lambda g: new, 1, 2, progress=False)
-    with pytest.raises(ValueError, match="no trainable parameters"):
+    with pytest.raises(ValueError, match=r"no trainable parameters.*give it the tasks to learn"):
         qs.fit(qs.SingleTask(net()), lambda g: new, 1, 2, progress=False)
 
 
 def test_many_networks_tell_their_memory_first(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = {f"assay {i}": 1 for i in range(617)}
     of_one = 4 * sum(p.numel() for p in net().parameters())
-    monkeypatch.setattr(stacked, "free_memory", lambda device: 617 * of_one - 1)
+    monkeypatch.setattr(stacked_parameters, "free_memory", lambda device: 617 * of_one - 1)
     with pytest.raises(ValueError, match=r"617 networks of 0.3 kB .*HardSharing.*fewer tasks"):
         qs.SingleTask(net(), tasks)
-    monkeypatch.setattr(stacked, "free_memory", lambda device: 4 * 617 * of_one - 1)
+    monkeypatch.setattr(stacked_parameters, "free_memory", lambda device: 4 * 617 * of_one - 1)
     with pytest.warns(UserWarning, match="training them by Adam"):
         qs.SingleTask(net(), tasks)
-    monkeypatch.setattr(stacked, "free_memory", memory.free_memory)
+    monkeypatch.setattr(stacked_parameters, "free_memory", memory.free_memory)
     qs.SingleTask(net(), tasks)
 
 
