@@ -398,4 +398,4 @@ def test_tasks_with_too_few_rows_for_an_interval_are_named() -> None:
         true, true, qs.tasks.fixed([one, *train.only(["b"]).tested_on(test.only(["b"])).tasks])
     )
     assert found.half_width == math.inf
-    assert "no interval: 1 task with too few rows: a" in str(found)
+    assert "no interval of Δm: 1 task with too few rows for an interval: a" in str(found)

@@ -206,11 +206,15 @@ class Judgement:
     def remarks(self) -> Iterator[str]:
         """What must be known beside Δm, a sentence each."""
         over = wording.half_width(self.half_width_over_tasks, "%")
-        few = [
-            row.name for row in self.table if not row.undefined and math.isinf(row.multi_half_width)
-        ]
-        if few:
-            yield f"no interval: {count(len(few), 'task')} with too few rows: {first_few(few)}"
+        endless = [
+            row.name for row in self.table
+            if math.isinf(row.gain_half_width) and not math.isnan(row.gain)
+        ]  # fmt: skip
+        if endless:
+            yield (
+                f"no interval of Δm: {count(len(endless), 'task')} with too few rows for an "
+                f"interval: {first_few(endless)}"
+            )
         yield f"95% interval over query rows, for these tasks; ± {over} over tasks"
         for mean in self.means:
             yield (
