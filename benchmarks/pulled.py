@@ -4,7 +4,7 @@ Linear tasks with planted relations (``qs.tasks.related``) are fitted alone, tog
 ``MeanRegularised``; all choose their penalty by the same cross-validation (together has none). The
 error is the expected squared error of a new row, known exactly from the planted weights.
 
-    python benchmarks/pulled.py --draws 20
+    python benchmarks/pulled.py --draws 10
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def errors(world: str, seed: int) -> dict[str, list[float]]:
 def main() -> None:
     """Run all worlds and replace the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--out", type=Path, default=RESULTS)
     words = parser.parse_args()
     results: dict[str, Any] = {"commit": commit(), "tasks": TASKS, "worlds": {}}

@@ -280,7 +280,7 @@ def test_school(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Pa
 
 
 def test_pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two draws of fewer tasks; over 20, results/pulled.json, no ratio is above 1."""
+    """Two draws of fewer tasks; over 10, results/pulled.json, no ratio is above 1."""
     pulled, out = import_module("pulled"), tmp_path / "pulled.json"
     monkeypatch.setattr(pulled, "PENALTIES", [0.1, 3.0, 100.0])
     monkeypatch.setattr(pulled, "TASKS", 12)

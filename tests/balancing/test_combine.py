@@ -181,6 +181,13 @@ def test_a_combiner_that_does_not_declare_what_it_reads_is_refused(combine: Any)
         qs.fit(learner_for(Mapping.VMAP), clouds(), 1, 2, combine=combine, progress=False)
 
 
+def test_the_class_of_a_balancer_is_refused() -> None:
+    """It has all methods of a balancer, and would fail in the first step for want of self."""
+    for combine in (qs.balancing.GradNorm, qs.balancing.Equal):
+        with pytest.raises(ValueError, match=rf"the class {combine.__name__}\. Call it"):
+            qs.fit(learner_for(Mapping.VMAP), clouds(), 1, 2, combine=combine, progress=False)  # type: ignore[arg-type]
+
+
 def test_a_combined_gradient_of_a_wrong_length_is_refused() -> None:
     class Short:
         reads = "gradients"

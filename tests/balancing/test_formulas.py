@@ -266,3 +266,28 @@ def test_every_method_of_torchjd_has_a_formula_here() -> None:
                  "geometric_mean", "random"}  # fmt: skip
     through = {name for name, method in METHODS.items() if method.extra}
     assert through == set(CLOSED) | elsewhere
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "graddrop", "random"])
+def test_draws_depend_on_the_seed_and_the_step_alone(name: str) -> None:
+    """Not on torch's global generator, which stays as it was."""
+    jacobian = torch.randn(9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def steps(seed: int, state: int) -> list[Tensor]:
+        torch.manual_seed(state)
+        before, made = torch.get_rng_state(), qs.balancing.named(name, seed=seed)
+        losses, names = torch.ones(9, dtype=torch.float64), [""] * 9
+        if name == "random":
+            found = [made.weights(losses, names) for _ in range(4)]  # type: ignore[union-attr]
+        elif name == "pcgrad":
+            gramian = gramian_of(jacobian)
+            found = [made.gradient_weights(gramian, losses, names) for _ in range(4)]  # type: ignore[union-attr]
+        else:
+            found = [made.gradient(jacobian, losses, names) for _ in range(4)]  # type: ignore[union-attr]
+        assert torch.equal(before, torch.get_rng_state())
+        return found
+
+    first = steps(0, state=1)
+    assert all(map(torch.equal, first, steps(0, state=2)))
+    assert not all(map(torch.equal, first, steps(1, state=1)))
+    assert not all(torch.equal(first[0], each) for each in first)

@@ -121,9 +121,34 @@ def test_constant_weights_are_shares_of_the_tasks_present() -> None:
             qs.balancing.Constant(wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "rule"),
+    [
+        ("mgda", {"iterations": 2.5}, "whole number of at least 1; found 2.5"),
+        ("nash_mtl", {"iterations": 0}, "whole number of at least 1; found 0"),
+        ("dwa", {"epoch": 0.5}, "whole number of at least 1; found 0.5"),
+        ("pcgrad", {"seed": "a"}, "whole number of at least 0; found 'a'"),
+        ("graddrop", {"seed": -1}, "whole number of at least 0; found -1"),
+        ("random", {"seed": 1.0}, "whole number of at least 0; found 1.0"),
+        ("gradvac", {"beta": "a"}, "finite number of 0 or more; found 'a'"),
+        ("gradvac", {"beta": 1.5}, r"beta must be in \[0, 1\]; found 1.5"),
+        ("cagrad", {"c": float("nan")}, "finite number of 0 or more; found nan"),
+        ("gradnorm", {"rate": torch.ones(1)}, "finite number above 0; found tensor"),
+        ("uncertainty", {"rate": True}, "finite number above 0; found True"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, settings: Any, rule: str) -> None:
+    pytest.importorskip("torchjd")
+    with pytest.raises(ValueError, match=rule):
+        qs.balancing.named(name, **settings)
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"balancing: 'upgrda' is unknown. Did you mean 'upgrad'"):
         qs.balancing.named("upgrda")
+    for wrong in (None, ["upgrad"]):
+        with pytest.raises(ValueError, match=r"is unknown\. .*Valid names: mean, equal"):
+            qs.balancing.named(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cagrad has the settings c; found no setting 'd'"):
         qs.balancing.named("cagrad", d=1.0)
     with pytest.raises(ValueError, match="found 'by_name' is missing"):

@@ -321,3 +321,27 @@ def test_a_step_in_parts_is_that_of_torchjds_engine_for_gramians() -> None:
     expected = torch.autograd.grad(weights @ losses, list(trunk.parameters()))
     assert error(flat([found[f"backbone.{n}"] for n, _ in trunk.named_parameters()]),
                  flat(expected)) <= 1e-6  # fmt: skip
+
+
+def test_a_step_with_clipping_and_weight_decay_is_that_by_hand() -> None:
+    """UPGrad weighs the trunk; heads have their plain gradient, that of an absent task is 0."""
+    pytest.importorskip("torchjd")
+    learner, rate, decay, clip = shared_body(), 0.1, 0.01, 0.2
+    parameters = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    tasks = [regression_task(name, seed) for seed, name in enumerate(("price", "age"))]
+    each, shared = of_losses(learner, tasks), shared_names(learner)
+    rows = torch.stack([flat([of[name] for name in shared]) for of in each])
+    balancer = qs.balancing.UPGrad()
+    weights = balancer.gradient_weights(rows @ rows.T, torch.ones(2), ["price", "age"])
+    step = {
+        name: sum(w * of[name] for w, of in zip(
+            weights if name in shared else [1.0, 1.0], each, strict=True))
+        for name in parameters
+    }  # fmt: skip
+    norm = float(flat(list(step.values())).norm())  # type: ignore[arg-type]
+    assert norm > clip
+    qs.fit(learner, qs.tasks.fixed(tasks), 1, 2, combine=balancer, clip=clip, progress=False,
+           optimiser=lambda p: torch.optim.SGD(p, lr=rate, weight_decay=decay))  # fmt: skip
+    for name, found in learner.named_parameters():
+        expected = parameters[name] - rate * (clip / norm * step[name] + decay * parameters[name])
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-7)

@@ -16,7 +16,7 @@ import torch
 from scipy.io import savemat
 
 import quickstudy as qs
-from quickstudy.datasets import fashion_mnist, glyphs, registry
+from quickstudy.datasets import clinc150, fashion_mnist, glyphs, registry
 from quickstudy.datasets.fashion_mnist import GARMENTS, overlaid
 from quickstudy.datasets.limits import ArchiveError
 from quickstudy.datasets.registry import CARDS, Checksum
@@ -212,6 +212,14 @@ def test_intents_are_numbered_within_their_domain(shared_data):
     assert tasks.outputs == dict.fromkeys(tasks, 15)
     for rows in tasks.values():
         assert torch.bincount(rows.targets).tolist() == [20] * 15
+    intents = clinc150.published_split("clinc150")["domains"]["travel"]
+    published = clinc150.read_parts(shared_data / "clinc150" / "data_full.json.gz")["val"]
+    pairs = [(text, intent) for text, intent in published if intent in intents]
+    assert [intents[k] for k in tasks["travel"].targets.tolist()] == [i for _, i in pairs]
+    ids = clinc150.minilm_tokenizer()([text for text, _ in pairs])["ids"]
+    found = tasks["travel"].inputs["ids"]
+    assert torch.equal(found[:, : ids.shape[1]], ids)
+    assert not found[:, ids.shape[1] :].any()
 
 
 def test_commands_have_an_intent_and_slots(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from quickstudy.answers.labels import AveragePrecision, Labels, RocAuc
 from quickstudy.evaluation.holm import clustered_half_width, holm, paired_p
 from quickstudy.evaluation.judgement import Judgement
 from quickstudy.evaluation.over_rows import Inputs, over_rows
+from quickstudy.evaluation.own_units import in_own_unit
 
 
 class Given(qs.Learner):
@@ -181,6 +182,27 @@ def test_tasks_that_share_their_rows_do_not_narrow_the_interval() -> None:
     assert apart == pytest.approx(alone / 2**0.5, rel=1e-3)
 
 
+def test_the_interval_of_two_tasks_is_welchs() -> None:
+    """With pooled degrees of freedom, a small task that varies much would have 82% coverage."""
+    generator = torch.Generator().manual_seed(0)
+    small, large = (
+        scale * torch.randn(n, generator=generator).double() for n, scale in ((4, 10.0), (90, 1.0))
+    )
+    welch = stats.ttest_ind(small.numpy(), -large.numpy(), equal_var=False).confidence_interval()
+    found = clustered_half_width([small, large], [None, None])
+    assert found == pytest.approx((welch.high - welch.low) / 4)
+    assert clustered_half_width([torch.ones(5), torch.zeros(5)], [None, None]) == 0.0
+
+
+def test_rows_of_one_task_with_equal_inputs_are_different_rows() -> None:
+    """Two pupils of a school who answer alike; in another task of the table, each is himself."""
+    values = torch.randn(40, generator=torch.Generator().manual_seed(0)).double()
+    twice = torch.arange(20).repeat(2)
+    student = stats.t.ppf(0.975, 39) * stats.sem(values.numpy())
+    assert clustered_half_width([values], [twice]) == pytest.approx(student)
+    assert clustered_half_width([values, values], [twice, twice]) == pytest.approx(student)
+
+
 def test_equal_inputs_have_equal_numbers() -> None:
     numbers = Inputs()
     tree = {"ids": torch.tensor([[1, 2], [1, 3], [1, 2]]), "mask": torch.ones(3)}
@@ -201,6 +223,10 @@ def test_standardised_targets_are_scored_in_their_own_unit() -> None:
         assert found.row(name).mean == pytest.approx(expected, rel=1e-4)
         guess = float(((train[name].targets.mean() - rows.targets) ** 2).mean())
         assert found.row(name).baselines[0].mean == pytest.approx(guess, rel=1e-4)
+        given = next(task for task in tasks.tasks if task.spec.name == name)
+        both = in_own_unit(tasks, name, given.query.targets, given.query)
+        for own in (both[0], both[1].targets):  # squared errors do not see a wrong shift of both
+            torch.testing.assert_close(own, rows.targets)
     with pytest.raises(ValueError, match="must be standardised alike; found 2 tasks"):
         scaled.tested_on(test)
 
@@ -308,8 +334,12 @@ def test_runs_with_other_seeds_have_an_interval_over_runs() -> None:
     assert found.worst[0] == "ab"[int(gains.mean(0).argmin())]
     assert len(json.loads(json.dumps(found.to_json()))["runs"]) == 3
     assert "95% interval over 3 runs" in str(found)
-    with pytest.raises(ValueError, match="at least 2 judgements of one learner"):
-        qs.judge_runs(runs[:1])
+    other = judged(true, true, test.tested_on(train))
+    for few in (runs[:1], [runs[0], other]):
+        with pytest.raises(ValueError, match="at least 2 judgements of one learner on the same"):
+            qs.judge_runs(few)
+    with pytest.raises(ValueError, match="needs results of judge_multitask; found int"):
+        qs.judge_runs([1, 2])  # type: ignore[list-item]
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
@@ -321,7 +351,51 @@ def test_what_cannot_be_judged_is_refused() -> None:
         qs.judge_multitask(one, other)
     with pytest.raises(ValueError, match="learners need tasks to be judged on"):
         qs.judge_multitask(one, Given(true))
+    with pytest.raises(
+        ValueError, match=r"compares evaluations, or learners; found str\. Give what"
+    ):
+        qs.judge_multitask("single", one)  # type: ignore[arg-type]
+    for wrong in (3, (1,), (0, 1), (1.0, 1)):
+        with pytest.raises(ValueError, match=r"tried must be the numbers .* or leave it out"):
+            qs.judge_multitask(one, one, tried=wrong)  # type: ignore[arg-type]
     unnamed = qs.tasks.fixed([t._replace(spec=qs.regression()) for t in tasks.tasks])
     plain = qs.evaluate(Given({"": true["a"]}), unnamed, baselines=False)
     with pytest.raises(ValueError, match="every task needs a name"):
         qs.judge_multitask(plain, plain)
+
+
+def test_the_pooled_network_stands_beside_both() -> None:
+    true, train, test = made("ab", 200)
+    off, bad = ({name: w + by for name, w in true.items()} for by in (0.3, 1.0))
+    tasks = train.tested_on(test)
+    found = judged(true, off, tasks, pooled=Given(bad))
+    alone = judged(bad, off, tasks)
+    assert found.pooled is not None
+    assert found.pooled.delta_m == pytest.approx(alone.delta_m)
+    line = f"one network for the rows of all tasks (pooled): Δm {alone.figure}, 2 of 2 tasks hurt"
+    assert line in str(found)
+    assert "no pooled baseline" in str(alone)
+    assert json.loads(json.dumps(found.to_json()))["pooled"]["hurt"] == ["a", "b"]
+
+
+def test_no_task_with_a_score_gives_no_advice() -> None:
+    x, ones = torch.arange(8.0)[:, None], torch.ones(8, 1)
+    with pytest.warns(UserWarning, match="one class only"):
+        tasks = qs.tasks.domains({n: (x, ones, qs.multilabel(1)) for n in "ab"})
+    with pytest.warns(UserWarning, match="one class only"):
+        given = tasks.tested_on(tasks)
+    right = dict.fromkeys(tasks, torch.ones(1, 1))
+    found = judged(right, right, given)
+    assert (found.figure, found.worst, found.unscored) == ("–", None, ("a", "b"))
+    assert found.advice.startswith("No advice: no task has a score")
+
+
+def test_tasks_with_too_few_rows_for_an_interval_are_named() -> None:
+    true, train, test = made("ab")
+    one = qs.Task(train["a"], qs.examples(test["a"].inputs[:1], test["a"].targets[:1]),
+                  test.specs["a"])  # fmt: skip
+    found = judged(
+        true, true, qs.tasks.fixed([one, *train.only(["b"]).tested_on(test.only(["b"])).tasks])
+    )
+    assert found.half_width == math.inf
+    assert "no interval: 1 task with too few rows: a" in str(found)

@@ -227,16 +227,22 @@ def test_wrong_calls_are_refused() -> None:
 
 
 def test_the_gradient_of_the_descent_is_that_of_the_objective() -> None:
-    """By autograd, for a root of any length; the objective is that of the best weights."""
+    """By autograd, for a root of any length; the objective is that of the best weights, but for
+    what no weight can fit."""
     learner = qs.TraceNorm(Features(D)).double()
     stacks = stacked(read_tasks(learner, learner.backbone, named(), SPEC))
-    root = (3 * numbers(4, D, D)).requires_grad_()
-    d, total = root @ root.mT / root.square().sum(), torch.tensor(0.0).double()
-    for rows in named().values():
-        x, y = map(torch.from_numpy, centred(rows))
-        kernel = torch.eye(len(x)) + x @ d @ x.mT / L2
-        total = total + (y * torch.linalg.solve(kernel, y)).sum()
-    (expected,) = torch.autograd.grad(total, root)
+
+    def whole(root: Tensor) -> Tensor:
+        d, total = root @ root.mT / root.square().sum(), torch.tensor(0.0).double()
+        for rows in named().values():
+            x, y = map(torch.from_numpy, centred(rows))
+            kernel = torch.eye(len(x)) + x @ d @ x.mT / L2
+            total = total + (y * torch.linalg.solve(kernel, y)).sum()
+        return total
+
+    root, other = (3 * numbers(4, D, D)).requires_grad_(), numbers(5, D, D)
+    (expected,) = torch.autograd.grad(whole(root), root)
     value, gradient = objective_of(stacks, root.detach(), L2)
-    assert value == pytest.approx(float(total))
     torch.testing.assert_close(gradient, expected)
+    difference = float(whole(root.detach()) - whole(other))
+    assert value - objective_of(stacks, other, L2)[0] == pytest.approx(difference)

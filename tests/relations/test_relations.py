@@ -263,6 +263,19 @@ def test_learnt_weights_continue_from_their_state() -> None:
     assert runs[0][0] != runs[0][3]
 
 
+def test_a_run_with_other_learnt_weights_is_not_resumed(tmp_path: Any) -> None:
+    tasks = named("ab", 30)
+    for primary, resume in (("a", False), ("b", True)):
+        learner = linear()
+        weights = learn_weights(learner, tasks, primary=primary, rows=8)
+        if resume:
+            with pytest.raises(ValueError, match=r"was started with combine=.*primary=\['a'\]"):
+                qs.fit(learner, tasks.batches(8), 2, 2, combine=weights, run=tmp_path, resume=True,
+                       progress=False)  # fmt: skip
+        else:
+            qs.fit(learner, tasks.batches(8), 2, 2, combine=weights, run=tmp_path, progress=False)
+
+
 def test_clusters_and_figures_of_a_matrix() -> None:
     matrix = torch.full((5, 5), -0.5)
     matrix[:2, :2] = matrix[2:, 2:] = 0.9
@@ -270,6 +283,10 @@ def test_clusters_and_figures_of_a_matrix() -> None:
     assert found.clusters() == (("c", "d", "e"), ("a", "b"))
     assert found.clusters(1) == (("a", "b", "c", "d", "e"),)
     assert found.given["a"] == pytest.approx((0.9 - 3 * 0.5) / 4)
+    matrix[0, 4] = 0.1  # a gives more to e than e to a
+    assert found.given["a"] == pytest.approx((0.9 - 2 * 0.5 + 0.1) / 4)
+    assert found.received["a"] == pytest.approx((0.9 - 3 * 0.5) / 4)
+    assert found.received["e"] == pytest.approx((2 * 0.9 - 0.5 + 0.1) / 4)
     again = Affinity.from_json(json.loads(json.dumps(found.to_json())))
     torch.testing.assert_close(again.matrix, matrix.double())
     assert "mean of 3 measurements" in str(found)
@@ -298,6 +315,23 @@ def test_what_has_no_relations_is_refused() -> None:
         learn_weights(learner, tasks, primary=["z"])
     with pytest.raises(ValueError, match="must be positive numbers; found"):
         learn_weights(learner, tasks, rate=0.0)
+    for wrong in (0.0, -1.0, float("nan"), "x"):
+        with pytest.raises(ValueError, match="rate must be a positive number; found"):
+            lookahead_affinity(learner, given, wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="rate must be a positive number; found"):
+            AffinityRecorder(learner, tasks, rate=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="found none in LinearProbe"):
+        gradient_cosines(qs.LinearProbe(torch.nn.Identity()), given)
+    with pytest.raises(ValueError, match="learner must be a Learner; found str"):
+        gradient_cosines("learner", given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 2 names; found none"):
+        gradient_cosines(learner, [])
+    with pytest.raises(ValueError, match="each task needs a name of its own; found a, a"):
+        Affinity("gain", ("a", "a"), torch.ones(2, 2))
+    with pytest.raises(ValueError, match="the matrix must be a tensor; found list"):
+        Affinity("gain", ("a", "b"), [[1, 2], [3, 4]])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs named tasks; found FixedTasks"):
+        learn_weights(learner, tasks.tested_on(tasks))  # type: ignore[arg-type]
     weights = learn_weights(learner, tasks, rows=2)
     with pytest.raises(ValueError, match="no weight for a task called 'z'"):
         weights.weights(torch.ones(1).double(), ["z"])

@@ -61,6 +61,14 @@ def test_the_figure_has_every_gain_in_the_colour_of_its_verdict() -> None:
         "gains": [20.0], "hurt": [-10.0], "neither shown": [1.0],
     }  # fmt: skip
     assert [t.get_text() for t in axes.get_yticklabels()] == ["better", "same", "worse <b>"]
+    heights = {k: c[0].get_ydata().tolist() for k, c in
+               ((c.get_label(), c) for c in axes.containers)}  # fmt: skip
+    ticks = dict(
+        zip((t.get_text() for t in axes.get_yticklabels()), axes.get_yticks(), strict=True)
+    )
+    assert heights["gains"] == [ticks["better"]]
+    assert heights["hurt"] == [ticks["worse <b>"]]
+    assert ticks["better"] > ticks["worse <b>"]  # the greatest gain is at the top
     low, high = axes.get_xlim()
     assert low < -10 < 20 < high
     nothing = replace(judgement(), table=(row("none", math.nan),))
@@ -106,5 +114,8 @@ def test_markdown_has_a_row_for_each_learner_and_each_task() -> None:
     assert "not stated" in lines[2]
     assert "4 (single 4)" in lines[3]
     assert sum(line.startswith("| ") for line in lines) == 2 + 2 + 2 + 4
+    beside = replace(judgement(), pooled=replace(judgement("pooled"), delta_m=-0.2))
+    assert [r["learner"] for r in judgements_table([beside])] == ["shared", "pooled"]
+    assert "pooled" in multitask_page(MultiTaskFacts("Multi", [beside]))
     with pytest.raises(ValueError, match="judged on the same tasks; found 2 fingerprints"):
         judgements_table([judgement(), replace(judgement(), fingerprint="0")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,16 @@ def test_answers_may_differ_and_outputs_say_how_wide_each_is():
     })  # fmt: skip
     assert tasks.outputs == {"kind": 3, "size": 2, "tags": 4}
     assert tasks.rows.tables() == [["kind", "size", "tags"]]
+
+
+def test_tasks_about_the_same_object_share_its_inputs_also_where_these_are_converted():
+    pixels = np.arange(6, dtype=np.uint8)[:, None, None, None].repeat(4, 2).repeat(4, 3)
+    tasks = domains({
+        "shape": (pixels, [0, 1] * 3, qs.classification(2)),
+        "size": (pixels, np.arange(6.0)[:, None], qs.regression()),
+        "other": (pixels.copy(), [0, 1] * 3, qs.classification(2)),
+    })  # fmt: skip
+    assert tasks.rows.tables() == [["shape", "size"], ["other"]]
 
 
 def test_columns_keep_only_the_rows_known_in_each():

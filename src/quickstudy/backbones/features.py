@@ -6,6 +6,8 @@ from typing import TypeVar, cast
 
 from torch import Tensor, nn
 
+from quickstudy.base.shown import shown
+
 Own = TypeVar("Own", bound=nn.Module | Tensor)
 
 
@@ -60,10 +62,10 @@ def like(backbone: nn.Module, own: Own) -> Own:
 
 
 def refuse_sizes(who: str, **sizes: int) -> None:
-    """Raise ValueError, prefixed by ``who``, for the first of ``sizes`` below 1."""
+    """Raise ValueError, prefixed by ``who``, for the first of ``sizes`` that is not 1 or more."""
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{who}: {name} must be at least 1; found {size}.")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{who}: {name} must be at least 1; found {shown(size)}.")
 
 
 def _declared_shape(backbone: nn.Module) -> tuple[int, ...] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quickstudy.balancing import torch_jd
 from quickstudy.balancing.by_name import Pairs, Table, refuse_unnamed
-from quickstudy.balancing.checks import check_not_negative, check_positive
+from quickstudy.balancing.checks import check_not_negative, check_positive, check_whole
 
 _PART = "aggregation"
 
@@ -96,7 +96,8 @@ class MGDA(_OfGramian):
     iterations: int = 100
 
     def _weighting(self) -> Any:
-        check_positive("MGDA", tolerance=self.tolerance, iterations=self.iterations)
+        check_positive("MGDA", tolerance=self.tolerance)
+        check_whole("MGDA", 1, iterations=self.iterations)
         return torch_jd.make("MGDA", _PART, "MGDAWeighting", self.tolerance, self.iterations)
 
 
@@ -187,6 +188,7 @@ class PCGrad:
     _steps: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_whole("PCGrad", 0, seed=self.seed)
         torch_jd.make("PCGrad", _PART, "PCGradWeighting")
 
     def gradient_weights(self, gramian: Tensor, losses: Tensor, names: Sequence[str]) -> Tensor:
@@ -226,8 +228,13 @@ class GradVac:
     _steps: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"GradVac: beta must be in [0, 1]; found {self.beta!r}.")
+        check_not_negative("GradVac", beta=self.beta)
+        check_whole("GradVac", 0, seed=self.seed)
+        if self.beta > 1:
+            raise ValueError(
+                f"GradVac: beta must be in [0, 1]; found {self.beta!r}. Leave it out for the "
+                "default."
+            )
         torch_jd.make("GradVac", _PART, "GradVacWeighting")
 
     def gradient_weights(self, gramian: Tensor, losses: Tensor, names: Sequence[str]) -> Tensor:
@@ -275,7 +282,7 @@ class NashMTL:
 
     def __post_init__(self) -> None:
         check_not_negative("NashMTL", longest=self.longest)
-        check_positive("NashMTL", iterations=self.iterations)
+        check_whole("NashMTL", 1, iterations=self.iterations)
         self._last = Table({"weight": 1.0})
         self._solver(1)
 

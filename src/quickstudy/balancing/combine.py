@@ -118,13 +118,18 @@ def check_combine(combine: Combine) -> None:
     needs = {"nothing": Mean, "losses": WeighsTasks, "gramian": WeighsGradients,
              "gradients": CombinesGradients}  # fmt: skip
     reads = getattr(combine, "reads", None)
+    if isinstance(combine, type):  # has the same methods, but no self
+        raise ValueError(
+            f"fit: combine must be an object; found the class {combine.__name__}. Call it: "
+            f"{combine.__name__}()."
+        )
     if isinstance(reads, str) and reads in needs and isinstance(combine, needs[reads]):
         return
     raise ValueError(
         "fit: combine must say what it reads: reads = 'losses' with a method weights(losses, "
         "names), 'gramian' with gradient_weights(gramian, losses, names), or 'gradients' with "
         f"gradient(gradients, losses, names); found {shown(combine)}. Choose one of qs.balancing, "
-        "such as qs.balancing.UPGrad(). Leave it out for the mean."
+        "such as qs.balancing.UPGrad() or qs.balancing.named('upgrad'). Leave it out for the mean."
     )
 
 

@@ -102,8 +102,8 @@ def named(name: str, **settings: Any) -> Combine:
     >>> named("uncertainty", rate=0.02)
     Uncertainty(rate=0.02)
     """
-    if name not in METHODS:
-        raise unknown_name("balancing", name, METHODS)
+    if not isinstance(name, str) or name not in METHODS:
+        raise unknown_name("balancing", str(name), METHODS)
     make = METHODS[name].make
     known = list(inspect.signature(make).parameters)
     unknown = [setting for setting in settings if setting not in known]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from quickstudy.balancing import torch_jd
 from quickstudy.balancing.by_name import Learned, Table, refuse_unnamed
-from quickstudy.balancing.checks import check_not_negative, check_positive
+from quickstudy.balancing.checks import check_not_negative, check_positive, check_whole
 from quickstudy.base.words import first_few
 
 _PART = "scalarization"
@@ -126,7 +126,8 @@ class DWA:
     _steps: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_positive("DWA", epoch=self.epoch, temperature=self.temperature)
+        check_positive("DWA", temperature=self.temperature)
+        check_whole("DWA", 1, epoch=self.epoch)
         torch_jd.make("DWA", _PART, "DWA")
         self._tasks = Table({"sum": 0.0, "count": 0.0, "last": 0.0, "older": 0.0})
 
@@ -289,6 +290,7 @@ class RandomWeights:
     _steps: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_whole("RandomWeights", 0, seed=self.seed)
         torch_jd.make("RandomWeights", _PART, "Random")
 
     def weights(self, losses: Tensor, names: Sequence[str]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quickstudy.balancing import torch_jd
 from quickstudy.balancing.by_name import Table, refuse_unnamed
-from quickstudy.balancing.checks import check_positive
+from quickstudy.balancing.checks import check_positive, check_whole
 
 _PART = "aggregation"
 _TINY = 1e-7
@@ -54,6 +54,7 @@ class GradDrop:
     _steps: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_whole("GradDrop", 0, seed=self.seed)
         torch_jd.make("GradDrop", _PART, "GradDrop")
 
     def gradient(self, gradients: Tensor, losses: Tensor, names: Sequence[str]) -> Tensor:

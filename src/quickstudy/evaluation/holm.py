@@ -51,28 +51,45 @@ def clustered_half_width(parts: Sequence[Tensor], clusters: Sequence[Tensor | No
         e_ti = (v_ti - v_t) / (T sqrt(n_t (n_t - 1)))        Var = sum over clusters (sum of e_ti)^2
 
     ``clusters``  for each task (n_t,) a number for each row, equal for rows of several tasks that
-                  are the same row; None where no row is shared with another task.
+                  are the same row; None where no row is shared with another task. Rows of one task
+                  are never the same: a number's first row there is its first row elsewhere, and
+                  so on.
 
-    For a single task without shared rows it is Student's interval. Infinite where a task has fewer
-    than 2 pseudo-values, or one that is NaN.
+    Student's t has Welch's and Satterthwaite's degrees of freedom, at most the clusters less 1. For
+    a single task it is Student's interval, for two without shared rows Welch's. Infinite where a
+    task has fewer than 2 pseudo-values, or one that is NaN.
     """
     from quickstudy.evaluation.intervals import quantile
 
     if not parts or any(len(part) < 2 or bool(part.isnan().any()) for part in parts):
         return math.inf
-    errors, shared, numbers = [], [], []
-    fresh = 0
+    errors, keys, fresh = [], [], 0
     for values, of in zip(parts, clusters, strict=True):
         n = len(values)
-        errors.append((values - values.mean()) / (len(parts) * math.sqrt(n * (n - 1))))
-        shared.append(torch.full((n,), of is not None))
-        numbers.append(torch.arange(fresh, fresh + n) if of is None else of)
-        fresh += n if of is None else 0
-    keys = torch.stack([torch.cat(shared).long(), torch.cat(numbers)], 1)
-    _, place = keys.unique(dim=0, return_inverse=True)
+        errors.append((values - values.mean()).double() / (len(parts) * math.sqrt(n * (n - 1))))
+        alone = torch.arange(fresh, fresh + n)
+        keys.append(torch.stack([
+            torch.full((n,), of is not None).long(), alone if of is None else of,
+            torch.zeros_like(alone) if of is None else _occurrences(of),
+        ], 1))  # fmt: skip
+        fresh += n
+    _, place = torch.cat(keys).unique(dim=0, return_inverse=True)
     sums = torch.zeros(int(place.max()) + 1, dtype=torch.float64)
-    sums.index_add_(0, place, torch.cat(errors).double())
-    degrees = min(len(sums) - 1, sum(len(values) - 1 for values in parts))
-    if degrees < 1:  # all tasks have one and the same row
-        return math.inf
-    return quantile(degrees) * float(sums.square().sum().sqrt())
+    sums.index_add_(0, place, torch.cat(errors))
+    variance = float(sums.square().sum())
+    if not variance:
+        return 0.0
+    of_tasks = torch.stack([error.square().sum() for error in errors])
+    freedom = torch.tensor([len(error) - 1.0 for error in errors], dtype=torch.float64)
+    welch = float(of_tasks.sum() ** 2 / (of_tasks**2 / freedom).sum())
+    return quantile(min(len(sums) - 1, welch)) * math.sqrt(variance)
+
+
+def _occurrences(numbers: Tensor) -> Tensor:
+    """(n,): how many rows before have the same number."""
+    ordered, order = numbers.sort(stable=True)
+    places = torch.arange(len(numbers))
+    first = torch.searchsorted(ordered, ordered)
+    found = torch.empty_like(places)
+    found[order] = places - first
+    return found

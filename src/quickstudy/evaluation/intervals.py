@@ -16,7 +16,7 @@ def half_width(scores: Tensor, confidence: float = 0.95) -> float:
     return quantile(n - 1, confidence) * standard_error
 
 
-def quantile(degrees: int, confidence: float = 0.95) -> float:
+def quantile(degrees: float, confidence: float = 0.95) -> float:
     """Student's t below which (1 + confidence) / 2 of a variable lie, with these degrees of
     freedom: the half-width of an interval in standard errors."""
     from scipy.special import stdtrit  # imported here, since importing scipy is slow

@@ -96,6 +96,7 @@ class Judgement:
     ``half_width_over_tasks``  half the interval for other tasks like these.
     ``means``                  for each kind of score, the mean over tasks.
     ``tried``                  the number of settings tried for both, None where not stated.
+    ``pooled``                 the same for one network for the rows of all tasks, where given.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Judgement:
     seed: int
     fingerprint: str
     level: float
+    pooled: Judgement | None = None
 
     @property
     def by_gain(self) -> tuple[OfTask, ...]:
@@ -156,6 +158,8 @@ class Judgement:
     def advice(self) -> str:
         """What to do, in one sentence or two."""
         gaining, hurt = self.gaining, self.hurt
+        if len(self.unscored) == len(self.table):
+            return "No advice: no task has a score. Test on rows whose score is defined."
         if len(self.table) == 1 and not gaining:
             return "Train alone: there is one task, so nothing is shared."
         if not gaining and hurt:
@@ -192,7 +196,9 @@ class Judgement:
 
     @property
     def figure(self) -> str:
-        """Δm and its interval, for example "+3.1% ± 0.8"."""
+        """Δm and its interval, for example "+3.1% ± 0.8"; "–" where no task has a gain."""
+        if math.isnan(self.delta_m):
+            return "–"
         width = wording.half_width(self.half_width, "%")
         return f"{wording.difference(self.delta_m, '%')}% ± {width}"
 
@@ -200,12 +206,22 @@ class Judgement:
     def remarks(self) -> Iterator[str]:
         """What must be known beside Δm, a sentence each."""
         over = wording.half_width(self.half_width_over_tasks, "%")
+        few = [
+            row.name for row in self.table if not row.undefined and math.isinf(row.multi_half_width)
+        ]
+        if few:
+            yield f"no interval: {count(len(few), 'task')} with too few rows: {first_few(few)}"
         yield f"95% interval over query rows, for these tasks; ± {over} over tasks"
         for mean in self.means:
             yield (
                 f"{mean.score}, {mean.name}: {mean.figure('multi')}, single {mean.figure('single')}"
                 f" (difference {mean.figure('difference')})"
             )
+        if self.pooled is None:
+            yield "no pooled baseline: one network for the rows of all tasks, by pooled=…"
+        else:
+            hurt = f"{len(self.pooled.hurt)} of {count(len(self.table), 'task')} hurt"
+            yield f"one network for the rows of all tasks (pooled): Δm {self.pooled.figure}, {hurt}"
         if self.worst is not None:
             gain = self.worst.figure("gain")
             yield f"worst task: {self.worst.name}, {gain} ({self.worst.verdict})"
@@ -246,62 +262,10 @@ class Judgement:
             "unscored": list(self.unscored),
             "worst": None if self.worst is None else self.worst.name,
             "advice": self.advice,
+            "pooled": None if self.pooled is None else self.pooled.to_json(),
             "means": [row.to_json() for row in self.means],
             "table": [row.to_json() for row in self.table],
         }
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Several trainings of one multi-task learner, judged; see :func:`judge_runs`.
-
-    ``delta_m``, ``half_width``  the mean over runs, and half its 95% interval.
-    ``gains``, ``half_widths``   the same for each task of ``names``.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    delta_m: float
-    half_width: float
-    gains: tuple[float, ...]
-    half_widths: tuple[float, ...]
-    judgements: tuple[Judgement, ...]
-
-    @property
-    def worst(self) -> tuple[str, float, float]:
-        """The task with the least mean gain, that gain, and half its interval over runs."""
-        known = [(gain, place) for place, gain in enumerate(self.gains) if not math.isnan(gain)]
-        gain, place = min(known, default=(math.nan, 0))
-        return self.names[place], gain, self.half_widths[place]
-
-    @property
-    def figure(self) -> str:
-        """Δm and its interval over runs."""
-        width = wording.half_width(self.half_width, "%")
-        return f"{wording.difference(self.delta_m, '%')}% ± {width}"
-
-    @property
-    def hurt(self) -> tuple[int, ...]:
-        """How many tasks were hurt in each run."""
-        return tuple(len(each.hurt) for each in self.judgements)
-
-    def __str__(self) -> str:
-        name, gain, width = self.worst
-        return (
-            f"{self.name} beside single tasks: Δm {self.figure} (95% interval over "
-            f"{count(len(self.judgements), 'run')}); worst task {name}, "
-            f"{wording.difference(gain, '%')}% ± {wording.half_width(width, '%')}; tasks hurt in "
-            f"each run: {', '.join(map(str, self.hurt))}"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """As strict JSON, with every run."""
-        about = {name: plain(getattr(self, name)) for name in ("name", "delta_m", "half_width")}
-        tasks = {
-            name: {"gain": plain(gain), "half_width": plain(width)}
-            for name, gain, width in zip(self.names, self.gains, self.half_widths, strict=True)
-        }
-        return {**about, "tasks": tasks, "runs": [each.to_json() for each in self.judgements]}
 
 
 def _verb(names: tuple[str, ...], verb: str) -> str:

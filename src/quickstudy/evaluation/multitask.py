@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quickstudy.answers.checks import check_count
+from quickstudy.base.shown import shown
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Learner, TaskSource
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.holm import clustered_half_width, holm, paired_p
 from quickstudy.evaluation.intervals import half_width
-from quickstudy.evaluation.judgement import Judgement, OfTask, Over, Runs
+from quickstudy.evaluation.judged_runs import Runs
+from quickstudy.evaluation.judgement import Judgement, OfTask, Over
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
 
@@ -27,6 +30,7 @@ def judge_multitask(
     single: Evaluation | Learner,
     tasks: TaskSource | None = None,
     *,
+    pooled: Evaluation | Learner | None = None,
     name: str = "multi-task",
     tried: tuple[int, int] | None = None,
     seed: int = 0,
@@ -42,6 +46,8 @@ def judge_multitask(
                            ``tasks``. The single-task learner must be tuned like the other: a
                            neglected one makes anything look like a gain.
     ``tasks``   for learners: a source of named tasks, such as ``train.tested_on(test)``.
+    ``pooled``  one network for the rows of all tasks, such as :class:`quickstudy.Pooled`: it shares
+                everything, as the single tasks share nothing. Reports print it beside both.
     ``name``    of the multi-task learner, for reports.
     ``tried``   how many settings were tried for ``multi`` and for ``single``. Reports state it,
                 and say so where it is not known or not equal.
@@ -57,7 +63,7 @@ def judge_multitask(
     with other seeds is a third thing: see :func:`judge_runs`.
 
     Raises ValueError for evaluations of other tasks, for tasks without names, for scores that
-    differ, and for learners without ``tasks``.
+    differ, for learners without ``tasks``, and for what is neither.
 
     Reference: Maninis, Radosavovic and Kokkinos (2019), Attentive Single-Tasking of Multiple Tasks,
     CVPR, for Δm. Differs from it in the absolute value, for scores that may be negative.
@@ -71,16 +77,12 @@ def judge_multitask(
     >>> judged.delta_m, judged.hurt
     (0.0, ())
     """
-    if isinstance(multi, Learner) or isinstance(single, Learner):
-        if tasks is None:
-            raise ValueError(
-                "judge_multitask: learners need tasks to be judged on; found none. Give "
-                "train.tested_on(test), or two evaluations."
-            )
-        multi, single = (
-            evaluate(each, tasks, seed=seed, baselines=False) if isinstance(each, Learner) else each
-            for each in (multi, single)
-        )
+    check_count("judge_multitask", "seed", seed, 0)
+    _refuse_other_budgets(tried)
+    multi, single = (_evaluated(each, tasks, seed) for each in (multi, single))
+    beside = None if pooled is None else judge_multitask(
+        pooled, single, tasks, name="pooled", seed=seed
+    )  # fmt: skip
     _refuse_other_tasks(multi, single)
     pairs = [(row, single.row(row.name)) for row in multi.rows if row.first]
     compared = [_Compared(*pair) for pair in pairs]
@@ -97,12 +99,41 @@ def judge_multitask(
         ),
         half_width_over_tasks=half_width(gains),
         means=_means(scored),
-        tried=tried,
+        tried=None if tried is None else (tried[0], tried[1]),
         protocol=multi.protocol,
         seed=multi.seed,
         fingerprint=multi.fingerprint,
         level=LEVEL,
+        pooled=beside,
     )
+
+
+def _evaluated(given: Any, tasks: TaskSource | None, seed: int) -> Evaluation:
+    if isinstance(given, Evaluation):
+        return given
+    if not isinstance(given, Learner):
+        raise ValueError(
+            "judge_multitask: compares evaluations, or learners; found "
+            f"{type(given).__name__}. Give what qs.evaluate returned."
+        )
+    if tasks is None:
+        raise ValueError(
+            "judge_multitask: learners need tasks to be judged on; found none. Give "
+            "train.tested_on(test), or two evaluations."
+        )
+    return evaluate(given, tasks, seed=seed, baselines=False)
+
+
+def _refuse_other_budgets(tried: Any) -> None:
+    right = tried is None or (
+        isinstance(tried, tuple | list) and len(tried) == 2
+        and all(type(number) is int and number > 0 for number in tried)
+    )  # fmt: skip
+    if not right:
+        raise ValueError(
+            "judge_multitask: tried must be the numbers of settings tried for the multi-task and "
+            f"for the single-task learner; found {shown(tried)}. Give (1, 1), or leave it out."
+        )
 
 
 def _refuse_other_tasks(multi: Evaluation, single: Evaluation) -> None:
@@ -133,12 +164,21 @@ def judge_runs(judgements: Sequence[Judgement]) -> Runs:
 
     Raises ValueError for fewer than 2 runs, and for runs of other tasks or learners.
     """
-    names = {(each.name, tuple(row.name for row in each.table)) for each in judgements}
-    if len(judgements) < 2 or len(names) != 1:
+    given = list(judgements)
+    kinds = {type(each).__name__ for each in given} - {"Judgement"}
+    if kinds:
+        raise ValueError(
+            f"judge_runs: needs results of judge_multitask; found {first_few(sorted(kinds))}. Give "
+            "a list of them."
+        )
+    names = {(each.name, each.fingerprint) for each in given}
+    if len(given) < 2 or len(names) != 1:
         raise ValueError(
             "judge_runs: needs at least 2 judgements of one learner on the same tasks; found "
-            f"{len(judgements)} of {count(len(names), 'kind')}. Train again with another seed."
+            f"{len(given)} of {count(len(names), 'learner or set of tasks', 'kinds')}. Train "
+            "again with another seed."
         )
+    judgements = given
     deltas = torch.tensor([each.delta_m for each in judgements], dtype=torch.float64)
     gains = torch.tensor([[row.gain for row in j.table] for j in judgements], dtype=torch.float64)
     return Runs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quickstudy.base.words import count
+from quickstudy.base.words import count, first_few
 from quickstudy.evaluation.strict_json import number, plain
 
 
@@ -32,6 +33,16 @@ class Affinity:
     measured: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.matrix, Tensor):
+            raise ValueError(
+                f"Affinity: the matrix must be a tensor; found {type(self.matrix).__name__}. Make "
+                "it by torch.tensor."
+            )
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(
+                f"Affinity: each task needs a name of its own; found {first_few(self.names)}. "
+                "Give each its own."
+            )
         if self.matrix.shape != (len(self.names), len(self.names)) or len(self.names) < 2:
             raise ValueError(
                 "Affinity: needs a matrix (tasks, tasks) for at least 2 tasks; found "
@@ -98,8 +109,10 @@ class Affinity:
         width = max(map(len, self.names))
         head = f"{self.what} of row for column, mean of {count(self.measured, 'measurement')}"
         rows = [
-            f"  {name:<{width}}  " + "  ".join("    –" if i == j else f"{value:+.2f}"
-                                               for j, value in enumerate(row))
+            f"  {name:<{width}}  " + "  ".join(
+                "    –" if i == j or math.isnan(value) else f"{value:+.2f}"
+                for j, value in enumerate(row)
+            )
             for i, (name, row) in enumerate(zip(self.names, self.matrix.tolist(), strict=True))
         ]  # fmt: skip
         return "\n".join([head, *rows])

@@ -75,6 +75,7 @@ def lookahead_affinity(
     NeurIPS (equation 1). Differs from the paper in the step, which is always a plain gradient step,
     and in reading the same rows before and after it, as the paper does.
     """
+    _refuse_rate("lookahead_affinity", rate)
     measured = _Measurement(learner, list(tasks), objective, "lookahead_affinity")
     return Affinity("lookahead affinity", measured.names, measured.lookahead(rate))
 
@@ -108,6 +109,8 @@ class AffinityRecorder:
     ) -> None:
         check_call("AffinityRecorder", learner, seed)
         check_count("AffinityRecorder", "every", every, 1)
+        if rate is not None:
+            _refuse_rate("AffinityRecorder", rate)
         _refuse_few("AffinityRecorder", tuple(tasks))
         self.learner, self.every, self.rate, self.seed = learner, every, rate, seed
         self.objective = objective
@@ -151,6 +154,8 @@ class _Measurement:
     def __init__(
         self, learner: Learner, tasks: Sequence[Task], objective: Objective | None, who: str
     ) -> None:
+        check_call(who, learner, 0)
+        shared = shared_entries(learner, who)
         self.learner = in_evaluation_mode(learner)
         self.objective = objective or objective_of(learner)
         self.step = prepare_tasks(self.learner, tasks)
@@ -158,7 +163,6 @@ class _Measurement:
         self.names = tuple(dict.fromkeys(self.of_task))
         _refuse_few(who, self.names)
         gradients, self.losses = flat_gradients(self.learner, self.step, self.objective)
-        shared = shared_entries(self.learner, who)
         self.shared = shared
         self.gradients = by_name(gradients[:, shared], self.of_task, self.names)
 
@@ -242,9 +246,17 @@ def write_flat(parameters: Sequence[Tensor], flat: Tensor) -> None:
             parameter.copy_(part.view_as(parameter))
 
 
+def _refuse_rate(who: str, rate: float) -> None:
+    if not (isinstance(rate, int | float) and 0 < rate < torch.inf):
+        raise ValueError(
+            f"{who}: rate must be a positive number; found {rate!r}. Leave it out for 0.01."
+        )
+
+
 def _refuse_few(who: str, names: Sequence[str]) -> None:
     if len(names) < 2 or "" in names:
+        found = first_few(list(map(repr, names))) or "none"
         raise ValueError(
-            f"{who}: needs tasks of at least 2 names; found {first_few(list(map(repr, names)))}. "
+            f"{who}: needs tasks of at least 2 names; found {found}. "
             "Make named tasks by qs.tasks.domains or qs.tasks.columns."
         )

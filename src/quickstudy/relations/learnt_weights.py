@@ -48,8 +48,8 @@ def learn_weights(
     ``learner``      that is trained.
     ``train``        the tasks that are weighted, ``validation`` other rows of the primary ones; by
                      default other draws of ``train``, as in the paper.
-    ``primary``      the names of the tasks that matter; all by default. The others are auxiliary:
-                     their weight falls where they do not help.
+    ``primary``      the names of the tasks that matter, or one name; all by default. The others are
+                     auxiliary: their weight falls where they do not help.
     ``rate``         of the step that is looked ahead: give the learning rate of training.
     ``weight_rate``  of Adam on the weights; ``start``, their first value (0.1 in the paper).
     ``every``        steps of training between those of the weights. One costs about as much as two
@@ -75,10 +75,18 @@ def learn_weights(
     """
     check_call("learn_weights", learner, seed)
     check_count("learn_weights", "every", every, 1)
+    for each in (train, validation):
+        if not isinstance(each, NamedTasks | None):
+            raise ValueError(
+                f"learn_weights: needs named tasks; found {type(each).__name__}. Make them by "
+                "qs.tasks.domains or qs.tasks.columns."
+            )
+    if isinstance(primary, str):
+        primary = [primary]
     wrong = {
         name: value
         for name, value in (("rate", rate), ("weight_rate", weight_rate), ("start", start))
-        if not 0 < value < torch.inf
+        if not (isinstance(value, int | float) and 0 < value < torch.inf)
     }
     if wrong:
         raise ValueError(
@@ -97,7 +105,7 @@ def learn_weights(
         learner,
         {name: train.only([name]).batches(rows) for name in train},
         {name: given.only([name]).batches(rows) for name in names},
-        rate, weight_rate, start, every, objective or objective_of(learner), seed,
+        rate, weight_rate, start, every, rows, objective or objective_of(learner), seed,
     )  # fmt: skip
 
 
@@ -119,10 +127,15 @@ class LearntWeights:
         weight_rate: float,
         start: float,
         every: int,
+        rows: int,
         objective: Objective,
         seed: int,
     ) -> None:
         self.learner, self.train, self.validation = learner, train, validation
+        self._settings = (
+            f"primary={sorted(validation)}, rate={rate}, weight_rate={weight_rate}, start={start}, "
+            f"every={every}, rows={rows}, seed={seed}"
+        )
         self.rate, self.every, self.objective, self.seed = rate, every, objective, seed
         self.steps = 0
         self._names = tuple(train)
@@ -130,7 +143,7 @@ class LearntWeights:
         self._adam = torch.optim.Adam([self._lambda], lr=weight_rate)
 
     def __repr__(self) -> str:
-        return f"LearntWeights(rate={self.rate}, every={self.every}, seed={self.seed})"
+        return f"LearntWeights({self._settings})"
 
     @property
     def values(self) -> dict[str, float]:

@@ -67,7 +67,8 @@ def multitask_page(facts: MultiTaskFacts) -> str:
         tag("p", INDUCTIVE if first.protocol == "inductive" else TRANSDUCTIVE,
             class_="note protocol"),
     )  # fmt: skip
-    several = _learners(facts.judgements) if len(facts.judgements) > 1 else None
+    some = len(facts.judgements) > 1 or first.pooled is not None
+    several = _learners(facts.judgements) if some else None
     relations = relations_section(facts.affinities, facts.grouping) if facts.affinities else None
     return document(
         facts.title, header, several, tasks_section(first), relations, reproduction(facts)
@@ -122,7 +123,9 @@ def relations_section(affinities: Sequence[Affinity], grouping: Grouping | None)
 
 
 def judgements_table(judgements: Sequence[Judgement]) -> list[dict[str, object]]:
-    """A row for each learner, for :func:`markdown_table`, the greatest Δm first.
+    """A row for each learner and for the pooled one, the greatest Δm first.
+
+    For :func:`markdown_table`.
 
     Raises ValueError for learners that were judged on different tasks.
     """
@@ -132,7 +135,11 @@ def judgements_table(judgements: Sequence[Judgement]) -> list[dict[str, object]]
             f"{len({each.fingerprint for each in judgements})} fingerprints. Judge all on one "
             "train.tested_on(test)."
         )
-    ranked = sorted(judgements, key=lambda j: -j.delta_m if j.delta_m == j.delta_m else math.inf)
+    pooled = {each.pooled.delta_m: each.pooled for each in judgements if each.pooled is not None}
+    ranked = sorted(
+        [*judgements, *pooled.values()],
+        key=lambda j: -j.delta_m if j.delta_m == j.delta_m else math.inf,
+    )
     return [
         {
             "learner": each.name,

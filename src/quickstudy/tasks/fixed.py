@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,10 @@ class FixedTasks:
     def __len__(self) -> int:
         """The number of tasks."""
         return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        """The tasks, in order."""
+        return iter(self.tasks)
 
     def at(self, index: int) -> Task:
         """Task ``index``, modulo the number of tasks."""

@@ -127,7 +127,7 @@ def fit(
         "steps": steps, "tasks_per_step": tasks_per_step, "seed": seed,
         "learner": _identity(learner), "first tasks": fingerprint(drawn),
         "optimiser": f"{type(opt).__name__} {opt.defaults}", "schedule": _name(schedule),
-        "clip": clip, "objective": _name(objective), "combine": _name(combine),
+        "clip": clip, "objective": _name(objective), "combine": _combine_name(combine),
         "validation": validation and validation.identity(seed),
     }  # fmt: skip
     state = folder.restore(learner, opt, combine, settings)
@@ -182,6 +182,12 @@ def _name(function: Any) -> str:
     if is_dataclass(function):
         return repr(function)
     return getattr(function, "__qualname__", type(function).__name__)
+
+
+def _combine_name(combine: Combine) -> str:
+    """Its repr where it has one of its own, which includes the settings."""
+    own = type(combine).__repr__ is not object.__repr__
+    return repr(combine) if own else _name(combine)
 
 
 def _identity(learner: Learner) -> Any:
