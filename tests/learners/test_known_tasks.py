@@ -466,6 +466,17 @@ def test_single_task_trains_only_what_it_knows() -> None:
         qs.fit(qs.SingleTask(net()), lambda g: new, 1, 2, progress=False)
 
 
+def test_a_named_task_without_a_head_is_told_where_others_have_one() -> None:
+    learner = qs.HardSharing(net(), {"price": 1})
+    names = ["price", "age"]
+
+    def source(g: torch.Generator) -> Task:
+        return made_task(names[int(torch.randint(len(names), (), generator=g))], 0)
+
+    with pytest.warns(UserWarning, match="knows some of the tasks by name, but not age"):
+        qs.fit(learner, source, 1, 2, progress=False)
+
+
 def test_many_networks_tell_their_memory_first(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = {f"assay {i}": 1 for i in range(617)}
     of_one = 4 * sum(p.numel() for p in net().parameters())

@@ -109,8 +109,9 @@ def test_shares_of_a_task_that_is_not_known_are_refused() -> None:
     ("options", "found"),
     [
         ({"experts": 0}, "experts must be at least 1"),
-        ({"hidden": ()}, "hidden must give the width of one layer"),
-        ({"tower": (0,)}, "width of tower must be at least 1"),
+        ({"hidden": ()}, r"hidden must give the width of each layer.*of 1 layers"),
+        ({"tower": (0,)}, "tower must give the width of each layer, at least 1"),
+        ({"hidden": 4}, r"hidden must give the width of each layer.*found 4"),
         ({"steps": -1}, "steps must be at least 0"),
         ({"rate": 0.0}, "rate must be a positive number"),
     ],

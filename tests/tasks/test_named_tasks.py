@@ -272,6 +272,8 @@ def test_617_columns_share_one_table():
     ("given", "message"),
     [
         ({}, "needs at least 1 task"),
+        (None, r"must be a mapping from names .* found NoneType"),
+        ({"": numbered(5), "b": numbered(5)}, "one is an empty text"),
         ([("a", numbered(5)), ("a", numbered(5))], "found a more than once"),
         ({"a": (torch.rand(5, 2), torch.rand(5, 1))}, "must be \\(inputs, targets, spec\\)"),
         (
@@ -294,6 +296,7 @@ def test_what_domains_refuses(given, message):
 @pytest.mark.parametrize(
     ("table", "names", "message"),
     [
+        (torch.full((3, 1), torch.inf), None, "0: targets must be finite"),
         (torch.rand(3), None, "must have shape \\(n, tasks\\)"),
         (torch.rand(3, 2), ["a"], "one name for each of 2 columns; found 1"),
         (torch.rand(3, 2), ["a", "a"], "found a more than once"),
@@ -339,3 +342,16 @@ def test_the_domains_of_a_data_set_are_named_tasks():
     tasks = domains(found)
     assert tasks.counts == {"enlarging": 4, "tapering": 6}
     assert tasks.specs["tapering"] == qs.classification(2, name="tapering")
+
+
+def test_numbers_of_rows_are_whole_and_positive():
+    tasks = three()
+    for support in (0, -1, 1.5):
+        with pytest.raises(ValueError, match=f"support must be a whole number .* found {support}"):
+            tasks.tested_on(tasks, support=support)
+    with pytest.raises(ValueError, match=r"must be whole numbers, at least 1; found rows=2\.5"):
+        tasks.batches(2.5)
+    with pytest.raises(ValueError, match="at least 1 task must stay"):
+        tasks.only([])
+    with pytest.raises(ValueError, match=r"answer must be an answer.*found TaskSpec"):
+        columns(torch.rand(3, 4), torch.rand(3, 2), answer=qs.regression())

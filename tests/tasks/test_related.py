@@ -79,7 +79,8 @@ def test_a_seed_gives_the_same_tasks():
         ({"clusters": 5}, "at most the number of tasks and of features"),
         ({"clusters": 3, "features": 2}, "at most the number of tasks and of features"),
         ({"harmful": -1}, "harmful at least 0"),
-        ({"noise": -0.1}, "noise and spread must not be negative"),
+        ({"clusters": 1.5}, r"all are whole numbers.*clusters=1.5"),
+        ({"noise": -0.1}, "noise and spread must be finite numbers of at least 0"),
         ({"answer": qs.answers.Classes(3)}, "must be Reals"),
     ],
 )

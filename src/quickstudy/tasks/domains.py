@@ -29,7 +29,7 @@ def domains(tasks: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> NamedTasks:
                answers; each task has its own loss. Tasks whose inputs are the same object share
                them, and are split by the same rows.
 
-    Raises ValueError for no tasks, two of one name, a spec of another name, inputs of different
+    Raises ValueError for no tasks, two of one name or one of none, a spec of another name, inputs of different
     columns, targets that do not fit the spec, and a task without known targets. Warns where there
     is one task only, and of tasks with one class only.
 
@@ -42,7 +42,7 @@ def domains(tasks: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> NamedTasks:
     {'weight': 1, 'kind': 4}
     """
     pairs = _pairs(tasks)
-    _refuse_repeated("domains", [name for name, _ in pairs])
+    _refuse_names("domains", [name for name, _ in pairs])
     made: dict[int, Any] = {}
     rows, specs = {}, {}
     for name, given in pairs:
@@ -85,8 +85,13 @@ def columns(
     >>> qs.tasks.columns(torch.rand(3, 8), table, ["toxic", "solubility"])
     NamedTasks(2 tasks, 5 rows: toxic 3, solubility 2)
     """
+    if answer is not None and not isinstance(answer, Answer):
+        raise ValueError(
+            f"columns: answer must be an answer, such as qs.answers.Reals(1); found "
+            f"{type(answer).__name__}. Give spec.answer of a spec."
+        )
     named = _columns(table, names)
-    _refuse_repeated("columns", list(named))
+    _refuse_names("columns", list(named))
     shared = examples(inputs, torch.zeros(_length(named), dtype=torch.long), weights, groups)
     index, targets, specs = {}, {}, {}
     for name, column in named.items():
@@ -95,6 +100,11 @@ def columns(
         index[name] = rows[rows >= 0]
         targets[name] = _as_targets(column[index[name]], chosen)
         specs[name] = TaskSpec(chosen, name)
+        if bool(column.isinf().any()):
+            raise ValueError(
+                f"columns: {name}: targets must be finite; found infinity. Clip them, or give NaN "
+                "where a target is unknown."
+            )
         chosen.check(targets[name], f"columns: {name}")
         chosen.check_values(targets[name], f"columns: {name}")
     return checked("columns", NamedTasks(
@@ -142,6 +152,11 @@ def _pairs(tasks: Any) -> list[tuple[str, Any]]:
     if isinstance(tasks, NamedTasks):
         return [(name, (tasks[name], tasks.specs[name])) for name in tasks]
     shared = getattr(tasks, "spec", None)
+    if not isinstance(tasks, Iterable):
+        raise ValueError(
+            f"domains: tasks must be a mapping from names to (inputs, targets, spec); found "
+            f"{type(tasks).__name__}."
+        )
     pairs = list(tasks.items()) if isinstance(tasks, Mapping) else list(tasks)
     if shared is not None:
         pairs = [(name, (rows, shared)) for name, rows in pairs]
@@ -175,7 +190,7 @@ def _columns(table: Any, names: Sequence[str] | None) -> dict[str, Tensor]:
             "table[:, None] for one column."
         )
     names = [str(place) for place in range(whole.shape[1])] if names is None else list(names)
-    _refuse_repeated("columns", names)
+    _refuse_names("columns", names)
     if len(names) != whole.shape[1]:
         raise ValueError(
             f"columns: needs one name for each of {count(whole.shape[1], 'column')}; found "
@@ -202,7 +217,7 @@ def _answer_of(column: Tensor) -> Answer:
         return Labels(1)
     if column.is_floating_point():
         return Reals(1)
-    return Classes(int(values.max()) + 1)
+    return Classes(max(int(values.max()) + 1, 2))
 
 
 def _known(column: Tensor, answer: Answer) -> Tensor:
@@ -218,7 +233,12 @@ def _as_targets(column: Tensor, answer: Answer) -> Tensor:
     return column.to(torch.get_default_dtype())[:, None]
 
 
-def _refuse_repeated(who: str, names: Sequence[str]) -> None:
+def _refuse_names(who: str, names: Sequence[str]) -> None:
+    if "" in names:
+        raise ValueError(
+            f"{who}: every task needs a name, but one is an empty text: that is a task which no "
+            "learner can know. Name it."
+        )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(

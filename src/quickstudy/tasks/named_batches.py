@@ -134,9 +134,9 @@ def named_batches(
 ) -> NamedBatches:
     """See :meth:`quickstudy.tasks.NamedTasks.batches`."""
     supports = queries if supports is None else supports
-    if min(queries, supports) < 1:
+    if min(queries, supports) < 1 or isinstance(queries + supports, float):
         raise ValueError(
-            f"batches: rows and support must be at least 1; found rows={queries}, "
+            f"batches: rows and support must be whole numbers, at least 1; found rows={queries}, "
             f"support={supports}. Leave support out for as many as rows."
         )
     if not temperature > 0:  # also NaN

@@ -114,6 +114,8 @@ class NamedTasks(Mapping[str, Examples]):
     def only(self, names: Iterable[str]) -> NamedTasks:
         """The tasks of these names, or of one, in the order given."""
         asked = dict.fromkeys([names] if isinstance(names, str) else names)
+        if not asked:
+            raise ValueError("only: at least 1 task must stay; found no name. Name some.")
         for name in asked:
             if name not in self:
                 raise unknown_name("tasks", name, self.rows.index)
@@ -238,6 +240,11 @@ class NamedTasks(Mapping[str, Examples]):
         Raises ValueError for a name that is not one of these tasks, and where the targets of a task
         are standardised in one part and not, or otherwise, in the other.
         """
+        if support is not None and (isinstance(support, float) or support < 1):
+            raise ValueError(
+                "tested_on: support must be a whole number of rows, at least 1; found "
+                f"{support}. Leave it out for all rows."
+            )
         for name in test:
             if name not in self:
                 raise unknown_name("tested_on", name, self.rows.index)

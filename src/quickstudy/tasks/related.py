@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -118,15 +119,17 @@ def _check(
     spread: float,
     answer: Answer,
 ) -> None:
-    if not 1 <= clusters <= min(tasks, features) or harmful < 0:
+    counts = (tasks, clusters, features, harmful)
+    whole = all(isinstance(each, int) for each in counts)
+    if not whole or not 1 <= clusters <= min(tasks, features) or harmful < 0:
         raise ValueError(
-            "related: clusters must be at least 1, and at most the number of tasks and of "
+            "related: all are whole numbers; clusters must be at least 1, and at most the number of tasks and of "
             f"features, and harmful at least 0; found tasks={tasks}, clusters={clusters}, "
             f"features={features}, harmful={harmful}. Ask for fewer clusters."
         )
-    if not (noise >= 0 and spread >= 0):
+    if not (0 <= noise < math.inf and 0 <= spread < math.inf):
         raise ValueError(
-            f"related: noise and spread must not be negative; found noise={noise}, spread={spread}."
+            f"related: noise and spread must be finite numbers of at least 0; found noise={noise}, spread={spread}."
         )
     if answer not in (Reals(1), Classes(2), Labels(1)):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +17,13 @@ from quickstudy.base.dropout import active_dropout, dropout_off, with_dropout
 from quickstudy.base.errors import BrokenLaw, with_memory_fallback
 from quickstudy.base.modules import convolves_on_cpu, device_of
 from quickstudy.base.updates import updating_norm
+from quickstudy.base.words import first_few
 from quickstudy.compute.gradients import as_outcome
 from quickstudy.compute.memory import keep_freed_memory, one_task_must_fit
 from quickstudy.compute.plan import Compute
 from quickstudy.compute.prepare import kind_of, placed
 from quickstudy.contract.check import applicable, check_laws, doubled
-from quickstudy.core import Examples, Learner, Task, TaskSource, check_answer
+from quickstudy.core import Examples, Learner, PlacesNames, Task, TaskSource, check_answer
 from quickstudy.evaluation.validation import Validation
 from quickstudy.learners.gradient.gradient_learner import GradientLearner
 from quickstudy.objectives import Objective, set_progress
@@ -95,6 +97,7 @@ def prepare(
     for spec in dict.fromkeys(task.spec for task in drawn):
         check_answer(learner, spec.answer)
     refuse_sorted(learner, drawn)
+    tell_unknown_names(learner, drawn)
     if active_dropout(learner) and any(map(needs_acting, drawn)):
         raise BrokenLaw(
             "the rows of these tasks are made by acting, and with dropout the learner would act by "
@@ -113,6 +116,22 @@ def prepare(
         with one_task_must_fit():
             _try_dropout(learner, objective, task)
     return [placed(learner, stack) for stack in stacks(tasks, learner.name_key)]
+
+
+def tell_unknown_names(learner: Learner, drawn: Sequence[Task]) -> None:
+    """Warn of named tasks that the learner does not know, where it knows others by name."""
+    if not isinstance(learner, PlacesNames):
+        return
+    names = dict.fromkeys(task.spec.name for task in drawn if task.spec.name)
+    unknown = [name for name in names if learner.place_of(name) < 0]
+    if 0 < len(unknown) < len(names):
+        warnings.warn(
+            f"fit: {type(learner).__name__} knows some of the tasks by name, but not "
+            f"{first_few(unknown)}: it holds no parameters for them, and adapts from their support "
+            "rows at every step. Name them in tasks={name: number of outputs} too, or leave them "
+            "out.",
+            stacklevel=4,
+        )
 
 
 def _try_dropout(learner: Learner, objective: Objective, task: Task) -> None:

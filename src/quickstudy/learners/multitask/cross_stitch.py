@@ -61,7 +61,7 @@ class CrossStitch(StitchedLearner):
         scale: float = 10.0,
     ) -> None:
         super().__init__()
-        self.hidden = checked_widths("CrossStitch", hidden)
+        self.hidden = checked_widths("CrossStitch", "hidden", hidden)
         self.own, self.by_channel, self.l2, self.scale = own, by_channel, l2, scale
         count = self._build(backbone, tasks, self.hidden, networks)
         first, other = shares_of_networks(count, own, "CrossStitch")

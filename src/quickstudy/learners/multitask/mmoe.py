@@ -77,10 +77,11 @@ class MMoE(MultiTaskLearner):
         super().__init__()
         self._know(tasks)
         self.backbone, self.experts = backbone, experts
-        self.hidden, self.tower = checked_widths("MMoE", hidden), tuple(tower)
+        self.hidden = checked_widths("MMoE", "hidden", hidden)
+        self.tower = checked_widths("MMoE", "tower", tower, fewest=0)
         self.steps, self.rate, self.l2, self.scale = steps, rate, l2, scale
         d = feature_size(backbone, "MMoE")
-        refuse_sizes("MMoE", experts=experts, **{"width of tower": min(self.tower, default=1)})
+        refuse_sizes("MMoE", experts=experts)
         self._fit()
         self.expert_networks = like(backbone, Perceptrons((experts,), (d, *self.hidden)))
         self.gates = self.towers = None

@@ -62,12 +62,15 @@ def uniform(inputs: int, *shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
 
-def checked_widths(who: str, hidden: Sequence[int]) -> tuple[int, ...]:
-    """``hidden`` as a tuple; ValueError, prefixed by ``who``, without a layer or a unit."""
-    widths = tuple(hidden)
-    if not widths or min(widths) < 1:
+def checked_widths(who: str, name: str, widths: Sequence[int], fewest: int = 1) -> tuple[int, ...]:
+    """The argument ``name``, widths of layers, as a tuple.
+
+    ValueError, prefixed by ``who``, for less than ``fewest`` layers, and for one without a unit.
+    """
+    found = None if isinstance(widths, int) else tuple(widths)
+    if found is None or len(found) < fewest or min(found, default=1) < 1:
         raise ValueError(
-            f"{who}: hidden must give the width of one layer or more, each at least 1; found "
-            f"{widths}. Use hidden=(64,)."
+            f"{who}: {name} must give the width of each layer, at least 1, of {fewest} layers or "
+            f"more; found {widths}. Use {name}=(64,)."
         )
-    return widths
+    return found

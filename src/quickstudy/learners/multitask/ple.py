@@ -88,11 +88,11 @@ class PLE(MultiTaskLearner):
         super().__init__()
         self._know(tasks)
         self.backbone, self.shared, self.own, self.levels = backbone, shared, own, levels
-        self.hidden, self.tower = checked_widths("PLE", hidden), tuple(tower)
+        self.hidden = checked_widths("PLE", "hidden", hidden)
+        self.tower = checked_widths("PLE", "tower", tower, fewest=0)
         self.steps, self.rate, self.l2, self.scale = steps, rate, l2, scale
         d, count = feature_size(backbone, "PLE"), len(self.tasks)
         refuse_sizes("PLE", shared=shared, own=own, levels=levels)
-        refuse_sizes("PLE", **{"width of tower": min(self.tower, default=1)})
         self._fit()
         widths = [d] + [self.hidden[-1]] * (levels - 1)
         self.extraction = like(

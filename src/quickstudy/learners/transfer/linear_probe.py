@@ -68,7 +68,7 @@ class LinearProbe(Learner):
         self, backbone: nn.Module, head: Head = ridge, l2: float = 1.0, scale: float = 10.0
     ) -> None:
         super().__init__()
-        if l2 <= 0 or scale <= 0:
+        if not (l2 > 0 and scale > 0):
             raise ValueError(
                 f"LinearProbe: l2 and scale must be positive; found l2={l2}, scale={scale}."
             )
