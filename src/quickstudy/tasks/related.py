@@ -124,8 +124,8 @@ def _check(
     if not whole or not 1 <= clusters <= min(tasks, features) or harmful < 0:
         raise ValueError(
             "related: all are whole numbers; clusters must be at least 1, and at most the number "
-            f"of tasks and of features, and harmful at least 0; found tasks={tasks}, clusters={clusters}, "
-            f"features={features}, harmful={harmful}. Ask for fewer clusters."
+            f"of tasks and of features, and harmful at least 0; found tasks={tasks}, "
+            f"clusters={clusters}, features={features}, harmful={harmful}. Ask for fewer clusters."
         )
     if not (0 <= noise < math.inf and 0 <= spread < math.inf):
         raise ValueError(
