@@ -29,9 +29,9 @@ def domains(tasks: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> NamedTasks:
                answers; each task has its own loss. Tasks whose inputs are the same object share
                them, and are split by the same rows.
 
-    Raises ValueError for no tasks, two of one name or one of none, a spec of another name, inputs of different
-    columns, targets that do not fit the spec, and a task without known targets. Warns where there
-    is one task only, and of tasks with one class only.
+    Raises ValueError for no tasks, two of one name or one of none, a spec of another name, inputs
+    of different columns, targets that do not fit the spec, and a task without known targets. Warns
+    where there is one task only, and of tasks with one class only.
 
     >>> import torch
     >>> import quickstudy as qs

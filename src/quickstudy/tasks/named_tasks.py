@@ -163,7 +163,8 @@ class NamedTasks(Mapping[str, Examples]):
             order = torch.randperm(len(self), generator=generator(seed))[:held_out]
             names = [tuple(self)[place] for place in sorted(order.tolist())]
         else:
-            names = list(self.only(held_out))
+            asked = [held_out] if isinstance(held_out, str) else list(held_out)
+            names = list(self.only(asked)) if asked else []
         rest = [name for name in self if name not in names]
         if not names or not rest:
             raise ValueError(

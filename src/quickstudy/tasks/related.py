@@ -123,13 +123,14 @@ def _check(
     whole = all(isinstance(each, int) for each in counts)
     if not whole or not 1 <= clusters <= min(tasks, features) or harmful < 0:
         raise ValueError(
-            "related: all are whole numbers; clusters must be at least 1, and at most the number of tasks and of "
-            f"features, and harmful at least 0; found tasks={tasks}, clusters={clusters}, "
-            f"features={features}, harmful={harmful}. Ask for fewer clusters."
+            "related: all are whole numbers; clusters must be at least 1, and at most the number "
+            f"of tasks and of features, and harmful at least 0; found tasks={tasks}, "
+            f"clusters={clusters}, features={features}, harmful={harmful}. Ask for fewer clusters."
         )
     if not (0 <= noise < math.inf and 0 <= spread < math.inf):
         raise ValueError(
-            f"related: noise and spread must be finite numbers of at least 0; found noise={noise}, spread={spread}."
+            "related: noise and spread must be finite numbers of at least 0; found "
+            f"noise={noise}, spread={spread}."
         )
     if answer not in (Reals(1), Classes(2), Labels(1)):
         raise ValueError(
