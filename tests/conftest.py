@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Before any import: the extras look for networks and write to the home folder otherwise.
@@ -15,6 +16,11 @@ import quickstudy as qs
 from made_up import random_classes
 
 torch.set_num_threads(1)  # the tests run in two processes already
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts jobs in the background so. Tests send SIGINT to themselves, and fit leaves an
+    # ignored signal ignored: a second request, by SIGTERM, would then end the whole worker.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
