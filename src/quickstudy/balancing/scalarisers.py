@@ -5,6 +5,7 @@ Each minimises one number made of the tasks' losses; the derivatives of that num
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -25,7 +26,47 @@ def _double(losses: Tensor) -> Tensor:
 
 
 @dataclass
-class UW:
+class _LearnsScales(ABC):
+    """A balancer with a number s_t for each task, learnt by Adam; TorchJD has its objective."""
+
+    rate: float = 0.01
+    reads: ClassVar[Literal["losses"]] = "losses"
+    parameter: ClassVar[str]
+    """TorchJD's name of the s_t."""
+    entry: ClassVar[str]
+    """Their name in checkpoints."""
+    _learnt: Learned = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_positive(type(self).__name__, rate=self.rate)
+        self._scalariser(1)
+        self._learnt = Learned(self.rate)
+
+    def _scalariser(self, tasks: int) -> Any:
+        who = type(self).__name__
+        return torch_jd.make(who, _PART, who, tasks)
+
+    def weights(self, losses: Tensor, names: Sequence[str]) -> Tensor:
+        """The weights (tasks,) by the s_t; then one step for the s_t."""
+        refuse_unnamed(type(self).__name__, names)
+        scalariser = self._scalariser(len(names)).double()
+        scales = getattr(scalariser, self.parameter)
+        scales.data.copy_(self._learnt.get(names))
+        weights, step = torch_jd.derivatives(scalariser, _double(losses), scales)
+        self._learnt.descend(names, step)
+        return weights.to(losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The s_t by name."""
+        return {self.entry: self._learnt.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+        self._learnt.load_state_dict(state[self.entry])
+
+
+@dataclass
+class UW(_LearnsScales):
     """Uncertainty weights for squared errors (Kendall, Gal and Cipolla, 2018).
 
     sum_t exp(-s_t) L_t / 2 + s_t / 2, with s_t = log sigma_t^2 learnt; it starts at 0.
@@ -38,35 +79,12 @@ class UW:
     Raises ValueError for tasks without names, ImportError without the extra.
     """
 
-    rate: float = 0.01
-    reads: ClassVar[Literal["losses"]] = "losses"
-    _noise: Learned = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_positive("UW", rate=self.rate)
-        torch_jd.make("UW", _PART, "UW", 1)
-        self._noise = Learned(self.rate)
-
-    def weights(self, losses: Tensor, names: Sequence[str]) -> Tensor:
-        """exp(-s_t) / 2 (tasks,); then one step for the s_t."""
-        refuse_unnamed("UW", names)
-        scalariser = torch_jd.make("UW", _PART, "UW", len(names)).double()
-        scalariser.log_var.data.copy_(self._noise.get(names))
-        weights, step = torch_jd.derivatives(scalariser, _double(losses), scalariser.log_var)
-        self._noise.descend(names, step)
-        return weights.to(losses)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The s_t by name."""
-        return {"noise": self._noise.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``."""
-        self._noise.load_state_dict(state["noise"])
+    parameter: ClassVar[str] = "log_var"
+    entry: ClassVar[str] = "noise"
 
 
 @dataclass
-class IMTLL:
+class IMTLL(_LearnsScales):
     """Impartial loss balancing, IMTL-L (Liu et al., 2021, Towards Impartial Multi-task Learning).
 
     sum_t exp(s_t) L_t - s_t, with s_t learnt; it starts at 0. At its best s_t every scaled loss
@@ -77,31 +95,8 @@ class IMTLL:
     Raises ValueError for tasks without names, ImportError without the extra.
     """
 
-    rate: float = 0.01
-    reads: ClassVar[Literal["losses"]] = "losses"
-    _scales: Learned = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        check_positive("IMTLL", rate=self.rate)
-        torch_jd.make("IMTLL", _PART, "IMTLL", 1)
-        self._scales = Learned(self.rate)
-
-    def weights(self, losses: Tensor, names: Sequence[str]) -> Tensor:
-        """exp(s_t) (tasks,); then one step for the s_t."""
-        refuse_unnamed("IMTLL", names)
-        scalariser = torch_jd.make("IMTLL", _PART, "IMTLL", len(names)).double()
-        scalariser.log_scale.data.copy_(self._scales.get(names))
-        weights, step = torch_jd.derivatives(scalariser, _double(losses), scalariser.log_scale)
-        self._scales.descend(names, step)
-        return weights.to(losses)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The s_t by name."""
-        return {"scales": self._scales.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``."""
-        self._scales.load_state_dict(state["scales"])
+    parameter: ClassVar[str] = "log_scale"
+    entry: ClassVar[str] = "scales"
 
 
 @dataclass

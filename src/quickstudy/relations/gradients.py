@@ -14,6 +14,7 @@ from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.words import count, first_few
 from quickstudy.compute.engine import computing, losses_of_tasks
 from quickstudy.compute.gradients import as_outcome
+from quickstudy.compute.jacobian import shared_and_own
 from quickstudy.compute.plan import Mapping, Plan
 from quickstudy.compute.prepare import Prepared, in_step_order, names_of, prepare_tasks
 from quickstudy.core import Learner, Task
@@ -216,9 +217,9 @@ def shared_entries(learner: Learner, who: str) -> Tensor:
 
     ValueError where there is none.
     """
-    own = set(getattr(learner, "per_task", ()))
+    shared, _ = shared_and_own(learner)
     kept = [
-        torch.full((p.numel(),), name not in own)
+        torch.full((p.numel(),), name in shared)
         for name, p in learner.named_parameters()
         if p.requires_grad
     ]

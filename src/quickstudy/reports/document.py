@@ -30,6 +30,39 @@ class Reproducible(Protocol):
         """The commit of the code, "" where unknown."""
 
 
+class Titled(Protocol):
+    """What stands at the top of a page; see :class:`quickstudy.reports.page.RunFacts`."""
+
+    @property
+    def title(self) -> str:
+        """Of the page."""
+
+    @property
+    def subtitle(self) -> str:
+        """Below it, "" for none."""
+
+    @property
+    def commit(self) -> str:
+        """The commit of the code, "" where unknown."""
+
+    @property
+    def created(self) -> str:
+        """Date and time, "" to leave them out."""
+
+
+def header(facts: Titled, kind: str, *parts: Child) -> Markup:
+    """The top of a page: the ``kind`` of report, title, date and commit, then ``parts``."""
+    made = " · ".join(t for t in (facts.created, facts.commit and f"commit {facts.commit}") if t)
+    return tag(
+        "header",
+        tag("p", f"quickstudy · report of {kind}", class_="eyebrow"),
+        tag("h1", facts.title),
+        tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
+        tag("p", made, class_="note") if made else None,
+        *parts,
+    )
+
+
 def document(title: str, *parts: Child) -> str:
     """One self-contained HTML document of these ``parts``."""
     body = tag(

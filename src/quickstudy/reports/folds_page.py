@@ -10,7 +10,7 @@ from urllib.parse import quote
 from quickstudy.base.words import count
 from quickstudy.evaluation import wording
 from quickstudy.reports.baseline_tables import baselines_table
-from quickstudy.reports.document import document, reproduction
+from quickstudy.reports.document import document, header, reproduction
 from quickstudy.reports.markup import Markup, tag
 from quickstudy.reports.page_parts import section
 from quickstudy.reports.words import pretrained
@@ -41,13 +41,9 @@ class FoldsFacts:
 def folds_page(facts: FoldsFacts) -> str:
     """The report as one HTML document; the same facts give the same bytes."""
     result = facts.result
-    made = " · ".join(t for t in (facts.created, facts.commit and f"commit {facts.commit}") if t)
-    header = tag(
-        "header",
-        tag("p", "quickstudy · report of a cross-validation", class_="eyebrow"),
-        tag("h1", facts.title),
-        tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
-        tag("p", made, class_="note") if made else None,
+    top = header(
+        facts,
+        "a cross-validation",
         _headline(result),
         *baselines_table(result.score, result.baselines),
         tag("p", result.explanation, class_="note protocol"),
@@ -58,7 +54,7 @@ def folds_page(facts: FoldsFacts) -> str:
     )
     note = "Each interval is over the test tasks of its fold, drawn from the same few classes."
     folds = section("Folds", "", note, tag("div", _table(result, facts.folder), class_="scroll"))
-    return document(facts.title, header, folds, reproduction(facts))
+    return document(facts.title, top, folds, reproduction(facts))
 
 
 def _headline(result: CrossValidation) -> Markup:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quickstudy.base.words import count, first_few
 from quickstudy.reports import multitask_plots
-from quickstudy.reports.document import document, reproduction
+from quickstudy.reports.document import document, header, reproduction
 from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.page_parts import figure, section
 from quickstudy.reports.tables import markdown_table
@@ -56,13 +56,9 @@ def multitask_page(facts: MultiTaskFacts) -> str:
             "qs.judge_multitask."
         )
     first = facts.judgements[0]
-    made = " · ".join(t for t in (facts.created, facts.commit and f"commit {facts.commit}") if t)
-    header = tag(
-        "header",
-        tag("p", "quickstudy · report of multi-task learning", class_="eyebrow"),
-        tag("h1", facts.title),
-        tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
-        tag("p", made, class_="note") if made else None,
+    top = header(
+        facts,
+        "multi-task learning",
         _headline(first),
         tag("p", INDUCTIVE if first.protocol == "inductive" else TRANSDUCTIVE,
             class_="note protocol"),
@@ -70,9 +66,7 @@ def multitask_page(facts: MultiTaskFacts) -> str:
     some = len(facts.judgements) > 1 or first.pooled is not None
     several = _learners(facts.judgements) if some else None
     relations = relations_section(facts.affinities, facts.grouping) if facts.affinities else None
-    return document(
-        facts.title, header, several, tasks_section(first), relations, reproduction(facts)
-    )
+    return document(facts.title, top, several, tasks_section(first), relations, reproduction(facts))
 
 
 def tasks_section(judgement: Judgement) -> Markup:

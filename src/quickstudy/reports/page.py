@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from quickstudy.evaluation import wording
 from quickstudy.reports import insight_sections, sections, words
 from quickstudy.reports.baseline_tables import comparisons
-from quickstudy.reports.document import document, reproduction
+from quickstudy.reports.document import document, header, reproduction
 from quickstudy.reports.insights import Insights
 from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.page_parts import section
@@ -76,13 +76,9 @@ def page(facts: RunFacts) -> str:
 def _header(facts: RunFacts) -> Markup:
     e = facts.evaluation
     protocol = words.TRANSDUCTIVE if e.transductive else words.INDUCTIVE
-    made = " · ".join(t for t in (facts.created, facts.commit and f"commit {facts.commit}") if t)
-    return tag(
-        "header",
-        tag("p", "quickstudy · report of a run", class_="eyebrow"),
-        tag("h1", facts.title),
-        tag("p", facts.subtitle, class_="subtitle") if facts.subtitle else None,
-        tag("p", made, class_="note") if made else None,
+    return header(
+        facts,
+        "a run",
         _headline(e.main, e.setting, protocol) if e.of_one_kind else None,
         _rows(e) if len(e.rows) > 1 else None,
         *comparisons(e),

@@ -41,7 +41,7 @@ class NamedTasks(Mapping[str, Examples]):
                 targets are ``scale * targets + shift``.
 
     :func:`quickstudy.tasks.domains`, :func:`quickstudy.tasks.columns` and
-    :func:`quickstudy.datasets.load_tasks` make them.
+    :func:`quickstudy.datasets.load_named_tasks` make them.
 
     >>> import torch
     >>> import quickstudy as qs
