@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import quickstudy as qs
+from quickstudy.files.limits import BoundedCalls
 from quickstudy.files.registry import build_empty, describe
 from quickstudy.files.trees import LARGEST_HEADER, load_tree, save_tree
 
@@ -189,3 +190,14 @@ def test_mutated_files_are_refused_by_name_or_give_valid_results():
     result = import_module("mutated_files").run(200, seed=0, names=few)
     assert not result["failures"]
     assert sum(result["counts"].values()) == 200
+
+
+def test_a_refusal_inside_no_grad_leaves_gradients_on():
+    @torch.no_grad()
+    def many_layers():
+        for _ in range(10_000):
+            torch.zeros(1)
+
+    with pytest.raises(ValueError, match="more layers than its 1 tensors"), BoundedCalls(1):
+        many_layers()
+    assert torch.is_grad_enabled()

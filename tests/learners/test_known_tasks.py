@@ -534,3 +534,24 @@ def test_training_uses_the_support_rows_of_known_tasks_alone() -> None:
     assert torch.equal(loss(learner, known).loss, all_rows_loss(learner, known).loss)
     assert torch.equal(loss(learner, new).loss, query_loss(learner, new).loss)
     assert loss(learner, known).loss != query_loss(learner, known).loss
+
+
+@pytest.mark.parametrize(
+    "name", ["HardSharing", "SingleTask", "SoftSharing", "CrossStitch", "Sluice", "MMoE", "PLE"]
+)
+def test_learners_of_a_thousand_tasks_are_saved_and_loaded(name: str, tmp_path: Path) -> None:
+    learner = getattr(qs, name)(MLP(4, (3,)), {f"task {i}": 1 + i % 2 for i in range(1000)})
+    loaded: Any = qs.load(qs.save(learner, tmp_path / "learner"))
+    assert torch.is_grad_enabled()
+    assert loaded.tasks == learner.tasks
+    for key, value in learner.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+def test_heads_start_uniform_within_one_over_the_root_of_d_and_zero_beyond_their_width() -> None:
+    heads = stacked_parameters.StackedHeads(400, [1, 3] * 50)
+    weight, bias = heads.weight.detach(), heads.bias.detach()
+    for own in (weight[::2, :, :1], weight[1::2], bias[1::2]):
+        assert 0.045 < float(own.abs().max()) <= 0.05  # of at least 150 numbers
+        assert abs(float(own.mean())) < 0.01
+    assert not weight[::2, :, 1:].any() and not bias[::2, 1:].any()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -74,6 +75,9 @@ class BoundedCalls(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """``function(*args, **kwargs)``, counted."""
+        if function is torch._C._set_grad_enabled:
+            # The end of a no_grad block calls it: refused there, gradients would stay off.
+            return function(*args, **(kwargs or {}))
         self.left -= 1
         if self.left < 0:
             raise ValueError(f"it asks for more layers than its {self.tensors} tensors belong to")

@@ -65,10 +65,11 @@ class StackedHeads(nn.Module):
     def reset_parameters(self) -> None:
         """Initial weights: uniform in ±1/√d, as those of ``torch.nn.Linear``, or zeros."""
         bound = 0.0 if self._zero else 1 / math.sqrt(self.weight.shape[1])
-        for place, own in enumerate(self._outputs):
-            for parameter in (self.weight[place], self.bias[place]):
-                nn.init.zeros_(parameter)
-                nn.init.uniform_(parameter[..., :own], -bound, bound)
+        widths = torch.tensor(self._outputs, device=self.weight.device)
+        beyond = torch.arange(self.bias.shape[1], device=widths.device) >= widths[:, None]
+        # All tasks at once: a file may ask for few calls of torch only (files/limits.py).
+        for parameter, unused in ((self.weight, beyond[:, None]), (self.bias, beyond)):
+            nn.init.uniform_(parameter, -bound, bound).masked_fill_(unused, 0.0)
 
     def forward(self, place: Place, features: Tensor) -> Tensor:
         """Predictions (n, W) for ``features`` (n, d) by the head at ``place``."""
