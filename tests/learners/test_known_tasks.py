@@ -554,4 +554,5 @@ def test_heads_start_uniform_within_one_over_the_root_of_d_and_zero_beyond_their
     for own in (weight[::2, :, :1], weight[1::2], bias[1::2]):
         assert 0.045 < float(own.abs().max()) <= 0.05  # of at least 150 numbers
         assert abs(float(own.mean())) < 0.01
-    assert not weight[::2, :, 1:].any() and not bias[::2, 1:].any()
+    assert not weight[::2, :, 1:].any()
+    assert not bias[::2, 1:].any()
