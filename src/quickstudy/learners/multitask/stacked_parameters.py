@@ -65,11 +65,15 @@ class StackedHeads(nn.Module):
     def reset_parameters(self) -> None:
         """Initial weights: uniform in ±1/√d, as those of ``torch.nn.Linear``, or zeros."""
         bound = 0.0 if self._zero else 1 / math.sqrt(self.weight.shape[1])
-        widths = torch.tensor(self._outputs, device=self.weight.device)
+        # All tasks at once: building from a file may call torch only so often (files/limits.py).
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+        if self.weight.is_meta or min(self._outputs) == self.bias.shape[1]:
+            return
+        widths = torch.tensor(self._outputs, device=self.bias.device)
         beyond = torch.arange(self.bias.shape[1], device=widths.device) >= widths[:, None]
-        # All tasks at once: a file may ask for few calls of torch only (files/limits.py).
-        for parameter, unused in ((self.weight, beyond[:, None]), (self.bias, beyond)):
-            nn.init.uniform_(parameter, -bound, bound).masked_fill_(unused, 0.0)
+        self.weight.masked_fill_(beyond[:, None], 0.0)
+        self.bias.masked_fill_(beyond, 0.0)
 
     def forward(self, place: Place, features: Tensor) -> Tensor:
         """Predictions (n, W) for ``features`` (n, d) by the head at ``place``."""
