@@ -48,7 +48,7 @@ CLASSES, CLASS_TASKS = (20, 80, 320), 800
 WIDTHS, DEPTHS, SIZE_TASKS = (4, 16, 64), (1, 2, 8), 800
 KNOWN, NEW, ROWS, FEW = (60, 600), 200, 20, 10
 """Known and new sinusoids, rows of a known one in training and in test, and rows of a new one."""
-SINUSOID_STEPS = 3000
+SINUSOID_STEPS = 2000
 
 Row = dict[str, Any]
 Job = tuple[str, Callable[[], list[Row]]]

@@ -423,19 +423,19 @@ def test_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = random_classes(classes=6, rows=16, side=28)
     data = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
     monkeypatch.setattr(qs.datasets, "load", lambda name: data)
-    small = {"TEST_TASKS": 2, "STOPS": (4, 8), "CLASSES": (5,), "CLASS_TASKS": 4, "WIDTHS": (2,),
-             "DEPTHS": (1, 5), "SIZE_TASKS": 4, "KNOWN": (3,), "NEW": 2,
+    small = {"TEST_TASKS": 2, "STOPS": (4, 8), "CLASSES": (), "CLASS_TASKS": 4, "WIDTHS": (2,),
+             "DEPTHS": (5,), "SIZE_TASKS": 4, "KNOWN": (3,), "NEW": 2,
              "SINUSOID_STEPS": 2}  # fmt: skip
     for name, value in small.items():
         monkeypatch.setattr(script, name, value)
     call("questions", monkeypatch, "--out", out)
     found = json.loads(out.read_text())
-    assert [len(found[part]) for part in script.PARTS] == [len(script.METHODS), 6, 6, 4]
+    assert [len(found[part]) for part in script.PARTS] == [len(script.METHODS), 6, 4, 2]
     assert [row["train_tasks"] for row in found["growing"][:3]] == [0, 4, 8]
     assert all(len(row["errors"]["new"]) == 2 for row in found["one_set"])
     del found["size"][0]
     out.write_text(json.dumps(found))
     call("questions", monkeypatch, "size", "--out", out)
     again = json.loads(out.read_text())
-    assert len(again["size"]) == 6
-    assert again["size"][:5] == found["size"]
+    assert len(again["size"]) == 4
+    assert again["size"][:3] == found["size"]
