@@ -1,6 +1,6 @@
 """What ``docs/questions.md`` needs and no other script measures.
 
-    python benchmarks/questions.py                 # all parts, about 10 CPU minutes on one thread
+    python benchmarks/questions.py                 # all parts, about 6 CPU minutes on one thread
     python benchmarks/questions.py one_set size    # these; rows that are there are kept
 
     one_set  one set of tasks, learnt by multi-task learning, transfer and meta-learning: sinusoids
@@ -41,14 +41,14 @@ from quickstudy.training.optimisers import adam
 from quickstudy.training.schedules import Schedule, constant, cosine
 
 RESULTS = Path(__file__).parent / "results" / "questions.json"
-TASKS_PER_STEP, TEST_TASKS = 4, 300
-STOPS = (25, 50, 100, 200, 400, 800, 1600)
+TASKS_PER_STEP, TEST_TASKS = 4, 200
+STOPS = (50, 100, 200, 400, 800)
 """Training tasks after which ``growing`` tests."""
-CLASSES, CLASS_TASKS = (20, 80, 320), 800
-WIDTHS, DEPTHS, SIZE_TASKS = (4, 16, 64), (1, 2, 8), 800
+CLASSES, CLASS_TASKS = (20, 200), 400
+WIDTHS, DEPTHS, SIZE_TASKS = (4, 16, 64), (1, 2, 8), 400
 KNOWN, NEW, ROWS, FEW = (60, 600), 200, 20, 10
 """Known and new sinusoids, rows of a known one in training and in test, and rows of a new one."""
-SINUSOID_STEPS = 2000
+SINUSOID_STEPS = 1000
 
 Row = dict[str, Any]
 Job = tuple[str, Callable[[], list[Row]]]
