@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from table_rows import SHIFTS, TEXT_NAMES, read
 
-from quickstudy.evaluation.intervals import half_width
-from quickstudy.evaluation.paired import Figures, Pair, figures, pairs
+from quickstudy.evaluation.intervals import Interval, half_width
+from quickstudy.evaluation.paired import Pair, figures, pairs
 from quickstudy.evaluation.result import Result
 from quickstudy.reports.tables import markdown_table
 
@@ -35,12 +38,36 @@ class Group:
 
 @dataclass(frozen=True)
 class Compared:
-    """A group's rows from the best to the worst, and all pairs of them."""
+    """A group's rows from the best to the worst, and all pairs of them.
 
-    group: Group
-    ranked: Mapping[str, Figures]
+    ``digest``   of the scores that were compared.
+    ``ranked``   row -> its mean and 95% interval.
+    """
+
+    digest: str
+    ranked: Mapping[str, tuple[float, Interval]]
     pairs: tuple[Pair, ...]
     matters: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        ranked = {name: [mean, *of.to_json()] for name, (mean, of) in self.ranked.items()}
+        return {"digest": self.digest, "matters": self.matters, "ranked": ranked,
+                "pairs": [pair.to_json() for pair in self.pairs]}  # fmt: skip
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Compared:
+        """What :meth:`to_json` gave."""
+        ranked = {name: (mean, Interval(low, high))
+                  for name, (mean, low, high) in values["ranked"].items()}  # fmt: skip
+        found = tuple(map(Pair.from_json, values["pairs"]))
+        return Compared(values["digest"], ranked, found, values["matters"])
+
+
+def digest_of(group: Group) -> str:
+    """Of the group's scores, and of how they are compared."""
+    about = [{n: list(s) for n, s in group.scores.items()}, group.share, group.higher]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
 
 def paired(group: Group) -> Compared:
@@ -49,8 +76,9 @@ def paired(group: Group) -> Compared:
     best = sorted(results, key=lambda n: results[n][0].mean * (-1 if group.higher else 1))
     results = {name: results[name] for name in best}
     matters = 0.005 if group.share else 0.01 * abs(results[best[0]][0].mean)
-    ranked = {name: figures(of) for name, of in results.items()}
-    return Compared(group, ranked, pairs(results, matters), matters)
+    found = {name: figures(of) for name, of in results.items()}
+    ranked = {name: (of.mean, of.these) for name, of in found.items()}
+    return Compared(digest_of(group), ranked, pairs(results, matters), matters)
 
 
 def _result(scores: Sequence[float], group: Group) -> Result:
@@ -79,16 +107,18 @@ def _instances() -> Iterator[Group]:
 
 
 def _shifts() -> Iterator[Group]:
+    """Means of the five splits of each seed, since splits of one data set are not independent."""
     results = read("shifts")["results"]
     for shift, title in SHIFTS.items():
-        for splits in (25, 10):
-            scores = {
-                f"{name}, by {way}" if len(by_way) > 1 else name: by_way[way][shift][:splits]
-                for name, by_way in results.items()
-                for way in by_way
-                if len(by_way[way][shift]) >= splits
-            }
-            yield Group(f"shifts: {title}, first {splits} splits", f"{splits} splits", scores)
+        scores = {
+            f"{name}, by {way}" if len(by_way) > 1 else name: [
+                statistics.mean(by_way[way][shift][k : k + 5]) for k in range(0, 25, 5)
+            ]
+            for name, by_way in results.items()
+            for way in by_way
+            if len(by_way[way][shift]) == 25
+        }
+        yield Group(f"shifts: {title}", "5 seeds", scores)
 
 
 def _domains() -> Iterator[Group]:
@@ -180,20 +210,20 @@ def _sinusoids() -> Iterator[Group]:
     )
 
 
-def page(every: Mapping[str, Compared]) -> str:
+def page(every: Mapping[str, tuple[Group, Compared]]) -> str:
     """``pairs.md``: every row against the best one of its group."""
     parts = [_INTRODUCTION]
-    for title, found in every.items():
-        scale, unit = (100, " points") if found.group.share else (1, "")
-        digits = 1 if found.group.share else 4
+    for title, (group, found) in every.items():
+        scale, unit = (100, " points") if group.share else (1, "")
+        digits = 1 if group.share else 4
         best = next(iter(found.ranked))
         against = {pair.second: pair for pair in found.pairs if pair.first == best}
         rows = []
-        for name, of in found.ranked.items():
+        for name, (mean, of) in found.ranked.items():
             row: dict[str, object] = {
                 "row": name,
-                "mean": f"{scale * of.mean:.{digits}f}",
-                "95% interval": _interval(of.these.low, of.these.high, scale, digits),
+                "mean": f"{scale * mean:.{digits}f}",
+                "95% interval": _interval(of.low, of.high, scale, digits),
             }
             if pair := against.get(name):
                 low, high = pair.these.low, pair.these.high
@@ -206,7 +236,7 @@ def page(every: Mapping[str, Compared]) -> str:
         verdicts = [pair.verdict for pair in found.pairs]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
         parts.append(
-            f"## {title}\n\nOver {found.group.over}; {scale * found.matters:.2g}{unit} matter. "
+            f"## {title}\n\nOver {group.over}; {scale * found.matters:.2g}{unit} matter. "
             f"All {len(verdicts)} pairs: {counts}.\n\n{markdown_table(rows)}"
         )
     return "\n".join(parts)

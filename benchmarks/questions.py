@@ -5,8 +5,9 @@
 
     one_set  one set of tasks, learnt by multi-task learning, transfer and meta-learning: sinusoids
              of 20 rows each, 60 or 600 of them known by name. *Known* ones are scored on further
-             rows of theirs, *new* ones after 10 rows. Every method has the same rows, and networks
-             of the same size.
+             rows of theirs, *new* ones after 10 rows. Every method has the same rows, a network of
+             the same size, 1,000 steps of Adam at 0.003 along a cosine, 10 tasks or 200 rows a
+             step; hard sharing, whose heads learn only from their own tasks, 60 tasks. Not tuned.
     growing  accuracy after more and more tasks and CPU seconds of one training
     classes  accuracy after as many tasks of fewer training classes
     size     accuracy and cost against the number of filters and of blocks
@@ -236,10 +237,13 @@ def _net(outputs: int | None = None) -> qs.backbones.MLP:
     return qs.backbones.MLP(1, (40, 40), outputs=outputs)
 
 
-def _trained(learner: qs.Learner, train: Tasks) -> qs.Learner:
-    """Each task equally often, 10 rows as support and 10 as queries, 10 tasks a step."""
+def _trained(learner: qs.Learner, train: Tasks, tasks_per_step: int = 10) -> qs.Learner:
+    """Each task equally often, 10 rows as support and 10 as queries."""
     source = train.batches(rows=ROWS - FEW, support=FEW, temperature=float("inf"))
-    qs.fit(learner, source, SINUSOID_STEPS, 10, schedule=cosine, progress=False, clip=10.0)
+    qs.fit(
+        learner, source, SINUSOID_STEPS, tasks_per_step, optimiser=adam(3e-3), schedule=cosine,
+        progress=False, clip=10.0,
+    )  # fmt: skip
     return learner
 
 
@@ -248,7 +252,7 @@ def _one_network(train: Tasks) -> qs.backbones.MLP:
     net = _net(1)
     x, y = (torch.cat([getattr(rows, part) for rows in train.values()]) for part in
             ("inputs", "targets"))  # fmt: skip
-    optimiser = torch.optim.Adam(net.parameters(), 1e-3)
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(SINUSOID_STEPS):
         batch = torch.randint(len(x), (200,), generator=generator)
@@ -273,7 +277,7 @@ METHODS: dict[str, tuple[Callable[[Tasks], qs.Learner], str]] = {
         lambda train: _probe(_without_head(_one_network(train))), "transfer"
     ),
     "HardSharing": (
-        lambda train: _trained(qs.HardSharing(_net(), train.outputs), train), "multi-task"
+        lambda train: _trained(qs.HardSharing(_net(), train.outputs), train, 60), "multi-task"
     ),
     "MAML, 5 steps": (lambda train: _trained(qs.MAML(_net(1), 5, 0.01), train), "meta-learning"),
     "ridge head, learnt features": (lambda train: _trained(_probe(_net()), train), "meta-learning"),

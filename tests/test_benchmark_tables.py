@@ -50,9 +50,11 @@ def test_every_pair_is_that_of_the_files() -> None:
     for title, group in found.items():
         assert f"## {title}\n" in page
         means = {name: statistics.fmean(scores) for name, scores in group.scores.items()}
-        names = {frozenset((pair["first"], pair["second"])) for pair in stored[title]}
+        assert stored[title]["digest"] == groups.digest_of(group), "run python benchmarks/tables.py"
+        pairs = stored[title]["pairs"]
+        names = {frozenset((pair["first"], pair["second"])) for pair in pairs}
         assert names == set(map(frozenset, combinations(means, 2)))
-        for pair in stored[title]:
+        for pair in pairs:
             difference = means[pair["first"]] - means[pair["second"]]
             expected = difference if group.higher else -difference
             assert pair["difference"] == pytest.approx(expected, abs=1e-6)
@@ -65,10 +67,12 @@ def test_pairs_of_a_group() -> None:
     groups = import_module("pair_groups")
     scores = [0.5 + 0.4 * (k % 7) / 7 for k in range(60)]
     lower = [score - 0.02 - 0.001 * (k % 3) for k, score in enumerate(scores)]
-    of = groups.paired(groups.Group("g", "60 tasks", {"b": lower, "a": scores, "c": scores}))
+    group = groups.Group("g", "60 tasks", {"b": lower, "a": scores, "c": scores})
+    of = groups.paired(group)
     assert list(of.ranked) == ["a", "c", "b"]
     verdicts = {(pair.first, pair.second): pair.verdict for pair in of.pairs}
     assert verdicts == {("a", "c"): "equivalent", ("a", "b"): "better", ("c", "b"): "better"}
     errors = groups.Group("g", "60 tasks", {"b": lower, "a": scores}, share=False, higher=False)
     assert [pair.verdict for pair in groups.paired(errors).pairs] == ["better"]
-    assert "| a " in groups.page({"g": of})
+    assert "| a " in groups.page({"g": (group, of)})
+    assert groups.Compared.from_json(json.loads(json.dumps(of.to_json()))) == of
