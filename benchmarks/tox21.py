@@ -41,6 +41,7 @@ DROPPED = 0.2, 0.5
 """Shares of the inputs and of the hidden units that dropout leaves out."""
 LABELS = "all assays"
 
+
 class WithDropout(nn.Module):
     """The hidden layer, with dropout of its inputs and of its units."""
 
