@@ -26,8 +26,8 @@ from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.schedules import Schedule, constant, cosine, linear
 
 TEST_QUERIES = 5
-TRIAL, TRAINING = 0.1, 0.55
-"""Shares of a row's seconds for its trial and its training; the rest is for the test."""
+TRIAL, TRAINING = 0.08, 0.65
+"""Shares: of a row's seconds for its trial, and of what is then left for its training."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,11 @@ def trained_and_tested(
     """Train for a share of ``seconds``, and test on as many tasks as the rest allows, at most
     ``size.tasks``; the score of every one is kept."""
     torch.manual_seed(seed)
-    ways = size.ways
+    began, ways = time.monotonic(), size.ways
+
+    def left() -> float:
+        return seconds - (time.monotonic() - began)
+
     network = qs.backbones.Conv4(size.channels, norm, outputs=ways if paper.head else None)
     learner = paper.make(network, ways).to(device)
     sequential = "support_order_is_irrelevant" in learner.exceptions
@@ -146,13 +150,15 @@ def trained_and_tested(
     paper = replace(paper, tasks_per_step=min(paper.tasks_per_step, size.tasks_per_step))
     trial = _Clock(device, TRIAL * seconds, warm=size.warm)
     _fit(paper, copy.deepcopy(learner), source, 10**6, seed, trial)
-    steps = max(1, min(size.steps, int(TRAINING * seconds / trial.seconds_per_step)))
-    clock = _Clock(device, 1.3 * TRAINING * seconds, warm=1)
-    began = time.monotonic()
+    before_the_first = trial.ends[0] - began  # choosing how to compute, which comes again
+    budget = max(0.0, TRAINING * left() - before_the_first)
+    steps = max(1, min(size.steps, int(budget / trial.seconds_per_step)))
+    clock = _Clock(device, 1.2 * budget, warm=1)
+    start = time.monotonic()
     engine = _fit(paper, learner, source, steps, seed, clock)
-    took = time.monotonic() - began
+    took = time.monotonic() - start
     test = qs.episodes(data.test, ways, 1, TEST_QUERIES, shuffled=sequential)
-    evaluation = _evaluated(learner, test, size.tasks, (1 - TRIAL - TRAINING) * seconds)
+    evaluation = _evaluated(learner, test, size.tasks, left())
     return {
         "figure": f"{evaluation.main.figure} ({evaluation.tasks} tasks, {evaluation.protocol})",
         "steps": len(clock.ends), "planned_steps": steps, "train_seconds": round(took, 1),

@@ -43,6 +43,8 @@ from quickstudy.reports.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "on_gpu.json"
 SECONDS = 520.0
+TURNS = 15.0
+"""Of the turns of one workload, at most."""
 RESERVE = {"peak": 15.0, "speed": 25.0, "omniglot": 30.0}
 """Seconds that must be left before a part of a kind begins, for a whole machine."""
 
@@ -57,6 +59,11 @@ def main() -> None:
         return
     began = time.monotonic()
     device = choose_device(args.device)
+    if device.type == "cpu" and args.device is None:
+        raise ValueError(
+            "on_gpu: this is to be measured on a GPU; torch finds none here. Give --device cpu to "
+            "measure on the CPU, with --quick for a few seconds of work."
+        )
     settings = {"quick": args.quick, "seed": args.seed, "norm": args.norm, **machine(device)}
     results = opened(args.out, settings)
     parts = parts_of(args, device)
@@ -101,7 +108,7 @@ def parts_of(args: argparse.Namespace, device: torch.device) -> dict[str, Part]:
         if args.quick:
             work = replace(work, **QUICK | ({} if work.steps else {"steps": 0}))
         rounds = 2 if args.quick else args.rounds
-        return lambda seconds: speed(work, device, rounds, threads)
+        return lambda seconds: speed(work, device, rounds, threads, TURNS)
 
     def row(name: str) -> Part:
         return lambda seconds: trained_and_tested(
@@ -180,7 +187,7 @@ def _shares(tflops: float, peak: dict[str, float]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     # fmt: off
-    parser.add_argument("--device", help="by default the first GPU, or the CPU without one")
+    parser.add_argument("--device", help="cpu or cuda:NUMBER; by default the first GPU")
     parser.add_argument("--quick", action="store_true", help="little work, noise in place of data")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of the whole call")
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts, by their names")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from table_rows import SHIFTS, TEXT_NAMES, read
+from results_files import read
+from table_rows import SHIFTS, TEXT_NAMES
 
 from quickstudy.evaluation.intervals import Interval, half_width
 from quickstudy.evaluation.paired import Pair, figures, pairs
@@ -95,6 +96,7 @@ def groups() -> Iterator[Group]:
     for group in (
         *_instances(), *_shifts(), *_domains(), *_gate(), *_text(), *_photographs(),
         *_transferability(), *_negative_transfer(), *_fine_tuning(), *_pulled(), *_sinusoids(),
+        *_questions(),
     ):  # fmt: skip
         if len(group.scores) > 1:
             yield group
@@ -208,6 +210,27 @@ def _sinusoids() -> Iterator[Group]:
     yield Group(
         "sinusoid_learners: mean squared error", "1,000 tasks", scores, share=False, higher=False
     )
+
+
+def _questions() -> Iterator[Group]:
+    found = read("questions")
+    for known in dict.fromkeys(row["known_tasks"] for row in found["one_set"]):
+        for which in ("known", "new"):
+            scores = {
+                row["method"]: row["errors"][which]
+                for row in found["one_set"]
+                if row["known_tasks"] == known
+            }
+            over = f"{len(next(iter(scores.values())))} sinusoids"
+            title = f"questions: squared error on {which} tasks, {known} known"
+            yield Group(title, over, scores, share=False, higher=False)
+    for part, keys in (("size", ("filters", "blocks")), ("classes", ("classes",))):
+        rows = found[part]
+        scores = {
+            ", ".join([row["learner"], *(f"{row[key]} {key}" for key in keys)]): row["scores"]
+            for row in rows
+        }
+        yield Group(f"questions: accuracy by {part}", f"{len(rows[0]['scores'])} tasks", scores)
 
 
 def page(every: Mapping[str, tuple[Group, Compared]]) -> str:

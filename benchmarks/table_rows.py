@@ -1,64 +1,35 @@
 """The tables of ``README.md``, each computed from its results file: see ``tables.py``.
 
 Where a file keeps the score of every task (or seed, draw, split), mean and interval are computed
-from these, not read.
+from these, not read. Those on speed are in ``table_speed.py``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import adaptation
 import domain_pairs
 import omniglot
+import questions
 import scaling
 import sinusoid_learners
-import torch
 from contest import report
 from omniglot_learners import ENTRIES
+from results_files import RESULTS, Rows, Scores, figure, gain, known, mean_of, minus, read
+from table_speed import (
+    adaptation_of,
+    fast_paths,
+    memory_learners,
+    named_tasks,
+    pretrained,
+    sampling,
+)
 
-from quickstudy.evaluation.intervals import half_width
 from quickstudy.reports.tables import markdown_table
-
-RESULTS = Path(__file__).parent / "results"
-Scores = Sequence[float]
-Rows = list[dict[str, object]]
-
-
-def read(name: str) -> Any:
-    """The contents of ``results/<name>.json``."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def mean_of(scores: Iterable[float]) -> float:
-    """The mean, in float64."""
-    return float(torch.tensor(list(scores), dtype=torch.float64).mean())
-
-
-def figure(scores: Scores, digits: int = 1, scale: float = 100) -> str:
-    """ "97.1 ± 0.2": mean and half of the 95% interval (Student's t) over the scores, which are
-    multiplied by ``scale``."""
-    half = half_width(torch.tensor(scores, dtype=torch.float64))
-    mean = round(scale * mean_of(scores), digits) + 0.0  # -0.0 becomes 0.0
-    return f"{mean:.{digits}f} ± {scale * half:.{digits}f}"
-
-
-def gain(of: Scores, over: Scores, digits: int = 1, scale: float = 100) -> str:
-    """The same of paired differences, with a sign."""
-    text = figure([a - b for a, b in zip(of, over, strict=True)], digits, scale)
-    return text if text.startswith("-") or float(text.split()[0]) == 0 else f"+{text}"
-
-
-def known(row: Mapping[str, Any], digits: int = 1, scale: float = 100) -> str:
-    """A stored evaluation, from its scores where it has them."""
-    if "scores" in row:
-        return figure(row["scores"], digits, scale)
-    return f"{scale * row['mean']:.{digits}f} ± {scale * row['half_width']:.{digits}f}"
 
 
 def omniglot_longer() -> Rows:
@@ -128,74 +99,11 @@ def instances() -> Rows:
         rows.append(
             {"problem": problem, "labels": found["labels"]}
             | {name: figure(errors, 3, 1) for name, errors in seeds.items()}
-            | {f"soft − {n}": figure(_minus(seeds["soft"], seeds[n]), 3, 1)
+            | {f"soft − {n}": figure(minus(seeds["soft"], seeds[n]), 3, 1)
                for n in ("pooled", "target")}
             | {"to be reached": " / ".join(f"{value:.3f}" for value in wanted.values())}
         )  # fmt: skip
     return rows
-
-
-def _minus(a: Scores, b: Scores) -> list[float]:
-    return [x - y for x, y in zip(a, b, strict=True)]
-
-
-def sampling() -> Rows:
-    """Loaders, by CPU time; medians and quartiles over rounds."""
-    found = read("sampling")["rates_per_round"]
-    own = found["quickstudy"]["cpu"]
-    names = {"learn2learn, tensor labels": "learn2learn 0.2.0, `TensorDataset`",
-             "learn2learn, integer labels": "learn2learn 0.2.0, integer labels",
-             "torchmeta": "torchmeta 1.8.0, in memory"}  # fmt: skip
-    return [
-        {"loader": names.get(name, name), "episodes per CPU second": _quartiles(of["cpu"], 0),
-         "quickstudy is faster": None if of["cpu"] == own else
-         _quartiles([a / b for a, b in zip(own, of["cpu"], strict=True)], 1)}
-        for name, of in found.items()
-    ]  # fmt: skip
-
-
-def _quartiles(values: Scores, digits: int) -> str:
-    low, _, high = statistics.quantiles(values, n=4)
-    middle = statistics.median(values)
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
-
-
-def fast_paths() -> Rows:
-    """Each path with and without."""
-    keys = ("path", "workload", "with, ms", "without, ms", "ratio", "quartiles")
-    return [{key: row[key] for key in keys} for row in read("fast_paths")]
-
-
-def named_tasks() -> Rows:
-    """A step over many named tasks."""
-    return [
-        {"learner": row["learner"], "stacked (`fit`), ms": round(row["stacked, ms"], 1),
-         "our loop, ms": round(row["looped, ms"]),
-         "plain PyTorch loop, ms": round(row["plain, ms"]),
-         "our loop / stacked": row["looped / stacked"], "plain / stacked": row["plain / stacked"]}
-        for row in read("named_tasks")["rows"]
-    ]  # fmt: skip
-
-
-def memory_learners() -> Rows:
-    """A step of memory learners beside plain batched operations."""
-    what = {"mann": "64 given features, 5 + 45 rows", "mann_conv4": "Conv4 at 28×28, 5 + 45 rows",
-            "snail_one_query": "64 given features, 25 + 1 rows",
-            "snail_five_queries": "64 given features, 25 + 5 rows",
-            "snail_conv4": "Conv4 at 28×28, 25 + 5 rows"}  # fmt: skip
-    found = read("memory_learners")
-    return [
-        {"workload": name, "rows": rows, "ours, ms": round(found[name]["ours_ms"]),
-         "plain, ms": round(found[name]["plain_ms"]),
-         "ratio (quartiles)": f"{found[name]['ratio']:.2f} "
-         "({:.2f} to {:.2f})".format(*found[name]["ratio_quartiles"])}
-        for name, rows in what.items()
-    ]  # fmt: skip
-
-
-def adaptation_of(backbone: str) -> str:
-    """Time to adapt and predict on one backbone."""
-    return adaptation.table({backbone: read("adaptation")[backbone]}).split("\n\n", 1)[1]
 
 
 def photographs() -> Rows:
@@ -279,24 +187,10 @@ def digits(part: str) -> Rows:
         for pair, values in by_pair.items():
             title = pair.replace("mnist", "MNIST").replace("usps", "USPS")
             row[title] = figure(values)
-            minus = None if name == base else figure(_minus(values, scores[base][pair]))
-            row[f"minus {base}, {title}"] = minus
+            below = None if name == base else figure(minus(values, scores[base][pair]))
+            row[f"minus {base}, {title}"] = below
         rows.append(row | {"draws": len(values)})
     return rows
-
-
-def pretrained() -> Rows:
-    """Time of a picture and of a task."""
-    found = read("pretrained")
-    tasks = {row["size"]: row for row in found["tasks"]}
-    return [
-        {"pixels": row["size"], "batch": row["batch"], "ours, ms a picture":
-         round(row["ours_ms"], 1), "package": round(row["package_ms"], 1),
-         "ratio": "{:.2f} ({:.2f}–{:.2f})".format(row["ratio"], *row["ratio_range"]),
-         "a task by pictures, ms": f"{tasks[row['size']]['by_pictures_ms']:,.0f}",
-         "by features": round(tasks[row["size"]]["by_features_ms"], 1)}
-        for row in found["networks"]
-    ]  # fmt: skip
 
 
 def gate() -> Rows:
@@ -310,12 +204,12 @@ def gate() -> Rows:
         row: dict[str, object] = {"data": name.replace("_", " "), "tasks": len(better)}
         row |= {m: figure(scores[m]) for m in ("target only", "source only", "pooled", "gate")}
         counts = found["choices"]["gate"]
-        row["lost"] = figure(_minus(better, scores["gate"]))
+        row["lost"] = figure(minus(better, scores["gate"]))
         row["chosen"] = " / ".join(str(counts.get(n, 0)) for n in ("target only", "source only",
                                                                    "SVM"))  # fmt: skip
         more = scores.get("gate, more methods")
         row["gate with CORAL and transport"] = more and figure(more)
-        row["it lost"] = more and figure(_minus(better, more))
+        row["it lost"] = more and figure(minus(better, more))
         rows.append(row)
     return rows
 
@@ -432,7 +326,12 @@ def pulled() -> Rows:
     return rows
 
 
-TABLES = {
+def questions_part(part: str) -> Rows:
+    """A part of what ``docs/questions.md`` needs."""
+    return questions.tables(read("questions"))[part]
+
+
+TABLES: dict[str, Callable[[], Rows | str]] = {
     "omniglot": omniglot._table,
     "omniglot_longer": omniglot_longer,
     "lake_runs": lake_runs,
@@ -463,6 +362,7 @@ TABLES = {
     "negative_transfer": negative_transfer,
     "fine_tuning": fine_tuning,
     "pulled": pulled,
+    **{f"questions_{part}": partial(questions_part, part) for part in questions.PARTS},
 }
 
 

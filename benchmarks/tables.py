@@ -24,7 +24,8 @@ from pathlib import Path
 
 from figures import as_json
 from pair_groups import Compared, digest_of, groups, page, paired
-from table_rows import RESULTS, TABLES, markdown
+from results_files import RESULTS
+from table_rows import TABLES, markdown
 
 from quickstudy.base.atomic import write_atomically
 

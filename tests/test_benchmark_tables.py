@@ -25,7 +25,7 @@ def test_tables_are_what_the_files_give() -> None:
 
 def test_a_changed_score_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of the 600 scores of one row, and none but its table differs."""
-    tables, rows = import_module("tables"), import_module("table_rows")
+    tables, rows = import_module("tables"), import_module("results_files")
     shutil.copytree(rows.RESULTS, tmp_path / "results")
     monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
     file = tmp_path / "results" / "text.json"
@@ -46,9 +46,9 @@ def test_every_pair_is_that_of_the_files() -> None:
     stored = json.loads((BENCHMARKS / "results" / "pairs.json").read_text())
     found = {group.title: group for group in groups.groups()}
     assert list(found) == list(stored), "run python benchmarks/tables.py"
-    page = (BENCHMARKS / "pairs.md").read_text()
+    every = {t: (group, groups.Compared.from_json(stored[t])) for t, group in found.items()}
+    assert groups.page(every) == (BENCHMARKS / "pairs.md").read_text()
     for title, group in found.items():
-        assert f"## {title}\n" in page
         means = {name: statistics.fmean(scores) for name, scores in group.scores.items()}
         assert stored[title]["digest"] == groups.digest_of(group), "run python benchmarks/tables.py"
         pairs = stored[title]["pairs"]
@@ -75,4 +75,5 @@ def test_pairs_of_a_group() -> None:
     errors = groups.Group("g", "60 tasks", {"b": lower, "a": scores}, share=False, higher=False)
     assert [pair.verdict for pair in groups.paired(errors).pairs] == ["better"]
     assert "| a " in groups.page({"g": (group, of)})
-    assert groups.Compared.from_json(json.loads(json.dumps(of.to_json()))) == of
+    again = groups.Compared.from_json(json.loads(json.dumps(of.to_json())))
+    assert again.to_json() == of.to_json()

@@ -97,6 +97,9 @@ def test_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(row["values"]) == 2
     call("on_gpu", monkeypatch, "--quick", "--device", "cpu", "--out", out, "--seconds", "0.001",
          "--only", "omniglot snail", "peak")  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch finds none here"):
+        call("on_gpu", monkeypatch, "--quick", "--out", out)
     with pytest.raises(ValueError, match="of other settings"):
         call("on_gpu", monkeypatch, *words, "--seed", "1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -92,8 +93,13 @@ def peaks(device: torch.device, quick: bool) -> dict[str, Any]:
     return {"tflops": found, "data_sheet": sheet, "side": side}
 
 
-def speed(work: Workload, device: torch.device, rounds: int, threads: int) -> dict[str, Any]:
-    """Every contender's gradient against the oracle's, then turns of all that are right."""
+def speed(
+    work: Workload, device: torch.device, rounds: int, threads: int, seconds: float = math.inf
+) -> dict[str, Any]:
+    """Every contender's gradient against the oracle's, then turns of all that are right.
+
+    ``rounds`` turns, or at least two of as many as ``seconds`` allow.
+    """
     rows: list[dict[str, Any]] = []
     steps: dict[str, Contest] = {}
     expected = oracle(work)
@@ -120,7 +126,10 @@ def speed(work: Workload, device: torch.device, rounds: int, threads: int) -> di
     for step in steps.values():
         for _ in range(2):  # warm up
             step()
-    for _ in range(rounds):
+    began = time.perf_counter()
+    for number in range(rounds):
+        if number > 1 and time.perf_counter() - began > seconds:
+            break
         for name, step in steps.items():
             times[name].append(seconds_of(step, device))
     for row in (row for row in rows if row["contender"] in times):
