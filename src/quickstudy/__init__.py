@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.gradient.proto_maml import ProtoMAML as ProtoMAML
     from quickstudy.learners.gradient.reptile import Reptile as Reptile
     from quickstudy.learners.memory.in_context import InContext as InContext
+    from quickstudy.learners.memory.lstm import LSTM as LSTM
     from quickstudy.learners.memory.mann import MANN as MANN
     from quickstudy.learners.memory.memory_network import MemoryNetwork as MemoryNetwork
     from quickstudy.learners.memory.meta_networks import MetaNetworks as MetaNetworks
