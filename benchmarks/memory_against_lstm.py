@@ -49,9 +49,11 @@ def main() -> None:
 def _measure(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     data = qs.datasets.load("omniglot", root=args.root, rotations=True)
-    found: list[dict[str, Any]] = []
+    found = _done(args)
     for seed in range(args.seeds):
         for name in args.only or KINDS:
+            if any((each["learner"], each["seed"]) == (name, seed) for each in found):
+                continue
             found.append(_training(name, data, seed, args))
             about = {
                 "network": f"Conv4-{args.channels}", "ways": WAYS, "train_shots": 1,
@@ -90,6 +92,19 @@ def _training(name: str, data: Any, seed: int, args: argparse.Namespace) -> dict
     }  # fmt: skip
 
 
+def _done(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The trainings that the result file has already, so that a stopped script goes on."""
+    if not args.out.exists():
+        return []
+    done: list[dict[str, Any]] = json.loads(args.out.read_text())["trainings"]
+    expected = {
+        name: times * args.steps * args.tasks_per_step for name, (_, times) in KINDS.items()
+    }
+    if any(each["tasks"] != expected[each["learner"]] for each in done):
+        raise ValueError(f"{args.out}: has other numbers of training tasks. Give another --out.")
+    return done
+
+
 def table(trainings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each learner and number of shots; differences are MANN's score less the row's.
 
@@ -100,12 +115,13 @@ def table(trainings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for shots in (1, 5):
         scores = {name: _scores(trainings, name, shots) for name in KINDS}
         for name, of_row in scores.items():
-            if not len(of_row):
+            own = [training for training in trainings if training["learner"] == name]
+            if not own:
                 continue
             row = {
                 "shots": shots, "learner": name,
-                "tasks": f"{next(t['tasks'] for t in trainings if t['learner'] == name):,}",
-                "CPU s": f"{_mean(t['cpu_seconds'] for t in trainings if t['learner'] == name):.0f}",
+                "tasks": f"{own[0]['tasks']:,}",
+                "CPU s": f"{sum(t['cpu_seconds'] for t in own) / len(own):.0f}",
                 "accuracy": _figure(of_row.mean(0)),
                 "over trainings": _figure(of_row.mean(1)),
             }  # fmt: skip
@@ -137,11 +153,6 @@ def _figure(values: torch.Tensor) -> str:
     width = 100 * half_width(values) if len(values) > 2 else float("inf")
     told = f"± {width:.1f}" if width < float("inf") else "(± not known)"
     return f"{100 * float(values.mean()):.1f} {told}"
-
-
-def _mean(values: Any) -> float:
-    values = list(values)
-    return float(sum(values) / len(values))
 
 
 def _arguments() -> argparse.Namespace:

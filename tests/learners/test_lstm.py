@@ -132,7 +132,7 @@ def test_it_learns_to_bind_two_labels_to_rows() -> None:
 
 
 def test_more_outputs_than_the_learner_has_are_refused(learner: qs.LSTM, task: Task) -> None:
-    with pytest.raises(ValueError, match="LSTM: the task has 4 outputs.*Build it with outputs=4"):
+    with pytest.raises(ValueError, match=r"LSTM: the task has 4 outputs.*Build it with outputs=4"):
         learner(task.support, qs.classification(4))
     with pytest.raises(ValueError, match="Build it with outputs=4"):
         sequence_loss(learner, task._replace(spec=qs.classification(4)))

@@ -16,8 +16,8 @@ from quickstudy.answers import Classes, Labels, Reals
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.files.storage import load
-from quickstudy.learners.memory.sequence_learner import sequence_loss
 from quickstudy.learners.memory.neural_process import gaussian_likelihood
+from quickstudy.learners.memory.sequence_learner import sequence_loss
 from quickstudy.learners.metric.siamese import contrastive, linear_contrastive, verification
 from quickstudy.learners.outputs import label_vectors
 

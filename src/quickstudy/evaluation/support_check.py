@@ -6,6 +6,7 @@ cross-validation (Stone, 1974, *Cross-Validatory Choice and Assessment of Statis
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,24 +147,38 @@ def check_support_set(
     classes. ``raw`` are the same rows with their inputs, where those of ``support`` are features.
     """
     targets, raw = support.targets, support if raw is None else raw
-    parts = folds(targets, learner.transductive)
-    right, nearest, has_mean = 0, 0, True
-    with torch.no_grad():
-        for part in track(parts, "Checking", len(parts), unit="adaptations"):
-            kept = torch.ones(len(targets), dtype=torch.bool)
-            kept[part] = False
-            rest, left_out = take(support, kept), take(support, part)
-            predictor = learner(in_mixed_order(learner, rest), spec)
-            right += _right(predictor(left_out.inputs), left_out)
-            means = nearest_mean(take(raw, kept), take(raw, part).inputs, spec.outputs)
-            has_mean = has_mean and means is not None
-            nearest += 0 if means is None else _right(means, left_out)
+    parts, right, nearest, has_mean = [], 0, 0, True
+    for part, predictions in left_out_predictions(learner, support, spec):
+        kept, left_out = _without(part, len(targets)), take(support, part)
+        right += _right(predictions, left_out)
+        means = nearest_mean(take(raw, kept), take(raw, part).inputs, spec.outputs)
+        has_mean = has_mean and means is not None
+        nearest += 0 if means is None else _right(means, left_out)
+        parts.append(part)
     checked = targets[torch.cat(parts)] if parts else targets[:0]
     commonest = int(checked.bincount().max()) if len(checked) else 0
     return SupportCheck(
         len(parts), len(checked), len(targets), right, nearest if has_mean else None, commonest,
         spec.outputs,
     )  # fmt: skip
+
+
+def left_out_predictions(
+    learner: Learner, support: Examples, spec: TaskSpec
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers of rows (n,) that were left out together, and predictions (n, ways) for them."""
+    parts = folds(support.targets, learner.transductive)
+    for part in track(parts, "Checking", len(parts), unit="adaptations"):
+        rest = take(support, _without(part, len(support.targets)))
+        with torch.no_grad():
+            yield part, learner(in_mixed_order(learner, rest), spec)(take(support, part).inputs)
+
+
+def _without(part: Tensor, rows: int) -> Tensor:
+    """A mask (rows,) of all but the rows ``part``."""
+    kept = torch.ones(rows, dtype=torch.bool)
+    kept[part] = False
+    return kept
 
 
 def folds(targets: Tensor, together: bool) -> list[Tensor]:

@@ -92,7 +92,7 @@ class LSTM(SequenceLearner):
     def read_rows(
         self, sequence: LSTMState, features: Tensor, labels: Tensor, tags: Tensor | None = None
     ) -> tuple[LSTMState, Tensor]:
-        """The states before the first row and after each (n + 1, ...), and predictions (n, outputs).
+        """The states before and after each row (n + 1, ...), and predictions (n, outputs).
 
         ``features`` (n, features); ``labels`` (n, outputs), each read one row later; ``tags`` are
         not recorded. Each prediction is made before the row's label is read.

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
@@ -72,6 +72,7 @@ class SequenceLearner(Learner):
     the support, with its last label.
     """
 
+    backbone: nn.Module
     outputs: int
     answers = (Classes, Reals, Labels)
     objective = staticmethod(sequence_loss)
