@@ -62,21 +62,24 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
 def temperature_of(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
     """A temperature from the rows of several tasks, or 1 where it does not help.
 
-    It is fitted on every second task, and kept where it lowers the calibration error of the others,
-    for which it was not fitted. Otherwise, and with fewer than 2 tasks, it is 1.
+    Tasks are dealt into two halves. A temperature is fitted on each, and lowers the calibration
+    error of the other half or not. Where both do, the one of the first half is returned; otherwise,
+    and with fewer than 2 tasks, 1. So no returned temperature raises the error of rows that it was
+    not fitted on, and chance must agree twice to return one that does not help.
 
     ``logits`` of each task (n_k, ways_k); ``targets`` (n_k,) ids.
     """
     if len(targets) < 2:
         return 1.0
     wide = max(each.shape[1] for each in logits)
-    fitted, held_out = (
+    one, other = (
         (torch.cat([_widened(each, wide) for each in logits[start::2]]),
          torch.cat(list(targets[start::2])))
         for start in (0, 1)
     )  # fmt: skip
-    temperature = fit_temperature(*fitted)
-    return temperature if error_at(*held_out, temperature) < error_at(*held_out) else 1.0
+    first, second = fit_temperature(*one), fit_temperature(*other)
+    helps = error_at(*other, first) < error_at(*other) and error_at(*one, second) < error_at(*one)
+    return first if helps else 1.0
 
 
 def _widened(logits: Tensor, ways: int) -> Tensor:
