@@ -8,8 +8,8 @@ One Prototypical network (Conv4-32, group norm) is trained on 20-way 1-shot task
 classes. Its features of all other rows are computed once, as no task changes them. Then:
 
 coverage   of sets of coverage 90%, calibrated on 200 tasks and scored on 300 others, where both are
-           of the same classes; of random halves of the test classes (10 halves); and where the first
-           are of validation classes and the second of test classes: other scripts. "Left out" is
+           of the same classes; of random halves of the test classes (10 times); and where those are
+           of validation classes and these of test classes: other scripts. "Left out" is
            calibrated on the rows of each task's own support set.
 strangers  AUROC of telling queries of a task's classes from queries of as many other test classes:
            by the largest logit, the nearest support row, and softmax.
@@ -58,15 +58,9 @@ def main() -> None:
 
 def _measure(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
-    torch.manual_seed(SEED)
     data = qs.datasets.load(args.data, root=args.root)
-    learner = qs.Prototypical(qs.backbones.Conv4(args.channels))
-    train = qs.episodes(data.train, 20, 1, QUERIES)
     began = time.process_time()
-    qs.fit(
-        learner, train, steps=args.steps, optimiser=adam(1e-3), schedule=cosine, seed=SEED,
-        progress=False,
-    )  # fmt: skip
+    learner = trained(data.train, args.channels, args.steps)
     spent = time.process_time() - began
     pools = {name: embedded(learner, part) for name, part in
              (("validation", data.val), ("test", data.test))}  # fmt: skip
@@ -80,6 +74,17 @@ def _measure(args: argparse.Namespace) -> dict[str, Any]:
         found[title] = measured(pools, *setting, args)
         print(title, {k: v for k, v in found[title].items() if k != "coverage"}, flush=True)
     return found
+
+
+def trained(rows: qs.LabelledRows, channels: int, steps: int) -> qs.Prototypical:
+    """A Prototypical network, trained on 20-way 1-shot tasks of these classes."""
+    torch.manual_seed(SEED)
+    learner = qs.Prototypical(qs.backbones.Conv4(channels))
+    qs.fit(
+        learner, qs.episodes(rows, 20, 1, QUERIES), steps=steps, optimiser=adam(1e-3),
+        schedule=cosine, seed=SEED, progress=False,
+    )  # fmt: skip
+    return learner
 
 
 def embedded(learner: qs.Prototypical, rows: qs.LabelledRows) -> qs.LabelledRows:
