@@ -76,7 +76,7 @@ def test_below_the_accuracy_sets_are_empty_sometimes_and_above_it_large() -> Non
     assert abs(shares.mean() - 0.9) < 0.03
     assert 0.85 < float(sizes.mean()) < 1
     assert float((sizes == 0).double().mean()) > 0.02
-    assert float(covered(calibration, source, 0.995, 50)[1].mean()) > 1
+    assert float(covered(calibration, source, 0.985, 50)[1].mean()) > 1
 
 
 def predictor_of(ways: int = WAYS, learner: Learner | None = None) -> qs.Predictor:
@@ -272,7 +272,7 @@ def test_a_file_edited_by_hand_is_refused(change: Any, tmp_path: Path) -> None:
 def test_a_temperature_is_applied_to_probabilities_only() -> None:
     """With noise of variance 1, the logits 2 z are those of the true probabilities; given are 4 z.
 
-    The temperature is then 2; of ten seeds, the farthest was TEMPERATURE.
+    The temperature is then 2; of ten seeds, the farthest was 1.82.
     """
     calibration = qs.calibrate(Given(), lambda g: _hot(logits_of(2.0)(g)), 80)
     assert calibration.temperature == pytest.approx(2, rel=0.2)

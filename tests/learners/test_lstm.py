@@ -127,7 +127,7 @@ def test_it_learns_to_bind_two_labels_to_rows() -> None:
 
     torch.manual_seed(0)
     learner = qs.LSTM(Vectors(), outputs=2, hidden=32)
-    qs.fit(learner, source, 80, tasks_per_step=16, optimiser=adam(1e-2), seed=1, progress=False)
+    qs.fit(learner, source, 150, tasks_per_step=32, optimiser=adam(1e-2), seed=1, progress=False)
     assert qs.evaluate(learner, source, tasks=100, baselines=False).mean > 0.8
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import Predictor
-from quickstudy.evaluation.calibrate import Calibration, calibration_of, minus_log
+from quickstudy.evaluation.calibrate import Calibration, calibration_of
 from quickstudy.evaluation.conformal import check_coverage
-from quickstudy.evaluation.prediction_sets import PredictionSets
+from quickstudy.evaluation.prediction_sets import sets_of_logits
 
 NOT_SURE = -1
 """The id of no class."""
@@ -46,7 +46,7 @@ def abstain(
     line = None if false_alarms is None else calibration.stranger_bound(false_alarms)
     with torch.no_grad():
         logits = predictor(inputs)
-    chosen = PredictionSets(minus_log(logits) <= bound, coverage).only
+    chosen = sets_of_logits(logits, bound, coverage).only
     if line is not None:
         strange = -logits.max(-1).values.double() > line
         chosen = chosen.where(~strange, NOT_SURE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from quickstudy.evaluation.conformal import conformal_quantile
 from quickstudy.evaluation.evaluate import check_call
 from quickstudy.evaluation.strangers import is_normalised
 from quickstudy.evaluation.strict_json import number, plain
-from quickstudy.evaluation.support_check import left_out_predictions
+from quickstudy.evaluation.support_check import LeftOut, left_out_predictions
 from quickstudy.objectives import predict_rows
 from quickstudy.tasks.examples import counted_weights, require_given, take
 from quickstudy.tasks.fixed import number_of_tasks
@@ -31,7 +31,7 @@ from quickstudy.tasks.numbering import Stream, draw
 TASKS = 200
 """Number of tasks by default."""
 
-_KEY = "calibration"
+KEY = "calibration"
 """Where a predictor's ``info`` has its calibration."""
 
 
@@ -108,7 +108,7 @@ class Calibration:
     def on(self, predictor: Predictor) -> Predictor:
         """``predictor`` that holds this calibration in its ``info``, and is saved with it."""
         self.check(predictor)
-        return replace(predictor, info={**predictor.info, _KEY: self.to_json()})
+        return replace(predictor, info={**predictor.info, KEY: self.to_json()})
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON."""
@@ -209,7 +209,12 @@ def calibrate(
     return found.calibration(learner, f"{tasks} tasks")
 
 
-def calibrate_on_support(learner: Learner, support: Examples, spec: TaskSpec) -> Calibration:
+def calibrate_on_support(
+    learner: Learner,
+    support: Examples,
+    spec: TaskSpec,
+    left_out: Iterable[LeftOut] | None = None,
+) -> Calibration:
     """Predict the rows of ``support`` by predictors that were adapted without them.
 
     For one task whose support set has rows to spare: a coverage of 90% needs 9 rows in classes of
@@ -219,11 +224,15 @@ def calibrate_on_support(learner: Learner, support: Examples, spec: TaskSpec) ->
     session, not of another camera), and approximately: a predictor adapted to all rows is not the
     one that was adapted to all but one. It is usually better, so that sets are a little too large.
 
+    ``left_out``  the predictions, where they were made already: ``SupportCheck.left_out``.
+
     Raises ValueError for a spec that does not ask for classes, and where no row can be left out.
     """
     check_classes(spec.answer)
     found = _Rows()
-    for part, logits in left_out_predictions(in_evaluation_mode(learner), support, spec):
+    if left_out is None:
+        left_out = left_out_predictions(in_evaluation_mode(learner), support, spec)
+    for part, logits in left_out:
         rows = take(support, part)
         for i in range(len(part)):
             found.add(logits[i : i + 1], take(rows, torch.tensor([i])), spec.answer)
@@ -247,7 +256,7 @@ def check_classes(answer: Answer) -> None:
 def calibration_of(predictor: Predictor, given: Calibration | None) -> Calibration:
     """The ``given`` calibration, or the predictor's own; ValueError without, or for another's."""
     if given is None:
-        own = predictor.info.get(_KEY)
+        own = predictor.info.get(KEY)
         if own is None:
             raise ValueError(
                 "calibration: this predictor has none. Give one, calibration=qs.calibrate(learner, "

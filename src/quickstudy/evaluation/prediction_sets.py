@@ -92,4 +92,9 @@ def prediction_sets(
     calibration = calibration_of(predictor, calibration)
     bound = calibration.bound(coverage)
     with torch.no_grad():
-        return PredictionSets(minus_log(predictor(inputs)) <= bound, coverage)
+        return sets_of_logits(predictor(inputs), bound, coverage)
+
+
+def sets_of_logits(logits: Tensor, bound: float, coverage: float) -> PredictionSets:
+    """Sets of the classes for which -log softmax(logits) (n, ways) is at most ``bound``."""
+    return PredictionSets(minus_log(logits) <= bound, coverage)
