@@ -106,7 +106,7 @@ def test_rows_of_weight_zero_are_not_read(learner: qs.LSTM, task: Task) -> None:
 def test_it_learns_to_bind_two_labels_to_rows() -> None:
     """Two classes of vectors that no other task has: without binding, accuracy stays at 1/2.
 
-    Of ten seeds, the worst had an accuracy of ACCURACY.
+    Of five seeds, the worst had an accuracy of 0.94.
     """
 
     def source(generator: torch.Generator) -> Task:

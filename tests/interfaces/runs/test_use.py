@@ -234,7 +234,7 @@ def test_sets_follow_from_the_check(run, tmp_path):
     assert printed["coverage"] == 0.9
     assert [row["set"] for row in printed["predictions"]] == found.sets.named(found.names)
     text = call("predict", out, queries, "--coverage", "0.9").output
-    assert "coverage 0.9 for images like those adapted to" in " ".join(text.split())
+    assert "coverage 90% for images like those adapted to" in " ".join(text.split())
     for share, message in (
         ("0.99", "at least 99 tasks (or rows, where single rows were left out)"),
         ("1", "share between 0 and 1"),

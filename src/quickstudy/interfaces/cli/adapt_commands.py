@@ -104,9 +104,8 @@ def predict(
     probabilities = result.probabilities.tolist()
     print_rich(predictions_table(result.files, result.names, probabilities, sets=sets))
     if result.sets is not None:
-        print_fact(
-            "sets", f"of coverage {result.sets.coverage:.0%} for images like those adapted to"
-        )
+        share = f"{100 * result.sets.coverage:g}%"
+        print_fact("sets", f"of coverage {share} for images like those adapted to")
     print_fact("protocol", result.protocol)
     if inverted := int(result.inverted.sum()):
         print_fact("images", f"{inverted} of {len(result.files)} inverted")
