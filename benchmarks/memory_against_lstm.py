@@ -182,7 +182,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tasks-per-step", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--channels", type=int, default=16)
-    parser.add_argument("--backbone-steps", type=int, default=300)
+    parser.add_argument("--backbone-steps", type=int, default=150)
     parser.add_argument("--test-tasks", type=int, default=300)
     parser.add_argument("--root", default=None, help="data root; default QUICKSTUDY_DATA")
     parser.add_argument("--out", type=Path, default=RESULTS)

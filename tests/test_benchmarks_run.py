@@ -90,7 +90,7 @@ def test_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_against_lstm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script, out = import_module("memory_against_lstm"), tmp_path / "memory.json"
-    rows = random_classes(classes=20, rows=18, side=28)
+    rows = random_classes(classes=20, rows=20, side=28)
     data = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
     monkeypatch.setattr(qs.datasets, "load", lambda *_, **__: data)
     few = "--seeds 1 --steps 1 --tasks-per-step 2 --backbone-steps 1 --channels 4 --test-tasks 3"
