@@ -94,3 +94,10 @@ def test_too_few_scores_are_refused_with_the_number_needed(coverage: float, leas
 def test_a_coverage_outside_0_and_1_is_refused(coverage: float) -> None:
     with pytest.raises(ValueError, match="share between 0 and 1"):
         conformal_quantile(singles(torch.zeros(5)), coverage)
+
+
+@pytest.mark.parametrize("rows", [3, 7, 10])
+def test_shares_that_have_no_exact_sum_reach_the_bound(rows: int) -> None:
+    """Nine groups at 90% need all of their weight: 90 times 0.1 is below 9 in floating point."""
+    groups = [torch.arange(float(rows)) + k for k in range(9)]
+    assert conformal_quantile(groups, 0.9) == rows - 1 + 8
