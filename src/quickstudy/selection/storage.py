@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quickstudy.base.extras import optional
-from quickstudy.base.json_text import damage_names
 from quickstudy.base.shown import told
 
 try:
@@ -109,9 +108,13 @@ class _Journal:
         lock = _JournalLock(self._folder / "journal.lock", path) if fcntl else (
             journal.JournalFileOpenLock(str(path))
         )  # fmt: skip
-        with damage_names(path):
+        try:
             backend = journal.JournalFileBackend(str(path), lock_obj=lock)
             self.storage = optuna.storages.JournalStorage(backend)
+        except OSError:
+            raise
+        except Exception as error:  # whatever wrong values raise in it
+            raise _damaged(path, told(error)) from error
         with self.alone():
             self._own = _Lock(self._folder / f"{secrets.token_hex(8)}.lock")
             self._own.acquire()
@@ -236,10 +239,14 @@ def check_journal(path: Path) -> None:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.endswith(b"\n") and (why := _wrong(line, number)):
-                raise ValueError(
-                    f"tune: storage {path} is no record of trials, or a damaged one: line {number} "
-                    f"{why}. Restore the file, or give another name for a new one."
-                )
+                raise _damaged(path, f"line {number} {why}")
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"tune: storage {path} is no record of trials, or a damaged one: {why}. Restore the file, "
+        "or give another name for a new one."
+    )
 
 
 def _wrong(line: bytes, number: int) -> str:

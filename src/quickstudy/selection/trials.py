@@ -145,15 +145,16 @@ class Trials:
             if begun is None:
                 return
             self._try(objective, *begun)
-            row = self.rows()[begun[1]]
-            if on_trial is not None and row.state not in ("running", "waiting"):
-                on_trial(row)
+            rows = self.rows()[begun[1] : begun[1] + 1]
+            if on_trial is not None and rows and rows[0].state not in ("running", "waiting"):
+                on_trial(rows[0])
 
     def rows(self) -> list[Row]:
-        """All trials by place."""
-        return [
-            _row(place, tries, self._states) for place, tries in enumerate(self._places())
-        ]
+        """All trials by place, but for last ones that ended before they had settings."""
+        places = self._places()
+        while places and all(self._is_lost(t) and not t.params for t in places[-1]):
+            places.pop()
+        return [_row(place, tries, self._states) for place, tries in enumerate(places)]
 
     def importance(self) -> dict[str, float]:
         """How much of the differences each setting explains (PED-ANOVA); {} for few trials.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from quickstudy.base.shown import told
 from quickstudy.base.words import count
 from quickstudy.evaluation import wording
 from quickstudy.evaluation.intervals import half_width
@@ -109,7 +110,15 @@ class Tuned:
 
     def judged(self, row: Row) -> Result | None:
         """The result of a trial on the new validation tasks; the best trials have one."""
-        return None if row.facts is None else row_from_json(row.facts)
+        if row.facts is None:
+            return None
+        try:
+            return row_from_json(row.facts)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"tune: the record of trial {row.place} is damaged ({told(error)}). Restore the "
+                "storage, or give another one."
+            ) from error
 
     def number(self, state: str) -> int:
         """How many trials are in this state."""
