@@ -148,23 +148,33 @@ def test_killed_processes_cost_their_trial_and_change_nothing(tmp_path: Path) ->
     assert 1 <= retries <= 6
 
 
-def stuck(trial: Trial) -> tuple[float, Any]:
-    trial.report(0.9)
+def hopeful(trial: Trial) -> tuple[float, Any]:
+    """Trial 3 is second of four after its first report, but third if trial 2 counted twice."""
+    score = [0.1, 0.5, 0.9, 0.6, 0.2][trial.place]
+    trial.report(score)
+    return score, None
+
+
+def killed_after_a_report(trial: Trial) -> tuple[float, Any]:
+    found = hopeful(trial)
     if trial.place == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return parabola(trial)
-
-
-def same_but_not_stuck(trial: Trial) -> tuple[float, Any]:
-    trial.report(0.9)
-    return parabola(trial)
+    return found
 
 
 def test_reports_of_a_killed_process_do_not_count_twice(tmp_path: Path) -> None:
     file = journal(tmp_path)
-    killed_while(file, stuck, 30)
-    rows = tried(file, objective=same_but_not_stuck)
-    assert rows == tried(None, objective=same_but_not_stuck)
+    killed_while(file, killed_after_a_report, 30)
+    assert len(open_rows(file)) == 3
+    rows = tried(file, 5, hopeful)
+    assert rows == tried(None, 5, hopeful)
+    assert [row.state for row in rows][2:] == ["complete", "complete", "pruned"]
+
+
+def open_rows(file: Path) -> list[Row]:
+    found = tuning(file)
+    found.store.close()
+    return found.rows()
 
 
 def die_with_the_journal(file: Path) -> None:

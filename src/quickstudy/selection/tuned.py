@@ -9,38 +9,18 @@ from typing import Any
 from quickstudy.base.shown import told
 from quickstudy.base.words import count
 from quickstudy.evaluation import wording
-from quickstudy.evaluation.intervals import half_width
+from quickstudy.evaluation.paired import Pair, pairs
 from quickstudy.evaluation.result import Result, row_from_json
 from quickstudy.evaluation.strict_json import plain
 from quickstudy.learners.cards import Space
 from quickstudy.selection.space import RATE, in_words, options_of, space_in_words
 from quickstudy.selection.trials import Row
 
+MATTERS = 0.005
+"""The least difference of shares that matters: half a point."""
+
 SHOWN = 10
 """Trials in the table, the best ones."""
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How much better the best settings are than the usual ones, on the same tasks.
-
-    ``difference``  in the score's unit (a share, not points); positive is better, whether high or
-                    low scores are good.
-    ``low``, ``high``  its 95% interval over tasks: other tasks of the same validation classes, and
-                    the same two trainings.
-    """
-
-    best: float
-    usual: float
-    difference: float
-    low: float
-    high: float
-    tasks: int
-
-    @property
-    def verdict(self) -> str:
-        """ "better", "worse" or "no better"."""
-        return "better" if self.low > 0 else "worse" if self.high < 0 else "no better"
 
 
 @dataclass(frozen=True)
@@ -103,10 +83,19 @@ class Tuned:
         return self.settings.get(RATE)
 
     @property
-    def gain(self) -> Gain | None:
-        """Best against usual on tasks that no trial was chosen by; None where either is missing."""
-        results = [self.judged(row) for row in (self.best, self.trials[0])]
-        return None if None in results else _gain(*results)  # type: ignore[arg-type]
+    def gain(self) -> Pair | None:
+        """The best settings against the usual ones, on tasks by which no trial was chosen.
+
+        None where these are the same, where the usual settings failed, and where a task has no
+        score.
+        """
+        best, usual = self.judged(self.best), self.judged(self.trials[0])
+        scored = best and usual and bool((best.values + usual.values).isfinite().all())
+        if not self.best.place or best is None or usual is None or not scored:
+            return None
+        matters = MATTERS if self.unit == "%" else 0.0
+        (pair,) = pairs({f"trial {self.best.place}": [best], "usual": [usual]}, matters)
+        return pair
 
     def judged(self, row: Row) -> Result | None:
         """The result of a trial on the new validation tasks; the best trials have one."""
@@ -153,13 +142,16 @@ class Tuned:
         gain = self.gain
         if gain is None:
             return "the usual settings have no score to compare with"
-        low, high = (wording.difference(value, self.unit) for value in (gain.low, gain.high))
+        low, high = (wording.difference(x, self.unit) for x in (gain.these.low, gain.these.high))
+        best, usual = (
+            wording.score(found.mean, self.unit)
+            for row in (self.best, self.trials[0]) if (found := self.judged(row))
+        )  # fmt: skip
         return (
-            f"trial {self.best.place} is {gain.verdict} than the usual settings on {gain.tasks} new "
-            f"validation tasks: {wording.score(gain.best, self.unit)} against "
-            f"{wording.score(gain.usual, self.unit)}, difference "
-            f"{wording.difference(gain.difference, self.unit)} (95% interval {low} to {high}; these "
-            "classes, one training each)"
+            f"trial {self.best.place} against the usual settings, on {self.tasks} new validation "
+            f"tasks: {gain.verdict}, {best} against {usual}, difference "
+            f"{wording.difference(gain.difference, self.unit)} (these classes, one training each: "
+            f"95% interval {low} to {high}; other trainings, other classes: {gain.others_over})"
         )
 
     def table(self) -> list[tuple[str, str, str, str]]:
@@ -188,9 +180,7 @@ class Tuned:
             "space": {name: space_in_words(values) for name, values in self.space.items()},
             "best": best,
             "settings": self.settings if self.complete else None,
-            "gain": None if best is None or (gain := self.gain) is None else (
-                plain(asdict(gain)) | {"verdict": gain.verdict}
-            ),
+            "gain": None if best is None or (gain := self.gain) is None else gain.to_json(),
             "importance": dict(self.importance),
             "trials": [
                 {key: value for key, value in asdict(row).items() if key != "facts"}
@@ -210,11 +200,3 @@ class Tuned:
         rows = ["  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[3]])
                 for line in lines]  # fmt: skip
         return "\n".join([*(row.rstrip() for row in rows), *self.sentences])
-
-
-def _gain(best: Result, usual: Result) -> Gain:
-    sign = 1.0 if best.higher_is_better else -1.0
-    differences = sign * (best.values - usual.values)
-    differences = differences[~differences.isnan()]
-    middle, half = sign * (best.mean - usual.mean), half_width(differences)
-    return Gain(best.mean, usual.mean, middle, middle - half, middle + half, len(differences))
