@@ -200,7 +200,7 @@ def test_a_line_that_was_cut_off_is_removed(tmp_path: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content + b'{"op_code":4,"worker')
     assert tried(file) == tried(None)
-    assert b'worker{' not in file.read_bytes()
+    assert b"worker{" not in file.read_bytes()
 
 
 @pytest.mark.parametrize("url", [False, True])
@@ -332,12 +332,12 @@ def test_a_storage_of_another_problem_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown kind of database, redis.*sqlite"):
+    with pytest.raises(ValueError, match=r"unknown kind of database, redis.*sqlite"):
         open_store("redis://localhost")
     with pytest.raises(ValueError, match=r"postgresql://…@nowhere/x cannot be opened") as caught:
         open_store("postgresql://me:secret@nowhere/x")
     assert "secret" not in str(caught.value)
-    with pytest.raises(ValueError, match="cannot be opened.*unable to open"):
+    with pytest.raises(ValueError, match=r"cannot be opened.*unable to open"):
         open_store(f"sqlite:///{tmp_path}/no/such/folder/trials.db")
     with pytest.raises(IsADirectoryError, match="is a folder"):
         open_store(tmp_path)

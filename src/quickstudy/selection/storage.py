@@ -1,9 +1,10 @@
 """Where trials are kept: in memory, in a file that several processes share, or in a database.
 
 The file is Optuna's journal: one line is appended for each thing that happens. Beside it is a
-folder, ``FILE.processes``, with a locked file for each process that works on it. The system releases
-such a lock when the process ends however it ends. So a killed process blocks nobody, and its trials
-are known to be lost at once. In a database, a process tells every half minute that it is alive.
+folder, ``FILE.processes``, with a locked file for each process that works on it. The system
+releases such a lock when the process ends however it ends. So a killed process blocks nobody, and
+its trials are known to be lost at once. In a database, a process tells every half minute that it is
+alive.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Trials: settings that are sampled, tried and scored, by one process or by several at once.
 
-A trial has a *place*, 0 for the first. A process that is killed leaves its trial running for ever in
-Optuna's eyes; the next process that looks marks it as failed, and gives its place to a new trial,
-which comes before all others. Settings and seeds depend on the place and on the results before it,
+A trial has a *place*, 0 for the first. A process that is killed leaves its trial running for ever
+in Optuna's eyes; the next process that looks marks it as failed, and gives its place to a new
+trial, which comes before all others. Settings and seeds depend on the place and on the results before it,
 not on Optuna's number. So one process that is killed and started again, however often, ends with
 the trials of one that was left alone.
 """
@@ -29,7 +29,7 @@ HALVING = 2
 """Of the trials that come to 1, 2, 4, ... reports, the better half goes on."""
 
 
-class Pruned(Exception):  # noqa: N818  (no error)
+class Pruned(Exception):
     """The trial is worse than others were at this point, and ends here."""
 
 
@@ -222,7 +222,7 @@ class Trials:
         import optuna
 
         with _few_words(optuna):
-            # A sampler's random numbers depend on all that it sampled before: each place has its own.
+            # Its random numbers depend on all that it sampled before, so each place has its own.
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=seed_of(self.seed, place, "settings"), multivariate=True, group=True,
                 constant_liar=True,
@@ -299,7 +299,7 @@ def _row(place: int, tries: list[Any], states: Any) -> Row:
 def _halving(optuna: Any) -> Any:
     """Successive halving that counts each place once: trials that failed or were lost do not."""
 
-    class Halving(optuna.pruners.BasePruner):  # type: ignore[misc, name-defined]
+    class Halving(optuna.pruners.BasePruner):  # type: ignore[misc]
         def __init__(self) -> None:
             self._halving = optuna.pruners.SuccessiveHalvingPruner(
                 min_resource=1, reduction_factor=HALVING
@@ -323,7 +323,7 @@ def _refuse_another(before: Any, now: Mapping[str, Any]) -> None:
             "tune: the storage holds a study that tuning did not make. Give another storage, or "
             "another name."
         )
-    for key in sorted({*before, *now}):
+    for key in dict.fromkeys([*now, *before]):
         if before.get(key) != now.get(key):
             raise ValueError(
                 f"tune: the storage holds trials of another problem, whose scores mean something "

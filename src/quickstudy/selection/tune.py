@@ -100,12 +100,13 @@ def tune(
                     of each training, as in :func:`quickstudy.fit`. With 0 steps nothing is trained,
                     as for learners on frozen features.
     ``validation``  how trials are scored. No test task takes part. Each validation of a training is
-                    a report by which it may be cut short. All trials have the same validation tasks,
-                    those of its ``seed`` or of ``seed``.
+                    a report by which it may be cut short. All trials have the same validation
+                    tasks, those of its ``seed`` or of ``seed``.
     ``trials``      how many there are to be in the storage, those of other processes included. The
                     first has the usual settings.
     ``options``     what to try for arguments of ``make``; those on the learner's card by default.
-    ``rates``       what to try for the learning rate; that on the card by default. [] leaves ``rate``.
+    ``rates``       what to try for the learning rate; by default what is on the card. With [] it is
+                    ``rate``.
     ``rate``        the usual learning rate.
     ``optimiser``   learning rate -> what :func:`quickstudy.fit` takes.
     ``storage``     a file that several processes may share, or the URL of a database
@@ -113,16 +114,16 @@ def tune(
     ``name``        of the tuning in a database that has several.
     ``minutes``     after which this process begins no trial.
     ``tasks``       new validation tasks, drawn with another seed, on which the best settings are
-                    compared with the usual ones: the best of many trials looks too good on the tasks
-                    by which it was chosen.
+                    compared with the usual ones: the best of many trials looks too good on the
+                    tasks by which it was chosen.
     ``on_trial``    called with each trial of this process when it has ended.
 
-    Settings are sampled by a tree-structured Parzen estimator (Bergstra et al., 2011), the first ten
-    at random, and trials cut short by asynchronous successive halving (Li et al., 2020): of those
-    that come to 1, 2, 4, ... validations, about half go on. Both are Optuna's. Each training has a
-    seed of its own, which follows from ``seed`` and the trial's place. So one process, also one that
-    is killed and started again, gives the same trials each time; several at once do not, since each
-    sees the results that are there when it begins.
+    Settings are sampled by a tree-structured Parzen estimator (Bergstra et al., 2011), the first
+    ten at random, and trials cut short by asynchronous successive halving (Li et al., 2020): of
+    those that come to 1, 2, 4, ... validations, about half go on. Both are Optuna's. Each training
+    has a seed of its own, which follows from ``seed`` and the trial's place. So one process, also
+    one that is killed and started again, gives the same trials each time; several at once do not,
+    since each sees the results that are there when it begins.
 
     An exception in a trial makes it a failed one, with the reason. Ctrl-C ends tuning; the trial at
     hand is done again by the next process that goes on.
@@ -203,7 +204,7 @@ def tune_problem(
     store = open_store(storage)
     try:
         found = Trials(
-            store, name, {**_facts(problem, checked, base), **(about or {})}, checked,
+            store, name, {**(about or {}), **_facts(problem, checked, base)}, checked,
             spaces.usual_values(base, checked, problem.rate), score.higher_is_better, problem.seed,
         )  # fmt: skip
         found.run(_objective(problem, key), trials, minutes, on_trial)
@@ -320,14 +321,14 @@ def _facts(problem: Problem, space: Mapping[str, Space], base: Learner) -> dict[
         learner = f"{type(base).__name__} ({first_line(error)})"
     numbers = range(2)
     return {
-        "space": {name: spaces.space_in_words(values) for name, values in space.items()},
-        "learner": learner,
         "steps": problem.steps,
         "tasks_per_step": problem.tasks_per_step,
         "rate": problem.rate,
         "optimiser": getattr(problem.optimiser, "__qualname__", type(problem.optimiser).__name__),
         "schedule": getattr(problem.schedule, "__qualname__", type(problem.schedule).__name__),
         "clip": problem.clip,
+        "space": {name: spaces.space_in_words(values) for name, values in space.items()},
+        "usual learner": learner,
         "seed": problem.seed,
         "new tasks": problem.new_tasks,
         "validation": problem.validation.identity(problem.seed),

@@ -1,4 +1,4 @@
-"""What tuning found: its trials, the best of them, and whether it is better than the usual settings."""
+"""What tuning found: its trials, the best of them, and whether that is better than before."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ class Tuned:
             return self.complete[0]
         failed = [row for row in self.trials if row.state == "failed"]
         if not failed:
-            raise ValueError(
-                "tune: no trial has come to its end yet. Go on with the same command."
-            )
+            raise ValueError("tune: no trial has come to its end yet. Go on with the same command.")
         raise ValueError(
             f"tune: all of {count(len(failed), 'trial')} failed, the first with {failed[0].reason} "
             f"({in_words(failed[0].settings)}). Mend the learner or the data, and give another "

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 @click.option("--name", default="quickstudy", help="Of the tuning, in a database that has several.")
 @click.option("--minutes", type=float, help="Begin no trial after so many minutes.")
 @click.option("--keep", multiple=True, metavar="SETTING",
-              help="Keep the recipe's value, as of rate or options.steps; may be repeated.")  # fmt: skip
+              help="Keep the recipe's value, as of options.steps; may be repeated.")  # fmt: skip
 @click.option("--tasks", type=int, default=300, show_default=True,
-              help="New validation tasks to compare the best with the recipe as it is.")  # fmt: skip
+              help="New validation tasks that compare the best with the recipe.")  # fmt: skip
 @click.option("--seed", type=int, help="Seed of settings, trainings and tasks.  [the recipe's]")
 @click.option("-o", "--out", type=click.Path(path_type=Path),
               help="Where to write the best recipe.  [RECIPE's name with .best.yaml]")  # fmt: skip
@@ -43,8 +43,8 @@ def tune(
     """Try settings of a RECIPE (YAML), and write the best as a recipe.
 
     What is tried stands on the learner's card. Trials are scored on validation tasks; the first has
-    the recipe as it is. Give the same command in another terminal, or on another machine that shares
-    the storage, to join; give it again after an interruption to go on.
+    the recipe as it is. Give the same command in another terminal, or on a machine that shares the
+    storage, to join; give it again after an interruption to go on.
     """
     from quickstudy.base.extras import optional
     from quickstudy.interfaces.runs.recipe import read_recipe_file
@@ -82,7 +82,8 @@ def _line(row: Row, trials: int) -> str:
 
     ended = {"complete": "", "pruned": ", cut short"}
     score = f"{row.score:.4f}{ended[row.state]}" if row.score is not None else row.reason
-    return f"trial {row.place} of {trials}: {score} ({in_words(row.settings) or 'the recipe as it is'})"
+    settings = in_words(row.settings) or "the recipe as it is"
+    return f"trial {row.place} of {trials}: {score} ({settings})"
 
 
 def _print(tuned: Tuned, as_json: bool, best: Path | None) -> None:

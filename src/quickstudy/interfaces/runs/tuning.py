@@ -64,7 +64,7 @@ class Tuning:
         recipe = {k: v for k, v in self.parts.recipe.to_json().items() if k not in _OF_THE_MACHINE}
         return tune_problem(
             self.problem, self.space, trials=trials, storage=storage, name=name, minutes=minutes,
-            on_trial=on_trial, about={"recipe": {k: _plain(v) for k, v in recipe.items()}},
+            on_trial=on_trial, about={k: _plain(v) for k, v in recipe.items()},
             base=self.parts.trained,
         )  # fmt: skip
 
