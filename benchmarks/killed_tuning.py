@@ -10,18 +10,18 @@ the same best recipe, and the same trials with the same scores.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from quickstudy.base.atomic import write_atomically
+from quickstudy.interfaces.cli import main as main_command
 
 RESULTS = Path(__file__).parent / "results" / "killed_tuning.json"
 RECIPE = """
@@ -29,49 +29,46 @@ learner: prototypical
 channels: 8
 ways: 5
 train_ways: 5
-steps: 16
+steps: 8
+validate_every: 2
 seed: 3
 threads: 1
 """
 
 
-def command(folder: Path, trials: int) -> list[str]:
-    """Tune ``r.yaml`` in ``folder``."""
+def tune(folder: Path, trials: int) -> None:
+    """``quickstudy tune`` in ``folder``, whose results go to ``out.json``."""
+    os.chdir(folder)
+    for stream, name in ((sys.stdout, "out.json"), (sys.stderr, "errors.txt")):
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, stream.fileno())
     words = ("tune", "r.yaml", "--trials", str(trials), "--tasks", "50", "--json")
-    return [sys.executable, "-m", "quickstudy.interfaces.cli", *words]
+    main_command(words, prog_name="quickstudy")
 
 
-def started(folder: Path, trials: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(folder, trials), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+def started(folder: Path, trials: int) -> Any:
+    """A process of its own, forked from this one, which has imported everything."""
+    process = multiprocessing.get_context("fork").Process(target=tune, args=(folder, trials))
+    process.start()
+    return process
 
 
 def done(folder: Path, trials: int) -> tuple[dict[str, Any], str]:
     """What a process that is left alone prints, and the best recipe."""
-    output, errors = started(folder, trials).communicate()
-    if not output:
-        raise RuntimeError(errors)
-    return json.loads(output), (folder / "r.best.yaml").read_text()
+    process = started(folder, trials)
+    process.join()
+    if process.exitcode:
+        raise RuntimeError((folder / "errors.txt").read_text())
+    return json.loads((folder / "out.json").read_text()), (folder / "r.best.yaml").read_text()
 
 
 def killed(folder: Path, trials: int, after: float) -> bool:
-    """Start tuning and kill it ``after`` seconds of work; whether it was still running.
-
-    Seconds count from the first line of the storage, since importing takes most of the time.
-    """
-    storage = folder / "r.trials"
-    before = storage.stat().st_size if storage.exists() else 0
+    """Start tuning, and kill it ``after`` seconds; whether it was still running."""
     process = started(folder, trials)
-    while process.poll() is None and (
-        not storage.exists() or storage.stat().st_size == before
-    ):
-        time.sleep(0.02)
-    time.sleep(after)
-    running = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.join(after)
+    running = bool(process.is_alive())
+    process.kill()
+    process.join()
     return running
 
 
@@ -85,7 +82,7 @@ def comparable(found: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--longest", type=float, default=4.0, help="Seconds until a kill.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -96,6 +93,8 @@ def main() -> None:
         for folder in (alone, restarted):
             folder.mkdir()
             (folder / "r.yaml").write_text(RECIPE)
+        with contextlib.suppress(SystemExit):
+            main_command(["tune", str(alone / "r.yaml"), "--explain", "--json"])  # imports all
         expected, recipe = done(alone, arguments.trials)
         hits = sum(
             killed(restarted, arguments.trials, moments.uniform(0, arguments.longest))
