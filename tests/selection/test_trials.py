@@ -19,7 +19,8 @@ import pytest
 
 from quickstudy.learners.cards import Range
 from quickstudy.selection.storage import open_store
-from quickstudy.selection.trials import Pruned, Row, Trial, Trials, seed_of
+from quickstudy.selection.trial import Pruned, Row, Trial, seed_of
+from quickstudy.selection.trials import Trials
 
 optuna = pytest.importorskip("optuna")
 FORK = multiprocessing.get_context("fork")

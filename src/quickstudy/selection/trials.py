@@ -2,98 +2,42 @@
 
 A trial has a *place*, 0 for the first. A process that is killed leaves its trial running for ever
 in Optuna's eyes; the next process that looks marks it as failed, and gives its place to a new
-trial, which comes before all others. Settings and seeds depend on the place and on the results before it,
-not on Optuna's number. So one process that is killed and started again, however often, ends with
-the trials of one that was left alone.
+trial, which comes before all others. Settings and seeds depend on the place and on the results
+before it, not on Optuna's number. So one process that is killed and started again, however often,
+ends with the trials of one that was left alone.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from quickstudy.base.shown import told
 from quickstudy.learners.cards import Space
 from quickstudy.selection.space import suggest
 from quickstudy.selection.storage import Store, fail
+from quickstudy.selection.trial import (
+    FACTS,
+    PLACE,
+    REASON,
+    SECONDS,
+    Objective,
+    Pruned,
+    Row,
+    Trial,
+    row_of,
+    seed_of,
+)
 
-PLACE, REASON, SECONDS, FACTS, ABOUT = "place", "reason", "seconds", "facts", "about"
+ABOUT = "about"
 HALVING = 2
 """Of the trials that come to 1, 2, 4, ... reports, the better half goes on."""
-
-
-class Pruned(Exception):
-    """The trial is worse than others were at this point, and ends here."""
-
-
-@dataclass
-class Trial:
-    """A trial that is running.
-
-    ``place``     0 for the first, with the usual settings; it is never cut short.
-    ``seed``      of its training; for the first trial the tuning's own.
-    ``settings``  the values to try, by name.
-    """
-
-    place: int
-    seed: int
-    settings: dict[str, Any]
-    _trial: Any = field(repr=False)
-    _sign: float
-    _before: list[float] = field(repr=False)
-    _reports: int = 0
-
-    def report(self, score: float) -> None:
-        """Tell the score so far; :class:`Pruned` where others were better after as many reports."""
-        self._reports += 1
-        self._trial.report(score, self._reports)
-        if self._trial.should_prune() and self.place:
-            raise Pruned
-
-    def leads(self, score: float) -> bool:
-        """Whether no finished trial has a better score."""
-        return all(self._sign * score >= self._sign * other for other in self._before)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A trial as it is kept.
-
-    ``state``    "complete", "pruned" (cut short), "failed" (with the ``reason``), "running" or
-                 "waiting".
-    ``score``    at its end, on validation tasks; None where it failed or has not ended.
-    ``facts``    what the objective added, plain JSON.
-    ``retries``  how often its process was killed.
-    """
-
-    place: int
-    state: str
-    settings: dict[str, Any]
-    score: float | None
-    reports: tuple[float, ...] = ()
-    reason: str = ""
-    seconds: float = 0.0
-    facts: Any = None
-    retries: int = 0
-
-
-Objective = Callable[[Trial], tuple[float, Any]]
-"""Tries the trial's settings: its score, and facts to keep with it (plain JSON)."""
-
-
-def seed_of(seed: int, place: int, what: str = "training") -> int:
-    """31 bits that depend on all three; ``seed`` itself for the training of the first trial."""
-    if place == 0 and what == "training":
-        return seed
-    digest = hashlib.blake2b(f"{seed} {place} {what}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest) >> 1
 
 
 @dataclass
@@ -154,7 +98,7 @@ class Trials:
         places = self._places()
         while places and all(self._is_lost(t) and not t.params for t in places[-1]):
             places.pop()
-        return [_row(place, tries, self._states) for place, tries in enumerate(places)]
+        return [row_of(place, tries, self._states) for place, tries in enumerate(places)]
 
     def importance(self) -> dict[str, float]:
         """How much of the differences each setting explains (PED-ANOVA); {} for few trials.
@@ -275,25 +219,6 @@ class Trials:
             place, seed_of(self.seed, place), settings, trial, sign,
             [t.value for t in done if t.value is not None],
         )  # fmt: skip
-
-
-def _row(place: int, tries: list[Any], states: Any) -> Row:
-    """The trial of one place: the first that ended by itself, else the last one."""
-    done = [t for t in tries if t.state in (states.COMPLETE, states.PRUNED) or (
-        t.state == states.FAIL and REASON in t.user_attrs
-    )]  # fmt: skip
-    trial = done[0] if done else tries[-1]
-    names = {
-        states.COMPLETE: "complete", states.PRUNED: "pruned", states.RUNNING: "running",
-        states.WAITING: "waiting", states.FAIL: "failed" if done else "waiting",
-    }  # fmt: skip
-    ended = trial.state in (states.COMPLETE, states.PRUNED)
-    reports = tuple(value for _, value in sorted(trial.intermediate_values.items()))
-    return Row(
-        place, names[trial.state], dict(trial.params), trial.value if ended else None, reports,
-        str(trial.user_attrs.get(REASON, "")), float(trial.user_attrs.get(SECONDS, 0.0)),
-        trial.user_attrs.get(FACTS), sum(t.state == states.FAIL for t in tries if t is not trial),
-    )  # fmt: skip
 
 
 def _halving(optuna: Any) -> Any:

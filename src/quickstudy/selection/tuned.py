@@ -14,7 +14,7 @@ from quickstudy.evaluation.result import Result, row_from_json
 from quickstudy.evaluation.strict_json import plain
 from quickstudy.learners.cards import Space
 from quickstudy.selection.space import RATE, in_words, options_of, space_in_words
-from quickstudy.selection.trials import Row
+from quickstudy.selection.trial import Row
 
 MATTERS = 0.005
 """The least difference of shares that matters: half a point."""

@@ -13,7 +13,7 @@ from quickstudy.interfaces.cli.group import INTERRUPTED
 from quickstudy.interfaces.cli.printing import json_option, print_json, print_path, print_rich
 
 if TYPE_CHECKING:
-    from quickstudy.selection.trials import Row
+    from quickstudy.selection.trial import Row
     from quickstudy.selection.tuned import Tuned
 
 

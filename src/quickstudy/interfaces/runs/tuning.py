@@ -22,9 +22,10 @@ from quickstudy.interfaces.runs.featured import on_features
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
 from quickstudy.learners.cards import Space
+from quickstudy.selection.problem import TASKS, Problem
 from quickstudy.selection.space import RATE, in_words, options_of, space_in_words, space_on
-from quickstudy.selection.trials import Row
-from quickstudy.selection.tune import TASKS, Problem, tune_problem
+from quickstudy.selection.trial import Row
+from quickstudy.selection.tune import tune_problem
 from quickstudy.selection.tuned import Tuned
 from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.plan import explain as explain_training
