@@ -189,7 +189,9 @@ def test_pretrained_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert one.shots == [1]
 
 
-@pytest.mark.parametrize("name", ["figures", "memory", "omniglot", "photographs", "scaling"])
+@pytest.mark.parametrize(
+    "name", ["figures", "killed_tuning", "memory", "omniglot", "photographs", "scaling"]
+)
 def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
 
@@ -389,3 +391,18 @@ def test_multitask_and_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     table = json.loads(out.read_text())["table"]
     assert set(table) == {"single ridge", *script.ORDERS}
     assert table["single ridge"]["known"]["mean"] > 0.3
+
+
+def test_heterogeneity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up colour pictures of 8 pixels: grey, 28 wide, and every mixture is trained."""
+    out, script = tmp_path / "kinds.json", import_module("heterogeneity")
+    rows = random_classes(classes=6, rows=8, side=8)
+    made = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
+    monkeypatch.setattr(qs.datasets, "load", lambda *_: made)
+    assert script.grey(made)["train"].inputs.shape[1:] == (1, 28, 28)
+    call("heterogeneity", monkeypatch, "--kinds", "glyphs", "emoji", "--learners", "Prototypical",
+         "--steps", "1", "--tasks", "3", "--seeds", "2", "--out", out)  # fmt: skip
+    table = json.loads(out.read_text())["table"]
+    assert [row["mixed"] for row in table] == [1, 2]
+    assert table[0]["change on the first"]["mean"] == 0
+    assert len(table[1]["emoji"]["seeds"]) == 2

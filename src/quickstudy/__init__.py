@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from quickstudy.files.storage import save as save
     from quickstudy.interfaces.estimator import FewShotClassifier as FewShotClassifier
     from quickstudy.interfaces.estimator import FewShotRegressor as FewShotRegressor
+    from quickstudy.learners.cards import Range as Range
     from quickstudy.learners.gradient import descend as updates  # noqa: F401
     from quickstudy.learners.gradient import meta_gradients as meta_gradients
     from quickstudy.learners.gradient.multi_step import MultiStep as MultiStep
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
     from quickstudy.learners.with_backbone import with_backbone as with_backbone
+    from quickstudy.selection.tune import tune as tune
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -162,6 +164,7 @@ _DEFINED_IN = {
     "MultiStep": "learners.gradient.multi_step",
     "PredictionSets": "evaluation.prediction_sets",
     "Predictor": "core",
+    "Range": "learners.cards",
     "Score": "core",
     "Sinusoids": "tasks.functions",
     "Task": "core",
@@ -196,6 +199,7 @@ _DEFINED_IN = {
     "stranger_score": "evaluation.strangers",
     "tokens": "answers.specs",
     "transferability": "evaluation.transferability",
+    "tune": "selection.tune",
     "verification": "learners.metric.siamese",
     "with_backbone": "learners.with_backbone",
 }
