@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @click.option("--patience", type=int, help="Stop after this many validations without improvement.")
 @click.option("--test-tasks", type=int, help="Number of test tasks.  [600]")
 @click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")
+@click.option("--test-seed", type=int, help="Seed of the test tasks.  [that of --seed]")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @click.option("--workers", type=int, help="Tasks in parallel, one CPU thread each.  [1]")
