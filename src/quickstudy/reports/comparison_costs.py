@@ -148,7 +148,7 @@ def _set_costs(axes: Axes, values: Sequence[float], cost: Cost) -> float:
         middle = math.sqrt(low * high)
         low, high = middle / math.sqrt(12), middle * math.sqrt(12)
     free = len(positive) == len(values)
-    nothing = low / (high / low) ** 0.12
+    nothing: float = low / (high / low) ** 0.12
     ticks = [step for step in cost.steps if low <= step <= high]
     ticks = ticks[:: math.ceil(len(ticks) / 5)]
     names = [cost.write(tick) for tick in ticks]
@@ -173,10 +173,10 @@ def _write_numbers(
     points = axes.transData.transform(list(zip(x, y, strict=True))) / per_point
     taken = [(float(across), float(up)) for across, up in points]
     for place, row in enumerate(rows):
-        own, others = taken[place], [spot for i, spot in enumerate(taken) if i != place]
+        own, others = taken[place], [*taken[:place], *taken[place + 1 :]]
         spots = [(own[0] + 8 * math.cos(a), own[1] + 8 * math.sin(a)) for a in _ANGLES]
-        free = [min((math.dist(spot, each) for each in others), default=14.0) for spot in spots]
-        spot = spots[max(range(len(spots)), key=lambda i, free=free: min(free[i], 14.0))]
+        free = [min([14.0, *(math.dist(spot, each) for each in others)]) for spot in spots]
+        spot = spots[free.index(max(free))]
         taken.append(spot)
         axes.annotate(
             str(row.number), (x[place], y[place]), (spot[0] - own[0], spot[1] - own[1]),

@@ -30,7 +30,12 @@ from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.page_parts import figure, html_table, section
 
 if TYPE_CHECKING:
+    from quickstudy.evaluation.result import Result
     from quickstudy.selection.comparison import Comparison
+
+
+MOST_CURVES = 8
+"""Most learners whose score over shots is drawn; a table has all."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,15 @@ def comparison_page(facts: ComparisonFacts) -> str:
         "a comparison",
         _headline(first),
         tag("p", _protocol(first), class_="note protocol"),
+        *(
+            tag(
+                "p",
+                f"{count(len(other.learners), 'learner')} with {other.protocol} results: in a "
+                "ranking of their own, below.",
+                class_="note",
+            )
+            for other in others
+        ),
         _key_facts(first),
     )
     further = [
@@ -228,7 +242,7 @@ def _costs(comparison: Comparison, prefix: str, which: str) -> Markup | None:
 
 def _shots(comparison: Comparison, prefix: str, which: str) -> Markup | None:
     rows, score = rows_of(comparison), score_of(comparison)
-    curves = {
+    curves: dict[str, Mapping[int, Result]] = {
         f"{row.number}  {row.label}": of
         for row in rows
         if len(of := comparison.entry(row.name).over_shots) > 1
@@ -239,8 +253,10 @@ def _shots(comparison: Comparison, prefix: str, which: str) -> Markup | None:
         "The learner of the first training, as it was trained, with other numbers of shots. 95% "
         "intervals over tasks."
     )
+    if len(curves) > MOST_CURVES:
+        note += f" The first {MOST_CURVES} are drawn."
     try:
-        drawing = comparison_plots.over_shots(curves, score)
+        drawing = comparison_plots.over_shots(dict(list(curves.items())[:MOST_CURVES]), score)
     except ValueError:  # no two finite scores
         return None
     drawn = figure(drawing, f"{prefix}shots", "Score over shots", note)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 SIGNIFICANT = 0.05
 """Level of Holm's p below which two ranks are not joined by a bar."""
 
-_STROKES = ("-", (0, (4, 2)), (0, (1, 1.5)))
-_MARKERS = "osD^v"
+_MARKERS = "osD^vP*X"
+"""Of curves, one for each colour."""
 
 
 def scores(rows: Sequence[Row], score: Score) -> Figure:
@@ -168,7 +168,6 @@ def over_shots(curves: Mapping[str, Mapping[int, Result]], score: Score) -> Figu
             axes.errorbar(
                 list(of), [scale * m for m in means], [scale * w for w in widths],
                 color=style.CLASS_COLOURS[place % len(style.CLASS_COLOURS)],
-                linestyle=_STROKES[place // len(style.CLASS_COLOURS) % len(_STROKES)],
                 marker=_MARKERS[place % len(_MARKERS)], markersize=4.5, elinewidth=1.0,
                 label=short(label, 30),
             )  # fmt: skip

@@ -123,11 +123,11 @@ def comparison_table(comparison: Comparison, title: str = "") -> Group:
           for entry in comparison.failures),
         *(Text(visible(f"no {name}: {why}"), style="dim")
           for name, why in comparison.left_out.items()),
-        Text(visible(tested(comparison)), style="dim"),
+        Text(visible(how_tested(comparison)), style="dim"),
     )  # fmt: skip
 
 
-def tested(comparison: Comparison) -> str:
+def how_tested(comparison: Comparison) -> str:
     """How the rows were tested, in one sentence."""
     score = score_of(comparison)
     fingerprint = f" ({comparison.fingerprint})" if comparison.fingerprint else ""
