@@ -203,7 +203,9 @@ def _baselines(
     makers: Makers, test: TaskSource, task: Task
 ) -> tuple[list[Contender], dict[str, str]]:
     """The baselines with a network or a head, and why others are left out."""
-    answer, found, left_out = task.spec.answer, [], {}
+    answer = task.spec.answer
+    found: list[Contender] = []
+    left_out: dict[str, str] = {}
     first = next(iter(makers.values()))
 
     def add(name: str, make: Callable[[], Sequence[Contender]]) -> None:

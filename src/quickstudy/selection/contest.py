@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from quickstudy.base.errors import first_line
@@ -66,19 +67,19 @@ def decide(contest: Contest, display: Display, keep: Keep = not_kept) -> Compari
     runs = [_Run(contender, contest) for contender in contest.contenders]
     display.expect(sum(run.trainings for run in runs))
     for run in runs:
-        run.guarded(lambda run=run: run.train(display))
+        run.guarded(run.train, display)
     guesses = GrowingBaselines(contest.source, contest.test_seed)
     looked = looks(contest.tasks)
     for look in looked:
         display.expect(sum(run.trainings for run in runs if not run.failure))
         for run in runs:
-            run.guarded(lambda run=run, tasks=look.tasks: run.test(tasks, display))
+            run.guarded(run.test, look.tasks, display)
         found = _compared(contest, runs, guesses, look.tasks, look.level)
         if look is looked[-1] or not any(undecided(table.pairs) for table in found.tables):
             break
     for run in runs:
         run.keep(keep)
-        run.guarded(lambda run=run, tasks=look.tasks: run.test_over_shots(tasks))
+        run.guarded(run.test_over_shots, look.tasks)
     return _compared(contest, runs, guesses, look.tasks, look.level)
 
 
@@ -115,12 +116,12 @@ class _Run:
         """The number of seeds."""
         return self.contest.seeds if self.contender.seeded else 1
 
-    def guarded(self, work: Callable[[], None]) -> None:
+    def guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do ``work`` unless it failed before; an error of the learner becomes its failure."""
         if self.failure:
             return
         try:
-            work()
+            work(*arguments)
         except OSError:  # of the system, not of the learner
             raise
         except Exception as error:
@@ -132,7 +133,7 @@ class _Run:
         for seed in range(self.trainings):
             text = f"{self.contender.title}, seed {seed}"
             display.begin(text)
-            found = self.contender.train(seed, lambda n, of, t=text: display.step(t, n, of))
+            found = self.contender.train(seed, partial(display.step, text))
             self.trained.append(found)
             self.growing.append(
                 Growing(
