@@ -13,15 +13,6 @@ from quickstudy.interfaces.cli.run_commands import evaluate, report, run
 __all__ = ["main"]
 
 for command in (
-    run,
-    evaluate,
-    compare,
-    report,
-    adapt,
-    predict,
-    export,
-    datasets,
-    backbones,
-    learners,
-):
+    run, evaluate, compare, report, adapt, predict, export, datasets, backbones, learners,
+):  # fmt: skip
     main.add_command(command)

@@ -77,15 +77,15 @@ def compare(
         return
     click.echo(str(found))
     if folder is not None:
-        print_path("comparison", folder)
+        print_path("report", folder / "comparison.html")
 
 
 def _trained(
     ctx: click.Context, asked: dict[str, Any], out: Path | None, resume: Path | None, as_json: bool
 ) -> tuple[Comparisons, Path]:
-    from quickstudy.interfaces.runs.compared_runs import compare_recipes, write_page
+    from quickstudy.interfaces.runs.compared_runs import compare_recipes
+    from quickstudy.interfaces.runs.comparison_report import PAGE, write_page
     from quickstudy.interfaces.runs.plan import kept_plan, make_plan
-    from quickstudy.interfaces.runs.provenance import commit
 
     if resume is not None:
         plan, loaded = kept_plan(resume)
@@ -101,7 +101,7 @@ def _trained(
         again = f"quickstudy compare --resume {shlex.quote(str(folder))}"
         click.echo(f"Interrupted. What was trained is kept. Continue with: {again}", err=True)
         ctx.exit(128 + getattr(stopped, "signal", 2))
-    write_page(found, folder, command, commit())
+    write_page(found, folder / PAGE, command)
     return found, folder
 
 
@@ -150,9 +150,8 @@ def _new_folder(plan: Any) -> Path:
 def _of_runs(
     runs: tuple[Path, ...], asked: dict[str, Any], out: Path | None
 ) -> tuple[Comparisons, Path | None]:
-    from quickstudy.interfaces.runs.compared_runs import write_page
+    from quickstudy.interfaces.runs.comparison_report import PAGE, write_page
     from quickstudy.interfaces.runs.finished_runs import compare_runs
-    from quickstudy.interfaces.runs.provenance import commit
 
     allowed = {"matters", "test_again", "tasks", "test_seed", "device"}
     if wrong := sorted(asked.keys() - allowed):
@@ -165,5 +164,5 @@ def _of_runs(
         asked["matters"] = points(asked["matters"])
     found = compare_runs(runs, out, **asked)
     if out is not None:
-        write_page(found, out, shlex.join(["quickstudy", *sys.argv[1:]]), commit())
+        write_page(found, out / PAGE, shlex.join(["quickstudy", *sys.argv[1:]]))
     return found, out

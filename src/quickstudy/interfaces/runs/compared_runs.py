@@ -55,6 +55,8 @@ def compare_recipes(
 
     Raises :class:`Stopped` where Ctrl-C, SIGTERM or SIGHUP ended training; the same call continues.
     """
+    if (path / "plan.json").is_file() and Folder.of_settings(path, plan.to_json()).finished:
+        return Folder(path).read()
     first = next(iter(plan.recipes.values()))
     torch.set_num_threads(first.threads or torch.get_num_threads())
     learners = {name: loaded.learner(recipe) for name, recipe in plan.recipes.items()}
@@ -64,8 +66,6 @@ def compare_recipes(
         tested = loaded.trained(recipe, learner, plan.over_shots)
         check_fits(name, tested.learner, (sources.train, tested.source), test_seed(recipe))
     folder = Folder.of_settings(path, plan.to_json())
-    if folder.finished:
-        return folder.read()
     with Display(progress) as display:
         steps = _steps(plan, loaded, learners, folder, display)
         recipes = {name: replace(each, steps=steps[name]) for name, each in plan.recipes.items()}
@@ -220,8 +220,3 @@ def baselines_of(
     add(UNTRAINED, lambda: [untrained_backbone(make, source, answer)])
     add(PROBE, lambda: on_pretrained(learner, answer, lambda each: loaded.trained(recipe, each)))
     return source, [each for each in found if each.name not in recipes], left_out
-
-
-def write_page(found: Comparisons, folder: Path, command: str, commit: str) -> Path | None:
-    """Write ``comparison.html``, with the time of day only in the page."""
-    return None
