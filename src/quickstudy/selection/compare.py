@@ -108,6 +108,8 @@ def compare(
         "budget": {"minutes": budget.minutes} if isinstance(budget, Minutes) else {"steps": budget},
     }  # fmt: skip
     folder = None if run is None else Folder.of_settings(Path(run), settings)
+    if folder is not None and folder.finished:
+        return folder.read()
     trainings = {
         name: Training(name, make, train, test, validation, tasks_per_step, folder, over_shots)
         for name, make in makers.items()

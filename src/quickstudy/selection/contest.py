@@ -87,7 +87,7 @@ def _compared(
     contest: Contest, runs: Sequence[_Run], guesses: GrowingBaselines, tasks: int, level: float
 ) -> Comparisons:
     guessed = [
-        Entry(_short(name), name, BASELINE, (evaluation,))
+        Entry(short_name(name), name, BASELINE, (evaluation,))
         for name, evaluation in guesses.to(tasks).items()
     ]
     left_out = {**contest.left_out, **guesses.left_out}
@@ -95,7 +95,8 @@ def _compared(
     return compared(entries, contest.matters, level, contest.settings, left_out)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A baseline's name as a name of an entry."""
     return {NEAREST_MEAN: "nearest_mean"}.get(name, name.replace(" ", "_"))
 
 
@@ -110,6 +111,7 @@ class _Run:
     evaluations: tuple[Evaluation, ...] = ()
     over_shots: dict[int, Result] = field(default_factory=dict)
     failure: str = ""
+    seed: int = 0  # of the training that is trained or tested now
 
     @property
     def trainings(self) -> int:
@@ -125,12 +127,13 @@ class _Run:
         except OSError:  # of the system, not of the learner
             raise
         except Exception as error:
-            self.failure = first_line(error)
+            self.failure = f"seed {self.seed}: {first_line(error)}"
             self.trained, self.growing, self.evaluations = [], [], ()
 
     def train(self, display: Display) -> None:
         """Train from every seed."""
         for seed in range(self.trainings):
+            self.seed = seed
             text = f"{self.contender.title}, seed {seed}"
             display.begin(text)
             found = self.contender.train(seed, partial(display.step, text))
@@ -147,6 +150,7 @@ class _Run:
         """Test every training on the first ``tasks`` tasks."""
         evaluations = []
         for seed, growing in enumerate(self.growing):
+            self.seed = seed
             display.begin(f"{self.contender.title}, seed {seed}: {tasks:,} test tasks")
             evaluations.append(growing.to(tasks))
             refuse_undefined(evaluations[-1])

@@ -20,6 +20,7 @@ from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import Parts, make_test_source
 from quickstudy.interfaces.runs.execute import Interrupted, optimiser_of, test_seed, train
 from quickstudy.interfaces.runs.featured import is_fixed
+from quickstudy.interfaces.runs.fitted import keep_split
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.loaded import Loaded
 from quickstudy.interfaces.runs.plan import Plan
@@ -139,6 +140,7 @@ def _contender(
     def trained(seed: int, on_step: OnStep) -> Trained:
         of_seed = replace(recipe, seed=seed)
         run = _run(of_seed, folder.run(name, seed), command)
+        keep_split(run.path, loaded.data)
         if not (run.path / "learner.safetensors").is_file():
             parts = loaded.parts(of_seed, loaded.learner(of_seed))
             steps = recipe.budget().steps

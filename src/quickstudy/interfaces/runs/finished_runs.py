@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quickstudy.base.errors import first_line
 from quickstudy.base.shown import shown
-from quickstudy.evaluation.compared import Compared
-from quickstudy.evaluation.growing import Growing
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.registry import LEARNERS
@@ -21,13 +18,13 @@ from quickstudy.interfaces.runs.loaded import Loaded
 from quickstudy.interfaces.runs.plan import reads_a_sequence
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.interfaces.runs.stored_baselines import stored_baselines
 from quickstudy.selection.compare import check_matters
 from quickstudy.selection.compared import Comparisons, compared
-from quickstudy.selection.comparison import BASELINE, LEARNER, Entry
+from quickstudy.selection.comparison import LEARNER, Entry
 from quickstudy.selection.contenders import Contender, OnStep, Trained
 from quickstudy.selection.contest import Contest, decide, size_of
 from quickstudy.selection.display import Display
-from quickstudy.selection.simple import TARGET_ONLY
 from quickstudy.selection.stored import Folder, refuse_other_mean
 
 SAME = (
@@ -97,7 +94,7 @@ def compare_runs(
         entries = [
             _entry(group, of_group) for group, of_group in zip(groups, evaluations, strict=True)
         ]
-        baselines, left_out = _baselines(first, evaluations[0])
+        baselines, left_out = stored_baselines(first, evaluations[0][0])
         found = compared([*entries, *baselines], matters, settings=settings, left_out=left_out)
     if out is not None:
         Folder.of_settings(out, {"runs": [str(path) for path in paths], "matters": matters}).write(
@@ -240,46 +237,6 @@ def _settings(groups: Sequence[Group]) -> dict[str, Any]:
     settings["runs"] = {group.name: [str(run.path) for run in group.runs] for group in groups}
     settings["test_seed"] = test_seed(first)
     return settings
-
-
-def _baselines(run: Run, evaluations: Sequence[Evaluation]) -> tuple[list[Entry], dict[str, str]]:
-    """The baselines that the run stored, and a head on raw inputs, for which the data are read."""
-    evaluation = evaluations[0]
-    left_out = dict(evaluation.left_out)
-    found = [
-        Entry(
-            baseline.name.replace(" ", "_"), baseline.name, BASELINE,
-            (_evaluation_of(baseline, evaluation),),
-        )
-        for baseline in evaluation.main.baselines
-    ]  # fmt: skip
-    try:
-        _, contenders, reasons = baselines_of({"": run.recipe}, Loaded(run.recipe))
-        left_out |= {TARGET_ONLY: reasons[TARGET_ONLY]} if TARGET_ONLY in reasons else {}
-        for contender in contenders:
-            if contender.name == TARGET_ONLY:
-                tested = contender.train(0, lambda *_: None)
-                growing = Growing(tested.learner, tested.source, seed=test_seed(run.recipe))
-                own = growing.to(evaluation.tasks)
-                if own.fingerprint != evaluation.fingerprint:
-                    raise ValueError("the data are no longer those of the runs")
-                found.append(Entry(contender.name, contender.title, BASELINE, (own,)))
-    except Exception as error:  # a baseline never stops a comparison
-        left_out[TARGET_ONLY] = first_line(error)
-    return found, left_out
-
-
-def _evaluation_of(baseline: Compared, evaluation: Evaluation) -> Evaluation:
-    """A stored baseline as an evaluation of its own; its statistics are its scores alone."""
-    of = evaluation.main
-    row = replace(
-        of, values=baseline.values, mean=baseline.mean, baselines=(), classes=None,
-        statistics=tuple({"score": value} for value in baseline.values),
-    )  # fmt: skip
-    return replace(
-        evaluation, rows=(row,), calibration_error=None, seconds_per_adaptation=float("nan"),
-        transductive=False, norm="", left_out={}, seen={},
-    )  # fmt: skip
 
 
 def _tested_again(
