@@ -41,7 +41,7 @@ class Minutes:
     def steps(self, seconds_per_step: float) -> int:
         """So many steps fit, to two digits, at least 1."""
         steps = max(1, int(60 * self.minutes / seconds_per_step))
-        digits = 10 ** max(0, len(str(steps)) - 2)
+        digits = int(10 ** max(0, len(str(steps)) - 2))
         return steps // digits * digits
 
 

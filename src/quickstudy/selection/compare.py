@@ -108,6 +108,8 @@ def compare(
         "budget": {"minutes": budget.minutes} if isinstance(budget, Minutes) else {"steps": budget},
     }  # fmt: skip
     folder = None if run is None else Folder.of_settings(Path(run), settings)
+    if folder is not None and folder.finished:
+        return folder.read()
     trainings = {
         name: Training(name, make, train, test, validation, tasks_per_step, folder, over_shots)
         for name, make in makers.items()
@@ -203,7 +205,9 @@ def _baselines(
     makers: Makers, test: TaskSource, task: Task
 ) -> tuple[list[Contender], dict[str, str]]:
     """The baselines with a network or a head, and why others are left out."""
-    answer, found, left_out = task.spec.answer, [], {}
+    answer = task.spec.answer
+    found: list[Contender] = []
+    left_out: dict[str, str] = {}
     first = next(iter(makers.values()))
 
     def add(name: str, make: Callable[[], Sequence[Contender]]) -> None:

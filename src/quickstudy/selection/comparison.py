@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from quickstudy.base.words import count
+from quickstudy.evaluation import wording
 from quickstudy.evaluation.intervals import Interval
 from quickstudy.evaluation.paired import Figures, Pair
 from quickstudy.evaluation.result import Result, row_from_json, row_to_json
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.strict_json import number, plain
+from quickstudy.selection import words
 
 LEARNER, BASELINE = "learner", "baseline"
 """The kinds of entry."""
@@ -199,6 +202,38 @@ class Comparison:
         """The pair of two entries in this order or the other; KeyError where there is none."""
         found = {frozenset((pair.first, pair.second)): pair for pair in self.pairs}
         return found[frozenset((first, second))]
+
+    def __str__(self) -> str:
+        done = [entry for entry in self.ranking if not entry.failed]
+        head = ("rank", "", self.score, "these classes", "other trainings, other classes")
+        rows = [(*head, "mean rank", "trained in", "(CPU)", "adapts in")]
+        for place, entry in enumerate(done, 1):
+            found = self.figures[entry.name]
+            rows.append((
+                str(place), entry.title, wording.score(found.mean, self.unit),
+                words.range_of(found.these, self.unit), words.range_of(found.others, self.unit),
+                f"{self.mean_ranks[entry.name]:.2f}", words.seconds(entry.train_time),
+                words.seconds(entry.train_cpu_time), words.seconds(entry.adapt_seconds),
+            ))  # fmt: skip
+        learners = {entry.name for entry in self.learners}
+        unknown = next((f.others_over for f in self.figures.values() if f.others is None), "")
+        return "\n".join([
+            self.heading,
+            *words.columns(rows),
+            *(f"failed, and ranked last: {e.title}: {e.failure}" for e in self.failures),
+            *(f"no {name}: {why}" for name, why in self.left_out.items()),
+            *([f"other trainings, other classes: not known, since {unknown}"] if unknown else []),
+            *(words.sentence(p) for p in self.pairs if {p.first, p.second} <= learners),
+        ])  # fmt: skip
+
+    @property
+    def heading(self) -> str:
+        """What the table is of, in one line."""
+        least = f"{100 * self.matters:g} points" if self.unit == "%" else f"{self.matters:g}"
+        return (
+            f"{self.protocol}, {count(self.tasks, 'task')}, {count(self.trainings, 'training')} of "
+            f"each learner, 95% intervals; {least} or more matter"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As strict JSON, with the score of every task and without times."""

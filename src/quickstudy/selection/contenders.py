@@ -39,6 +39,9 @@ class Trained:
         return self.of or self.learner
 
 
+Train = Callable[[int, OnStep], Trained]
+
+
 @dataclass(frozen=True)
 class Contender:
     """A learner or a baseline before it is trained.
@@ -52,7 +55,7 @@ class Contender:
     name: str
     title: str
     kind: str
-    train: Callable[[int, OnStep], Trained]
+    train: Train
     seeded: bool = True
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from quickstudy.base.errors import first_line
@@ -66,19 +67,19 @@ def decide(contest: Contest, display: Display, keep: Keep = not_kept) -> Compari
     runs = [_Run(contender, contest) for contender in contest.contenders]
     display.expect(sum(run.trainings for run in runs))
     for run in runs:
-        run.guarded(lambda run=run: run.train(display))
+        run.guarded(run.train, display)
     guesses = GrowingBaselines(contest.source, contest.test_seed)
     looked = looks(contest.tasks)
     for look in looked:
         display.expect(sum(run.trainings for run in runs if not run.failure))
         for run in runs:
-            run.guarded(lambda run=run, tasks=look.tasks: run.test(tasks, display))
+            run.guarded(run.test, look.tasks, display)
         found = _compared(contest, runs, guesses, look.tasks, look.level)
         if look is looked[-1] or not any(undecided(table.pairs) for table in found.tables):
             break
     for run in runs:
         run.keep(keep)
-        run.guarded(lambda run=run, tasks=look.tasks: run.test_over_shots(tasks))
+        run.guarded(run.test_over_shots, look.tasks)
     return _compared(contest, runs, guesses, look.tasks, look.level)
 
 
@@ -86,7 +87,7 @@ def _compared(
     contest: Contest, runs: Sequence[_Run], guesses: GrowingBaselines, tasks: int, level: float
 ) -> Comparisons:
     guessed = [
-        Entry(_short(name), name, BASELINE, (evaluation,))
+        Entry(short_name(name), name, BASELINE, (evaluation,))
         for name, evaluation in guesses.to(tasks).items()
     ]
     left_out = {**contest.left_out, **guesses.left_out}
@@ -94,7 +95,8 @@ def _compared(
     return compared(entries, contest.matters, level, contest.settings, left_out)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A baseline's name as a name of an entry."""
     return {NEAREST_MEAN: "nearest_mean"}.get(name, name.replace(" ", "_"))
 
 
@@ -109,30 +111,32 @@ class _Run:
     evaluations: tuple[Evaluation, ...] = ()
     over_shots: dict[int, Result] = field(default_factory=dict)
     failure: str = ""
+    seed: int = 0  # of the training that is trained or tested now
 
     @property
     def trainings(self) -> int:
         """The number of seeds."""
         return self.contest.seeds if self.contender.seeded else 1
 
-    def guarded(self, work: Callable[[], None]) -> None:
+    def guarded(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do ``work`` unless it failed before; an error of the learner becomes its failure."""
         if self.failure:
             return
         try:
-            work()
+            work(*arguments)
         except OSError:  # of the system, not of the learner
             raise
         except Exception as error:
-            self.failure = first_line(error)
+            self.failure = f"seed {self.seed}: {first_line(error)}"
             self.trained, self.growing, self.evaluations = [], [], ()
 
     def train(self, display: Display) -> None:
         """Train from every seed."""
         for seed in range(self.trainings):
+            self.seed = seed
             text = f"{self.contender.title}, seed {seed}"
             display.begin(text)
-            found = self.contender.train(seed, lambda n, of, t=text: display.step(t, n, of))
+            found = self.contender.train(seed, partial(display.step, text))
             self.trained.append(found)
             self.growing.append(
                 Growing(
@@ -146,6 +150,7 @@ class _Run:
         """Test every training on the first ``tasks`` tasks."""
         evaluations = []
         for seed, growing in enumerate(self.growing):
+            self.seed = seed
             display.begin(f"{self.contender.title}, seed {seed}: {tasks:,} test tasks")
             evaluations.append(growing.to(tasks))
             refuse_undefined(evaluations[-1])

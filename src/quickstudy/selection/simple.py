@@ -25,7 +25,7 @@ from quickstudy.learners.metric.prototypical import Prototypical
 from quickstudy.learners.transfer.fine_tune import FineTune
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.selection.comparison import BASELINE
-from quickstudy.selection.contenders import Contender, Trained
+from quickstudy.selection.contenders import Contender, Train, Trained
 
 TARGET_ONLY, UNTRAINED, PROBE, TUNED = "target_only", "untrained", "probe", "fine_tuned_head"
 
@@ -107,6 +107,10 @@ def on_pretrained(
         TUNED: (FineTune(backbone, adapts="head"), f"fine-tuned head on {source_facts.name}"),
     }
     return [
-        Contender(name, title, BASELINE, lambda seed, on_step, each=each: ready(each), seeded=False)
+        Contender(name, title, BASELINE, _as_it_is(ready, each), seeded=False)
         for name, (each, title) in made.items()
     ]
+
+
+def _as_it_is(ready: Callable[[Learner], Trained], learner: Learner) -> Train:
+    return lambda seed, on_step: ready(learner)

@@ -107,17 +107,17 @@ def difference(kept: Any, wanted: Any) -> str:
 
 def encoded(found: Comparisons) -> bytes:
     """As the bytes of ``comparison.json``."""
-    tables = {
-        "format": FORMAT,
-        **{
-            name: None if table is None else table.to_json()
-            for name, table in (
-                ("inductive", found.inductive),
-                ("transductive", found.transductive),
-            )
-        },
-    }
+    tables = plain_tables(found)
     return _encoded({**tables, "digest": _digest(tables)})
+
+
+def plain_tables(found: Comparisons) -> dict[str, Any]:
+    """The tables as strict JSON, without times."""
+    tables = (("inductive", found.inductive), ("transductive", found.transductive))
+    return {
+        "format": FORMAT,
+        **{name: None if table is None else table.to_json() for name, table in tables},
+    }
 
 
 def decoded(file: Path, times: Mapping[str, Any] | None = None) -> Comparisons:

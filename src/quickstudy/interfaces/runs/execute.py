@@ -41,7 +41,7 @@ from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import fit
 from quickstudy.training.log import Step, Training, read_metrics
-from quickstudy.training.optimisers import adam, sgd
+from quickstudy.training.optimisers import OptimiserMaker, adam, sgd
 from quickstudy.training.plan import explain as explain_training
 from quickstudy.training.schedules import cosine
 
@@ -201,13 +201,18 @@ def _fit(
         validation = Validation(
             source, every=budget.validate_every, tasks=100, patience=recipe.patience
         )
-    optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
     return fit(
         learner, parts.sources.train, budget.steps, budget.tasks_per_step,
-        optimiser=optimiser(budget.rate), schedule=cosine, clip=recipe.clip, validation=validation,
+        optimiser=optimiser_of(recipe), schedule=cosine, clip=recipe.clip, validation=validation,
         seed=recipe.seed, run=run.path, resume=resume, progress=progress, compute=recipe.compute,
         checkpoint_every=max(10, min(200, budget.steps // 10)), on_step=on_step,
     )  # fmt: skip
+
+
+def optimiser_of(recipe: Recipe) -> OptimiserMaker:
+    """The optimiser of training, at the recipe's rate."""
+    budget = recipe.budget()
+    return {"adam": adam, "sgd": sgd}[budget.optimiser](budget.rate)
 
 
 def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:

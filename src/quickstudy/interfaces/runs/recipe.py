@@ -30,11 +30,10 @@ from quickstudy.learners.cards import OPTIMISERS
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
-
 MINIMA = {
-    "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
-    "train_queries": 1, "steps": 0, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
-    "test_tasks": 2, "seed": 0, "test_seed": 0, "threads": 1, "workers": 1, "split_seed": 0, "folds": 2, "fold": 1,
+    "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "workers": 1,
+    "train_queries": 1, "fold": 1, "split_seed": 0, "steps": 0, "tasks_per_step": 1, "folds": 2,
+    "validate_every": 1, "patience": 1, "test_tasks": 2, "seed": 0, "test_seed": 0, "threads": 1,
 }  # fmt: skip
 """The smallest value of each number; an interval needs at least 2 test tasks."""
 
