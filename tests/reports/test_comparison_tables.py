@@ -57,25 +57,25 @@ CLEAR = pair("a", "base", 0.5, 0.01, 0.02), pair("b", "base", 0.48, 0.01, 0.02)
 
 def test_the_answer_names_the_best_and_both_intervals_above_the_best_baseline() -> None:
     best, above = answer(three(pair("a", "b", 0.02, 0.001, 0.004), *CLEAR))
-    assert best == "The best: a, accuracy 90.0%."
+    assert best == "a is best: accuracy 90.0%."
     assert above == (
-        "a is 50.0 points better than the best baseline, base. 95% intervals of the difference: "
+        "It is 50.0 points better than the best baseline, base; 95% intervals of the difference: "
         "+49.0 to +51.0 for these classes, +48.0 to +52.0 for other trainings, other classes."
     )
 
 
 def test_the_answer_names_what_is_equivalent_and_what_is_not_known() -> None:
     alike = answer(three(pair("a", "b", 0.001, 0.001, 0.002), *CLEAR))[0]
-    assert alike == "The best: a, accuracy 90.0%. Equivalent to it, within 0.5 points: b."
+    assert alike == "a is best: accuracy 90.0%. Equivalent to it, within 0.5 points: b."
     open_ = answer(three(pair("a", "b", 0.02, 0.001, 0.03), *CLEAR))[0]
     assert open_ == (
-        "The best score: a, accuracy 90.0%. Not known whether it is better than b."
+        "a has the best score, accuracy 90.0%. Not known whether it is better than b."
     )  # fmt: skip
 
 
 def test_a_pair_is_read_from_the_side_of_the_better_row() -> None:
     table = three(pair("b", "a", -0.02, 0.001, 0.004), *CLEAR)
-    assert answer(table)[0] == "The best: a, accuracy 90.0%."
+    assert answer(table)[0] == "a is best: accuracy 90.0%."
     turned = versus(table, "a", "b")
     assert turned is not None
     assert (turned.verdict, turned.difference) == ("better", 0.02)
@@ -93,13 +93,13 @@ def test_with_one_seed_the_answer_is_about_these_classes() -> None:
     scores = sample_scores({"a": 0.9, "b": 0.8, "chance": 0.2}, trainings=1)
     learners = [entry(name, scores[name]) for name in ("a", "b")]
     best, above = answer(comparison([*learners, entry("chance", scores["chance"], BASELINE)]))
-    assert best.startswith("The best on these classes: a")
+    assert best.startswith("a is best on these classes: accuracy")
     assert above.endswith(
         "for these classes, not known (1 training is too few, 3 are needed) for other trainings, "
         "other classes."
     )
     alone = answer(comparison(learners))
-    assert "better than the next, b." in alone[1]
+    assert "better than the next, b;" in alone[1]
     assert alone[2] == "There is no baseline beside it."
 
 
@@ -109,15 +109,17 @@ def test_a_baseline_in_front_is_called_one() -> None:
         pair("base", "b", 0.07, 0.01, 0.02), means=(0.9, 0.88, 0.95),
     )  # fmt: skip
     best, above = answer(table)
-    assert best == "The best: base (a baseline), accuracy 95.0%."
-    assert above.startswith("a is 5.0 points worse than the best baseline, base.")
+    assert best == "base (a baseline) is best: accuracy 95.0%."
+    assert above.startswith("The best learner, a, is 5.0 points worse than that baseline;")
     assert "-6.0 to -4.0 for these classes" in above
 
 
 def test_all_tied_is_no_difference_that_matters() -> None:
     scores = sample_scores({"a": 0.8})["a"]
     table = comparison([entry(name, scores) for name in "abc"])
-    assert answer(table)[0].startswith("No difference that matters: within 0.5 points, all are")
+    assert answer(table)[0].startswith(
+        "No difference that matters: all are equivalent, within 0.5 points, to a,"
+    )
     assert {row["is"] for row in pairs_table(table)} == {"equivalent"}
     assert {row["ties"] for row in pairs_table(table)} == {"100%"}
 
@@ -130,7 +132,7 @@ def test_failed_learners_are_named_and_last() -> None:
     assert answer(nobody) == ["No learner has a result.", "2 learners failed: A, b; they count "
                               "last in the ranks."]  # fmt: skip
     one = comparison([entry("a", [torch.full((4,), 0.5)]), Entry("b", "B", LEARNER, failure="x")])
-    assert answer(one)[0] == "Only one has a result: a, accuracy 50.0%."
+    assert answer(one)[0] == "Only a has a result: accuracy 50.0%."
 
 
 def test_the_ranking_has_the_best_first_with_both_intervals_and_every_cost() -> None:
@@ -157,7 +159,7 @@ def test_low_scores_first_where_they_are_better() -> None:
     scores = sample_scores({"a": 0.6, "b": 0.3})
     table = comparison([entry(name, of, metric="mse") for name, of in scores.items()], 0.01)
     assert [row["learner"] for row in ranking_table(table)] == ["b", "a"]
-    assert answer(table)[0] == f"The best: b, mse {table.figures['b'].mean:.3g}."
+    assert answer(table)[0] == f"b is best: mse {table.figures['b'].mean:.3g}."
     assert pairs_table(table)[0]["is"] == "better"
     assert "a difference of 0.01 matters" in how_tested(table)
 
@@ -204,7 +206,7 @@ def test_the_terminal_shows_the_answer_and_escapes_names() -> None:
     assert "\x1b" not in text
     assert "\x07" not in text
     for phrase in (
-        "Glyphs", "The best score: \\x1b[2Jbad[red], accuracy 84.1%", "these classes",
+        "Glyphs", "\\x1b[2Jbad[red] has the best score, accuracy 84.1%", "these classes",
         "other trainings, other classes", "failed: SNAIL: \\x1b]0;x\\x07 broke",
         "no probe: no pretrained backbone", "100 test tasks (3f9ac1d27b60)", "3 trainings",
         "inductive",

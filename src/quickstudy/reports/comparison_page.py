@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from quickstudy.base.words import count
+from quickstudy.base.words import count, first_few
 from quickstudy.reports import comparison_plots, words
 from quickstudy.reports.comparison_costs import COSTS, against_cost
 from quickstudy.reports.comparison_matrix import matrix
@@ -76,15 +76,7 @@ def comparison_page(facts: ComparisonFacts) -> str:
         "a comparison",
         _headline(first),
         tag("p", _protocol(first), class_="note protocol"),
-        *(
-            tag(
-                "p",
-                f"{count(len(other.learners), 'learner')} with {other.protocol} results: in a "
-                "ranking of their own, below.",
-                class_="note",
-            )
-            for other in others
-        ),
+        *(tag("p", _elsewhere(other), class_="note") for other in others),
         _key_facts(first),
     )
     further = [
@@ -108,6 +100,13 @@ def _protocol(comparison: Comparison) -> str:
     return words.TRANSDUCTIVE if comparison.protocol == "transductive" else words.INDUCTIVE
 
 
+def _elsewhere(comparison: Comparison) -> str:
+    """Which learners have a ranking of their own."""
+    labels = labels_of(comparison.entries)
+    names = first_few([labels[entry.name] for entry in comparison.learners])
+    return f"With {comparison.protocol} results, in a ranking of their own below: {names}."
+
+
 def _headline(comparison: Comparison) -> Markup:
     """The best score and the answer in a few sentences."""
     best, *sentences = answer(comparison)
@@ -125,8 +124,8 @@ def _headline(comparison: Comparison) -> Markup:
 def _key_facts(comparison: Comparison) -> Markup:
     settings, score = comparison.settings, score_of(comparison)
     pairs = {
-        "Learners": f"{len(comparison.learners)}",
-        "Baselines": f"{len(comparison.baselines)}",
+        "Compared": f"{count(len(comparison.learners), 'learner')}, "
+        f"{count(len(comparison.baselines), 'baseline')}",
         "Trainings of each": f"{comparison.trainings}",
         "Budget of a training": _budget(settings.get("budget")),
         "Test tasks": f"{comparison.tasks:,}",
