@@ -83,7 +83,7 @@ def compare(
     >>> import quickstudy as qs
     >>> learners = {
     ...     "maml": lambda: qs.MAML(qs.backbones.MLP(1, (8,), outputs=1)),
-    ...     "cnp": lambda: qs.ConditionalNeuralProcess(qs.backbones.MLP(1, (8,)), outputs=1),
+    ...     "cnp": lambda: qs.ConditionalNeuralProcess(qs.backbones.MLP(1, (8,))),
     ... }
     >>> source = qs.Sinusoids()
     >>> found = qs.compare(learners, source, source, budget=2, seeds=1, tasks=4, progress=False)
