@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
-import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 import quickstudy as qs
 from made_up import clouds
+from quickstudy.base import atomic
 from quickstudy.selection.comparison import Comparison
 from quickstudy.selection.stored import Folder, decoded, encoded
-
-KILLS = 3
 
 
 def compare(folder: Path, **changes) -> qs.Comparisons:
@@ -33,38 +29,38 @@ def compare(folder: Path, **changes) -> qs.Comparisons:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a comparison, and how long it took."""
+    """The folder of a comparison, and what was found."""
     folder = tmp_path_factory.mktemp("whole") / "comparison"
-    began = time.perf_counter()
-    found = compare(folder)
-    return folder, found, time.perf_counter() - began
+    return folder, compare(folder)
+
+
+def killed(folder: Path, write: int) -> bool:
+    """Compare in a process that is killed at its write number ``write``; whether it came so far."""
+    if (child := os.fork()) == 0:
+        flush, left = atomic._flush, iter(range(write))
+
+        def counted(temporary):
+            flush(temporary)
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        atomic._flush = counted
+        compare(folder)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def test_a_killed_comparison_ends_with_the_same_bytes(whole, tmp_path):
-    """Three kills at random moments; benchmarks/killed_comparisons.py makes twenty."""
-    folder, _, seconds = whole
-    moments = random.Random(0)
-    context = multiprocessing.get_context("fork")
-    killed = 0
-    for _ in range(4 * KILLS):
-        process = context.Process(target=compare, args=(tmp_path,))
-        process.start()
-        process.join(moments.uniform(0.05, 0.6 * seconds))
-        if process.exitcode is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        killed += 1
-        if killed == KILLS:
-            break
-    assert killed
+    """Kills at single writes; benchmarks/killed_comparisons.py makes twenty at random moments."""
+    for write in (1, 3, 7):
+        assert killed(tmp_path, write)
     compare(tmp_path)
     for name in ("comparison.json", "scores.csv"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
 def test_what_was_written_reads_back(whole):
-    folder, found, _ = whole
+    folder, found = whole
     again = Folder(folder).read()
     assert encoded(again) == (folder / "comparison.json").read_bytes()
     assert again.main.entry("one").train_time == found.main.entry("one").train_time
@@ -77,7 +73,7 @@ def test_what_was_written_reads_back(whole):
 
 
 def test_a_finished_comparison_trains_nothing_again(whole, monkeypatch):
-    folder, found, _ = whole
+    folder, found = whole
     monkeypatch.setattr("quickstudy.selection.fitting.fit", lambda *_, **__: pytest.fail("trained"))
     assert str(compare(folder)) == str(found)
 

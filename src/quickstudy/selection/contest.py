@@ -23,7 +23,7 @@ MOST_OVER_SHOTS = 200
 """Tasks for each other number of shots, at most."""
 
 Keep = Callable[[str, int, Evaluation], Evaluation]
-"""(name, seed, evaluation) -> the evaluation as it is read back from where it was kept."""
+"""(name, seed, evaluation) -> the evaluation, perhaps with its time measured otherwise."""
 
 
 def not_kept(name: str, seed: int, evaluation: Evaluation) -> Evaluation:
@@ -80,18 +80,28 @@ def decide(contest: Contest, display: Display, keep: Keep = not_kept) -> Compari
     for run in runs:
         run.keep(keep)
         run.guarded(run.test_over_shots, look.tasks)
-    return _compared(contest, runs, guesses, look.tasks, look.level)
+    return _compared(contest, runs, guesses, look.tasks, look.level, as_in_file)
+
+
+def as_in_file(entry: Entry) -> Entry:
+    """The entry as a file keeps it, with 8 digits, so that what is read equals what was written."""
+    return Entry.from_json(entry.to_json(), entry.times())
 
 
 def _compared(
-    contest: Contest, runs: Sequence[_Run], guesses: GrowingBaselines, tasks: int, level: float
+    contest: Contest,
+    runs: Sequence[_Run],
+    guesses: GrowingBaselines,
+    tasks: int,
+    level: float,
+    rounded: Callable[[Entry], Entry] = lambda entry: entry,
 ) -> Comparisons:
     guessed = [
         Entry(short_name(name), name, BASELINE, (evaluation,))
         for name, evaluation in guesses.to(tasks).items()
     ]
     left_out = {**contest.left_out, **guesses.left_out}
-    entries = [run.entry() for run in runs] + guessed
+    entries = [rounded(entry) for entry in [*(run.entry() for run in runs), *guessed]]
     return compared(entries, contest.matters, level, contest.settings, left_out)
 
 

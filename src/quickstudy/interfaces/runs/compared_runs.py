@@ -177,9 +177,9 @@ def _keep(
     folder: Folder, recipes: Mapping[str, Recipe], loaded: Loaded, name: str, seed: int,
     evaluation: Evaluation,
 ) -> Evaluation:  # fmt: skip
-    """Write the evaluation into the run's folder; returned as it reads there, with fewer digits."""
+    """Write the evaluation into the run's folder, with the time of adapting pictures."""
     if name not in recipes:
-        return Evaluation.from_json(evaluation.to_json())
+        return evaluation
     run = Run.open(folder.run(name, seed))
     learner, _ = run.learner()
     if is_fixed(learner):  # it was tested by its features; this is the time with the backbone
@@ -192,7 +192,7 @@ def _keep(
         )
     content = json.dumps(evaluation.to_json()) + "\n"
     write_atomically(run.path / "evaluation.json", content.encode())
-    return run.evaluation()
+    return evaluation
 
 
 def baselines_of(
