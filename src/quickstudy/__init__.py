@@ -70,6 +70,9 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer import heads as heads
     from quickstudy.learners.with_backbone import with_backbone as with_backbone
     from quickstudy.selection.tune import tune as tune
+    from quickstudy.selection.budget import Minutes as Minutes
+    from quickstudy.selection.compare import compare as compare
+    from quickstudy.selection.compared import Comparisons as Comparisons
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -154,6 +157,7 @@ _DEFINED_IN = {
     "Acting": "core",
     "Answer": "core",
     "Calibration": "evaluation.calibrate",
+    "Comparisons": "selection.compared",
     "Compute": "compute.plan",
     "Evaluation": "evaluation.results",
     "Examples": "core",
@@ -161,6 +165,7 @@ _DEFINED_IN = {
     "FewShotRegressor": "interfaces.estimator",
     "LabelledRows": "tasks.rows",
     "Learner": "core",
+    "Minutes": "selection.budget",
     "MultiStep": "learners.gradient.multi_step",
     "PredictionSets": "evaluation.prediction_sets",
     "Predictor": "core",
@@ -175,6 +180,7 @@ _DEFINED_IN = {
     "calibrate_on_support": "evaluation.calibrate",
     "classification": "answers.specs",
     "clustering": "answers.specs",
+    "compare": "selection.compare",
     "contrastive": "learners.metric.siamese",
     "detection": "answers.specs",
     "episodes": "tasks.episodes",
