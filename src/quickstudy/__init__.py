@@ -69,10 +69,10 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
     from quickstudy.learners.with_backbone import with_backbone as with_backbone
-    from quickstudy.selection.tune import tune as tune
     from quickstudy.selection.budget import Minutes as Minutes
     from quickstudy.selection.compare import compare as compare
     from quickstudy.selection.compared import Comparisons as Comparisons
+    from quickstudy.selection.tune import tune as tune
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
