@@ -21,6 +21,7 @@ from quickstudy.evaluation.jackknife import pseudo_values
 from quickstudy.evaluation.over_classes import OverClasses, over_classes
 from quickstudy.evaluation.over_rows import OverRows
 from quickstudy.evaluation.strict_json import number, plain
+from quickstudy.evaluation.task_classes import TaskClasses
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Result:
     ``classes``           the number of classes of the tasks, and the interval for other classes;
                           None for pooled scores and for sources that do not name their classes.
     ``rows``              of a single task: its score row by row; None for several tasks.
+    ``task_classes``      which classes each task has; None for sources that do not name them, and
+                          in files that were written before this was kept.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Result:
     baselines: tuple[Compared, ...] = ()
     classes: OverClasses | None = None
     rows: OverRows | None = None
+    task_classes: TaskClasses | None = None
 
     @property
     def tasks(self) -> int:
@@ -166,6 +170,7 @@ def result_of(
         ),
         None if names is None or score.pooled else over_classes(values, names),
         rows,
+        None if names is None else TaskClasses.of(names),
     )
 
 
@@ -235,13 +240,14 @@ def row_to_json(row: Result) -> dict[str, Any]:
         "remarks": row.remarks,
         "values": plain(row.values.tolist()),
         "rows": None if row.rows is None else row.rows.to_json(),
+        "task_classes": None if row.task_classes is None else row.task_classes.to_json(),
         "statistics": statistics,
     }
 
 
 def row_from_json(values: Mapping[str, Any]) -> Result:
     """The result of which :func:`row_to_json` gave ``values``."""
-    classes = values.get("classes")
+    classes, task_classes = values.get("classes"), values.get("task_classes")
     entries = {
         name: [torch.tensor(number(each), dtype=_TYPES[entry["type"]]) for each in entry["tasks"]]
         for name, entry in values["statistics"].items()
@@ -261,4 +267,7 @@ def row_from_json(values: Mapping[str, Any]) -> Result:
         if classes is None
         else OverClasses(classes["count"], number(classes["half_width"])),
         rows=None if values.get("rows") is None else OverRows.from_json(values["rows"]),
+        task_classes=None
+        if task_classes is None
+        else TaskClasses.from_json(task_classes, len(values["values"])),
     )

@@ -1,0 +1,76 @@
+"""Which classes each task of a result has, so that classes can be resampled later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quickstudy.base.shown import shown
+
+
+@dataclass(frozen=True)
+class TaskClasses:
+    """The classes of T tasks: C names, each written once, and for each task the places of its own.
+
+    ``names``  (C,) different names.
+    ``ids``    for each task, the places in ``names`` of its classes, in ascending order.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
+
+    @staticmethod
+    def of(tasks: Sequence[frozenset[str]]) -> TaskClasses:
+        """From the names of each task's classes."""
+        names = tuple(sorted(frozenset().union(*tasks)))
+        places = {name: place for place, name in enumerate(names)}
+        return TaskClasses(
+            names, tuple(tuple(sorted(places[name] for name in task)) for task in tasks)
+        )
+
+    @cached_property
+    def membership(self) -> Tensor:
+        """(tasks, classes) in float64: 1 where the task has the class, else 0."""
+        found = torch.zeros(len(self.ids), len(self.names), dtype=torch.float64)
+        for task, ids in enumerate(self.ids):
+            found[task, list(ids)] = 1.0
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """As strict JSON."""
+        return {"names": list(self.names), "ids": [list(ids) for ids in self.ids]}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any], tasks: int) -> TaskClasses:
+        """What :meth:`to_json` gave, for so many tasks.
+
+        Raises ValueError for names that are no different texts, for ids that are no places in them,
+        and for another number of tasks.
+        """
+        names, ids = values.get("names"), values.get("ids")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise _damaged("names must be a list of texts", names)
+        if len(set(names)) != len(names):
+            raise _damaged("no name may come twice", names)
+        if not isinstance(ids, list) or len(ids) != tasks:
+            raise _damaged(f"there must be ids for each of {tasks} tasks", ids)
+        for task in ids:
+            if not isinstance(task, list) or not all(_is_place(i, len(names)) for i in task):
+                raise _damaged(f"ids are whole numbers of 0 to {len(names) - 1}", task)
+        return TaskClasses(tuple(names), tuple(tuple(sorted(set(task))) for task in ids))
+
+
+def _is_place(value: Any, length: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < length
+
+
+def _damaged(rule: str, found: Any) -> ValueError:
+    return ValueError(
+        f"evaluation: the classes of the tasks cannot be read, since {rule}; found {shown(found)}. "
+        "Evaluate again."
+    )
