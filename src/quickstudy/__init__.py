@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
     from quickstudy.learners.with_backbone import with_backbone as with_backbone
+    from quickstudy.selection.recommend import recommend as recommend
+    from quickstudy.selection.recommendation import Recommendation as Recommendation
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -152,6 +154,7 @@ _DEFINED_IN = {
     "Learner": "core",
     "MultiStep": "learners.gradient.multi_step",
     "Predictor": "core",
+    "Recommendation": "selection.recommendation",
     "Score": "core",
     "Sinusoids": "tasks.functions",
     "Task": "core",
@@ -175,6 +178,7 @@ _DEFINED_IN = {
     "multilabel": "answers.specs",
     "pretrained": "backbones.pretrained.load",
     "negative_transfer": "evaluation.negative_transfer",
+    "recommend": "selection.recommend",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",

@@ -7,9 +7,21 @@ from quickstudy.interfaces.cli.adapt_commands import adapt, predict
 from quickstudy.interfaces.cli.export_commands import export
 from quickstudy.interfaces.cli.group import main
 from quickstudy.interfaces.cli.list_commands import backbones, datasets, learners
+from quickstudy.interfaces.cli.recommend_commands import recommend
 from quickstudy.interfaces.cli.run_commands import evaluate, report, run
 
 __all__ = ["main"]
 
-for command in (run, evaluate, report, adapt, predict, export, datasets, backbones, learners):
+for command in (
+    run,
+    evaluate,
+    report,
+    recommend,
+    adapt,
+    predict,
+    export,
+    datasets,
+    backbones,
+    learners,
+):
     main.add_command(command)
