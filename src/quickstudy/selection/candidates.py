@@ -51,7 +51,7 @@ class Candidate:
     ``sources``   the tasks as it reads them.
     ``steps``     optimiser steps of its usual training over tasks; 0 where nothing is trained.
     ``used``      from the trained learner to the one that adapts to new tasks, where it is another.
-    ``shots``     k -> test tasks of k shots as it reads them; ValueError where rows are too few. None
+    ``shots``     k -> test tasks of k shots as it reads them; ValueError for too few rows. None
                   where the number of rows is not ours to choose.
     """
 

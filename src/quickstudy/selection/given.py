@@ -232,8 +232,8 @@ def _beside(
     import numpy as np
 
     every = np.concatenate([np.asarray(y) for _, y in (own, *parts.values())])
-    rows, spec, _ = labelled_rows(np.concatenate([np.asarray(x) for x, _ in (own, *parts.values())]),
-                                  every)  # fmt: skip
+    inputs = np.concatenate([np.asarray(x) for x, _ in (own, *parts.values())])
+    rows, spec, _ = labelled_rows(inputs, every)
     sizes = [len(y) for _, y in (own, *parts.values())]
     cut = [Examples(*leaves) for leaves in
            zip(*(leaf.split(sizes) for leaf in rows), strict=True)]  # fmt: skip

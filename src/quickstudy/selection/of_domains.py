@@ -187,7 +187,7 @@ def _candidates(
     found.append(Candidate(
         "safe_gate", "a gate around pooled rows", "transfer",
         "Use qs.SafeGate: it takes source rows only where they help on left-out target rows",
-        lambda: SafeGate([probe(), kernel()]), all_of,
+        lambda: SafeGate(probe()), all_of,
     ))  # fmt: skip
     boost = "tradaboost" if isinstance(spec.answer, Classes) else "tradaboost_r2"
     title = LEARNERS[boost].title

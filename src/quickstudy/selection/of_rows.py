@@ -150,7 +150,7 @@ def _candidates(
     ]
     if classes:
         kinds = [
-            ("nearest_mean", "nearest class means", lambda: SimpleShot(features(), normalise=bool(short))),
+            ("nearest_mean", "nearest class means", lambda: SimpleShot(features(), bool(short))),
             *kinds,
             ("logistic", "logistic regression", lambda: LinearProbe(features(), logistic)),
         ]  # fmt: skip

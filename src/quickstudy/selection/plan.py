@@ -23,6 +23,9 @@ IN_RACE, IN_FINALS = 0.35, 0.4
 TASKS = (20, 200)
 """The fewest and the most validation tasks that a rung is decided on, where time decides."""
 
+DEAR = 0.05
+"""Share of the time above which scoring a candidate once is too much, and it is not raced."""
+
 IN_SCORES = 0.1
 """Share of the time for scoring the candidates of the first rung, and as much for the finals."""
 
@@ -84,7 +87,13 @@ def by_minutes(
 ) -> Plan:
     """A plan that takes about ``minutes`` by the ``costs`` that were measured."""
     seconds = 60 * minutes
-    there = [each for each in problem.candidates if each.name in costs]
+    dear = {
+        name: f"scoring {TASKS[0]} tasks takes about {TASKS[0] * cost.task:.0f} s, too much of "
+        f"{seconds:.0f} s; give more minutes"
+        for name, cost in costs.items() if TASKS[0] * cost.task > DEAR * seconds
+    }  # fmt: skip
+    failures = {**failures, **dear}
+    there = [each for each in problem.candidates if each.name in costs and each.name not in dear]
     trained = [each for each in there if each.steps]
     keep = halvings(len(trained))
     per_task = sum(costs[each.name].task for each in there) or 1e-9

@@ -318,7 +318,7 @@ def _told(problem: Problem, plan: Plan) -> str:
     there = sum(each.name not in plan.failures for each in trained)
     lines += [
         "",
-        f"rungs     {shares([there, *plan.keep])} trained candidates, {plan.tasks} validation tasks",
+        f"rungs     {shares([there, *plan.keep])} trained, {plan.tasks} validation tasks",
         f"finals    {plan.seeds} trainings of each that is left, {plan.test_tasks} test tasks",
     ]
     if math.isfinite(plan.seconds):

@@ -80,10 +80,10 @@ RULES = (
     ),
     Rule(
         "functions", "many functions like yours, few points of each",
-        "[`qs.LinearProbe`](learners/linear_probe.md) or [MAML](learners/maml.md), trained over "
-        "them",
-        "ridge or a kernel machine on the points alone, to see whether training gains",
-        "fit one network to the points of all", "[functions](#functions)",
+        "ridge on learnt features, [`qs.LinearProbe`](learners/linear_probe.md), or a "
+        "[conditional neural process](learners/neural_process.md), trained over them",
+        "a kernel machine on the points alone, to see whether training gains",
+        "begin with inner gradient steps", "[functions](#functions)",
     ),
     Rule(
         "one source", "labelled rows of another place, few of yours",

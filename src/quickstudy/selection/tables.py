@@ -92,7 +92,7 @@ def labelled_rows(inputs: Any, targets: Any, who: str = "recommend") -> Labelled
     if _are_real(values):
         if bool(np.isnan(values).any()):
             raise ValueError(
-                f"{who}: every target must be known; found {int(np.isnan(values).sum())} missing in y. "
+                f"{who}: every target must be known; found {int(np.isnan(values).sum())} NaN in y. "
                 "Leave these rows out."
             )
         real = torch.as_tensor(values, dtype=torch.get_default_dtype())
