@@ -47,7 +47,7 @@ def few_learners(monkeypatch):
 def test_meta_learning_is_recommended_where_columns_of_noise_can_be_learnt(few_learners):
     """Nearest means are right in 3 of 10 there; classes of other tasks say which columns count."""
     source = qs.episodes(class_rows(4.0), 4, 1, 5)
-    found = qs.recommend(source, steps=60, tasks=60)
+    found = qs.recommend(source, steps=50, tasks=40)
     assert found.family in ("meta-learning", "pooled")
     assert "gains" in found.why[1]
     by_name = {row.name: row for row in found.rows}
@@ -57,7 +57,7 @@ def test_meta_learning_is_recommended_where_columns_of_noise_can_be_learnt(few_l
     assert found.expected.these.low < found.expected.mean < found.expected.these.high
     shots = {each.shots: each for each in found.more_shots}
     assert shots[5].mean > shots[1].mean
-    assert "11" in shots[20 if 20 in shots else max(shots)].failure or max(shots) <= 10
+    assert shots[20].failure == "20 shots need 21 rows a class; found 12"
     assert {found.name} <= {name for pair in found.pairs for name in (pair.first, pair.second)}
     task = draw(source, 0, 0)
     assert found.learner(task.support, task.spec)(task.query.inputs).shape == (20, 4)
@@ -190,7 +190,7 @@ def test_no_row_is_in_support_and_query():
         (lambda: qs.tasks.domains({k: (gaussian(9, 2), gaussian(9, 1), qs.regression())
                                    for k in "abc"}), {}, "Each task alone"),
         (lambda: fixed([draw(qs.Sinusoids(3, 3), 0, i) for i in range(5)]), {},
-         "qs.LinearProbe or MAML"),
+         "Ridge on learnt features"),
     ],
 )  # fmt: skip
 def test_too_few_to_race_on_is_answered_by_rules(data, more, first, monkeypatch):

@@ -256,7 +256,7 @@ def _of_arrays(name: str, inputs: Any, targets: Any, asked: Asked) -> Problem:
                 f"recommend: sources beside an array must be name -> (X, y); found others for "
                 f"{', '.join(wrong) or 'none'}. Give both arrays of each."
             )
-        return _beside(name, (inputs, targets), parts, asked)  # type: ignore[arg-type]
+        return _beside(name, (inputs, targets), parts, asked)
     rows, spec, _ = labelled_rows(inputs, targets)
     network = Pretrained("")
     if torch.is_tensor(rows.inputs) and rows.inputs.ndim == 4:

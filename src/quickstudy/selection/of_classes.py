@@ -23,8 +23,10 @@ from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.selection.candidates import Candidate, Inputs, Problem, Sources
 from quickstudy.selection.on_pretrained import Pretrained, shrunk
-from quickstudy.tasks.domains import domains
 from quickstudy.tasks.episodes import Episodes, episodes
+from quickstudy.tasks.examples import examples
+from quickstudy.tasks.named_rows import of_examples
+from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.order import reads_a_sequence
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.training.optimisers import adam, sgd
@@ -191,7 +193,8 @@ def _all_classes(splits: Splits) -> Candidate:
     """A classifier of all training classes, whose features are then used: no episodes."""
     rows, shape = splits.train, tuple(splits.train.inputs.shape[1:])
     ids = torch.arange(len(rows)).repeat_interleave(rows.counts)
-    one = domains({"all classes": (rows.inputs, ids, classification(len(rows)))})
+    spec = classification(len(rows), name="all classes")
+    one = NamedTasks(of_examples({spec.name: examples(rows.inputs, ids)}), {spec.name: spec})
     some = max(1, min(BATCH, number_of_rows(rows.inputs)) // 2)
     return Candidate(
         "all_classes", "a classifier of all training classes, then nearest means", "pooled",

@@ -26,13 +26,21 @@ from quickstudy.tasks.fixed import FixedTasks, fixed
 from quickstudy.tasks.numbering import draw
 from quickstudy.training.optimisers import adam
 
-OF_REALS = (
+Named = tuple[str, dict[str, Any]]
+"""A learner's name and arguments."""
+
+OF_REALS: tuple[Named, ...] = (
     ("linear_probe", {}), ("maml", {"rate": 0.01}), ("conditional_neural_process", {}),
     ("in_context", {}),
 )  # fmt: skip
 """Meta-learners of functions, with their arguments; MAML's are those of its paper's sinusoids."""
 
-OF_CLASSES = (("prototypical", {}), ("r2d2", {}), ("proto_maml", {}), ("in_context", {}))
+OF_CLASSES: tuple[Named, ...] = (
+    ("prototypical", {}),
+    ("r2d2", {}),
+    ("proto_maml", {}),
+    ("in_context", {}),
+)
 
 STEPS, TASKS_PER_STEP = 2000, 25
 """Of a usual training over functions: 25 tasks a step, as in MAML's paper."""

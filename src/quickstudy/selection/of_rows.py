@@ -33,7 +33,7 @@ HELD_OUT = 4
 """Every so many rows one is kept for the expected score."""
 
 DIVISIONS = 20
-"""Into support and query rows, on which the race is decided at most."""
+"""Into support and query rows, of validation and of the test, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ def _candidates(
     if not short:
         kinds.append((
             "network", "a small network",
-            lambda: FineTune(MLP(size, (64, 64)), steps=200, rate=0.01),
+            lambda: FineTune(MLP(size, (64, 64)), steps=100, rate=0.01),
         ))  # fmt: skip
     where = f" on features of {title}" if short else ""
     advice = f"Take features of {title}, no training of it" if short else "Train on your data alone"

@@ -114,7 +114,7 @@ def by_minutes(
     }  # fmt: skip
     dearest = sorted((costs[each.name].task for each in there), reverse=True)[: FINALISTS + 1]
     tested = IN_SCORES * seconds / (seeds * sum(dearest) or 1e-9)
-    test_tasks = _within(tested, min(50, tasks), tasks, None)
+    test_tasks = _within(tested, min(50, tasks), tasks, problem.tasks)
     return Plan(
         tuple(rungs), keep, scored, final, seeds, test_tasks, seconds, dict(costs), dict(failures)
     )
@@ -136,7 +136,13 @@ def by_steps(
     )
     scored = _within(TASKS[1], 2, min(tasks, TASKS[1]), problem.tasks)
     return Plan(
-        rungs, keep, scored, {t.name: steps for t in trained}, seeds, tasks, failures=failures
+        rungs,
+        keep,
+        scored,
+        {t.name: steps for t in trained},
+        seeds,
+        _within(tasks, 2, tasks, problem.tasks),
+        failures=failures,
     )
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from quickstudy.interfaces.cli.printing import json_option, print_json
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 
 @click.command()
@@ -78,15 +75,15 @@ def _given(path: Path | None, data: str | None, root: str | None, size: int | No
     return datasets.load_tasks(data, root).source
 
 
-def _table(path: Path) -> DataFrame:
+def _table(path: Path) -> Any:
+    """The table of a file, as a DataFrame."""
     from quickstudy.base.extras import optional
 
     pandas: Any = optional("pandas", "compare", "recommend")
     try:
-        frame: DataFrame = pandas.read_csv(path)
+        return pandas.read_csv(path)
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeError) as error:
         raise ValueError(
             f"{path}: must be a table of comma-separated values with a line of names ({error}). "
             "Write it with DataFrame.to_csv(path, index=False)."
         ) from error
-    return frame
