@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import quickstudy as qs
 from quickstudy.interfaces.cli import main
-from quickstudy.selection import of_classes, of_functions, of_named_tasks
+from quickstudy.selection import of_classes, of_domains, of_functions, of_named_tasks, of_rows
 from quickstudy.selection import recommend as recommend_module
 from quickstudy.selection.of_domains import Kept
 from quickstudy.selection.of_rows import Divisions
@@ -36,6 +36,11 @@ def class_rows(noise: float) -> qs.LabelledRows:
     spread = torch.tensor([0.3] * 4 + [noise] * 4)
     rows = means + gaussian(20, 12, 8, seed=1) * spread
     return qs.LabelledRows.from_labels(rows.reshape(-1, 8), torch.arange(20).repeat_interleave(12))
+
+
+@pytest.fixture(autouse=True)
+def few_divisions(monkeypatch):
+    monkeypatch.setattr(of_rows, "DIVISIONS", 4)
 
 
 @pytest.fixture
@@ -120,12 +125,13 @@ def rows_of(n: int, seed: int, flipped: bool = False) -> qs.Examples:
     return qs.examples(x, 1 - y if flipped else y)
 
 
-def test_a_harmful_source_is_noticed():
+def test_a_harmful_source_is_noticed(monkeypatch):
     sources = [rows_of(150, 1), rows_of(150, 2, flipped=True)]
     tasks = qs.tasks.transfer(sources, rows_of(300, 3), qs.classification(2), labelled=3)
+    monkeypatch.setattr(of_domains, "find_spec", lambda name: None)  # CORAL takes seconds
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = qs.recommend(tasks, steps=1, tasks=20, seeds=1)
+        found = qs.recommend(tasks, steps=1, tasks=10, seeds=1)
     assert [note.split(" harms")[0] for note in found.notes] == ["source 2"]
     rows = {row.name: row for row in found.rows}
     assert rows["pooled without harmful"].laps[0][1] > rows["pooled, linear"].laps[0][1] + 0.1
@@ -141,7 +147,7 @@ def test_support_rows_of_other_groups_are_left_out():
     assert torch.equal(kept.query.inputs, draw(tasks, 0, 0).query.inputs)
 
 
-def product(rows: int = 240) -> tuple[np.ndarray, np.ndarray]:
+def product(rows: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """A class that no linear model of the columns tells: the sign of a product."""
     x = gaussian(rows, 3)
     return x.numpy(), np.where((x[:, 0] * x[:, 1] > 0).numpy(), "same", "other")

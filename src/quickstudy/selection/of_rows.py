@@ -157,7 +157,7 @@ def _candidates(
     if not short:
         kinds.append((
             "network", "a small network",
-            lambda: FineTune(MLP(size, (64, 64)), steps=100, rate=0.01),
+            lambda: FineTune(MLP(size, (64, 64)), steps=50, rate=0.01),
         ))  # fmt: skip
     where = f" on features of {title}" if short else ""
     advice = f"Take features of {title}, no training of it" if short else "Train on your data alone"
