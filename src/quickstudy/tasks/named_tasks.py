@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.base.arguments import typed
 from quickstudy.base.names import unknown_name
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Examples, Task, TaskSpec
@@ -111,6 +112,7 @@ class NamedTasks(Mapping[str, Examples]):
             if one_class_only(self.rows.targets[name], self.specs[name].answer)
         )  # fmt: skip
 
+    @typed
     def only(self, names: Iterable[str]) -> NamedTasks:
         """The tasks of these names, or of one, in the order given."""
         asked = dict.fromkeys([names] if isinstance(names, str) else names)
@@ -121,6 +123,7 @@ class NamedTasks(Mapping[str, Examples]):
                 raise unknown_name("tasks", name, self.rows.index)
         return self._select({name: torch.arange(self.rows.count(name)) for name in asked})
 
+    @typed
     def split_rows(self, train: float = 0.75, seed: int = 0) -> tuple[NamedTasks, NamedTasks]:
         """Every task's rows at random in two parts, the first with a share ``train`` of them.
 
@@ -136,6 +139,7 @@ class NamedTasks(Mapping[str, Examples]):
             first |= in_first_part("split_rows", of_table, train, seed + 1_000_003 * place)
         return self._parted("split_rows", {name: first[name] for name in self})
 
+    @typed
     def split_groups(self, train: float = 0.75, seed: int = 0) -> tuple[NamedTasks, NamedTasks]:
         """As :meth:`split_rows`, but rows of one group (pupil, speaker, scaffold) stay together.
 
@@ -145,6 +149,7 @@ class NamedTasks(Mapping[str, Examples]):
         first = in_first_part("split_groups", self.rows.groups, train, seed)
         return self._parted("split_groups", first)
 
+    @typed
     def split_tasks(
         self, held_out: int | Iterable[str], seed: int = 0
     ) -> tuple[NamedTasks, NamedTasks]:
@@ -173,6 +178,7 @@ class NamedTasks(Mapping[str, Examples]):
             )
         return self.only(rest), self.only(names)
 
+    @typed
     def standardised(self, like: NamedTasks | None = None) -> NamedTasks:
         """Real targets with mean 0 and variance 1 in each task; other tasks as they are.
 
@@ -213,6 +219,7 @@ class NamedTasks(Mapping[str, Examples]):
         shift, scale = (each.to(values) for each in self.scales[name])
         return scale * values + shift
 
+    @typed
     def batches(
         self, rows: int = 32, support: int | None = None, temperature: float = 1.0
     ) -> NamedBatches:
@@ -228,6 +235,7 @@ class NamedTasks(Mapping[str, Examples]):
         """
         return named_batches(self.rows, self.specs, rows, support, temperature)
 
+    @typed
     def tested_on(self, test: NamedTasks, support: int | None = None, seed: int = 0) -> FixedTasks:
         """One task for each name of ``test``: these rows as support, and its rows as query.
 
