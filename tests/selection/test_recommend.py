@@ -20,6 +20,7 @@ from quickstudy.selection.of_domains import Kept
 from quickstudy.selection.of_rows import Divisions
 from quickstudy.selection.recommend import explain
 from quickstudy.selection.rules import HEADER, RULES, rules_for, table
+from quickstudy.selection.tables import columns_of, labelled_rows
 from quickstudy.tasks.fixed import fixed
 from quickstudy.tasks.numbering import draw
 
@@ -160,10 +161,14 @@ def test_many_rows_of_a_table_are_learnt_alone():
     assert found.family == "target only"
     rows = {row.name: row for row in found.rows}
     assert rows["ridge"].laps[0][1] < 0.7 < rows["svm"].laps[0][1]
-    frame = pd.DataFrame(x, columns=list("abc")).assign(label=y)
-    again = qs.recommend(frame, target="label", steps=1, tasks=20, seeds=1)
-    assert again.name == found.name
-    assert again.expected.mean == found.expected.mean
+
+
+def test_a_table_gives_the_rows_of_its_arrays():
+    x, y = product()
+    frame = pd.DataFrame(x, columns=list("abc")).assign(label=y)[["a", "label", "b", "c"]]
+    (rows, spec, names), whole = labelled_rows(x, y), labelled_rows(*columns_of(frame, "label"))
+    assert all(map(torch.equal, rows, whole[0]))
+    assert (spec, names) == (qs.classification(2), ("other", "same")) == whole[1:]
 
 
 def test_real_targets_are_regressed():
