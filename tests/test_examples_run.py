@@ -59,6 +59,14 @@ def test_many_tasks_at_once():
     assert len(shared.rows) == 16
 
 
+def test_which_learner():
+    """That training helps is for benchmarks to show; two steps teach nothing."""
+    found = example("compare")["main"](steps=2, tasks=4).main
+    assert [entry.title for entry in found.learners] == ["prototypical", "ridge", "first-order MAML"]
+    assert not found.failures
+    assert len(found.baselines) == 4
+
+
 def test_a_learner_that_acts():
     before, after = example("bandit")["main"](steps=30, tasks=40)
     assert before.mean < after.mean < 0.9, "0.9 is the return of the best arm"

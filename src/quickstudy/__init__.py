@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
     from quickstudy.learners.with_backbone import with_backbone as with_backbone
+    from quickstudy.selection.budget import Minutes as Minutes
+    from quickstudy.selection.compare import compare as compare
+    from quickstudy.selection.compared import Comparisons as Comparisons
     from quickstudy.selection.recommend import recommend as recommend
     from quickstudy.selection.recommendation import Recommendation as Recommendation
     from quickstudy.tasks.episodes import episodes as episodes
@@ -145,6 +148,7 @@ if TYPE_CHECKING:
 _DEFINED_IN = {
     "Acting": "core",
     "Answer": "core",
+    "Comparisons": "selection.compared",
     "Compute": "compute.plan",
     "Evaluation": "evaluation.results",
     "Examples": "core",
@@ -152,6 +156,7 @@ _DEFINED_IN = {
     "FewShotRegressor": "interfaces.estimator",
     "LabelledRows": "tasks.rows",
     "Learner": "core",
+    "Minutes": "selection.budget",
     "MultiStep": "learners.gradient.multi_step",
     "Predictor": "core",
     "Recommendation": "selection.recommendation",
@@ -162,6 +167,7 @@ _DEFINED_IN = {
     "Validation": "evaluation.validation",
     "classification": "answers.specs",
     "clustering": "answers.specs",
+    "compare": "selection.compare",
     "contrastive": "learners.metric.siamese",
     "detection": "answers.specs",
     "episodes": "tasks.episodes",

@@ -18,6 +18,14 @@ class Features(nn.Identity):
         self.input_shape = (features,)
 
 
+class Flat(nn.Flatten):
+    """Inputs (n, ...) as vectors (n, ``features``), for heads on raw inputs."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+
 class WithHead(nn.Module):
     """Inputs -> predictions (n, outputs): a linear head on the features of ``backbone``.
 

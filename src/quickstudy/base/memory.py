@@ -1,4 +1,4 @@
-"""Free memory of a device, and amounts of it in words."""
+"""Free memory of a device."""
 
 from __future__ import annotations
 
@@ -16,9 +16,3 @@ def free_memory(device: torch.device) -> int:
         return next(int(line.split()[1]) << 10 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration):
         return 4 << 30  # a cautious guess on other systems
-
-
-def in_bytes(count: int) -> str:
-    """``count`` bytes in the unit that suits it: "3.2 GB"."""
-    unit, name = (1e9, "GB") if count >= 1e9 else (1e6, "MB") if count >= 1e6 else (1e3, "kB")
-    return f"{count / unit:.1f} {name}"

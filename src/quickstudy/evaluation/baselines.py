@@ -40,11 +40,13 @@ Prediction = tuple[Sequence[Any], Examples]
 class Baselines:
     """The baselines' predictions for tasks, one task at a time.
 
+    ``learner``   whose network is scored untrained; None for the baselines that have no network.
     ``left_out``  why a baseline was not computed, by its name.
     """
 
-    def __init__(self, learner: Learner) -> None:
-        self.learner, self.device = learner, device_of(learner)
+    def __init__(self, learner: Learner | None) -> None:
+        self.learner = learner
+        self.device = torch.device("cpu") if learner is None else device_of(learner)
         self.left_out: dict[str, str] = {}
         self._backbone: nn.Module | None = None
         self._untrained: Learner | None = None
@@ -61,6 +63,8 @@ class Baselines:
             if isinstance(getattr(self.learner, "backbone", None), nn.Module):
                 self._add(found, UNTRAINED_FEATURES, lambda: self._by_features(task))
                 return found
+        if self.learner is None:
+            return found
         self._add(found, UNTRAINED_LEARNER, lambda: self._by_untrained_learner(task))
         return found
 
@@ -82,14 +86,16 @@ class Baselines:
 
     def _by_features(self, task: Task) -> Prediction:
         if self._backbone is None:
-            refuse_pretrained(cast("nn.Module", self.learner.backbone))
-            self._backbone = without_head(untrained(cast("nn.Module", self.learner.backbone)))
+            own = cast("nn.Module", cast("Learner", self.learner).backbone)
+            refuse_pretrained(own)
+            self._backbone = without_head(untrained(own))
         return _nearest_mean(features_of(self._backbone, to_device(task, self.device)))
 
     def _by_untrained_learner(self, task: Task) -> Prediction:
         if self._untrained is None:
-            refuse_pretrained(self.learner)
-            self._untrained = untrained(self.learner)
+            learner = cast("Learner", self.learner)
+            refuse_pretrained(learner)
+            self._untrained = untrained(learner)
         task = to_device(task, self.device)
         if needs_acting(task):
             task = run_acting(self._untrained, task)

@@ -98,7 +98,7 @@ def evaluate(
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
     rivals = Baselines(of or learner) if baselines else None
     own = in_evaluation_mode(learner)
-    scoring = _Scoring(own, source, seed, stream, tasks_per_batch, rivals, raw or source, of)
+    scoring = Scoring(own, source, seed, stream, tasks_per_batch, rivals, raw or source, of)
     for start in range(0, tasks, tasks_per_batch):
         numbers = range(start, min(start + tasks_per_batch, tasks))
         scoring.add([draw(source, seed, number, stream) for number in numbers])
@@ -130,8 +130,8 @@ class _Row:
 
 
 @dataclass
-class _Scoring:
-    """Collects the statistics of tasks, batch by batch."""
+class Scoring:
+    """Collects the statistics of tasks, batch by batch; ``learner`` is in evaluation mode."""
 
     learner: Learner
     source: TaskSource

@@ -14,6 +14,7 @@ from torch import nn
 
 from quickstudy.answers import Classes
 from quickstudy.backbones.conv4 import Conv4
+from quickstudy.backbones.joined import Flat
 from quickstudy.backbones.mlp import MLP
 from quickstudy.backbones.pretrained.load import pretrained
 from quickstudy.backbones.pretrained.registry import CARDS, PretrainedCard
@@ -29,14 +30,6 @@ READY = (
     "reweighted",
 )  # fmt: skip
 """Learners that work on the inputs themselves where there is no trained backbone."""
-
-
-class Inputs(nn.Flatten):
-    """Inputs (n, ...) as features (n, ``features``), unchanged."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.features = features
 
 
 def learner_for(
@@ -89,7 +82,7 @@ def learner_for(
         elif adapts_layers(cls):  # parameters of the backbone, which must have some
             backbone = _network(shape, None)
         else:
-            backbone = Inputs(math.prod(shape))
+            backbone = Flat(math.prod(shape))
         options = {"outputs": spec.outputs} if "outputs" in takes else {}
         made: Learner = cls(backbone, **options)
     return made

@@ -11,7 +11,7 @@ from quickstudy.base.words import count, first_few
 from quickstudy.reports import multitask_plots
 from quickstudy.reports.document import document, header, reproduction
 from quickstudy.reports.markup import Markup, join, tag
-from quickstudy.reports.page_parts import figure, section
+from quickstudy.reports.page_parts import figure, html_table, section
 from quickstudy.reports.tables import markdown_table
 from quickstudy.reports.words import INDUCTIVE, TRANSDUCTIVE
 
@@ -200,30 +200,12 @@ def _headline(judgement: Judgement) -> Markup:
 
 def _learners(judgements: Sequence[Judgement]) -> Markup:
     note = "On the same tasks, beside the same single-task scores."
-    return section("Learners", "", note, tag("div", _html(judgements_table(judgements)),
+    return section("Learners", "", note, tag("div", html_table(judgements_table(judgements)),
                                              class_="scroll"))  # fmt: skip
 
 
 def _table(judgement: Judgement) -> Markup:
-    return _html(tasks_table(judgement))
-
-
-def _html(rows: Sequence[Mapping[str, object]]) -> Markup:
-    heads = list(dict.fromkeys(key for row in rows for key in row))
-    lines = (
-        tag("tr", *(
-            tag("th", str(row.get(head, "–")), scope="row") if place == 0
-            else tag("td", str(row.get(head, "–")))
-            for place, head in enumerate(heads)
-        ))
-        for row in rows
-    )  # fmt: skip
-    return tag(
-        "table",
-        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-        tag("tbody", *lines),
-        class_="rows",
-    )
+    return html_table(tasks_table(judgement))
 
 
 def _helped(names: Sequence[str]) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from quickstudy.evaluation.result import Result
+from quickstudy.base.words import count
+from quickstudy.evaluation import wording
+from quickstudy.evaluation.intervals import Interval
+from quickstudy.evaluation.paired import Figures, Pair
+from quickstudy.evaluation.result import Result, row_from_json, row_to_json
 from quickstudy.evaluation.results import Evaluation
-
-if TYPE_CHECKING:
-    from quickstudy.evaluation.over_trainings import Figures
-    from quickstudy.evaluation.paired import Pair
+from quickstudy.evaluation.strict_json import number, plain
+from quickstudy.selection import words
 
 LEARNER, BASELINE = "learner", "baseline"
 """The kinds of entry."""
@@ -75,6 +77,43 @@ class Entry:
     def train_cpu_time(self) -> float:
         """Mean seconds of a training, of all cores together; NaN where nothing was measured."""
         return _mean(self.train_cpu_seconds)
+
+    def to_json(self) -> dict[str, Any]:
+        """As strict JSON, without times, which differ from one run to the next."""
+        timeless = (replace(each, seconds_per_adaptation=math.nan) for each in self.evaluations)
+        return {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "evaluations": [each.to_json() for each in timeless],
+            "over_shots": {str(n): row_to_json(row) for n, row in self.over_shots.items()},
+        }
+
+    def times(self) -> dict[str, Any]:
+        """Seconds of each seed's training (on the clock and of all cores) and of an adaptation."""
+        return {
+            "train_seconds": plain(list(self.train_seconds)),
+            "train_cpu_seconds": plain(list(self.train_cpu_seconds)),
+            "adapt_seconds": [plain(each.seconds_per_adaptation) for each in self.evaluations],
+        }
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any], times: Mapping[str, Any] | None = None) -> Entry:
+        """What :meth:`to_json` gave, with what :meth:`times` gave, where that is known."""
+        times = times or {}
+        evaluations = [Evaluation.from_json(each) for each in values["evaluations"]]
+        adapt = number(times.get("adapt_seconds", [None] * len(evaluations)))
+        return Entry(
+            **{name: values[name] for name in _PLAIN},
+            evaluations=tuple(
+                replace(each, seconds_per_adaptation=seconds)
+                for each, seconds in zip(evaluations, adapt, strict=True)
+            ),
+            train_seconds=tuple(number(times.get("train_seconds", []))),
+            train_cpu_seconds=tuple(number(times.get("train_cpu_seconds", []))),
+            over_shots={int(n): row_from_json(row) for n, row in values["over_shots"].items()},
+        )
+
+
+_PLAIN = ("name", "title", "kind", "parameters", "bytes", "steps", "failure")
 
 
 @dataclass(frozen=True)
@@ -163,6 +202,86 @@ class Comparison:
         """The pair of two entries in this order or the other; KeyError where there is none."""
         found = {frozenset((pair.first, pair.second)): pair for pair in self.pairs}
         return found[frozenset((first, second))]
+
+    def __str__(self) -> str:
+        done = [entry for entry in self.ranking if not entry.failed]
+        head = ("rank", "", self.score, "these classes", "other trainings, other classes")
+        rows = [(*head, "mean rank", "trained in", "(CPU)", "adapts in")]
+        for place, entry in enumerate(done, 1):
+            found = self.figures[entry.name]
+            rows.append((
+                str(place), entry.title, wording.score(found.mean, self.unit),
+                words.range_of(found.these, self.unit), words.range_of(found.others, self.unit),
+                f"{self.mean_ranks[entry.name]:.2f}", words.seconds(entry.train_time),
+                words.seconds(entry.train_cpu_time), words.seconds(entry.adapt_seconds),
+            ))  # fmt: skip
+        learners = {entry.name for entry in self.learners}
+        unknown = next((f.others_over for f in self.figures.values() if f.others is None), "")
+        return "\n".join([
+            self.heading,
+            *words.columns(rows),
+            *(f"failed, and ranked last: {e.title}: {e.failure}" for e in self.failures),
+            *(f"no {name}: {why}" for name, why in self.left_out.items()),
+            *([f"other trainings, other classes: not known, since {unknown}"] if unknown else []),
+            *(words.sentence(p) for p in self.pairs if {p.first, p.second} <= learners),
+        ])  # fmt: skip
+
+    @property
+    def heading(self) -> str:
+        """What the table is of, in one line."""
+        least = f"{100 * self.matters:g} points" if self.unit == "%" else f"{self.matters:g}"
+        return (
+            f"{self.protocol}, {count(self.tasks, 'task')}, {count(self.trainings, 'training')} of "
+            f"each learner, 95% intervals; {least} or more matter"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As strict JSON, with the score of every task and without times."""
+        return {
+            "protocol": self.protocol,
+            "matters": self.matters,
+            "settings": dict(self.settings),
+            "left_out": dict(self.left_out),
+            "entries": [entry.to_json() for entry in self.entries],
+            "figures": {name: _figures_to_json(each) for name, each in self.figures.items()},
+            "mean_ranks": {name: plain(rank) for name, rank in self.mean_ranks.items()},
+            "ranking": [entry.name for entry in self.ranking],
+            "pairs": [pair.to_json() for pair in self.pairs],
+        }
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any], times: Mapping[str, Any] | None = None) -> Comparison:
+        """What :meth:`to_json` gave; ``times`` by the name of each entry."""
+        times = times or {}
+        return Comparison(
+            tuple(Entry.from_json(each, times.get(each["name"])) for each in values["entries"]),
+            tuple(Pair.from_json(each) for each in values["pairs"]),
+            values["matters"],
+            values["protocol"],
+            {name: _figures_from_json(each) for name, each in values["figures"].items()},
+            {name: number(rank) for name, rank in values["mean_ranks"].items()},
+            values["settings"],
+            values["left_out"],
+        )
+
+
+def _figures_to_json(found: Figures) -> dict[str, Any]:
+    return {
+        "mean": plain(found.mean),
+        "these": found.these.to_json(),
+        "others": None if found.others is None else found.others.to_json(),
+        "others_over": found.others_over,
+    }
+
+
+def _figures_from_json(values: Mapping[str, Any]) -> Figures:
+    others = values["others"]
+    return Figures(
+        number(values["mean"]),
+        Interval.from_json(values["these"]),
+        None if others is None else Interval.from_json(others),
+        values["others_over"],
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

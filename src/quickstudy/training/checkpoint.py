@@ -40,6 +40,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     best_score: float | None = None
     best_step: int = 0
     fruitless: int = 0  # validations since the best one
@@ -237,7 +238,7 @@ def _progress(values: Any, best: Any, settings: Mapping[str, Any], learner: Lear
     plan = facts.pop("plan")
     progress = Progress(**facts, best_weights=best)
     counts = (progress.step, progress.best_step, progress.fruitless, progress.summed)
-    numbers = [progress.seconds, progress.loss_sum]
+    numbers = [progress.seconds, progress.cpu_seconds, progress.loss_sum]
     if progress.best_score is not None:
         numbers.append(progress.best_score)
         _check_weights(best, learner)
@@ -246,7 +247,7 @@ def _progress(values: Any, best: Any, settings: Mapping[str, Any], learner: Lear
         and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
         and type(progress.score_sum) in (int, float)  # NaN where tasks have no score
         and type(progress.stopped_early) is bool
-        and progress.seconds >= 0
+        and min(progress.seconds, progress.cpu_seconds) >= 0
         and (best == {}) == (progress.best_score is None)
     )
     if not right:

@@ -139,6 +139,7 @@ def fit(
     trainer.follow(state.plan)
     log = Log(folder.log, state.step)
     began = time.perf_counter() - state.seconds
+    began_cpu = time.process_time() - state.cpu_seconds
     interrupted, resumed_at = 0, state.step
     with Display(steps, state.step, progress) as display, Interrupts() as interrupts:
         while state.step < steps and not (state.stopped_early or interrupted):
@@ -164,6 +165,7 @@ def fit(
             if state.step < steps:
                 interrupted = interrupts.requested
             ended = state.step == steps or state.stopped_early or interrupted
+            state.cpu_seconds = time.process_time() - began_cpu
             if state.step % checkpoint_every == 0 or ended:
                 folder.save(learner, opt, combine, state, settings)
             if on_step is not None:
@@ -174,7 +176,7 @@ def fit(
     if interrupts.requested and (run is None or not interrupted):
         interrupts.deliver()  # nothing can be resumed, or nothing is left to do
     return Training(log.rows, state.step, state.seconds, state.best_step, state.best_score,
-                    interrupted, trainer.plan)  # fmt: skip
+                    interrupted, trainer.plan, state.cpu_seconds)  # fmt: skip
 
 
 def _name(function: Any) -> str:

@@ -38,6 +38,7 @@ class Training:
 
     ``interrupted_by``  the number of the signal that ended training early, such as
                         ``signal.SIGINT`` for Ctrl-C; 0 where training is complete.
+    ``cpu_seconds``     of all cores together, checks before the first step left out.
     """
 
     rows: list[dict[str, Any]]
@@ -47,6 +48,7 @@ class Training:
     best_score: float | None
     interrupted_by: int
     plan: Plan
+    cpu_seconds: float = 0.0
 
     @property
     def finished(self) -> bool:

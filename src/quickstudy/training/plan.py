@@ -16,8 +16,9 @@ from quickstudy.balancing.combine import (
     reads_gradients,
 )
 from quickstudy.base.dropout import active_dropout, dropout_off
-from quickstudy.base.memory import free_memory, in_bytes
+from quickstudy.base.memory import free_memory
 from quickstudy.base.modules import convolves_on_cpu, device_of
+from quickstudy.base.words import in_bytes
 from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.compute.cost import Cost, cost_of_one_task, cost_over_tasks
 from quickstudy.compute.engine import GRADIENT_MAKERS

@@ -4,6 +4,7 @@ Nothing here imports torch before a command needs it: importing it takes seconds
 """
 
 from quickstudy.interfaces.cli.adapt_commands import adapt, predict
+from quickstudy.interfaces.cli.compare_commands import compare
 from quickstudy.interfaces.cli.export_commands import export
 from quickstudy.interfaces.cli.group import main
 from quickstudy.interfaces.cli.list_commands import backbones, datasets, learners
@@ -13,15 +14,7 @@ from quickstudy.interfaces.cli.run_commands import evaluate, report, run
 __all__ = ["main"]
 
 for command in (
-    run,
-    evaluate,
-    report,
-    recommend,
-    adapt,
-    predict,
-    export,
-    datasets,
-    backbones,
+    run, evaluate, compare, recommend, report, adapt, predict, export, datasets, backbones,
     learners,
-):
+):  # fmt: skip
     main.add_command(command)

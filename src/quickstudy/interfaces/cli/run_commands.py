@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @click.option("--patience", type=int, help="Stop after this many validations without improvement.")
 @click.option("--test-tasks", type=int, help="Number of test tasks.  [600]")
 @click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")
+@click.option("--test-seed", type=int, help="Seed of the test tasks.  [that of --seed]")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
 @click.option("--workers", type=int, help="Tasks in parallel, one CPU thread each.  [1]")
@@ -258,11 +259,15 @@ def _evaluate_published(
               help="Where to write it.  [report.html in the run's folder]")  # fmt: skip
 @json_option
 def report(run: Path, out: Path | None, as_json: bool) -> None:
-    """Write the report of a finished RUN again, from the run's files."""
+    """Write the report of a finished RUN, or of a comparison, again from its files."""
     from quickstudy.interfaces.runs.again import report_again
+    from quickstudy.interfaces.runs.comparison_report import write_page_again
     from quickstudy.interfaces.runs.folder import Run
 
-    written = report_again(Run.open(run), out)
+    if (run / "comparison.json").is_file():
+        written = write_page_again(run, out)
+    else:
+        written = report_again(Run.open(run), out)
     if as_json:
         print_json({"run": str(run), "report": str(written)})
     else:

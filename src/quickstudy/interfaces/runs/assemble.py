@@ -179,7 +179,7 @@ def make_sources(recipe: Recipe, data: Dataset, learner: Learner) -> Sources:
     Raises ValueError, naming the split, where a split has too few classes or rows.
     """
     budget = recipe.budget(limits(recipe, data))
-    shuffled = reads_a_sequence(learner)
+    shuffled = recipe.shuffled or reads_a_sequence(learner)
     val_ways = min(budget.ways, len(data.val))
     return Sources(
         train=_source(recipe, data, "train", budget.train_ways, budget.train_queries, shuffled),
@@ -199,7 +199,7 @@ def make_test_source(recipe: Recipe, data: Dataset, learner: Learner) -> Episode
             "Evaluate one of the folds, in the folders fold-1, fold-2 and so on of the run."
         )
     budget = recipe.budget(limits(recipe, data))
-    shuffled = reads_a_sequence(learner)
+    shuffled = recipe.shuffled or reads_a_sequence(learner)
     return _source(recipe, data, "test", budget.ways, budget.queries, shuffled)
 
 

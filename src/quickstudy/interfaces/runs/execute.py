@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,8 +40,8 @@ from quickstudy.reports.page import RunFacts, page
 from quickstudy.reports.views import view
 from quickstudy.tasks.numbering import Stream, draw, generator, task_seed
 from quickstudy.training.fit import fit
-from quickstudy.training.log import Training, read_metrics
-from quickstudy.training.optimisers import adam, sgd
+from quickstudy.training.log import Step, Training, read_metrics
+from quickstudy.training.optimisers import OptimiserMaker, adam, sgd
 from quickstudy.training.plan import explain as explain_training
 from quickstudy.training.schedules import cosine
 
@@ -143,7 +143,7 @@ def evaluate_parts(
     ``found``  the features, if they are computed already.
     ``seed``   of the tasks; by default that of the recipe.
     """
-    seed, tasks = recipe.seed if seed is None else seed, recipe.test_tasks
+    seed, tasks = test_seed(recipe) if seed is None else seed, recipe.test_tasks
     source = make_test_source(recipe, data, learner)
     if not is_fixed(learner):
         return evaluate(learner, source, tasks, seed=seed, baselines=baselines)
@@ -156,16 +156,29 @@ def evaluate_parts(
     return replace(evaluation, seconds_per_adaptation=seconds_per_adaptation(learner, [task]))
 
 
-def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | Interrupted:
-    """Train the learner, unless the recipe has 0 steps, and save it."""
+def test_seed(recipe: Recipe) -> int:
+    """The seed of the test tasks: that of the run, unless the recipe says otherwise."""
+    return recipe.seed if recipe.test_seed is None else recipe.test_seed
+
+
+def train(
+    run: Run,
+    parts: Parts,
+    *,
+    resume: bool,
+    progress: bool,
+    on_step: Callable[[Step], object] | None = None,
+) -> Learner | Interrupted:
+    """Train the learner, unless the recipe has 0 steps, and save it, with its times."""
     keep_split(run.path, parts.data)
     trained = parts.trained
     if isinstance(trained, SimpleShot) and trained.centred:
         trained.centre_on((parts.featured.features if parts.featured else parts.data).train)
     if parts.recipe.budget().steps:
-        training = _fit(run, parts, trained, resume, progress)
+        training = _fit(run, parts, trained, resume, progress, on_step)
         if not training.finished:
             return Interrupted(training.interrupted_by)
+        run.keep_times(training.seconds, training.cpu_seconds)
     parts.learner.eval()
     data = parts.data
     pictures = PictureFormat.of(data.train.inputs, data.card.resize)
@@ -178,20 +191,28 @@ def train(run: Run, parts: Parts, *, resume: bool, progress: bool) -> Learner | 
     return parts.learner
 
 
-def _fit(run: Run, parts: Parts, learner: Learner, resume: bool, progress: bool) -> Training:
+def _fit(
+    run: Run, parts: Parts, learner: Learner, resume: bool, progress: bool,
+    on_step: Callable[[Step], object] | None,
+) -> Training:  # fmt: skip
     recipe, budget = parts.recipe, parts.recipe.budget()
     source, validation = parts.sources.val, None
     if source is not None:
         validation = Validation(
             source, every=budget.validate_every, tasks=100, patience=recipe.patience
         )
-    optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
     return fit(
         learner, parts.sources.train, budget.steps, budget.tasks_per_step,
-        optimiser=optimiser(budget.rate), schedule=cosine, clip=recipe.clip, validation=validation,
+        optimiser=optimiser_of(recipe), schedule=cosine, clip=recipe.clip, validation=validation,
         seed=recipe.seed, run=run.path, resume=resume, progress=progress, compute=recipe.compute,
-        checkpoint_every=max(10, min(200, budget.steps // 10)),
+        checkpoint_every=max(10, min(200, budget.steps // 10)), on_step=on_step,
     )  # fmt: skip
+
+
+def optimiser_of(recipe: Recipe) -> OptimiserMaker:
+    """The optimiser of training, at the recipe's rate."""
+    budget = recipe.budget()
+    return {"adam": adam, "sgd": sgd}[budget.optimiser](budget.rate)
 
 
 def _report(run: Run, parts: Parts, evaluation: Evaluation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ class Run:
 
     Its first file is ``recipe.json``, from which the run can be started again after any crash;
     then it holds ``origin.json``, ``metrics.jsonl`` and ``checkpoint.safetensors`` from training,
-    ``learner.safetensors``, ``evaluation.json`` and, written last, ``report.html``.
+    ``times.json``, ``learner.safetensors``, ``evaluation.json`` and, written last, ``report.html``.
     """
 
     path: Path
@@ -123,6 +124,23 @@ class Run:
         file = self.path / "evaluation.json"
         with damage_names(file):
             return Evaluation.from_json(read_json(file, most=2**28))
+
+    def keep_times(self, seconds: float, cpu_seconds: float) -> None:
+        """Keep how long training took: on the clock, and of all cores together."""
+        times = {"seconds": round(seconds, 3), "cpu_seconds": round(cpu_seconds, 3)}
+        write_atomically(self.path / "times.json", _json(times))
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """Seconds of training, on the clock and of all cores; 0 without steps, NaN if not known."""
+        file = self.path / "times.json"
+        if not self.recipe.budget().steps:
+            return 0.0, 0.0
+        if not file.is_file():  # a run of an earlier version
+            return math.nan, math.nan
+        with damage_names(file):
+            kept = read_json(file)
+            return float(kept["seconds"]), float(kept["cpu_seconds"])
 
     @property
     def data_name(self) -> str:

@@ -30,11 +30,10 @@ from quickstudy.learners.cards import OPTIMISERS
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
 
-
 MINIMA = {
-    "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2,
-    "train_queries": 1, "steps": 0, "tasks_per_step": 1, "validate_every": 1, "patience": 1,
-    "test_tasks": 2, "seed": 0, "threads": 1, "workers": 1, "split_seed": 0, "folds": 2, "fold": 1,
+    "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "workers": 1,
+    "train_queries": 1, "fold": 1, "split_seed": 0, "steps": 0, "tasks_per_step": 1, "folds": 2,
+    "validate_every": 1, "patience": 1, "test_tasks": 2, "seed": 0, "test_seed": 0, "threads": 1,
 }  # fmt: skip
 """The smallest value of each number; an interval needs at least 2 test tasks."""
 
@@ -89,7 +88,8 @@ class Recipe:
                                     steps train nothing, as where all weights are pretrained.
     ``optimiser``, ``clip``        "adam" or "sgd"; greatest norm of a step's gradient.
     ``validate_every``, ``patience``   validation during training; the best weights are kept.
-    ``test_tasks``, ``seed``       evaluation and randomness.
+    ``test_tasks``, ``seed``, ``test_seed``  evaluation and randomness; tests take ``seed`` too.
+    ``shuffled``                   support rows in random order, as sequence learners always have.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
     ``workers``, ``compile``       how training steps are computed: see :class:`quickstudy.Compute`.
 
@@ -127,6 +127,8 @@ class Recipe:
     patience: int | None = None
     test_tasks: int = 600
     seed: int = 0
+    test_seed: int | None = None
+    shuffled: bool = False
     threads: int | None = None
     device: str | None = None
     workers: int = 1
@@ -148,10 +150,10 @@ class Recipe:
             if value is not None and value < least:
                 raise ValueError(f"{name}: must be at least {least}; found {shown(value)}.")
             most = MAXIMA.get(name, 2**31)
-            if name != "seed" and value is not None and value > most:
+            if "seed" not in name and value is not None and value > most:
                 raise ValueError(f"{name}: must be at most {most}; found {shown(value)}.")
         self._check_split()
-        if self.seed >= 1 << 63:
+        if max(self.seed, self.test_seed or 0) >= 1 << 63:
             raise ValueError(f"seed: must be less than 2**63; found {shown(self.seed)}.")
         for name in ("rate", "clip"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from quickstudy.backbones.features import like
 from quickstudy.backbones.norms import RunningNorm
-from quickstudy.base.memory import free_memory, in_bytes
+from quickstudy.base.memory import free_memory
 from quickstudy.base.modules import device_of
 from quickstudy.base.replica import call_with
-from quickstudy.base.words import count
+from quickstudy.base.words import count, in_bytes
 
 Place = Tensor | int
 

@@ -1,0 +1,79 @@
+"""The data of several runs, loaded once, and what each of these runs needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from quickstudy.core import Learner
+from quickstudy.interfaces.runs.assemble import (
+    Parts,
+    load_data,
+    make_learner,
+    make_sources,
+    make_test_source,
+)
+from quickstudy.interfaces.runs.featured import (
+    Featured,
+    backbone_of,
+    featured,
+    is_fixed,
+    on_features,
+)
+from quickstudy.interfaces.runs.provenance import choose_device
+from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.selection.contenders import Trained
+from quickstudy.tasks.episodes import Episodes
+
+
+class Loaded:
+    """The data of a comparison, loaded once, and the parts of its runs."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.data = load_data(recipe)
+        self._features: dict[tuple[str, str], Featured] = {}
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return tuple(self.data.train.inputs.shape[1:])
+
+    def learner(self, recipe: Recipe) -> Learner:
+        """A new learner with initial weights, on its device."""
+        return make_learner(recipe, self.shape).to(choose_device(recipe.device))
+
+    def parts(self, recipe: Recipe, learner: Learner) -> Parts:
+        """What a run of ``recipe`` needs."""
+        if not is_fixed(learner) or recipe.augment:
+            return Parts(recipe, self.data, make_sources(recipe, self.data, learner), learner)
+        found = self.featured(recipe, learner)
+        sources = make_sources(recipe, found.features, learner)
+        return Parts(recipe, self.data, sources, learner, found)
+
+    def featured(self, recipe: Recipe, learner: Learner) -> Featured:
+        """The features of a frozen pretrained backbone, computed once."""
+        key = (recipe.backbone, str(recipe.device))
+        if key not in self._features:
+            self._features[key] = featured(
+                self.data, backbone_of(learner), ("train", "val", "test")
+            )
+        return self._features[key]
+
+    def trained(self, recipe: Recipe, learner: Learner, shots: Sequence[int] = ()) -> Trained:
+        """How ``learner`` is tested; by its features where it reads only these."""
+
+        def sources(recipe: Recipe) -> tuple[Episodes, Episodes | None]:
+            if not is_fixed(learner):
+                return make_test_source(recipe, self.data, learner), None
+            found = self.featured(recipe, learner)
+            of_features, of_small = (
+                make_test_source(recipe, each, learner) for each in (found.features, found.small)
+            )
+            return of_features, of_small
+
+        source, raw = sources(recipe)
+        over = {n: sources(replace(recipe, shots=n)) for n in shots}
+        if raw is None:
+            return Trained(learner, source, over_shots=over)
+        return Trained(on_features(learner), source, raw, learner, over_shots=over)

@@ -1,0 +1,127 @@
+"""Training the learners of a comparison, each from the same seeds on the same tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quickstudy.core import Learner, TaskSource
+from quickstudy.evaluation.validation import Validation
+from quickstudy.files.registry import LEARNERS
+from quickstudy.learners.cards import Card
+from quickstudy.selection.budget import Minutes, seconds_per_step
+from quickstudy.selection.comparison import LEARNER
+from quickstudy.selection.contenders import Contender, OnStep, Stopped, Trained
+from quickstudy.selection.display import Display
+from quickstudy.selection.stored import Folder
+from quickstudy.training.fit import fit
+from quickstudy.training.optimisers import OptimiserMaker, adam, sgd
+from quickstudy.training.schedules import cosine
+
+
+def card_of(learner: Learner) -> Card | None:
+    """The card of a learner of this library; None for one of the user's."""
+    target = f"{type(learner).__module__}:{type(learner).__qualname__}"
+    return next((card for card in LEARNERS.values() if card.target == target), None)
+
+
+def made(make: Callable[[], Learner], seed: int) -> Learner:
+    """A new learner, whose weights depend on ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one learner is trained and tested."""
+
+    name: str
+    make: Callable[[], Learner]
+    train_source: TaskSource
+    test: TaskSource
+    validation: TaskSource | None
+    tasks_per_step: int
+    folder: Folder | None
+    over_shots: Mapping[int, TaskSource] | None
+
+    def contender(self, steps: int) -> Contender:
+        """The learner, to be trained for so many steps."""
+        learner = made(self.make, 0)
+        card = card_of(learner)
+        title = self.name if card is None or self.name != card.name else card.title
+        return Contender(
+            self.name, title, LEARNER, lambda seed, on_step: self.trained(seed, steps, on_step)
+        )
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return any(parameter.requires_grad for parameter in made(self.make, 0).parameters())
+
+    def trained(self, seed: int, steps: int, on_step: OnStep) -> Trained:
+        """Train from ``seed``, or go on where that was begun."""
+        learner = made(self.make, seed)
+        shots = {n: (source, None) for n, source in (self.over_shots or {}).items()}
+        if not steps:
+            return Trained(learner, self.test, over_shots=shots)
+        training = self._fit(
+            learner, seed, steps, None if self.folder is None else self.folder.run(self.name, seed),
+            lambda step: on_step(step.step, steps),
+        )  # fmt: skip
+        if not training.finished:
+            raise Stopped(training.interrupted_by)
+        return Trained(
+            learner, self.test, seconds=training.seconds, cpu_seconds=training.cpu_seconds,
+            steps=steps, over_shots=shots,
+        )  # fmt: skip
+
+    def seconds_per_step(self) -> float:
+        """CPU seconds of an optimiser step, measured."""
+        return seconds_per_step(
+            lambda on_step: self._fit(made(self.make, 0), 0, 1_000_000, None, on_step)
+        )
+
+    def _fit(
+        self, learner: Learner, seed: int, steps: int, run: Path | None,
+        on_step: Callable[[Any], object],
+    ) -> Any:  # fmt: skip
+        validation = None
+        if self.validation is not None:
+            validation = Validation(self.validation, every=max(1, -(-steps // 4)), tasks=100)
+        return fit(
+            learner, self.train_source, steps, self.tasks_per_step,
+            optimiser=optimiser_of(learner), schedule=cosine, validation=validation, seed=seed,
+            run=run, resume=run is not None, progress=False, on_step=on_step,
+            checkpoint_every=max(10, min(200, steps // 10)),
+        )  # fmt: skip
+
+
+def optimiser_of(learner: Learner) -> OptimiserMaker:
+    """The optimiser and rate of the learner's card; Adam at 1e-3 for one of the user's."""
+    card = card_of(learner)
+    if card is None:
+        return adam()
+    return {"adam": adam, "sgd": sgd}[card.training.optimiser](card.training.rate)
+
+
+def steps_of(
+    budget: int | Minutes, trainings: Mapping[str, Training], folder: Folder | None,
+    display: Display,
+) -> dict[str, int]:  # fmt: skip
+    """Steps of each learner: as given, or measured once and kept in the folder."""
+    if not isinstance(budget, Minutes):
+        return {name: budget if each.trains else 0 for name, each in trainings.items()}
+    kept = {} if folder is None else folder.kept_steps()
+    for name, each in trainings.items():
+        if name in kept:
+            continue
+        display.begin(f"{name}: measuring the time of a step")
+        kept[name] = budget.steps(each.seconds_per_step()) if each.trains else 0
+        if folder is not None:
+            folder.keep_steps(kept)
+    return kept
