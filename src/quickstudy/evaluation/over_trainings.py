@@ -7,6 +7,7 @@ An interval over the tasks of one training knows of neither.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,19 +30,25 @@ class OverTrainings:
 
     ``interval``  None where it is not known.
     ``over``      what was resampled ("3 trainings and 20 classes"), or why nothing was.
+    ``p``         the two-sided p-value of Student's t that the mean is 0; NaN where not known.
     """
 
     interval: Interval | None
     over: str
+    p: float = math.nan
 
 
 def over_trainings(
-    scores: Floats, classes: TaskClasses | None, named: bool, mean: float
+    parts: Sequence[Floats], classes: TaskClasses | None, named: bool
 ) -> OverTrainings:
-    """The 95% interval of ``mean`` by a two-level bootstrap: trainings, then classes.
+    """The 95% interval by a two-level bootstrap: trainings, then classes.
+
+    It is that of the mean score of one learner, or of the sum of the means of ``parts``: the second
+    of two learners has a part with negative scores. Each learner's trainings are resampled on their
+    own, since they are independent; both learners share the classes.
 
     With r_s the mean over tasks of training s less the mean, and q_sc the sum of (score - mean) / T
-    over the tasks with class c, a resample is
+    over the tasks with class c, a resample of one learner is
 
         theta*  = sum_s u_s (r_s + sum_c (w_c - 1) q_sc)
 
@@ -58,15 +65,16 @@ def over_trainings(
         of classes    Var* sum_c (w_c - 1) mean_s q_sc     less (K - 1) s^2 / T
         of both       Var* theta* less these two           less (K - 1) e^2 / (S T), 0 or more
         V             of trainings + of classes - of both, at least s^2 / T and "of trainings"
-        half          sqrt(V) t, with Satterthwaite's degrees of freedom from S - 1 and C - 1
+        half          sqrt(V) t
 
     "Of both" is what a class is in one training and not in others. The first two contain it
     already, so the plain bootstrap, their sum with it, counts it thrice (Owen, 2007), and covers 98
     to 100%. s^2 is the variance over tasks of the means over trainings, e^2 that of what is
     neither the task's nor the training's; K = sum_t m_t (C - m_t) / ((C - 1) T) is how often each
-    resampling of classes counts it. Coverage: benchmarks/verdicts.py.
+    resampling of classes counts it. Student's t has Satterthwaite's degrees of freedom, from C - 1
+    and the S - 1 of each learner. Coverage: benchmarks/verdicts.py.
 
-    ``scores``   (trainings, tasks).
+    ``parts``    (trainings, tasks) of each learner.
     ``classes``  of each task; None where they are not known. Then tasks are resampled in their
                  place where ``named`` is False, since the source does not name classes.
 
@@ -74,7 +82,7 @@ def over_trainings(
 
     Reference: Owen (2007), The pigeonhole bootstrap.
     """
-    trainings, tasks = scores.shape
+    trainings, tasks = min(len(part) for part in parts), parts[0].shape[1]
     members = np.eye(tasks) if classes is None else classes.membership.numpy()
     units = members.shape[1]
     why = ""
@@ -91,10 +99,13 @@ def over_trainings(
     resampled = count(units, "class", "classes")
     if classes is None:
         resampled = f"{count(tasks, 'task')}, whose classes have no names"
-    variance, freedom = _variance(scores, members)
-    half = quantile(freedom) * math.sqrt(variance)
+    variance, freedom = _variance(parts, members)
+    mean, error = float(sum(part.mean() for part in parts)), math.sqrt(variance)
+    half = quantile(freedom) * error
     return OverTrainings(
-        Interval(mean - half, mean + half), f"{count(trainings, 'training')} and {resampled}"
+        Interval(mean - half, mean + half),
+        f"{count(trainings, 'training')} and {resampled}",
+        _p(mean, error, freedom),
     )
 
 
@@ -104,33 +115,49 @@ def _too_few(number: int, one: str, many: str, needed: int) -> str:
     )
 
 
-def _variance(scores: Floats, members: Floats) -> tuple[float, float]:
-    """The variance of the mean of ``scores`` (S, T), and its degrees of freedom.
+def _p(mean: float, error: float, freedom: float) -> float:
+    from scipy.special import stdtr
+
+    if not error:
+        return 0.0 if mean else 1.0
+    return 2 * float(stdtr(freedom, -abs(mean) / error))
+
+
+def _variance(parts: Sequence[Floats], members: Floats) -> tuple[float, float]:
+    """The variance of the sum of the means of ``parts``, each (S, T), and its degrees of freedom.
 
     ``members``  (T, C): 1 where the task has the class.
     """
-    (trainings, tasks), units = scores.shape, members.shape[1]
-    centred = scores - scores.mean()
-    r, of_tasks = centred.mean(1), centred.mean(0)
-    q = centred @ members / tasks
-    q -= q.mean(1, keepdims=True)
-    over_classes = units / (units - 1) * q @ q.T  # (S, S): Var* and Cov* over w
-    over_draws = (np.eye(trainings) - 1 / trainings) / (trainings * (trainings - 1))  # Cov* of u
-
+    tasks, units = members.shape
     own = members.sum(1)
     again = float((own * (units - own)).sum()) / ((units - 1) * tasks) - 1  # K - 1
-    of_each_task = float(of_tasks.var(ddof=1)) / tasks
-    residual = centred - r[:, None] - of_tasks
-    of_each_score = float(np.square(residual).sum()) / (
-        (trainings - 1) * (tasks - 1) * trainings * tasks
-    )
-
-    by_trainings = float(r @ over_draws @ r)
-    by_classes = float(over_classes.mean()) - again * of_each_task
-    by_both = max(0.0, float((over_classes * over_draws).sum()) - again * of_each_score)
-    variance = max(by_trainings + by_classes - by_both, of_each_task, by_trainings)
+    of_tasks = sum(part.mean(0) - part.mean() for part in parts)
+    of_each_task = float(np.var(of_tasks, ddof=1)) / tasks
+    by_classes = _over_classes(of_tasks[None], members).item() - again * of_each_task
+    by_trainings, by_both = [], 0.0
+    for part in parts:
+        trainings = len(part)
+        r = part.mean(1) - part.mean()
+        residual = part - part.mean(1, keepdims=True) - part.mean(0) + part.mean()
+        by_trainings.append(float(r @ r) / (trainings * (trainings - 1)))
+        draws = (np.eye(trainings) - 1 / trainings) / (trainings * (trainings - 1))  # Cov* of u
+        freedom = (trainings - 1) * (tasks - 1)
+        of_each_score = float(np.square(residual).sum()) / freedom / (trainings * tasks)
+        both = float((_over_classes(residual, members) * draws).sum())
+        by_both += max(0.0, both - again * of_each_score)
+    of_trainings = sum(by_trainings)
+    variance = max(of_trainings + by_classes - by_both, of_each_task, of_trainings)
     if not variance:
         return 0.0, units - 1
-    rest = variance - by_trainings
-    freedom = variance**2 / (by_trainings**2 / (trainings - 1) + rest**2 / (units - 1))
-    return variance, freedom
+    uncertain = (variance - of_trainings) ** 2 / (units - 1)
+    uncertain += sum(v**2 / (len(part) - 1) for v, part in zip(by_trainings, parts, strict=True))
+    return variance, variance**2 / uncertain
+
+
+def _over_classes(centred: Floats, members: Floats) -> Floats:
+    """(S, S): Var* and Cov* over w of sum_c (w_c - 1) q_sc, for scores (S, T) less their mean."""
+    tasks, units = members.shape
+    q = centred @ members / tasks
+    q -= q.mean(1, keepdims=True)
+    found: Floats = units / (units - 1) * q @ q.T
+    return found
