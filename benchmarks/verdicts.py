@@ -41,8 +41,8 @@ from quickstudy.evaluation.result import Result, result_of
 from quickstudy.evaluation.task_classes import TaskClasses
 
 RESULTS = Path(__file__).parent / "results" / "verdicts.json"
-MATTERS, ROWS = 0.005, 75
-"""Half a point; queries of a task, five classes of fifteen."""
+MATTERS, ROWS, PLAIN = 0.005, 75, 100
+"""Half a point; queries of a task, five classes of fifteen; repetitions of the plain bootstrap."""
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -95,9 +95,9 @@ def is_difference(verdict: str) -> bool:
 def null(repetitions: int) -> list[Row]:
     """The share of comparisons with any false verdict, where nothing differs but chance."""
     plans = {
-        "one look": [Look(400, LEVEL)],
-        "looks": looks(400),
-        "looks, each at 0.05": [replace(look, level=LEVEL) for look in looks(400)],
+        "one look": [Look(200, LEVEL)],
+        "looks": looks(200),
+        "looks, each at 0.05": [replace(look, level=LEVEL) for look in looks(200)],
     }
     rows = []
     for copies in (2, 4):
@@ -106,7 +106,7 @@ def null(repetitions: int) -> list[Row]:
                 counts: Counter[str] = Counter()
                 for seed in range(repetitions):
                     rng = np.random.default_rng([seed, copies])
-                    found, _ = judged(draw_scores(rng, copies, 1, 400, ties=ties), seed, plan)
+                    found, _ = judged(draw_scores(rng, copies, 1, 200, ties=ties), seed, plan)
                     counts["false"] += any(is_difference(pair.here) for pair in found)
                     without = [replace(pair, matters=0.0).here for pair in found]
                     counts["false without margin"] += any(map(is_difference, without))
@@ -216,7 +216,7 @@ POPULATIONS: dict[str, Callable[[np.random.Generator, tuple[int, int]], tuple[Fl
 }
 
 
-def over_tasks(repetitions: int) -> list[Row]:
+def over_tasks(all_repetitions: int) -> list[Row]:
     """Coverage of the interval over tasks, and of Student's t."""
     from scipy.stats import t as student
 
@@ -224,6 +224,8 @@ def over_tasks(repetitions: int) -> list[Row]:
     for name, draw in POPULATIONS.items():
         for tasks in (20, 58, 150, 600):
             counts: Counter[str] = Counter()
+            # Pseudo-values of pooled scores take long.
+            repetitions = max(1, all_repetitions // 4) if draw is areas else all_repetitions
             for seed in range(repetitions):
                 values, truth = draw(np.random.default_rng([seed, tasks]), (1, tasks))
                 ((found,),) = of_means(values, seed)
@@ -289,6 +291,7 @@ def others(repetitions: int, ways: int = 5, tasks: int = 300, spread: float = 0.
         one, other = accuracies(whole, ids, maps, generator).mean(1).tolist()
         truths.append(one - other)
     truth, rows = float(np.mean(truths)), []
+    times = {"others": repetitions, "these": repetitions, "percentiles": min(PLAIN, repetitions)}
     for classes in (20, 60):
         for number in (3, 5, 10):
             counts: Counter[str] = Counter()
@@ -303,19 +306,18 @@ def others(repetitions: int, ways: int = 5, tasks: int = 300, spread: float = 0.
                 found = over_trainings([first, -second], of, True).interval
                 assert found is not None
                 ((here,),) = of_means(scores.mean(0)[None], seed)
-                rng = np.random.default_rng(seed)
-                plain = percentiles(scores, of.membership.numpy(), rng)
-                for name, (low, high) in (
-                    ("others", (found.low, found.high)), ("these", (here.low, here.high)),
-                    ("percentiles", plain),
-                ):  # fmt: skip
+                ends = {"others": (found.low, found.high), "these": (here.low, here.high)}
+                if seed < PLAIN:
+                    rng = np.random.default_rng(seed)
+                    ends["percentiles"] = percentiles(scores, of.membership.numpy(), rng)
+                for name, (low, high) in ends.items():
                     counts[name] += low <= truth <= high
                     widths[name] += (high - low) / 2
             rows.append({
                 "trainings": number, "classes": classes, "ways": ways, "tasks": tasks,
                 "repetitions": repetitions, "truth": truth,
-                **{f"covered by {name}": counts[name] / repetitions for name in counts},
-                **{f"half-width of {name}": widths[name] / repetitions for name in widths},
+                **{f"covered by {name}": counts[name] / times[name] for name in counts},
+                **{f"half-width of {name}": widths[name] / times[name] for name in widths},
             })  # fmt: skip
             print(rows[-1], flush=True)
     return rows
