@@ -21,6 +21,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,9 @@ from quickstudy.evaluation.task_classes import TaskClasses
 RESULTS = Path(__file__).parent / "results" / "verdicts.json"
 MATTERS, ROWS, PLAIN = 0.005, 75, 100
 """Half a point; queries of a task, five classes of fifteen; repetitions of the plain bootstrap."""
+
+SPREADS = (0.4, 0.6)
+"""How far the trainings of the first and second learner are from the identity."""
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -92,75 +97,53 @@ def is_difference(verdict: str) -> bool:
     return verdict in ("better", "worse")
 
 
-def null(repetitions: int) -> list[Row]:
+def null(repetitions: int, copies: int, ties: float, plan: str) -> Row:
     """The share of comparisons with any false verdict, where nothing differs but chance."""
-    plans = {
-        "one look": [Look(200, LEVEL)],
-        "looks": looks(200),
-        "looks, each at 0.05": [replace(look, level=LEVEL) for look in looks(200)],
+    steps = [Look(200, LEVEL)] if plan == "one look" else looks(200)
+    if plan == "looks, each at 0.05":
+        steps = [replace(look, level=LEVEL) for look in steps]
+    counts: Counter[str] = Counter()
+    for seed in range(repetitions):
+        rng = np.random.default_rng([seed, copies])
+        found, _ = judged(draw_scores(rng, copies, 1, 200, ties=ties), seed, steps)
+        counts["false"] += any(is_difference(pair.here) for pair in found)
+        without = [replace(pair, matters=0.0).here for pair in found]
+        counts["without"] += any(map(is_difference, without))
+    return {
+        "false": counts["false"] / repetitions,
+        "false without margin": counts["without"] / repetitions,
     }
-    rows = []
-    for copies in (2, 4):
-        for ties in (0.0, 0.5):
-            for name, plan in plans.items():
-                counts: Counter[str] = Counter()
-                for seed in range(repetitions):
-                    rng = np.random.default_rng([seed, copies])
-                    found, _ = judged(draw_scores(rng, copies, 1, 200, ties=ties), seed, plan)
-                    counts["false"] += any(is_difference(pair.here) for pair in found)
-                    without = [replace(pair, matters=0.0).here for pair in found]
-                    counts["false without margin"] += any(map(is_difference, without))
-                rows.append({
-                    "copies": copies, "ties": ties, "plan": name, "repetitions": repetitions,
-                    "false": counts["false"] / repetitions,
-                    "false without margin": counts["false without margin"] / repetitions,
-                })  # fmt: skip
-                print(rows[-1], flush=True)
-    return rows
 
 
-def trainings(repetitions: int) -> list[Row]:
+def trainings(repetitions: int, copies: int, difference: float, trainings: int) -> Row:
     """Learners that are trained anew, with 0.9 points of deviation, as of two repetitions of one
     published recipe with 61.3 and 62.6%: verdicts on copies, and on the better of two."""
-    rows = []
-    for copies, difference in ((2, 0.0), (4, 0.0), (2, 0.02), (2, 0.04)):
-        for number in (1, 3, 5, 10):
-            counts: Counter[str] = Counter()
-            for seed in range(repetitions):
-                rng = np.random.default_rng([seed, copies, number])
-                scores = draw_scores(rng, copies, number, 300, trained=0.009, difference=difference)
-                found = pairs(as_results(scores), MATTERS, seed)
-                counts["here"] += any(is_difference(pair.here) for pair in found)
-                counts["verdict"] += any(is_difference(pair.verdict) for pair in found)
-            rows.append({
-                "copies": copies, "difference": difference, "trainings": number,
-                "repetitions": repetitions, "better or worse here": counts["here"] / repetitions,
-                "better or worse": counts["verdict"] / repetitions,
-            })  # fmt: skip
-            print(rows[-1], flush=True)
-    return rows
+    counts: Counter[str] = Counter()
+    for seed in range(repetitions):
+        rng = np.random.default_rng([seed, copies, trainings])
+        scores = draw_scores(rng, copies, trainings, 300, trained=0.009, difference=difference)
+        found = pairs(as_results(scores), MATTERS, seed)
+        counts["here"] += any(is_difference(pair.here) for pair in found)
+        counts["verdict"] += any(is_difference(pair.verdict) for pair in found)
+    return {
+        "better or worse here": counts["here"] / repetitions,
+        "better or worse": counts["verdict"] / repetitions,
+    }
 
 
-def power(repetitions: int) -> list[Row]:
+def power(repetitions: int, difference: float, plan: str) -> Row:
     """The verdicts on two learners whose difference is known, by a single look and by several."""
-    rows = []
-    for difference in (0.0, 0.0025, 0.005, 0.0075, 0.01, 0.02):
-        for name, plan in (("one look", [Look(600, LEVEL)]), ("looks", looks(600))):
-            counts: Counter[str] = Counter()
-            used = 0
-            for seed in range(repetitions):
-                rng = np.random.default_rng([seed, 7])
-                scores = draw_scores(rng, 2, 1, 600, ties=0.5, difference=difference)
-                (pair,), tasks = judged(scores, seed, plan)
-                counts[pair.here] += 1
-                used += tasks
-            names = ("better", "worse", "equivalent", "not known")
-            rows.append({
-                "difference": difference, "plan": name, "repetitions": repetitions,
-                "tasks": used / repetitions, **{n: counts[n] / repetitions for n in names},
-            })  # fmt: skip
-            print(rows[-1], flush=True)
-    return rows
+    steps = [Look(600, LEVEL)] if plan == "one look" else looks(600)
+    counts: Counter[str] = Counter()
+    used = 0
+    for seed in range(repetitions):
+        rng = np.random.default_rng([seed, 7])
+        scores = draw_scores(rng, 2, 1, 600, ties=0.5, difference=difference)
+        (pair,), tasks = judged(scores, seed, steps)
+        counts[pair.here] += 1
+        used += tasks
+    names = ("better", "worse", "equivalent", "not known")
+    return {"mean tasks": used / repetitions, **{n: counts[n] / repetitions for n in names}}
 
 
 def even(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, float]:
@@ -216,29 +199,18 @@ POPULATIONS: dict[str, Callable[[np.random.Generator, tuple[int, int]], tuple[Fl
 }
 
 
-def over_tasks(all_repetitions: int) -> list[Row]:
+def over_tasks(repetitions: int, population: str, tasks: int) -> Row:
     """Coverage of the interval over tasks, and of Student's t."""
     from scipy.stats import t as student
 
-    rows = []
-    for name, draw in POPULATIONS.items():
-        for tasks in (20, 58, 150, 600):
-            counts: Counter[str] = Counter()
-            # Pseudo-values of pooled scores take long.
-            repetitions = max(1, all_repetitions // 4) if draw is areas else all_repetitions
-            for seed in range(repetitions):
-                values, truth = draw(np.random.default_rng([seed, tasks]), (1, tasks))
-                ((found,),) = of_means(values, seed)
-                half = student.ppf(0.975, tasks - 1) * values.std(ddof=1) / math.sqrt(tasks)
-                counts["BCa"] += truth in found
-                counts["t"] += bool(abs(values.mean() - truth) <= half)
-            rows.append({
-                "scores": name, "tasks": tasks, "repetitions": repetitions,
-                "covered": counts["BCa"] / repetitions,
-                "covered by Student's t": float(counts["t"]) / repetitions,
-            })  # fmt: skip
-            print(rows[-1], flush=True)
-    return rows
+    covered, by_t = 0, 0
+    for seed in range(repetitions):
+        values, truth = POPULATIONS[population](np.random.default_rng([seed, tasks]), (1, tasks))
+        ((found,),) = of_means(values, seed)
+        half = student.ppf(0.975, tasks - 1) * values.std(ddof=1) / math.sqrt(tasks)
+        covered += truth in found
+        by_t += bool(abs(values.mean() - truth) <= half)
+    return {"covered": covered / repetitions, "covered by Student's t": by_t / repetitions}
 
 
 def accuracies(
@@ -280,47 +252,48 @@ def percentiles(scores: Floats, members: Floats, rng: np.random.Generator) -> tu
     return float(low), float(high)
 
 
-def others(repetitions: int, ways: int = 5, tasks: int = 300, spread: float = 0.4) -> list[Row]:
-    """Coverage over other trainings and other classes, of a difference of two learners."""
+@cache
+def true_difference(ways: int) -> float:
+    """Of two learners, over trainings and classes: a deviation of 0.05 points at 5 ways."""
     generator = torch.Generator().manual_seed(0)
-    many, spreads, truths = 20_000, (spread, 1.5 * spread), []
+    many, found = 20_000, []
     whole = draw_classes(many, generator)
     for _ in range(400):
-        ids = torch.randint(many, (500, ways), generator=generator)
-        maps = torch.cat([draw_maps(1, each, generator) for each in spreads])
+        ids = torch.randint(many, (250, ways), generator=generator)
+        maps = torch.cat([draw_maps(1, spread, generator) for spread in SPREADS])
         one, other = accuracies(whole, ids, maps, generator).mean(1).tolist()
-        truths.append(one - other)
-    truth, rows = float(np.mean(truths)), []
+        found.append(one - other)
+    return float(np.mean(found))
+
+
+def others(repetitions: int, trainings: int, classes: int, ways: int = 5, tasks: int = 300) -> Row:
+    """Coverage over other trainings and other classes, of a difference of two learners."""
+    truth, generator = true_difference(ways), torch.Generator().manual_seed(1)
+    covered: Counter[str] = Counter()
+    widths: Counter[str] = Counter()
+    for seed in range(repetitions):
+        own = draw_classes(classes, generator)
+        ids = draw_ids(classes, ways, tasks, generator)
+        maps = torch.cat([draw_maps(trainings, spread, generator) for spread in SPREADS])
+        first, second = accuracies(own, ids, maps, generator).numpy().reshape(2, trainings, -1)
+        scores = first - second
+        of = TaskClasses.of([frozenset(map(str, task)) for task in ids.tolist()])
+        found = over_trainings([first, -second], of, True).interval
+        assert found is not None
+        ((here,),) = of_means(scores.mean(0)[None], seed)
+        ends = {"others": (found.low, found.high), "these": (here.low, here.high)}
+        if seed < PLAIN:
+            members, rng = of.membership.numpy(), np.random.default_rng(seed)
+            ends["percentiles"] = percentiles(scores, members, rng)
+        for name, (low, high) in ends.items():
+            covered[name] += low <= truth <= high
+            widths[name] += (high - low) / 2
     times = {"others": repetitions, "these": repetitions, "percentiles": min(PLAIN, repetitions)}
-    for classes in (20, 60):
-        for number in (3, 5, 10):
-            counts: Counter[str] = Counter()
-            widths: Counter[str] = Counter()
-            for seed in range(repetitions):
-                own = draw_classes(classes, generator)
-                ids = draw_ids(classes, ways, tasks, generator)
-                maps = torch.cat([draw_maps(number, each, generator) for each in spreads])
-                first, second = accuracies(own, ids, maps, generator).numpy().reshape(2, number, -1)
-                scores = first - second
-                of = TaskClasses.of([frozenset(map(str, task)) for task in ids.tolist()])
-                found = over_trainings([first, -second], of, True).interval
-                assert found is not None
-                ((here,),) = of_means(scores.mean(0)[None], seed)
-                ends = {"others": (found.low, found.high), "these": (here.low, here.high)}
-                if seed < PLAIN:
-                    rng = np.random.default_rng(seed)
-                    ends["percentiles"] = percentiles(scores, of.membership.numpy(), rng)
-                for name, (low, high) in ends.items():
-                    counts[name] += low <= truth <= high
-                    widths[name] += (high - low) / 2
-            rows.append({
-                "trainings": number, "classes": classes, "ways": ways, "tasks": tasks,
-                "repetitions": repetitions, "truth": truth,
-                **{f"covered by {name}": counts[name] / times[name] for name in counts},
-                **{f"half-width of {name}": widths[name] / times[name] for name in widths},
-            })  # fmt: skip
-            print(rows[-1], flush=True)
-    return rows
+    return {
+        "ways": ways, "tasks": tasks, "truth": truth,
+        **{f"covered by {name}": covered[name] / times[name] for name in times},
+        **{f"half-width of {name}": widths[name] / times[name] for name in times},
+    }  # fmt: skip
 
 
 def tasks_needed(scores: Tensor, half: float = MATTERS) -> int:
@@ -328,57 +301,83 @@ def tasks_needed(scores: Tensor, half: float = MATTERS) -> int:
     return math.ceil((1.96 * float(scores.double().std()) / half) ** 2)
 
 
-def pairing(repetitions: int) -> list[Row]:
-    """Tasks for ± half a point: two learners on one backbone, and on backbones of their own."""
+@cache
+def on_glyphs(steps: int) -> dict[str, Tensor]:
+    """Scores (tasks,) of prototypes, of ridge heads on the same backbone, and of prototypes of
+    another training, on the same tasks."""
     glyphs = qs.datasets.load("glyphs")
     train, test = (qs.episodes(split, 5, 1, 15) for split in (glyphs.train, glyphs.test))
     trained = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         trained.append(qs.Prototypical(qs.backbones.Conv4()))
-        qs.fit(trained[-1], train, steps=repetitions, tasks_per_step=4, seed=seed)
+        qs.fit(trained[-1], train, steps=steps, tasks_per_step=4, seed=seed)
     one, again = trained
-    ridge = qs.R2D2(one.backbone)
-    tasks = max(20, min(repetitions, 300))
-    found = {
-        name: qs.evaluate(learner, test, tasks, baselines=False).scores
-        for name, learner in (("prototypes", one), ("ridge", ridge), ("again", again))
+    learners = {"prototypes": one, "ridge": qs.R2D2(one.backbone), "another training": again}
+    return {
+        name: qs.evaluate(learner, test, max(20, min(steps, 200)), baselines=False).scores
+        for name, learner in learners.items()
     }
-    rows = []
-    for name, other in (("ridge on the same backbone", "ridge"), ("another training", "again")):
-        first, second = found["prototypes"], found[other]
-        # Independent tasks for each learner: the variance of a difference is that of both.
-        apart = first.double().std().square() + second.double().std().square()
-        needed = math.ceil(1.96**2 * float(apart) / MATTERS**2)
-        rows.append({
-            "against": name, "tasks": tasks, "steps": repetitions,
-            "difference": float((first - second).mean()),
-            "ties": float((first == second).double().mean()),
-            "tasks needed, paired": tasks_needed(first - second), "tasks needed, apart": needed,
-            "scores": [first.tolist(), second.tolist()],
-        })  # fmt: skip
-        print({key: value for key, value in rows[-1].items() if key != "scores"}, flush=True)
-    return rows
 
 
-PARTS: dict[str, Callable[[int], list[Row]]] = {
-    "null": null, "trainings": trainings, "power": power, "tasks": over_tasks, "others": others,
-    "pairing": pairing,
+def pairing(repetitions: int, against: str) -> Row:
+    """Tasks for ± half a point: two learners on one backbone, and on backbones of their own."""
+    found = on_glyphs(repetitions)
+    first, second = found["prototypes"].double(), found[against].double()
+    differences = first - second
+    # With tasks of their own, the variance of the difference is that of both.
+    variances = {"paired": differences.var(), "apart": first.var() + second.var()}
+    return {
+        "tasks": len(first), "difference": float(differences.mean()),
+        "ties": float((differences == 0).double().mean()),
+        **{f"tasks needed, {name}": math.ceil(1.96**2 * float(variance) / MATTERS**2)
+           for name, variance in variances.items()},
+        "scores": [first.tolist(), second.tolist()],
+    }  # fmt: skip
+
+
+def every(**choices: Sequence[Any]) -> list[Row]:
+    """All combinations, by name."""
+    return [dict(zip(choices, each, strict=True)) for each in product(*choices.values())]
+
+
+PLANS = ("one look", "looks")
+PARTS: dict[str, tuple[Callable[..., Row], list[Row]]] = {
+    "null": (null, [
+        *every(copies=(2, 4), ties=(0.0, 0.5), plan=PLANS),
+        {"copies": 2, "ties": 0.0, "plan": "looks, each at 0.05"},
+    ]),
+    "others": (others, every(classes=(20, 60), trainings=(3, 5, 10))),
+    "tasks": (over_tasks, every(population=list(POPULATIONS), tasks=(20, 58, 150, 600))),
+    "trainings": (trainings, [
+        *every(copies=(2, 4), difference=(0.0,), trainings=(1, 3, 5, 10)),
+        *every(copies=(2,), difference=(0.02, 0.04), trainings=(3, 5, 10)),
+    ]),
+    "power": (power, every(difference=(0.0, 0.0025, 0.005, 0.0075, 0.01, 0.02), plan=PLANS)),
+    "pairing": (pairing, every(against=("ridge", "another training"))),
 }  # fmt: skip
+"""What is measured, and with which settings."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the chosen parts and write them to ``results/verdicts.json`` as each ends."""
+    """Measure the chosen parts and write each row to ``results/verdicts.json`` as it ends; rows
+    that are there already are kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--repetitions", type=int, default=1000, help="steps, for pairing")
+    parser.add_argument("--rows", type=int, default=1000, help="at most, of each part")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args(arguments)
     for part in chosen.parts:
-        found = PARTS[part](chosen.repetitions)
+        measure, settings = PARTS[part]
         results = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
-        results[part] = found
-        write_atomically(chosen.out, (json.dumps(results, indent=1) + "\n").encode())
+        rows = results.setdefault(part, [])
+        done = [{name: row[name] for name in settings[0]} for row in rows]
+        for setting in [each for each in settings if each not in done][: chosen.rows]:
+            found = measure(chosen.repetitions, **setting)
+            rows.append(setting | {"repetitions": chosen.repetitions} | found)
+            print({k: v for k, v in rows[-1].items() if k != "scores"}, flush=True)
+            write_atomically(chosen.out, (json.dumps(results, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
