@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import quickstudy as qs
 from made_up import clouds, planes, yes_or_no
@@ -556,3 +557,38 @@ def test_heads_start_uniform_within_one_over_the_root_of_d_and_zero_beyond_their
         assert abs(float(own.mean())) < 0.01
     assert not weight[::2, :, 1:].any()
     assert not bias[::2, 1:].any()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Inside, remembers the number of elements of the largest tensor that was computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for leaf in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(leaf, Tensor):
+                stored = leaf.untyped_storage().nbytes() // leaf.element_size()
+                self.elements = max(self.elements, stored)
+        return found
+
+
+@pytest.mark.parametrize("name", ["HardSharing", "SingleTask", "SoftSharing", "MMoE"])
+def test_a_stack_makes_no_copy_of_all_tasks_for_each_task(name: str) -> None:
+    """Twice as many tasks need twice as much, not four times. (Stitched networks and PLE compute
+    the networks of all tasks for the rows of each.)"""
+    found = []
+    for count in (30, 60):
+        tasks = {f"task {i}": 1 for i in range(count)}
+        learner = getattr(qs, name)(MLP(4, (16,)), tasks)
+        x = torch.randn(8, 4, generator=generator(0))
+        drawn = [Task(*(qs.examples(x, x[:, :1]),) * 2, qs.regression(name=each)) for each in tasks]
+        with LargestTensor() as largest:
+            plan = Plan(Mapping.VMAP, "", count)
+            accumulate(learner, prepare_tasks(learner, drawn), objective_of(learner), plan)
+        found.append(largest.elements)
+    assert found[1] <= 2.2 * found[0]

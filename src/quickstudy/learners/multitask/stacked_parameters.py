@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.backbones.features import like
@@ -30,12 +31,13 @@ _IN_TRAINING = 4
 def row_at(stacked: Tensor, place: Place) -> Tensor:
     """The row of ``stacked`` (tasks, ...) at ``place``.
 
-    By ``index_select``: ``stacked[place]`` reads the number of a tensor, which ``torch.func.grad``
-    inside ``vmap`` does not allow.
+    By ``embedding``, of which ``vmap`` makes one lookup: of ``index_select`` and ``gather`` it makes
+    a copy of all rows for each task, and ``stacked[place]`` reads the number of a tensor, which
+    ``torch.func.grad`` inside ``vmap`` does not allow.
     """
     if isinstance(place, int):
         return stacked[place]
-    return stacked.index_select(0, place.reshape(1)).squeeze(0)
+    return F.embedding(place, stacked.reshape(len(stacked), -1)).reshape(stacked.shape[1:])
 
 
 def has_row_per_task(module: nn.Module) -> bool:
