@@ -35,6 +35,7 @@ from torch import Tensor
 import quickstudy as qs
 from quickstudy.answers.labels import RocAuc
 from quickstudy.base.atomic import write_atomically
+from quickstudy.evaluation import intervals
 from quickstudy.evaluation.intervals import of_means
 from quickstudy.evaluation.looks import Look, looks, undecided
 from quickstudy.evaluation.over_trainings import over_trainings
@@ -365,9 +366,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--repetitions", type=int, default=1000, help="steps, for pairing")
+    parser.add_argument("--resamples", type=int, default=intervals.RESAMPLES)
     parser.add_argument("--rows", type=int, default=1000, help="at most, of each part")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args(arguments)
+    intervals.RESAMPLES = chosen.resamples
+    times = {"repetitions": chosen.repetitions, "resamples": chosen.resamples}
     for part in chosen.parts:
         measure, settings = PARTS[part]
         results = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
@@ -375,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done = [{name: row[name] for name in settings[0]} for row in rows]
         for setting in [each for each in settings if each not in done][: chosen.rows]:
             found = measure(chosen.repetitions, **setting)
-            rows.append(setting | {"repetitions": chosen.repetitions} | found)
+            rows.append(setting | times | found)
             print({k: v for k, v in rows[-1].items() if k != "scores"}, flush=True)
             write_atomically(chosen.out, (json.dumps(results, indent=1) + "\n").encode())
 
