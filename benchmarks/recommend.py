@@ -32,8 +32,8 @@ from quickstudy.base.errors import first_line
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table
 from quickstudy.selection.candidates import Candidate, Problem
-from quickstudy.selection.contender import Contender, one_result
 from quickstudy.selection.given import Asked, problem_of
+from quickstudy.selection.racer import Racer, one_result
 from quickstudy.training.schedules import cosine
 
 RESULTS = Path(__file__).parent / "results" / "recommend.json"
@@ -122,10 +122,10 @@ def _truth(candidate: Candidate, args: argparse.Namespace) -> dict[str, Any]:
     """The score of one candidate after its full training, with that of every task."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            contender = Contender(candidate, SEED + 100, Path(folder) / "run", cosine)
+            racer = Racer(candidate, SEED + 100, Path(folder) / "run", cosine)
             steps = min(candidate.steps, args.truth_steps or candidate.steps)
-            contender.train_to(steps)
-            result = one_result(contender.scored(args.tasks, SEED, test=True))
+            racer.train_to(steps)
+            result = one_result(racer.scored(args.tasks, SEED, test=True))
     except Exception as error:  # told in the table, and counted last
         return {"failure": first_line(error)}
     print(f"  {candidate.title}: {result.figure}", flush=True)

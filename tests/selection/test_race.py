@@ -13,10 +13,10 @@ from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.selection import finals as finals_module
 from quickstudy.selection import race as race_module
 from quickstudy.selection.candidates import Candidate, Problem, Sources
-from quickstudy.selection.contender import Contender, Cost, one_result
 from quickstudy.selection.finals import Finalist, finalists, run_finals, taken
 from quickstudy.selection.plan import MOST, TASKS, Plan, by_minutes, by_steps, halvings
 from quickstudy.selection.race import race
+from quickstudy.selection.racer import Cost, Racer, one_result
 from quickstudy.tasks.numbering import Stream
 
 TASKS_OF = qs.Sinusoids(5, 5)
@@ -49,7 +49,7 @@ def result(mean: float, unit: str = "%", higher: bool = True):
 
 
 class Scripted:
-    """In place of a contender: scores that are known beforehand, by name and steps."""
+    """In place of a racer: scores that are known beforehand, by name and steps."""
 
     scores: dict[str, dict[int, float]] = {}  # noqa: RUF012
     trained: list[tuple[str, int]] = []  # noqa: RUF012
@@ -70,7 +70,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    monkeypatch.setattr(race_module, "Contender", Scripted)
+    monkeypatch.setattr(race_module, "Racer", Scripted)
     monkeypatch.setattr(race_module, "one_result", lambda found: found)
     monkeypatch.setattr(Scripted, "trained", [])
     return monkeypatch
@@ -123,10 +123,10 @@ def test_the_best_of_the_rows_alone_is_always_in_the_finals(scripted, tmp_path):
 
 
 def test_training_goes_on_where_it_stopped(tmp_path):
-    one = Contender(candidate("a", 10), 3, tmp_path / "one")
+    one = Racer(candidate("a", 10), 3, tmp_path / "one")
     for steps in (2, 3, 6):
         one.train_to(steps)
-    whole = Contender(candidate("a", 10), 3, tmp_path / "whole")
+    whole = Racer(candidate("a", 10), 3, tmp_path / "whole")
     whole.train_to(6)
     for name, value in whole.learner.state_dict().items():
         assert torch.equal(value, one.learner.state_dict()[name])
@@ -163,7 +163,7 @@ def test_ctrl_c_ends_the_race(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(race_module.Contender, "train_to", interrupted)
+    monkeypatch.setattr(race_module.Racer, "train_to", interrupted)
     raced = problem(candidate("a", 5))
     with pytest.raises(KeyboardInterrupt):
         race(raced, by_steps(raced, 1, 1, 2, {}), tmp_path)
@@ -224,13 +224,13 @@ def test_the_simplest_within_what_matters_is_taken(unit, higher, means, expected
 
 def test_finals_take_new_tasks_and_as_many_trainings_as_seeds(tmp_path, monkeypatch):
     seen = []
-    real = finals_module.Contender.scored
+    real = finals_module.Racer.scored
 
     def recorded(self, tasks, seed, *, test=False):
         seen.append((self.candidate.name, self.seed, seed, test))
         return real(self, tasks, seed, test=test)
 
-    monkeypatch.setattr(finals_module.Contender, "scored", recorded)
+    monkeypatch.setattr(finals_module.Racer, "scored", recorded)
     raced = problem(
         candidate("ridge", make=lambda: qs.LinearProbe(qs.backbones.Features(1))),
         candidate("learnt", 10),

@@ -287,7 +287,7 @@ def test_when_all_fail_the_reasons_are_told(monkeypatch, few_learners):
     def broken(*_, **__):
         raise RuntimeError("out of paper")
 
-    monkeypatch.setattr("quickstudy.selection.contender.evaluate", broken)
+    monkeypatch.setattr("quickstudy.selection.racer.evaluate", broken)
     with pytest.raises(ValueError, match=r"all failed\. nearest_mean: out of paper"):
         qs.recommend(class_rows(1.0), ways=3, queries=5, steps=1, seeds=1)
 

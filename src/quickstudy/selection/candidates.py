@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from quickstudy.core import Learner, TaskSource
 from quickstudy.objectives import Objective
@@ -110,11 +109,3 @@ class Problem:
     def candidate(self, name: str) -> Candidate:
         """The candidate called ``name``."""
         return next(each for each in self.candidates if each.name == name)
-
-
-class Inputs(nn.Flatten):
-    """Inputs (n, ...) as features (n, ``features``), unchanged."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.features = features

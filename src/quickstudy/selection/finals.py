@@ -13,9 +13,9 @@ from quickstudy.base.errors import first_line
 from quickstudy.core import Learner
 from quickstudy.evaluation.result import Result
 from quickstudy.selection.candidates import Candidate, Problem
-from quickstudy.selection.contender import Contender, one_result
 from quickstudy.selection.plan import Plan
 from quickstudy.selection.race import Runner, Say, goodness, still_in
+from quickstudy.selection.racer import Racer, one_result
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.training.schedules import cosine
 
@@ -87,23 +87,21 @@ def _trained(candidate: Candidate, plan: Plan, folder: Path, seed: int, say: Say
     steps = plan.final.get(candidate.name, 0)
     validation: list[Result] = []
     test: list[Result] = []
-    first: Contender | None = None
+    first: Racer | None = None
     for number in range(plan.seeds):
         told = f", {steps} steps" if steps else ""
         say(f"finals: {candidate.title}, training {number + 1} of {plan.seeds}{told}")
-        contender = Contender(
-            candidate, seed + number, folder / f"final-{candidate.name}-{number}", cosine
-        )
-        if first is not None and not steps and _alike(first, contender):
+        racer = Racer(candidate, seed + number, folder / f"final-{candidate.name}-{number}", cosine)
+        if first is not None and not steps and _alike(first, racer):
             validation.append(validation[0])  # nothing in it depends on the seed
             test += test[:1]
             continue
-        contender.train_to(steps)
-        first = first or contender
+        racer.train_to(steps)
+        first = first or racer
         # Other tasks than those of the race, on which the best looks better than it is.
-        validation.append(one_result(contender.scored(plan.tasks, _others(candidate, seed))))
+        validation.append(one_result(racer.scored(plan.tasks, _others(candidate, seed))))
         if candidate.sources.test is not None:
-            test.append(one_result(contender.scored(plan.test_tasks, seed, test=True)))
+            test.append(one_result(racer.scored(plan.test_tasks, seed, test=True)))
     assert first is not None
     return Finalist(candidate, steps, tuple(validation), tuple(test), first.used())
 
@@ -112,7 +110,7 @@ def _others(candidate: Candidate, seed: int) -> int:
     return seed if isinstance(candidate.sources.validation, FixedTasks) else seed + 1
 
 
-def _alike(first: Contender, second: Contender) -> bool:
+def _alike(first: Racer, second: Racer) -> bool:
     """Whether two learners of different seeds have the same weights."""
     one, other = first.learner.state_dict(), second.learner.state_dict()
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from quickstudy.answers.specs import classification
 from quickstudy.backbones.conv4 import Conv4
-from quickstudy.backbones.joined import Features
+from quickstudy.backbones.joined import Features, Flat
 from quickstudy.backbones.mlp import MLP
 from quickstudy.base.trees import rows as number_of_rows
 from quickstudy.core import Learner, TaskSource
@@ -21,7 +21,7 @@ from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.learners.multitask.pooled import Pooled
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
-from quickstudy.selection.candidates import Candidate, Inputs, Problem, Sources
+from quickstudy.selection.candidates import Candidate, Problem, Sources
 from quickstudy.selection.on_pretrained import Pretrained, shrunk
 from quickstudy.tasks.episodes import Episodes, episodes
 from quickstudy.tasks.examples import examples
@@ -136,12 +136,12 @@ def _on_inputs(splits: Splits) -> list[Candidate]:
         Candidate(
             "nearest_mean", "nearest mean of the inputs", alone,
             "Train on your data alone: the nearest mean of the inputs themselves",
-            lambda: SimpleShot(Inputs(size), normalise=False), sources, shots=_shots(splits),
+            lambda: SimpleShot(Flat(size), normalise=False), sources, shots=_shots(splits),
         ),
         Candidate(
             "probe", "ridge regression on the inputs", alone,
             "Train on your data alone: a linear classifier of the inputs themselves",
-            lambda: LinearProbe(Inputs(size)), sources, shots=_shots(splits),
+            lambda: LinearProbe(Flat(size)), sources, shots=_shots(splits),
         ),
     ]  # fmt: skip
 

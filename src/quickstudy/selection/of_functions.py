@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.reals import Reals
+from quickstudy.backbones.joined import Flat
 from quickstudy.backbones.mlp import MLP
 from quickstudy.core import Acting, Learner, Task, TaskSource
 from quickstudy.files.registry import LEARNERS, resolve
@@ -20,7 +21,7 @@ from quickstudy.learners.multitask.pooled import Pooled
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.learners.transfer.support_vectors import SVM
-from quickstudy.selection.candidates import Candidate, Inputs, Problem, Sources
+from quickstudy.selection.candidates import Candidate, Problem, Sources
 from quickstudy.tasks.counts import draw_count
 from quickstudy.tasks.fixed import FixedTasks, fixed
 from quickstudy.tasks.numbering import draw
@@ -113,19 +114,19 @@ def _alone(size: int, real: bool, sources: Sources) -> list[Candidate]:
     found = [] if real else [Candidate(
         "nearest_mean", "nearest mean of the inputs", "target only",
         f"{advice}: the nearest mean of the inputs themselves",
-        lambda: SimpleShot(Inputs(size), normalise=False), own,
+        lambda: SimpleShot(Flat(size), normalise=False), own,
     )]  # fmt: skip
     return [
         *found,
         Candidate(
             "probe", "ridge regression on the inputs", "target only",
             f"{advice}: ridge regression on the inputs of each task",
-            lambda: LinearProbe(Inputs(size)), own,
+            lambda: LinearProbe(Flat(size)), own,
         ),
         Candidate(
             "kernel", "a kernel machine on the inputs", "target only",
             f"{advice}: a support vector machine with a Gaussian kernel for each task",
-            lambda: SVM(Inputs(size), tol=1e-3), own,
+            lambda: SVM(Flat(size), tol=1e-3), own,
         ),
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quickstudy.base.errors import first_line
 from quickstudy.selection.candidates import Candidate, Problem
-from quickstudy.selection.contender import Cost, measured
+from quickstudy.selection.racer import Cost, measured
 
 FINALISTS = 2
 """Trained candidates that are left when the race ends."""
@@ -157,6 +157,34 @@ def _within(value: float, low: int, high: int, most: int | None) -> int:
     return found if most is None else min(found, most)
 
 
-def shares(counts: Sequence[int]) -> str:
+def _shares(counts: Sequence[int]) -> str:
     """Numbers of candidates, such as "6 → 3 → 2"."""
     return " → ".join(map(str, counts))
+
+
+def told(problem: Problem, plan: Plan) -> str:
+    """The plan as text: candidates, rungs, tasks, time."""
+    trained = [each for each in problem.candidates if each.steps]
+    lines = [
+        problem.about,
+        "",
+        "candidates (steps at the end of each rung; of each final training)",
+    ]
+    for each in problem.candidates:
+        if each.name in plan.failures:
+            lines.append(f"  {each.title}: cannot be raced: {plan.failures[each.name]}")
+        elif each.steps:
+            steps = [str(rung[each.name]) for rung in plan.rungs]
+            lines.append(f"  {each.title}: {', '.join(steps)}; {plan.final[each.name]}")
+        else:
+            lines.append(f"  {each.title}: nothing is trained over tasks")
+    lines += [f"  left out: {name}: {why}" for name, why in problem.left_out.items()]
+    there = sum(each.name not in plan.failures for each in trained)
+    lines += [
+        "",
+        f"rungs     {_shares([there, *plan.keep])} trained, {plan.tasks} validation tasks",
+        f"finals    {plan.seeds} trainings of each that is left, {plan.test_tasks} test tasks",
+    ]
+    if math.isfinite(plan.seconds):
+        lines.append(f"time      about {plan.seconds / 60:.1f} minutes on this machine")
+    return "\n".join(lines)

@@ -16,8 +16,8 @@ from pathlib import Path
 from quickstudy.base.errors import first_line
 from quickstudy.evaluation.result import Result
 from quickstudy.selection.candidates import Candidate, Problem
-from quickstudy.selection.contender import Contender, one_result
 from quickstudy.selection.plan import Plan
+from quickstudy.selection.racer import Racer, one_result
 
 Say = Callable[[str], object]
 """Told what is done next."""
@@ -68,7 +68,7 @@ def race(
     runners = {
         name: Runner(name, (), plan.failures.get(name, "")) for name in by_name
     }  # fmt: skip
-    ready: dict[str, Contender] = {}
+    ready: dict[str, Racer] = {}
     for name, each in by_name.items():
         if not each.steps and not runners[name].failure:
             say(f"scoring {each.title}")
@@ -97,15 +97,15 @@ def _lap(
     plan: Plan,
     folder: Path,
     seed: int,
-    ready: dict[str, Contender],
+    ready: dict[str, Racer],
 ) -> Runner:
     """The runner after training on to ``steps``, scored; or why that failed."""
     try:
         if candidate.name not in ready:
-            ready[candidate.name] = Contender(candidate, seed, folder / f"race-{candidate.name}")
-        contender = ready[candidate.name]
-        contender.train_to(steps)
-        result = one_result(contender.scored(plan.tasks, seed))
+            ready[candidate.name] = Racer(candidate, seed, folder / f"race-{candidate.name}")
+        racer = ready[candidate.name]
+        racer.train_to(steps)
+        result = one_result(racer.scored(plan.tasks, seed))
         if math.isnan(result.mean):
             raise ValueError(f"its {result.score} is undefined on the validation tasks")
     except Exception as error:  # one candidate never stops the race

@@ -11,25 +11,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from quickstudy.answers.checks import check_count
-from quickstudy.base.errors import first_line
 from quickstudy.base.shown import shown
 from quickstudy.base.words import count
-from quickstudy.core import TaskSource
-from quickstudy.evaluation import wording
-from quickstudy.evaluation.evaluate import evaluate
-from quickstudy.evaluation.paired import figures, pairs
 from quickstudy.selection.candidates import FEWEST, Problem
-from quickstudy.selection.contender import one_result
-from quickstudy.selection.finals import Finalist, margin, run_finals, second, taken
+from quickstudy.selection.concluding import recommended
+from quickstudy.selection.finals import run_finals
 from quickstudy.selection.given import Asked, problem_of
-from quickstudy.selection.plan import Plan, by_minutes, by_steps, costs_of, shares
+from quickstudy.selection.plan import Plan, by_minutes, by_steps, costs_of, told
 from quickstudy.selection.race import Runner, Say, race
-from quickstudy.selection.recommendation import MoreShots, Recommendation, Row
+from quickstudy.selection.recommendation import Recommendation
 from quickstudy.selection.rules import rules_for
-from quickstudy.tasks.numbering import Stream
-
-MORE_SHOTS = (1, 5, 10, 20)
-"""Numbers of rows of each class that a learner is scored with beyond those asked for."""
 
 SEEDS = 3
 """Trainings of each finalist: the fewest for an interval over other trainings."""
@@ -112,7 +103,7 @@ def recommend(
         finals, failures = run_finals(problem, plan, runners, folder, seed, say)
         if not finals:
             raise ValueError(_all_failed(runners, failures))
-        found = _recommended(problem, plan, runners, finals, failures, matters, seed, say)
+        found = recommended(problem, plan, runners, finals, failures, matters, seed, say)
         settings |= {"seconds": round(time.perf_counter() - began, 1)}
     return replace(found, settings=settings)
 
@@ -147,7 +138,7 @@ def explain(
         return str(by_rules(problem))
     with TemporaryDirectory(prefix="quickstudy-race-") as name:
         plan = _plan(problem, steps, budget, seeds, tasks, seed, Path(name), lambda _: None)
-    return _told(problem, plan)
+    return told(problem, plan)
 
 
 def _budget(minutes: float | None, steps: int | None) -> float:
@@ -212,115 +203,3 @@ def _all_failed(runners: tuple[Runner, ...], failures: Mapping[str, str]) -> str
         f"recommend: needs at least 1 candidate that runs; all failed. {'; '.join(reasons)}. Look "
         "at the first of these."
     )
-
-
-def _recommended(
-    problem: Problem, plan: Plan, runners: tuple[Runner, ...], finals: list[Finalist],
-    failures: Mapping[str, str], matters: float, seed: int, say: Say,
-) -> Recommendation:  # fmt: skip
-    first = taken(finals, matters)
-    other = second(finals, first)
-    results = first.results
-    by_name = {each.candidate.name: each.results for each in finals}
-    beside = pairs(by_name, margin(finals, matters), seed) if len(finals) > 1 else ()
-    ends = {each.candidate.name: each for each in finals}
-    rows = tuple(
-        Row(
-            runner.name, problem.candidate(runner.name).title,
-            problem.candidate(runner.name).family,
-            tuple((lap.steps, lap.result.mean, lap.result.half_width) for lap in runner.laps),
-            _mean(ends[runner.name]) if runner.name in ends else math.nan,
-            runner.failure or failures.get(runner.name, ""),
-        )
-        for runner in runners
-    )  # fmt: skip
-    candidate = first.candidate
-    return Recommendation(
-        problem.kind, problem.about, candidate.advice, tuple(_why(finals, first, matters)),
-        candidate.name, candidate.title, candidate.family, results[0].score, results[0].unit,
-        results[0].higher_is_better, figures(results, seed), bool(first.test),
-        other.candidate.title if other else "", beside,
-        _more_shots(problem, plan, first, seed, say), rows, problem.left_out,
-        tuple(rule.sentence for rule in rules_for(problem.rules)), problem.notes,
-        learner=first.learner,
-    )  # fmt: skip
-
-
-def _mean(finalist: Finalist) -> float:
-    return sum(each.mean for each in finalist.validation) / len(finalist.validation)
-
-
-def _why(finals: list[Finalist], first: Finalist, matters: float) -> list[str]:
-    """Why the first was taken: beside the best, and beside the best of the rows alone."""
-    unit = first.validation[0].unit
-    best = max(finals, key=lambda each: each.goodness)
-    score = wording.score(_mean(first), unit)
-    lines = []
-    if best is first:
-        lines.append(f"It was the best of {len(finals)} finalists on validation tasks: {score}.")
-    else:
-        lines.append(
-            f"It is the simplest within {wording.difference(margin(finals, matters), unit)} of the "
-            f"best on validation tasks: {score}, where {best.candidate.title} has "
-            f"{wording.score(_mean(best), unit)}."
-        )
-    alone = [each for each in finals if each.candidate.family == "target only"]
-    if alone and first not in alone:
-        other = max(alone, key=lambda each: each.goodness)
-        gain = wording.difference(first.goodness - other.goodness, unit)
-        lines.append(
-            f"Beside the best on your rows alone, {other.candidate.title}, it gains {gain}."
-        )
-    if first.steps:
-        lines.append(f"Each of its {len(first.validation)} trainings took {first.steps} steps.")
-    return lines
-
-
-def _more_shots(
-    problem: Problem, plan: Plan, first: Finalist, seed: int, say: Say
-) -> tuple[MoreShots, ...]:
-    make = first.candidate.shots
-    if make is None or not problem.shots:
-        return ()
-    found = []
-    for shots in (problem.shots, *(each for each in MORE_SHOTS if each > problem.shots)):
-        say(f"{shots} shots")
-        try:
-            source: TaskSource = make(shots)
-            stream = Stream.TEST if first.test else Stream.VALIDATION
-            result = one_result(evaluate(
-                first.learner, source, plan.test_tasks, seed=seed, stream=stream, baselines=False
-            ))  # fmt: skip
-            found.append(MoreShots(shots, result.figure, result.mean))
-        except Exception as error:  # the data end, or the learner cannot
-            found.append(MoreShots(shots, failure=first_line(error)))
-            break
-    return tuple(found)
-
-
-def _told(problem: Problem, plan: Plan) -> str:
-    """The plan as text."""
-    trained = [each for each in problem.candidates if each.steps]
-    lines = [
-        problem.about,
-        "",
-        "candidates (steps at the end of each rung; of each final training)",
-    ]
-    for each in problem.candidates:
-        if each.name in plan.failures:
-            lines.append(f"  {each.title}: cannot be raced: {plan.failures[each.name]}")
-        elif each.steps:
-            steps = [str(rung[each.name]) for rung in plan.rungs]
-            lines.append(f"  {each.title}: {', '.join(steps)}; {plan.final[each.name]}")
-        else:
-            lines.append(f"  {each.title}: nothing is trained over tasks")
-    lines += [f"  left out: {name}: {why}" for name, why in problem.left_out.items()]
-    there = sum(each.name not in plan.failures for each in trained)
-    lines += [
-        "",
-        f"rungs     {shares([there, *plan.keep])} trained, {plan.tasks} validation tasks",
-        f"finals    {plan.seeds} trainings of each that is left, {plan.test_tasks} test tasks",
-    ]
-    if math.isfinite(plan.seconds):
-        lines.append(f"time      about {plan.seconds / 60:.1f} minutes on this machine")
-    return "\n".join(lines)

@@ -27,7 +27,7 @@ TIMED_STEPS, TIMED_TASKS = 4, 4
 
 
 @dataclass
-class Contender:
+class Racer:
     """One training of a candidate.
 
     ``seed``    of the initial weights and of the training tasks.
@@ -119,8 +119,8 @@ class Cost:
 def measured(candidate: Candidate, seed: int, folder: Path) -> Cost:
     """What a candidate costs, by a few steps whose weights are thrown away."""
     began = time.perf_counter()
-    contender = Contender(candidate, seed, folder)
-    learner, moments = copy.deepcopy(contender.learner), []
+    racer = Racer(candidate, seed, folder)
+    learner, moments = copy.deepcopy(racer.learner), []
     if candidate.sources.train is not None and candidate.steps:
         fit(
             learner, candidate.sources.train, TIMED_STEPS, candidate.tasks_per_step,
@@ -128,8 +128,8 @@ def measured(candidate: Candidate, seed: int, folder: Path) -> Cost:
             progress=False, on_step=lambda _: moments.append(time.perf_counter()),
         )  # fmt: skip
     trained = time.perf_counter()
-    contender.learner = learner
-    contender.scored(TIMED_TASKS, seed)
+    racer.learner = learner
+    racer.scored(TIMED_TASKS, seed)
     ended = time.perf_counter()
     step = (moments[-1] - moments[0]) / (len(moments) - 1) if len(moments) > 1 else 0.0
     start = max(0.0, trained - began - TIMED_STEPS * step)
