@@ -6,7 +6,7 @@
 For each problem: ``qs.recommend`` with its minutes; then every candidate that it could have chosen
 is trained in full, its usual number of steps, and tested on the same test tasks. *Regret* is how
 much worse the recommended candidate is there than the best one, and *over target only* how much
-better than the best of the rows alone. Of scores without a unit both are shares of the best score.
+better than the best of the rows alone; of errors, both are shares of the error of these rows alone.
 Each part is kept as it ends, with the score of every task; a script that was stopped goes on there.
 
 The recommendation never sees test tasks. Regret does: of many candidates the best one is best by
@@ -149,7 +149,7 @@ def summary(problem: Problem, found: dict[str, Any]) -> dict[str, Any]:
     alone = [name for name, each in truth.items() if each["family"] == "target only"]
     best = max(truth, key=good)
     unit = truth[best]["unit"]
-    scale = 1.0 if unit == "%" else abs(good(best))
+    scale = 1.0 if unit == "%" or not alone else abs(max(map(good, alone)))
     regret = (good(best) - good(chosen)) / scale if chosen in truth else math.inf
     gained = (good(chosen) - max(map(good, alone))) / scale if chosen in truth and alone else None
     return {"about": problem.about, "chosen": chosen, "best": best, "regret": regret,
@@ -187,7 +187,7 @@ def _figure(truth: dict[str, Any]) -> str:
 def _points(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
-    return f"{100 * value:.1f}" if unit == "%" else f"{100 * value:.0f}% of the best"
+    return f"{100 * value:.1f}" if unit == "%" else f"{100 * value:.1f}% of the error alone"
 
 
 def _keep(path: Path, results: dict[str, Any]) -> None:
