@@ -202,6 +202,8 @@ def test_what_is_too_dear_is_not_raced():
     plan = by_minutes(raced, 1, 3, 600, costs, {})
     assert "give more minutes" in plan.failures["dear"]
     assert "alone" not in plan.failures
+    slow = {name: Cost(0, 0, 10 * cost) for name, cost in (("alone", 1.0), ("dear", 2.0))}
+    assert not by_minutes(raced, 1, 3, 600, slow, {}).failures  # something must be raced
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def class_rows(noise: float) -> qs.LabelledRows:
 @pytest.fixture(autouse=True)
 def few_divisions(monkeypatch):
     monkeypatch.setattr(of_rows, "DIVISIONS", 4)
+    monkeypatch.setattr(of_rows, "NETWORK_STEPS", 2)
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_target_only_is_recommended_where_the_inputs_are_right_as_they_are(few_l
 
 def test_functions(few_learners, monkeypatch):
     monkeypatch.setattr(of_functions, "TASKS_PER_STEP", 4)
-    found = qs.recommend(qs.Sinusoids(10, 20), steps=40, tasks=20, seeds=1)
+    found = qs.recommend(qs.Sinusoids(10, 20), steps=20, tasks=8, seeds=1)
     assert not found.higher_is_better
     assert found.name in ("linear_probe", "kernel")
     rows = {row.name: row for row in found.rows}

@@ -29,6 +29,9 @@ SUPPORT, QUERIES = 2000, 300
 IN_SUPPORT = 0.8
 """Share of the rows to race on that a division trains on."""
 
+NETWORK_STEPS = 50
+"""Of a small network, on the support rows of each division."""
+
 HELD_OUT = 4
 """Every so many rows one is kept for the expected score."""
 
@@ -157,7 +160,7 @@ def _candidates(
     if not short:
         kinds.append((
             "network", "a small network",
-            lambda: FineTune(MLP(size, (64, 64)), steps=50, rate=0.01),
+            lambda: FineTune(MLP(size, (64, 64)), steps=NETWORK_STEPS, rate=0.01),
         ))  # fmt: skip
     where = f" on features of {title}" if short else ""
     advice = f"Take features of {title}, no training of it" if short else "Train on your data alone"

@@ -20,11 +20,14 @@ MOST = 10
 IN_RACE, IN_FINALS = 0.35, 0.4
 """Shares of the time for training. Scoring takes most of the rest."""
 
-TASKS = (20, 200)
+TASKS = (5, 200)
 """The fewest and the most validation tasks that a rung is decided on, where time decides."""
 
 DEAR = 0.05
 """Share of the time above which scoring a candidate once is too much, and it is not raced."""
+
+NOT_DEAR = 4
+"""Times the cost of the cheapest one, up to which a candidate is raced all the same."""
 
 IN_SCORES = 0.1
 """Share of the time for scoring the candidates of the first rung, and as much for the finals."""
@@ -87,10 +90,11 @@ def by_minutes(
 ) -> Plan:
     """A plan that takes about ``minutes`` by the ``costs`` that were measured."""
     seconds = 60 * minutes
+    cheapest = min((cost.task for cost in costs.values()), default=0.0)
     dear = {
         name: f"scoring {TASKS[0]} tasks takes about {TASKS[0] * cost.task:.0f} s, too much of "
         f"{seconds:.0f} s; give more minutes"
-        for name, cost in costs.items() if TASKS[0] * cost.task > DEAR * seconds
+        for name, cost in costs.items() if TASKS[0] * cost.task > DEAR * seconds and cost.task > NOT_DEAR * cheapest
     }  # fmt: skip
     failures = {**failures, **dear}
     there = [each for each in problem.candidates if each.name in costs and each.name not in dear]
@@ -114,7 +118,7 @@ def by_minutes(
     }  # fmt: skip
     dearest = sorted((costs[each.name].task for each in there), reverse=True)[: FINALISTS + 1]
     tested = IN_SCORES * seconds / (seeds * sum(dearest) or 1e-9)
-    test_tasks = _within(tested, min(50, tasks), tasks, problem.tasks)
+    test_tasks = _within(tested, min(20, tasks), tasks, problem.tasks)
     return Plan(
         tuple(rungs), keep, scored, final, seeds, test_tasks, seconds, dict(costs), dict(failures)
     )
