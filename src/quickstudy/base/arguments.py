@@ -40,6 +40,15 @@ def typed(function: Function) -> Function:
     return cast("Function", call)
 
 
+class TypedConstructor:
+    """A base whose subclasses have constructors that are :func:`typed`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = typed(cls.__init__)  # type: ignore[method-assign]
+
+
 def _wrong_argument(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     """What is wrong with the first argument that is not of its annotated type; "" where all are."""
     try:

@@ -94,7 +94,8 @@ def by_minutes(
     dear = {
         name: f"scoring {TASKS[0]} tasks takes about {TASKS[0] * cost.task:.0f} s, too much of "
         f"{seconds:.0f} s; give more minutes"
-        for name, cost in costs.items() if TASKS[0] * cost.task > DEAR * seconds and cost.task > NOT_DEAR * cheapest
+        for name, cost in costs.items()
+        if TASKS[0] * cost.task > DEAR * seconds and cost.task > NOT_DEAR * cheapest
     }  # fmt: skip
     failures = {**failures, **dear}
     there = [each for each in problem.candidates if each.name in costs and each.name not in dear]

@@ -139,13 +139,13 @@ def checked(who: str, tasks: NamedTasks) -> NamedTasks:
             f"{who}: {count(len(single), 'task')} of {len(tasks)} "
             f"{'has' if len(single) == 1 else 'have'} one class only, so no ROC-AUC: "
             f"{first_few(single)}. Leave such tasks out where they should be scored.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if len(tasks) == 1:
         warnings.warn(
             f"{who}: there is 1 task, {next(iter(tasks))!r}, so nothing is shared: multi-task "
             "learners learn it alone.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return tasks
 

@@ -24,12 +24,10 @@ from quickstudy.tasks.named_rows import (
     of_examples,
     one_class_only,
     some_of,
+    warn_of_memory,
     with_labels,
 )
 from quickstudy.tasks.numbering import generator
-
-MUCH_MEMORY = 2 * 2**30
-"""Bytes of gathered rows above which :meth:`NamedTasks.tested_on` says so first."""
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
@@ -264,14 +262,14 @@ class NamedTasks(Mapping[str, Examples]):
                 f"{count(len(other), 'task')} of others: {first_few(other)}. Write "
                 "train.tested_on(test.standardised(train))."
             )
-        _warn_of_memory(self.rows, test.rows, support)
+        warn_of_memory(self.rows, test.rows, support)
         undefined = [n for n in test.one_class() if isinstance(self.specs[n].answer, Labels)]
         if undefined:
             warnings.warn(
                 f"tested_on: {count(len(undefined), 'task')} of {len(test)} "
                 f"{'has' if len(undefined) == 1 else 'have'} one class only among the query rows, "
                 f"so no ROC-AUC: {first_few(undefined)}. Leave them out, or use another split.",
-                stacklevel=2,
+                stacklevel=3,
             )
         chosen = {
             name: some_of(self.rows.count(name), support, seed + place)
@@ -315,17 +313,3 @@ def _same_scale(
     if name not in one or name not in other:
         return (name in one) == (name in other)
     return all(map(torch.equal, one[name], other[name]))
-
-
-def _warn_of_memory(train: NamedRows, test: NamedRows, support: int | None) -> None:
-    needed = 0
-    for name in test:
-        share = 1.0 if support is None else min(support / train.count(name), 1.0)
-        needed += int(train.bytes_of(name) * share) + test.bytes_of(name)
-    if needed > MUCH_MEMORY:
-        warnings.warn(
-            f"tested_on: support and query rows of {count(len(test), 'task')} take "
-            f"{needed / 2**30:.1f} GiB. Ask for fewer support rows, support=100, or test some at "
-            "a time: train.tested_on(test.only(names)).",
-            stacklevel=3,
-        )

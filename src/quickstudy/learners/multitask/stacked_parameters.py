@@ -154,7 +154,7 @@ def tell_memory(tasks: int, parameters: Any, device: torch.device) -> None:
     )
     if need > free:
         raise ValueError(f"tasks: {found}")
-    warnings.warn(f"tasks: {found}", stacklevel=4)
+    warnings.warn(f"tasks: {found}", stacklevel=5)
 
 
 def heads_for(
