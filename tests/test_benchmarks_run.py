@@ -452,6 +452,31 @@ def test_multitask_and_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert table["single ridge"]["known"]["mean"] > 0.3
 
 
+def test_recommend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up tasks with names; a second call goes on where the first one stopped."""
+    script, out = import_module("recommend"), tmp_path / "recommend.json"
+    x = torch.randn(8, 20, 2, generator=torch.Generator().manual_seed(0))
+    tasks = qs.tasks.domains({str(k): (x[k], x[k] @ torch.ones(2, 1), qs.regression())
+                              for k in range(8)})  # fmt: skip
+    monkeypatch.setitem(script.CASES, "school", script.Case(lambda root: tasks, {}, 1))
+    words = ("school", "--steps", "4", "--truth-steps", "4", "--seeds", "1", "--out", out)
+    call("recommend", monkeypatch, *words)
+    found = json.loads(out.read_text())["school"]
+    means = {name: each["mean"] for name, each in found["truth"].items()}
+    assert found["best"] == min(means, key=means.__getitem__)
+    alone = min(m for n, m in means.items() if found["truth"][n]["family"] == "target only")
+    lost = (means[found["chosen"]] - means[found["best"]]) / alone
+    assert found["regret"] == pytest.approx(lost, abs=1e-6)
+    assert found["regret"] < 0.02
+    assert all(len(each["scores"]) == 8 for each in found["truth"].values())
+    del found["truth"]["pooled"]
+    out.write_text(json.dumps({"school": found}))
+    monkeypatch.setattr(qs, "recommend", None, raising=False)  # known already
+    call("recommend", monkeypatch, *words)
+    again = json.loads(out.read_text())["school"]
+    assert set(again["truth"]) == set(means)
+
+
 def test_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part with little work; a second call measures what is missing alone."""
     out, script = tmp_path / "questions.json", import_module("questions")
