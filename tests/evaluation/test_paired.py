@@ -74,7 +74,7 @@ def bca(values: np.ndarray, seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@pytest.mark.parametrize("tasks", [20, 200])
+@pytest.mark.parametrize("tasks", [50, 200])
 def test_intervals_are_efrons(tasks: int) -> None:
     """Both are resampled, ours 4,000 times, so that an end of it has a deviation of about 0.06
     standard errors of the mean."""
@@ -82,11 +82,11 @@ def test_intervals_are_efrons(tasks: int) -> None:
     for row, (found,) in zip(values, of_means(values, 0), strict=True):
         error = row.std() / math.sqrt(tasks)
         assert (found.low, found.high) == pytest.approx(bca(row, 1), abs=0.25 * error)
-        assert found.high - row.mean() > 1.1 * (row.mean() - found.low), "skewed as the values are"
+        assert found.high - row.mean() > 1.05 * (row.mean() - found.low), "skewed as the values are"
 
 
 def test_every_row_has_the_interval_that_it_has_alone() -> None:
-    values = np.random.default_rng(0).normal(size=(3, 40))
+    values = np.random.default_rng(0).normal(size=(3, 60))
     together = of_means(values, 5, (0.05, 0.01))
     for row, found in zip(values, together, strict=True):
         (alone,) = of_means(row[None], 5, (0.05, 0.01))
@@ -101,7 +101,7 @@ def test_equal_differences_have_no_width_and_few_tasks_have_students_interval() 
     values = np.random.default_rng(0).normal(size=FEW_TASKS - 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert of_means(np.full((2, 30), 0.25), 0) == 2 * [[Interval(0.25, 0.25)]]
+        assert of_means(np.full((2, 60), 0.25), 0) == 2 * [[Interval(0.25, 0.25)]]
         ((found,),) = of_means(values[None], 0)
     expected = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
     assert (found.low, found.high) == pytest.approx(expected)
