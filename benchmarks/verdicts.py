@@ -350,7 +350,7 @@ PARTS: dict[str, tuple[Callable[..., Row], list[Row]]] = {
         {"copies": 2, "ties": 0.0, "plan": "looks, each at 0.05"},
     ]),
     "others": (others, every(classes=(20, 60), trainings=(3, 5, 10))),
-    "tasks": (over_tasks, every(population=list(POPULATIONS), tasks=(20, 50, 150, 600))),
+    "tasks": (over_tasks, every(population=list(POPULATIONS), tasks=(20, 58, 150, 600))),
     "trainings": (trainings, [
         *every(copies=(2, 4), difference=(0.0,), trainings=(1, 3, 5, 10)),
         *every(copies=(2,), difference=(0.02, 0.04), trainings=(3, 5, 10)),
