@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "quickstudy"
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = [
     "base", "core", "answers", "tasks", "datasets", "backbones", "objectives", "learners", "files",
-    "compute", "balancing", "contract", "evaluation", "training", "relations", "reports",
-    "interfaces",
+    "compute", "balancing", "contract", "evaluation", "training", "relations", "selection",
+    "reports", "interfaces",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 WITHOUT_TORCH = {

@@ -8,8 +8,9 @@ from quickstudy.interfaces.cli.export_commands import export
 from quickstudy.interfaces.cli.group import main
 from quickstudy.interfaces.cli.list_commands import backbones, datasets, learners
 from quickstudy.interfaces.cli.run_commands import evaluate, report, run
+from quickstudy.interfaces.cli.tune_command import tune
 
 __all__ = ["main"]
 
-for command in (run, evaluate, report, adapt, predict, export, datasets, backbones, learners):
+for command in (run, evaluate, report, tune, adapt, predict, export, datasets, backbones, learners):
     main.add_command(command)
