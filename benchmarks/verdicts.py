@@ -284,7 +284,8 @@ def others(repetitions: int, trainings: int, classes: int, ways: int = 5, tasks:
         ((here,),) = of_means(scores.mean(0)[None], seed)
         ends = {"others": (found.low, found.high), "these": (here.low, here.high)}
         if seed < PLAIN:
-            members, rng = of.membership.numpy(), np.random.default_rng(seed)
+            members, rng = np.zeros((tasks, len(of.names))), np.random.default_rng(seed)
+            members[of.pairs] = 1.0
             ends["percentiles"] = percentiles(scores, members, rng)
         for name, (low, high) in ends.items():
             covered[name] += low <= truth <= high

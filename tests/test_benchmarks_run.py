@@ -53,6 +53,22 @@ def test_sinusoid_learners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert result["tasks"] == 3
 
 
+def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of each part but the training on glyphs, and then the next row of one."""
+    out, verdicts = tmp_path / "verdicts.json", import_module("verdicts")
+    monkeypatch.setattr(verdicts, "true_difference", lambda ways: 0.014)
+    monkeypatch.setattr("quickstudy.evaluation.intervals.RESAMPLES", 4000)
+    few = ("--repetitions", 2, "--resamples", 50, "--rows", 1, "--out", out)
+    call("verdicts", monkeypatch, "null", "others", "tasks", "trainings", "power", *few)
+    call("verdicts", monkeypatch, "null", *few)
+    found = json.loads(out.read_text())
+    assert [row["plan"] for row in found["null"]] == ["one look", "looks"]
+    assert [len(found[part]) for part in ("others", "tasks", "trainings", "power")] == [1] * 4
+    assert (
+        0 < found["others"][0]["half-width of these"] < found["others"][0]["half-width of others"]
+    )
+
+
 def test_adaptation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "adaptation.json"
     words = ("regression", "--learners", "maml", "cavia", "--seconds", "0.001", "--threads", "1")

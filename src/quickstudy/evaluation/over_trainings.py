@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,18 @@ class OverTrainings:
     interval: Interval | None
     over: str
     p: float = math.nan
+
+
+class Members(NamedTuple):
+    """Which tasks have which units, the classes or tasks that are resampled.
+
+    ``task``, ``unit``  (n,), (n,): a task and a unit of it, for all of them.
+    ``units``           their number.
+    """
+
+    task: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    units: int
 
 
 def over_trainings(
@@ -83,8 +96,10 @@ def over_trainings(
     Reference: Owen (2007), The pigeonhole bootstrap.
     """
     trainings, tasks = min(len(part) for part in parts), parts[0].shape[1]
-    members = np.eye(tasks) if classes is None else classes.membership.numpy()
-    units = members.shape[1]
+    members = Members(np.arange(tasks), np.arange(tasks), tasks)
+    if classes is not None:
+        members = Members(*classes.pairs, len(classes.names))
+    units = members.units
     why = ""
     if trainings < LEAST_TRAININGS:
         why = _too_few(trainings, "training", "trainings", LEAST_TRAININGS)
@@ -92,14 +107,14 @@ def over_trainings(
         why = "it was not kept which classes each task has; evaluate again"
     elif classes is not None and units < LEAST_CLASSES:
         why = _too_few(units, "class", "classes", LEAST_CLASSES)
-    elif classes is not None and bool((members.sum(0) == tasks).any()):
+    elif classes is not None and bool((np.bincount(members.unit) == tasks).any()):
         why = "tasks without each of the classes are needed"
     if why:
         return OverTrainings(None, why)
     resampled = count(units, "class", "classes")
     if classes is None:
         resampled = f"{count(tasks, 'task')}, whose classes have no names"
-    variance, freedom = _variance(parts, members)
+    variance, freedom = variance_of_mean(parts, members)
     mean, error = float(sum(part.mean() for part in parts)), math.sqrt(variance)
     half = quantile(freedom) * error
     return OverTrainings(
@@ -123,13 +138,10 @@ def _p(mean: float, error: float, freedom: float) -> float:
     return 2 * float(stdtr(freedom, -abs(mean) / error))
 
 
-def _variance(parts: Sequence[Floats], members: Floats) -> tuple[float, float]:
-    """The variance of the sum of the means of ``parts``, each (S, T), and its degrees of freedom.
-
-    ``members``  (T, C): 1 where the task has the class.
-    """
-    tasks, units = members.shape
-    own = members.sum(1)
+def variance_of_mean(parts: Sequence[Floats], members: Members) -> tuple[float, float]:
+    """The variance of the sum of the means of ``parts`` (S, T), and its degrees of freedom."""
+    tasks, units = parts[0].shape[1], members.units
+    own = np.bincount(members.task, minlength=tasks)
     again = float((own * (units - own)).sum()) / ((units - 1) * tasks) - 1  # K - 1
     of_tasks = sum(part.mean(0) - part.mean() for part in parts)
     of_each_task = float(np.var(of_tasks, ddof=1)) / tasks
@@ -154,10 +166,10 @@ def _variance(parts: Sequence[Floats], members: Floats) -> tuple[float, float]:
     return variance, variance**2 / uncertain
 
 
-def _over_classes(centred: Floats, members: Floats) -> Floats:
+def _over_classes(centred: Floats, members: Members) -> Floats:
     """(S, S): Var* and Cov* over w of sum_c (w_c - 1) q_sc, for scores (S, T) less their mean."""
-    tasks, units = members.shape
-    q = centred @ members / tasks
+    tasks, units = centred.shape[1], members.units
+    q = np.stack([np.bincount(members.unit, row[members.task], units) for row in centred]) / tasks
     q -= q.mean(1, keepdims=True)
     found: Floats = units / (units - 1) * q @ q.T
     return found
