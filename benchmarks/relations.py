@@ -38,7 +38,7 @@ from quickstudy.relations import Affinity, AffinityRecorder, gradient_cosines, l
 
 RESULTS = Path(__file__).parent / "results" / "relations.json"
 TASKS, CLUSTERS, HARMFUL, FEATURES, NOISE = 12, 3, 3, 20, 0.5
-STEPS, HIDDEN, TARGETS = 200, 32, 2
+STEPS, HIDDEN, TARGETS = 200, 32, 4
 """Training steps and width of hard sharing; targets of ``negative_transfer`` in each family."""
 
 

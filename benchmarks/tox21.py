@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import quickstudy as qs
 from quickstudy.answers.metrics import roc_auc
@@ -34,9 +34,30 @@ RESULTS = Path(__file__).parent / "results" / "tox21.json"
 HIDDEN, RATE, BATCH = 512, 1e-3, 64
 PASSES = (2, 4, 7, 10)
 """Passes over the known labels after which a network is a candidate."""
+PASSES_WITH_DROPOUT = (5, 10, 20, 30)
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
 """Candidates of logistic regression: ``C`` of scikit-learn."""
+DROPPED = 0.2, 0.5
+"""Shares of the inputs and of the hidden units that dropout leaves out."""
 LABELS = "all assays"
+
+
+class WithDropout(nn.Module):
+    """The hidden layer, with dropout of its inputs and of its units."""
+
+    features = HIDDEN
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(DROPPED[0]), nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Dropout(DROPPED[1])
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (n, 512)."""
+        features: Tensor = self.layers(x)
+        return features
+
 
 Parts = tuple[qs.tasks.NamedTasks, qs.tasks.NamedTasks, qs.tasks.NamedTasks]
 Scores = dict[str, float]
@@ -96,14 +117,18 @@ def network(
     return candidates
 
 
-def one_of_labels(parts: Parts, seed: int) -> Candidates:
+def one_of_labels(make: Callable[[int], nn.Module], passes: tuple[int, ...]) -> Method:
     """One network with an output for each assay; the loss leaves unknown labels out."""
-    train = parts[0]
-    inputs, labels = table_of(train)
-    whole = qs.tasks.domains({LABELS: (inputs, labels, qs.multilabel(len(train)))})
-    learner = qs.HardSharing(qs.backbones.MLP(inputs.shape[1], (HIDDEN,)), whole.outputs)
-    source = whole.batches(rows=BATCH // 2, support=BATCH // 2)
-    yield from trained(learner, source, 1, len(inputs) / BATCH, parts, seed)
+
+    def candidates(parts: Parts, seed: int) -> Candidates:
+        train = parts[0]
+        inputs, labels = table_of(train)
+        whole = qs.tasks.domains({LABELS: (inputs, labels, qs.multilabel(len(train)))})
+        learner = qs.HardSharing(make(inputs.shape[1]), whole.outputs)
+        source = whole.batches(rows=BATCH // 2, support=BATCH // 2)
+        yield from trained(learner, source, 1, len(inputs) / BATCH, parts, seed, passes)
+
+    return candidates
 
 
 def trained(
@@ -113,9 +138,10 @@ def trained(
     steps: float,
     parts: Parts,
     seed: int,
+    passes: tuple[int, ...] = PASSES,
 ) -> Candidates:
-    """The learner after each of ``PASSES``; ``steps`` are those of one pass."""
-    ends = {max(round(passes * steps), 1): passes for passes in PASSES}
+    """The learner after each of ``passes``; ``steps`` are those of one pass."""
+    ends = {max(round(each * steps), 1): each for each in passes}
     found = []
 
     def score(step: Any) -> None:
@@ -158,7 +184,8 @@ def methods() -> dict[str, Method]:
     return {
         "single logistic": logistic,
         "single networks": network(lambda d, tasks: qs.SingleTask(mlp(d), tasks)),
-        "one network of 12 labels": one_of_labels,
+        "one network of 12 labels": one_of_labels(mlp, PASSES),
+        "the same with dropout": one_of_labels(WithDropout, PASSES_WITH_DROPOUT),
         "HardSharing": network(lambda d, tasks: qs.HardSharing(mlp(d), tasks)),
         "MMoE": network(
             lambda d, tasks: qs.MMoE(
@@ -251,6 +278,8 @@ def main() -> None:
             found["settings"] = {
                 "molecules": options.molecules or "all", "split": "random 80/10/10",
                 "candidates of a network": [f"{n} passes" for n in PASSES],
+                "candidates with dropout": [f"{n} passes" for n in PASSES_WITH_DROPOUT],
+                "dropout of inputs and hidden units": DROPPED,
                 "candidates of logistic regression": [f"C={c}" for c in PENALTIES],
                 "hidden": HIDDEN, "rate": RATE, "labels in a step": BATCH * len(tasks),
             }  # fmt: skip

@@ -88,6 +88,36 @@ def test_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["tasks"][0]["by_features_ms"] > 0
 
 
+def test_memory_against_lstm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, out = import_module("memory_against_lstm"), tmp_path / "memory.json"
+    rows = random_classes(classes=20, rows=20, side=28)
+    data = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
+    monkeypatch.setattr(qs.datasets, "load", lambda *_, **__: data)
+    few = "--seeds 1 --steps 1 --tasks-per-step 2 --backbone-steps 1 --channels 4 --test-tasks 3"
+    call("memory_against_lstm", monkeypatch, *few.split(), "--out", out)
+    trainings = json.loads(out.read_text())["trainings"]
+    assert [each["learner"] for each in trainings] == list(script.KINDS)
+    assert [each["tasks"] for each in trainings] == [2, 2, 4]
+    prints = {(test["shots"], test["fingerprint"]) for each in trainings for test in each["tests"]}
+    assert len(prints) == 2, "all learners have the same test tasks"
+    assert len(script.table(trainings)) == 6
+
+
+def test_conformal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = import_module("conformal")
+    rows = random_classes(classes=40, rows=10, side=28)
+    data = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
+    monkeypatch.setattr(qs.datasets, "load", lambda *_, **__: data)
+    monkeypatch.setattr(script, "SETTINGS", {"5-way 5-shot": (5, 5)})
+    few = "--steps 1 --channels 4 --tasks 10 --calibration-tasks 10 --halves 1"
+    call("conformal", monkeypatch, "glyphs", *few.split(), "--out", tmp_path)
+    found = json.loads((tmp_path / "glyphs.json").read_text())["5-way 5-shot"]
+    assert list(found["coverage"]) == ["same classes", "other scripts", "left out"]
+    assert all(len(each) == 10 for each in found["coverage"]["same classes"].values())
+    assert len(found["halves"]) == 1
+    assert all(len(areas) == 5 for areas in found["strangers"].values())
+
+
 def test_mutated_archives() -> None:
     """Every kind of file from outside, a few times: see the script for thousands."""
     found = import_module("mutated_archives").cases(300, seed=1)
@@ -159,7 +189,9 @@ def test_pretrained_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert one.shots == [1]
 
 
-@pytest.mark.parametrize("name", ["figures", "memory", "omniglot", "photographs", "scaling"])
+@pytest.mark.parametrize(
+    "name", ["figures", "killed_tuning", "memory", "omniglot", "photographs", "scaling"]
+)
 def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
 
@@ -359,3 +391,18 @@ def test_multitask_and_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     table = json.loads(out.read_text())["table"]
     assert set(table) == {"single ridge", *script.ORDERS}
     assert table["single ridge"]["known"]["mean"] > 0.3
+
+
+def test_heterogeneity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up colour pictures of 8 pixels: grey, 28 wide, and every mixture is trained."""
+    out, script = tmp_path / "kinds.json", import_module("heterogeneity")
+    rows = random_classes(classes=6, rows=8, side=8)
+    made = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
+    monkeypatch.setattr(qs.datasets, "load", lambda *_: made)
+    assert script.grey(made)["train"].inputs.shape[1:] == (1, 28, 28)
+    call("heterogeneity", monkeypatch, "--kinds", "glyphs", "emoji", "--learners", "Prototypical",
+         "--steps", "1", "--tasks", "3", "--seeds", "2", "--out", out)  # fmt: skip
+    table = json.loads(out.read_text())["table"]
+    assert [row["mixed"] for row in table] == [1, 2]
+    assert table[0]["change on the first"]["mean"] == 0
+    assert len(table[1]["emoji"]["seeds"]) == 2

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "docs/tasks.md", "docs/training.md", "docs/computing.md",
          "docs/whether-to-transfer.md", "docs/multitask.md", "docs/balancing.md",
          "docs/evaluation.md", "docs/comparing.md", "docs/contract.md", "docs/pretrained.md",
-         "docs/few_pictures.md"]  # fmt: skip
+         "docs/few_pictures.md", "docs/confidence.md", "docs/tuning.md"]  # fmt: skip
 TINY = {"budget": 1, "steps": 1, "tasks": 2, "every": 1, "ways": 5, "channels": 8, "size": 32}
 
 

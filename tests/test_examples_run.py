@@ -24,6 +24,14 @@ def test_quickstart():
     assert result.mean > 0.5, "far above chance (0.2) after a few steps"
 
 
+def test_saying_not_sure():
+    """After a few steps: far from the 0.2 of guessing, and rarely sure of what it has not seen."""
+    right, wrong, unnoticed = example("not_sure")["main"](steps=20, tasks=20)
+    assert right > 0.3
+    assert wrong < 0.3
+    assert unnoticed < 0.5
+
+
 def test_the_custom_learner_keeps_the_contract_and_learns():
     """Of ten seeds, the worst accuracy was 0.69."""
     kept, result = example("your_own_learner")["main"](steps=10, tasks=20)

@@ -40,11 +40,18 @@ if TYPE_CHECKING:
     from quickstudy.core import Task as Task
     from quickstudy.core import TaskSpec as TaskSpec
     from quickstudy.evaluation import transfer_scores as transfer_scores
+    from quickstudy.evaluation.abstention import abstain as abstain
+    from quickstudy.evaluation.calibrate import Calibration as Calibration
+    from quickstudy.evaluation.calibrate import calibrate as calibrate
+    from quickstudy.evaluation.calibrate import calibrate_on_support as calibrate_on_support
     from quickstudy.evaluation.evaluate import evaluate as evaluate
     from quickstudy.evaluation.multitask import judge_multitask as judge_multitask
     from quickstudy.evaluation.multitask import judge_runs as judge_runs
     from quickstudy.evaluation.negative_transfer import negative_transfer as negative_transfer
+    from quickstudy.evaluation.prediction_sets import PredictionSets as PredictionSets
+    from quickstudy.evaluation.prediction_sets import prediction_sets as prediction_sets
     from quickstudy.evaluation.results import Evaluation as Evaluation
+    from quickstudy.evaluation.strangers import stranger_score as stranger_score
     from quickstudy.evaluation.transferability import transferability as transferability
     from quickstudy.evaluation.validation import Validation as Validation
     from quickstudy.files.export import export as export
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from quickstudy.files.storage import save as save
     from quickstudy.interfaces.estimator import FewShotClassifier as FewShotClassifier
     from quickstudy.interfaces.estimator import FewShotRegressor as FewShotRegressor
+    from quickstudy.learners.cards import Range as Range
     from quickstudy.learners.gradient import descend as updates  # noqa: F401
     from quickstudy.learners.gradient import meta_gradients as meta_gradients
     from quickstudy.learners.gradient.multi_step import MultiStep as MultiStep
@@ -64,6 +72,7 @@ if TYPE_CHECKING:
     from quickstudy.selection.budget import Minutes as Minutes
     from quickstudy.selection.compare import compare as compare
     from quickstudy.selection.compared import Comparisons as Comparisons
+    from quickstudy.selection.tune import tune as tune
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -103,6 +112,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.gradient.proto_maml import ProtoMAML as ProtoMAML
     from quickstudy.learners.gradient.reptile import Reptile as Reptile
     from quickstudy.learners.memory.in_context import InContext as InContext
+    from quickstudy.learners.memory.lstm import LSTM as LSTM
     from quickstudy.learners.memory.mann import MANN as MANN
     from quickstudy.learners.memory.memory_network import MemoryNetwork as MemoryNetwork
     from quickstudy.learners.memory.meta_networks import MetaNetworks as MetaNetworks
@@ -146,6 +156,7 @@ if TYPE_CHECKING:
 _DEFINED_IN = {
     "Acting": "core",
     "Answer": "core",
+    "Calibration": "evaluation.calibrate",
     "Comparisons": "selection.compared",
     "Compute": "compute.plan",
     "Evaluation": "evaluation.results",
@@ -156,12 +167,17 @@ _DEFINED_IN = {
     "Learner": "core",
     "Minutes": "selection.budget",
     "MultiStep": "learners.gradient.multi_step",
+    "PredictionSets": "evaluation.prediction_sets",
     "Predictor": "core",
+    "Range": "learners.cards",
     "Score": "core",
     "Sinusoids": "tasks.functions",
     "Task": "core",
     "TaskSpec": "core",
     "Validation": "evaluation.validation",
+    "abstain": "evaluation.abstention",
+    "calibrate": "evaluation.calibrate",
+    "calibrate_on_support": "evaluation.calibrate",
     "classification": "answers.specs",
     "clustering": "answers.specs",
     "compare": "selection.compare",
@@ -179,14 +195,17 @@ _DEFINED_IN = {
     "linear_contrastive": "learners.metric.siamese",
     "load": "files.storage",
     "multilabel": "answers.specs",
+    "prediction_sets": "evaluation.prediction_sets",
     "pretrained": "backbones.pretrained.load",
     "negative_transfer": "evaluation.negative_transfer",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",
     "spec": "answers.specs",
+    "stranger_score": "evaluation.strangers",
     "tokens": "answers.specs",
     "transferability": "evaluation.transferability",
+    "tune": "selection.tune",
     "verification": "learners.metric.siamese",
     "with_backbone": "learners.with_backbone",
 }

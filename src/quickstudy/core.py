@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from quickstudy.base.arguments import TypedConstructor
 from quickstudy.base.door import check_predictions, counted, readable, received, received_rows
 from quickstudy.base.explain import explaining
 from quickstudy.base.known import mean_of_known, zero_if_unknown
@@ -198,7 +199,7 @@ TaskSource = Callable[[torch.Generator], Task]
 """A function that draws a task: the same generator state gives the same task."""
 
 
-class Learner(nn.Module, ABC):
+class Learner(TypedConstructor, nn.Module, ABC):
     """Maps a support set to a predictor; training over many tasks learns its parameters.
 
     Write ``adapt`` and ``predict`` for ONE task, in the paper's own equations; the engine maps

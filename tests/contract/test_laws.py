@@ -46,6 +46,7 @@ CHEAPER = {
     "fine_tune": {"steps": 2, "head": "zero_head"},
     "lora": {"steps": 2, "head": "zero_head"},
     "mann": {"hidden": 8, "slots": 16, "width": 6},
+    "lstm": {"hidden": 8},
     "deep_coral": {"steps": 3},
     "dan": {"steps": 3},
     "dann": {"steps": 3},

@@ -138,8 +138,8 @@ def test_query_rows_count_by_their_weights_in_the_objective(name: str) -> None:
 
     torch.testing.assert_close(found(absent(one)), found(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found(unlabelled(one)), found(), rtol=1e-9, atol=1e-9)
-    # MANN's queries are steps of a sequence, and Reptile deals rows out to its inner batches.
-    if not isinstance(learner, qs.MANN | qs.Reptile):
+    # MANN and LSTM read queries as a sequence, and Reptile deals rows out to its inner batches.
+    if not isinstance(learner, qs.MANN | qs.LSTM | qs.Reptile):
         twice = one._replace(weights=2 * one.weights)
         torch.testing.assert_close(found(twice), found(one, one), rtol=1e-9, atol=1e-9)
 

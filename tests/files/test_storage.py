@@ -294,6 +294,23 @@ def test_a_predictor_exports_to_onnx_for_any_number_of_rows(
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["HardSharing", "SingleTask", "MMoE"])
+def test_a_task_known_by_name_exports_with_its_own_head(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    learner = getattr(qs, name)(qs.backbones.MLP(4, (6,)), {"price": 2, "kind": 3}).eval()
+    with torch.no_grad():
+        for parameter in learner.parameters():  # heads may start at zero
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = torch.randn(5, 4)
+    predictor = learner(qs.examples(x, torch.randn(5, 2)), qs.regression(2, name="price"))
+    session = onnxruntime.InferenceSession(qs.export(predictor, tmp_path / "p.onnx", x[:3]))
+    for rows in (x[:1], x):
+        (found,) = session.run(None, {"inputs": rows.numpy()})
+        np.testing.assert_allclose(found, predictor(rows).detach(), rtol=1e-4, atol=1e-4)
+
+
 class Detector(nn.Module):
     """A dict of inputs -> a dict of predictions, in which no input can stand for another."""
 

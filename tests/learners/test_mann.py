@@ -13,7 +13,7 @@ from made_up import examples_of
 from quickstudy.backbones import MLP, Conv4
 from quickstudy.contract.check import doubled
 from quickstudy.core import Examples, Task
-from quickstudy.learners.memory.mann import sequence_loss
+from quickstudy.learners.memory.sequence_learner import sequence_loss
 from quickstudy.objectives import query_loss
 from quickstudy.tasks.examples import pad_rows
 from quickstudy.tasks.numbering import draw

@@ -16,8 +16,8 @@ from quickstudy.answers import Classes, Labels, Reals
 from quickstudy.backbones import MLP
 from quickstudy.core import Examples, Learner, Task
 from quickstudy.files.storage import load
-from quickstudy.learners.memory.mann import sequence_loss
 from quickstudy.learners.memory.neural_process import gaussian_likelihood
+from quickstudy.learners.memory.sequence_learner import sequence_loss
 from quickstudy.learners.metric.siamese import contrastive, linear_contrastive, verification
 from quickstudy.learners.outputs import label_vectors
 
@@ -169,7 +169,7 @@ def test_a_saved_predictor_predicts_to_the_last_bit(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        (sequence_loss, "sequence_loss: needs a MANN learner; found Prototypical"),
+        (sequence_loss, "sequence_loss: needs a learner that reads .*; found Prototypical"),
         (gaussian_likelihood, "gaussian_likelihood: needs a neural process; found Prototypical"),
         (contrastive, "need a Siamese learner; found Prototypical"),
         (linear_contrastive, "need a Siamese learner; found Prototypical"),

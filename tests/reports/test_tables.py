@@ -59,6 +59,11 @@ def test_predictions_are_ordered_by_probability() -> None:
 
 
 def test_control_characters_in_names_are_escaped() -> None:
+    sets = [["[bold]b[/bold]"], []]
+    rows = [[0.9, 0.1], [0.5, 0.5]]
+    told = printed(predictions_table(["x", "y"], ["[bold]b[/bold]", "c"], rows, sets=sets))
+    assert told.count("[bold]b[/bold]") == 3
+    assert "not sure" in told
     text = printed(predictions_table(["\x1b[2Jx.png"], ["[bold]b[/bold]", "c"], [[0.9, 0.1]]))
     assert "\x1b" not in text
     assert "\\x1b[2Jx.png" in text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,10 +250,10 @@ def test_tested_on_pairs_training_and_test_rows():
 
 def test_much_memory_is_told_before_it_is_used(monkeypatch):
     train, test = three().split_rows(0.5)
-    monkeypatch.setattr("quickstudy.tasks.named_tasks.MUCH_MEMORY", 8 * 60 - 1)
+    monkeypatch.setattr("quickstudy.tasks.named_rows.MUCH_MEMORY", 8 * 60 - 1)
     with pytest.warns(UserWarning, match="support and query rows of 3 tasks take"):
         train.tested_on(test)
-    monkeypatch.setattr("quickstudy.tasks.named_tasks.MUCH_MEMORY", 8 * 60)
+    monkeypatch.setattr("quickstudy.tasks.named_rows.MUCH_MEMORY", 8 * 60)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train.tested_on(test)
@@ -355,3 +357,23 @@ def test_numbers_of_rows_are_whole_and_positive():
         tasks.only([])
     with pytest.raises(ValueError, match=r"answer must be an answer.*found TaskSpec"):
         columns(torch.rand(3, 4), torch.rand(3, 2), answer=qs.regression())
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda tasks: tasks.split_rows("x"), "split_rows: train must be a number; found 'x'"),
+        (lambda tasks: tasks.split_rows(0.5, seed=None), "seed must be a whole number; found None"),
+        (lambda tasks: tasks.split_groups([0.5]), "split_groups: train must be a number"),
+        (lambda tasks: tasks.tested_on({}), "tested_on: test must be a NamedTasks; found {}"),
+        (lambda tasks: tasks.batches("x"), "batches: rows must be a whole number; found 'x'"),
+        (lambda tasks: tasks.batches(temperature=None), "temperature must be a number; found None"),
+        (lambda tasks: tasks.split_tasks(0.5), "held_out must be a whole number or"),
+        (lambda _: qs.tasks.related(4, 2, "x"), "related: noise must be a number; found 'x'"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(call: Any, what: str) -> None:
+    rows = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    tasks = qs.tasks.domains({n: (rows, rows[:, :1], qs.regression()) for n in ("a", "b")})
+    with pytest.raises(ValueError, match=re.escape(what)):
+        call(tasks)

@@ -7,9 +7,11 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from quickstudy.backbones.checks import check_widths
 from quickstudy.backbones.kernels.convolution import Conv3x3
 from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import make_norm
+from quickstudy.base.arguments import typed
 from quickstudy.base.modules import fast_on_cpu
 
 
@@ -32,6 +34,7 @@ class Conv4(nn.Module):
     depend on other queries.
     """
 
+    @typed
     def __init__(
         self,
         channels: int = 64,
@@ -44,6 +47,8 @@ class Conv4(nn.Module):
         flat: bool = True,
     ) -> None:
         super().__init__()
+        check_widths("Conv4", channels=channels, in_channels=in_channels, image_size=image_size)
+        check_widths("Conv4", fewest=0, outputs=outputs)
         if not 0 <= pools <= 4:
             raise ValueError(f"Conv4: of its 4 blocks 0 to 4 can pool; found pools={pools}.")
         side = image_size // 2**pools

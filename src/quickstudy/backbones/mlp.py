@@ -6,6 +6,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from quickstudy.backbones.checks import check_widths
+from quickstudy.base.arguments import typed
+
 
 class MLP(nn.Module):
     """Vectors (n, in_features) -> features (n, hidden[-1]), or (n, outputs) with a linear head.
@@ -14,6 +17,7 @@ class MLP(nn.Module):
     ``outputs=1``, is the network of MAML's sinusoid regression (Finn et al., 2017, section 5.1).
     """
 
+    @typed
     def __init__(
         self, in_features: int = 1, hidden: tuple[int, ...] = (40, 40), outputs: int | None = None
     ) -> None:
@@ -21,6 +25,8 @@ class MLP(nn.Module):
         hidden = tuple(hidden)
         if not hidden:
             raise ValueError("MLP: needs at least one hidden layer; found hidden=().")
+        check_widths("MLP", in_features=in_features, hidden=hidden)
+        check_widths("MLP", fewest=0, outputs=outputs)
         self.in_features, self.hidden, self.outputs = in_features, hidden, outputs
         self.input_shape, self.features = (in_features,), hidden[-1]
         layers: list[nn.Module] = []

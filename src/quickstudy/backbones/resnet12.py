@@ -7,8 +7,10 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from quickstudy.backbones.checks import check_widths
 from quickstudy.backbones.kernels.pooling import MaxPool2x2
 from quickstudy.backbones.norms import make_norm
+from quickstudy.base.arguments import typed
 from quickstudy.base.modules import fast_on_cpu
 
 
@@ -28,6 +30,7 @@ class ResNet12(nn.Module):
     and in the norm: group by default.
     """
 
+    @typed
     def __init__(
         self,
         channels: tuple[int, int, int, int] = (64, 160, 320, 640),
@@ -40,6 +43,8 @@ class ResNet12(nn.Module):
         channels = tuple(channels)  # type: ignore[assignment]  # a list when read from JSON
         if len(channels) != 4:
             raise ValueError(f"ResNet12: needs the widths of 4 blocks; found {channels}.")
+        check_widths("ResNet12", channels=channels, in_channels=in_channels)
+        check_widths("ResNet12", fewest=0, outputs=outputs)
         self.channels, self.norm, self.outputs = channels, norm, outputs
         self.in_channels = in_channels
         self.input_shape = (in_channels, 16, 16)  # the smallest that it takes

@@ -6,7 +6,8 @@ cross-validation (Stone, 1974, *Cross-Validatory Choice and Assessment of Statis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +28,10 @@ FOLDS = 10
 """Parts that are left out one after the other where there are more rows."""
 
 
+LeftOut = tuple[Tensor, Tensor]
+"""Numbers of rows (n,) that were left out together, and predictions (n, ways) for them."""
+
+
 @dataclass(frozen=True)
 class SupportCheck:
     """How many rows of a support set were predicted right when left out of it.
@@ -38,6 +43,7 @@ class SupportCheck:
     ``nearest_mean``  rows that the nearest mean of the raw inputs predicted right; None where
                       inputs have no mean.
     ``commonest``     rows of the commonest class.
+    ``left_out``      the predictions for these rows.
     """
 
     folds: int
@@ -47,6 +53,7 @@ class SupportCheck:
     nearest_mean: int | None
     commonest: int
     ways: int
+    left_out: tuple[LeftOut, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def possible(self) -> bool:
@@ -146,24 +153,36 @@ def check_support_set(
     classes. ``raw`` are the same rows with their inputs, where those of ``support`` are features.
     """
     targets, raw = support.targets, support if raw is None else raw
-    parts = folds(targets, learner.transductive)
-    right, nearest, has_mean = 0, 0, True
-    with torch.no_grad():
-        for part in track(parts, "Checking", len(parts), unit="adaptations"):
-            kept = torch.ones(len(targets), dtype=torch.bool)
-            kept[part] = False
-            rest, left_out = take(support, kept), take(support, part)
-            predictor = learner(in_mixed_order(learner, rest), spec)
-            right += _right(predictor(left_out.inputs), left_out)
-            means = nearest_mean(take(raw, kept), take(raw, part).inputs, spec.outputs)
-            has_mean = has_mean and means is not None
-            nearest += 0 if means is None else _right(means, left_out)
+    found = tuple(left_out_predictions(learner, support, spec))
+    parts, right, nearest, has_mean = [part for part, _ in found], 0, 0, True
+    for part, predictions in found:
+        kept, left_out = _without(part, len(targets)), take(support, part)
+        right += _right(predictions, left_out)
+        means = nearest_mean(take(raw, kept), take(raw, part).inputs, spec.outputs)
+        has_mean = has_mean and means is not None
+        nearest += 0 if means is None else _right(means, left_out)
     checked = targets[torch.cat(parts)] if parts else targets[:0]
     commonest = int(checked.bincount().max()) if len(checked) else 0
     return SupportCheck(
         len(parts), len(checked), len(targets), right, nearest if has_mean else None, commonest,
-        spec.outputs,
+        spec.outputs, found,
     )  # fmt: skip
+
+
+def left_out_predictions(learner: Learner, support: Examples, spec: TaskSpec) -> Iterator[LeftOut]:
+    """Predictions for rows by predictors that were adapted without them, part by part."""
+    parts = folds(support.targets, learner.transductive)
+    for part in track(parts, "Checking", len(parts), unit="adaptations"):
+        rest = take(support, _without(part, len(support.targets)))
+        with torch.no_grad():
+            yield part, learner(in_mixed_order(learner, rest), spec)(take(support, part).inputs)
+
+
+def _without(part: Tensor, rows: int) -> Tensor:
+    """A mask (rows,) of all but the rows ``part``."""
+    kept = torch.ones(rows, dtype=torch.bool)
+    kept[part] = False
+    return kept
 
 
 def folds(targets: Tensor, together: bool) -> list[Tensor]:

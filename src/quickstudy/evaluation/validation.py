@@ -26,6 +26,8 @@ class Validation:
     ``patience``  number of validations without a new best after which training stops; None: never.
     ``select``    the result that decides, where tasks of several names or kinds give several: a
                   score's name, or (task's name, score's name). By default the answer's first score.
+    ``seed``      of the validation tasks; by default that of training. Trainings with several seeds
+                  that are to be compared need the same one.
 
     Raises ValueError for values out of range.
     """
@@ -35,6 +37,7 @@ class Validation:
     tasks: int = None  # type: ignore[assignment]  # set below
     patience: int | None = None
     select: str | Key | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         check_count("Validation", "every", self.every, 1)
@@ -43,6 +46,8 @@ class Validation:
         object.__setattr__(self, "tasks", tasks)
         if self.patience is not None:
             check_count("Validation", "patience", self.patience, 1)
+        if self.seed is not None:
+            check_count("Validation", "seed", self.seed, 0)
         match self.select:
             case None | str() | tuple((str(), str())):
                 pass
@@ -52,6 +57,10 @@ class Validation:
                     f"found {shown(other)}. Leave it out for the answer's first score."
                 )
 
+    def seed_beside(self, seed: int) -> int:
+        """The seed of the validation tasks in a training with this ``seed``."""
+        return seed if self.seed is None else self.seed
+
     def deciding_key(self, learner: Learner, seed: int) -> Key:
         """The key of the result that selects weights in a run with this seed, before it starts.
 
@@ -59,7 +68,7 @@ class Validation:
         for answers that would share a result but do not join, and where ``select`` does not select
         exactly one result.
         """
-        kinds = Kinds()
+        kinds, seed = Kinds(), self.seed_beside(seed)
         for task in repeatable_tasks(self.source, seed, self.tasks, Stream.VALIDATION):
             check_answer(learner, task.spec.answer)
             kinds.add(task.spec)
@@ -80,7 +89,7 @@ class Validation:
 
     def identity(self, seed: int) -> str:
         """The settings that a resumed run must share with the run that it continues."""
-        numbers = range(min(self.tasks, _FIRST_TASKS))
+        numbers, seed = range(min(self.tasks, _FIRST_TASKS)), self.seed_beside(seed)
         first = fingerprint(draw(self.source, seed, i, Stream.VALIDATION) for i in numbers)
         return (
             f"every {self.every}, {self.tasks} tasks, patience {self.patience}, "

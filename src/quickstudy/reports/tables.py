@@ -100,12 +100,15 @@ def predictions_table(
     names: Sequence[str],
     probabilities: Sequence[Sequence[float]],
     shown: int = 3,
+    sets: Sequence[Sequence[str]] | None = None,
 ) -> Table:
     """The ``shown`` most probable classes of each input.
 
     ``inputs``         n file names, or other texts that identify the inputs.
     ``names``          one name per class.
     ``probabilities``  (n, classes), each row adding up to one.
+    ``sets``           for each input the names of the classes that it may be of, none for "not
+                       sure".
 
     Raises ValueError where these do not fit together.
     """
@@ -129,16 +132,20 @@ def predictions_table(
     table.add_column("probability", justify="right")
     if shown > 1:
         table.add_column("then", style="dim")
-    for name, row in zip(inputs, probabilities, strict=True):
+    if sets is not None:
+        table.add_column("set", overflow="fold")
+    for place, (name, row) in enumerate(zip(inputs, probabilities, strict=True)):
         best = sorted(range(len(names)), key=lambda way: -row[way])[:shown]
         others = ", ".join(f"{visible(names[way])} {100 * row[way]:.0f}%" for way in best[1:])
         cells = [
             Text(visible(name)),
             Text(visible(names[best[0]]), style="bold"),
             Text(f"{100 * row[best[0]]:.1f}%"),
-            Text(others),
+            *([Text(others)] if shown > 1 else []),
         ]
-        table.add_row(*cells[: len(table.columns)])
+        if sets is not None:
+            cells.append(Text(", ".join(map(visible, sets[place])) or "not sure"))
+        table.add_row(*cells)
     return table
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.base.arguments import typed
 from quickstudy.base.arrays import one_tensor
 from quickstudy.base.trees import named_leaves
 from quickstudy.base.words import count, first_few
@@ -21,6 +22,7 @@ from quickstudy.tasks.named_rows import NamedRows, of_examples, with_labels
 from quickstudy.tasks.named_tasks import NamedTasks
 
 
+@typed
 def domains(tasks: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> NamedTasks:
     """One named task for each place that rows come from: school, assay, language, product.
 
@@ -58,6 +60,7 @@ def domains(tasks: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> NamedTasks:
     return checked("domains", NamedTasks(of_examples(rows), specs))
 
 
+@typed
 def columns(
     inputs: Any,
     table: Any,
@@ -136,13 +139,13 @@ def checked(who: str, tasks: NamedTasks) -> NamedTasks:
             f"{who}: {count(len(single), 'task')} of {len(tasks)} "
             f"{'has' if len(single) == 1 else 'have'} one class only, so no ROC-AUC: "
             f"{first_few(single)}. Leave such tasks out where they should be scored.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if len(tasks) == 1:
         warnings.warn(
             f"{who}: there is 1 task, {next(iter(tasks))!r}, so nothing is shared: multi-task "
             "learners learn it alone.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return tasks
 

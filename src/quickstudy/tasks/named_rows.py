@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from quickstudy.base.names import unknown_name
 from quickstudy.base.trees import leaves, map_tree
-from quickstudy.base.words import first_few
+from quickstudy.base.words import count, first_few
 from quickstudy.core import Answer, Examples, TaskSpec
 from quickstudy.tasks.numbering import generator
+
+MUCH_MEMORY = 2 * 2**30
+"""Bytes of gathered rows of which :func:`warn_of_memory` tells."""
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
@@ -162,3 +166,18 @@ def mean_and_deviation(rows: NamedRows, name: str) -> tuple[Tensor, Tensor]:
 
 def _taken(tree: Any, chosen: Tensor) -> Any:
     return map_tree(lambda leaf: leaf[chosen.to(leaf.device)], tree)
+
+
+def warn_of_memory(train: NamedRows, test: NamedRows, support: int | None) -> None:
+    """Warn where ``support`` rows of each task, and its test rows, take much memory."""
+    needed = 0
+    for name in test:
+        share = 1.0 if support is None else min(support / train.count(name), 1.0)
+        needed += int(train.bytes_of(name) * share) + test.bytes_of(name)
+    if needed > MUCH_MEMORY:
+        warnings.warn(
+            f"tested_on: support and query rows of {count(len(test), 'task')} take "
+            f"{needed / 2**30:.1f} GiB. Ask for fewer support rows, support=100, or test some at "
+            "a time: train.tested_on(test.only(names)).",
+            stacklevel=4,
+        )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.base.arguments import typed
 from quickstudy.base.names import unknown_name
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Examples, Task, TaskSpec
@@ -23,12 +24,10 @@ from quickstudy.tasks.named_rows import (
     of_examples,
     one_class_only,
     some_of,
+    warn_of_memory,
     with_labels,
 )
 from quickstudy.tasks.numbering import generator
-
-MUCH_MEMORY = 2 * 2**30
-"""Bytes of gathered rows above which :meth:`NamedTasks.tested_on` says so first."""
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single truth value to compare by
@@ -111,6 +110,7 @@ class NamedTasks(Mapping[str, Examples]):
             if one_class_only(self.rows.targets[name], self.specs[name].answer)
         )  # fmt: skip
 
+    @typed
     def only(self, names: Iterable[str]) -> NamedTasks:
         """The tasks of these names, or of one, in the order given."""
         asked = dict.fromkeys([names] if isinstance(names, str) else names)
@@ -121,6 +121,7 @@ class NamedTasks(Mapping[str, Examples]):
                 raise unknown_name("tasks", name, self.rows.index)
         return self._select({name: torch.arange(self.rows.count(name)) for name in asked})
 
+    @typed
     def split_rows(self, train: float = 0.75, seed: int = 0) -> tuple[NamedTasks, NamedTasks]:
         """Every task's rows at random in two parts, the first with a share ``train`` of them.
 
@@ -136,6 +137,7 @@ class NamedTasks(Mapping[str, Examples]):
             first |= in_first_part("split_rows", of_table, train, seed + 1_000_003 * place)
         return self._parted("split_rows", {name: first[name] for name in self})
 
+    @typed
     def split_groups(self, train: float = 0.75, seed: int = 0) -> tuple[NamedTasks, NamedTasks]:
         """As :meth:`split_rows`, but rows of one group (pupil, speaker, scaffold) stay together.
 
@@ -145,6 +147,7 @@ class NamedTasks(Mapping[str, Examples]):
         first = in_first_part("split_groups", self.rows.groups, train, seed)
         return self._parted("split_groups", first)
 
+    @typed
     def split_tasks(
         self, held_out: int | Iterable[str], seed: int = 0
     ) -> tuple[NamedTasks, NamedTasks]:
@@ -173,6 +176,7 @@ class NamedTasks(Mapping[str, Examples]):
             )
         return self.only(rest), self.only(names)
 
+    @typed
     def standardised(self, like: NamedTasks | None = None) -> NamedTasks:
         """Real targets with mean 0 and variance 1 in each task; other tasks as they are.
 
@@ -213,6 +217,7 @@ class NamedTasks(Mapping[str, Examples]):
         shift, scale = (each.to(values) for each in self.scales[name])
         return scale * values + shift
 
+    @typed
     def batches(
         self, rows: int = 32, support: int | None = None, temperature: float = 1.0
     ) -> NamedBatches:
@@ -228,6 +233,7 @@ class NamedTasks(Mapping[str, Examples]):
         """
         return named_batches(self.rows, self.specs, rows, support, temperature)
 
+    @typed
     def tested_on(self, test: NamedTasks, support: int | None = None, seed: int = 0) -> FixedTasks:
         """One task for each name of ``test``: these rows as support, and its rows as query.
 
@@ -256,14 +262,14 @@ class NamedTasks(Mapping[str, Examples]):
                 f"{count(len(other), 'task')} of others: {first_few(other)}. Write "
                 "train.tested_on(test.standardised(train))."
             )
-        _warn_of_memory(self.rows, test.rows, support)
+        warn_of_memory(self.rows, test.rows, support)
         undefined = [n for n in test.one_class() if isinstance(self.specs[n].answer, Labels)]
         if undefined:
             warnings.warn(
                 f"tested_on: {count(len(undefined), 'task')} of {len(test)} "
                 f"{'has' if len(undefined) == 1 else 'have'} one class only among the query rows, "
                 f"so no ROC-AUC: {first_few(undefined)}. Leave them out, or use another split.",
-                stacklevel=2,
+                stacklevel=3,
             )
         chosen = {
             name: some_of(self.rows.count(name), support, seed + place)
@@ -307,17 +313,3 @@ def _same_scale(
     if name not in one or name not in other:
         return (name in one) == (name in other)
     return all(map(torch.equal, one[name], other[name]))
-
-
-def _warn_of_memory(train: NamedRows, test: NamedRows, support: int | None) -> None:
-    needed = 0
-    for name in test:
-        share = 1.0 if support is None else min(support / train.count(name), 1.0)
-        needed += int(train.bytes_of(name) * share) + test.bytes_of(name)
-    if needed > MUCH_MEMORY:
-        warnings.warn(
-            f"tested_on: support and query rows of {count(len(test), 'task')} take "
-            f"{needed / 2**30:.1f} GiB. Ask for fewer support rows, support=100, or test some at "
-            "a time: train.tested_on(test.only(names)).",
-            stacklevel=3,
-        )

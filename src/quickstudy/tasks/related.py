@@ -11,6 +11,7 @@ from torch import Tensor
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.reals import Reals
+from quickstudy.base.arguments import typed
 from quickstudy.base.shown import shown
 from quickstudy.core import Answer, TaskSpec
 from quickstudy.tasks.counts import Count, bounds_of, draw_count
@@ -38,6 +39,7 @@ class Related:
     noise: float
 
 
+@typed
 def related(
     tasks: int,
     clusters: int = 1,

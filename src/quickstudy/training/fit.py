@@ -297,8 +297,8 @@ class _Trainer:
         """Evaluate the learner on the validation tasks."""
         estimate_population(self.learner, self.source, self.seed)
         return evaluate(
-            self.learner, validation.source, validation.tasks, seed=self.seed,
-            stream=Stream.VALIDATION, baselines=False,
+            self.learner, validation.source, validation.tasks,
+            seed=validation.seed_beside(self.seed), stream=Stream.VALIDATION, baselines=False,
         )  # fmt: skip
 
     def finish(self, best_weights: dict[str, Tensor]) -> None:

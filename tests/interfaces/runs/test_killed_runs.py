@@ -20,8 +20,8 @@ from quickstudy.interfaces.runs import execute as runs
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.training.log import read_metrics
 
-FILES = ["recipe.json", "origin.json", "split.json", "metrics.jsonl", "checkpoint.safetensors", "times.json",
-         "learner.safetensors", "evaluation.json", "report.html"]  # fmt: skip
+FILES = ["recipe.json", "origin.json", "split.json", "metrics.jsonl", "checkpoint.safetensors",
+         "times.json", "learner.safetensors", "evaluation.json", "report.html"]  # fmt: skip
 """All files of a run, in the order in which they are first written."""
 
 

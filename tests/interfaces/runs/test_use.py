@@ -220,6 +220,33 @@ def test_adapting_checks_the_predictor_and_keeps_the_result(run, tmp_path):
     assert "check" not in load(tmp_path / "r.safetensors").info
 
 
+def test_sets_follow_from_the_check(run, tmp_path):
+    out, folder = tmp_path / "p.safetensors", write(tmp_path / "a", 3, 5)
+    done = call("adapt", run.path, folder, "-o", out, "--json")
+    assert "calibration" not in json.loads(done.stdout)
+    predictor, queries = load(out), write(tmp_path / "q", 3, 4, first=60)
+    plain = predict_files(predictor, [queries])
+    assert plain.sets is None
+    found = predict_files(predictor, [queries], coverage=0.9)
+    bound = qs.Calibration.from_json(predictor.info["calibration"]).bound(0.9)
+    assert torch.equal(found.sets.contains, -found.probabilities.double().log() <= bound)
+    printed = json.loads(call("predict", out, queries, "--coverage", "0.9", "--json").stdout)
+    assert printed["coverage"] == 0.9
+    assert [row["set"] for row in printed["predictions"]] == found.sets.named(found.names)
+    text = call("predict", out, queries, "--coverage", "0.9").output
+    assert "coverage 90% for images like those adapted to" in " ".join(text.split())
+    for share, message in (
+        ("0.99", "at least 99 tasks (or rows, where single rows were left out)"),
+        ("1", "share between 0 and 1"),
+    ):
+        refused = call("predict", out, queries, "--coverage", share)
+        assert refused.exit_code == 1
+        assert message in " ".join(refused.output.split())
+    few = adapt_folder(run, folder, check=False)
+    with pytest.raises(ValueError, match=r"two images or more.*--no-check"):
+        predict_files(few, [queries], coverage=0.9)
+
+
 def test_one_picture_a_class_cannot_be_checked(run, tmp_path):
     done = call("adapt", run.path, write(tmp_path / "a", 3, 1), "-o", tmp_path / "p.safetensors")
     assert done.exit_code == 0

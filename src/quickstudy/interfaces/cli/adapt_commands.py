@@ -51,7 +51,8 @@ def adapt(
     info = predictor.info
     if as_json:
         support = {k: v for k, v in info["support"].items() if k != "digests"}
-        print_json({"predictor": str(output), **info, "support": support})
+        shown = {k: v for k, v in info.items() if k != "calibration"}
+        print_json({"predictor": str(output), **shown, "support": support})
         return
     click.echo(f"{output}: distinguishes {len(info['names'])} classes: {', '.join(info['names'])}")
     print_fact("images", _made_alike(info))
@@ -78,23 +79,33 @@ def _made_alike(info: Mapping[str, Any]) -> str:
 @click.command()
 @click.argument("predictor", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--coverage", type=float, metavar="SHARE", help="Also give the classes that each "
+              "image may show, so that this share of sets contains the true one.")  # fmt: skip
 @json_option
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
-def predict(predictor: Path, images: tuple[Path, ...], as_json: bool, strict: bool) -> None:
+def predict(
+    predictor: Path, images: tuple[Path, ...], coverage: float | None, as_json: bool, strict: bool
+) -> None:
     """Classify IMAGES (files or folders) with a PREDICTOR that `quickstudy adapt` made.
 
     For a folder with one folder per class, named as in the predictor, the accuracy and a table of
-    confusions are given too.
+    confusions are given too. With --coverage 0.9, the set of an image has one class where the
+    predictor is sure, several where it is undecided, and none where it is "not sure".
     """
     from quickstudy.files.storage import load
     from quickstudy.interfaces.runs.use import predict_files
     from quickstudy.reports.tables import confusion_table, predictions_table
 
-    result = predict_files(load(predictor), images, strict=strict)
+    result = predict_files(load(predictor), images, strict=strict, coverage=coverage)
     if as_json:
         print_json(result.to_json())
         return
-    print_rich(predictions_table(result.files, result.names, result.probabilities.tolist()))
+    sets = None if result.sets is None else result.sets.named(result.names)
+    probabilities = result.probabilities.tolist()
+    print_rich(predictions_table(result.files, result.names, probabilities, sets=sets))
+    if result.sets is not None:
+        share = f"{100 * result.sets.coverage:g}%"
+        print_fact("sets", f"of coverage {share} for images like those adapted to")
     print_fact("protocol", result.protocol)
     if inverted := int(result.inverted.sum()):
         print_fact("images", f"{inverted} of {len(result.files)} inverted")

@@ -24,7 +24,9 @@ from quickstudy.base.words import count, first_few
 from quickstudy.core import Examples, Learner, Predictor, TaskSpec
 from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
+from quickstudy.evaluation.calibrate import KEY, calibrate_on_support, calibration_of
 from quickstudy.evaluation.confusion import Confusion
+from quickstudy.evaluation.prediction_sets import PredictionSets, sets_of_logits
 from quickstudy.evaluation.support_check import SupportCheck, check_support_set
 from quickstudy.interfaces.runs.featured import backbone_of, is_fixed, on_features
 from quickstudy.interfaces.runs.folder import Run
@@ -58,7 +60,8 @@ def adapt_folder(
     ``invert``  whether to swap black and white; by default for each image whose background is the
                 opposite of that of the training images, if these have one.
     ``check``   whether to predict each image by a predictor that was adapted without it, see
-                :func:`.check_support_set`.
+                :func:`.check_support_set`. From these predictions follow sets of classes
+                (:func:`predict_files` with ``coverage``).
 
     ``info`` of the predictor holds ``names`` of the classes, the format of ``pictures``,
     ``support`` (the number of images, how many were inverted, how they differ from the training
@@ -112,6 +115,8 @@ def adapt_folder(
             )
         found = chosen.check or check_support_set(_reader(learner), rows, spec, raw=support)
         about["check"] = {**found.to_json(), "summary": str(found)}
+        if found.possible:
+            about[KEY] = calibrate_on_support(learner, rows, spec, found.left_out).to_json()
         if found.no_better_than:
             warnings.warn(
                 f"adapt: the predictor is no better than {' and '.join(found.no_better_than)}: "
@@ -177,6 +182,7 @@ class Predictions:
     ``folders``       for each file, the folder below the given one in which it lies; else "".
     ``adapted_to``    (n,): the files with images that the predictor was adapted to.
     ``transductive``  whether each prediction depends on the other files.
+    ``sets``          the classes that each file may show, where a coverage was asked for.
     """
 
     files: list[str]
@@ -187,6 +193,7 @@ class Predictions:
     folders: list[str]
     unreadable: dict[str, str]
     transductive: bool
+    sets: PredictionSets | None = None
 
     @property
     def protocol(self) -> str:
@@ -225,9 +232,12 @@ class Predictions:
                 "adapted_to": bool(self.adapted_to[i]),
                 "probabilities": {n: round(p, 6) for n, p in zip(self.names, row, strict=True)},
             })  # fmt: skip
+            if self.sets is not None:
+                rows[-1]["set"] = self.sets.named(self.names)[i]
         score = self.confusion and self.confusion.to_json()
         return {
             "protocol": self.protocol,
+            "coverage": self.sets and self.sets.coverage,
             "score": score,
             "predictions": rows,
             "unreadable": self.unreadable,
@@ -235,17 +245,24 @@ class Predictions:
 
 
 def predict_files(
-    predictor: Predictor | Learner, paths: Sequence[str | Path], *, strict: bool = False
+    predictor: Predictor | Learner,
+    paths: Sequence[str | Path],
+    *,
+    strict: bool = False,
+    coverage: float | None = None,
 ) -> Predictions:
     """Predictions of ``predictor`` (made by :func:`adapt_folder`) for image files.
 
     For a folder, all images in it are predicted; those in a folder that has the name of a class
-    are counted as right or wrong, see :attr:`Predictions.confusion`. Images are made like those the
+    are counted as right or wrong, see :attr:`Predictions.confusion`. With ``coverage``, each file
+    has a set of classes, which contains the true one for this share of images like those that the
+    predictor was adapted to (:func:`quickstudy.prediction_sets`). Images are made like those the
     learner was trained on, each by itself. A file that is not a readable image is left out with a
     warning and listed; with ``strict`` it raises ImageError. Raises ValueError where no file can be
-    read.
+    read, and for a coverage that the predictor's own images do not suffice for.
     """
     predictor = refuse_learner(predictor, "predict")
+    bound = None if coverage is None else _bound(predictor, coverage)
     pictures = format_of_predictor(predictor)
     rows, files, folders, unreadable = [], [], [], {}
     for file, folder in _image_files(paths):
@@ -275,11 +292,14 @@ def predict_files(
         # Where predictions depend on the other rows, splitting them would change the predictions.
         transductive = predictor.learner.transductive
         parts = [alike.inputs] if transductive else alike.inputs.split(64)
-        probabilities = torch.cat([predictor(part).softmax(-1) for part in parts])
+        logits = torch.cat([predictor(part) for part in parts])
+    probabilities = logits.softmax(-1)
+    sets = None if bound is None or coverage is None else sets_of_logits(logits, bound, coverage)
     names = list(predictor.info["names"])
     found = Predictions(
-        files, names, probabilities, alike.inverted, adapted_to, folders, unreadable, transductive
-    )
+        files, names, probabilities, alike.inverted, adapted_to, folders, unreadable, transductive,
+        sets,
+    )  # fmt: skip
     if found.confusion is not None and bool(adapted_to.any()):
         warnings.warn(
             f"predict: the predictor was adapted to {int(adapted_to.sum())} of "
@@ -288,6 +308,16 @@ def predict_files(
             stacklevel=2,
         )
     return found
+
+
+def _bound(predictor: Predictor, coverage: float) -> float:
+    """The bound of sets of this coverage; ValueError where the predictor has no calibration."""
+    if KEY not in predictor.info:
+        raise ValueError(
+            "predict: a coverage needs a predictor that was checked when it was adapted, with two "
+            "images or more of some class. Adapt again without --no-check, to more images."
+        )
+    return calibration_of(predictor, None).bound(coverage)
 
 
 def _digests(pixels: Tensor) -> list[str]:

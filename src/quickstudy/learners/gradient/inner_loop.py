@@ -63,6 +63,11 @@ class InnerLoop:
                 raise ValueError(
                     f"{self.learner}: {name} must be a positive number; found {value}."
                 )
+        if self.learn_rates and self.rate is None:
+            raise ValueError(
+                f"{self.learner}: learnt rates need a rate to start from; found rate=None. Give "
+                "rate=0.01."
+            )
         fixed_rate = None if self.learn_rates else self.rate
         self.meta_gradient.check(self.learner, self.steps, fixed_rate, self.update)
 
@@ -70,7 +75,7 @@ class InnerLoop:
         """(steps, names) rates that all start at ``rate``; None if rates are not learnt."""
         if not self.learn_rates:
             return None
-        assert self.rate is not None, "learnt rates need an initial rate"
+        assert self.rate is not None
         shape = (self.steps, len(names))
         return nn.Parameter(like(network, torch.full(shape, self.rate, dtype=torch.float64)))
 

@@ -8,16 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.answers.classes import Classes
-from quickstudy.answers.labels import Labels
-from quickstudy.answers.reals import Reals
 from quickstudy.backbones.features import like, refuse_sizes
-from quickstudy.backbones.norms import embed_query, embed_support
-from quickstudy.base.trees import concatenate, map_tree
-from quickstudy.base.weighting import counting
 from quickstudy.base.words import count
-from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer, checked_support
-from quickstudy.learners.memory.centring import centre_of, centred, normalised_size
+from quickstudy.core import State, TaskSpec
+from quickstudy.learners.memory.centring import normalised_size
 from quickstudy.learners.memory.external_memory import LRUMemory, empty_memory, read
 from quickstudy.learners.memory.mann_rows import (
     MemoryState,
@@ -26,10 +20,8 @@ from quickstudy.learners.memory.mann_rows import (
     all_rows,
     one_row,
 )
-from quickstudy.learners.outputs import label_vectors, present_entry, refuse_more_outputs
+from quickstudy.learners.memory.sequence_learner import SequenceLearner, of_task
 from quickstudy.learners.recurrent import CellState, LSTMCell
-from quickstudy.objectives import Outcome, mean_loss, score_of
-from quickstudy.tasks.examples import labelled, require_given, without_absent
 
 
 class SequenceState(NamedTuple):
@@ -42,47 +34,7 @@ class SequenceState(NamedTuple):
     tag: Tensor  # (..., tags): one-hot id of the previous row; without tags, ids are not recorded
 
 
-def sequence_loss(learner: Learner, task: Task) -> Outcome:
-    """A :class:`MANN`'s objective: the mean loss over all rows, read as one sequence.
-
-    Support rows come first, then query rows; each is predicted before its label is read. Draw tasks
-    in random order (``episodes(..., shuffled=True)``). The score is that of ``predict``: each query
-    directly follows the support. In the sequence, later queries read earlier queries' labels.
-
-    Raises TypeError for a learner other than :class:`MANN`, and ValueError for a task of more
-    outputs.
-    """
-    if not isinstance(learner, MANN):
-        raise TypeError(f"sequence_loss: needs a MANN learner; found {type(learner).__name__}.")
-    answer, parts = task.spec.answer, (require_given(task.support), require_given(task.query))
-    check_answer(learner, answer)
-    checked_support(learner, parts[0], answer)
-    refuse_more_outputs("MANN", task.spec, learner.outputs)
-    support, query = (labelled(part, answer) for part in parts)
-    # Two passes, so that norm="support" normalises queries as `predict` does.
-    first, statistics = embed_support(learner.backbone, support)
-    with counting(query.weights):
-        later = embed_query(learner.backbone, query.inputs, statistics)
-    centre, present = centre_of(first, support.weights), present_entry(support, task.spec)
-    later = centred(later, centre)
-    rows = concatenate(*(
-        part._replace(inputs=features)
-        for part, features in ((support, centred(first, centre)), (query, later))
-    ))  # fmt: skip
-    order = _present_first(rows.weights)
-    rows = map_tree(lambda leaf: leaf[order], rows)
-    labels = label_vectors(rows, answer, learner.outputs, rows.inputs.dtype)
-    path, predictions = learner.read_rows(learner.start(), rows.inputs, labels)
-    predictions = _of_task(predictions, present, task.spec)
-    loss = mean_loss(predictions, rows, answer, present.get("present"))
-    with torch.no_grad():
-        after_support = _after(path, support.weights)
-        predictions_after, _ = learner.predict_next(after_support, later)
-        query_predictions = _of_task(predictions_after, present, task.spec)
-    return Outcome(loss, score_of(query_predictions, query, answer))
-
-
-class MANN(Learner):
+class MANN(SequenceLearner):
     """Maps a support set, read row by row, to a controller and a memory that predict the next row.
 
         h_t     = LSTM([f(x_t), y_{t-1}, r_{t-1}], h_{t-1})
@@ -133,14 +85,6 @@ class MANN(Learner):
     torch.Size([2, 2])
     """
 
-    answers = (Classes, Reals, Labels)
-    objective = staticmethod(sequence_loss)
-    exceptions = {  # noqa: RUF012  (a ClassVar in Learner)
-        "support_order_is_irrelevant": "the support set is read as a sequence",
-        "weight_two_is_twice": "a row is one step of the sequence, or none where its weight is 0",
-        "relabelling_permutes_outputs": "labels are inputs of learnt weights",
-    }
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -174,31 +118,9 @@ class MANN(Learner):
         like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
 
-    def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """Controller and memory after reading the rows of ``support`` in order."""
-        refuse_more_outputs("MANN", spec, self.outputs)
-        support = labelled(support, spec.answer)
-        features, statistics = embed_support(self.backbone, support)
-        centre = centre_of(features, support.weights)
-        order = _present_first(support.weights)
-        tags = torch.eye(len(order), dtype=features.dtype, device=features.device)[order]
-        labels = label_vectors(support, spec.answer, self.outputs, features.dtype)[order]
-        start = self.start(len(order))
-        path, _ = self.read_rows(start, centred(features, centre)[order], labels, tags)
-        return {
-            "sequence": _after(path, support.weights),
-            "centre": centre,
-            "statistics": statistics,
-            **present_entry(support, spec),
-        }
-
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Predictions (n, outputs), each query as the row after the support."""
-        return _of_task(self._predict_queries(state, inputs)[0], state, spec)
-
-    def embed(self, state: State, inputs: Any) -> Tensor:
-        """The centred features (n, features) that the controller reads."""
-        return centred(embed_query(self.backbone, inputs, state["statistics"]), state["centre"])
+        return of_task(self._predict_queries(state, inputs)[0], state, spec)
 
     def attention(self, state: State, inputs: Any) -> Tensor:
         """Shares (n, support rows) of the content read that each row wrote, mean over heads.
@@ -299,20 +221,3 @@ class MANN(Learner):
 def _memory_state(sequence: SequenceState) -> MemoryState:
     recurrent = torch.cat([sequence.reads, sequence.cell.hidden], -1)
     return MemoryState(recurrent, sequence.cell.cell, *sequence.memory)
-
-
-def _present_first(weights: Tensor) -> Tensor:
-    """The order (rows,) in which rows of weight 0 come last."""
-    return (weights > 0).to(torch.uint8).argsort(descending=True, stable=True)
-
-
-def _after(path: SequenceState, weights: Tensor) -> SequenceState:
-    """The state of ``path`` after the rows whose ``weights`` are above 0, which come first."""
-    n = (weights > 0).sum().reshape(1)
-    state: SequenceState = map_tree(lambda leaf: leaf.index_select(0, n).squeeze(0), path)
-    return state
-
-
-def _of_task(predictions: Tensor, state: State, spec: TaskSpec) -> Tensor:
-    """Predictions for the task's outputs; absent classes get probability 0."""
-    return without_absent(predictions[:, : spec.outputs], state.get("present"))

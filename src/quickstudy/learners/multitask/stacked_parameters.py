@@ -31,9 +31,9 @@ _IN_TRAINING = 4
 def row_at(stacked: Tensor, place: Place) -> Tensor:
     """The row of ``stacked`` (tasks, ...) at ``place``.
 
-    By ``embedding``, of which ``vmap`` makes one lookup: of ``index_select`` and ``gather`` it makes
-    a copy of all rows for each task, and ``stacked[place]`` reads the number of a tensor, which
-    ``torch.func.grad`` inside ``vmap`` does not allow.
+    By ``embedding``, of which ``vmap`` makes one lookup: of ``index_select`` and ``gather`` it
+    makes a copy of all rows for each task, and ``stacked[place]`` reads the number of a tensor,
+    which ``torch.func.grad`` inside ``vmap`` does not allow.
     """
     if isinstance(place, int):
         return stacked[place]
@@ -154,7 +154,7 @@ def tell_memory(tasks: int, parameters: Any, device: torch.device) -> None:
     )
     if need > free:
         raise ValueError(f"tasks: {found}")
-    warnings.warn(f"tasks: {found}", stacklevel=4)
+    warnings.warn(f"tasks: {found}", stacklevel=5)
 
 
 def heads_for(
