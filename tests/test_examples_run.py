@@ -70,11 +70,8 @@ def test_many_tasks_at_once():
 def test_which_learner():
     """That training helps is for benchmarks to show; two steps teach nothing."""
     found = example("compare")["main"](steps=2, tasks=4).main
-    assert [entry.title for entry in found.learners] == [
-        "prototypical",
-        "ridge",
-        "first-order MAML",
-    ]
+    names = ["prototypical", "ridge", "first-order MAML"]
+    assert [entry.name for entry in found.learners] == names
     assert not found.failures
     assert len(found.baselines) == 4
 

@@ -54,7 +54,7 @@ def seconds(value: float) -> str:
     if math.isnan(value) or value == 0:
         return "-"
     if value < 1:
-        return f"{1000 * value:.2g} ms"
+        return f"{1000 * value:.{1 if value < 0.01 else 0}f} ms"
     return f"{value:.0f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
