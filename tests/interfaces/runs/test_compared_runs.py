@@ -17,8 +17,8 @@ from quickstudy.interfaces.cli import main
 from quickstudy.interfaces.runs import comparison_report
 from quickstudy.interfaces.runs import execute as runs
 from quickstudy.interfaces.runs.folder import Run
-from quickstudy.reports.comparison_tables import ranking_table
 from quickstudy.interfaces.runs.plan import make_plan
+from quickstudy.reports.comparison_tables import ranking_table
 from quickstudy.selection.stored import Folder
 
 LEARNERS = "prototypical,r2d2"
