@@ -39,9 +39,9 @@ def adapt(
     backbone such as efficientnet-lite0 (see `quickstudy backbones`), which needs no run.
     """
     from quickstudy.files.storage import save
+    from quickstudy.interfaces.runs.adapting import adapt_folder
     from quickstudy.interfaces.runs.recipe import read_options
     from quickstudy.interfaces.runs.starts import find_start
-    from quickstudy.interfaces.runs.use import adapt_folder
 
     if output.exists():
         raise FileExistsError(f"{output}: exists already. Give another name with -o.")
@@ -93,7 +93,7 @@ def predict(
     predictor is sure, several where it is undecided, and none where it is "not sure".
     """
     from quickstudy.files.storage import load
-    from quickstudy.interfaces.runs.use import predict_files
+    from quickstudy.interfaces.runs.predicting import predict_files
     from quickstudy.reports.tables import confusion_table, predictions_table
 
     result = predict_files(load(predictor), images, strict=strict, coverage=coverage)

@@ -19,9 +19,10 @@ from quickstudy.base.door import to_unit
 from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.files.storage import load, save
 from quickstudy.interfaces.cli import main
+from quickstudy.interfaces.runs.adapting import adapt_folder
 from quickstudy.interfaces.runs.folder import Run
+from quickstudy.interfaces.runs.predicting import predict_files
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.interfaces.runs.use import adapt_folder, predict_files
 from quickstudy.tasks.order import in_mixed_order
 
 SIDE = 28
