@@ -31,11 +31,12 @@ NOTHING = Interval(-math.inf, math.inf)
 def pair(first: str, second: str, difference: float, half: float, others: float | None) -> Pair:
     """A pair whose verdict follows from half-widths of its intervals."""
     these = Interval(difference - half, difference + half)
+    p_others = math.nan if others is None else 0.001 if others < abs(difference) else 0.5
     return Pair(
         first, second, "%", difference, these,
         None if others is None else Interval(difference - others, difference + others),
         "1 training is too few, 3 are needed" if others is None else "3 trainings and 20 classes",
-        0.5, 0.001, 0.001, 0.005, 0.05, these,
+        0.5, 0.001, 0.001, p_others, 0.005, 0.05, these,
     )  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def test_a_baseline_in_front_is_called_one() -> None:
 
 
 def test_all_tied_is_no_difference_that_matters() -> None:
-    scores = sample_scores({"a": 0.8})["a"]
+    scores = sample_scores({"a": 0.8}, trainings=1)["a"]
     table = comparison([entry(name, scores) for name in "abc"])
     assert answer(table)[0].startswith(
         "No difference that matters: all are equivalent, within 0.5 points, to a,"
@@ -162,6 +163,13 @@ def test_low_scores_first_where_they_are_better() -> None:
     assert answer(table)[0] == f"b is best: mse {table.figures['b'].mean:.3g}."
     assert pairs_table(table)[0]["is"] == "better"
     assert "a difference of 0.01 matters" in how_tested(table)
+
+
+def test_a_verdict_of_these_trainings_alone_is_said_to_be_one():
+    remark = "verdicts are of these trainings and classes alone"
+    assert remark in how_tested(three(pair("a", "b", 0.02, 0.01, None)))
+    assert remark not in how_tested(three(pair("a", "b", 0.02, 0.01, 0.015)))
+    assert remark not in how_tested(three(pair("a", "b", 0.02, 0.03, None)))
 
 
 def test_undefined_scores_are_last_and_no_number() -> None:

@@ -82,7 +82,7 @@ def test_two_learners_of_one_kind_get_the_same_weights_and_tasks(found):
     pair = found.pair("one", "twin")
     assert pair.difference == 0
     assert pair.ties == 1
-    assert pair.verdict == "equivalent"
+    assert pair.verdict == "not known"  # 20 ties alone prove nothing
 
 
 def test_every_seed_is_a_training_of_its_own(found):
@@ -236,3 +236,66 @@ def test_the_pilot_ends_and_measures_a_step(monkeypatch):
 
     assert seconds_per_step(train) == 0.5
     assert next(clock) < 10
+
+
+class Forgets(qs.Prototypical):
+    """Depends on the other queries, by its name alone."""
+
+    @property
+    def transductive(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["chance", "nearest_mean", "target_only", "untrained", "probe"])
+def test_no_learner_takes_the_place_of_a_baseline(name):
+    with pytest.raises(ValueError, match=f"name of one; found '{name}'"):
+        compared({"one": prototypical, name: prototypical})
+
+
+def test_weights_that_are_not_made_anew_are_refused():
+    one, backbone = prototypical(), network()
+    with pytest.raises(ValueError, match="two calls, for 'same' and 'same'"):
+        compared({"new": prototypical, "same": lambda: one})
+    given = iter([network(), network(), backbone, network(), backbone])
+    with pytest.raises(ValueError, match="every training needs new weights"):
+        compared({
+            "first": lambda: qs.Prototypical(next(given, backbone)),
+            "second": lambda: qs.R2D2(next(given, backbone)),
+        })  # fmt: skip
+    with pytest.raises(ValueError, match="functions that make learners"):
+        compared({"new": prototypical, "made": one})
+
+
+def test_names_that_are_equal_as_texts_are_refused():
+    with pytest.raises(ValueError, match="found '1' twice"):
+        compared({1: prototypical, "1": prototypical})
+
+
+@pytest.mark.parametrize("matters", [math.inf, math.nan, -0.1, "0.5", True])
+def test_what_matters_is_refused_before_training(matters):
+    with pytest.raises(ValueError, match="matters must be a number of 0 or more"):
+        compared({"one": Fails, "two": Fails}, matters=matters)
+
+
+def test_a_folder_of_other_tasks_or_learners_is_refused(tmp_path):
+    """A finished comparison was given back for whatever else had its names and numbers."""
+    learners = {"one": prototypical, "ridge": lambda: qs.R2D2(network())}
+    compared(learners, run=tmp_path, budget=1)
+    with pytest.raises(ValueError, match="with first_test_task"):
+        qs.compare(learners, TRAIN, clouds(queries=6), budget=1, seeds=1, tasks=20, run=tmp_path)
+    with pytest.raises(ValueError, match="with first_train_task"):
+        qs.compare(learners, clouds(shots=2), TEST, budget=1, seeds=1, tasks=20, run=tmp_path)
+    learners["ridge"] = lambda: qs.R2D2(qs.backbones.MLP(4, (9,)))
+    with pytest.raises(ValueError, match="with made_of"):
+        compared(learners, run=tmp_path, budget=1)
+
+
+def test_a_baseline_that_sees_the_queries_stands_in_the_transductive_table_alone(monkeypatch):
+    from quickstudy.selection import simple
+
+    monkeypatch.setattr(simple, "Prototypical", Forgets)
+    tables = compared({"one": prototypical, "sees": SeesQueries})
+    assert "untrained" not in {entry.name for entry in tables.inductive.entries}
+    assert "transductive" in tables.inductive.left_out["untrained"]
+    assert "untrained" in {entry.name for entry in tables.transductive.entries}
+    assert "untrained" not in tables.transductive.left_out

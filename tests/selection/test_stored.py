@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 import quickstudy as qs
 from made_up import clouds
 from quickstudy.base import atomic
+from quickstudy.selection.compared import Comparisons
 from quickstudy.selection.comparison import Comparison
-from quickstudy.selection.stored import Folder, decoded, encoded
+from quickstudy.selection.stored import Folder, decoded, encoded, scores_csv
 
 
 def compare(folder: Path, **changes) -> qs.Comparisons:
@@ -99,10 +101,12 @@ def edited(whole, tmp_path, change) -> Path:
     return file
 
 
+def first_row(table):
+    return table["entries"][0]["evaluations"][0]["rows"][0]
+
+
 EDITS = {
-    r"the mean of one is 0\.99, but": lambda table: table["entries"][0]["evaluations"][0]["rows"][
-        0
-    ].update(mean=0.99),
+    r"the mean must be that of .* found 0\.99": lambda table: first_row(table).update(mean=0.99),
     "its digest is no longer": lambda table: table["figures"]["one"].update(mean=0.99),
     "was edited": lambda table: table["pairs"][0].update(difference=0.5),
     "a damaged one": lambda table: table.pop("entries"),
@@ -122,11 +126,36 @@ def test_a_comparison_reads_from_json_alone(whole):
     assert [pair.verdict for pair in again.pairs] == [pair.verdict for pair in table.pairs]
 
 
-def test_measured_steps_are_kept(tmp_path):
+def test_measured_steps_are_kept(tmp_path, monkeypatch):
     """A second call in the same folder takes the steps that the first one measured."""
-    Folder.of_settings(tmp_path, json.loads(json.dumps({
-        "learners": ["one", "other one"], "seeds": 1, "tasks": 20, "test_seed": 0,
-        "tasks_per_step": 2, "matters": 0.005, "budget": {"minutes": 100.0},
-    }))).keep_steps({"one": 3, "other one": 2})  # fmt: skip
+
+    def measured(budget, trainings, folder, display):
+        folder.keep_steps({"one": 3, "other one": 2})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("quickstudy.selection.compare.steps_of", measured)
+        with pytest.raises(KeyboardInterrupt):
+            compare(tmp_path, budget=qs.Minutes(100.0), seeds=1)
     table = compare(tmp_path, budget=qs.Minutes(100.0), seeds=1).main
     assert [entry.steps for entry in table.learners] == [3, 2]
+
+
+def test_no_name_is_computed_by_a_spreadsheet(whole, tmp_path):
+    values = json.loads((whole[0] / "comparison.json").read_text())
+    table = Comparison.from_json(values["inductive"])
+    bad = ["=1+1", "+1", "-1", "@SUM(1)", "\tx"]
+    for name in bad:
+        entries = (replace(table.entries[0], name=name),)
+        text = scores_csv(Comparisons(replace(table, entries=entries), None))
+        names = {row["name"] for row in csv.DictReader(text.splitlines())}
+        assert names == {f"'{name}"}
+
+
+def test_a_mean_that_was_edited_away_is_noticed(whole, tmp_path):
+    values = json.loads((whole[0] / "comparison.json").read_text())
+    values["inductive"]["entries"][0]["evaluations"][0]["rows"][0]["mean"] = None
+    file = tmp_path / "comparison.json"
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"the mean must be that of .* found nan"):
+        decoded(file)

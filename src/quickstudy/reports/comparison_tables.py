@@ -144,7 +144,15 @@ def how_tested(comparison: Comparison) -> str:
         f"{count(comparison.tasks, 'test task')}{fingerprint}, the same for all; "
         f"{count(comparison.trainings, 'training')} of each learner; {comparison.protocol}; "
         f"a difference of {score.points(comparison.matters)} matters; 95% intervals"
+        f"{only_these(comparison)}"
     )
+
+
+def only_these(comparison: Comparison) -> str:
+    """What verdicts do not hold for, where nothing is known of other trainings; else ""."""
+    if any(pair.others is None and pair.verdict != UNKNOWN for pair in comparison.pairs):
+        return "; verdicts are of these trainings and classes alone, and others may differ"
+    return ""
 
 
 def shots_table(curves: Mapping[str, Mapping[int, Result]]) -> list[dict[str, object]]:

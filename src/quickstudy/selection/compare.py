@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from quickstudy.selection.compared import Comparisons
 from quickstudy.selection.contenders import Contender, Trained
 from quickstudy.selection.contest import Contest, decide
 from quickstudy.selection.display import Display
+from quickstudy.selection.distinct import digests, refuse_baseline_names, refuse_shared_weights
 from quickstudy.selection.fitting import Training, card_of, made, steps_of
 from quickstudy.selection.simple import (
     TARGET_ONLY,
@@ -78,7 +80,8 @@ def compare(
 
     A learner that raises an error while it is trained or tested is a row with this reason, ranked
     last. Raises ValueError, before any training, for fewer than 2 learners, values out of range,
-    and learners that do not fit the tasks.
+    learners that do not fit the tasks, that have the name of a baseline, or that share trainable
+    weights, and a folder ``run`` of a comparison of other learners or tasks.
 
     >>> import quickstudy as qs
     >>> learners = {
@@ -100,12 +103,16 @@ def compare(
     check_count("compare", "tasks", tasks, 2)
     check_matters(matters)
     shown_first = next(iter(repeatable_tasks(test, test_seed, 1, Stream.TEST)))
-    for name, make in makers.items():
-        check_fits(name, made(make, 0), (train, test), test_seed)
+    learners_made = {name: made(make, 0) for name, make in makers.items()}
+    for name, learner in learners_made.items():
+        check_fits(name, learner, (train, test), test_seed)
+    refuse_baseline_names("compare", makers, shown_first)
+    refuse_shared_weights(makers)
     settings = {
         "learners": list(makers), "seeds": seeds, "tasks": tasks, "test_seed": test_seed,
         "tasks_per_step": tasks_per_step, "matters": matters,
         "budget": {"minutes": budget.minutes} if isinstance(budget, Minutes) else {"steps": budget},
+        **digests(learners_made, train, test, validation, over_shots, test_seed),
     }  # fmt: skip
     folder = None if run is None else Folder.of_settings(Path(run), settings)
     if folder is not None and folder.finished:
@@ -130,7 +137,8 @@ def compare(
 
 def check_matters(matters: Any) -> None:
     """ValueError for a difference that is no number of 0 or more."""
-    if isinstance(matters, bool) or not isinstance(matters, int | float) or not matters >= 0:
+    known = isinstance(matters, int | float) and not isinstance(matters, bool)
+    if not known or not 0 <= matters < math.inf:
         raise ValueError(
             f"compare: matters must be a number of 0 or more, in the score's unit; found "
             f"{shown(matters)}. 0.005 is half a point of accuracy."
@@ -168,7 +176,15 @@ def check_fits(name: str, learner: Any, sources: Sequence[TaskSource], seed: int
 
 def _makers(learners: Any) -> dict[str, Callable[[], Learner]]:
     if isinstance(learners, Mapping):
-        check_names(list(learners))
+        check_names([str(name) for name in learners])
+        for name, make in learners.items():
+            if isinstance(make, Learner) or not callable(make):
+                raise ValueError(
+                    f"compare: a mapping must hold functions that make learners, since each seed "
+                    f"needs a new one; found {type(make).__name__} for {shown(name)}. Give a "
+                    "function of no argument, such as lambda: "
+                    "qs.Prototypical(qs.backbones.Conv4())."
+                )
         return {str(name): make for name, make in learners.items()}
     if isinstance(learners, Learner | str) or not isinstance(learners, Sequence):
         raise ValueError(
@@ -219,4 +235,4 @@ def _baselines(
     add(TARGET_ONLY, lambda: [target_only(task, test)])
     add(UNTRAINED, lambda: [untrained_backbone(lambda seed: made(first, seed), test, answer)])
     add("probe", lambda: on_pretrained(made(first, 0), answer, lambda each: Trained(each, test)))
-    return [each for each in found if each.name not in makers], left_out
+    return found, left_out

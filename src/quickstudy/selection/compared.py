@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quickstudy.base.shown import shown
 from quickstudy.evaluation.paired import figures, mean_ranks, pairs
 from quickstudy.evaluation.same_tasks import same_evaluations
 from quickstudy.selection.comparison import LEARNER, Comparison, Entry
@@ -51,8 +52,18 @@ def compared(
     ``level``  the part of the level 0.05 that this look at the results may use
                (:mod:`quickstudy.evaluation.looks`).
 
-    Raises ValueError for results of different tasks, with both fingerprints.
+    A baseline that sees all queries, as with batch statistics, stands in the transductive table
+    alone, and the inductive one says so.
+
+    Raises ValueError for two entries of one name, and for results of different tasks, with both
+    fingerprints.
     """
+    names = [entry.name for entry in entries]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"compare: each learner and baseline needs a name of its own; found {shown(twice[0])} "
+            "twice. Rename one."
+        )
     done = [entry for entry in entries if not entry.failed]
     tables: dict[bool, list[Entry]] = {
         transductive: [
@@ -66,16 +77,19 @@ def compared(
     else:
         tables[not tables[False]] += failed
     baselines = [entry for entry in done if entry.kind != LEARNER]
+    inductive = [entry for entry in baselines if not entry.evaluations[0].transductive]
     _refuse_other_tasks(done)
 
     def table(transductive: bool) -> Comparison | None:
         chosen = tables[transductive]
         if not chosen:
             return None
-        rest = [entry for entry in baselines if not entry.evaluations[0].transductive]
+        hidden = [] if transductive else [e for e in baselines if e.evaluations[0].transductive]
+        reason = "it is transductive, as with batch statistics, so it has no place in this table"
         return _table(
-            [*chosen, *rest], matters, level, "transductive" if transductive else "inductive",
-            settings or {}, left_out or {},
+            [*chosen, *(baselines if transductive else inductive)], matters, level,
+            "transductive" if transductive else "inductive", settings or {},
+            {**(left_out or {}), **{entry.name: reason for entry in hidden}},
         )  # fmt: skip
 
     return Comparisons(table(False), table(True))

@@ -222,7 +222,10 @@ class Comparison:
             *words.columns(rows),
             *(f"failed, and ranked last: {e.title}: {e.failure}" for e in self.failures),
             *(f"no {name}: {why}" for name, why in self.left_out.items()),
-            *([f"other trainings, other classes: not known, since {unknown}"] if unknown else []),
+            *([
+                f"other trainings, other classes: not known, since {unknown}; verdicts are of "
+                "these alone"
+            ] if unknown else []),
             *(words.sentence(p) for p in self.pairs if {p.first, p.second} <= learners),
         ])  # fmt: skip
 

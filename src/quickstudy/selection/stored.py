@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ def refuse_other_mean(file: Path, name: str, result: Any) -> None:
     if result.pooled:
         return
     found = float(result.values.nanmean())
-    if abs(found - result.mean) > 1e-6 * max(1.0, abs(found)):
+    both_unknown = math.isnan(found) and math.isnan(result.mean)
+    if not both_unknown and not abs(found - result.mean) <= 1e-6 * max(1.0, abs(found)):
         raise ValueError(
             f"{file}: was edited after it was written: the mean of {name} is {result.mean:.6g}, "
             f"but the scores of its tasks have the mean {found:.6g}. Restore it, or evaluate again."
@@ -171,7 +173,10 @@ def times_of(found: Comparisons) -> dict[str, Any]:
 
 
 def scores_csv(found: Comparisons) -> str:
-    """A line for each protocol, entry, seed and task, with its score."""
+    """A line for each protocol, entry, seed and task, with its score.
+
+    A name that a spreadsheet would compute ("=1+1") begins with an apostrophe.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["protocol", "name", "kind", "seed", "task", "score"])
@@ -179,9 +184,13 @@ def scores_csv(found: Comparisons) -> str:
         for entry in table.entries:
             for seed, result in enumerate(entry.results):
                 for task, value in enumerate(result.values.tolist()):
-                    row = (entry.name, entry.kind, seed, task, f"{value:.8g}")
+                    row = (_as_cell(entry.name), entry.kind, seed, task, f"{value:.8g}")
                     writer.writerow([table.protocol, *row])
     return text.getvalue()
+
+
+def _as_cell(text: str) -> str:
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def _encoded(values: Any, indent: int | None = None) -> bytes:

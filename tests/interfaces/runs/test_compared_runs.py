@@ -152,6 +152,23 @@ def test_finished_runs_give_the_stored_results(whole):
     assert "--test-again" in found["left_out"]["untrained"]
 
 
+def test_bad_arguments_for_finished_runs_are_refused_before_any_test(whole, tmp_path, monkeypatch):
+    folders = [str(whole / f"{name}-seed-0") for name in ("prototypical", "r2d2")]
+    monkeypatch.setattr("quickstudy.interfaces.runs.finished_runs.decide", None)
+    again = ("compare", *folders, "--test-again")
+    assert "tasks must be a whole number of at least 2; found 0" in refused(*again, "--tasks", "0")
+    assert "test_seed must be a whole number" in refused(*again, "--test-seed", "-1")
+    (tmp_path / "notes.txt").touch()
+    assert "holds no comparison" in refused(*again, "-o", str(tmp_path))
+
+
+def test_a_recipe_with_the_name_of_a_baseline_is_refused(points, tmp_path):
+    recipe = tmp_path / "chance.yaml"
+    recipe.write_text("learner: r2d2\n")
+    given = words(points, tmp_path / "out", learners=f"prototypical,{recipe}")
+    assert "no learner may have the name of one; found 'chance'" in refused(*given)
+
+
 def test_finished_runs_are_tested_again_where_asked(whole, tmp_path):
     folders = [str(path) for path in whole.glob("*-seed-*")]
     call("compare", *folders, "--test-again", "--tasks", "20", "--test-seed", "1", "-o",

@@ -33,6 +33,7 @@ from quickstudy.selection.comparison import LEARNER
 from quickstudy.selection.contenders import Contender, OnStep, Stopped, Trained
 from quickstudy.selection.contest import Contest, decide
 from quickstudy.selection.display import Display
+from quickstudy.selection.distinct import refuse_baseline_names
 from quickstudy.selection.simple import (
     PROBE,
     TARGET_ONLY,
@@ -205,6 +206,7 @@ def baselines_of(
     source = tested.source if tested.raw is None else tested.raw
     assert isinstance(source, Episodes)
     task = draw(source, test_seed(recipe), 0, Stream.TEST)
+    refuse_baseline_names("compare", recipes, task)
     found: list[Contender] = []
     left_out: dict[str, str] = {}
 
@@ -221,4 +223,4 @@ def baselines_of(
     add(TARGET_ONLY, lambda: [target_only(task, source)])
     add(UNTRAINED, lambda: [untrained_backbone(make, source, answer)])
     add(PROBE, lambda: on_pretrained(learner, answer, lambda each: loaded.trained(recipe, each)))
-    return source, [each for each in found if each.name not in recipes], left_out
+    return source, found, left_out

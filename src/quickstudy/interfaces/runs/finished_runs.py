@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from quickstudy.answers.checks import check_count
 from quickstudy.base.shown import shown
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
@@ -71,6 +72,9 @@ def compare_runs(
     edited, and for fewer than 2 learners.
     """
     check_matters(matters)
+    for name, value, least in (("tasks", tasks, 2), ("test_seed", test_seed, 0)):
+        if value is not None:
+            check_count("compare", name, value, least)
     runs = [_opened(path) for path in paths]
     _refuse_twice(runs)
     _refuse_different(runs)
@@ -84,6 +88,11 @@ def compare_runs(
         raise ValueError(
             "compare: stored results have their own tasks. Give --test-again to test on others."
         )
+    asked = {"runs": [str(path) for path in paths], "matters": matters}
+    if test_again:
+        tasks, test_seed = tasks or 600, test_seed or 0
+        asked |= {"test_again": {"tasks": tasks, "test_seed": test_seed}}
+    folder = None if out is None else Folder.of_settings(out, asked)
     settings = _settings(groups)
     if test_again:
         found = _tested_again(groups, matters, tasks or 600, test_seed or 0, device, progress)
@@ -96,10 +105,8 @@ def compare_runs(
         ]
         baselines, left_out = stored_baselines(first, evaluations[0][0])
         found = compared([*entries, *baselines], matters, settings=settings, left_out=left_out)
-    if out is not None:
-        Folder.of_settings(out, {"runs": [str(path) for path in paths], "matters": matters}).write(
-            found
-        )
+    if folder is not None:
+        folder.write(found)
     return found
 
 

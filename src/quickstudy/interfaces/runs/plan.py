@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from quickstudy.answers.checks import check_count
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown
@@ -99,6 +100,8 @@ def make_plan(
         if value < least:
             raise ValueError(f"compare: {name} must be at least {least}; found {value}.")
     check_matters(matters)
+    for shots in over_shots:
+        check_count("compare", "over_shots", shots, 1)
     named = [(_name(each), each) for each in learners]
     check_names([name for name, _ in named])
     recipe = read_recipe(base)
