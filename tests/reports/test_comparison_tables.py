@@ -119,7 +119,7 @@ def test_all_tied_is_no_difference_that_matters() -> None:
     scores = sample_scores({"a": 0.8}, trainings=1)["a"]
     table = comparison([entry(name, scores) for name in "abc"])
     assert answer(table)[0].startswith(
-        "No difference that matters: all are equivalent, within 0.5 points, to a,"
+        "No difference that matters on these classes: all are equivalent, within 0.5 points, to a,"
     )
     assert {row["is"] for row in pairs_table(table)} == {"equivalent"}
     assert {row["ties"] for row in pairs_table(table)} == {"100%"}
