@@ -17,7 +17,6 @@ turn is the support of a one-shot task, with the others as its queries; the loss
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from figures import figures
+from figures import as_json, figures
 from torch import Tensor
 
 import quickstudy as qs
@@ -79,9 +78,9 @@ def main() -> None:
     result = {
         "learner": "prototypical", "network": f"Conv4-{args.channels}", "norm": "group",
         "trained": trained, "commit": commit(), "torch": torch.__version__,
-        "evaluation": figures(evaluation) | {"values": evaluation.scores.tolist()},
+        "evaluation": figures(evaluation),
     }  # fmt: skip
-    write_atomically(RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(RESULT, as_json(result))
     print(markdown_table(beside_published(evaluation, card("lake_runs").published, "Prototypical")))
 
 

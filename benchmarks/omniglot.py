@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from budget import steps_within
-from figures import figures
+from figures import as_json, figures
 from omniglot_learners import ENTRIES, Entry
 
 import quickstudy as qs
@@ -79,7 +79,7 @@ def _measure(args: argparse.Namespace) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     suffix = ("" if entry.train_ways else f"_{args.ways}way") + "_5shot" * (args.shots == 5)
     target = RESULTS / f"{args.learner}{suffix}.json"
-    write_atomically(target, (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(target, as_json(result))
     print(f"{wall / 60:.1f} minutes ({cpu / 60:.1f} of CPU time); written to {target}")
 
 

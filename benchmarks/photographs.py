@@ -10,7 +10,6 @@ calls; all their other photographs given to what ``quickstudy predict`` calls. I
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import tempfile
@@ -19,8 +18,9 @@ import zipfile
 from pathlib import Path
 
 import torch
-from figures import figures
+from figures import as_json, figures
 
+from quickstudy.base.atomic import write_atomically
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.files.storage import load, save
 from quickstudy.interfaces.runs.execute import execute
@@ -58,10 +58,11 @@ def main() -> None:
         "recipe": recipe.to_json() | {"root": None}, "commit": commit(),
         "cpu_minutes": round(cpu / 60, 1), "episodes": figures(evaluation),
         "folders": {"draws": args.draws, "mean": float(scores.mean()),
-                    "half_width": half_width(scores), "protocol": evaluation.protocol},
+                    "half_width": half_width(scores), "protocol": evaluation.protocol,
+                    "scores": [round(score, 6) for score in accuracies]},
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"photographs_{args.learner}.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_atomically(RESULTS / f"photographs_{args.learner}.json", as_json(result))
     print(
         f"folders: {100 * float(scores.mean()):.1f}% ± {100 * half_width(scores):.1f} "
         f"(95% CI, {args.draws} draws of {WAYS} kinds, {SHOTS} photographs each)"

@@ -17,16 +17,17 @@ points off the zeros of the function determine amplitude and phase.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from figures import as_json
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.base.atomic import write_atomically
 from quickstudy.base.version import __version__
 from quickstudy.core import Examples, Learner, State, Task, TaskSource, TaskSpec
 from quickstudy.reports.tables import markdown_table
@@ -101,7 +102,7 @@ def main() -> None:
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     target = args.out or RESULTS / "sinusoid.json"
-    target.write_text(json.dumps(about, indent=1) + "\n")
+    write_atomically(target, as_json(about))
     print(markdown_table(_table(results)))
     print(f"written to {target}")
 
@@ -168,7 +169,9 @@ def _fine_tuned(net: nn.Module, steps: int, rate: float) -> Learner:
 def _row(steps: int, evaluation: qs.Evaluation) -> dict[str, Any]:
     mean, half_width = round(evaluation.mean, 4), round(evaluation.half_width, 4)
     median = round(float(evaluation.scores.median()), 4)
-    return {"steps": steps, "mse": mean, "half_width": half_width, "median": median}
+    scores = [round(score, 6) for score in evaluation.scores.tolist()]
+    return {"steps": steps, "mse": mean, "half_width": half_width, "median": median,
+            "scores": scores}  # fmt: skip
 
 
 def _table(results: list[dict[str, Any]]) -> list[dict[str, object]]:

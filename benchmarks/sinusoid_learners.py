@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from budget import steps_within
-from figures import figures
+from figures import as_json, figures
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -74,7 +74,7 @@ def main() -> None:
     for name in args.learners or LEARNERS:
         results[name] = _measured(name, args)
         ordered = {n: results[n] for n in LEARNERS if n in results}
-        write_atomically(RESULTS, (json.dumps(ordered, indent=1) + "\n").encode())
+        write_atomically(RESULTS, as_json(ordered))
     print(markdown_table(_table(results)))
 
 

@@ -130,7 +130,6 @@ def _result(
         **figures(found), "commit": commit(), "ways": WAYS, "shots": shots, "queries": QUERIES,
         "encoding_ms": round(ms, 2),
         "task_ms": round(1000 * (time.process_time() - start) / args.tasks, 2),
-        "scores": [round(score, 4) for score in found.scores.tolist()],
     }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from figures import as_json
 from torch import Tensor, nn
 
 import quickstudy as qs
@@ -171,11 +172,13 @@ def measured(root: Path, steps: int, tasks: int) -> dict[str, Any]:
     nets, found = candidates(steps), {}
     for data, (pictures, ids) in targets(root).items():
         half = torch.arange(len(ids)) < len(ids) // 2
-        table: dict[str, dict[str, float]] = {}
+        table: dict[str, dict[str, Any]] = {}
         for name, net in nets.items():
             features = features_of(net, pictures, name)
             result = accuracy(features[~half], ids[~half], tasks)
-            table[name] = {"accuracy": result.mean, "half_width": result.main.half_width}
+            of_tasks = [round(score, 6) for score in result.scores.tolist()]
+            table[name] = {"accuracy": result.mean, "half_width": result.main.half_width,
+                           "scores": of_tasks}  # fmt: skip
             for score, of in SCORES.items():
                 table[name][score] = of(features[half], ids[half])
         real = [row["accuracy"] for row in table.values()]
@@ -215,7 +218,7 @@ def main() -> None:
             "steps": options.steps, "tasks": options.tasks, "seed": SEED,
             "cpu_seconds": time.process_time() - start,
         }  # fmt: skip
-    write_atomically(options.out, json.dumps(found, indent=1).encode())
+    write_atomically(options.out, as_json(found))
 
 
 if __name__ == "__main__":

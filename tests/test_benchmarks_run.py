@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +53,22 @@ def test_sinusoid_learners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert result["tasks"] == 3
 
 
+def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of each part but the training on glyphs, and then the next row of one."""
+    out, verdicts = tmp_path / "verdicts.json", import_module("verdicts")
+    monkeypatch.setattr(verdicts, "true_difference", lambda ways: 0.014)
+    monkeypatch.setattr("quickstudy.evaluation.intervals.RESAMPLES", 4000)
+    few = ("--repetitions", 2, "--resamples", 50, "--rows", 1, "--out", out)
+    call("verdicts", monkeypatch, "null", "others", "tasks", "trainings", "power", *few)
+    call("verdicts", monkeypatch, "null", *few)
+    found = json.loads(out.read_text())
+    assert [row["plan"] for row in found["null"]] == ["one look", "looks"]
+    assert [len(found[part]) for part in ("others", "tasks", "trainings", "power")] == [1] * 4
+    assert (
+        0 < found["others"][0]["half-width of these"] < found["others"][0]["half-width of others"]
+    )
+
+
 def test_adaptation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "adaptation.json"
     words = ("regression", "--learners", "maml", "cavia", "--seconds", "0.001", "--threads", "1")
@@ -76,6 +94,63 @@ def test_memory_learners_and_fast_paths() -> None:
     assert len(fast) == len(slow) == 2
     assert fast_paths.result(line, fast, slow)["ratio"] > 0
     assert all(line.workload in fast_paths.WORKLOADS for line in fast_paths.LINES[:4])
+
+
+def test_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU: the parts are kept as they end, and a second call does what is missing alone."""
+    out, parts = tmp_path / "on_gpu.json", ("peak", "speed maml_28_1_step", "omniglot maml")
+    words = ("--quick", "--device", "cpu", "--out", out)
+    call("on_gpu", monkeypatch, *words, "--only", *parts[:2])
+    first = json.loads(out.read_text())["parts"]
+    call("on_gpu", monkeypatch, *words, "--only", *parts)
+    found = json.loads(out.read_text())["parts"]
+    assert list(found) == list(parts)
+    assert {name: found[name] for name in first} == first
+    speeds = {row["contender"]: row for row in found["speed maml_28_1_step"]["contenders"]}
+    assert all(speeds[n]["errors"]["float64"] < 1e-9 for n in ("quickstudy", "plain loop"))
+    assert len(speeds["plain loop"]["seconds_per_step"]) == 2
+    row = found["omniglot maml"]["evaluation"]["rows"][0]
+    assert len(row["values"]) == 2
+    call("on_gpu", monkeypatch, "--quick", "--device", "cpu", "--out", out, "--seconds", "0.001",
+         "--only", "omniglot snail", "peak")  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch finds none here"):
+        call("on_gpu", monkeypatch, "--quick", "--out", out)
+    with pytest.raises(ValueError, match="of other settings"):
+        call("on_gpu", monkeypatch, *words, "--seed", "1")
+
+
+def test_operations_are_counted_and_wrong_gradients_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A forward and a backward pass of convolutions and a head by hand; a gradient times 1.001."""
+    on_device = import_module("contest.on_device")
+    small = on_device.QUICK | {"queries": 1, "steps": 0}
+    work = replace(on_device.WORKLOADS["prototypical_28_5_ways"], **small)
+    cpu, rows, sides = torch.device("cpu"), 2 * work.ways, (16, 8, 4, 2)
+    one_pass = sum(2 * 9 * rows * a * 4 * s**2 for a, s in zip((1, 4, 4, 4), sides, strict=True))
+    into_weights_and_maps = 2 * one_pass - 2 * 9 * rows * 4 * 16**2  # the first has no map before
+    assert on_device.flops_of_one_task(work, cpu) == one_pass + into_weights_and_maps
+    honest = on_device.prepared
+
+    def wrong(contender: Any, *about: Any) -> Any:
+        step = honest(contender, *about)
+        if contender.name != "plain loop":
+            return step
+        return lambda: {name: 1.001 * found for name, found in step().items()}
+
+    monkeypatch.setattr(on_device, "prepared", wrong)
+    rows_found = on_device.speed(work, cpu, 2, 1)["contenders"]
+    by_name = {row["contender"]: row for row in rows_found}
+    assert "wrong by 0.001" in by_name["plain loop"]["missing"]
+    assert by_name["quickstudy"]["tasks_per_second"] > 0
+
+
+def test_papers_settings_can_be_made() -> None:
+    """Every row of the GPU's table; one of them is trained in the test above."""
+    for paper in import_module("omniglot_papers").PAPERS.values():
+        net = qs.backbones.Conv4(4, outputs=20 if paper.head else None)
+        assert isinstance(paper.make(net, 20), qs.Learner)
 
 
 def test_pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,6 +466,55 @@ def test_multitask_and_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     table = json.loads(out.read_text())["table"]
     assert set(table) == {"single ridge", *script.ORDERS}
     assert table["single ridge"]["known"]["mean"] > 0.3
+
+
+def test_recommend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up tasks with names; a second call goes on where the first one stopped."""
+    script, out = import_module("recommend"), tmp_path / "recommend.json"
+    x = torch.randn(8, 20, 2, generator=torch.Generator().manual_seed(0))
+    tasks = qs.tasks.domains({str(k): (x[k], x[k] @ torch.ones(2, 1), qs.regression())
+                              for k in range(8)})  # fmt: skip
+    monkeypatch.setitem(script.CASES, "school", script.Case(lambda root: tasks, {}, 1))
+    words = ("school", "--steps", "4", "--truth-steps", "4", "--seeds", "1", "--out", out)
+    call("recommend", monkeypatch, *words)
+    found = json.loads(out.read_text())["school"]
+    means = {name: each["mean"] for name, each in found["truth"].items()}
+    assert found["best"] == min(means, key=means.__getitem__)
+    alone = min(m for n, m in means.items() if found["truth"][n]["family"] == "target only")
+    lost = (means[found["chosen"]] - means[found["best"]]) / alone
+    assert found["regret"] == pytest.approx(lost, abs=1e-6)
+    assert found["regret"] < 0.02
+    assert all(len(each["scores"]) == 8 for each in found["truth"].values())
+    del found["truth"]["pooled"]
+    out.write_text(json.dumps({"school": found}))
+    monkeypatch.setattr(qs, "recommend", None, raising=False)  # known already
+    call("recommend", monkeypatch, *words)
+    again = json.loads(out.read_text())["school"]
+    assert set(again["truth"]) == set(means)
+
+
+def test_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part with little work; a second call measures what is missing alone."""
+    out, script = tmp_path / "questions.json", import_module("questions")
+    rows = random_classes(classes=6, rows=16, side=28)
+    data = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
+    monkeypatch.setattr(qs.datasets, "load", lambda name: data)
+    small = {"TEST_TASKS": 2, "STOPS": (4, 8), "CLASSES": (), "CLASS_TASKS": 4, "WIDTHS": (2,),
+             "DEPTHS": (5,), "SIZE_TASKS": 4, "KNOWN": (3,), "NEW": 2,
+             "SINUSOID_STEPS": 2}  # fmt: skip
+    for name, value in small.items():
+        monkeypatch.setattr(script, name, value)
+    call("questions", monkeypatch, "--out", out)
+    found = json.loads(out.read_text())
+    assert [len(found[part]) for part in script.PARTS] == [len(script.METHODS), 6, 4, 2]
+    assert [row["train_tasks"] for row in found["growing"][:3]] == [0, 4, 8]
+    assert all(len(row["errors"]["new"]) == 2 for row in found["one_set"])
+    del found["size"][0]
+    out.write_text(json.dumps(found))
+    call("questions", monkeypatch, "size", "--out", out)
+    again = json.loads(out.read_text())
+    assert len(again["size"]) == 4
+    assert again["size"][:3] == found["size"]
 
 
 def test_heterogeneity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

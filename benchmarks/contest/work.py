@@ -111,6 +111,10 @@ class Tasks(NamedTuple):
         """With inputs, and real targets, of ``dtype``."""
         return Tasks(*(t.to(dtype) if t.is_floating_point() else t for t in self))
 
+    def on(self, device: torch.device) -> Tasks:
+        """On ``device``."""
+        return Tasks(*(t.to(device) for t in self))
+
 
 Contest = Callable[[], Weights]
 """One step: stores the meta-gradient in ``.grad``, and returns it under the network's names."""
@@ -212,8 +216,8 @@ def network(work: Workload) -> nn.Module:
 
 
 def loaded(work: Workload, weights: Weights) -> nn.Module:
-    """The network in plain torch, with these weights and in their precision."""
-    net = network(work).to(next(iter(weights.values())).dtype)
+    """The network in plain torch, with these weights, in their precision and on their device."""
+    net = network(work).to(next(iter(weights.values())))
     net.load_state_dict(weights)
     return net
 

@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from quickstudy.selection.budget import Minutes as Minutes
     from quickstudy.selection.compare import compare as compare
     from quickstudy.selection.compared import Comparisons as Comparisons
+    from quickstudy.selection.recommend import recommend as recommend
+    from quickstudy.selection.recommendation import Recommendation as Recommendation
     from quickstudy.selection.tune import tune as tune
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
@@ -170,6 +172,7 @@ _DEFINED_IN = {
     "PredictionSets": "evaluation.prediction_sets",
     "Predictor": "core",
     "Range": "learners.cards",
+    "Recommendation": "selection.recommendation",
     "Score": "core",
     "Sinusoids": "tasks.functions",
     "Task": "core",
@@ -198,6 +201,7 @@ _DEFINED_IN = {
     "prediction_sets": "evaluation.prediction_sets",
     "pretrained": "backbones.pretrained.load",
     "negative_transfer": "evaluation.negative_transfer",
+    "recommend": "selection.recommend",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",

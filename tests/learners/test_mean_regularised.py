@@ -233,3 +233,15 @@ def test_wrong_calls_are_refused() -> None:
         learner.learn_from(tasks | {"wide": examples_of(numbers(1, 6, 5), numbers(2, 6, 1))}, spec)
     with pytest.warns(UserWarning, match="found one task, 'few', so nothing is shared"):
         learner.learn_from({"few": tasks["few"]}, spec)
+
+
+def test_a_penalty_of_one_on_offsets_is_one():
+    """Its logarithm is 0. Against the normal equations of a ridge with a constant column."""
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).double()
+    y = (x @ torch.tensor([[1.0], [-2.0]]).double()) + 3.0
+    learner = qs.MeanRegularised(qs.backbones.Features(2), l2=1.0, l2_offset=1.0).double()
+    support = qs.examples(x, y)._replace(inputs=x, targets=y, weights=torch.ones(8).double())
+    state = learner.adapt(support, qs.regression())
+    ones = torch.cat([x, torch.ones(8, 1).double()], 1)
+    expected = torch.linalg.solve(ones.T @ ones + torch.eye(3).double(), ones.T @ y)
+    torch.testing.assert_close(torch.cat([state["weight"], state["offset"][None]]), expected)

@@ -51,7 +51,7 @@ def prepare(
     compute: qs.Compute,
 ) -> Contest:
     """A step as ``fit(..., compute=compute)`` takes it."""
-    learner = _learner(work).to(next(iter(weights.values())).dtype)
+    learner = _learner(work).to(next(iter(weights.values())))  # its dtype and device
     learner.backbone.load_state_dict(weights)  # type: ignore[union-attr]
     set_up(learner)
     objective, stack = objective_of(learner), as_stack(_stack(work, tasks))

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 RESAMPLES = 4000
 """Of the bootstrap."""
 
-FEW_TASKS = 15
-"""With fewer tasks than these, intervals of means are Student's t."""
+FEW_TASKS = 40
+"""With fewer tasks, intervals of means are Student's t: of 20 normal differences, BCa covers the
+mean in 92.5%, and t in 94.3%."""
 
 _NUMBERS = 4_000_000  # in memory at once
 
@@ -89,8 +90,8 @@ def of_means(
 
     Each has a chance of about its level of missing the mean over all tasks that could be drawn.
     Tasks are resampled :data:`RESAMPLES` times, the same ones for every row. With fewer than
-    :data:`FEW_TASKS` tasks, of which too few resamples differ, it is Student's t interval. A row
-    whose values are all equal has no width.
+    :data:`FEW_TASKS` tasks it is Student's t interval. A row whose values are all equal has no
+    width.
 
     Reference: Efron (1987), Better Bootstrap Confidence Intervals; ``scipy.stats.bootstrap``.
     """

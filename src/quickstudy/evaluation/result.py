@@ -252,13 +252,17 @@ def row_from_json(values: Mapping[str, Any]) -> Result:
         name: [torch.tensor(number(each), dtype=_TYPES[entry["type"]]) for each in entry["tasks"]]
         for name, entry in values["statistics"].items()
     }
+    scores = torch.tensor(number(values["values"]), dtype=torch.float64)
+    mean = number(values["mean"])
+    if not values["pooled"]:
+        _refuse_edited(mean, scores)
     return Result(
         **{name: values[name] for name in _PLAIN_FIELDS},
         statistics=tuple(
             dict(zip(entries, task, strict=True)) for task in zip(*entries.values(), strict=True)
         ),
-        values=torch.tensor(number(values["values"]), dtype=torch.float64),
-        mean=number(values["mean"]),
+        values=scores,
+        mean=mean,
         half_width=number(values["half_width"]),
         baselines=tuple(
             Compared.from_json(each, values["unit"]) for each in values.get("baselines", ())
@@ -271,3 +275,14 @@ def row_from_json(values: Mapping[str, Any]) -> Result:
         if task_classes is None
         else TaskClasses.from_json(task_classes, len(values["values"])),
     )
+
+
+def _refuse_edited(mean: float, scores: Tensor) -> None:
+    """ValueError where ``mean`` is not that of ``scores``, but for rounding."""
+    found, largest = float(scores.nanmean()), float(scores.nan_to_num().abs().max())
+    both_nan = math.isnan(mean) and math.isnan(found)
+    if not both_nan and not math.isclose(mean, found, rel_tol=0.0, abs_tol=1e-6 * largest):
+        raise ValueError(
+            f"evaluation: the mean must be that of the tasks' scores, {found:.6g}; found "
+            f"{mean:.6g}. The file was changed or damaged: evaluate again."
+        )

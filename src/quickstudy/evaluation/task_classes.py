@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from quickstudy.base.shown import shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,14 @@ class TaskClasses:
             names, tuple(tuple(sorted(places[name] for name in task)) for task in tasks)
         )
 
-    @cached_property
-    def membership(self) -> Tensor:
-        """(tasks, classes) in float64: 1 where the task has the class, else 0."""
-        found = torch.zeros(len(self.ids), len(self.names), dtype=torch.float64)
-        for task, ids in enumerate(self.ids):
-            found[task, list(ids)] = 1.0
-        return found
+    @property
+    def pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(n,), (n,): a task and a class that it has, for all of them."""
+        import numpy as np
+
+        own = [len(ids) for ids in self.ids]
+        classes = np.array([place for ids in self.ids for place in ids], dtype=np.int64)
+        return np.repeat(np.arange(len(own)), own), classes
 
     def to_json(self) -> dict[str, Any]:
         """As strict JSON."""

@@ -5,6 +5,7 @@ protocols    optional methods by which a learner shows reports more than predict
 insights     how a learner adapted to one task, as arrays: changed weights, rates, attention
 plots        figures (matplotlib) of a training log, of scores, of views
 page         the HTML report of a run
+comparison_page  the HTML report of a comparison of learners
 tables       tables for the terminal and for Markdown
 tensorboard  metrics.jsonl -> files for TensorBoard
 """

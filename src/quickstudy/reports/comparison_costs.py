@@ -28,6 +28,9 @@ _TIMES = (
 )
 """Where axes have ticks: sizes and numbers; seconds."""
 
+_AXES_POINTS = (310.0, 190.0)
+"""About the size of the axes, in points; it is known exactly only when a figure is drawn."""
+
 
 def _time(seconds: float) -> str:
     return duration(seconds).removesuffix(" 0 s").removesuffix(" 0 min")
@@ -148,8 +151,9 @@ def _set_costs(axes: Axes, values: Sequence[float], cost: Cost) -> float:
         middle = math.sqrt(low * high)
         low, high = middle / math.sqrt(12), middle * math.sqrt(12)
     free = len(positive) == len(values)
-    nothing = low / (high / low) ** 0.12
-    ticks = [step for step in cost.steps if low <= step <= high]
+    nothing: float = low / (high / low) ** 0.12
+    first = low * (high / low) ** 0.05 if free else low  # no tick on the other axis
+    ticks = [step for step in cost.steps if first <= step <= high]
     ticks = ticks[:: math.ceil(len(ticks) / 5)]
     names = [cost.write(tick) for tick in ticks]
     if not free:
@@ -166,17 +170,14 @@ def _write_numbers(
     axes: Axes, x: Sequence[float], y: Sequence[float], rows: Sequence[Row], best: Sequence[int]
 ) -> None:
     """The number of each row beside its point, where it is farthest from points and numbers."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()  # the layout, which places points
-    per_point = figure.dpi / 72
-    points = axes.transData.transform(list(zip(x, y, strict=True))) / per_point
+    shares = (axes.transScale + axes.transLimits).transform(list(zip(x, y, strict=True)))
+    points = shares * _AXES_POINTS
     taken = [(float(across), float(up)) for across, up in points]
     for place, row in enumerate(rows):
-        own, others = taken[place], [spot for i, spot in enumerate(taken) if i != place]
+        own, others = taken[place], [*taken[:place], *taken[place + 1 :]]
         spots = [(own[0] + 8 * math.cos(a), own[1] + 8 * math.sin(a)) for a in _ANGLES]
-        free = [min((math.dist(spot, each) for each in others), default=14.0) for spot in spots]
-        spot = spots[max(range(len(spots)), key=lambda i, free=free: min(free[i], 14.0))]
+        free = [min([14.0, *(math.dist(spot, each) for each in others)]) for spot in spots]
+        spot = spots[free.index(max(free))]
         taken.append(spot)
         axes.annotate(
             str(row.number), (x[place], y[place]), (spot[0] - own[0], spot[1] - own[1]),

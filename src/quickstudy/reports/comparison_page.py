@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from quickstudy.base.words import count
+from quickstudy.base.words import count, first_few
 from quickstudy.reports import comparison_plots, words
 from quickstudy.reports.comparison_costs import COSTS, against_cost
 from quickstudy.reports.comparison_matrix import matrix
@@ -30,7 +30,12 @@ from quickstudy.reports.markup import Markup, join, tag
 from quickstudy.reports.page_parts import figure, html_table, section
 
 if TYPE_CHECKING:
+    from quickstudy.evaluation.result import Result
     from quickstudy.selection.comparison import Comparison
+
+
+MOST_CURVES = 8
+"""Most learners whose score over shots is drawn; a table has all."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def comparison_page(facts: ComparisonFacts) -> str:
         "a comparison",
         _headline(first),
         tag("p", _protocol(first), class_="note protocol"),
+        *(tag("p", _elsewhere(other), class_="note") for other in others),
         _key_facts(first),
     )
     further = [
@@ -94,6 +100,13 @@ def _protocol(comparison: Comparison) -> str:
     return words.TRANSDUCTIVE if comparison.protocol == "transductive" else words.INDUCTIVE
 
 
+def _elsewhere(comparison: Comparison) -> str:
+    """Which learners have a ranking of their own."""
+    labels = labels_of(comparison.entries)
+    names = first_few([labels[entry.name] for entry in comparison.learners])
+    return f"With {comparison.protocol} results, in a ranking of their own below: {names}."
+
+
 def _headline(comparison: Comparison) -> Markup:
     """The best score and the answer in a few sentences."""
     best, *sentences = answer(comparison)
@@ -111,8 +124,8 @@ def _headline(comparison: Comparison) -> Markup:
 def _key_facts(comparison: Comparison) -> Markup:
     settings, score = comparison.settings, score_of(comparison)
     pairs = {
-        "Learners": f"{len(comparison.learners)}",
-        "Baselines": f"{len(comparison.baselines)}",
+        "Compared": f"{count(len(comparison.learners), 'learner')}, "
+        f"{count(len(comparison.baselines), 'baseline')}",
         "Trainings of each": f"{comparison.trainings}",
         "Budget of a training": _budget(settings.get("budget")),
         "Test tasks": f"{comparison.tasks:,}",
@@ -228,7 +241,7 @@ def _costs(comparison: Comparison, prefix: str, which: str) -> Markup | None:
 
 def _shots(comparison: Comparison, prefix: str, which: str) -> Markup | None:
     rows, score = rows_of(comparison), score_of(comparison)
-    curves = {
+    curves: dict[str, Mapping[int, Result]] = {
         f"{row.number}  {row.label}": of
         for row in rows
         if len(of := comparison.entry(row.name).over_shots) > 1
@@ -239,8 +252,10 @@ def _shots(comparison: Comparison, prefix: str, which: str) -> Markup | None:
         "The learner of the first training, as it was trained, with other numbers of shots. 95% "
         "intervals over tasks."
     )
+    if len(curves) > MOST_CURVES:
+        note += f" The first {MOST_CURVES} are drawn."
     try:
-        drawing = comparison_plots.over_shots(curves, score)
+        drawing = comparison_plots.over_shots(dict(list(curves.items())[:MOST_CURVES]), score)
     except ValueError:  # no two finite scores
         return None
     drawn = figure(drawing, f"{prefix}shots", "Score over shots", note)

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 SIGNIFICANT = 0.05
 """Level of Holm's p below which two ranks are not joined by a bar."""
 
-_STROKES = ("-", (0, (4, 2)), (0, (1, 1.5)))
-_MARKERS = "osD^v"
+_MARKERS = "osD^vP*X"
+"""Of curves, one for each colour."""
 
 
 def scores(rows: Sequence[Row], score: Score) -> Figure:
     """The score of each row with its two intervals, the best on top.
 
     The thick line is the interval for these classes, the thin one that for other trainings and
-    other classes. The axis is that of the learners: baselines outside it are arrows with a number.
+    other classes. Baselines that are far from all learners are arrows with a number.
 
     Raises ValueError where no row has a finite score.
     """
@@ -44,7 +44,7 @@ def scores(rows: Sequence[Row], score: Score) -> Figure:
         figure = style.new_figure(1.0 + 0.26 * len(shown))
         axes = figure.subplots()
         places = list(range(len(shown)))[::-1]
-        low, high = _limits_of_learners(shown, score)
+        low, high = _limits_of_scores(shown, score)
         for place, row in zip(places, shown, strict=True):
             mean, colour = scale * row.mean, style.MUTED if row.baseline else style.ACCENT
             if not low <= mean <= high:
@@ -65,19 +65,27 @@ def scores(rows: Sequence[Row], score: Score) -> Figure:
     return figure
 
 
-def _limits_of_learners(rows: Sequence[Row], score: Score) -> tuple[float, float]:
-    """Of an axis for the scores of learners and their intervals, or of baselines without any."""
-    rows = [row for row in rows if not row.baseline] or rows
-    ends = [row.mean for row in rows]
-    for interval in (each for row in rows for each in (row.these, row.others)):
-        ends += [interval.low, interval.high] if interval is not None and interval.known else []
+def _limits_of_scores(rows: Sequence[Row], score: Score) -> tuple[float, float]:
+    """Of an axis for learners and their intervals, and for baselines that are not far from them."""
+    learners = [row for row in rows if not row.baseline] or rows
     scale = in_unit(score.unit)
-    low, high = scale * min(ends), scale * max(ends)
+    low, high = _ends(learners)
+    span = max(high - low, 0.02 if score.unit == "%" else 0.0)
+    near = [row for row in rows if row.baseline and low - span <= row.mean <= high + span]
+    low, high = _ends([*learners, *near])
+    low, high = scale * low, scale * high
     room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
     if score.unit != "%":
         return low - room, high + room
     room = max(room, 1.0)
     return max(low - room, min(0.0, low)), min(high + room, max(100.0, high))
+
+
+def _ends(rows: Sequence[Row]) -> tuple[float, float]:
+    """The lowest and highest of scores and known intervals."""
+    known = [i for row in rows for i in (row.these, row.others) if i is not None and i.known]
+    means = [row.mean for row in rows]
+    return min([*means, *(i.low for i in known)]), max([*means, *(i.high for i in known)])
 
 
 def _point_outside(
@@ -168,7 +176,6 @@ def over_shots(curves: Mapping[str, Mapping[int, Result]], score: Score) -> Figu
             axes.errorbar(
                 list(of), [scale * m for m in means], [scale * w for w in widths],
                 color=style.CLASS_COLOURS[place % len(style.CLASS_COLOURS)],
-                linestyle=_STROKES[place // len(style.CLASS_COLOURS) % len(_STROKES)],
                 marker=_MARKERS[place % len(_MARKERS)], markersize=4.5, elinewidth=1.0,
                 label=short(label, 30),
             )  # fmt: skip

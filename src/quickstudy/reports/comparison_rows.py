@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Score:
-    """The score by which the rows are compared; see :class:`~quickstudy.evaluation.Result`."""
+    """The score of all rows; see :class:`~quickstudy.evaluation.result.Result`."""
 
     name: str
     unit: str

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 NUMBER = "#"
 """The column of a row's number, by which figures and matrices name it."""
 
+LONGEST = 22
+"""Letters of a name that a terminal shows without breaking it."""
+
 _NOT_SHOWN = {"mean rank", "wall time", "one adaptation", "parameters", "size"}
 """Columns that a terminal has no room for."""
 
@@ -107,8 +110,14 @@ def comparison_table(comparison: Comparison, title: str = "") -> Group:
     table = Table(box=box.SIMPLE_HEAD)
     lines = ranking_table(comparison)
     columns = [c for c in dict.fromkeys(c for line in lines for c in line) if c not in _NOT_SHOWN]
+    room = min(LONGEST, max((len(str(line["learner"])) for line in lines), default=0))
     for column in columns:
-        table.add_column(column, justify="right" if column == NUMBER else "left", overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if column == NUMBER else "left",
+            overflow="fold",
+            min_width=room if column == "learner" else None,
+        )
     for line in lines:
         style = "bold" if line[NUMBER] == "1" else ""
         table.add_row(*(Text(visible(line.get(c, "")), style=style) for c in columns))
@@ -123,11 +132,11 @@ def comparison_table(comparison: Comparison, title: str = "") -> Group:
           for entry in comparison.failures),
         *(Text(visible(f"no {name}: {why}"), style="dim")
           for name, why in comparison.left_out.items()),
-        Text(visible(tested(comparison)), style="dim"),
+        Text(visible(how_tested(comparison)), style="dim"),
     )  # fmt: skip
 
 
-def tested(comparison: Comparison) -> str:
+def how_tested(comparison: Comparison) -> str:
     """How the rows were tested, in one sentence."""
     score = score_of(comparison)
     fingerprint = f" ({comparison.fingerprint})" if comparison.fingerprint else ""

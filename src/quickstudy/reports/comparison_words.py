@@ -42,35 +42,40 @@ def _best(rows: Sequence[Row], score: Score, matters: float) -> str:
     best, rest = rows[0], rows[1:]
     if math.isnan(best.mean):
         return f"The score, {score.name}, is undefined for all."
-    which = f"{_marked(best)}, {score.name} {score.text(best.mean)}"
+    named, figure = _marked(best), f"{score.name} {score.text(best.mean)}"
     if not rest:
-        return f"Only one has a result: {which}."
+        return f"Only {named} has a result: {figure}."
     margin = score.points(matters)
     where = "" if all(row.sure_elsewhere for row in rest) else f" on {THESE}"
     alike = [_marked(row) for row in rest if row.verdict == "equivalent"]
     open_ = [_marked(row) for row in rest if row.verdict == UNKNOWN]
     behind = [_marked(row) for row in rest if row.verdict == "worse"]
     if len(alike) == len(rest):
-        return f"No difference that matters: within {margin}, all are equivalent to {which}{where}."
-    said = [f"{'The best score' if open_ or behind else f'The best{where}'}: {which}."]
+        return (
+            f"No difference that matters{where}: all are equivalent, within {margin}, to {named}, "
+            f"{figure}."
+        )
+    if open_ or behind:
+        said = [f"{named} has the best score, {figure}."]
+    else:
+        said = [f"{named} is best{where}: {figure}."]
     if alike:
         said.append(f"Equivalent to it, within {margin}: {first_few(alike)}.")
     if open_:
         said.append(f"Not known whether it is better than {first_few(open_)}.")
     if behind:
-        said.append(f"On most tasks it is worse than {first_few(behind)}.")
+        said.append(f"By the test over tasks it is worse than {first_few(behind)}.")
     return " ".join(said)
 
 
 def _above_baselines(rows: Sequence[Row], score: Score, comparison: Comparison) -> list[str]:
     """The best learner against the best baseline, or without one against the next learner."""
     learner = next((row for row in rows if not row.baseline), None)
-    other = next((row for row in rows if row.baseline), None)
+    baseline = next((row for row in rows if row.baseline), None)
     if learner is None or math.isnan(learner.mean):
         return []
-    missing = ["There is no baseline beside it."] if other is None else []
-    what = "the next" if other is None else "the best baseline"
-    other = other or next((row for row in rows if row.number > learner.number), None)
+    missing = ["There is no baseline beside it."] if baseline is None else []
+    other = baseline or next((row for row in rows if row.number > learner.number), None)
     pair = None if other is None else versus(comparison, learner.name, other.name)
     if other is None or pair is None:
         return missing
@@ -80,9 +85,11 @@ def _above_baselines(rows: Sequence[Row], score: Score, comparison: Comparison) 
         "equivalent": f"equivalent ({score.difference(pair.difference)}) to",
         UNKNOWN: f"not known to be better ({score.difference(pair.difference)}) than",
     }[pair.verdict]
+    who = "It" if learner.number == 1 else f"The best learner, {learner.label},"
+    what = "the next" if baseline is None else "the best baseline"
+    than = "that baseline" if other.number == 1 else f"{what}, {other.label}"
     return [
-        f"{learner.label} is {side} {what}, {other.label}. "
-        f"95% intervals of the difference: {intervals_text(pair, score)}.",
+        f"{who} is {side} {than}; 95% intervals of the difference: {intervals_text(pair, score)}.",
         *missing,
     ]
 

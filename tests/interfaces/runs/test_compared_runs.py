@@ -18,6 +18,7 @@ from quickstudy.interfaces.runs import comparison_report
 from quickstudy.interfaces.runs import execute as runs
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.plan import make_plan
+from quickstudy.reports.comparison_tables import ranking_table
 from quickstudy.selection.stored import Folder
 
 LEARNERS = "prototypical,r2d2"
@@ -88,7 +89,9 @@ def test_the_same_command_and_resume_give_the_finished_result(whole, points, mon
     monkeypatch.setattr(runs, "fit", lambda *_, **__: pytest.fail("trained"))
     before = (whole / "comparison.json").read_bytes()
     printed = call(*words(points, whole, "--over-shots", "2"))
-    assert str(Folder(whole).read()) in printed
+    for row in ranking_table(Folder(whole).read().main):
+        assert str(row["accuracy"]) in printed
+        assert str(row["learner"]).split()[0] in printed
     as_json = json.loads(call("compare", "--resume", str(whole), "--json").split("\n", 1)[1])
     assert as_json["inductive"] == json.loads(before)["inductive"]
     assert (whole / "comparison.json").read_bytes() == before

@@ -8,12 +8,14 @@ from quickstudy.interfaces.cli.compare_commands import compare
 from quickstudy.interfaces.cli.export_commands import export
 from quickstudy.interfaces.cli.group import main
 from quickstudy.interfaces.cli.list_commands import backbones, datasets, learners
+from quickstudy.interfaces.cli.recommend_commands import recommend
 from quickstudy.interfaces.cli.run_commands import evaluate, report, run
 from quickstudy.interfaces.cli.tune_command import tune
 
 __all__ = ["main"]
 
 for command in (
-    run, evaluate, compare, report, tune, adapt, predict, export, datasets, backbones, learners,
+    run, evaluate, compare, recommend, report, tune, adapt, predict, export, datasets, backbones,
+    learners,
 ):  # fmt: skip
     main.add_command(command)

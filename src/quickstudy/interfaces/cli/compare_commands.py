@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quickstudy.interfaces.cli.printing import json_option, print_json, print_path
+from quickstudy.interfaces.cli.printing import json_option, print_json, print_path, print_rich
 
 if TYPE_CHECKING:
     from quickstudy.selection.compared import Comparisons
@@ -75,7 +75,10 @@ def compare(
 
         print_json({"folder": None if folder is None else str(folder), **plain_tables(found)})
         return
-    click.echo(str(found))
+    from quickstudy.reports.comparison_tables import comparison_table
+
+    for table in found.tables:
+        print_rich(comparison_table(table))
     if folder is not None:
         print_path("report", folder / "comparison.html")
 

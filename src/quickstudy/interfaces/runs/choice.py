@@ -7,19 +7,21 @@ from scratch would be better is asked of a pilot: the same training with a twent
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import click
 
 from quickstudy.backbones.pretrained.registry import CARDS
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.core import Learner, TaskSource
 from quickstudy.datasets.dataset import Dataset
-from quickstudy.evaluation.evaluate import evaluate
-from quickstudy.evaluation.results import Evaluation
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import (
     load_data,
@@ -30,17 +32,18 @@ from quickstudy.interfaces.runs.featured import (
     backbone_of,
     featured,
     on_features,
-    shrunk,
     with_splits,
 )
 from quickstudy.interfaces.runs.fitted import limits
 from quickstudy.interfaces.runs.pretrained_backbone import with_own_size
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.tasks.numbering import Stream
-from quickstudy.training.fit import fit
+from quickstudy.selection.candidates import Candidate as Raced
+from quickstudy.selection.candidates import Problem, Sources
+from quickstudy.selection.on_pretrained import shrunk
+from quickstudy.selection.plan import Plan
+from quickstudy.selection.race import Runner, race
 from quickstudy.training.optimisers import adam, sgd
-from quickstudy.training.schedules import cosine
 
 FILE = "choice.json"
 PRETRAINED = "efficientnet-lite0"
@@ -226,7 +229,10 @@ def _rounded(mean: float) -> float:
 def _compared(
     recipe: Recipe, frozen: Mapping[str, Recipe], progress: bool
 ) -> tuple[Candidate, ...]:
-    """Each of the ``frozen`` recipes, and last the pilot of ``recipe``, on validation tasks."""
+    """Each of the ``frozen`` recipes, and last the pilot of ``recipe``, on validation tasks.
+
+    A race of one rung (:func:`quickstudy.selection.race.race`).
+    """
     own = with_own_size(next(iter(frozen.values())))
     data = load_data(own)
     split = "val" if len(data.val) else "train"
@@ -239,14 +245,25 @@ def _compared(
     backbone = backbone_of(next(iter(learners.values())))
     found = featured(data, backbone.to(choose_device(recipe.device)), (split,))
     complete = own.complete(most)
-    results = []
+    raced = []
     for name, learner in learners.items():
         source = _validation_source(complete, found.features, learner, split)
-        results.append(
-            _candidate(PRETRAINED, name, _validated(on_features(learner), source, recipe))
-        )
-    small = _small(data)
-    return (*results, _pilot(recipe, small, split, progress))
+        raced.append(_raced(name, partial(on_features, learner), Sources(None, source, None)))
+    pilot, steps, of = _pilot(recipe, _small(data), split)
+    raced.append(pilot)
+    problem = Problem("few-shot classes", recipe.data, "class", 0, tuple(raced), ())
+    plan = Plan(({pilot.name: steps},), (1,), TASKS, {}, 1, TASKS)
+
+    def say(text: str) -> None:
+        if progress:
+            click.echo(f"  {text}", err=True)
+
+    with TemporaryDirectory(prefix="quickstudy-race-") as folder:
+        *on_weights, last = race(problem, plan, Path(folder), recipe.seed, say)
+    return (
+        *(_candidate(PRETRAINED, each.name, each) for each in on_weights),
+        _candidate(recipe.backbone, recipe.learner, last, steps, of),
+    )
 
 
 def _small(data: Dataset) -> Dataset:
@@ -255,22 +272,26 @@ def _small(data: Dataset) -> Dataset:
     return with_splits(data, splits)
 
 
-def _pilot(recipe: Recipe, data: Dataset, split: str, progress: bool) -> Candidate:
-    """The usual training, cut short, of the recipe's own backbone and learner."""
+def _raced(
+    name: str, make: Callable[[], Learner], sources: Sources, steps: int = 0, **training: Any
+) -> Raced:
+    title = LEARNERS[name].title
+    return Raced(name, title, LEARNERS[name].family, title, make, sources, steps, **training)
+
+
+def _pilot(recipe: Recipe, data: Dataset, split: str) -> tuple[Raced, int, int]:
+    """The recipe's own training, its steps as a pilot, and those that a whole training has."""
     complete = recipe.complete(limits(recipe, data))
     budget = complete.budget()
-    steps = max(1, budget.steps // PILOT)
-    learner = make_learner(complete, tuple(data.train.inputs.shape[1:]))
-    learner.to(choose_device(recipe.device))
-    sources = make_sources(complete, data, learner)
-    optimiser = {"adam": adam, "sgd": sgd}[budget.optimiser]
-    fit(
-        learner, sources.train, steps, budget.tasks_per_step, optimiser=optimiser(budget.rate),
-        schedule=cosine, seed=recipe.seed, progress=progress,
+    shape, device = tuple(data.train.inputs.shape[1:]), choose_device(recipe.device)
+    train = make_sources(complete, data, make_learner(complete, shape)).train
+    source = _validation_source(complete, data, make_learner(complete, shape), split)
+    pilot = _raced(
+        recipe.learner, lambda: make_learner(complete, shape).to(device),
+        Sources(train, source, None), budget.steps, tasks_per_step=budget.tasks_per_step,
+        optimiser={"adam": adam, "sgd": sgd}[budget.optimiser](budget.rate),
     )  # fmt: skip
-    source = _validation_source(complete, data, learner, split)
-    found = _validated(learner, source, recipe)
-    return _candidate(recipe.backbone, recipe.learner, found, steps, budget.steps)
+    return pilot, max(1, budget.steps // PILOT), budget.steps
 
 
 def _validation_source(recipe: Recipe, data: Dataset, learner: Learner, split: str) -> TaskSource:
@@ -280,13 +301,10 @@ def _validation_source(recipe: Recipe, data: Dataset, learner: Learner, split: s
     return source
 
 
-def _validated(learner: Learner, source: TaskSource, recipe: Recipe) -> Evaluation:
-    return evaluate(
-        learner, source, TASKS, seed=recipe.seed, stream=Stream.VALIDATION, baselines=False
-    )
-
-
 def _candidate(
-    backbone: str, learner: str, found: Evaluation, steps: int = 0, of: int = 0
+    backbone: str, learner: str, found: Runner, steps: int = 0, of: int = 0
 ) -> Candidate:
-    return Candidate(backbone, learner, found.mean, found.half_width, steps, of)
+    if found.failure:
+        raise ValueError(f"{learner} on {backbone}: {found.failure}")
+    result = found.laps[-1].result
+    return Candidate(backbone, learner, result.mean, result.half_width, steps, of)

@@ -14,7 +14,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from quickstudy.backbones.joined import Features
 from quickstudy.backbones.pretrained.features import featurise
@@ -25,10 +24,8 @@ from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.learners.transfer.tuned_learner import TunedLearner
 from quickstudy.learners.with_backbone import on_backbone
+from quickstudy.selection.on_pretrained import shrunk
 from quickstudy.tasks.rows import LabelledRows
-
-SMALL = 84
-"""Side in pixels of the pictures that stand for the raw inputs; that of pictures of folders."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +53,6 @@ def with_splits(data: Dataset, splits: Mapping[str, LabelledRows]) -> Dataset:
     """``data`` with other rows in the ``splits`` that are given."""
     train, val, test = ({**data.splits, **splits}[name] for name in ("train", "val", "test"))
     return replace(data, train=train, val=val, test=test)
-
-
-def shrunk(rows: LabelledRows) -> LabelledRows:
-    """The pictures (uint8) of ``rows`` with a side of :data:`SMALL` pixels at most (bicubic)."""
-    if rows.inputs.shape[-1] <= SMALL:
-        return rows
-    parts = [
-        F.interpolate(to_unit(part), (SMALL, SMALL), mode="bicubic", antialias=True).clamp_(0, 1)
-        for part in rows.inputs.split(64)
-    ]
-    pixels = torch.cat([(255 * part).round_().to(torch.uint8) for part in parts])
-    return replace(rows, inputs=pixels)
 
 
 def is_fixed(learner: Learner) -> bool:

@@ -171,7 +171,9 @@ class MeanRegularised(Learner):
         refuse_more_outputs("MeanRegularised", spec, self.outputs)
         rows, statistics = read_support(self.backbone, support, spec)
         offset, penalty = self.offset, self.log_l2_offset
-        shared = Shared(self.weight, offset, self.log_l2.exp(), penalty and penalty.exp())
+        # Not `penalty and …`: the logarithm of 1 is 0, which is no truth.
+        l2_offset = None if penalty is None else penalty.exp()
+        shared = Shared(self.weight, offset, self.log_l2.exp(), l2_offset)
         return linear_state(deviating(rows, shared), rows, statistics)
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:

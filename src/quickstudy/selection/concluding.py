@@ -1,0 +1,108 @@
+"""From a race and its finals to a recommendation: what, why, and what more shots would bring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from quickstudy.base.errors import first_line
+from quickstudy.core import TaskSource
+from quickstudy.evaluation import wording
+from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.evaluation.paired import figures, pairs
+from quickstudy.selection.candidates import Problem
+from quickstudy.selection.finals import Finalist, margin, second, taken
+from quickstudy.selection.plan import Plan
+from quickstudy.selection.race import Runner, Say
+from quickstudy.selection.racer import one_result
+from quickstudy.selection.recommendation import MoreShots, Recommendation, Row
+from quickstudy.selection.rules import rules_for
+from quickstudy.tasks.numbering import Stream
+
+MORE_SHOTS = (1, 5, 10, 20)
+"""Numbers of rows of each class that a learner is scored with beyond those asked for."""
+
+
+def recommended(
+    problem: Problem, plan: Plan, runners: tuple[Runner, ...], finals: list[Finalist],
+    failures: Mapping[str, str], matters: float, seed: int, say: Say,
+) -> Recommendation:  # fmt: skip
+    """What to use, from the finals, with the evidence of the race."""
+    first = taken(finals, matters)
+    other = second(finals, first)
+    results = first.results
+    by_name = {each.candidate.name: each.results for each in finals}
+    beside = pairs(by_name, margin(finals, matters), seed) if len(finals) > 1 else ()
+    ends = {each.candidate.name: each for each in finals}
+    rows = tuple(
+        Row(
+            runner.name, problem.candidate(runner.name).title,
+            problem.candidate(runner.name).family,
+            tuple((lap.steps, lap.result.mean, lap.result.half_width) for lap in runner.laps),
+            _mean(ends[runner.name]) if runner.name in ends else math.nan,
+            runner.failure or failures.get(runner.name, ""),
+        )
+        for runner in runners
+    )  # fmt: skip
+    candidate = first.candidate
+    return Recommendation(
+        problem.kind, problem.about, candidate.advice, tuple(_why(finals, first, matters)),
+        candidate.name, candidate.title, candidate.family, results[0].score, results[0].unit,
+        results[0].higher_is_better, figures(results, seed), bool(first.test),
+        other.candidate.title if other else "", beside,
+        _more_shots(problem, plan, first, seed, say), rows, problem.left_out,
+        tuple(rule.sentence for rule in rules_for(problem.rules)), problem.notes,
+        learner=first.learner,
+    )  # fmt: skip
+
+
+def _mean(finalist: Finalist) -> float:
+    return sum(each.mean for each in finalist.validation) / len(finalist.validation)
+
+
+def _why(finals: list[Finalist], first: Finalist, matters: float) -> list[str]:
+    """Why the first was taken: beside the best, and beside the best of the rows alone."""
+    unit = first.validation[0].unit
+    best = max(finals, key=lambda each: each.goodness)
+    score = wording.score(_mean(first), unit)
+    lines = []
+    if best is first:
+        lines.append(f"It was the best of {len(finals)} finalists on validation tasks: {score}.")
+    else:
+        lines.append(
+            f"It is the simplest within {wording.difference(margin(finals, matters), unit)} of the "
+            f"best on validation tasks: {score}, where {best.candidate.title} has "
+            f"{wording.score(_mean(best), unit)}."
+        )
+    alone = [each for each in finals if each.candidate.family == "target only"]
+    if alone and first not in alone:
+        other = max(alone, key=lambda each: each.goodness)
+        gain = wording.difference(first.goodness - other.goodness, unit)
+        lines.append(
+            f"Beside the best on your rows alone, {other.candidate.title}, it gains {gain}."
+        )
+    if first.steps:
+        lines.append(f"Each of its {len(first.validation)} trainings took {first.steps} steps.")
+    return lines
+
+
+def _more_shots(
+    problem: Problem, plan: Plan, first: Finalist, seed: int, say: Say
+) -> tuple[MoreShots, ...]:
+    make = first.candidate.shots
+    if make is None or not problem.shots:
+        return ()
+    found = []
+    for shots in (problem.shots, *(each for each in MORE_SHOTS if each > problem.shots)):
+        say(f"{shots} shots")
+        try:
+            source: TaskSource = make(shots)
+            stream = Stream.TEST if first.test else Stream.VALIDATION
+            result = one_result(evaluate(
+                first.learner, source, plan.test_tasks, seed=seed, stream=stream, baselines=False
+            ))  # fmt: skip
+            found.append(MoreShots(shots, result.figure, result.mean))
+        except Exception as error:  # the data end, or the learner cannot
+            found.append(MoreShots(shots, failure=first_line(error)))
+            break
+    return tuple(found)

@@ -1,0 +1,287 @@
+"""From what a user gives to the problem that is raced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quickstudy import datasets
+from quickstudy.base.names import unknown_name
+from quickstudy.base.shown import shown
+from quickstudy.core import Examples, TaskSpec
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.domains import Domains
+from quickstudy.selection.candidates import FEWEST, Problem
+from quickstudy.selection.of_classes import Splits, problem_of_classes
+from quickstudy.selection.of_domains import of_transfer_tasks, problem_of_domains
+from quickstudy.selection.of_functions import problem_of_source
+from quickstudy.selection.of_named_tasks import problem_of_named_tasks
+from quickstudy.selection.of_rows import problem_of_rows
+from quickstudy.selection.on_pretrained import (
+    OF_TEXTS,
+    SHARE,
+    Pretrained,
+    for_pictures,
+    for_texts,
+    side_of_folders,
+)
+from quickstudy.selection.tables import columns_of, is_frame, labelled_rows, same_columns
+from quickstudy.tasks.domains import domains
+from quickstudy.tasks.episodes import Episodes
+from quickstudy.tasks.fixed import FixedTasks
+from quickstudy.tasks.named_tasks import NamedTasks
+from quickstudy.tasks.rows import LabelledRows
+from quickstudy.tasks.splits import FEWEST_TO_SPLIT, split_classes
+from quickstudy.tasks.transfer import TransferTasks
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of ``recommend`` that say what is asked.
+
+    ``seconds``  that there are; infinite where steps are given.
+    ``pretend``  whether only a plan is wanted, so that nothing large is computed.
+    """
+
+    targets: Any
+    target: str | None
+    sources: Mapping[str, Any] | None
+    ways: int
+    shots: int
+    queries: int
+    labelled: int
+    seed: int
+    seconds: float
+    pretend: bool
+
+    @property
+    def for_features(self) -> float:
+        """Seconds that computing features may take."""
+        return SHARE * self.seconds
+
+
+def problem_of(data: Any, asked: Asked) -> Problem:
+    """The problem that ``data`` pose; ValueError for what poses none."""
+    if isinstance(data, (str, Path)):
+        data = datasets.folder(data, size=side_of_folders())
+    for kinds, reader in _READERS.items():
+        if isinstance(data, kinds):
+            return reader(data, asked)
+    if isinstance(data, Mapping):
+        return _of_mapping(data, asked)
+    if is_frame(data):
+        return _of_frame(data, asked)
+    if callable(data):
+        return problem_of_source(data, asked.seed)
+    if _are_texts(data):
+        return _of_texts(data, asked)
+    return _of_arrays("your rows", data, asked.targets, asked)
+
+
+def _of_episodes(source: Episodes, asked: Asked) -> Problem:
+    """Tasks of the size of those of ``source``; its classes are divided in three."""
+    rows = source.classes
+    ways, shots, queries = (each[1] for each in (source.ways, source.shots, source.queries))
+    return _of_classes("your classes", rows, Splitting(ways, shots, queries), asked)
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """The size of tasks."""
+
+    ways: int
+    shots: int
+    queries: int
+
+
+def _of_classes(name: str, rows: LabelledRows, size: Splitting, asked: Asked) -> Problem:
+    given = (size.ways, size.shots, size.queries)
+    if len(rows) < FEWEST:
+        network = for_pictures(rows, asked.for_features, True)
+        about = f"{name}: {len(rows)} classes, for {size.ways}-way {size.shots}-shot tasks"
+        return Problem("few-shot classes", about, "class", len(rows), (), network.rules)
+    splits = Splits(*split_classes(rows, seed=asked.seed), *given)
+    return problem_of_classes(name, splits, for_pictures(rows, asked.for_features, asked.pretend))
+
+
+def _of_rows(rows: LabelledRows, asked: Asked) -> Problem:
+    return _of_classes(
+        "your classes", rows, Splitting(asked.ways, asked.shots, asked.queries), asked
+    )
+
+
+def _of_dataset(data: Dataset, asked: Asked) -> Problem:
+    if not data.new_classes:
+        return _of_known_classes(data, asked)
+    every = sum(len(each) for each in data.splits.values())
+    name = data.card.title
+    if data.card.texts:
+        network = for_texts(asked.for_features, asked.pretend)
+    else:
+        network = for_pictures(data.train, asked.for_features, asked.pretend)
+    if every < FEWEST:
+        about = f"{name}: {every} classes, for {asked.ways}-way {asked.shots}-shot tasks"
+        return Problem("few-shot classes", about, "class", every, (), network.rules)
+    train, val = data.train, data.val
+    if not len(val):  # some data sets have no validation classes
+        if len(train) < FEWEST_TO_SPLIT:
+            raise ValueError(
+                f"recommend: {name} has no validation classes, and {len(train)} training classes "
+                f"are too few to take some of them; found fewer than {FEWEST_TO_SPLIT}. Give its "
+                "rows, qs.LabelledRows, to be divided anew."
+            )
+        first, second, third = split_classes(data.train, seed=asked.seed)
+        train, val = first, second
+        del third
+    test = data.test if len(data.test) else None
+    return problem_of_classes(
+        name, Splits(train, val, test, asked.ways, asked.shots, asked.queries), network
+    )
+
+
+def _of_known_classes(data: Dataset, asked: Asked) -> Problem:
+    """Data with too few classes to hold any out: new rows of the same classes."""
+    parts = [part for part in data.splits.values() if len(part)]
+    inputs = torch.cat([part.inputs for part in parts])
+    ids = torch.cat([torch.arange(len(p)).repeat_interleave(p.counts) for p in parts])
+    rows, spec, _ = labelled_rows(inputs, ids)
+    network = for_pictures(data.train, asked.for_features, asked.pretend)
+    return problem_of_rows(data.card.title, rows, spec, network, asked.seed)
+
+
+def _of_named_tasks(tasks: NamedTasks, asked: Asked) -> Problem:
+    return problem_of_named_tasks(tasks, asked.seed)
+
+
+def _of_domains(data: Domains, asked: Asked) -> Problem:
+    if asked.target is None:
+        raise ValueError(
+            "recommend: domains need the name of the target; found none. Give target=, one of: "
+            f"{', '.join(data)}."
+        )
+    if asked.target not in data:
+        raise unknown_name("recommend: target domain", asked.target, dict.fromkeys(data))
+    others = {name: data[name] for name in data if name != asked.target}
+    return problem_of_domains(
+        others, data[asked.target], data.spec, asked.labelled, asked.seed, data.card.title
+    )
+
+
+def _of_transfer(tasks: TransferTasks, asked: Asked) -> Problem:
+    return of_transfer_tasks(tasks, asked.seed)
+
+
+def _of_fixed(tasks: FixedTasks, asked: Asked) -> Problem:
+    return problem_of_source(tasks, asked.seed)
+
+
+_READERS: Mapping[type | tuple[type, ...], Callable[[Any, Asked], Problem]] = {
+    Episodes: _of_episodes,
+    LabelledRows: _of_rows,
+    Dataset: _of_dataset,
+    NamedTasks: _of_named_tasks,
+    Domains: _of_domains,
+    TransferTasks: _of_transfer,
+    FixedTasks: _of_fixed,
+}
+
+
+def _of_mapping(tables: Mapping[str, Any], asked: Asked) -> Problem:
+    """Name -> DataFrame: tasks with names."""
+    if not tables or not all(is_frame(each) for each in tables.values()):
+        kinds = sorted({type(each).__name__ for each in tables.values()}) or ["none"]
+        raise ValueError(
+            f"recommend: a mapping must be from names to DataFrames; found {', '.join(kinds)}. "
+            "For tasks with names give qs.tasks.domains({name: (inputs, targets, spec)})."
+        )
+    frames = list(tables.values())
+    same_columns(frames[0], frames[1:], asked.target)
+    columns = list(frames[0].columns)
+    rows = {name: columns_of(frame[columns], asked.target) for name, frame in tables.items()}
+    named: dict[str, tuple[Examples, TaskSpec]] = {}
+    for name, (x, y) in rows.items():
+        found, spec, _ = labelled_rows(x, y)
+        named[name] = (found, spec)
+    return problem_of_named_tasks(domains(named), asked.seed)
+
+
+def _of_frame(frame: Any, asked: Asked) -> Problem:
+    if asked.sources is None:
+        return _of_arrays("your table", *columns_of(frame, asked.target), asked)
+    others = {name: each for name, each in asked.sources.items() if is_frame(each)}
+    if len(others) != len(asked.sources) or not others:
+        raise ValueError(
+            "recommend: sources beside a DataFrame must be DataFrames with the same columns; found "
+            f"{', '.join(type(s).__name__ for s in asked.sources.values()) or 'none'}. Give name "
+            "-> DataFrame."
+        )
+    same_columns(frame, list(others.values()), asked.target)
+    columns = list(frame.columns)
+    parts = {name: columns_of(each[columns], asked.target) for name, each in others.items()}
+    return _beside("your table", columns_of(frame, asked.target), parts, asked)
+
+
+def _beside(
+    name: str, own: tuple[Any, Any], parts: Mapping[str, tuple[Any, Any]], asked: Asked
+) -> Problem:
+    """A target beside sources, each X and y; classes are those of all together."""
+    import numpy as np
+
+    every = np.concatenate([np.asarray(y) for _, y in (own, *parts.values())])
+    inputs = np.concatenate([np.asarray(x) for x, _ in (own, *parts.values())])
+    rows, spec, _ = labelled_rows(inputs, every)
+    sizes = [len(y) for _, y in (own, *parts.values())]
+    cut = [Examples(*leaves) for leaves in
+           zip(*(leaf.split(sizes) for leaf in rows), strict=True)]  # fmt: skip
+    return problem_of_domains(
+        dict(zip(parts, cut[1:], strict=True)), cut[0], spec, asked.labelled, asked.seed, name
+    )
+
+
+def _of_arrays(name: str, inputs: Any, targets: Any, asked: Asked) -> Problem:
+    if inputs is None or isinstance(inputs, (bool, int, float)):
+        raise ValueError(
+            f"recommend: needs a source, a data set, rows, a folder or a table; found "
+            f"{shown(inputs)}. See help(qs.recommend)."
+        )
+    if asked.sources is not None and not is_frame(inputs):
+        parts = {n: tuple(pair) for n, pair in asked.sources.items()}
+        wrong = [n for n, pair in parts.items() if len(pair) != 2]
+        if wrong or not parts:
+            raise ValueError(
+                f"recommend: sources beside an array must be name -> (X, y); found others for "
+                f"{', '.join(wrong) or 'none'}. Give both arrays of each."
+            )
+        return _beside(name, (inputs, targets), parts, asked)
+    rows, spec, _ = labelled_rows(inputs, targets)
+    network = Pretrained("")
+    if torch.is_tensor(rows.inputs) and rows.inputs.ndim == 4:
+        one = LabelledRows(rows.inputs, torch.tensor([len(rows.weights)]), ("rows",))
+        network = for_pictures(one, asked.for_features, asked.pretend)
+    return problem_of_rows(name, rows, spec, network, asked.seed)
+
+
+def _are_texts(data: Any) -> bool:
+    return isinstance(data, (list, tuple)) and bool(data) and all(isinstance(x, str) for x in data)
+
+
+def _of_texts(texts: Any, asked: Asked) -> Problem:
+    """Texts and their labels: through the pretrained encoder, which turns them into features."""
+    from quickstudy.backbones.pretrained.load import pretrained
+
+    encoder: Any = pretrained(OF_TEXTS)
+    if asked.targets is None:
+        raise ValueError(
+            "recommend: texts need their classes; found none. Give qs.recommend(texts, labels)."
+        )
+    rows = LabelledRows.from_labels(encoder.tokenize(list(texts)), asked.targets)
+    network = for_texts(asked.for_features, asked.pretend)
+    if len(rows) < FEWEST:
+        about = f"your texts: {len(rows)} classes"
+        return Problem("few-shot classes", about, "class", len(rows), (), network.rules)
+    splits = Splits(*split_classes(rows, seed=asked.seed), asked.ways, asked.shots, asked.queries)
+    return problem_of_classes("your texts", splits, network)

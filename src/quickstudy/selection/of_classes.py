@@ -1,0 +1,236 @@
+"""Few-shot classes: what fits episodes of new classes, from nearest means to meta-learners."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.answers.specs import classification
+from quickstudy.backbones.conv4 import Conv4
+from quickstudy.backbones.joined import Features, Flat
+from quickstudy.backbones.mlp import MLP
+from quickstudy.base.trees import rows as number_of_rows
+from quickstudy.core import Learner, TaskSource
+from quickstudy.files.registry import LEARNERS, resolve
+from quickstudy.learners.multitask.pooled import Pooled
+from quickstudy.learners.transfer.linear_probe import LinearProbe
+from quickstudy.learners.transfer.simple_shot import SimpleShot
+from quickstudy.selection.candidates import Candidate, Problem, Sources
+from quickstudy.selection.on_pretrained import Pretrained, shrunk
+from quickstudy.tasks.episodes import Episodes, episodes
+from quickstudy.tasks.examples import examples
+from quickstudy.tasks.named_rows import of_examples
+from quickstudy.tasks.named_tasks import NamedTasks
+from quickstudy.tasks.order import reads_a_sequence
+from quickstudy.tasks.rows import LabelledRows
+from quickstudy.training.optimisers import adam, sgd
+
+META = ("prototypical", "r2d2", "matching", "proto_maml", "anil", "in_context")
+"""Meta-learners that are raced: of metric, gradient and memory families, the simplest first."""
+
+TRAIN_QUERIES = 5
+BATCH = 64
+"""Rows of a step that trains a classifier of all training classes."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows of classes for training, the race and the last test, and the tasks that are asked for.
+
+    ``test``  None where there are too few classes for a third part.
+    """
+
+    train: LabelledRows
+    val: LabelledRows
+    test: LabelledRows | None
+    ways: int
+    shots: int
+    queries: int
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are in all."""
+        return sum(len(each) for each in (self.train, self.val, self.test) if each is not None)
+
+    def shrunk(self) -> Splits:
+        """With pictures that are small enough to train a network on them from scratch."""
+        test = None if self.test is None else shrunk(self.test)
+        return replace(self, train=shrunk(self.train), val=shrunk(self.val), test=test)
+
+    def source(self, rows: LabelledRows, shuffled: bool, shots: int = 0) -> Episodes:
+        """Tasks of these rows, as they are asked for, with as many ways as there are classes."""
+        shots = shots or self.shots
+        queries = max(1, min(self.queries, int(rows.counts.min()) - shots))
+        return episodes(rows, min(self.ways, len(rows)), shots, queries, shuffled=shuffled)
+
+    def training(self, ways: int, shuffled: bool) -> Episodes:
+        """Training tasks of ``ways`` classes, or as many as there are."""
+        queries = max(1, min(TRAIN_QUERIES, int(self.train.counts.min()) - self.shots))
+        return episodes(
+            self.train, min(ways, len(self.train)), self.shots, queries, shuffled=shuffled
+        )
+
+
+def problem_of_classes(name: str, splits: Splits, pretrained: Pretrained) -> Problem:
+    """What fits tasks of new classes.
+
+    ``name``        of the data, for texts.
+    ``pretrained``  networks that read such inputs, or why there is none.
+    """
+    views = pretrained.views(splits.train, splits.val, splits.test)
+    splits = splits.shrunk()
+    plain = isinstance(splits.train.inputs, Tensor)
+    candidates = [*(_on_inputs(splits) if plain else [])]
+    for view in views:
+        candidates += _on_features(splits, view.title, view.name, replace(
+            splits, train=view.train, val=view.val, test=view.test
+        ))  # fmt: skip
+    if plain:
+        candidates += [_all_classes(splits), *(_meta(each, splits) for each in META)]
+    tested = "" if splits.test is None else f", {len(splits.test)} test classes"
+    about = (
+        f"{name}: {splits.ways}-way {splits.shots}-shot tasks of new classes; {len(splits.train)} "
+        f"training classes, {len(splits.val)} validation classes{tested}"
+    )
+    return Problem(
+        "few-shot classes", about, "class", splits.classes, tuple(candidates),
+        pretrained.rules, pretrained.left_out, splits.shots,
+    )  # fmt: skip
+
+
+def _sources(
+    splits: Splits, train: TaskSource | None, shuffled: bool = False, raw: Splits | None = None
+) -> Sources:
+    def of(each: Splits | None, part: str) -> Episodes | None:
+        rows = None if each is None else getattr(each, part)
+        return None if each is None or rows is None else each.source(rows, shuffled)
+
+    validation = of(splits, "val")
+    assert validation is not None
+    return Sources(train, validation, of(splits, "test"), of(raw, "val"), of(raw, "test"))
+
+
+def _shots(splits: Splits, shuffled: bool = False) -> Callable[[int], TaskSource] | None:
+    rows = splits.val if splits.test is None else splits.test
+
+    def of(shots: int) -> TaskSource:
+        if int(rows.counts.min()) < shots + 1:
+            smallest = int(rows.counts.min())
+            raise ValueError(f"{shots} shots need {shots + 1} rows a class; found {smallest}")
+        return splits.source(rows, shuffled, shots)
+
+    return of
+
+
+def _on_inputs(splits: Splits) -> list[Candidate]:
+    """Learners that need no other classes than those of the task."""
+    size = math.prod(splits.train.inputs.shape[1:])
+    sources, alone = _sources(splits, None), "target only"
+    return [
+        Candidate(
+            "nearest_mean", "nearest mean of the inputs", alone,
+            "Train on your data alone: the nearest mean of the inputs themselves",
+            lambda: SimpleShot(Flat(size), normalise=False), sources, shots=_shots(splits),
+        ),
+        Candidate(
+            "probe", "ridge regression on the inputs", alone,
+            "Train on your data alone: a linear classifier of the inputs themselves",
+            lambda: LinearProbe(Flat(size)), sources, shots=_shots(splits),
+        ),
+    ]  # fmt: skip
+
+
+def _on_features(splits: Splits, title: str, name: str, view: Splits) -> list[Candidate]:
+    """Learners on features of a pretrained network, which stays as it is."""
+    size = int(view.val.inputs.shape[-1])
+    sources, shots = _sources(view, None, raw=splits), _shots(view)
+    take = f"Take features of {title}, no training over tasks"
+    found = [
+        Candidate(
+            f"simple_shot on {name}", f"SimpleShot on {title}", "pretrained",
+            f"{take}: SimpleShot, the nearest mean of normalised features",
+            lambda: SimpleShot(Features(size)), sources, shots=shots,
+        ),
+        Candidate(
+            f"linear_probe on {name}", f"linear probe on {title}", "pretrained",
+            f"{take}: a linear probe", lambda: LinearProbe(Features(size)), sources, shots=shots,
+        ),
+        Candidate(
+            f"fine_tune on {name}", f"fine-tuned head on {title}", "pretrained",
+            f"{take}: a probe, fine-tuned on each support set",
+            lambda: resolve("learner", "fine_tune", LEARNERS)(Features(size), adapts="head"),
+            sources, shots=shots,
+        ),
+    ]  # fmt: skip
+    if len(view.train):
+        training = LEARNERS["prototypical"].training
+        meta = view.training(training.train_ways or view.ways, False)
+        found.append(Candidate(
+            f"prototypical on {name}", f"prototypical networks on {title}", "meta-learning",
+            f"Meta-learn on features of {title}: prototypical networks on them",
+            lambda: resolve("learner", "prototypical", LEARNERS)(MLP(size, (256, 128))),
+            _sources(view, meta, raw=splits), training.steps, training.tasks_per_step,
+            adam(training.rate), shots=shots,
+        ))  # fmt: skip
+    return found
+
+
+def _network(shape: tuple[int, ...], outputs: int | None, maps: bool = False) -> nn.Module:
+    """The network that is trained from scratch on inputs of this shape."""
+    if len(shape) == 3 and shape[1] == shape[2] >= 16:
+        kept: dict[str, Any] = {"pools": 2, "flat": False} if maps else {}
+        return Conv4(in_channels=shape[0], image_size=shape[1], outputs=outputs, **kept)
+    return MLP(math.prod(shape), hidden=(256, 128), outputs=outputs)
+
+
+def _all_classes(splits: Splits) -> Candidate:
+    """A classifier of all training classes, whose features are then used: no episodes."""
+    rows, shape = splits.train, tuple(splits.train.inputs.shape[1:])
+    ids = torch.arange(len(rows)).repeat_interleave(rows.counts)
+    spec = classification(len(rows), name="all classes")
+    one = NamedTasks(of_examples({spec.name: examples(rows.inputs, ids)}), {spec.name: spec})
+    some = max(1, min(BATCH, number_of_rows(rows.inputs)) // 2)
+    return Candidate(
+        "all_classes", "a classifier of all training classes, then nearest means", "pooled",
+        "Train one classifier of all your training classes, and compare its features by SimpleShot",
+        lambda: Pooled(_network(shape, None), len(rows)),
+        _sources(splits, one.batches(some, some)), 800, 1, adam(),
+        used=_means_of_features, shots=_shots(splits),
+    )  # fmt: skip
+
+
+def _means_of_features(learner: Learner) -> Learner:
+    assert isinstance(learner, Pooled)
+    return SimpleShot(learner.backbone)
+
+
+def _meta(name: str, splits: Splits) -> Candidate:
+    """A meta-learner with its card's training."""
+    card, shape = LEARNERS[name], tuple(splits.train.inputs.shape[1:])
+    cls: Callable[..., Learner] = resolve("learner", name, LEARNERS)
+    ways = card.training.train_ways or splits.ways
+    outputs = min(max(ways, splits.ways), max(len(splits.train), splits.ways))
+    takes = inspect.signature(cls).parameters
+
+    def make() -> Learner:
+        options: dict[str, Any] = {"outputs": outputs} if "outputs" in takes else {}
+        if "length" in takes:
+            options["length"] = outputs * splits.shots + 1
+        return cls(_network(shape, outputs if card.head else None, card.maps), **options)
+
+    with torch.device("meta"):
+        shuffled = reads_a_sequence(make())
+    training = card.training
+    optimiser = {"adam": adam, "sgd": sgd}[training.optimiser](training.rate)
+    return Candidate(
+        name, card.title, "meta-learning",
+        f"Meta-learn over tasks of your classes: {card.title}",
+        make, _sources(splits, splits.training(ways, shuffled), shuffled),
+        training.steps, training.tasks_per_step, optimiser, shots=_shots(splits, shuffled),
+    )  # fmt: skip

@@ -1,0 +1,140 @@
+"""Tables of a user's own: DataFrames with a target column, and arrays X and y, as examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from quickstudy.answers.specs import classification, regression
+from quickstudy.base.arrays import as_tensors
+from quickstudy.base.names import unknown_name
+from quickstudy.base.shown import shown
+from quickstudy.base.words import count, first_few
+from quickstudy.core import Examples, TaskSpec
+from quickstudy.tasks.examples import examples
+from quickstudy.tasks.labels import as_labels, class_ids
+
+Labelled = tuple[Examples, TaskSpec, tuple[str, ...]]
+"""Rows, what is asked of them, and the names of the classes; () for real targets."""
+
+
+def is_frame(data: Any) -> bool:
+    """Whether it is a pandas DataFrame, which is not imported for this."""
+    return hasattr(data, "columns") and hasattr(data, "dtypes") and hasattr(data, "to_numpy")
+
+
+def columns_of(frame: Any, target: str | None, who: str = "recommend") -> tuple[Any, Any]:
+    """The inputs (n, d) and the target (n,) of a DataFrame.
+
+    Raises ValueError for a target that is no column, for columns that are not numbers or miss
+    values, for no rows and for no other column.
+    """
+    names = [str(name) for name in frame.columns]
+    if target is None:
+        raise ValueError(
+            f"{who}: a DataFrame needs the name of the column to predict; found none. Give "
+            f"target={names[-1]!r}, or another of its columns."
+        )
+    if target not in names:
+        raise unknown_name(f"{who}: target column", target, dict.fromkeys(names))
+    if not len(frame):
+        raise ValueError(f"{who}: needs rows; found a DataFrame without any. Add rows.")
+    wanted = [name for name in names if name != target]
+    if not wanted:
+        raise ValueError(
+            f"{who}: needs columns to predict from; found the target alone. Add columns."
+        )
+    frame = frame.set_axis(names, axis=1)
+    texts = [name for name in wanted if frame[name].dtype.kind not in "biuf"]
+    if texts:
+        raise ValueError(
+            f"{who}: columns must be numbers; found {first_few(texts)} of "
+            f"{', '.join(sorted({str(frame[name].dtype) for name in texts[:3]}))}. Encode them "
+            "(pandas.get_dummies), or leave them out."
+        )
+    missing = {name: int(frame[name].isna().sum()) for name in names}
+    missing = {name: number for name, number in missing.items() if number}
+    if missing:
+        told = [f"{name} ({number})" for name, number in missing.items()]
+        raise ValueError(
+            f"{who}: every cell must be known; found missing values in {first_few(told)}. Fill "
+            "them (DataFrame.fillna), or leave their rows out (DataFrame.dropna)."
+        )
+    return frame[wanted].to_numpy(dtype=np.float32), frame[target].to_numpy()
+
+
+def labelled_rows(inputs: Any, targets: Any, who: str = "recommend") -> Labelled:
+    """Rows with classes or real targets, from arrays X and y.
+
+    Real numbers that are not whole are targets of a regression; all else are classes.
+
+    Raises ValueError for no rows, missing values, numbers of rows that differ, and one class.
+    """
+    if targets is None:
+        raise ValueError(
+            f"{who}: an array needs targets; found X alone. Give qs.recommend(X, y), or a "
+            "DataFrame with target=."
+        )
+    tensors = as_tensors(inputs, f"{who}: X")
+    rows = len(tensors) if hasattr(tensors, "__len__") else 0
+    if not rows:
+        raise ValueError(f"{who}: needs rows; found X without any. Add rows.")
+    values = as_labels(targets, who)
+    if len(values) != rows:
+        raise ValueError(
+            f"{who}: X and y must have one row for each other; found {rows} and {len(values)}. "
+            "Give the target of each row."
+        )
+    _refuse_missing(tensors, f"{who}: X")
+    if _are_real(values):
+        if bool(np.isnan(values).any()):
+            raise ValueError(
+                f"{who}: every target must be known; found {int(np.isnan(values).sum())} NaN in y. "
+                "Leave these rows out."
+            )
+        real = torch.as_tensor(values, dtype=torch.get_default_dtype())
+        real = real[:, None] if real.ndim == 1 else real
+        return examples(tensors, real), regression(real.shape[1]), ()
+    names, ids = class_ids(targets, rows, who)
+    if len(names) < 2:
+        raise ValueError(
+            f"{who}: a classifier needs at least 2 classes; found 1, {shown(names[0])}. Add rows "
+            "of another class."
+        )
+    return examples(tensors, torch.from_numpy(ids)), classification(len(names)), names
+
+
+def _refuse_missing(tensors: Any, what: str) -> None:
+    if torch.is_tensor(tensors) and tensors.is_floating_point():
+        missing = int(tensors.isnan().sum())
+        if missing:
+            raise ValueError(
+                f"{what} must be known; found {count(missing, 'missing value')} (NaN). Fill them, "
+                "or leave their rows out."
+            )
+
+
+def _are_real(values: np.ndarray) -> bool:
+    """Whether targets are numbers to regress: more columns than one, or not all of them whole."""
+    if values.ndim == 2 and values.dtype.kind in "fiu":
+        return True
+    if values.dtype.kind != "f":
+        return False
+    known = values[~np.isnan(values)]
+    return bool((known != np.round(known)).any())
+
+
+def same_columns(frame: Any, others: Sequence[Any], target: str | None) -> None:
+    """ValueError unless all DataFrames have the columns of the first, in any order."""
+    wanted = {str(name) for name in frame.columns}
+    for other in others:
+        found = {str(name) for name in other.columns}
+        if found != wanted:
+            differ = first_few(sorted(wanted ^ found))
+            raise ValueError(
+                f"recommend: all tables need the same columns, with {target!r} among them; found "
+                f"{differ} in some alone. Leave them out, or add them."
+            )
