@@ -103,8 +103,8 @@ class SoftSharing(MultiTaskLearner):
     ``penalty``   :func:`squared_norm` or :func:`stacked_trace_norm`.
     ``strength``  its factor, against the mean loss of the rows of a task.
     ``shrinkage`` above 0 and at most 1: the share of the identity in C; 1, the default, for C = 1.
-    ``head``, ``l2``  where the head of a new task starts, if no head is shared: at zeros by default,
-                  since Adam magnifies the rounding of a probe that already fits the support.
+    ``head``, ``l2``  where the head of a new task starts, if no head is shared: by default at
+                  zeros, since Adam magnifies the rounding of a probe that fits the support already.
     ``steps``, ``rate``, ``update``  of the steps for a new task.
 
     State: empty for a known task; for a new one the ``weights`` of its network by name, and
