@@ -23,11 +23,12 @@ from figures import as_json, figures
 from quickstudy.base.atomic import write_atomically
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.files.storage import load, save
+from quickstudy.interfaces.runs.adapting import adapt_folder
 from quickstudy.interfaces.runs.execute import execute
 from quickstudy.interfaces.runs.folder import Run
+from quickstudy.interfaces.runs.predicting import predict_files
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.interfaces.runs.use import adapt_folder, predict_files
 
 RESULTS = Path(__file__).parent / "results"
 WAYS, SHOTS = 5, 5
