@@ -17,7 +17,8 @@ from quickstudy.selection.compared import Comparisons
 from quickstudy.selection.contenders import Contender, Trained
 from quickstudy.selection.contest import Contest, decide
 from quickstudy.selection.display import Display
-from quickstudy.selection.fitting import Training, card_of, made, steps_of
+from quickstudy.selection.fitting import Training, steps_of
+from quickstudy.selection.making import card_of, made
 from quickstudy.selection.simple import (
     TARGET_ONLY,
     UNTRAINED,
