@@ -69,8 +69,6 @@ def measure(kills: int, steps: int, place: Path) -> dict[str, object]:
     seconds = time.perf_counter() - began
     moments, made = random.Random(0), []
     while len(made) < kills:
-        # Most kills come soon after the start, when little more than the loading of torch is done
-        # again, so that they land in every part of the comparison.
         process = subprocess.Popen(
             command(data, place / "killed", steps), stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -12,10 +12,12 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.backbones import MLP
+from quickstudy.contract.check import doubled
 from quickstudy.learners.gradient.descend import sgd
 from quickstudy.learners.multitask.soft_sharing import squared_norm, stacked_trace_norm
 from quickstudy.learners.multitask.soft_sharing_deviations import Deviations
 from quickstudy.learners.transfer.starting_heads import zero_head
+from quickstudy.tasks.numbering import draw
 
 Weights = dict[str, Tensor]
 ALIKE = {"kind": 2, "size": 2, "colour": 2}
@@ -142,3 +144,19 @@ def test_frozen_parameters_are_the_same_for_all_tasks() -> None:
 def test_wrong_settings_are_refused(options: dict[str, Any], found: str) -> None:
     with pytest.raises(ValueError, match=f"SoftSharing: {found}"):
         qs.SoftSharing(MLP(4, (6,)), **options)
+
+
+def test_a_new_task_of_one_shot_pictures_reads_rows_of_weight_zero_as_absent() -> None:
+    """From a probe, whose loss is nearly zero, Adam's steps are the signs of rounding errors."""
+    task = draw(qs.episodes(qs.datasets.load("glyphs").train, 5, 1, 5), 0, 0)
+    support = doubled(task).support
+    more = qs.examples(
+        torch.cat([support.inputs, support.inputs[:1] + 0.3]),
+        torch.cat([support.targets, support.targets[:1]]),
+        weights=torch.cat([support.weights, torch.zeros(1, dtype=torch.float64)]),
+    )
+    torch.manual_seed(0)
+    learner = qs.SoftSharing(qs.backbones.Conv4(16)).double().eval()
+    new = doubled(task).query.inputs
+    expected, found = (learner(rows, task.spec)(new).detach() for rows in (support, more))
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9 * float(expected.abs().max()))

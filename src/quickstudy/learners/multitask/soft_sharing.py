@@ -32,7 +32,7 @@ from quickstudy.learners.multitask.base_learner import (
 )
 from quickstudy.learners.multitask.soft_sharing_deviations import Deviations
 from quickstudy.learners.multitask.stacked_parameters import Place, StackedNetworks, heads_for
-from quickstudy.learners.transfer.starting_heads import StartingHead, probe_head
+from quickstudy.learners.transfer.starting_heads import StartingHead, zero_head
 from quickstudy.objectives import Outcome
 from quickstudy.tasks.examples import labelled
 
@@ -103,7 +103,8 @@ class SoftSharing(MultiTaskLearner):
     ``penalty``   :func:`squared_norm` or :func:`stacked_trace_norm`.
     ``strength``  its factor, against the mean loss of the rows of a task.
     ``shrinkage`` above 0 and at most 1: the share of the identity in C; 1, the default, for C = 1.
-    ``head``, ``l2``  where the head of a new task starts, if no head is shared, as in ``FineTune``.
+    ``head``, ``l2``  where the head of a new task starts, if no head is shared: by default at
+                  zeros, since Adam magnifies the rounding of a probe that fits the support already.
     ``steps``, ``rate``, ``update``  of the steps for a new task.
 
     State: empty for a known task; for a new one the ``weights`` of its network by name, and
@@ -136,7 +137,7 @@ class SoftSharing(MultiTaskLearner):
         penalty: Penalty = squared_norm,
         strength: float = 0.01,
         shrinkage: float = 1.0,
-        head: StartingHead = probe_head,
+        head: StartingHead = zero_head,
         l2: float = 1.0,
         steps: int = 20,
         rate: float = 0.01,
