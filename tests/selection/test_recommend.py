@@ -294,7 +294,7 @@ def test_a_plan_trains_nothing(few_learners, monkeypatch):
     assert "nearest mean of the inputs: nothing is trained over tasks" in plan
     assert "3 trainings of each that is left, 50 test tasks" in plan
     timed = explain(class_rows(1.0), ways=3, queries=5, minutes=1)
-    assert "time      about 1.0 minutes" in timed
+    assert "minutes on this machine" in timed  # what measuring leaves of the one minute
 
 
 X = gaussian(20, 3)
