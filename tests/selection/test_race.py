@@ -14,9 +14,9 @@ from quickstudy.selection import finals as finals_module
 from quickstudy.selection import race as race_module
 from quickstudy.selection.candidates import Candidate, Problem, Sources
 from quickstudy.selection.finals import Finalist, finalists, run_finals, taken
-from quickstudy.selection.plan import MOST, TASKS, Plan, by_minutes, by_steps, halvings
+from quickstudy.selection.plan import MOST, TASKS, Plan, by_minutes, by_steps, costs_of, halvings
 from quickstudy.selection.race import race
-from quickstudy.selection.racer import Cost, Racer, one_result
+from quickstudy.selection.racer import FIRST_TASKS, TIMED_TASKS, Cost, Racer, measured, one_result
 from quickstudy.tasks.numbering import Stream
 
 TASKS_OF = qs.Sinusoids(5, 5)
@@ -194,6 +194,25 @@ def test_a_plan_of_minutes_takes_about_that_long():
         seconds += 3 * 2 * (plan.final["a"] * step + (plan.tasks + plan.test_tasks) * task)
         assert TASKS[0] <= plan.tasks <= TASKS[1]
         assert 0.3 * 60 * minutes < seconds < 1.1 * 60 * minutes
+
+
+def test_what_first_tasks_pay_once_is_no_cost_of_each(monkeypatch, tmp_path):
+    """Else what is measured first, such as nearest means, may look too dear to be raced."""
+    scored, real = [], Racer.scored
+    monkeypatch.setattr(
+        Racer, "scored", lambda self, n, seed: (scored.append(n), real(self, n, seed))[1]
+    )
+    assert measured(candidate("alone"), 0, tmp_path).task > 0
+    assert scored == [FIRST_TASKS, TIMED_TASKS]
+
+
+def test_measuring_ends_with_its_time(tmp_path):
+    """On a slow machine, what is measured last would else take the time of the whole race."""
+    raced = problem(*map(candidate, "abc"))
+    costs, failures = costs_of(raced, 0, tmp_path, lambda _: None, seconds=0.0)
+    assert list(costs) == ["a"]
+    assert list(failures) == ["b", "c"]
+    assert all("give more minutes" in why for why in failures.values())
 
 
 def test_what_is_too_dear_is_not_raced():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import quickstudy as qs
 from quickstudy.interfaces.cli import main
 from quickstudy.selection import of_classes, of_domains, of_functions, of_named_tasks, of_rows
 from quickstudy.selection import recommend as recommend_module
+from quickstudy.selection.given import Asked, problem_of, texts_of
 from quickstudy.selection.of_domains import Kept
 from quickstudy.selection.of_rows import Divisions
 from quickstudy.selection.recommend import explain
@@ -24,6 +26,7 @@ from quickstudy.selection.tables import columns_of, labelled_rows
 from quickstudy.tasks.fixed import fixed
 from quickstudy.tasks.numbering import draw
 
+ASKED = Asked(None, None, None, 5, 1, 15, 10, 0, float("inf"), pretend=True)
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -180,6 +183,56 @@ def test_real_targets_are_regressed():
     assert found.expected.mean < 0.05
 
 
+@pytest.mark.parametrize(
+    ("y", "real"),
+    [
+        (np.arange(40) * 3 + 1000, True), (np.arange(40.0) ** 2, True),
+        (np.arange(40) - 20.5, True),
+        (np.arange(40)[:, None], True), (np.arange(40) ** 2 - 300, True),
+        (np.arange(40) % 20 * 7, False), (np.arange(40), False), (np.arange(40.0), False),
+        (np.arange(40).astype(np.uint8), False), ((np.arange(40) * 3).astype(str), False),
+        (np.arange(40) % 2 == 0, False),
+    ],
+)  # fmt: skip
+def test_whole_numbers_with_gaps_are_numbers(y, real):
+    """Such as prices; of few different ones, and of 0 to K - 1, classes are meant."""
+    _, spec, names = labelled_rows(gaussian(40, 2), y)
+    assert (not names) == real
+    assert isinstance(spec.answer, qs.answers.Reals) == real
+
+
+def test_scores_of_fewer_ways_than_asked_for_are_said(few_learners, monkeypatch):
+    """12 classes leave fewer than 5 for validation, whose tasks are easier."""
+    rows = qs.LabelledRows.from_labels(gaussian(48, 2), list(range(12)) * 4)
+    asked = replace(ASKED, ways=5, shots=1, queries=3)
+    (note,) = problem_of(rows, asked).notes
+    ways = len(problem_of(rows, asked).candidates[0].sources.validation.classes)
+    assert f"the race is of {ways}-way tasks" in note
+    assert not problem_of(class_rows(1.0), replace(asked, ways=2)).notes
+
+
+def test_texts_of_arrays_are_texts():
+    texts = ["a b", "c"]
+    for given in (texts, tuple(texts), np.array(texts), pd.Series(texts), np.array(texts, object)):
+        assert texts_of(given) == texts
+    for other in ([], [1], ["a", None], np.array([["a"]]), gaussian(3), "a", None):
+        assert texts_of(other) is None
+
+
+def test_tables_of_one_problem_have_one_kind_of_target(monkeypatch):
+    """Prices of a small table are no classes where those of a large one are numbers."""
+    monkeypatch.setattr(recommend_module, "race", None)
+    frames = {
+        f"town {k}": pd.DataFrame({"area": range(10 + k), "price": np.arange(10 + k) * 70 + 5 * k})
+        for k in range(9)
+    }
+    assert "targets in standard deviations" in explain(frames, target="price", steps=1, tasks=2)
+    tables = problem_of(frames, replace(ASKED, target="price"))
+    assert {type(task.spec.answer) for task in tables.candidates[0].sources.validation.tasks} == {
+        qs.answers.Reals
+    }
+
+
 def test_no_row_is_in_support_and_query():
     rows, asked = rows_of(40, 1), rows_of(20, 2)
     for source in (
@@ -241,7 +294,7 @@ def test_a_plan_trains_nothing(few_learners, monkeypatch):
     assert "nearest mean of the inputs: nothing is trained over tasks" in plan
     assert "3 trainings of each that is left, 50 test tasks" in plan
     timed = explain(class_rows(1.0), ways=3, queries=5, minutes=1)
-    assert "time      about 1.0 minutes" in timed
+    assert "minutes on this machine" in timed  # what measuring leaves of the one minute
 
 
 X = gaussian(20, 3)
@@ -274,6 +327,23 @@ FRAME = pd.DataFrame(X.numpy(), columns=list("abc"))
         (FRAME, {"target": "c", "sources": {"x": FRAME[["a", "c"]]}}, "the same columns"),
         (FRAME, {"target": "c", "sources": {"x": X}}, "must be DataFrames"),
         ({"a": X}, {}, "from names to DataFrames"),
+        (X[:, 0], {"targets": [0, 1] * 10}, "a single column is X"),
+        (X[:, :0], {"targets": [0, 1] * 10}, "rows of at least one number"),
+        (X, {"targets": [0.5, float("inf")] * 10}, "infinite in y"),
+        *((class_rows(1.0), {name: 0}, f"{name} must be")
+          for name in ("ways", "shots", "queries", "labelled")),
+        (X, {"targets": [0, 1] * 10, "matters": "a"}, "matters must be a share"),
+        (FRAME.set_axis(["a", "a", "c"], axis=1), {"target": "c"}, "a name of its own; found a"),
+        (FRAME.set_axis(["a", "c", "c"], axis=1), {"target": "c"}, "a name of its own; found c"),
+        (FRAME, {"targets": [0, 1] * 10}, "targets in a column; found y beside it"),
+        (FRAME, {"target": "c", "sources": [FRAME]}, "must be DataFrames"),
+        *((X, {"targets": [0, 1] * 10, "sources": sources}, "sources beside an array must be")
+          for sources in ({}, [X], {"s": "ab"}, {"s": None}, {"s": (X, None)}, {"s": (X,)})),
+        *((X, {"targets": [0, 1] * 10, "sources": {"s": pair}}, "the same columns")
+          for pair in ((X[:, :2], [0, 1] * 10), (X, [0, 1]), (X, 1))),
+        (qs.Sinusoids(), {"targets": [0, 1]}, "found targets beside it"),
+        (qs.Sinusoids(), {"target": "c", "sources": {}}, "found sources, target beside it"),
+        ({"a": FRAME}, {"target": "c", "targets": [0, 1]}, "found targets beside it"),
         (None, {}, "needs a source"),
         (3, {}, "needs a source"),
         (Path("/no/such/folder"), {}, "no"),
@@ -291,6 +361,15 @@ def test_when_all_fail_the_reasons_are_told(monkeypatch, few_learners):
     monkeypatch.setattr("quickstudy.selection.racer.evaluate", broken)
     with pytest.raises(ValueError, match=r"all failed\. nearest_mean: out of paper"):
         qs.recommend(class_rows(1.0), ways=3, queries=5, steps=1, seeds=1)
+
+
+def test_what_left_the_race_without_a_score_is_said(monkeypatch):
+    """Where only one is left, it was not the best of any."""
+    monkeypatch.setattr(of_rows.SVM, "adapt", None)
+    found = qs.recommend(*product(), steps=1, tasks=4, seeds=1)
+    assert any("1 of 5 candidates left the race for a reason" in why for why in found.why)
+    assert "svm" not in found.name
+    assert "a support vector machine, Gaussian kernel  left the race: " in str(found)
 
 
 def test_the_command(tmp_path):

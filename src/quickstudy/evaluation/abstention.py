@@ -40,7 +40,7 @@ def abstain(
     it for learners whose logits say nothing about strangers.
     """
     if false_alarms is not None:
-        check_coverage(false_alarms, "false_alarms")
+        check_coverage(false_alarms, "false_alarms", "0.05 for one of twenty")
     calibration = calibration_of(predictor, calibration)
     bound = calibration.bound(coverage)
     line = None if false_alarms is None else calibration.stranger_bound(false_alarms)

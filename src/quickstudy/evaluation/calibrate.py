@@ -14,11 +14,12 @@ from torch import Tensor
 from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
 from quickstudy.base.atomic import write_atomically
+from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.shown import shown
 from quickstudy.core import Answer, Examples, Learner, Predictor, TaskSource, TaskSpec
 from quickstudy.evaluation.calibration import temperature_of
-from quickstudy.evaluation.conformal import conformal_quantile
+from quickstudy.evaluation.conformal import check_coverage, conformal_quantile
 from quickstudy.evaluation.evaluate import check_call
 from quickstudy.evaluation.strangers import is_normalised
 from quickstudy.evaluation.strict_json import number, plain
@@ -30,6 +31,9 @@ from quickstudy.tasks.numbering import Stream, draw
 
 TASKS = 200
 """Number of tasks by default."""
+
+MOST = 2**28
+"""Bytes of a calibration's file, at most."""
 
 KEY = "calibration"
 """Where a predictor's ``info`` has its calibration."""
@@ -77,6 +81,7 @@ class Calibration:
                 f"strangers: the logits of {self.learner} say nothing about them. Leave "
                 "false_alarms out, or use a learner that compares, such as Prototypical."
             )
+        check_coverage(false_alarms, "false_alarms", "0.05 for one of twenty")
         return conformal_quantile(self.strangeness, 1 - false_alarms, self.weights)
 
     def probabilities(self, predictor: Predictor, inputs: Any) -> Tensor:
@@ -117,11 +122,9 @@ class Calibration:
 
     @staticmethod
     def load(path: str | Path) -> Calibration:
-        """Read what :meth:`save` wrote; ValueError for another file."""
-        try:
-            return Calibration.from_json(json.loads(Path(path).read_text()))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        """Read what :meth:`save` wrote; ValueError for another file, OSError for none."""
+        with damage_names(Path(path)):
+            return Calibration.from_json(read_json(Path(path), MOST))
 
     def to_json(self) -> dict[str, Any]:
         """As strict JSON."""
@@ -156,7 +159,8 @@ class Calibration:
     def _check_parts(self) -> None:
         """ValueError for parts that do not fit one another."""
         sizes = [len(each) for each in self.true_class]
-        parts = [self.true_class, self.weights, self.strangeness or self.true_class]
+        strange = self.true_class if self.strangeness is None else self.strangeness
+        parts = [self.true_class, self.weights, strange]
         if not sizes or any([len(each) for each in part] != sizes for part in parts):
             raise ValueError("its parts have different numbers of rows")
         if any(bool(each.isnan().any()) or not len(each) for part in parts for each in part):
@@ -167,6 +171,8 @@ class Calibration:
             raise ValueError("weights must not be negative, nor all 0 in a task")
         if not 0 < self.temperature < 1e6:
             raise ValueError("temperature must be positive")
+        if not self.ways or min(self.ways) < 1:
+            raise ValueError("ways must be numbers of classes")
 
 
 def calibrate(

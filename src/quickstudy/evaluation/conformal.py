@@ -58,13 +58,15 @@ def least_groups(coverage: float) -> int:
     return max(1, math.ceil(coverage / (1 - coverage) - 1e-9))
 
 
-def check_coverage(coverage: Any, name: str = "coverage") -> None:
+def check_coverage(
+    coverage: Any, name: str = "coverage", such: str = "0.9 for nine of ten"
+) -> None:
     """ValueError unless ``coverage`` is a number between 0 and 1, both excluded."""
     number = isinstance(coverage, (int, float)) and not isinstance(coverage, bool)
     if not (number and 0 < coverage < 1):
         raise ValueError(
             f"{name}: must be a share between 0 and 1, both excluded; found {shown(coverage)}. "
-            "Give 0.9 for nine of ten."
+            f"Give {such}."
         )
 
 

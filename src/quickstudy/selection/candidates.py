@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from quickstudy.core import Learner, TaskSource
 from quickstudy.objectives import Objective
+from quickstudy.selection.making import made
 from quickstudy.training.optimisers import OptimiserMaker, adam
 
 FEWEST = 8
@@ -69,9 +68,7 @@ class Candidate:
 
     def made(self, seed: int) -> Learner:
         """A new learner, whose initial weights depend on ``seed`` alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.make()
+        return made(self.make, seed)
 
 
 @dataclass(frozen=True)

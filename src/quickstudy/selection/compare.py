@@ -19,7 +19,8 @@ from quickstudy.selection.contenders import Contender, Trained
 from quickstudy.selection.contest import Contest, decide
 from quickstudy.selection.display import Display
 from quickstudy.selection.distinct import digests, refuse_baseline_names, refuse_shared_weights
-from quickstudy.selection.fitting import Training, card_of, made, steps_of
+from quickstudy.selection.fitting import Training, steps_of
+from quickstudy.selection.making import card_of, made
 from quickstudy.selection.simple import (
     TARGET_ONLY,
     UNTRAINED,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quickstudy.base.errors import first_line
+from quickstudy.base.words import count
 from quickstudy.core import TaskSource
 from quickstudy.evaluation import wording
 from quickstudy.evaluation.evaluate import evaluate
@@ -46,7 +47,7 @@ def recommended(
     )  # fmt: skip
     candidate = first.candidate
     return Recommendation(
-        problem.kind, problem.about, candidate.advice, tuple(_why(finals, first, matters)),
+        problem.kind, problem.about, candidate.advice, tuple(_why(finals, first, matters, rows)),
         candidate.name, candidate.title, candidate.family, results[0].score, results[0].unit,
         results[0].higher_is_better, figures(results, seed), bool(first.test),
         other.candidate.title if other else "", beside,
@@ -60,13 +61,15 @@ def _mean(finalist: Finalist) -> float:
     return sum(each.mean for each in finalist.validation) / len(finalist.validation)
 
 
-def _why(finals: list[Finalist], first: Finalist, matters: float) -> list[str]:
+def _why(finals: list[Finalist], first: Finalist, matters: float, rows: Sequence[Row]) -> list[str]:
     """Why the first was taken: beside the best, and beside the best of the rows alone."""
     unit = first.validation[0].unit
     best = max(finals, key=lambda each: each.goodness)
     score = wording.score(_mean(first), unit)
     lines = []
-    if best is first:
+    if len(finals) == 1:
+        lines.append(f"It was the only finalist; on validation tasks it has {score}.")
+    elif best is first:
         lines.append(f"It was the best of {len(finals)} finalists on validation tasks: {score}.")
     else:
         lines.append(
@@ -83,6 +86,12 @@ def _why(finals: list[Finalist], first: Finalist, matters: float) -> list[str]:
         )
     if first.steps:
         lines.append(f"Each of its {len(first.validation)} trainings took {first.steps} steps.")
+    left = sum(bool(row.failure) for row in rows)
+    if left:
+        lines.append(
+            f"{left} of {count(len(rows), 'candidate')} left the race for a reason that is not "
+            "their score (see below), so nothing is said about them."
+        )
     return lines
 
 

@@ -7,33 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from quickstudy.core import Learner, TaskSource
 from quickstudy.evaluation.validation import Validation
-from quickstudy.files.registry import LEARNERS
-from quickstudy.learners.cards import Card
 from quickstudy.selection.budget import Minutes, seconds_per_step
 from quickstudy.selection.comparison import LEARNER
 from quickstudy.selection.contenders import Contender, OnStep, Stopped, Trained
 from quickstudy.selection.display import Display
+from quickstudy.selection.making import card_of, made
 from quickstudy.selection.stored import Folder
 from quickstudy.training.fit import fit
 from quickstudy.training.optimisers import OptimiserMaker, adam, sgd
 from quickstudy.training.schedules import cosine
-
-
-def card_of(learner: Learner) -> Card | None:
-    """The card of a learner of this library; None for one of the user's."""
-    target = f"{type(learner).__module__}:{type(learner).__qualname__}"
-    return next((card for card in LEARNERS.values() if card.target == target), None)
-
-
-def made(make: Callable[[], Learner], seed: int) -> Learner:
-    """A new learner, whose weights depend on ``seed`` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
 
 
 @dataclass(frozen=True)

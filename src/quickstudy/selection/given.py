@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from quickstudy import datasets
@@ -29,10 +30,11 @@ from quickstudy.selection.on_pretrained import (
     for_texts,
     side_of_folders,
 )
-from quickstudy.selection.tables import columns_of, is_frame, labelled_rows, same_columns
+from quickstudy.selection.tables import are_real, columns_of, is_frame, labelled_rows, same_columns
 from quickstudy.tasks.domains import domains
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.fixed import FixedTasks
+from quickstudy.tasks.labels import as_labels
 from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.rows import LabelledRows
 from quickstudy.tasks.splits import FEWEST_TO_SPLIT, split_classes
@@ -70,16 +72,30 @@ def problem_of(data: Any, asked: Asked) -> Problem:
         data = datasets.folder(data, size=side_of_folders())
     for kinds, reader in _READERS.items():
         if isinstance(data, kinds):
+            _refuse_unread(asked, type(data).__name__, isinstance(data, Domains))
             return reader(data, asked)
     if isinstance(data, Mapping):
+        _refuse_unread(asked, "a mapping of tables", True)
         return _of_mapping(data, asked)
     if is_frame(data):
         return _of_frame(data, asked)
     if callable(data):
+        _refuse_unread(asked, "a source", False)
         return problem_of_source(data, asked.seed)
-    if _are_texts(data):
-        return _of_texts(data, asked)
+    if (texts := texts_of(data)) is not None:
+        return _of_texts(texts, asked)
     return _of_arrays("your rows", data, asked.targets, asked)
+
+
+def _refuse_unread(asked: Asked, what: str, reads_target: bool) -> None:
+    """ValueError for targets that are given beside ``what``, which has its own."""
+    names = ("targets", "sources") if reads_target else ("targets", "sources", "target")
+    beside = [name for name in names if getattr(asked, name) is not None]
+    if beside:
+        raise ValueError(
+            f"recommend: {what} has its targets in it; found {', '.join(beside)} beside it. Leave "
+            f"{'it' if len(beside) == 1 else 'them'} out."
+        )
 
 
 def _of_episodes(source: Episodes, asked: Asked) -> Problem:
@@ -134,9 +150,7 @@ def _of_dataset(data: Dataset, asked: Asked) -> Problem:
                 f"are too few to take some of them; found fewer than {FEWEST_TO_SPLIT}. Give its "
                 "rows, qs.LabelledRows, to be divided anew."
             )
-        first, second, third = split_classes(data.train, seed=asked.seed)
-        train, val = first, second
-        del third
+        train, val, _ = split_classes(data.train, seed=asked.seed)
     test = data.test if len(data.test) else None
     return problem_of_classes(
         name, Splits(train, val, test, asked.ways, asked.shots, asked.queries), network
@@ -202,22 +216,29 @@ def _of_mapping(tables: Mapping[str, Any], asked: Asked) -> Problem:
     same_columns(frames[0], frames[1:], asked.target)
     columns = list(frames[0].columns)
     rows = {name: columns_of(frame[columns], asked.target) for name, frame in tables.items()}
+    numbers = are_real(as_labels(np.concatenate([y for _, y in rows.values()]), "recommend"))
     named: dict[str, tuple[Examples, TaskSpec]] = {}
     for name, (x, y) in rows.items():
-        found, spec, _ = labelled_rows(x, y)
+        found, spec, _ = labelled_rows(x, y[:, None] if numbers else y)
         named[name] = (found, spec)
     return problem_of_named_tasks(domains(named), asked.seed)
 
 
 def _of_frame(frame: Any, asked: Asked) -> Problem:
+    if asked.targets is not None:
+        raise ValueError(
+            "recommend: a DataFrame has its targets in a column; found y beside it. Put it in, "
+            "frame.assign(y=y), and give target='y'; or give arrays, frame.to_numpy() and y."
+        )
     if asked.sources is None:
         return _of_arrays("your table", *columns_of(frame, asked.target), asked)
-    others = {name: each for name, each in asked.sources.items() if is_frame(each)}
-    if len(others) != len(asked.sources) or not others:
+    given = asked.sources if isinstance(asked.sources, Mapping) else {"": asked.sources}
+    others = {name: each for name, each in given.items() if is_frame(each)}
+    if len(others) != len(given) or not others:
         raise ValueError(
             "recommend: sources beside a DataFrame must be DataFrames with the same columns; found "
-            f"{', '.join(type(s).__name__ for s in asked.sources.values()) or 'none'}. Give name "
-            "-> DataFrame."
+            f"{', '.join(type(each).__name__ for each in given.values()) or 'none'}. Give name -> "
+            "DataFrame."
         )
     same_columns(frame, list(others.values()), asked.target)
     columns = list(frame.columns)
@@ -229,12 +250,16 @@ def _beside(
     name: str, own: tuple[Any, Any], parts: Mapping[str, tuple[Any, Any]], asked: Asked
 ) -> Problem:
     """A target beside sources, each X and y; classes are those of all together."""
-    import numpy as np
-
-    every = np.concatenate([np.asarray(y) for _, y in (own, *parts.values())])
-    inputs = np.concatenate([np.asarray(x) for x, _ in (own, *parts.values())])
-    rows, spec, _ = labelled_rows(inputs, every)
-    sizes = [len(y) for _, y in (own, *parts.values())]
+    arrays = [(np.asarray(x), np.asarray(y)) for x, y in (own, *parts.values())]
+    shapes = {(x.shape[1:], y.shape[1:]) for x, y in arrays}
+    if len(shapes) > 1 or any(x.shape[:1] != y.shape[:1] or not y.ndim for x, y in arrays):
+        found = "; ".join(f"{x.shape} and {y.shape}" for x, y in arrays)
+        raise ValueError(
+            "recommend: target and sources must have the same columns, and a target for each row; "
+            f"found X and y of {found}. Give X (rows, columns) and y (rows,) of each."
+        )
+    sizes = [len(y) for _, y in arrays]
+    rows, spec, _ = labelled_rows(*(np.concatenate(each) for each in zip(*arrays, strict=True)))
     cut = [Examples(*leaves) for leaves in
            zip(*(leaf.split(sizes) for leaf in rows), strict=True)]  # fmt: skip
     return problem_of_domains(
@@ -249,14 +274,7 @@ def _of_arrays(name: str, inputs: Any, targets: Any, asked: Asked) -> Problem:
             f"{shown(inputs)}. See help(qs.recommend)."
         )
     if asked.sources is not None and not is_frame(inputs):
-        parts = {n: tuple(pair) for n, pair in asked.sources.items()}
-        wrong = [n for n, pair in parts.items() if len(pair) != 2]
-        if wrong or not parts:
-            raise ValueError(
-                f"recommend: sources beside an array must be name -> (X, y); found others for "
-                f"{', '.join(wrong) or 'none'}. Give both arrays of each."
-            )
-        return _beside(name, (inputs, targets), parts, asked)
+        return _beside(name, (inputs, targets), _pairs(asked.sources), asked)
     rows, spec, _ = labelled_rows(inputs, targets)
     network = Pretrained("")
     if torch.is_tensor(rows.inputs) and rows.inputs.ndim == 4:
@@ -265,11 +283,36 @@ def _of_arrays(name: str, inputs: Any, targets: Any, asked: Asked) -> Problem:
     return problem_of_rows(name, rows, spec, network, asked.seed)
 
 
-def _are_texts(data: Any) -> bool:
-    return isinstance(data, (list, tuple)) and bool(data) and all(isinstance(x, str) for x in data)
+def _pairs(sources: Any) -> dict[str, tuple[Any, Any]]:
+    """Sources beside an array, each X and y; ValueError for anything else."""
+    given = sources if isinstance(sources, Mapping) else {}
+    wrong = [
+        name for name, pair in given.items()
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or any(p is None for p in pair)
+    ]  # fmt: skip
+    if wrong or not given:
+        found = f"others for {', '.join(map(str, wrong))}" if wrong else shown(sources)
+        raise ValueError(
+            f"recommend: sources beside an array must be name -> (X, y); found {found}. Give both "
+            "arrays of each."
+        )
+    return {name: (x, y) for name, (x, y) in given.items()}
 
 
-def _of_texts(texts: Any, asked: Asked) -> Problem:
+def texts_of(data: Any) -> list[str] | None:
+    """The texts of a list, an array or a Series of them; None for anything else."""
+    kind = getattr(getattr(data, "dtype", None), "kind", "")
+    if not isinstance(data, (list, tuple)) and not (kind in ("U", "O") and data.ndim == 1):
+        return None
+    texts = list(data)
+    return (
+        [str(each) for each in texts]
+        if texts and all(isinstance(each, str) for each in texts)
+        else None
+    )
+
+
+def _of_texts(texts: list[str], asked: Asked) -> Problem:
     """Texts and their labels: through the pretrained encoder, which turns them into features."""
     from quickstudy.backbones.pretrained.load import pretrained
 
@@ -278,7 +321,7 @@ def _of_texts(texts: Any, asked: Asked) -> Problem:
         raise ValueError(
             "recommend: texts need their classes; found none. Give qs.recommend(texts, labels)."
         )
-    rows = LabelledRows.from_labels(encoder.tokenize(list(texts)), asked.targets)
+    rows = LabelledRows.from_labels(encoder.tokenize(texts), asked.targets)
     network = for_texts(asked.for_features, asked.pretend)
     if len(rows) < FEWEST:
         about = f"your texts: {len(rows)} classes"

@@ -94,14 +94,28 @@ def problem_of_classes(name: str, splits: Splits, pretrained: Pretrained) -> Pro
     if plain:
         candidates += [_all_classes(splits), *(_meta(each, splits) for each in META)]
     tested = "" if splits.test is None else f", {len(splits.test)} test classes"
+    notes = () if (few := fewer_ways(splits)) is None else (few,)
     about = (
         f"{name}: {splits.ways}-way {splits.shots}-shot tasks of new classes; {len(splits.train)} "
         f"training classes, {len(splits.val)} validation classes{tested}"
     )
     return Problem(
         "few-shot classes", about, "class", splits.classes, tuple(candidates),
-        pretrained.rules, pretrained.left_out, splits.shots,
+        pretrained.rules, pretrained.left_out, splits.shots, notes=notes,
     )  # fmt: skip
+
+
+def fewer_ways(splits: Splits) -> str | None:
+    """What scores are of where there are fewer classes than a task should have; else None."""
+    parts = {"the race": splits.val, "the expected score": splits.test or splits.val}
+    few = {what: len(rows) for what, rows in parts.items() if len(rows) < splits.ways}
+    if not few:
+        return None
+    told = " and ".join(f"{what} is of {ways}-way tasks" for what, ways in few.items())
+    return (
+        f"There are too few classes to keep {splits.ways} of them out of training: {told}. "
+        f"{splits.ways}-way tasks are harder, so expect a lower score there."
+    )
 
 
 def _sources(

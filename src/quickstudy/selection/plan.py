@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ FINALISTS = 2
 
 MOST = 10
 """A candidate trains for so many times the steps of its usual training at most."""
+
+MEASURING = 0.5
+"""Share of the time after which no further candidate is measured."""
 
 IN_RACE, IN_FINALS = 0.35, 0.4
 """Shares of the time for training. Scoring takes most of the rest."""
@@ -67,11 +71,20 @@ def halvings(trained: int) -> tuple[int, ...]:
 
 
 def costs_of(
-    problem: Problem, seed: int, folder: Path, on: Callable[[str], object]
-) -> tuple[dict[str, Cost], dict[str, str]]:
-    """What each candidate costs, and why some cannot be raced; nothing of it is kept."""
-    costs, failures = {}, {}
+    problem: Problem, seed: int, folder: Path, on: Callable[[str], object],
+    seconds: float = math.inf,
+) -> tuple[dict[str, Cost], dict[str, str]]:  # fmt: skip
+    """What each candidate costs, and why some cannot be raced; nothing of it is kept.
+
+    ``seconds``  after which no further one is measured, and so none raced.
+    """
+    costs: dict[str, Cost] = {}
+    failures: dict[str, str] = {}
+    began = time.perf_counter()
     for each in problem.candidates:
+        if costs and time.perf_counter() - began > seconds:
+            failures[each.name] = "no time was left to measure what it costs; give more minutes"
+            continue
         on(f"measuring {each.title}")
         try:
             costs[each.name] = measured(each, seed, folder / f"measured-{each.name}")

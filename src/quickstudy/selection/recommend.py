@@ -17,7 +17,7 @@ from quickstudy.selection.candidates import FEWEST, Problem
 from quickstudy.selection.concluding import recommended
 from quickstudy.selection.finals import run_finals
 from quickstudy.selection.given import Asked, problem_of
-from quickstudy.selection.plan import Plan, by_minutes, by_steps, costs_of, told
+from quickstudy.selection.plan import MEASURING, Plan, by_minutes, by_steps, costs_of, told
 from quickstudy.selection.race import Runner, Say, race
 from quickstudy.selection.recommendation import Recommendation
 from quickstudy.selection.rules import rules_for
@@ -51,7 +51,9 @@ def recommend(
                  named tasks (:func:`quickstudy.tasks.domains`); domains: those of
                  :func:`quickstudy.datasets.load_domains` with ``target``, or a source of
                  :func:`quickstudy.tasks.transfer`; an array X, a list of texts, or a DataFrame.
-    ``targets``  y of an array or of texts: classes, or real numbers.
+    ``targets``  y of an array or of texts: classes, or numbers. More than 20 different whole
+                 numbers with gaps between them, such as prices, are numbers to predict, fewer are
+                 classes; y of shape (n, 1) is always numbers, and texts are always classes.
     ``target``   of a DataFrame, the column to predict; of domains, the name of the target.
     ``sources``  name -> (X, y) or DataFrame of other places, beside the array or DataFrame.
     ``minutes``  the time to take, 10 by default. The candidates' steps follow from how fast they
@@ -89,7 +91,7 @@ def recommend(
         targets, target, sources, ways, shots, queries, labelled, seed, budget, pretend=False
     )
     say = say or (lambda _: None)
-    _check(tasks, seeds, matters, seed)
+    _check(asked, tasks, seeds, matters)
     problem = problem_of(data, asked)
     settings = {"minutes": None if steps else budget / 60, "steps": steps, "seeds": seeds,
                 "tasks": tasks, "matters": matters, "seed": seed}  # fmt: skip
@@ -132,7 +134,7 @@ def explain(
     asked = Asked(
         targets, target, sources, ways, shots, queries, labelled, seed, budget, pretend=True
     )
-    _check(tasks, seeds, 0.0, seed)
+    _check(asked, tasks, seeds, 0.0)
     problem = problem_of(data, asked)
     if problem.too_few:
         return str(by_rules(problem))
@@ -158,14 +160,19 @@ def _budget(minutes: float | None, steps: int | None) -> float:
     return 60.0 * minutes
 
 
-def _check(tasks: int, seeds: int, matters: float, seed: int) -> None:
+def _check(asked: Asked, tasks: int, seeds: int, matters: float) -> None:
+    check_count("recommend", "ways", asked.ways, 2)
+    check_count("recommend", "shots", asked.shots, 1)
+    check_count("recommend", "queries", asked.queries, 1)
+    check_count("recommend", "labelled", asked.labelled, 1)
     check_count("recommend", "tasks", tasks, 2)
     check_count("recommend", "seeds", seeds, 1)
-    check_count("recommend", "seed", seed, 0)
-    if not 0 <= matters < 1:
+    check_count("recommend", "seed", asked.seed, 0)
+    number = isinstance(matters, int | float) and not isinstance(matters, bool)
+    if not number or not 0 <= matters < 1:
         raise ValueError(
-            f"recommend: matters must be a share, 0 or more and below 1; found {matters}. Half a "
-            "point is 0.005."
+            "recommend: matters must be a share, 0 or more and below 1; found "
+            f"{shown(matters)}. Half a point is 0.005."
         )
 
 
@@ -176,16 +183,17 @@ def _plan(
     if steps is not None:
         return by_steps(problem, steps, seeds, tasks, {})
     began = time.perf_counter()
-    costs, failures = costs_of(problem, seed, folder, say)
-    left = max(0.5 * seconds, seconds - (time.perf_counter() - began))
+    costs, failures = costs_of(problem, seed, folder, say, MEASURING * seconds)
+    left = max((1 - MEASURING) * seconds, seconds - (time.perf_counter() - began))
     return by_minutes(problem, left / 60, seeds, tasks, costs, failures)
 
 
 def by_rules(problem: Problem) -> Recommendation:
     """The answer of the rules, where there is too little to race on."""
     rules = rules_for(problem.rules)
-    few = count(problem.raced_on, problem.unit, f"{problem.unit}es"
-                if problem.unit.endswith("s") else f"{problem.unit}s")  # fmt: skip
+    thing, of, whole = problem.unit.partition(" of ")
+    plural = f"{thing}{'es' if thing.endswith('s') else 's'}{of}{whole}"
+    few = count(problem.raced_on, problem.unit, plural)
     first = rules[0].sentence.split("try first ", 1)[1].split("; ")[0]
     return Recommendation(
         problem.kind, problem.about, first[0].upper() + first[1:],

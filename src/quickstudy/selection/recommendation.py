@@ -171,5 +171,5 @@ def _lines(found: Recommendation) -> list[str]:
 def _race_line(row: Row, unit: str) -> str:
     laps = ", ".join(f"{s}: {wording.score(mean, unit)}" for s, mean, _ in row.laps)
     final = "" if math.isnan(row.final) else f"; finals {wording.score(row.final, unit)}"
-    failed = f"; failed: {row.failure}" if row.failure else ""
-    return f"{row.title}  {laps}{final}{failed}"
+    left = f"; left the race: {row.failure}" if row.failure else ""
+    return f"{row.title}  {f'{laps}{final}{left}'.removeprefix('; ')}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from quickstudy.base.shown import shown
 from quickstudy.core import Learner
-from quickstudy.files.registry import FUNCTIONS, LEARNERS, PARTS, describe, resolve
+from quickstudy.files.registry import FUNCTIONS, PARTS, describe, resolve
 from quickstudy.learners.cards import Card, Range, Space
 
 RATE = "rate"
@@ -31,13 +31,6 @@ def options_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if name.startswith(_OPTIONS)
     }
-
-
-def card_of(learner: Learner) -> Card | None:
-    """The card of the learner's class; None for a class outside of this library."""
-    cls = type(learner)
-    target = f"{cls.__module__}:{cls.__qualname__}"
-    return next((card for card in LEARNERS.values() if card.target == target), None)
 
 
 def space_on(card: Card) -> dict[str, Space]:

@@ -21,6 +21,10 @@ Labelled = tuple[Examples, TaskSpec, tuple[str, ...]]
 """Rows, what is asked of them, and the names of the classes; () for real targets."""
 
 
+MOST_CLASSES = 20
+"""Different whole numbers, up to which they are classes; more of them with gaps are numbers."""
+
+
 def is_frame(data: Any) -> bool:
     """Whether it is a pandas DataFrame, which is not imported for this."""
     return hasattr(data, "columns") and hasattr(data, "dtypes") and hasattr(data, "to_numpy")
@@ -42,6 +46,12 @@ def columns_of(frame: Any, target: str | None, who: str = "recommend") -> tuple[
         raise unknown_name(f"{who}: target column", target, dict.fromkeys(names))
     if not len(frame):
         raise ValueError(f"{who}: needs rows; found a DataFrame without any. Add rows.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{who}: every column needs a name of its own; found {first_few(twice)} more than "
+            "once. Rename them, or leave them out."
+        )
     wanted = [name for name in names if name != target]
     if not wanted:
         raise ValueError(
@@ -69,9 +79,10 @@ def columns_of(frame: Any, target: str | None, who: str = "recommend") -> tuple[
 def labelled_rows(inputs: Any, targets: Any, who: str = "recommend") -> Labelled:
     """Rows with classes or real targets, from arrays X and y.
 
-    Real numbers that are not whole are targets of a regression; all else are classes.
+    Targets are numbers to regress where :func:`are_real` says so; all else are classes.
 
-    Raises ValueError for no rows, missing values, numbers of rows that differ, and one class.
+    Raises ValueError for no rows or columns, missing values, numbers of rows that differ, and one
+    class.
     """
     if targets is None:
         raise ValueError(
@@ -82,6 +93,11 @@ def labelled_rows(inputs: Any, targets: Any, who: str = "recommend") -> Labelled
     rows = len(tensors) if hasattr(tensors, "__len__") else 0
     if not rows:
         raise ValueError(f"{who}: needs rows; found X without any. Add rows.")
+    if torch.is_tensor(tensors) and (tensors.ndim < 2 or not tensors[0].numel()):
+        raise ValueError(
+            f"{who}: X must have rows of at least one number; found shape {tuple(tensors.shape)}. "
+            "Give X (rows, columns); a single column is X[:, None]."
+        )
     values = as_labels(targets, who)
     if len(values) != rows:
         raise ValueError(
@@ -89,13 +105,15 @@ def labelled_rows(inputs: Any, targets: Any, who: str = "recommend") -> Labelled
             "Give the target of each row."
         )
     _refuse_missing(tensors, f"{who}: X")
-    if _are_real(values):
-        if bool(np.isnan(values).any()):
+    if are_real(values):
+        unknown = int((~np.isfinite(values)).sum())
+        if unknown:
             raise ValueError(
-                f"{who}: every target must be known; found {int(np.isnan(values).sum())} NaN in y. "
-                "Leave these rows out."
+                f"{who}: every target must be a finite number; found {unknown} NaN or infinite in "
+                "y. Leave these rows out."
             )
-        real = torch.as_tensor(values, dtype=torch.get_default_dtype())
+        # A copy, since arrays of pandas may be read-only.
+        real = torch.as_tensor(values.astype(np.float64), dtype=torch.get_default_dtype())
         real = real[:, None] if real.ndim == 1 else real
         return examples(tensors, real), regression(real.shape[1]), ()
     names, ids = class_ids(targets, rows, who)
@@ -117,14 +135,21 @@ def _refuse_missing(tensors: Any, what: str) -> None:
             )
 
 
-def _are_real(values: np.ndarray) -> bool:
-    """Whether targets are numbers to regress: more columns than one, or not all of them whole."""
-    if values.ndim == 2 and values.dtype.kind in "fiu":
-        return True
-    if values.dtype.kind != "f":
+def are_real(values: np.ndarray) -> bool:
+    """Whether targets are numbers to regress.
+
+    They are where y has columns (n, d), and where not all numbers are whole. Whole numbers, such as
+    prices, are too where more than :data:`MOST_CLASSES` different ones occur, with gaps between
+    them; without gaps they are taken for ids of classes.
+    """
+    if values.dtype.kind not in "fiu":
         return False
-    known = values[~np.isnan(values)]
-    return bool((known != np.round(known)).any())
+    if values.ndim == 2:
+        return True
+    known = np.unique(values[~np.isnan(values)].astype(np.float64))
+    if bool((known != np.round(known)).any()) or not bool(np.isfinite(known).all()):
+        return True
+    return len(known) > MOST_CLASSES and bool(known[-1] - known[0] >= len(known))
 
 
 def same_columns(frame: Any, others: Sequence[Any], target: str | None) -> None:

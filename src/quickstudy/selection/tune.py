@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from quickstudy.answers.checks import check_count
 from quickstudy.base.shown import shown
 from quickstudy.compute.plan import Compute
@@ -17,11 +15,12 @@ from quickstudy.core import Learner, TaskSource
 from quickstudy.evaluation.validation import Validation
 from quickstudy.learners.cards import Range
 from quickstudy.selection import space as spaces
-from quickstudy.selection.problem import TASKS, Problem, facts, objective_of, score_of
+from quickstudy.selection.making import card_of, made
 from quickstudy.selection.storage import open_store
 from quickstudy.selection.trial import Row
 from quickstudy.selection.trials import Trials
 from quickstudy.selection.tuned import Tuned
+from quickstudy.selection.tuning_problem import TASKS, TuningProblem, facts, objective_of, score_of
 from quickstudy.training.optimisers import OptimiserMaker, adam
 from quickstudy.training.schedules import Schedule, constant
 
@@ -102,10 +101,10 @@ def tune(
     >>> len(tuned.trials), sorted(tuned.space)
     (3, ['options.rate', 'options.steps', 'rate'])
     """
-    base = _seeded(make, {}, seed)
+    base = made(make, seed)
     if not isinstance(base, Learner):
         raise ValueError(f"tune: make must give a learner; found {type(base).__name__}.")
-    card = spaces.card_of(base)
+    card = card_of(base)
     on_card = spaces.space_on(card) if card else {}
     if options is not None:
         on_card = {n: v for n, v in on_card.items() if n == spaces.RATE}
@@ -114,13 +113,13 @@ def tune(
         on_card = {n: v for n, v in on_card.items() if n != spaces.RATE}
         on_card |= {spaces.RATE: rates} if rates else {}  # type: ignore[dict-item]
 
-    def made(settings: Mapping[str, Any], seed: int) -> Learner:
+    def made_with(settings: Mapping[str, Any], seed: int) -> Learner:
         arguments = spaces.as_arguments(spaces.options_of(settings), card)
-        return _seeded(make, arguments, seed)
+        return made(lambda: make(**arguments), seed)
 
-    problem = Problem(
-        made, train, validation, steps, tasks_per_step, rate, optimiser, schedule, clip, compute,
-        tasks, seed, progress,
+    problem = TuningProblem(
+        made_with, train, validation, steps, tasks_per_step, rate, optimiser, schedule, clip,
+        compute, tasks, seed, progress,
     )  # fmt: skip
     return tune_problem(
         problem, on_card, trials=trials, storage=storage, name=name, minutes=minutes,
@@ -129,7 +128,7 @@ def tune(
 
 
 def tune_problem(
-    problem: Problem,
+    problem: TuningProblem,
     space: Mapping[str, Values],
     *,
     trials: int,
@@ -176,7 +175,7 @@ def tune_problem(
         store.close()
 
 
-def check_numbers(problem: Problem, trials: int, minutes: float | None) -> None:
+def check_numbers(problem: TuningProblem, trials: int, minutes: float | None) -> None:
     """ValueError for numbers out of range."""
     check_count("tune", "trials", trials, 1)
     check_count("tune", "steps", problem.steps, 0)
@@ -190,9 +189,3 @@ def check_numbers(problem: Problem, trials: int, minutes: float | None) -> None:
             f"tune: validation must be a qs.Validation; found {type(problem.validation).__name__}. "
             "Write qs.Validation(source, every=100)."
         )
-
-
-def _seeded(make: Callable[..., Learner], arguments: Mapping[str, Any], seed: int) -> Learner:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make(**arguments)

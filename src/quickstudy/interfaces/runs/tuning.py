@@ -22,11 +22,11 @@ from quickstudy.interfaces.runs.featured import on_features
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
 from quickstudy.learners.cards import Space
-from quickstudy.selection.problem import TASKS, Problem
 from quickstudy.selection.space import RATE, in_words, options_of, space_in_words, space_on
 from quickstudy.selection.trial import Row
 from quickstudy.selection.tune import tune_problem
 from quickstudy.selection.tuned import Tuned
+from quickstudy.selection.tuning_problem import TASKS, TuningProblem
 from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.plan import explain as explain_training
 from quickstudy.training.schedules import cosine
@@ -49,7 +49,7 @@ class Tuning:
 
     values: Mapping[str, Any]
     parts: Parts
-    problem: Problem
+    problem: TuningProblem
     space: Mapping[str, Space]
 
     def run(
@@ -139,7 +139,7 @@ def begin_tuning(
     if not budget.steps:
         space = {name: tried for name, tried in space.items() if name != RATE}
     validation = Validation(source, every, VALIDATION_TASKS, recipe.patience, seed=recipe.seed)
-    problem = Problem(
+    problem = TuningProblem(
         _Made(parts), parts.sources.train, validation, budget.steps, budget.tasks_per_step,
         budget.rate, {"adam": adam, "sgd": sgd}[budget.optimiser], cosine, recipe.clip,
         recipe.compute, tasks, recipe.seed, progress,

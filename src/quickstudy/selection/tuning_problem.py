@@ -30,7 +30,7 @@ TASKS = 300
 
 
 @dataclass(frozen=True)
-class Problem:
+class TuningProblem:
     """What all trials share.
 
     ``make``   settings and seed -> a new learner, on its device.
@@ -59,7 +59,7 @@ class Problem:
         return None if isinstance(self.validation.source, FixedTasks) else self.tasks
 
 
-def objective_of(problem: Problem, key: Key) -> Objective:
+def objective_of(problem: TuningProblem, key: Key) -> Objective:
     """Train and validate with the trial's settings; those that lead are scored on new tasks."""
 
     def objective(trial: Trial) -> tuple[float, Any]:
@@ -71,7 +71,7 @@ def objective_of(problem: Problem, key: Key) -> Objective:
     return objective
 
 
-def _trained(problem: Problem, learner: Learner, trial: Trial, key: Key) -> float:
+def _trained(problem: TuningProblem, learner: Learner, trial: Trial, key: Key) -> float:
     """Train ``learner`` in place; its best validation."""
     validation = problem.validation
     if not problem.steps:
@@ -113,7 +113,7 @@ class _Best:
         return self.score
 
 
-def judge(problem: Problem, learner: Learner, key: Key) -> Result:
+def judge(problem: TuningProblem, learner: Learner, key: Key) -> Result:
     """The result of ``learner`` on validation tasks by which no trial is chosen."""
     evaluation = evaluate(
         learner, problem.validation.source, problem.new_tasks,
@@ -134,7 +134,7 @@ def score_of(validation: Validation, key: Key) -> Score:
     raise ValueError(f"tune: no validation task has the score {score}.")
 
 
-def facts(problem: Problem, space: Mapping[str, Space], base: Learner) -> dict[str, Any]:
+def facts(problem: TuningProblem, space: Mapping[str, Space], base: Learner) -> dict[str, Any]:
     """What the scores of trials depend on, as plain JSON."""
     try:
         learner = describe(base)
