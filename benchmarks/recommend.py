@@ -31,9 +31,9 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.base.errors import first_line
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.tables import markdown_table
-from quickstudy.selection.candidates import Candidate, Problem
-from quickstudy.selection.given import Asked, problem_of
-from quickstudy.selection.racer import Racer, one_result
+from quickstudy.selection.recommending.candidates import Candidate, Problem
+from quickstudy.selection.recommending.given import Asked, problem_of
+from quickstudy.selection.recommending.racer import Racer, one_result
 from quickstudy.training.schedules import cosine
 
 RESULTS = Path(__file__).parent / "results" / "recommend.json"

@@ -69,12 +69,12 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.siamese import verification as verification
     from quickstudy.learners.transfer import heads as heads
     from quickstudy.learners.with_backbone import with_backbone as with_backbone
-    from quickstudy.selection.budget import Minutes as Minutes
-    from quickstudy.selection.compare import compare as compare
-    from quickstudy.selection.compared import Comparisons as Comparisons
-    from quickstudy.selection.recommend import recommend as recommend
-    from quickstudy.selection.recommendation import Recommendation as Recommendation
-    from quickstudy.selection.tune import tune as tune
+    from quickstudy.selection.comparing.budget import Minutes as Minutes
+    from quickstudy.selection.comparing.compare import compare as compare
+    from quickstudy.selection.comparing.compared import Comparisons as Comparisons
+    from quickstudy.selection.recommending.recommend import recommend as recommend
+    from quickstudy.selection.recommending.recommendation import Recommendation as Recommendation
+    from quickstudy.selection.tuning.tune import tune as tune
     from quickstudy.tasks.episodes import episodes as episodes
     from quickstudy.tasks.examples import examples as examples
     from quickstudy.tasks.functions import Sinusoids as Sinusoids
@@ -159,7 +159,7 @@ _DEFINED_IN = {
     "Acting": "core",
     "Answer": "core",
     "Calibration": "evaluation.calibrate",
-    "Comparisons": "selection.compared",
+    "Comparisons": "selection.comparing.compared",
     "Compute": "compute.plan",
     "Evaluation": "evaluation.results",
     "Examples": "core",
@@ -167,12 +167,12 @@ _DEFINED_IN = {
     "FewShotRegressor": "interfaces.estimator",
     "LabelledRows": "tasks.rows",
     "Learner": "core",
-    "Minutes": "selection.budget",
+    "Minutes": "selection.comparing.budget",
     "MultiStep": "learners.gradient.multi_step",
     "PredictionSets": "evaluation.prediction_sets",
     "Predictor": "core",
     "Range": "learners.cards",
-    "Recommendation": "selection.recommendation",
+    "Recommendation": "selection.recommending.recommendation",
     "Score": "core",
     "Sinusoids": "tasks.functions",
     "Task": "core",
@@ -183,7 +183,7 @@ _DEFINED_IN = {
     "calibrate_on_support": "evaluation.calibrate",
     "classification": "answers.specs",
     "clustering": "answers.specs",
-    "compare": "selection.compare",
+    "compare": "selection.comparing.compare",
     "contrastive": "learners.metric.siamese",
     "detection": "answers.specs",
     "episodes": "tasks.episodes",
@@ -201,7 +201,7 @@ _DEFINED_IN = {
     "prediction_sets": "evaluation.prediction_sets",
     "pretrained": "backbones.pretrained.load",
     "negative_transfer": "evaluation.negative_transfer",
-    "recommend": "selection.recommend",
+    "recommend": "selection.recommending.recommend",
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",
@@ -209,7 +209,7 @@ _DEFINED_IN = {
     "stranger_score": "evaluation.strangers",
     "tokens": "answers.specs",
     "transferability": "evaluation.transferability",
-    "tune": "selection.tune",
+    "tune": "selection.tuning.tune",
     "verification": "learners.metric.siamese",
     "with_backbone": "learners.with_backbone",
 }

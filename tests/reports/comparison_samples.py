@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quickstudy.evaluation.paired import figures, mean_ranks, pairs
 from quickstudy.evaluation.results import Evaluation
-from quickstudy.selection.comparison import BASELINE, LEARNER, Comparison, Entry
+from quickstudy.selection.comparing.comparison import BASELINE, LEARNER, Comparison, Entry
 
 
 def evaluations(

@@ -15,7 +15,7 @@ from quickstudy.reports.comparison_matrix import SIGNS, matrix
 from quickstudy.reports.comparison_page import ComparisonFacts, comparison_page
 from quickstudy.reports.comparison_rows import rows_of, versus
 from quickstudy.reports.comparison_words import answer
-from quickstudy.selection.comparison import BASELINE, LEARNER, Comparison, Entry
+from quickstudy.selection.comparing.comparison import BASELINE, LEARNER, Comparison, Entry
 
 
 @pytest.fixture(scope="module")

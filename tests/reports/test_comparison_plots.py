@@ -17,7 +17,7 @@ from quickstudy.evaluation.intervals import Interval
 from quickstudy.reports.comparison_costs import COSTS, against_cost, front
 from quickstudy.reports.comparison_plots import critical_difference, over_shots, scores
 from quickstudy.reports.comparison_rows import Row, Score, rows_of, score_of
-from quickstudy.selection.comparison import BASELINE
+from quickstudy.selection.comparing.comparison import BASELINE
 
 PERCENT = Score("accuracy", "%", higher_is_better=True)
 TRAINING, ADAPTATION, SIZE, _ = COSTS

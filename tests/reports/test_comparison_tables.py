@@ -23,7 +23,7 @@ from quickstudy.reports.comparison_tables import (
 )
 from quickstudy.reports.comparison_words import answer
 from quickstudy.reports.tables import markdown_table
-from quickstudy.selection.comparison import BASELINE, LEARNER, Comparison, Entry
+from quickstudy.selection.comparing.comparison import BASELINE, LEARNER, Comparison, Entry
 
 NOTHING = Interval(-math.inf, math.inf)
 

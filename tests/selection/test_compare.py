@@ -11,7 +11,7 @@ import torch
 import quickstudy as qs
 from made_up import clouds
 from quickstudy.core import Task
-from quickstudy.selection.budget import Minutes, seconds_per_step
+from quickstudy.selection.comparing.budget import Minutes, seconds_per_step
 from quickstudy.training.optimisers import adam
 from quickstudy.training.schedules import cosine
 
@@ -207,7 +207,9 @@ WRONG = {
 @pytest.mark.parametrize("message", WRONG)
 def test_bad_input_is_refused_before_any_training(message, monkeypatch):
     learners, changes = WRONG[message]
-    monkeypatch.setattr("quickstudy.selection.fitting.fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "quickstudy.selection.comparing.fitting.fit", lambda *_, **__: pytest.fail("trained")
+    )
     with pytest.raises(ValueError, match=message):
         compared(learners, **changes)
 
@@ -228,7 +230,9 @@ def test_steps_that_fit_in_minutes_have_two_digits():
 def test_the_pilot_ends_and_measures_a_step(monkeypatch):
     """The clock is counted, since a test must not depend on the machine: a step takes 0.5 s."""
     clock = iter(0.5 * i for i in range(1000))
-    monkeypatch.setattr("quickstudy.selection.budget.time.process_time", lambda: next(clock))
+    monkeypatch.setattr(
+        "quickstudy.selection.comparing.budget.time.process_time", lambda: next(clock)
+    )
 
     def train(on_step):
         for step in range(1000):
@@ -291,7 +295,7 @@ def test_a_folder_of_other_tasks_or_learners_is_refused(tmp_path):
 
 
 def test_a_baseline_that_sees_the_queries_stands_in_the_transductive_table_alone(monkeypatch):
-    from quickstudy.selection import simple
+    from quickstudy.selection.comparing import simple
 
     monkeypatch.setattr(simple, "Prototypical", Forgets)
     tables = compared({"one": prototypical, "sees": SeesQueries})

@@ -10,13 +10,28 @@ import torch
 
 import quickstudy as qs
 from quickstudy.evaluation.evaluate import evaluate
-from quickstudy.selection import finals as finals_module
-from quickstudy.selection import race as race_module
-from quickstudy.selection.candidates import Candidate, Problem, Sources
-from quickstudy.selection.finals import Finalist, finalists, run_finals, taken
-from quickstudy.selection.plan import MOST, TASKS, Plan, by_minutes, by_steps, costs_of, halvings
-from quickstudy.selection.race import race
-from quickstudy.selection.racer import FIRST_TASKS, TIMED_TASKS, Cost, Racer, measured, one_result
+from quickstudy.selection.recommending import finals as finals_module
+from quickstudy.selection.recommending import race as race_module
+from quickstudy.selection.recommending.candidates import Candidate, Problem, Sources
+from quickstudy.selection.recommending.finals import Finalist, finalists, run_finals, taken
+from quickstudy.selection.recommending.plan import (
+    MOST,
+    TASKS,
+    Plan,
+    by_minutes,
+    by_steps,
+    costs_of,
+    halvings,
+)
+from quickstudy.selection.recommending.race import race
+from quickstudy.selection.recommending.racer import (
+    FIRST_TASKS,
+    TIMED_TASKS,
+    Cost,
+    Racer,
+    measured,
+    one_result,
+)
 from quickstudy.tasks.numbering import Stream
 
 TASKS_OF = qs.Sinusoids(5, 5)

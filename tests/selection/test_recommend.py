@@ -16,13 +16,13 @@ from click.testing import CliRunner
 import quickstudy as qs
 from quickstudy.interfaces.cli import main
 from quickstudy.selection import of_classes, of_domains, of_functions, of_named_tasks, of_rows
-from quickstudy.selection import recommend as recommend_module
-from quickstudy.selection.given import Asked, problem_of, texts_of
-from quickstudy.selection.of_domains import Kept
-from quickstudy.selection.of_rows import Divisions
-from quickstudy.selection.recommend import explain
-from quickstudy.selection.rules import HEADER, RULES, rules_for, table
-from quickstudy.selection.tables import columns_of, labelled_rows
+from quickstudy.selection.recommending import recommend as recommend_module
+from quickstudy.selection.recommending.given import Asked, problem_of, texts_of
+from quickstudy.selection.recommending.of_domains import Kept
+from quickstudy.selection.recommending.of_rows import Divisions
+from quickstudy.selection.recommending.recommend import explain
+from quickstudy.selection.recommending.rules import HEADER, RULES, rules_for, table
+from quickstudy.selection.recommending.tables import columns_of, labelled_rows
 from quickstudy.tasks.fixed import fixed
 from quickstudy.tasks.numbering import draw
 
@@ -358,7 +358,7 @@ def test_when_all_fail_the_reasons_are_told(monkeypatch, few_learners):
     def broken(*_, **__):
         raise RuntimeError("out of paper")
 
-    monkeypatch.setattr("quickstudy.selection.racer.evaluate", broken)
+    monkeypatch.setattr("quickstudy.selection.recommending.racer.evaluate", broken)
     with pytest.raises(ValueError, match=r"all failed\. nearest_mean: out of paper"):
         qs.recommend(class_rows(1.0), ways=3, queries=5, steps=1, seeds=1)
 

@@ -14,9 +14,9 @@ import pytest
 import quickstudy as qs
 from made_up import clouds
 from quickstudy.base import atomic
-from quickstudy.selection.compared import Comparisons
-from quickstudy.selection.comparison import Comparison
-from quickstudy.selection.stored import Folder, decoded, encoded, scores_csv
+from quickstudy.selection.comparing.compared import Comparisons
+from quickstudy.selection.comparing.comparison import Comparison
+from quickstudy.selection.comparing.stored import Folder, decoded, encoded, scores_csv
 
 
 def compare(folder: Path, **changes) -> qs.Comparisons:
@@ -76,7 +76,9 @@ def test_what_was_written_reads_back(whole):
 
 def test_a_finished_comparison_trains_nothing_again(whole, monkeypatch):
     folder, found = whole
-    monkeypatch.setattr("quickstudy.selection.fitting.fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "quickstudy.selection.comparing.fitting.fit", lambda *_, **__: pytest.fail("trained")
+    )
     assert str(compare(folder)) == str(found)
 
 
@@ -134,7 +136,7 @@ def test_measured_steps_are_kept(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("quickstudy.selection.compare.steps_of", measured)
+        patch.setattr("quickstudy.selection.comparing.compare.steps_of", measured)
         with pytest.raises(KeyboardInterrupt):
             compare(tmp_path, budget=qs.Minutes(100.0), seeds=1)
     table = compare(tmp_path, budget=qs.Minutes(100.0), seeds=1).main

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from quickstudy.learners.cards import Range
-from quickstudy.selection.storage import open_store
-from quickstudy.selection.trial import Pruned, Row, Trial, seed_of
-from quickstudy.selection.trials import Trials
+from quickstudy.selection.tuning.storage import open_store
+from quickstudy.selection.tuning.trial import Pruned, Row, Trial, seed_of
+from quickstudy.selection.tuning.trials import Trials
 
 optuna = pytest.importorskip("optuna")
 FORK = multiprocessing.get_context("fork")

@@ -14,10 +14,10 @@ import quickstudy as qs
 from quickstudy.core import Examples, TaskSpec
 from quickstudy.evaluation.paired import pairs
 from quickstudy.learners.cards import Range
-from quickstudy.selection.space import as_space, in_space, space_in_words
-from quickstudy.selection.trial import seed_of
-from quickstudy.selection.tuned import Tuned
-from quickstudy.selection.tuning_problem import TASKS
+from quickstudy.selection.tuning.problem import TASKS
+from quickstudy.selection.tuning.space import as_space, in_space, space_in_words
+from quickstudy.selection.tuning.trial import seed_of
+from quickstudy.selection.tuning.tuned import Tuned
 from quickstudy.tasks.numbering import Stream
 
 pytest.importorskip("optuna")

@@ -16,7 +16,7 @@ from quickstudy.reports.comparison_words import intervals_text
 from quickstudy.reports.markup import Markup, join, tag
 
 if TYPE_CHECKING:
-    from quickstudy.selection.comparison import Comparison
+    from quickstudy.selection.comparing.comparison import Comparison
 
 SIGNS = {"better": "▲", "worse": "▼", "equivalent": "=", UNKNOWN: "?"}
 """What stands for each verdict in a cell."""

@@ -31,7 +31,7 @@ from quickstudy.reports.page_parts import figure, html_table, section
 
 if TYPE_CHECKING:
     from quickstudy.evaluation.result import Result
-    from quickstudy.selection.comparison import Comparison
+    from quickstudy.selection.comparing.comparison import Comparison
 
 
 MOST_CURVES = 8
@@ -43,8 +43,8 @@ class ComparisonFacts:
     """What the page shows.
 
     ``tables``  one comparison for each protocol, see
-                :attr:`quickstudy.selection.compared.Comparisons.tables`: learners of two protocols
-                are never ranked together.
+                :attr:`quickstudy.selection.comparing.compared.Comparisons.tables`: learners of two
+                protocols are never ranked together.
 
     Otherwise as :class:`~quickstudy.reports.page.RunFacts`.
     """

@@ -13,7 +13,7 @@ from quickstudy.reports.words import visible
 
 if TYPE_CHECKING:
     from quickstudy.evaluation.intervals import Interval
-    from quickstudy.selection.comparison import Comparison, Entry
+    from quickstudy.selection.comparing.comparison import Comparison, Entry
 
 THESE = "these classes"
 OTHERS = "other trainings, other classes"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from quickstudy.evaluation.result import Result
-    from quickstudy.selection.comparison import Comparison
+    from quickstudy.selection.comparing.comparison import Comparison
 
 NUMBER = "#"
 """The column of a row's number, by which figures and matrices name it."""

@@ -21,7 +21,7 @@ from quickstudy.reports.comparison_rows import (
 )
 
 if TYPE_CHECKING:
-    from quickstudy.selection.comparison import Comparison
+    from quickstudy.selection.comparing.comparison import Comparison
 
 
 def answer(comparison: Comparison) -> list[str]:

@@ -19,7 +19,7 @@ from quickstudy.interfaces.runs import execute as runs
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.plan import make_plan
 from quickstudy.reports.comparison_tables import ranking_table
-from quickstudy.selection.stored import Folder
+from quickstudy.selection.comparing.stored import Folder
 
 LEARNERS = "prototypical,r2d2"
 

@@ -84,7 +84,7 @@ def test_ctrl_c_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch)
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("quickstudy.selection.tuning_problem.fit", interrupted)
+    monkeypatch.setattr("quickstudy.selection.tuning.problem.fit", interrupted)
     monkeypatch.setattr(sys, "argv", ["quickstudy", "tune", "proto.yaml", "--trials", "3"])
     found = call("proto.yaml", "--trials", "3")
     assert found.exit_code == 130

@@ -13,7 +13,7 @@ import click
 from quickstudy.interfaces.cli.printing import json_option, print_json, print_path, print_rich
 
 if TYPE_CHECKING:
-    from quickstudy.selection.compared import Comparisons
+    from quickstudy.selection.comparing.compared import Comparisons
 
 
 @click.command()
@@ -71,7 +71,7 @@ def compare(
     else:
         found, folder = _trained(ctx, asked, out, resume, as_json)
     if as_json:
-        from quickstudy.selection.stored import plain_tables
+        from quickstudy.selection.comparing.stored import plain_tables
 
         print_json({"folder": None if folder is None else str(folder), **plain_tables(found)})
         return

@@ -44,8 +44,8 @@ def recommend(
             f"recommend: give a folder or a table, or --data; found "
             f"{'neither' if path is None else 'both'}. See `quickstudy datasets` for names."
         )
-    from quickstudy.selection.recommend import explain
-    from quickstudy.selection.recommend import recommend as race
+    from quickstudy.selection.recommending.recommend import explain
+    from quickstudy.selection.recommending.recommend import recommend as race
 
     given = _given(path, data, root, size)
     if explain_only:

@@ -13,8 +13,8 @@ from quickstudy.interfaces.cli.group import INTERRUPTED
 from quickstudy.interfaces.cli.printing import json_option, print_json, print_path, print_rich
 
 if TYPE_CHECKING:
-    from quickstudy.selection.trial import Row
-    from quickstudy.selection.tuned import Tuned
+    from quickstudy.selection.tuning.trial import Row
+    from quickstudy.selection.tuning.tuned import Tuned
 
 
 @click.command()
@@ -78,7 +78,7 @@ def tune(
 
 
 def _line(row: Row, trials: int) -> str:
-    from quickstudy.selection.space import in_words
+    from quickstudy.selection.tuning.space import in_words
 
     ended = {"complete": "", "pruned": ", cut short"}
     score = f"{row.score:.4f}{ended[row.state]}" if row.score is not None else row.reason

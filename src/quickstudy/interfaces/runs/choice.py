@@ -38,11 +38,11 @@ from quickstudy.interfaces.runs.fitted import limits
 from quickstudy.interfaces.runs.pretrained_backbone import with_own_size
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.selection.candidates import Candidate as Raced
-from quickstudy.selection.candidates import Problem, Sources
-from quickstudy.selection.on_pretrained import shrunk
-from quickstudy.selection.plan import Plan
-from quickstudy.selection.race import Runner, race
+from quickstudy.selection.recommending.candidates import Candidate as Raced
+from quickstudy.selection.recommending.candidates import Problem, Sources
+from quickstudy.selection.recommending.on_pretrained import shrunk
+from quickstudy.selection.recommending.plan import Plan
+from quickstudy.selection.recommending.race import Runner, race
 from quickstudy.training.optimisers import adam, sgd
 
 FILE = "choice.json"
@@ -231,7 +231,7 @@ def _compared(
 ) -> tuple[Candidate, ...]:
     """Each of the ``frozen`` recipes, and last the pilot of ``recipe``, on validation tasks.
 
-    A race of one rung (:func:`quickstudy.selection.race.race`).
+    A race of one rung (:func:`quickstudy.selection.recommending.race.race`).
     """
     own = with_own_size(next(iter(frozen.values())))
     data = load_data(own)

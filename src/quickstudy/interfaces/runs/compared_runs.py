@@ -26,15 +26,15 @@ from quickstudy.interfaces.runs.loaded import Loaded
 from quickstudy.interfaces.runs.plan import Plan
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.selection.budget import Minutes, seconds_per_step
-from quickstudy.selection.compare import check_fits
-from quickstudy.selection.compared import Comparisons
-from quickstudy.selection.comparison import LEARNER
-from quickstudy.selection.contenders import Contender, OnStep, Stopped, Trained
-from quickstudy.selection.contest import Contest, decide
-from quickstudy.selection.display import Display
-from quickstudy.selection.distinct import refuse_baseline_names
-from quickstudy.selection.simple import (
+from quickstudy.selection.comparing.budget import Minutes, seconds_per_step
+from quickstudy.selection.comparing.compare import check_fits
+from quickstudy.selection.comparing.compared import Comparisons
+from quickstudy.selection.comparing.comparison import LEARNER
+from quickstudy.selection.comparing.contenders import Contender, OnStep, Stopped, Trained
+from quickstudy.selection.comparing.contest import Contest, decide
+from quickstudy.selection.comparing.display import Display
+from quickstudy.selection.comparing.distinct import refuse_baseline_names
+from quickstudy.selection.comparing.simple import (
     PROBE,
     TARGET_ONLY,
     UNTRAINED,
@@ -42,7 +42,7 @@ from quickstudy.selection.simple import (
     target_only,
     untrained_backbone,
 )
-from quickstudy.selection.stored import Folder
+from quickstudy.selection.comparing.stored import Folder
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.numbering import Stream, draw
 from quickstudy.training.fit import fit

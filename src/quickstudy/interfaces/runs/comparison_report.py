@@ -11,8 +11,8 @@ from quickstudy.base.words import count
 from quickstudy.datasets.registry import card
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.comparison_page import ComparisonFacts, comparison_page
-from quickstudy.selection.compared import Comparisons
-from quickstudy.selection.stored import Folder
+from quickstudy.selection.comparing.compared import Comparisons
+from quickstudy.selection.comparing.stored import Folder
 
 PAGE = "comparison.html"
 

@@ -24,7 +24,7 @@ from quickstudy.core import Learner
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.learners.transfer.tuned_learner import TunedLearner
 from quickstudy.learners.with_backbone import on_backbone
-from quickstudy.selection.on_pretrained import shrunk
+from quickstudy.selection.recommending.on_pretrained import shrunk
 from quickstudy.tasks.rows import LabelledRows
 
 

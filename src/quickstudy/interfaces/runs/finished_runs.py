@@ -20,13 +20,13 @@ from quickstudy.interfaces.runs.plan import reads_a_sequence
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.interfaces.runs.stored_baselines import stored_baselines
-from quickstudy.selection.compare import check_matters
-from quickstudy.selection.compared import Comparisons, compared
-from quickstudy.selection.comparison import LEARNER, Entry
-from quickstudy.selection.contenders import Contender, OnStep, Trained
-from quickstudy.selection.contest import Contest, decide, size_of
-from quickstudy.selection.display import Display
-from quickstudy.selection.stored import Folder, refuse_other_mean
+from quickstudy.selection.comparing.compare import check_matters
+from quickstudy.selection.comparing.compared import Comparisons, compared
+from quickstudy.selection.comparing.comparison import LEARNER, Entry
+from quickstudy.selection.comparing.contenders import Contender, OnStep, Trained
+from quickstudy.selection.comparing.contest import Contest, decide, size_of
+from quickstudy.selection.comparing.display import Display
+from quickstudy.selection.comparing.stored import Folder, refuse_other_mean
 
 SAME = (
     "data", "root", "split", "size", "rotations", "fractions", "split_seed", "ways", "shots",

@@ -23,7 +23,7 @@ from quickstudy.interfaces.runs.featured import (
 )
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.selection.contenders import Trained
+from quickstudy.selection.comparing.contenders import Trained
 from quickstudy.tasks.episodes import Episodes
 
 

@@ -16,8 +16,8 @@ from quickstudy.interfaces.runs.fitted import limits
 from quickstudy.interfaces.runs.loaded import Loaded
 from quickstudy.interfaces.runs.pretrained_backbone import with_own_size
 from quickstudy.interfaces.runs.recipe import Recipe, read_options, read_recipe, read_recipe_file
-from quickstudy.selection.budget import Minutes
-from quickstudy.selection.compare import check_matters, check_names
+from quickstudy.selection.comparing.budget import Minutes
+from quickstudy.selection.comparing.compare import check_matters, check_names
 
 TASKS_PER_STEP = 4
 

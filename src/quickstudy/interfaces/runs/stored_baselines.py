@@ -13,9 +13,9 @@ from quickstudy.interfaces.runs.compared_runs import baselines_of
 from quickstudy.interfaces.runs.fitted import keep_split
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.loaded import Loaded
-from quickstudy.selection.comparison import BASELINE, Entry
-from quickstudy.selection.contest import short_name
-from quickstudy.selection.simple import TARGET_ONLY, UNTRAINED
+from quickstudy.selection.comparing.comparison import BASELINE, Entry
+from quickstudy.selection.comparing.contest import short_name
+from quickstudy.selection.comparing.simple import TARGET_ONLY, UNTRAINED
 
 
 def stored_baselines(run: Run, evaluation: Evaluation) -> tuple[list[Entry], dict[str, str]]:

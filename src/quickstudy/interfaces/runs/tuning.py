@@ -22,11 +22,11 @@ from quickstudy.interfaces.runs.featured import on_features
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe, read_recipe
 from quickstudy.learners.cards import Space
-from quickstudy.selection.space import RATE, in_words, options_of, space_in_words, space_on
-from quickstudy.selection.trial import Row
-from quickstudy.selection.tune import tune_problem
-from quickstudy.selection.tuned import Tuned
-from quickstudy.selection.tuning_problem import TASKS, TuningProblem
+from quickstudy.selection.tuning.problem import TASKS, TuningProblem
+from quickstudy.selection.tuning.space import RATE, in_words, options_of, space_in_words, space_on
+from quickstudy.selection.tuning.trial import Row
+from quickstudy.selection.tuning.tune import tune_problem
+from quickstudy.selection.tuning.tuned import Tuned
 from quickstudy.training.optimisers import adam, sgd
 from quickstudy.training.plan import explain as explain_training
 from quickstudy.training.schedules import cosine

@@ -19,7 +19,7 @@ from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.learners.domains.safe_gate import SafeGate
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.support_vectors import SVM
-from quickstudy.selection.candidates import FEWEST, Candidate, Problem, Sources
+from quickstudy.selection.recommending.candidates import FEWEST, Candidate, Problem, Sources
 from quickstudy.tasks.examples import take
 from quickstudy.tasks.transfer import TransferTasks, transfer
 

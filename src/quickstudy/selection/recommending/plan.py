@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quickstudy.base.errors import first_line
-from quickstudy.selection.candidates import Candidate, Problem
-from quickstudy.selection.racer import Cost, measured
+from quickstudy.selection.recommending.candidates import Candidate, Problem
+from quickstudy.selection.recommending.racer import Cost, measured
 
 FINALISTS = 2
 """Trained candidates that are left when the race ends."""

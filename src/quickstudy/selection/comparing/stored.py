@@ -25,8 +25,8 @@ from typing import Any
 from quickstudy.base.atomic import create_atomically, remove_abandoned, write_atomically
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.shown import shown
-from quickstudy.selection.compared import Comparisons
-from quickstudy.selection.comparison import Comparison
+from quickstudy.selection.comparing.compared import Comparisons
+from quickstudy.selection.comparing.comparison import Comparison
 
 FORMAT = "quickstudy comparison 1"
 MOST = 2**29  # bytes of a comparison.json

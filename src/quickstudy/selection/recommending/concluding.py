@@ -11,13 +11,13 @@ from quickstudy.core import TaskSource
 from quickstudy.evaluation import wording
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.paired import figures, pairs
-from quickstudy.selection.candidates import Problem
-from quickstudy.selection.finals import Finalist, margin, second, taken
-from quickstudy.selection.plan import Plan
-from quickstudy.selection.race import Runner, Say
-from quickstudy.selection.racer import one_result
-from quickstudy.selection.recommendation import MoreShots, Recommendation, Row
-from quickstudy.selection.rules import rules_for
+from quickstudy.selection.recommending.candidates import Problem
+from quickstudy.selection.recommending.finals import Finalist, margin, second, taken
+from quickstudy.selection.recommending.plan import Plan
+from quickstudy.selection.recommending.race import Runner, Say
+from quickstudy.selection.recommending.racer import one_result
+from quickstudy.selection.recommending.recommendation import MoreShots, Recommendation, Row
+from quickstudy.selection.recommending.rules import rules_for
 from quickstudy.tasks.numbering import Stream
 
 MORE_SHOTS = (1, 5, 10, 20)

@@ -16,13 +16,13 @@ from quickstudy.base.shown import shown
 from quickstudy.core import Examples, TaskSpec
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.domains import Domains
-from quickstudy.selection.candidates import FEWEST, Problem
-from quickstudy.selection.of_classes import Splits, problem_of_classes
-from quickstudy.selection.of_domains import of_transfer_tasks, problem_of_domains
-from quickstudy.selection.of_functions import problem_of_source
-from quickstudy.selection.of_named_tasks import problem_of_named_tasks
-from quickstudy.selection.of_rows import problem_of_rows
-from quickstudy.selection.on_pretrained import (
+from quickstudy.selection.recommending.candidates import FEWEST, Problem
+from quickstudy.selection.recommending.of_classes import Splits, problem_of_classes
+from quickstudy.selection.recommending.of_domains import of_transfer_tasks, problem_of_domains
+from quickstudy.selection.recommending.of_functions import problem_of_source
+from quickstudy.selection.recommending.of_named_tasks import problem_of_named_tasks
+from quickstudy.selection.recommending.of_rows import problem_of_rows
+from quickstudy.selection.recommending.on_pretrained import (
     OF_TEXTS,
     SHARE,
     Pretrained,
@@ -30,7 +30,13 @@ from quickstudy.selection.on_pretrained import (
     for_texts,
     side_of_folders,
 )
-from quickstudy.selection.tables import are_real, columns_of, is_frame, labelled_rows, same_columns
+from quickstudy.selection.recommending.tables import (
+    are_real,
+    columns_of,
+    is_frame,
+    labelled_rows,
+    same_columns,
+)
 from quickstudy.tasks.domains import domains
 from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.fixed import FixedTasks
@@ -259,7 +265,8 @@ def _beside(
             f"found X and y of {found}. Give X (rows, columns) and y (rows,) of each."
         )
     sizes = [len(y) for _, y in arrays]
-    rows, spec, _ = labelled_rows(*(np.concatenate(each) for each in zip(*arrays, strict=True)))
+    inputs, targets = (np.concatenate(each) for each in zip(*arrays, strict=True))
+    rows, spec, _ = labelled_rows(inputs, targets)
     cut = [Examples(*leaves) for leaves in
            zip(*(leaf.split(sizes) for leaf in rows), strict=True)]  # fmt: skip
     return problem_of_domains(

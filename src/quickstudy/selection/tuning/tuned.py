@@ -13,8 +13,8 @@ from quickstudy.evaluation.paired import Pair, pairs
 from quickstudy.evaluation.result import Result, row_from_json
 from quickstudy.evaluation.strict_json import plain
 from quickstudy.learners.cards import Space
-from quickstudy.selection.space import RATE, in_words, options_of, space_in_words
-from quickstudy.selection.trial import Row
+from quickstudy.selection.tuning.space import RATE, in_words, options_of, space_in_words
+from quickstudy.selection.tuning.trial import Row
 
 MATTERS = 0.005
 """The least difference of shares that matters: half a point."""

@@ -21,7 +21,7 @@ from quickstudy.learners.multitask.pooled import Pooled
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.learners.transfer.support_vectors import SVM
-from quickstudy.selection.candidates import Candidate, Problem, Sources
+from quickstudy.selection.recommending.candidates import Candidate, Problem, Sources
 from quickstudy.tasks.counts import draw_count
 from quickstudy.tasks.fixed import FixedTasks, fixed
 from quickstudy.tasks.numbering import draw

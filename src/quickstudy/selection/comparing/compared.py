@@ -9,7 +9,7 @@ from typing import Any
 from quickstudy.base.shown import shown
 from quickstudy.evaluation.paired import figures, mean_ranks, pairs
 from quickstudy.evaluation.same_tasks import same_evaluations
-from quickstudy.selection.comparison import LEARNER, Comparison, Entry
+from quickstudy.selection.comparing.comparison import LEARNER, Comparison, Entry
 
 
 @dataclass(frozen=True)

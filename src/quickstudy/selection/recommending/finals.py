@@ -12,10 +12,10 @@ import torch
 from quickstudy.base.errors import first_line
 from quickstudy.core import Learner
 from quickstudy.evaluation.result import Result
-from quickstudy.selection.candidates import Candidate, Problem
-from quickstudy.selection.plan import Plan
-from quickstudy.selection.race import Runner, Say, goodness, still_in
-from quickstudy.selection.racer import Racer, one_result
+from quickstudy.selection.recommending.candidates import Candidate, Problem
+from quickstudy.selection.recommending.plan import Plan
+from quickstudy.selection.recommending.race import Runner, Say, goodness, still_in
+from quickstudy.selection.recommending.racer import Racer, one_result
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.training.schedules import cosine
 

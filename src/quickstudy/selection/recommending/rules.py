@@ -1,6 +1,7 @@
 """Rules for what to try first, which need no measurement: the first table of how-to-choose.md.
 
-``python -m quickstudy.selection.rules`` prints the table. A test compares it with the page.
+``python -m quickstudy.selection.recommending.rules`` prints the table. A test compares it with the
+page.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ class Problem:
     ``raced_on``    how many of them there are to race on; below :data:`FEWEST` nothing is raced.
     ``candidates``  simplest first.
     ``left_out``    candidates that would fit, and why each is not there: name -> reason.
-    ``rules``       the rows of :data:`quickstudy.selection.rules.RULES` that fit, by their keys.
+    ``rules``       the rows of :data:`quickstudy.selection.recommending.rules.RULES` that fit, by
+                    their keys.
     ``shots``       rows of each class in the support, where there is one number; 0 for none.
     ``tasks``       validation tasks, and test tasks, that there are; None for as many as asked for.
     ``notes``       what was noticed in the data, such as a harmful source.

@@ -13,22 +13,26 @@ from quickstudy.base.shown import shown
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.growing import Growing
 from quickstudy.files.registry import build, describe
-from quickstudy.selection.budget import Minutes
-from quickstudy.selection.compared import Comparisons
-from quickstudy.selection.contenders import Contender, Trained
-from quickstudy.selection.contest import Contest, decide
-from quickstudy.selection.display import Display
-from quickstudy.selection.distinct import digests, refuse_baseline_names, refuse_shared_weights
-from quickstudy.selection.fitting import Training, steps_of
-from quickstudy.selection.making import card_of, made
-from quickstudy.selection.simple import (
+from quickstudy.selection.comparing.budget import Minutes
+from quickstudy.selection.comparing.compared import Comparisons
+from quickstudy.selection.comparing.contenders import Contender, Trained
+from quickstudy.selection.comparing.contest import Contest, decide
+from quickstudy.selection.comparing.display import Display
+from quickstudy.selection.comparing.distinct import (
+    digests,
+    refuse_baseline_names,
+    refuse_shared_weights,
+)
+from quickstudy.selection.comparing.fitting import Training, steps_of
+from quickstudy.selection.comparing.simple import (
     TARGET_ONLY,
     UNTRAINED,
     on_pretrained,
     target_only,
     untrained_backbone,
 )
-from quickstudy.selection.stored import Folder
+from quickstudy.selection.comparing.stored import Folder
+from quickstudy.selection.making import card_of, made
 from quickstudy.tasks.fixed import number_of_tasks
 from quickstudy.tasks.numbering import Stream, repeatable_tasks
 

@@ -14,13 +14,13 @@ from quickstudy.compute.plan import Compute
 from quickstudy.core import Learner, TaskSource
 from quickstudy.evaluation.validation import Validation
 from quickstudy.learners.cards import Range
-from quickstudy.selection import space as spaces
 from quickstudy.selection.making import card_of, made
-from quickstudy.selection.storage import open_store
-from quickstudy.selection.trial import Row
-from quickstudy.selection.trials import Trials
-from quickstudy.selection.tuned import Tuned
-from quickstudy.selection.tuning_problem import TASKS, TuningProblem, facts, objective_of, score_of
+from quickstudy.selection.tuning import space as spaces
+from quickstudy.selection.tuning.problem import TASKS, TuningProblem, facts, objective_of, score_of
+from quickstudy.selection.tuning.storage import open_store
+from quickstudy.selection.tuning.trial import Row
+from quickstudy.selection.tuning.trials import Trials
+from quickstudy.selection.tuning.tuned import Tuned
 from quickstudy.training.optimisers import OptimiserMaker, adam
 from quickstudy.training.schedules import Schedule, constant
 
@@ -141,7 +141,7 @@ def tune_problem(
 ) -> Tuned:
     """Like :func:`tune`, of a ``problem`` whose ``make`` takes settings and a seed.
 
-    ``space``  what to try, by the names of :mod:`quickstudy.selection.space`.
+    ``space``  what to try, by the names of :mod:`quickstudy.selection.tuning.space`.
     ``about``  further facts of the problem that a storage must agree with.
     ``base``   the learner with the usual settings, where it is made already.
     """

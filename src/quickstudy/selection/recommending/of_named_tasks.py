@@ -19,7 +19,7 @@ from quickstudy.learners.multitask.mean_regularised import MeanRegularised
 from quickstudy.learners.multitask.pooled import Pooled
 from quickstudy.learners.multitask.single_task import SingleTask
 from quickstudy.learners.transfer.linear_probe import LinearProbe
-from quickstudy.selection.candidates import Candidate, Problem, Sources
+from quickstudy.selection.recommending.candidates import Candidate, Problem, Sources
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.named_rows import NamedRows
 from quickstudy.tasks.named_tasks import NamedTasks

@@ -9,12 +9,12 @@ from typing import Any
 
 from quickstudy.core import Learner, TaskSource
 from quickstudy.evaluation.validation import Validation
-from quickstudy.selection.budget import Minutes, seconds_per_step
-from quickstudy.selection.comparison import LEARNER
-from quickstudy.selection.contenders import Contender, OnStep, Stopped, Trained
-from quickstudy.selection.display import Display
+from quickstudy.selection.comparing.budget import Minutes, seconds_per_step
+from quickstudy.selection.comparing.comparison import LEARNER
+from quickstudy.selection.comparing.contenders import Contender, OnStep, Stopped, Trained
+from quickstudy.selection.comparing.display import Display
+from quickstudy.selection.comparing.stored import Folder
 from quickstudy.selection.making import card_of, made
-from quickstudy.selection.stored import Folder
 from quickstudy.training.fit import fit
 from quickstudy.training.optimisers import OptimiserMaker, adam, sgd
 from quickstudy.training.schedules import cosine

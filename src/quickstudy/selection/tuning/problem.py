@@ -16,8 +16,8 @@ from quickstudy.evaluation.result import Result, row_to_json
 from quickstudy.evaluation.validation import Validation
 from quickstudy.files.registry import describe
 from quickstudy.learners.cards import Space
-from quickstudy.selection import space as spaces
-from quickstudy.selection.trial import Objective, Trial, seed_of
+from quickstudy.selection.tuning import space as spaces
+from quickstudy.selection.tuning.trial import Objective, Trial, seed_of
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.numbering import Stream, draw, fingerprint
 from quickstudy.training.fit import fit

@@ -14,7 +14,7 @@ from quickstudy.evaluation.paired import Figures, Pair
 from quickstudy.evaluation.result import Result, row_from_json, row_to_json
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.strict_json import number, plain
-from quickstudy.selection import words
+from quickstudy.selection.comparing import words
 
 LEARNER, BASELINE = "learner", "baseline"
 """The kinds of entry."""

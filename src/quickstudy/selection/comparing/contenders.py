@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from quickstudy.core import Learner, TaskSource
-from quickstudy.selection.comparison import LEARNER
+from quickstudy.selection.comparing.comparison import LEARNER
 
 OnStep = Callable[[int, int], object]
 """Called with the step that was taken and the number of steps of a training."""
@@ -46,7 +46,7 @@ Train = Callable[[int, OnStep], Trained]
 class Contender:
     """A learner or a baseline before it is trained.
 
-    ``name``, ``title``, ``kind``  as in :class:`quickstudy.selection.comparison.Entry`.
+    ``name``, ``title``, ``kind``  as in :class:`quickstudy.selection.comparing.comparison.Entry`.
     ``train``   seed -> the trained learner. It may call the second argument after each step. It
                 raises :class:`Stopped` where a signal ended training early.
     ``seeded``  whether the seed changes anything; if not, one evaluation stands for all.

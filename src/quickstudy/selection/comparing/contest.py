@@ -14,10 +14,10 @@ from quickstudy.evaluation.growing import Growing, GrowingBaselines
 from quickstudy.evaluation.looks import looks, undecided
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
-from quickstudy.selection.compared import Comparisons, compared
-from quickstudy.selection.comparison import BASELINE, Entry
-from quickstudy.selection.contenders import Contender, Trained
-from quickstudy.selection.display import Display
+from quickstudy.selection.comparing.compared import Comparisons, compared
+from quickstudy.selection.comparing.comparison import BASELINE, Entry
+from quickstudy.selection.comparing.contenders import Contender, Trained
+from quickstudy.selection.comparing.display import Display
 
 MOST_OVER_SHOTS = 200
 """Tasks for each other number of shots, at most."""

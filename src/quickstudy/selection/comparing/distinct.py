@@ -12,9 +12,9 @@ from quickstudy.base.shown import shown
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.baselines import NEAREST_MEAN
 from quickstudy.files.registry import describe
-from quickstudy.selection.contest import short_name
-from quickstudy.selection.fitting import made
-from quickstudy.selection.simple import PROBE, TARGET_ONLY, TUNED, UNTRAINED
+from quickstudy.selection.comparing.contest import short_name
+from quickstudy.selection.comparing.simple import PROBE, TARGET_ONLY, TUNED, UNTRAINED
+from quickstudy.selection.making import made
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw
 
 

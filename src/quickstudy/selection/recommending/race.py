@@ -15,9 +15,9 @@ from pathlib import Path
 
 from quickstudy.base.errors import first_line
 from quickstudy.evaluation.result import Result
-from quickstudy.selection.candidates import Candidate, Problem
-from quickstudy.selection.plan import Plan
-from quickstudy.selection.racer import Racer, one_result
+from quickstudy.selection.recommending.candidates import Candidate, Problem
+from quickstudy.selection.recommending.plan import Plan
+from quickstudy.selection.recommending.racer import Racer, one_result
 
 Say = Callable[[str], object]
 """Told what is done next."""

@@ -18,8 +18,8 @@ from quickstudy.learners.transfer.heads import logistic
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.learners.transfer.support_vectors import SVM
-from quickstudy.selection.candidates import FEWEST, Candidate, Problem, Sources
-from quickstudy.selection.on_pretrained import Pretrained
+from quickstudy.selection.recommending.candidates import FEWEST, Candidate, Problem, Sources
+from quickstudy.selection.recommending.on_pretrained import Pretrained
 from quickstudy.tasks.examples import take
 from quickstudy.tasks.rows import LabelledRows
 

@@ -21,8 +21,8 @@ from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.learners.multitask.pooled import Pooled
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
-from quickstudy.selection.candidates import Candidate, Problem, Sources
-from quickstudy.selection.on_pretrained import Pretrained, shrunk
+from quickstudy.selection.recommending.candidates import Candidate, Problem, Sources
+from quickstudy.selection.recommending.on_pretrained import Pretrained, shrunk
 from quickstudy.tasks.episodes import Episodes, episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.named_rows import of_examples

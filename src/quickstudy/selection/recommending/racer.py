@@ -16,7 +16,7 @@ from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
-from quickstudy.selection.candidates import Candidate, Sources
+from quickstudy.selection.recommending.candidates import Candidate, Sources
 from quickstudy.tasks.fixed import FixedTasks
 from quickstudy.tasks.numbering import Stream
 from quickstudy.training.fit import fit

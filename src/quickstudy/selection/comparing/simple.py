@@ -24,8 +24,8 @@ from quickstudy.evaluation.untrained import refuse_pretrained, untrained, withou
 from quickstudy.learners.metric.prototypical import Prototypical
 from quickstudy.learners.transfer.fine_tune import FineTune
 from quickstudy.learners.transfer.linear_probe import LinearProbe
-from quickstudy.selection.comparison import BASELINE
-from quickstudy.selection.contenders import Contender, Train, Trained
+from quickstudy.selection.comparing.comparison import BASELINE
+from quickstudy.selection.comparing.contenders import Contender, Train, Trained
 
 TARGET_ONLY, UNTRAINED, PROBE, TUNED = "target_only", "untrained", "probe", "fine_tuned_head"
 

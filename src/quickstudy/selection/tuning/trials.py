@@ -20,9 +20,9 @@ from typing import Any
 
 from quickstudy.base.shown import told
 from quickstudy.learners.cards import Space
-from quickstudy.selection.space import suggest
-from quickstudy.selection.storage import Store, fail
-from quickstudy.selection.trial import (
+from quickstudy.selection.tuning.space import suggest
+from quickstudy.selection.tuning.storage import Store, fail
+from quickstudy.selection.tuning.trial import (
     FACTS,
     PLACE,
     REASON,

@@ -13,14 +13,21 @@ from typing import Any
 from quickstudy.answers.checks import check_count
 from quickstudy.base.shown import shown
 from quickstudy.base.words import count
-from quickstudy.selection.candidates import FEWEST, Problem
-from quickstudy.selection.concluding import recommended
-from quickstudy.selection.finals import run_finals
-from quickstudy.selection.given import Asked, problem_of
-from quickstudy.selection.plan import MEASURING, Plan, by_minutes, by_steps, costs_of, told
-from quickstudy.selection.race import Runner, Say, race
-from quickstudy.selection.recommendation import Recommendation
-from quickstudy.selection.rules import rules_for
+from quickstudy.selection.recommending.candidates import FEWEST, Problem
+from quickstudy.selection.recommending.concluding import recommended
+from quickstudy.selection.recommending.finals import run_finals
+from quickstudy.selection.recommending.given import Asked, problem_of
+from quickstudy.selection.recommending.plan import (
+    MEASURING,
+    Plan,
+    by_minutes,
+    by_steps,
+    costs_of,
+    told,
+)
+from quickstudy.selection.recommending.race import Runner, Say, race
+from quickstudy.selection.recommending.recommendation import Recommendation
+from quickstudy.selection.recommending.rules import rules_for
 
 SEEDS = 3
 """Trainings of each finalist: the fewest for an interval over other trainings."""
@@ -69,8 +76,8 @@ def recommend(
 
     The candidates (transfer, multi-task and meta-learners, and learners of your rows alone) are
     raced by successive halving on validation classes (or tasks, or rows), see
-    :mod:`quickstudy.selection.race`. Those that are left train anew with ``seeds`` seeds. The best
-    on validation tasks is taken, or the simplest that is as good; its expected score is of test
+    :mod:`quickstudy.selection.recommending.race`. Those that are left train anew with ``seeds``
+    seeds. The best on validation tasks is taken, or the simplest that is as good; its expected score is of test
     classes on which nothing was decided. A candidate that fails leaves with its reason.
 
     With fewer than 8 classes, tasks or rows of a class there is nothing to race on: the answer is
