@@ -17,12 +17,12 @@ import quickstudy as qs
 from quickstudy.interfaces.cli import main
 from quickstudy.selection import of_classes, of_domains, of_functions, of_named_tasks, of_rows
 from quickstudy.selection import recommend as recommend_module
-from quickstudy.selection.given import Asked, problem_of, texts_of
+from quickstudy.selection.given import Asked, problem_of
 from quickstudy.selection.of_domains import Kept
 from quickstudy.selection.of_rows import Divisions
 from quickstudy.selection.recommend import explain
 from quickstudy.selection.rules import HEADER, RULES, rules_for, table
-from quickstudy.selection.tables import columns_of, labelled_rows
+from quickstudy.selection.tables import columns_of, labelled_rows, texts_of
 from quickstudy.tasks.fixed import fixed
 from quickstudy.tasks.numbering import draw
 
