@@ -15,14 +15,20 @@ from click.testing import CliRunner
 
 import quickstudy as qs
 from quickstudy.interfaces.cli import main
-from quickstudy.selection import of_classes, of_domains, of_functions, of_named_tasks, of_rows
+from quickstudy.selection.recommending import (
+    of_classes,
+    of_domains,
+    of_functions,
+    of_named_tasks,
+    of_rows,
+)
 from quickstudy.selection.recommending import recommend as recommend_module
-from quickstudy.selection.recommending.given import Asked, problem_of, texts_of
+from quickstudy.selection.recommending.given import Asked, problem_of
 from quickstudy.selection.recommending.of_domains import Kept
 from quickstudy.selection.recommending.of_rows import Divisions
 from quickstudy.selection.recommending.recommend import explain
 from quickstudy.selection.recommending.rules import HEADER, RULES, rules_for, table
-from quickstudy.selection.recommending.tables import columns_of, labelled_rows
+from quickstudy.selection.recommending.tables import columns_of, labelled_rows, texts_of
 from quickstudy.tasks.fixed import fixed
 from quickstudy.tasks.numbering import draw
 

@@ -32,8 +32,7 @@ from quickstudy.tasks.numbering import Stream, draw
 TASKS = 200
 """Number of tasks by default."""
 
-MOST = 2**28
-"""Bytes of a calibration's file, at most."""
+MOST = 2**28  # bytes of a calibration's file
 
 KEY = "calibration"
 """Where a predictor's ``info`` has its calibration."""
@@ -169,10 +168,8 @@ class Calibration:
             0 < float(each.sum()) < torch.inf for each in self.weights
         ):
             raise ValueError("weights must not be negative, nor all 0 in a task")
-        if not 0 < self.temperature < 1e6:
-            raise ValueError("temperature must be positive")
-        if not self.ways or min(self.ways) < 1:
-            raise ValueError("ways must be numbers of classes")
+        if not 0 < self.temperature < 1e6 or min(self.ways, default=0) < 1:
+            raise ValueError("temperature and ways must be positive")
 
 
 def calibrate(

@@ -36,6 +36,7 @@ from quickstudy.selection.recommending.tables import (
     is_frame,
     labelled_rows,
     same_columns,
+    texts_of,
 )
 from quickstudy.tasks.domains import domains
 from quickstudy.tasks.episodes import Episodes
@@ -304,19 +305,6 @@ def _pairs(sources: Any) -> dict[str, tuple[Any, Any]]:
             "arrays of each."
         )
     return {name: (x, y) for name, (x, y) in given.items()}
-
-
-def texts_of(data: Any) -> list[str] | None:
-    """The texts of a list, an array or a Series of them; None for anything else."""
-    kind = getattr(getattr(data, "dtype", None), "kind", "")
-    if not isinstance(data, (list, tuple)) and not (kind in ("U", "O") and data.ndim == 1):
-        return None
-    texts = list(data)
-    return (
-        [str(each) for each in texts]
-        if texts and all(isinstance(each, str) for each in texts)
-        else None
-    )
 
 
 def _of_texts(texts: list[str], asked: Asked) -> Problem:

@@ -1,4 +1,4 @@
-"""Tables of a user's own: DataFrames with a target column, and arrays X and y, as examples."""
+"""A user's own DataFrames with a target column, arrays X and y, and texts: reading them."""
 
 from __future__ import annotations
 
@@ -163,3 +163,16 @@ def same_columns(frame: Any, others: Sequence[Any], target: str | None) -> None:
                 f"recommend: all tables need the same columns, with {target!r} among them; found "
                 f"{differ} in some alone. Leave them out, or add them."
             )
+
+
+def texts_of(data: Any) -> list[str] | None:
+    """The texts of a list, an array or a Series of them; None for anything else."""
+    kind = getattr(getattr(data, "dtype", None), "kind", "")
+    if not isinstance(data, (list, tuple)) and not (kind in ("U", "O") and data.ndim == 1):
+        return None
+    texts = list(data)
+    return (
+        [str(each) for each in texts]
+        if texts and all(isinstance(each, str) for each in texts)
+        else None
+    )
