@@ -77,8 +77,9 @@ def recommend(
     The candidates (transfer, multi-task and meta-learners, and learners of your rows alone) are
     raced by successive halving on validation classes (or tasks, or rows), see
     :mod:`quickstudy.selection.recommending.race`. Those that are left train anew with ``seeds``
-    seeds. The best on validation tasks is taken, or the simplest that is as good; its expected score
-    is of test classes on which nothing was decided. A candidate that fails leaves with its reason.
+    seeds. The best on validation tasks is taken, or the simplest that is as good; its expected
+    score is of test classes on which nothing was decided. A candidate that fails leaves with its
+    reason.
 
     With fewer than 8 classes, tasks or rows of a class there is nothing to race on: the answer is
     then that of the rules in ``docs/how-to-choose.md``.
