@@ -322,7 +322,7 @@ FRAME = pd.DataFrame(X.numpy(), columns=list("abc"))
         (X, {"targets": [0, 1] * 10, "seeds": 0}, "seeds must be"),
         (X, {"targets": [0, 1] * 10, "matters": 1.5}, "matters must be a share"),
         (X.where(X < 1, torch.nan), {"targets": [0, 1] * 10}, "missing value"),
-        (X, {"targets": [0.5, float("nan")] * 10}, "NaN in y"),
+        (X, {"targets": [0.5, float("nan")] * 10}, "NaN or infinite in y"),
         (X, {"targets": ["a", None] * 10}, "every row needs a class"),
         (FRAME, {}, "name of the column to predict"),
         (FRAME, {"target": "d"}, "unknown"),
