@@ -94,6 +94,7 @@ def test_target_only_is_recommended_where_the_inputs_are_right_as_they_are(few_l
     assert found.use.startswith("Train on your data alone")
     assert found.expected is not None
     assert found.expected.others is None  # 1 training says nothing of others
+    assert any("far shorter than usual (steps: " in why for why in found.why)  # 8 steps
     assert "not known" in str(found)
 
 

@@ -20,6 +20,9 @@ from quickstudy.selection.recommending.recommendation import MoreShots, Recommen
 from quickstudy.selection.recommending.rules import rules_for
 from quickstudy.tasks.numbering import Stream
 
+SHORT = 0.1
+"""Share of a candidate's usual steps, below which its training is called short."""
+
 MORE_SHOTS = (1, 5, 10, 20)
 """Numbers of rows of each class that a learner is scored with beyond those asked for."""
 
@@ -85,7 +88,17 @@ def _why(finals: list[Finalist], first: Finalist, matters: float, rows: Sequence
             f"Beside the best on your rows alone, {other.candidate.title}, it gains {gain}."
         )
     if first.steps:
-        lines.append(f"Each of its {len(first.validation)} trainings took {first.steps} steps.")
+        each = "Its training" if len(first.validation) == 1 else "Each of its trainings"
+        lines.append(f"{each} took {count(first.steps, 'step')}.")
+    short = [each for each in finals if 0 < each.steps < SHORT * each.candidate.steps]
+    if short:
+        told = ", ".join(
+            f"{each.candidate.title} {each.steps} of {each.candidate.steps}" for each in short
+        )
+        lines.append(
+            f"Finalists trained far shorter than usual (steps: {told}), so more minutes may change "
+            "which is the best."
+        )
     left = sum(bool(row.failure) for row in rows)
     if left:
         lines.append(
