@@ -7,10 +7,10 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from quickstudy.evaluation.result import Result
 
@@ -18,24 +18,23 @@ _DECAY = 0.95  # of the running means, per optimiser step
 _REQUESTS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
-class Display:
-    """Shows step, loss, score, validation, tasks per second and time left; keeps running means."""
+class Bar:
+    """A progress bar on standard error: a title, counts, a description and a column of time."""
 
-    def __init__(self, steps: int, done: int, visible: bool) -> None:
-        self._loss = self._score = math.nan
-        self._tasks, self._began = 0, time.perf_counter()
+    def __init__(
+        self, title: str, clock: ProgressColumn, visible: bool, total: int = 0, done: int = 0
+    ) -> None:
         self._bar = Progress(
-            TextColumn("[bold]train"),
+            TextColumn(f"[bold]{title}"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
-            TimeRemainingColumn(compact=True),
+            clock,
             console=Console(stderr=True),
             disable=not visible,
         )
-        self._task = self._bar.add_task("", total=steps, completed=done)
-        self._validation = ""
+        self._task = self._bar.add_task("", total=total, completed=done)
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -46,6 +45,16 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+
+class Display(Bar):
+    """Shows step, loss, score, validation, tasks per second and time left; keeps running means."""
+
+    def __init__(self, steps: int, done: int, visible: bool) -> None:
+        super().__init__("train", TimeRemainingColumn(compact=True), visible, steps, done)
+        self._loss = self._score = math.nan
+        self._tasks, self._began = 0, time.perf_counter()
+        self._validation = ""
 
     def advance(self, step: int, tasks: int, loss: float, score: float) -> float:
         """Show an optimiser step; returns tasks per second since training began or resumed."""

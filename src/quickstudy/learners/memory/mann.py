@@ -164,14 +164,7 @@ class MANN(SequenceLearner):
     def read_rows(
         self, sequence: SequenceState, features: Tensor, labels: Tensor, tags: Tensor | None = None
     ) -> tuple[SequenceState, Tensor]:
-        """One step for each row of ``features`` (n, features).
-
-        ``labels`` (n, outputs) are read one step later than their rows. ``tags`` (n, tags) are
-        zeros by default. Rows of weight 0 must come last, so that they do not affect the others.
-
-        Returns the states before the first row and after each row, (n + 1, ...), and the
-        predictions (n, outputs), each made before the row's label is read.
-        """
+        """The states before and after each row, and predictions: see :class:`SequenceLearner`."""
         if tags is None:
             tags = sequence.tag.new_zeros(len(features), len(sequence.tag))
         labels, tags = (

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from rich.progress import TimeElapsedColumn
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from quickstudy.training.display import Bar
 
 
-class Display:
-    """Shows what is trained or tested; ``total`` counts trainings and the tests of each look."""
+class Display(Bar):
+    """Shows what is trained or tested; the total counts trainings and the tests of each look."""
 
     def __init__(self, visible: bool = True) -> None:
-        self._bar = Progress(
-            TextColumn("[bold]compare"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            disable=not visible,
-        )
-        self._task = self._bar.add_task("", total=0)
-
-    def __enter__(self) -> Display:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+        super().__init__("compare", TimeElapsedColumn(), visible)
 
     def expect(self, more: int) -> None:
         """Count ``more`` pieces of work that are still to be done."""
