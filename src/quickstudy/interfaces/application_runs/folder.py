@@ -7,7 +7,6 @@ from pathlib import Path
 
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.shown import told
-from quickstudy.datasets.registry import CARDS as DATASETS
 from quickstudy.interfaces.application_runs.recipe import (
     ApplicationRecipe,
     read_application_recipe,
@@ -63,20 +62,9 @@ class ApplicationRun(RunFiles):
         return self.recipe
 
     @property
-    def data_name(self) -> str:
-        """The data set's title; for the user's own files, the name of their folder."""
-        if self.recipe.own:
-            return Path(self.recipe.root or "").name
-        dataset = self.recipe.card.data[self.recipe.data].dataset
-        titled = DATASETS.get(dataset)
-        return titled.title if titled is not None and dataset == self.recipe.data else (
-            self.recipe.data.replace("_", " ")
-        )  # fmt: skip
-
-    @property
     def title(self) -> str:
         """What is learnt, for reports and tables."""
-        return title_of(title_of_learner(self.recipe.learner or ""), self.data_name)
+        return title_of(title_of_learner(self.recipe.learner or ""), self.recipe.data_name)
 
     def further(self, steps: int) -> ApplicationRun:
         """The run, to be trained to more ``steps``; the results of its old end are removed.

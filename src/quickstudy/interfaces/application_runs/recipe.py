@@ -11,6 +11,7 @@ from quickstudy.applications.registry import CARDS, DATA, Card, DataCard
 from quickstudy.base.names import unknown_name
 from quickstudy.base.shown import shown
 from quickstudy.compute.plan import Compute
+from quickstudy.datasets.registry import CARDS as DATASETS
 from quickstudy.interfaces.runs.settings import check_settings, checked
 
 
@@ -96,6 +97,11 @@ class ApplicationRecipe:
         """The root as a path."""
         return None if self.root is None else Path(self.root).expanduser()
 
+    @property
+    def data_name(self) -> str:
+        """The title of the data set; for the user's own files, the name of their folder or file."""
+        return data_name(self.application, self.data, self.root)
+
     def with_absolute_root(self) -> ApplicationRecipe:
         """The recipe as a run records it, so that it can go on from any folder."""
         root = self.folder
@@ -108,6 +114,16 @@ class ApplicationRecipe:
 
 SETTINGS = tuple(each.name for each in fields(ApplicationRecipe))
 """The names of all settings."""
+
+
+def data_name(application: str, data: str, root: str | None) -> str:
+    """The title of an application's data; of the user's own files, the name of folder or file."""
+    found = CARDS[application].data.get(data)
+    if found is None:
+        return Path(root or "").name
+    if found.dataset == data and data in DATASETS:
+        return DATASETS[data].title
+    return data.replace("_", " ")
 
 
 def is_of_application(values: Mapping[str, Any]) -> bool:
