@@ -212,10 +212,37 @@ def test_scores_of_fewer_ways_than_asked_for_are_said(few_learners, monkeypatch)
     """12 classes leave fewer than 5 for validation, whose tasks are easier."""
     rows = qs.LabelledRows.from_labels(gaussian(48, 2), list(range(12)) * 4)
     asked = replace(ASKED, ways=5, shots=1, queries=3)
-    (note,) = problem_of(rows, asked).notes
+    note, _ = problem_of(rows, asked).notes
     ways = len(problem_of(rows, asked).candidates[0].sources.validation.classes)
     assert f"the race is of {ways}-way tasks" in note
     assert not problem_of(class_rows(1.0), replace(asked, ways=2)).notes
+
+
+def test_few_classes_are_divided_so_that_others_are_tested_each_time(few_learners):
+    made = problem_of(class_rows(1.0), replace(ASKED, ways=5, shots=1, queries=3))
+    assert any("final trainings keeps others out" in note for note in made.notes)
+    every = [made.candidates, *made.divisions]
+    assert len(every) == 3
+    tested: list[str] = []
+    for candidates in every:
+        assert [each.name for each in candidates] == [each.name for each in every[0]]
+        for each in candidates:
+            of = each.sources
+            parts = [set(part.classes.names) for part in (of.validation, of.test)]
+            if isinstance(of.train, qs.tasks.Episodes):
+                parts.append(set(of.train.classes.names))
+                assert len(set().union(*parts)) == 20
+            assert sum(map(len, parts)) == len(set().union(*parts))  # no class is in two parts
+        tested += candidates[0].sources.test.classes.names
+    assert len(tested) == len(set(tested)) == 15
+
+
+def test_few_classes_end_to_end(few_learners):
+    found = qs.recommend(class_rows(0.3), shots=2, ways=5, queries=5, steps=2, tasks=10)
+    assert found.expected.others_over == "3 divisions of the classes, each with its own training"
+    text = str(found)
+    assert "Beside the other finalists" in text
+    assert found.title in text.split("Beside the other finalists")[1].splitlines()[1]
 
 
 def test_texts_of_arrays_are_texts():

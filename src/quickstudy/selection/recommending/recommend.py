@@ -15,7 +15,7 @@ from quickstudy.base.shown import shown
 from quickstudy.base.words import count
 from quickstudy.selection.recommending.candidates import FEWEST, Problem
 from quickstudy.selection.recommending.concluding import recommended
-from quickstudy.selection.recommending.finals import run_finals
+from quickstudy.selection.recommending.finals import run_finals, within_time
 from quickstudy.selection.recommending.given import Asked, problem_of
 from quickstudy.selection.recommending.plan import (
     MEASURING,
@@ -31,6 +31,9 @@ from quickstudy.selection.recommending.rules import rules_for
 
 SEEDS = 3
 """Trainings of each finalist: the fewest for an interval over other trainings."""
+
+CONCLUDING = 0.05
+"""Share of the time for what follows the finals: scores of more shots, intervals."""
 
 
 def recommend(
@@ -100,6 +103,7 @@ def recommend(
     )
     say = say or (lambda _: None)
     _check(asked, tasks, seeds, matters)
+    began = time.perf_counter()
     problem = problem_of(data, asked)
     settings = {"minutes": None if steps else budget / 60, "steps": steps, "seeds": seeds,
                 "tasks": tasks, "matters": matters, "seed": seed}  # fmt: skip
@@ -107,9 +111,11 @@ def recommend(
         return replace(by_rules(problem), settings=settings)
     with TemporaryDirectory(prefix="quickstudy-race-") as name:
         folder = Path(name)
-        began = time.perf_counter()
-        plan = _plan(problem, steps, budget, seeds, tasks, seed, folder, say)
+        left = budget - (time.perf_counter() - began)
+        plan = _plan(problem, steps, left, seeds, tasks, seed, folder, say)
         runners = race(problem, plan, folder, seed, say)
+        left = (1 - CONCLUDING) * budget - (time.perf_counter() - began)
+        plan = within_time(problem, plan, runners, left, tasks)
         finals, failures = run_finals(problem, plan, runners, folder, seed, say)
         if not finals:
             raise ValueError(_all_failed(runners, failures))
