@@ -78,7 +78,7 @@ class Scripted:
     trained: list[tuple[str, int]] = []  # noqa: RUF012
 
     def __init__(self, candidate, seed, folder, schedule=None):
-        self.name, self.steps = candidate.name, 0
+        self.name, self.steps, self.seconds = candidate.name, 0, 0.0
 
     def train_to(self, steps):
         self.steps = steps

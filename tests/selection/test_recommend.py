@@ -26,6 +26,7 @@ from quickstudy.selection.recommending import recommend as recommend_module
 from quickstudy.selection.recommending.given import Asked, problem_of
 from quickstudy.selection.recommending.of_domains import Kept
 from quickstudy.selection.recommending.of_rows import Divisions
+from quickstudy.selection.recommending.racer import Racer
 from quickstudy.selection.recommending.recommend import explain
 from quickstudy.selection.recommending.rules import HEADER, RULES, rules_for, table
 from quickstudy.selection.recommending.tables import columns_of, labelled_rows, texts_of
@@ -404,6 +405,39 @@ def test_what_left_the_race_without_a_score_is_said(monkeypatch):
     assert any("1 of 5 candidates left the race for a reason" in why for why in found.why)
     assert "svm" not in found.name
     assert "a support vector machine, Gaussian kernel  left the race: " in str(found)
+
+
+@pytest.mark.parametrize("calls", [3, 6, 8])
+def test_one_that_was_killed_goes_on_to_the_same_result(calls, few_learners, monkeypatch, tmp_path):
+    """Killed before the scoring of a rung, of the next one, and of a final training."""
+    monkeypatch.setattr(of_classes, "META", ("prototypical", "r2d2"))
+
+    def found(**more):
+        result = qs.recommend(
+            class_rows(1.0), shots=2, ways=3, queries=5, steps=4, tasks=6, seeds=1, **more
+        ).to_json()
+        return {**result, "settings": None}
+
+    whole, real, left = found(), Racer.scored, iter(range(calls))
+
+    def killed(self, *arguments, **more):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Racer, "scored", killed)
+        with pytest.raises(KeyboardInterrupt):
+            found(run=tmp_path / "kept")
+    assert found(run=tmp_path / "kept") == whole
+    assert (
+        json.loads((tmp_path / "kept" / "recommendation.json").read_text())["use"] == whole["use"]
+    )
+    with pytest.raises(ValueError, match=r"holds a recommendation with tasks 6; found 7"):
+        qs.recommend(class_rows(1.0), shots=2, ways=3, queries=5, steps=4, tasks=7, seeds=1,
+                     run=tmp_path / "kept")  # fmt: skip
+    with pytest.raises(FileExistsError, match="holds no recommendation"):
+        found(run=tmp_path)
 
 
 def test_the_command(tmp_path):

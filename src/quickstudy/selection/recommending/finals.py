@@ -80,10 +80,7 @@ def within_time(
     by_name = {each.name: each for each in runners}
     chosen = [(each, by_name[each.name].laps) for each in finalists(problem, plan, runners)]
     trained = [(each, laps) for each, laps in chosen if each.steps]
-    per_step = {
-        each.name: sum(lap.training for lap in laps) / max(1, laps[-1].steps)
-        for each, laps in trained
-    }
+    per_step = {each.name: laps[-1].training / max(1, laps[-1].steps) for each, laps in trained}
     race = {each.name: laps[-1].steps for each, laps in trained}
     one_by_one = sum(laps[-1].scoring for _, laps in chosen) / plan.tasks  # of a task, by all
     left = max(0.0, seconds * (1 - SCORING))

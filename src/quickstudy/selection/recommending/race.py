@@ -28,7 +28,7 @@ Say = Callable[[str], object]
 class Lap:
     """A candidate's score after so many steps, on the validation tasks that all are scored on.
 
-    ``training``, ``scoring``  seconds that this lap took, for its own steps and for all its tasks.
+    ``training``, ``scoring``  seconds of all its steps, and of the lap's tasks.
     """
 
     steps: int
@@ -109,7 +109,7 @@ def _lap(
     try:
         if candidate.name not in ready:
             ready[candidate.name] = Racer(candidate, seed, folder / f"race-{candidate.name}")
-        racer, began = ready[candidate.name], time.perf_counter()
+        racer = ready[candidate.name]
         racer.train_to(steps)
         trained = time.perf_counter()
         result = one_result(racer.scored(plan.tasks, seed))
@@ -117,7 +117,7 @@ def _lap(
             raise ValueError(f"its {result.score} is undefined on the validation tasks")
     except Exception as error:  # one candidate never stops the race
         return Runner(runner.name, runner.laps, first_line(error))
-    lap = Lap(steps, result, trained - began, time.perf_counter() - trained)
+    lap = Lap(steps, result, racer.seconds, time.perf_counter() - trained)
     return Runner(runner.name, (*runner.laps, lap))
 
 
