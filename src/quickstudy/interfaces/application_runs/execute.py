@@ -117,9 +117,9 @@ def _fit(
 ) -> Training:  # fmt: skip
     recipe, validation = run.recipe, None
     assert made.train is not None
-    if made.validation is not None:
+    if made.validation is not None and recipe.validate_every:
         validation = Validation(
-            made.validation, every=recipe.validate_every or run.steps,
+            made.validation, every=recipe.validate_every,
             tasks=most_tasks(made.validation, made.validation_tasks), patience=recipe.patience,
         )  # fmt: skip
     return fit(

@@ -130,14 +130,14 @@ def _complete(recipe: ApplicationRecipe, made: Prepared) -> ApplicationRecipe:
             "another learner."
         )
     steps = (made.steps if recipe.steps is None else recipe.steps) if trains else 0
-    tasks = most_tasks(made.test, made.test_tasks)
+    tasks, every = most_tasks(made.test, made.test_tasks), recipe.validate_every
     return replace(
         recipe.with_absolute_root(),
         steps=steps,
         tasks_per_step=recipe.tasks_per_step or made.tasks_per_step,
         rate=recipe.rate or made.rate,
         clip=recipe.clip or made.clip,
-        validate_every=recipe.validate_every or max(1, -(-steps // 4)),
+        validate_every=max(1, -(-steps // 4)) if every is None else every,
         test_tasks=tasks if recipe.test_tasks is None else recipe.test_tasks,
     )
 

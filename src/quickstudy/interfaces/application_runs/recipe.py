@@ -27,7 +27,8 @@ class ApplicationRecipe:
     ``options``      the application's own options, fields of its class.
     ``steps``, ``tasks_per_step``, ``rate``, ``clip``   of training; the rate is that of Adam, and
                      follows a cosine schedule. 0 steps train nothing.
-    ``validate_every``, ``patience``   validation during training; the best weights are kept.
+    ``validate_every``, ``patience``   validation during training, never for 0; the best weights
+                     are kept.
     ``test_tasks``, ``seed``, ``test_seed``  evaluation and randomness; tests take ``seed`` too.
     ``threads``, ``device``, ``workers``, ``compile``   as in every run.
 

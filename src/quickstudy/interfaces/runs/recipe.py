@@ -63,7 +63,7 @@ class Recipe:
 
     ``data``, ``root``, ``split``, ``size``, ``rotations``, ``strict``, ``fractions``,
     ``split_seed``                 see :func:`datasets.load`.
-    ``folds``, ``fold``            cross-validation over classes; ``fold`` is one of its parts.
+    ``folds``, ``fold``            cross-validation over classes, and one of its parts.
     ``learner``, ``options``       its name, and arguments of its constructor.
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width. The name of a
                                     pretrained one takes its published weights.
@@ -75,7 +75,7 @@ class Recipe:
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule. 0
                                     steps train nothing, as where all weights are pretrained.
     ``optimiser``, ``clip``        "adam" or "sgd"; greatest norm of a step's gradient.
-    ``validate_every``, ``patience``   validation during training; the best weights are kept.
+    ``validate_every``, ``patience``   validation in training (0: none); the best weights are kept.
     ``test_tasks``, ``seed``, ``test_seed``  evaluation and randomness; tests take ``seed`` too.
     ``shuffled``                   support rows in random order, as sequence learners always have.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
@@ -179,7 +179,7 @@ class Recipe:
             tasks_per_step=self.tasks_per_step or default.tasks_per_step,
             optimiser=optimiser,
             rate=self.rate or default_rate,
-            validate_every=self.validate_every or max(1, -(-steps // 4)),
+            validate_every=-(-steps // 4) if self.validate_every is None else self.validate_every,
         )
 
     def complete(self, limits: Limits | None = None) -> Recipe:
@@ -252,7 +252,6 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: must be YAML ({told(error)}). Correct the file.") from error
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}."
-        )
+        found = type(values).__name__
+        raise ValueError(f"{path}: a recipe is lines of `name: value`; found {found}.")
     return values

@@ -16,7 +16,7 @@ from quickstudy.base.shown import shown
 MINIMA = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "workers": 1,
     "train_queries": 1, "fold": 1, "split_seed": 0, "steps": 0, "tasks_per_step": 1, "folds": 2,
-    "validate_every": 1, "patience": 1, "test_tasks": 2, "seed": 0, "test_seed": 0, "threads": 1,
+    "validate_every": 0, "patience": 1, "test_tasks": 2, "seed": 0, "test_seed": 0, "threads": 1,
 }  # fmt: skip
 """The smallest value of each number; an interval needs at least 2 test tasks."""
 
@@ -36,6 +36,8 @@ def check_settings(recipe: Any) -> None:
         most = MAXIMA.get(name, 2**31)
         if "seed" not in name and value is not None and value > most:
             raise ValueError(f"{name}: must be at most {most}; found {shown(value)}.")
+    if recipe.validate_every == 0 and recipe.patience:
+        raise ValueError("patience: counts validations, and validate_every is 0. Raise it.")
     if max(recipe.seed, recipe.test_seed or 0) >= 1 << 63:
         raise ValueError(f"seed: must be less than 2**63; found {shown(recipe.seed)}.")
     for name in ("rate", "clip"):
