@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.backbones.joined import Features
-from quickstudy.backbones.mlp import MLP
 from quickstudy.backbones.pretrained.feature_cache import feature_cache
 from quickstudy.backbones.pretrained.features import features_of
 from quickstudy.backbones.pretrained.load import pretrained
@@ -20,6 +20,7 @@ from quickstudy.backbones.pretrained.registry import card
 from quickstudy.backbones.pretrained.source import PretrainedSource, digest_of
 from quickstudy.backbones.text.encoder import TextEncoder
 from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
+from quickstudy.backbones.whitened import Whitened
 from quickstudy.base.trees import map_tree
 from quickstudy.core import Learner, Predictor
 from quickstudy.datasets.tokenizer import MINILM_SHA256
@@ -28,6 +29,7 @@ from quickstudy.tasks.rows import LabelledRows
 
 ENCODER = "all-MiniLM-L6-v2"
 _BATCH = 32
+BASELINE = "nearest mean of frozen features"
 
 
 @cache
@@ -66,6 +68,10 @@ def encoded(inputs: Any, encoder: nn.Module) -> Tensor:
     if isinstance(source, PretrainedSource) and digest_of(own) == source.digest:
         name = source.name if own is encoder else f"{source.name}-{type(encoder).__name__}"
         kept = feature_cache(source._replace(name=name))
+    if isinstance(own, TextEncoder) and not isinstance(encoder, WordEncoder):
+        # Of one length, so that a text is known again, whatever texts stand beside it.
+        longest = own.tokenizer.longest
+        inputs = map_tree(lambda leaf: F.pad(leaf, (0, longest - leaf.shape[1])), inputs)
     return features_of(inputs, encoder, _BATCH, kept)
 
 
@@ -96,16 +102,33 @@ def cutting(strict: bool) -> Iterator[None]:
             raise ValueError(f"{error} Or leave strict out, to go on with what is read.") from error
 
 
-def on_features(name: str, features: int, hidden: Sequence[int], seed: int) -> Learner:
-    """The learner ``name`` on features (n, features), its weights by ``seed`` alone.
+def is_trained(learner: str) -> bool:
+    """Whether the learner of this name trains a network over tasks."""
+    return LEARNERS[learner].family != "transfer"
 
-    Where it trains its backbone over tasks, that is a perceptron of these ``hidden`` layers.
-    """
-    cls = resolve("learner", name, LEARNERS)
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """A context in which new weights depend on ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trained = LEARNERS[name].family != "transfer"
-        learner: Learner = cls(MLP(features, tuple(hidden)) if trained else Features(features))
+        yield
+
+
+def on_features(name: str, base: LabelledRows | None, features: int) -> Learner:
+    """The learner ``name`` on features (n, features).
+
+    Where it trains its backbone over tasks, that is :class:`Whitened` by the ``base`` classes.
+    """
+    cls = resolve("learner", name, LEARNERS)
+    if not is_trained(name):
+        made: Learner = cls(Features(features))
+        return made
+    backbone = Whitened(features)
+    if base is not None:
+        backbone.fit_on(base)
+    scale = {"scale": 10.0} if name == "prototypical" else {}  # features have length 1
+    learner: Learner = cls(backbone, **scale)
     return learner
 
 

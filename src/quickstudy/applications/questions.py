@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quickstudy.answers.specs import spans
 from quickstudy.applications.application import Application, Prepared, Support
-from quickstudy.applications.encoding import ENCODER, cutting, encoded, text_encoder
+from quickstudy.applications.encoding import ENCODER, cutting, encoded, seeded, text_encoder
 from quickstudy.applications.registry import OWN
 from quickstudy.backbones.joined import Features
 from quickstudy.backbones.text.entities import WordEncoder
@@ -52,8 +52,8 @@ class QuestionTasks:
             name = self.rows.names[int(self.rows.counts.argmin())]
             raise ValueError(
                 f"questions: a task has {needed} texts, {self.shots} to learn from and "
-                f"{self.queries} queries, but {name!r} has {fewest}. Lower shots or queries, or add "
-                "texts."
+                f"{self.queries} queries, but {name!r} has {fewest}. Lower shots or queries, or "
+                "add texts."
             )
 
     def __call__(self, generator: torch.Generator) -> Task:
@@ -102,10 +102,9 @@ class Questions(Application):
         """Features of all words, a scorer of spans, and tasks of unseen questions."""
         train, val, test = self._own(root) if data == OWN else self._fewrel(root)
         given = 5 if shots is None else shots
-        size = text_encoder(self.encoder).features + 2
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            made = SpanScorer(Features(size))
+        size = text_encoder(self.encoder).features + len(MARKS) + 2
+        with seeded(seed):
+            made = SpanScorer(Features(size), marks=len(MARKS))
         return Prepared(
             made,
             QuestionTasks(train, given, self.queries, self.longest),
@@ -182,6 +181,27 @@ class Questions(Application):
         encoder = text_encoder(self.encoder)
         with cutting(self.strict):
             tokens = question_tokens(encoder.tokenizer, sentences)
-        none = torch.full((len(sentences), 2), -1)
-        targets = spans_of(sentences, tokens["place"]) if answered else none
-        return encoded(tokens, WordEncoder(encoder).eval()), targets
+        targets = torch.full((len(sentences), 2), -1)
+        if answered:
+            targets = spans_of(sentences, tokens["place"])
+        found = encoded(tokens, WordEncoder(encoder).eval())
+        words, place = found.split([found.shape[-1] - 2, 2], -1)
+        return torch.cat([words, marks_of(sentences, found.shape[1]), place], -1), targets
+
+
+MARKS: tuple[Callable[[str], bool], ...] = (
+    lambda word: word[:1].isupper(),
+    lambda word: word[:1].isdigit(),
+    lambda word: not word[:1].isalnum(),
+)
+"""What is seen of a word's form, which an encoder of lower-case words does not know: whether it is
+capitalised, a number, or a mark of punctuation."""
+
+
+def marks_of(sentences: Sequence[Sentence], words: int) -> Tensor:
+    """The marks (n, words, 3) of each sentence's first ``words``, 0 beyond its end."""
+    found = torch.zeros(len(sentences), words, len(MARKS))
+    for row, sentence in enumerate(sentences):
+        own = [[float(mark(word)) for mark in MARKS] for word in sentence.words[:words]]
+        found[row, : len(own)] = torch.tensor(own)
+    return found

@@ -13,13 +13,16 @@ from torch import nn
 from quickstudy.answers.specs import classification
 from quickstudy.applications.application import Application, Prepared, Support
 from quickstudy.applications.encoding import (
+    BASELINE,
     ENCODER,
     cutting,
     encoded,
     first_rows,
+    is_trained,
     names_of,
     on_features,
     refuse_other_tokens,
+    seeded,
     text_encoder,
 )
 from quickstudy.applications.registry import OWN
@@ -34,12 +37,12 @@ from quickstudy.datasets.fewrel import Sentence
 from quickstudy.datasets.marked_files import read_relations
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import LEARNERS, resolve
-from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.rows import LabelledRows
 
 NETWORKS = ("frozen", "cnn")
+TRAIN_WAYS = 10
 
 
 @final
@@ -55,7 +58,6 @@ class Relations(Application):
                   is trained from the encoder's embeddings of words.
     ``rows``      sentences of each relation at most, the first ones; 0 for all.
     ``encoder``   a pretrained one.
-    ``hidden``    layers of the head.
     ``steps``     of training, for a learner that trains.
     ``strict``    empty sentences, and those of which the end is cut, are errors.
     """
@@ -66,8 +68,7 @@ class Relations(Application):
     network: str = "frozen"
     rows: int = 200
     encoder: str = ENCODER
-    hidden: tuple[int, ...] = (256,)
-    steps: int = 300
+    steps: int = 60
     strict: bool = False
 
     name: ClassVar[str] = "relations"
@@ -84,27 +85,28 @@ class Relations(Application):
     ) -> Prepared:
         """The sentences as the network reads them, a learner, and tasks of unseen relations."""
         rows = self._own(root) if data == OWN else self._fewrel(root)
-        made = self._learner(learner, seed)
-        trained = any(parameter.requires_grad for parameter in made.parameters())
+        trained = self.network == "cnn" or is_trained(learner)
         needed = ("train", "val", "test") if trained else ("test",)
         split = {name: self._read(rows.splits[name]) for name in needed if len(rows.splits[name])}
+        with seeded(seed):
+            made = self._learner(learner, split.get("train"))
         ways, given = min(self.ways, len(split["test"])), 1 if shots is None else shots
         new = "relations" if rows.new_classes else "sentences of the same relations"
         test = episodes(split["test"], ways, given, self.queries)
-        baselines: dict[str, Learner] = {}
-        if self.network == "frozen" and trained:
-            baselines = {"nearest mean of frozen features": on_features("simple_shot", self._size, (), 0)}
         train = val = None
+        baselines: dict[str, Learner] = {}
         if trained:
-            train = episodes(split["train"], min(2 * ways, len(split["train"])), given, 5)
-            if "val" in split and len(split["val"]) > 1:
+            train = episodes(split["train"], min(TRAIN_WAYS, len(split["train"])), given, 4)
+            if self.network == "frozen":
+                baselines = {BASELINE: on_features("simple_shot", None, self._size)}
+            if len(split.get("val", ())) > 1:
                 val = episodes(split["val"], min(ways, len(split["val"])), given, self.queries)
         return Prepared(
             made, train, val, test,
             f"Which of {ways} relations does a sentence say of its head and tail, given {given} "
             f"sentence{'s' if given > 1 else ''} of each? Test tasks have {new} that training has "
             "not seen.",
-            steps=self.steps if trained else 0, tasks_per_step=4, names=test.names,
+            steps=self.steps if trained else 0, tasks_per_step=2, names=test.names,
             baselines=baselines,
         )  # fmt: skip
 
@@ -119,9 +121,7 @@ class Relations(Application):
             )
         ids = torch.tensor([names.index(each.relation) for each in sentences])
         info = {"names": names, "sentences": len(sentences), "encoder": self.encoder}
-        return Support(
-            examples(self._inputs(sentences), ids), classification(len(names)), info
-        )
+        return Support(examples(self._inputs(sentences), ids), classification(len(names)), info)
 
     def inputs(self, paths: Sequence[Path], predictor: Predictor) -> tuple[Any, list[str]]:
         """The sentences of tables with the columns text, head and tail."""
@@ -144,18 +144,15 @@ class Relations(Application):
 
     @property
     def _size(self) -> int:
-        return 3 * text_encoder(self.encoder).features
+        return 4 * text_encoder(self.encoder).features
 
-    def _learner(self, name: str, seed: int) -> Learner:
+    def _learner(self, name: str, base: LabelledRows | None) -> Learner:
         if self.network == "frozen":
-            return on_features(name, self._size, self.hidden, seed)
-        encoder = text_encoder(self.encoder)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            embeddings = encoder.model.get_input_embeddings()
-            assert isinstance(embeddings, nn.Embedding)
-            cnn = PositionCNN(len(embeddings.weight)).start_from(embeddings.weight)
-            learner: Learner = resolve("learner", name, LEARNERS)(cnn)
+            return on_features(name, base, self._size)
+        embeddings = text_encoder(self.encoder).model.get_input_embeddings()
+        assert isinstance(embeddings, nn.Embedding)
+        cnn = PositionCNN(len(embeddings.weight)).start_from(embeddings.weight)
+        learner: Learner = resolve("learner", name, LEARNERS)(cnn)
         return learner
 
     def _fewrel(self, root: Path | None) -> Dataset:

@@ -13,13 +13,16 @@ from torch import Tensor
 from quickstudy.answers.specs import classification
 from quickstudy.applications.application import Application, Prepared, Support
 from quickstudy.applications.encoding import (
+    BASELINE,
     ENCODER,
     cutting,
     encoded,
     first_rows,
+    is_trained,
     names_of,
     on_features,
     refuse_other_tokens,
+    seeded,
     text_encoder,
 )
 from quickstudy.applications.registry import OWN
@@ -31,10 +34,12 @@ from quickstudy.datasets.text_files import read_lines, read_texts
 from quickstudy.evaluation.calibrate import KEY, Calibration, calibrate_on_support
 from quickstudy.evaluation.strangers import stranger_score
 from quickstudy.evaluation.support_check import left_out_predictions
-from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.rows import LabelledRows
+
+TRAIN_WAYS = 40
+"""Classes of a training task, where there are so many: more than in tests, as for Prototypical."""
 
 
 @final
@@ -62,7 +67,7 @@ class Text(Application):
 
     name: ClassVar[str] = "text"
     learners: ClassVar[tuple[str, ...]] = (
-        "simple_shot", "prototypical", "linear_probe", "matching", "r2d2",
+        "prototypical", "simple_shot", "linear_probe", "matching", "r2d2",
     )  # fmt: skip
 
     def prepare(
@@ -71,24 +76,28 @@ class Text(Application):
         """Features of all texts, a learner on them, and tasks of classes that are split."""
         encoder = text_encoder(self.encoder)
         rows = self._own(root) if data == OWN else self._clinc(root)
-        made = on_features(learner, encoder.features, (encoder.features,), seed)
-        trained = any(parameter.requires_grad for parameter in made.parameters())
+        trained = is_trained(learner)
         needed = ("train", "val", "test") if trained else ("test",)
-        split = {name: self._featurised(rows.splits[name]) for name in needed if len(rows.splits[name])}
+        split = {
+            name: self._featurised(rows.splits[name]) for name in needed if len(rows.splits[name])
+        }
+        with seeded(seed):
+            made = on_features(learner, split.get("train"), encoder.features)
         ways, given = min(self.ways, len(split["test"])), 1 if shots is None else shots
         new = "classes" if rows.new_classes else "texts of the same classes"
+        train = val = None
+        baselines: dict[str, Learner] = {}
+        if trained:
+            train = episodes(split["train"], min(TRAIN_WAYS, len(split["train"])), given, 3)
+            baselines = {BASELINE: on_features("simple_shot", None, encoder.features)}
+            if len(split.get("val", ())) > 1:
+                val = episodes(split["val"], min(ways, len(split["val"])), given, self.queries)
+        test = episodes(split["test"], ways, given, self.queries)
         return Prepared(
-            made,
-            episodes(split["train"], min(ways, len(split["train"])), given, 5) if trained else None,
-            episodes(split["val"], min(ways, len(split["val"])), given, self.queries)
-            if "val" in split and len(split["val"]) > 1 else None,
-            test := episodes(split["test"], ways, given, self.queries),
+            made, train, val, test,
             f"Which of {ways} classes is a text of, given {given} of each? Test tasks have {new} "
             f"that training has not seen; the encoder, {self.encoder}, was trained on other texts.",
-            steps=self.steps if trained else 0,
-            tasks_per_step=4,
-            names=test.names,
-            baselines={"nearest mean of features": SimpleShot(on_features("simple_shot", encoder.features, (), 0).backbone)} if trained else {},
+            steps=self.steps if trained else 0, names=test.names, baselines=baselines,
         )  # fmt: skip
 
     def support(self, path: Path, learner: Learner) -> Support:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
     from quickstudy.backbones.text.position_cnn import PositionCNN
+    from quickstudy.backbones.whitened import Whitened
 
 __all__ = [
     "MLP",
@@ -32,6 +33,7 @@ __all__ = [
     "PositionCNN",
     "ResNet12",
     "TextEncoder",
+    "Whitened",
     "WithHead",
     "WordEncoder",
 ]
@@ -48,6 +50,7 @@ _MODULES = {
     "PositionCNN": "text.position_cnn",
     "ResNet12": "resnet12",
     "TextEncoder": "text.encoder",
+    "Whitened": "whitened",
     "WithHead": "joined",
     "WordEncoder": "text.entities",
 }

@@ -67,9 +67,7 @@ def read_questions(
     )  # fmt: skip
 
 
-def _read(
-    path: Path, needed: Sequence[str], *, tail: str, relation: str, strict: bool
-) -> Asked:
+def _read(path: Path, needed: Sequence[str], *, tail: str, relation: str, strict: bool) -> Asked:
     rows = [row for file in files_of([path]) for row in read_rows(file, needed)]
     kept = without_empty([(row.place, row.values["text"]) for row in rows], strict)
     sentences = [_sentence(rows[i], tail, relation) for i in kept]
