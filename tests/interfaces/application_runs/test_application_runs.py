@@ -275,6 +275,11 @@ def test_the_data_of_a_resumed_run_must_be_the_same(tmp_path, curves, quick):
     done("run", "--data", "toy_application", "--root", curves, "--out", run, *FAST)
     (run / "report.html").unlink()
     (curves / "0.csv").write_text((curves / "1.csv").read_text())
+    assert "'0.csv' has changed" in refused("run", "--resume", run)
+    assert "'0.csv' has changed" in refused("evaluate", run)
+    (curves / "0.csv").unlink()
+    assert "'0.csv' is gone" in refused("evaluate", run)
+    (run / "files.json").unlink()  # of another version, that kept none: training notices it
     assert "first tasks" in refused("run", "--resume", run)
 
 

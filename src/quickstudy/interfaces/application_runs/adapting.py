@@ -87,7 +87,13 @@ def predict_for(
     files, and ValueError where no input can be read.
     """
     about = predictor.info[KEY]
-    application = _strict("predict", about["name"], about["options"], strict)
+    name, options = about.get("name"), about.get("options")
+    if not isinstance(name, str) or not isinstance(options, dict):
+        raise ValueError(
+            "predict: the predictor's file does not name its application with options, so it was "
+            "changed. Adapt again."
+        )
+    application = _strict("predict", name, options, strict)
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"predict: {path} does not exist. Check the path.")
@@ -103,7 +109,7 @@ def predict_for(
         out.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         rows = application.written(predictor, inputs, names, out)
-    return Said(about["name"], rows, predictor.learner.transductive)
+    return Said(name, rows, predictor.learner.transductive)
 
 
 def _strict(who: str, name: str, options: dict[str, Any], strict: bool) -> Application:

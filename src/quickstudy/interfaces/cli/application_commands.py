@@ -143,7 +143,7 @@ def predict_with(
     from quickstudy.interfaces.application_runs.made import refuse_unknown_settings
     from quickstudy.reports.answer_rows import rows_table
 
-    refuse_unknown_settings("predict", predictor.info[KEY]["name"], given)
+    refuse_unknown_settings("predict", str(predictor.info[KEY].get("name")), given)
     said = predict_for(predictor, paths, out, strict=strict)
     if as_json:
         print_json({**said.to_json(), "out": None if out is None else str(out)})
