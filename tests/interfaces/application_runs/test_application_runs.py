@@ -200,7 +200,9 @@ def test_own_files_are_trained_on_tested_adapted_to_and_predicted(tmp_path, curv
     assert ApplicationRun.open(run).evaluation().tasks == 3  # all that there are
     said = json.loads(done("adapt", run, curves / "5.csv", "-o", saved, "--json"))
     assert said["application"]["name"] == "toy_application"
-    assert said["support"] == {"rows": 10}
+    assert said["application"]["support"] == 10
+    assert said["unit"] == "metres"
+    assert "support 10 rows from" in done("adapt", run, curves / "5.csv", "-o", tmp_path / "other")
     asked = tmp_path / "asked.txt"
     asked.write_text("0.5 1.5\n-2")
     rows = json.loads(done("predict", saved, asked, "--json", "--out", tmp_path / "out"))

@@ -17,7 +17,9 @@ from quickstudy.interfaces.runs.run_files import refuse_not_empty
 from quickstudy.tasks.order import in_mixed_order
 
 KEY = "application"
-"""In the ``info`` of a predictor: the application's name, its options, and the run's data."""
+"""In the ``info`` of a predictor: the application's name and options, the run's data and learner,
+and the number of support rows. All else in it is the application's own.
+"""
 
 
 def adapt_files(run: ApplicationRun, path: Path, *, strict: bool = False) -> Predictor:
@@ -25,8 +27,7 @@ def adapt_files(run: ApplicationRun, path: Path, *, strict: bool = False) -> Pre
 
     ``strict``  fail on the first input that cannot be read, where the application can leave it out.
 
-    ``info`` of the predictor holds the application's name and options, the number of support rows,
-    and what the application keeps itself.
+    ``info`` of the predictor holds what the application keeps itself, and :data:`KEY`.
     """
     if not path.exists():
         raise FileNotFoundError(f"adapt: {path} does not exist. Give {run.recipe.card.brings}")
@@ -38,13 +39,14 @@ def adapt_files(run: ApplicationRun, path: Path, *, strict: bool = False) -> Pre
         made: Predictor = learner(in_mixed_order(learner, found.examples), found.spec)
     about = {"name": recipe.application, "options": recipe.options, "data": recipe.data}
     rows = len(found.examples.weights)
-    info = {
-        KEY: about,
-        "learner": {"name": recipe.learner},
-        "support": {"rows": rows},
-        **found.info,
+    about = {
+        "name": recipe.application,
+        "options": recipe.options,
+        "data": recipe.data,
+        "learner": recipe.learner,
+        "support": len(found.examples.weights),
     }
-    return replace(made, info=info)
+    return replace(made, info={**found.info, KEY: about})
 
 
 @dataclass(frozen=True)
