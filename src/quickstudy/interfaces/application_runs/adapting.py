@@ -30,15 +30,14 @@ def adapt_files(run: ApplicationRun, path: Path, *, strict: bool = False) -> Pre
     ``info`` of the predictor holds what the application keeps itself, and :data:`KEY`.
     """
     if not path.exists():
-        raise FileNotFoundError(f"adapt: {path} does not exist. Give {run.recipe.card.brings}")
+        brings = run.recipe.card.brings.removesuffix(".")
+        raise FileNotFoundError(f"adapt: {path} does not exist. The application reads: {brings}.")
     learner, _ = run.learner()
     recipe = run.recipe
     application = _strict("adapt", recipe.application, recipe.options, strict)
     found = application.support(path, learner)
     with torch.no_grad():
         made: Predictor = learner(in_mixed_order(learner, found.examples), found.spec)
-    about = {"name": recipe.application, "options": recipe.options, "data": recipe.data}
-    rows = len(found.examples.weights)
     about = {
         "name": recipe.application,
         "options": recipe.options,
