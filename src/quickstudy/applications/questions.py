@@ -90,7 +90,7 @@ class Questions(Application):
     rows: int = 200
     longest: int = 10
     encoder: str = ENCODER
-    steps: int = 400
+    steps: int = 150
     strict: bool = False
 
     name: ClassVar[str] = "questions"
@@ -151,29 +151,42 @@ class Questions(Application):
             raise ValueError("questions: split must be first or second; found 'pubmed'.")
         parts = fewrel.read_parts(root, split=self.split)
         wiki = {each.relation for each in fewrel.read(root, "wiki")}
-        made = {
-            name: self._rows([each for each in part if each.relation in wiki])
-            for name, part in parts.items()
-        }
-        return made["train"], None, made["test"]
+        train, test = (
+            self._rows([each for each in parts[name] if each.relation in wiki], name == "train")
+            for name in ("train", "test")
+        )
+        return train, None, test
 
     def _own(self, root: Path | None) -> tuple[LabelledRows, LabelledRows | None, LabelledRows]:
         if root is None:
             raise ValueError("questions: needs a table of texts. Give it: --root FILE.")
         sentences = read_questions(root, grouped=True, strict=self.strict).sentences
-        found = split_dataset(card("texts"), self._rows(sentences))
+        found = split_dataset(card("texts"), self._rows(sentences, both_ways=False))
         return found.train, found.val if len(found.val) else None, found.test
 
-    def _rows(self, sentences: Sequence[Sentence]) -> LabelledRows:
-        """Questions as classes, ``rows`` texts of each."""
+    def _rows(self, sentences: Sequence[Sentence], both_ways: bool) -> LabelledRows:
+        """Questions as classes, ``rows`` texts of each.
+
+        ``both_ways``  also ask of each answer what it is the answer for: the tail asks, the head
+                       answers. A sentence then has two questions, and what is asked must be read
+                       from the support.
+        """
         kept, seen = [], dict.fromkeys([each.relation for each in sentences], 0)
         for each in sentences:
             seen[each.relation] += 1
             if not self.rows or seen[each.relation] <= self.rows:
                 kept.append(each)
-        words, targets = self._read(kept, answered=True)
+        asked = [kept]
+        if both_ways:
+            asked.append([
+                Sentence(each.words, each.tail, each.head, f"{each.relation}, asked of the tail")
+                for each in kept
+            ])  # fmt: skip
+        read = [self._read(each, answered=True) for each in asked]
+        words, spans_read = (torch.cat(parts) for parts in zip(*read, strict=True))
         return LabelledRows.from_labels(
-            {"words": words, "span": targets}, [each.relation for each in kept]
+            {"words": words, "span": spans_read},
+            [each.relation for part in asked for each in part],
         )
 
     def _read(self, sentences: Sequence[Sentence], *, answered: bool) -> tuple[Tensor, Tensor]:
@@ -184,9 +197,12 @@ class Questions(Application):
         targets = torch.full((len(sentences), 2), -1)
         if answered:
             targets = spans_of(sentences, tokens["place"])
-        found = encoded(tokens, WordEncoder(encoder).eval())
-        words, place = found.split([found.shape[-1] - 2, 2], -1)
-        return torch.cat([words, marks_of(sentences, found.shape[1]), place], -1), targets
+        head = tokens["head"]
+        # Encoded without the head, so that a sentence is encoded once, whatever is asked of it.
+        found = encoded({**tokens, "head": torch.zeros_like(head)}, WordEncoder(encoder).eval())
+        words, exists, _ = found.split([found.shape[-1] - 2, 1, 1], -1)
+        marks = marks_of(sentences, found.shape[1])
+        return torch.cat([words, marks, exists, head.unsqueeze(-1).to(words.dtype)], -1), targets
 
 
 MARKS: tuple[Callable[[str], bool], ...] = (
