@@ -141,7 +141,7 @@ def names_of(predictor: Predictor) -> list[str]:
     """The names of the classes of a predictor; ValueError where its file has not one for each."""
     names = predictor.info.get("names")
     named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    if not named or len(names) != predictor.spec.outputs:
+    if not named or names is None or len(names) != predictor.spec.outputs:
         raise ValueError(
             f"predict: the predictor distinguishes {predictor.spec.outputs} classes, but its file "
             f"names {str(names)[:100]}. Adapt again."

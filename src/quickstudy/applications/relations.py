@@ -166,8 +166,8 @@ class Relations(Application):
             scale = {"scale": TUNED_SCALE} if name == "prototypical" else {}
             tuned: Learner = resolve("learner", name, LEARNERS)(self._tuned(), **scale)
             return tuned
-        embeddings = text_encoder(self.encoder).model.get_input_embeddings()
-        assert isinstance(embeddings, nn.Embedding)
+        model: Any = text_encoder(self.encoder).model  # of the package transformers
+        embeddings = model.get_input_embeddings()
         cnn = PositionCNN(len(embeddings.weight)).start_from(embeddings.weight)
         learner: Learner = resolve("learner", name, LEARNERS)(cnn)
         return learner

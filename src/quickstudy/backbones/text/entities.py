@@ -41,10 +41,10 @@ class EntityEncoder(nn.Module):
         head, tail = head[:, :width], tail[:, :width]
         parts = (mask, head, tail, between(head, tail) & mask)
         pooled = [
-            sum(to_unit_length(mean_of_tokens(vectors, part)) for vectors in layers)
+            torch.stack([to_unit_length(mean_of_tokens(vectors, part)) for vectors in layers])
             for part in parts
         ]
-        return torch.cat([to_unit_length(part) for part in pooled], -1)
+        return torch.cat([to_unit_length(each.sum(0)) for each in pooled], -1)
 
 
 def between(head: Tensor, tail: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class WordEncoder(nn.Module):
         """Features (n, words, d + 2); ValueError for other inputs."""
         ids, mask, place, head = marked(inputs, ("ids", "mask", "place", "head"))
         layers, _ = self.encoder.layers({"ids": ids, "mask": mask}, self.last)
-        vectors = sum(map(to_unit_length, layers)) / self.last
+        vectors = torch.stack([to_unit_length(each) for each in layers]).mean(0)
         of = place[:, : vectors.shape[1]].unsqueeze(1) == torch.arange(
             head.shape[1], device=place.device
         ).unsqueeze(-1)  # (n, words, length): which tokens are of which word
