@@ -27,11 +27,13 @@ def main() -> None:
     of_relations = {
         "cnn, trained over tasks": "convolutional network", **methods,
         "frozen, trained over tasks": "trained over tasks",
+        "tuned, trained over tasks": "last layers trained",
     }  # fmt: skip
     del of_relations["head trained over tasks"]
     draw("relations", "5 ways, 1 shot, unseen relations: accuracy in %", [
         (title, halves(results, "relations", f"5 ways, 1 shots, {name}"))
         for name, title in of_relations.items()
+        if f"relations, second, 5 ways, 1 shots, {name}" in results
     ])  # fmt: skip
     draw("questions", "unseen questions, 5 answers given: F1 in %", [
         (title, halves(results, "questions", f"5 shots, {name}"))
