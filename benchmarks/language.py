@@ -39,6 +39,7 @@ from quickstudy.datasets import clinc150
 from quickstudy.evaluation.strangers import stranger_score
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.learners.metric.span_scorer import SpanScorer
+from quickstudy.learners.with_backbone import on_backbone
 from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.numbering import Stream, draw
 
@@ -103,30 +104,33 @@ def _out_of_scope(
 
 def relations(args: argparse.Namespace) -> None:
     """5-way and 10-way tasks: two halves of Wikipedia, and PubMed."""
-    for split in ("first", "second", "pubmed"):
-        for network in ("frozen", "cnn"):
+    for split in args.splits:
+        for network in args.networks:
             options = Relations(split=split, network=network, rows=args.rows or 100)
-            options = replace(options, steps=args.steps or (60 if network == "frozen" else 300))
+            options = replace(options, steps=args.steps or 0)
             made = options.prepare("fewrel", args.root, "prototypical", 1, SEED)
+            rows, size = made.test.classes, 4 * text_encoder(options.encoder).features
             started = time.process_time()
-            learners = {f"{network}, trained over tasks": _trained(made)}
+            trained = _trained(made)
             seconds = time.process_time() - started
+            if network == "tuned":  # the features of a test sentence are computed once
+                features = encoded(rows.inputs, trained.backbone)
+                rows = qs.LabelledRows(features, rows.counts, rows.names)
+                trained = on_backbone(trained, Features(size))
+            learners = {f"{network}, trained over tasks": trained}
             if network == "frozen":
-                size = 4 * text_encoder(options.encoder).features
                 learners["frozen, nearest mean"] = on_features("simple_shot", None, size)
                 learners["frozen, whitened"] = on_features("prototypical", made.train.classes, size)
             for name, learner in learners.items():
                 for ways, shots in ((5, 1), (5, 5), (10, 1)):
-                    if ways > len(made.test.classes):
-                        continue
-                    test = episodes(made.test.classes, ways, shots, 10)
-                    key = f"relations, {split}, {ways} ways, {shots} shots, {name}"
-                    _keep(args, key, learner, test, seconds)
+                    if ways <= len(rows):
+                        key = f"relations, {split}, {ways} ways, {shots} shots, {name}"
+                        _keep(args, key, learner, episodes(rows, ways, shots, 10), seconds)
 
 
 def questions(args: argparse.Namespace) -> None:
     """Which words answer: two halves of Wikipedia's relations, 5 answers given."""
-    for split in ("first", "second"):
+    for split in [each for each in args.splits if each != "pubmed"]:
         options = Questions(split=split, rows=args.rows or 100)
         options = replace(options, steps=args.steps or options.steps)
         made = options.prepare("fewrel_questions", args.root, "span_scorer", 5, SEED)
@@ -185,6 +189,7 @@ def _trained(made: Prepared) -> Learner:
     qs.fit(
         made.learner, made.train, made.steps, made.tasks_per_step,
         optimiser=qs.optimisers.adam(made.rate), schedule=qs.training.schedules.cosine,
+        clip=made.clip,
         seed=SEED, progress=False,
     )  # fmt: skip
     return made.learner.eval()
@@ -220,6 +225,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=["intents", "relations", "questions", []])
     parser.add_argument("--root", required=True, type=Path, help="the folder of data sets")
+    parser.add_argument("--splits", nargs="+", default=["first", "second", "pubmed"])
+    parser.add_argument("--networks", nargs="+", default=["frozen", "tuned", "cnn"])
     parser.add_argument("--rows", type=int, help="texts of each class")
     parser.add_argument("--steps", type=int, help="of training")
     parser.add_argument("--tasks", type=int, help="of testing")

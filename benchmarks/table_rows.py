@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import domain_pairs
+import language_tables
 import omniglot
 import questions
 import scaling
@@ -356,6 +357,7 @@ TABLES: dict[str, Callable[[], Rows | str]] = {
     "gate": gate,
     "text_intents": lambda: text("intents"),
     "text_domains": lambda: text("domains"),
+    **language_tables.TABLES,
     "pretrained_photographs": pretrained_photographs,
     "transferability_accuracy": transferability_accuracy,
     "transferability_scores": transferability_scores,

@@ -74,6 +74,26 @@ class Tagger(nn.Module):
         return self.net(inputs["ids"])
 
 
+def answering(generator: torch.Generator) -> qs.Task:
+    """The answer is one or two places, of which the feature is high."""
+    first = torch.randint(0, 4, (SHOTS + QUERIES,), generator=generator)
+    last = first + torch.randint(0, 2, first.shape, generator=generator)
+    place = torch.arange(6)
+    inside = (place >= first[:, None]) & (place <= last[:, None])
+    return split(inside + 0.1 * uniform(generator, 6), torch.stack([first, last], 1), qs.spans())
+
+
+class PerPlace(nn.Module):
+    """(n, length) -> (n, length, 2), from each place and its neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Conv1d(1, 2, 3, padding=1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.net(rows.unsqueeze(1)).mT
+
+
 def detection(generator: torch.Generator) -> qs.Task:
     """One or two boxes per row; the inputs are their coordinates."""
     corners = uniform(generator, 2, 2) / 2
@@ -168,6 +188,7 @@ CASES: dict[str, tuple[Callable[[torch.Generator], qs.Task], Callable[[], nn.Mod
     "a class for each pixel": (segmentation, lambda: PerPixel(3), "mean IoU"),
     "a number for each pixel": (depth, lambda: PerPixel(1), "mse"),
     "tokens of ragged length": (tagging, Tagger, "token accuracy"),
+    "spans": (answering, PerPlace, "F1"),
     "boxes": (detection, lambda: Detector(8, slots=3), "AP50"),
     "labels, some unknown": (assays, lambda: nn.Linear(3, 2), "ROC-AUC"),
     "graphs of different size": (molecules, MessagePassing, "mse"),
@@ -182,6 +203,7 @@ BASELINES = {
     "a class for each pixel": ("commonest class of the support", NEAREST, FEATURES),
     "a number for each pixel": ("mean of the support", "untrained learner"),
     "tokens of ragged length": ("commonest token of the support", "untrained learner"),
+    "spans": ("a span of the support", "untrained learner"),
     "boxes": ("boxes of the support", "untrained learner"),
     "labels, some unknown": ("chance", NEAREST, FEATURES),
     "graphs of different size": ("mean of the support", "untrained learner"),

@@ -17,7 +17,10 @@ from quickstudy.backbones.joined import Features
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.core import Learner, Predictor
 from quickstudy.datasets.fewrel import Sentence
-from quickstudy.tasks.numbering import draw
+from quickstudy.reports.marked_texts import task_pictures
+from quickstudy.reports.view_types import SpansView
+from quickstudy.reports.views import view
+from quickstudy.tasks.numbering import Stream, draw, task_seed
 
 pytest.importorskip("transformers")
 
@@ -160,3 +163,22 @@ def test_an_answer_beyond_the_tokens_that_are_read_is_refused(tmp_path: Path) ->
 def test_marks_are_those_of_each_word() -> None:
     found = marks_of([Sentence(("Jo", "has", "12", "-"), (0,), (2,), "")], 5)
     assert found[0].tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_the_report_marks_the_words_of_an_answer(tmp_path: Path) -> None:
+    names = ["Ann Lee", "Jo", "Mary", "Eve Smith", "Ruth", "Nan Bo"]
+    lines = ["text,head,answer,question"]
+    for number in range(6):
+        for child, mother in zip("ABCDEF", names, strict=True):
+            lines.append(f"{mother} bore {child}{number}.,{child}{number},{mother},who {number}")
+    made = Questions(queries=3).prepare("own", write(tmp_path, "q.csv", lines), "span_scorer", 2, 0)
+    assert made.names is not None
+    task = draw(made.test, 0, 0)
+    texts = made.names(torch.Generator().manual_seed(task_seed(0, 0, Stream.TRAINING)))
+    seen = view(made.learner, task, texts)
+    assert isinstance(seen, SpansView)
+    assert seen.texts == tuple(texts)
+    for text, (first, last) in zip(texts, seen.true.tolist(), strict=True):
+        assert " ".join(text.split(" ")[first : last + 1]) in names
+    html = str([str(part) for part in task_pictures([seen])])
+    assert all(word in html for word in texts[0].split(" "))

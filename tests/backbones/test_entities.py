@@ -54,7 +54,7 @@ def test_entities_have_the_means_of_their_tokens(encoder: TextEncoder) -> None:
 
 def test_padding_changes_no_features(encoder: TextEncoder) -> None:
     for network, make in (
-        (EntityEncoder(encoder, last=2), entity_tokens), (WordEncoder(encoder), question_tokens),
+        (EntityEncoder(encoder, last=2), entity_tokens), (WordEncoder(encoder, last=2), question_tokens),
     ):  # fmt: skip
         alone, both = make(encoder.tokenizer, SENTENCES[1:]), make(encoder.tokenizer, SENTENCES)
         found = network(both)[1:]
@@ -69,8 +69,9 @@ def test_nothing_is_between_neighbours() -> None:
 def test_words_have_the_means_of_their_tokens(encoder: TextEncoder) -> None:
     tokens = question_tokens(encoder.tokenizer, SENTENCES)
     tokens["place"][0, 2] = 0  # as if the first word had two tokens
-    found = WordEncoder(encoder)(tokens)
-    vectors, _ = encoder.vectors({name: tokens[name] for name in ("ids", "mask")})
+    found = WordEncoder(encoder, last=2)(tokens)
+    layers, _ = encoder.layers({name: tokens[name] for name in ("ids", "mask")}, 2)
+    vectors = sum(layer / layer.norm(dim=-1, keepdim=True) for layer in layers) / 2
     torch.testing.assert_close(found[0, 0, :8], (vectors[0, 1] + vectors[0, 2]) / 2)
     torch.testing.assert_close(found[0, 3, :8], vectors[0, 4])
     assert found[0, :, 8].tolist() == [1, 0, 1, 1], "which are words"

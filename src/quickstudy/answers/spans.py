@@ -161,7 +161,7 @@ def best_spans(predictions: Tensor, longest: int) -> Tensor:
     ``predictions``  (..., length, 2): the logits of each place as first and as last one.
 
     >>> import torch
-    >>> best_spans(torch.tensor([[[0.0, 9.0], [3.0, 0.0], [0.0, 2.0]]]), longest=2)
+    >>> best_spans(torch.tensor([[[0.0, 1.0], [3.0, 0.0], [0.0, 2.0]]]), longest=2)
     tensor([[1, 2]])
     """
     first, last = predictions.unbind(-1)

@@ -66,13 +66,18 @@ def encoded(inputs: Any, encoder: nn.Module) -> Tensor:
     source = getattr(own, "pretrained_source", None)
     kept = None
     if isinstance(source, PretrainedSource) and digest_of(own) == source.digest:
-        name = source.name if own is encoder else f"{source.name}-{type(encoder).__name__}"
+        name = source.name
+        if own is not encoder:
+            name += f"-{type(encoder).__name__}-{getattr(encoder, 'last', 1)}"
         kept = feature_cache(source._replace(name=name))
     if isinstance(own, TextEncoder) and not isinstance(encoder, WordEncoder):
         # Of one length, so that a text is known again, whatever texts stand beside it.
         longest = own.tokenizer.longest
         inputs = map_tree(lambda leaf: F.pad(leaf, (0, longest - leaf.shape[1])), inputs)
-    return features_of(inputs, encoder, _BATCH, kept)
+    # Texts of like length together, since padding costs time.
+    order = inputs["mask"].sum(1).argsort(stable=True)
+    ordered = map_tree(lambda leaf: leaf[order], inputs)
+    return features_of(ordered, encoder, _BATCH, kept)[order.argsort()]
 
 
 def first_rows(rows: LabelledRows, most: int) -> LabelledRows:
@@ -136,7 +141,7 @@ def names_of(predictor: Predictor) -> list[str]:
     """The names of the classes of a predictor; ValueError where its file has not one for each."""
     names = predictor.info.get("names")
     named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    if not named or len(names) != predictor.spec.outputs:
+    if not named or names is None or len(names) != predictor.spec.outputs:
         raise ValueError(
             f"predict: the predictor distinguishes {predictor.spec.outputs} classes, but its file "
             f"names {str(names)[:100]}. Adapt again."

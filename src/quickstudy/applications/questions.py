@@ -34,7 +34,8 @@ class QuestionTasks:
     """A source of tasks: one question each, asked of other texts in support and query.
 
     ``rows``  classes are questions; inputs are ``words`` (n, words, d), the features of a text's
-              words, and ``span`` (n, 2), its answer.
+              words, ``span`` (n, 2), its answer, and ``number`` (n,), the text's.
+    ``texts``  all texts, by number.
     ``shots``, ``queries``  texts of the support set and queries.
     ``longest``  words of an answer at most.
 
@@ -42,6 +43,7 @@ class QuestionTasks:
     """
 
     rows: LabelledRows
+    texts: Sequence[str]
     shots: int
     queries: int
     longest: int
@@ -58,15 +60,30 @@ class QuestionTasks:
 
     def __call__(self, generator: torch.Generator) -> Task:
         """The task that this generator state gives."""
-        which = int(distinct(len(self.rows), 1, generator))
+        which, chosen = self._draw(generator)
         inputs = self.rows.rows(which)
-        chosen = distinct(int(self.rows.counts[which]), self.shots + self.queries, generator)
         words, targets = inputs["words"][chosen].float(), inputs["span"][chosen]
         support, query = (
             examples(words[part], targets[part])
             for part in (slice(self.shots), slice(self.shots, None))
         )
         return Task(support, query, spans(self.longest))
+
+    def names(self, generator: torch.Generator) -> list[str]:
+        """The texts of that task's queries, with a space between words."""
+        which, chosen = self._draw(generator)
+        numbers = self.rows.rows(which)["number"][chosen[self.shots :]]
+        return [self.texts[number] for number in numbers.tolist()]
+
+    def _draw(self, generator: torch.Generator) -> tuple[int, Tensor]:
+        """The question, and which of its texts, those of the support first."""
+        which = int(distinct(len(self.rows), 1, generator))
+        needed = self.shots + self.queries
+        return which, distinct(int(self.rows.counts[which]), needed, generator)
+
+
+Rows = tuple[LabelledRows, list[str]]
+Splits = tuple[Rows, Rows | None, Rows]
 
 
 @final
@@ -90,7 +107,7 @@ class Questions(Application):
     rows: int = 200
     longest: int = 10
     encoder: str = ENCODER
-    steps: int = 400
+    steps: int = 150
     strict: bool = False
 
     name: ClassVar[str] = "questions"
@@ -105,15 +122,17 @@ class Questions(Application):
         size = text_encoder(self.encoder).features + len(MARKS) + 2
         with seeded(seed):
             made = SpanScorer(Features(size), marks=len(MARKS))
+        tasks = [
+            None if rows is None else QuestionTasks(*rows, given, self.queries, self.longest)
+            for rows in (train, val, test)
+        ]
+        assert tasks[2] is not None
         return Prepared(
-            made,
-            QuestionTasks(train, given, self.queries, self.longest),
-            QuestionTasks(val, given, self.queries, self.longest) if val is not None else None,
-            QuestionTasks(test, given, self.queries, self.longest),
+            made, tasks[0], tasks[1], tasks[2],
             f"Which words of a sentence answer a question about its head, given {given} other "
             "sentences with their answers? Questions are relations; those of the test do not occur "
             "in training.",
-            steps=self.steps, tasks_per_step=4,
+            steps=self.steps, tasks_per_step=4, names=tasks[2].names,
         )  # fmt: skip
 
     def support(self, path: Path, learner: Learner) -> Support:
@@ -146,35 +165,55 @@ class Questions(Application):
             rows.append({"name": place, "answer": answer, "first": first, "last": last})
         return rows
 
-    def _fewrel(self, root: Path | None) -> tuple[LabelledRows, LabelledRows | None, LabelledRows]:
+    def _fewrel(self, root: Path | None) -> Splits:
         if self.split == "pubmed":
             raise ValueError("questions: split must be first or second; found 'pubmed'.")
         parts = fewrel.read_parts(root, split=self.split)
         wiki = {each.relation for each in fewrel.read(root, "wiki")}
-        made = {
-            name: self._rows([each for each in part if each.relation in wiki])
-            for name, part in parts.items()
-        }
-        return made["train"], None, made["test"]
+        train, test = (
+            self._rows([each for each in parts[name] if each.relation in wiki], name == "train")
+            for name in ("train", "test")
+        )
+        return train, None, test
 
-    def _own(self, root: Path | None) -> tuple[LabelledRows, LabelledRows | None, LabelledRows]:
+    def _own(self, root: Path | None) -> Splits:
         if root is None:
             raise ValueError("questions: needs a table of texts. Give it: --root FILE.")
         sentences = read_questions(root, grouped=True, strict=self.strict).sentences
-        found = split_dataset(card("texts"), self._rows(sentences))
-        return found.train, found.val if len(found.val) else None, found.test
+        rows, texts = self._rows(sentences, both_ways=False)
+        found = split_dataset(card("texts"), rows)
+        val = (found.val, texts) if len(found.val) else None
+        return (found.train, texts), val, (found.test, texts)
 
-    def _rows(self, sentences: Sequence[Sentence]) -> LabelledRows:
-        """Questions as classes, ``rows`` texts of each."""
+    def _rows(
+        self, sentences: Sequence[Sentence], both_ways: bool
+    ) -> tuple[LabelledRows, list[str]]:
+        """Questions as classes, ``rows`` texts of each, and the texts by number.
+
+        ``both_ways``  also ask of each answer what it is the answer for: the tail asks, the head
+                       answers. A sentence then has two questions, and what is asked must be read
+                       from the support.
+        """
         kept, seen = [], dict.fromkeys([each.relation for each in sentences], 0)
         for each in sentences:
             seen[each.relation] += 1
             if not self.rows or seen[each.relation] <= self.rows:
                 kept.append(each)
-        words, targets = self._read(kept, answered=True)
-        return LabelledRows.from_labels(
-            {"words": words, "span": targets}, [each.relation for each in kept]
+        asked = [kept]
+        if both_ways:
+            asked.append([
+                Sentence(each.words, each.tail, each.head, f"{each.relation}, asked of the tail")
+                for each in kept
+            ])  # fmt: skip
+        read = [self._read(each, answered=True) for each in asked]
+        words, spans_read = (torch.cat(parts) for parts in zip(*read, strict=True))
+        every = [each for part in asked for each in part]
+        numbers = torch.arange(len(every))
+        rows = LabelledRows.from_labels(
+            {"words": words, "span": spans_read, "number": numbers},
+            [each.relation for each in every],
         )
+        return rows, [each.text for each in every]
 
     def _read(self, sentences: Sequence[Sentence], *, answered: bool) -> tuple[Tensor, Tensor]:
         """Features (n, words, d) of the words, and the answers (n, 2), -1 where not known."""
@@ -184,9 +223,12 @@ class Questions(Application):
         targets = torch.full((len(sentences), 2), -1)
         if answered:
             targets = spans_of(sentences, tokens["place"])
-        found = encoded(tokens, WordEncoder(encoder).eval())
-        words, place = found.split([found.shape[-1] - 2, 2], -1)
-        return torch.cat([words, marks_of(sentences, found.shape[1]), place], -1), targets
+        head = tokens["head"]
+        # Encoded without the head, so that a sentence is encoded once, whatever is asked of it.
+        found = encoded({**tokens, "head": torch.zeros_like(head)}, WordEncoder(encoder).eval())
+        words, exists, _ = found.split([found.shape[-1] - 2, 1, 1], -1)
+        marks = marks_of(sentences, found.shape[1])
+        return torch.cat([words, marks, exists, head.unsqueeze(-1).to(words.dtype)], -1), targets
 
 
 MARKS: tuple[Callable[[str], bool], ...] = (

@@ -26,6 +26,8 @@ from quickstudy.applications.encoding import (
     text_encoder,
 )
 from quickstudy.applications.registry import OWN
+from quickstudy.backbones.pretrained.load import pretrained
+from quickstudy.backbones.text.encoder import TextEncoder
 from quickstudy.backbones.text.entities import EntityEncoder
 from quickstudy.backbones.text.position_cnn import PositionCNN
 from quickstudy.base.names import unknown_name
@@ -41,8 +43,12 @@ from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.rows import LabelledRows
 
-NETWORKS = ("frozen", "cnn")
-TRAIN_WAYS = 10
+NETWORKS = ("frozen", "tuned", "cnn")
+TRAIN = {"frozen": (10, 4), "tuned": (8, 2), "cnn": (10, 4)}
+"""Ways and queries of training tasks."""
+STEPS = {"frozen": 60, "tuned": 150, "cnn": 400}
+TUNED_SCALE = 4.0
+"""Of distances between features of four parts of length 1 each."""
 
 
 @final
@@ -54,11 +60,13 @@ class Relations(Application):
     ``split``     of FewRel: "first" or "second", the half of Wikipedia's relations to test on, or
                   "pubmed".
     ``network``   "frozen": the features of sentence, head and tail by the frozen ``encoder``, and a
-                  head trained on them; "cnn": a convolutional network with position features that
-                  is trained from the encoder's embeddings of words.
+                  linear change trained on them; "tuned": its last ``layers`` are trained too, which
+                  takes minutes; "cnn": a convolutional network with position features that is
+                  trained from the encoder's embeddings of words.
+    ``layers``    of the encoder that are trained with "tuned".
     ``rows``      sentences of each relation at most, the first ones; 0 for all.
     ``encoder``   a pretrained one.
-    ``steps``     of training, for a learner that trains.
+    ``steps``     of training, for a learner that trains; 0 for what suits the network.
     ``strict``    empty sentences, and those of which the end is cut, are errors.
     """
 
@@ -66,9 +74,10 @@ class Relations(Application):
     queries: int = 10
     split: str = "first"
     network: str = "frozen"
+    layers: int = 2
     rows: int = 200
     encoder: str = ENCODER
-    steps: int = 60
+    steps: int = 0
     strict: bool = False
 
     name: ClassVar[str] = "relations"
@@ -85,7 +94,7 @@ class Relations(Application):
     ) -> Prepared:
         """The sentences as the network reads them, a learner, and tasks of unseen relations."""
         rows = self._own(root) if data == OWN else self._fewrel(root)
-        trained = self.network == "cnn" or is_trained(learner)
+        trained = self.network != "frozen" or is_trained(learner)
         needed = ("train", "val", "test") if trained else ("test",)
         split = {name: self._read(rows.splits[name]) for name in needed if len(rows.splits[name])}
         with seeded(seed):
@@ -95,8 +104,11 @@ class Relations(Application):
         test = episodes(split["test"], ways, given, self.queries)
         train = val = None
         baselines: dict[str, Learner] = {}
+        tuned = self.network == "tuned"
         if trained:
-            train = episodes(split["train"], min(TRAIN_WAYS, len(split["train"])), given, 4)
+            train_ways, train_queries = TRAIN[self.network]
+            most = min(train_ways, len(split["train"]))
+            train = episodes(split["train"], most, given, train_queries)
             if self.network == "frozen":
                 baselines = {BASELINE: on_features("simple_shot", None, self._size)}
             if len(split.get("val", ())) > 1:
@@ -106,8 +118,9 @@ class Relations(Application):
             f"Which of {ways} relations does a sentence say of its head and tail, given {given} "
             f"sentence{'s' if given > 1 else ''} of each? Test tasks have {new} that training has "
             "not seen.",
-            steps=self.steps if trained else 0, tasks_per_step=2, names=test.names,
-            baselines=baselines,
+            steps=(self.steps or STEPS[self.network]) if trained else 0,
+            tasks_per_step=1 if tuned else 2, rate=1e-4 if tuned else 1e-3,
+            clip=1.0 if tuned else None, names=test.names, baselines=baselines,
         )  # fmt: skip
 
     def support(self, path: Path, learner: Learner) -> Support:
@@ -149,11 +162,35 @@ class Relations(Application):
     def _learner(self, name: str, base: LabelledRows | None) -> Learner:
         if self.network == "frozen":
             return on_features(name, base, self._size)
-        embeddings = text_encoder(self.encoder).model.get_input_embeddings()
-        assert isinstance(embeddings, nn.Embedding)
+        if self.network == "tuned":
+            scale = {"scale": TUNED_SCALE} if name == "prototypical" else {}
+            tuned: Learner = resolve("learner", name, LEARNERS)(self._tuned(), **scale)
+            return tuned
+        model: Any = text_encoder(self.encoder).model  # of the package transformers
+        embeddings = model.get_input_embeddings()
         cnn = PositionCNN(len(embeddings.weight)).start_from(embeddings.weight)
         learner: Learner = resolve("learner", name, LEARNERS)(cnn)
         return learner
+
+    def _tuned(self) -> EntityEncoder:
+        """An encoder of its own, of which the last layers are trained."""
+        encoder = pretrained(self.encoder, frozen=False)
+        assert isinstance(encoder, TextEncoder)
+        found = [
+            part
+            for part in encoder.model.modules()
+            if isinstance(part, nn.ModuleList) and len(part)
+        ]
+        layers = max(found, key=len, default=nn.ModuleList())
+        if not 1 <= self.layers <= len(layers):
+            raise ValueError(
+                f"relations: layers must be 1 to {len(layers)}, those of {self.encoder}; found "
+                f"{self.layers}."
+            )
+        encoder.requires_grad_(False)
+        for layer in layers[-self.layers :]:
+            layer.requires_grad_(True)
+        return EntityEncoder(encoder)
 
     def _fewrel(self, root: Path | None) -> Dataset:
         refuse_other_tokens(text_encoder(self.encoder), "fewrel")
@@ -180,6 +217,6 @@ class Relations(Application):
 
     def _features(self, tokens: Any) -> Any:
         """The tokens as the network reads them."""
-        if self.network == "cnn":
+        if self.network != "frozen":
             return tokens
         return encoded(tokens, EntityEncoder(text_encoder(self.encoder)).eval())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from quickstudy.base.names import unknown_name
 from quickstudy.base.trees import map_tree
@@ -91,7 +91,8 @@ def load_texts(
 
     The arguments are those of :func:`load`.
     """
-    parts = {"train": [], "val": [], "test": []} | read_parts(root, split=split, download=download)
+    parts: dict[str, list[Sentence]] = {"train": [], "val": [], "test": []}
+    parts |= read_parts(root, split=split, download=download)
     return {
         name: Texts([each.text for each in part], [each.relation for each in part])
         for name, part in parts.items()
@@ -137,7 +138,7 @@ def read(root: str | Path | None, domain: str, *, download: bool = True) -> list
     ]
 
 
-def _sentence(row: dict[str, Sequence], relation: str) -> Sentence:
+def _sentence(row: dict[str, Sequence[Any]], relation: str) -> Sentence:
     (_, _, heads), (_, _, tails) = row["h"], row["t"]
     return Sentence(tuple(row["tokens"]), tuple(heads[0]), tuple(tails[0]), relation)
 

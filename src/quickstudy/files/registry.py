@@ -54,6 +54,7 @@ PARTS = {
     "with_head": "quickstudy.backbones.joined:WithHead",
     "chain": "quickstudy.backbones.joined:Chain",
     "low_rank": "quickstudy.backbones.low_rank:LowRank",
+    "entity_encoder": "quickstudy.backbones.text.entities:EntityEncoder",
     "whitened": "quickstudy.backbones.whitened:Whitened",
     "position_cnn": "quickstudy.backbones.text.position_cnn:PositionCNN",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}

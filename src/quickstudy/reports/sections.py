@@ -11,6 +11,7 @@ from quickstudy.reports import (
     detection_pictures,
     episodes,
     label_tables,
+    marked_texts,
     plots,
     segmentation_pictures,
     token_sequences,
@@ -25,6 +26,7 @@ from quickstudy.reports.view_types import (
     LabelsView,
     PixelsView,
     RegressionView,
+    SpansView,
     TokensView,
     View,
 )
@@ -185,6 +187,11 @@ def _(first: PixelsView, views: Sequence[PixelsView], ids: str) -> Iterator[Mark
 def _(first: TokensView, views: Sequence[TokensView], ids: str) -> Iterator[Markup]:
     note = f"{FIRST_TASKS} True tokens are above, predicted ones below."
     yield section("Test tasks", first.task, note, *token_sequences.task_pictures(views))
+
+
+@sections_of.register
+def _(first: SpansView, views: Sequence[SpansView], ids: str) -> Iterator[Markup]:
+    yield section("Test tasks", first.task, FIRST_TASKS, *marked_texts.task_pictures(views))
 
 
 @sections_of.register

@@ -146,6 +146,21 @@ class TokensView:
 
 
 @dataclass(frozen=True)
+class SpansView:
+    """Texts of which a span answers, and a learner's predictions.
+
+    ``true``       (q, 2) the places of the answer's first and last word.
+    ``predicted``  (q, 2), likewise.
+    ``texts``      the texts, with a space between words; None where they are not known.
+    """
+
+    true: Array
+    predicted: Array
+    texts: tuple[str, ...] | None
+    task: str = ""
+
+
+@dataclass(frozen=True)
 class Objects:
     """The objects of one picture.
 
@@ -192,4 +207,13 @@ class GeneralView:
     task: str = ""
 
 
-View = EpisodeView | RegressionView | LabelsView | PixelsView | TokensView | BoxesView | GeneralView
+View = (
+    EpisodeView
+    | RegressionView
+    | LabelsView
+    | PixelsView
+    | TokensView
+    | SpansView
+    | BoxesView
+    | GeneralView
+)

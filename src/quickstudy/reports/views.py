@@ -16,6 +16,7 @@ from quickstudy.answers.classes import Classes
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
+from quickstudy.answers.spans import Spans
 from quickstudy.answers.tokens import Tokens, comparable
 from quickstudy.base.door import inspected
 from quickstudy.base.replica import in_evaluation_mode
@@ -33,6 +34,7 @@ from quickstudy.reports.view_types import (
     Objects,
     PixelsView,
     RegressionView,
+    SpansView,
     TokensView,
     View,
 )
@@ -217,6 +219,20 @@ def _(answer: Tokens, given: _Adapted) -> TokensView:
         tags,
         given.named(answer.vocabulary, "tokens", "{0}"),
         given.task,
+    )
+
+
+@view_of.register
+def _(answer: Spans, given: _Adapted) -> SpansView:
+    known = (given.query.targets >= 0).all(-1) & (given.query.weights > 0)
+    kept = known.nonzero().flatten()
+    predicted = answer.decode(given.predictor, given.query.inputs)
+    texts = None
+    if given.names is not None:
+        all_texts = given.named(len(given.query.targets), "queries", "{0}")
+        texts = tuple(all_texts[row] for row in kept.tolist())
+    return SpansView(
+        to_numpy(given.query.targets[kept]), to_numpy(predicted[kept]), texts, given.task
     )
 
 

@@ -41,10 +41,10 @@ class EntityEncoder(nn.Module):
         head, tail = head[:, :width], tail[:, :width]
         parts = (mask, head, tail, between(head, tail) & mask)
         pooled = [
-            sum(to_unit_length(mean_of_tokens(vectors, part)) for vectors in layers)
+            torch.stack([to_unit_length(mean_of_tokens(vectors, part)) for vectors in layers])
             for part in parts
         ]
-        return torch.cat([to_unit_length(part) for part in pooled], -1)
+        return torch.cat([to_unit_length(each.sum(0)) for each in pooled], -1)
 
 
 def between(head: Tensor, tail: Tensor) -> Tensor:
@@ -64,21 +64,24 @@ def between(head: Tensor, tail: Tensor) -> Tensor:
 class WordEncoder(nn.Module):
     """``{"ids", "mask", "place"}`` (n, length) and ``"head"`` (n, words) -> (n, words, d + 2).
 
-    For each word the mean of the transformer's last vectors over its tokens, then 1 where there is
-    a word, and 1 where it is of the head, the entity that a question is about.
+    For each word the mean of the transformer's vectors over its tokens, then 1 where there is a
+    word, and 1 where it is of the head, the entity that a question is about. The vectors are means
+    over the ``last`` layers, of vectors of length 1.
 
     ``encoder``  a transformer that reads ``ids`` and ``mask``.
+    ``last``     layers of it.
     """
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: TextEncoder, last: int = 3) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.last = encoder, last
         self.features = encoder.features + 2
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Features (n, words, d + 2); ValueError for other inputs."""
         ids, mask, place, head = marked(inputs, ("ids", "mask", "place", "head"))
-        vectors, _ = self.encoder.vectors({"ids": ids, "mask": mask})
+        layers, _ = self.encoder.layers({"ids": ids, "mask": mask}, self.last)
+        vectors = torch.stack([to_unit_length(each) for each in layers]).mean(0)
         of = place[:, : vectors.shape[1]].unsqueeze(1) == torch.arange(
             head.shape[1], device=place.device
         ).unsqueeze(-1)  # (n, words, length): which tokens are of which word

@@ -146,8 +146,8 @@ def load_data(recipe: Recipe, classes: LabelledRows | None = None) -> Dataset:
     """
     if card(recipe.data).texts:
         raise ValueError(
-            f"run: {recipe.data} has texts, but runs are on pictures or arrays. Use it in Python: "
-            "docs/text.md shows it with a pretrained encoder."
+            f"run: {recipe.data} has texts, but runs are on pictures or arrays. Give texts of your "
+            "own by --data text --root FILE, or use them in Python as docs/text.md shows."
         )
     if recipe.folds:
         return _load_fold(recipe, recipe.folds, classes)

@@ -58,7 +58,8 @@ class SupportLoss:
         """The weighted mean over the support rows."""
         predictions = within_task(self._run(weights)[0], self.spec, self.present)
         shape = self.spec.answer.prediction_shape(self.support.targets)
-        if isinstance(predictions, Tensor) and ... not in shape and predictions.shape != shape:
+        fixed = ... not in shape and None not in shape
+        if isinstance(predictions, Tensor) and fixed and predictions.shape != shape:
             raise ValueError(
                 f"the task needs predictions of shape {shape}, but the backbone gives "
                 f"predictions of shape {tuple(predictions.shape)}. Reshape what it returns."
