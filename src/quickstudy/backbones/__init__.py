@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
+    from quickstudy.backbones.feature_maps import JoinedMaps, PixelMaps, PixelNet
     from quickstudy.backbones.joined import Chain, Features, WithHead
     from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
+    from quickstudy.backbones.remembering import Remembering
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
@@ -24,8 +26,12 @@ __all__ = [
     "Conv4",
     "EfficientNetLite",
     "Features",
+    "JoinedMaps",
     "LowRank",
     "OnnxTextEncoder",
+    "PixelMaps",
+    "PixelNet",
+    "Remembering",
     "ResNet12",
     "TextEncoder",
     "WithHead",
@@ -37,8 +43,12 @@ _MODULES = {
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
     "Features": "joined",
+    "JoinedMaps": "feature_maps",
     "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
+    "PixelMaps": "feature_maps",
+    "PixelNet": "feature_maps",
+    "Remembering": "remembering",
     "ResNet12": "resnet12",
     "TextEncoder": "text.encoder",
     "WithHead": "joined",

@@ -131,7 +131,7 @@ class TunedLearner(Learner):
         features, _ = embed_support(whole, support)
         trunk = Trunk(network, support, features.detach(), alone)
         tuning = self._tuning()
-        problem = Problem(trunk, support, spec, groups, tuning, _order(support, tuning))
+        problem = Problem(trunk, support, spec, groups, tuning, order_of_batches(support, tuning))
         chosen = chosen_settings(problem, self.head, self.l2)
         return problem, starting_weights(problem, self.head, self.l2, features), chosen
 
@@ -196,7 +196,7 @@ def _trained(weight: Tensor) -> bool:
     return weight.requires_grad or not isinstance(weight, nn.Parameter)
 
 
-def _order(support: Examples, tuning: Tuning) -> Tensor | None:
+def order_of_batches(support: Examples, tuning: Tuning) -> Tensor | None:
     """(n,): the rows in the order of minibatches, by the seed; rows of weight 0 come last.
 
     A row's place depends on the rows before it alone, not on how many follow.
