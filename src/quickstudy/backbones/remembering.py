@@ -73,7 +73,8 @@ class Remembering(nn.Module):
             return False
         parts = self.backbone.modules()
         return not any(
-            part.training or any(p.requires_grad for p in part._parameters.values() if p is not None)
+            part.training
+            or any(p.requires_grad for p in part._parameters.values() if p is not None)
             for part in parts
         )
 

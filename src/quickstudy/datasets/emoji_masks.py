@@ -43,6 +43,7 @@ class PastedEmoji:
     names: tuple[str, ...]
 
     def __len__(self) -> int:
+        """The number of pictures."""
         return len(self.pictures)
 
     def __repr__(self) -> str:

@@ -29,6 +29,8 @@ MAX_SCANNED = 30 * MAX_PIXELS  # in all scans of a JPEG; cameras and programs ma
 FILTERS = ("bicubic", "area")
 """How pictures are resized. "area" is for drawings: a pixel is the mean of the area that it covers,
 exactly, so that a line of one bit becomes its share of ink."""
+EXIF_ORIENTATION, EXIF_ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+"""EXIF's tag, and its values for pictures whose stored rows are columns: decode turns them."""
 MIN_SIDE = 4  # smaller images contain too little to learn from
 
 

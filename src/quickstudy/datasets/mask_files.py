@@ -17,7 +17,14 @@ import torch
 
 from quickstudy.base.shown import shown
 from quickstudy.base.words import count, first_few
-from quickstudy.datasets.images import SUFFIXES, ImageError, decode, opened_safely
+from quickstudy.datasets.images import (
+    EXIF_ON_ITS_SIDE,
+    EXIF_ORIENTATION,
+    SUFFIXES,
+    ImageError,
+    decode,
+    opened_safely,
+)
 from quickstudy.tasks.masks import MaskedPictures
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
@@ -25,8 +32,6 @@ UNKNOWN = 255
 MOST_CLASSES = 256
 MOST_BYTES = 2**20
 """Of ``classes.txt``."""
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
-"""EXIF's tag, and its values for pictures whose stored rows are columns."""
 
 
 class MaskError(ImageError):
@@ -163,7 +168,7 @@ def _refuse_unpaired(top: Path, pictures: Mapping[str, Path], masks: Mapping[str
 def _refuse_other_size(picture: Path, file: Path, mask: np.ndarray) -> None:
     with opened_safely(picture, str(picture)) as opened:
         width, height = opened.size
-        if opened.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE:  # decode turns it upright
+        if opened.getexif().get(EXIF_ORIENTATION, 1) in EXIF_ON_ITS_SIDE:  # decode turns it upright
             width, height = height, width
     if mask.shape != (height, width):
         raise MaskError(

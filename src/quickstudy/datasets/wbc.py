@@ -23,8 +23,8 @@ import torch
 from quickstudy.datasets.cache import Splits, cached, data_root
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.images import decode
-from quickstudy.datasets.mask_files import decode_mask, nearest
 from quickstudy.datasets.limits import ArchiveError, Limits
+from quickstudy.datasets.mask_files import decode_mask, nearest
 from quickstudy.datasets.registry import card
 from quickstudy.datasets.sources import entries, find
 from quickstudy.tasks.masks import MaskedPictures
@@ -73,8 +73,8 @@ def load_masks(root: str | Path | None = None, *, size: int = MASKED_SIZE) -> Ma
     _verify(source, pictures, labels)
     if sorted(masks) != sorted(pictures):
         raise FileNotFoundError(
-            f"wbc: there must be a mask for each of the {len(pictures)} pictures in {source}; found "
-            f"{len(masks)}. Get Dataset 1 from {card('wbc').url} as it is."
+            f"wbc: there must be a mask for each of the {len(pictures)} pictures in {source}; "
+            f"found {len(masks)}. Get Dataset 1 from {card('wbc').url} as it is."
         )
     decoded = {number: _mask(masks[number], f"{source}: mask {number}") for number in masks}
     if _digest_of_masks(decoded) != card("wbc").digest("masks"):

@@ -42,6 +42,7 @@ class MaskedPictures:
             )
 
     def __len__(self) -> int:
+        """The number of pictures."""
         return len(self.pictures)
 
     def __repr__(self) -> str:
@@ -82,54 +83,65 @@ class ObjectPictures(Protocol):
     ``pictures``  (n, channels, height, width) uint8.
     ``places``    (n, height, width): 0 where no object is, else the number of the object, from 1.
     ``objects``   (m, 4): picture, number in the picture, class, and style of every object.
+    ``names``     of the classes.
     """
 
     pictures: Tensor
     places: Tensor
     objects: Tensor
+    names: tuple[str, ...]
 
 
-def object_tasks(
-    data: ObjectPictures, shots: int | tuple[int, int], queries: int
-) -> TaskSource:
+class ObjectTasks:
     """Tasks of one class: where is it? Pictures show it beside objects of other classes.
 
     Class 1 is an object of the class, class 0 everything else. The class and a style are drawn;
     the queries show the class in this style, and the support shows it in other styles.
 
+    ``data``     the pictures and what they show.
     ``shots``    pictures of the support; of two numbers, any from the first to the second.
     ``queries``  at most; a class with fewer pictures in the style gives fewer.
 
     Raises ValueError where no class has so many pictures.
     """
-    least, most = (shots, shots) if isinstance(shots, int) else shots
-    if not 1 <= least <= most or queries < 1:
-        raise ValueError(
-            f"object_tasks: shots and queries must be at least 1; found shots={shots}, "
-            f"queries={queries}. Ask for more."
-        )
-    possible = _questions(data.objects, most)
-    if not possible:
-        raise ValueError(
-            f"object_tasks: a class needs {most} pictures in other styles than the query's; found "
-            "no class with so many. Ask for fewer shots, or make more pictures."
-        )
-    spec = segmentation(2, background=True)
 
-    def drawn(rows: Tensor) -> Examples:
-        pictures, numbers = data.objects[rows, 0], data.objects[rows, 1]
-        masks = data.places[pictures] == numbers[:, None, None]
-        return examples(data.pictures[pictures], masks.long())
+    def __init__(self, data: ObjectPictures, shots: int | tuple[int, int], queries: int) -> None:
+        self.data, self.queries = data, queries
+        self.shots = (shots, shots) if isinstance(shots, int) else shots
+        if not 1 <= self.shots[0] <= self.shots[1] or queries < 1:
+            raise ValueError(
+                f"ObjectTasks: shots and queries must be at least 1; found shots={shots}, "
+                f"queries={queries}. Ask for more."
+            )
+        self._questions = _questions(data.objects, self.shots[1])
+        if not self._questions:
+            raise ValueError(
+                f"ObjectTasks: a class needs {self.shots[1]} pictures in other styles than the "
+                "query's; found no class with so many. Ask for fewer shots, or make more pictures."
+            )
+        self._spec = segmentation(2, background=True)
 
-    def source(generator: torch.Generator) -> Task:
-        chosen = int(torch.randint(len(possible), (), generator=generator))
-        n = int(torch.randint(least, most + 1, (), generator=generator))
-        own, others = possible[chosen]
+    def __call__(self, generator: torch.Generator) -> Task:
+        """A task; the same for the same state of ``generator``."""
+        own, others = self._question(generator)
+        n = int(torch.randint(self.shots[0], self.shots[1] + 1, (), generator=generator))
         support = others[torch.randperm(len(others), generator=generator)[:n]]
-        query = own[torch.randperm(len(own), generator=generator)[:queries]]
-        return Task(drawn(support), drawn(query), spec)
+        query = own[torch.randperm(len(own), generator=generator)[: self.queries]]
+        return Task(self._drawn(support), self._drawn(query), self._spec)
 
-    return source
+    def names(self, generator: torch.Generator) -> tuple[str, str]:
+        """The names of the classes of the task that ``generator`` gives."""
+        own, _ = self._question(generator)
+        return "elsewhere", self.data.names[int(self.data.objects[own[0], 2])]
+
+    def _question(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(self._questions), (), generator=generator)
+        return self._questions[int(chosen)]
+
+    def _drawn(self, rows: Tensor) -> Examples:
+        pictures, numbers = self.data.objects[rows, 0], self.data.objects[rows, 1]
+        masks = self.data.places[pictures] == numbers[:, None, None]
+        return examples(self.data.pictures[pictures], masks.long())
 
 
 def _questions(objects: Tensor, shots: int) -> list[tuple[Tensor, Tensor]]:

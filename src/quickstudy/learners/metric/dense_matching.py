@@ -26,6 +26,7 @@ from quickstudy.learners.metric.masks import (
 from quickstudy.objectives import Outcome, mean_loss, predict_rows, present_in, score_of
 from quickstudy.tasks.examples import labelled, require_given, weighted_mean
 
+
 def overlap_loss(learner: Learner, task: Task) -> Outcome:
     """The query loss, plus 1 - the soft intersection over union, the mean over classes.
 
@@ -74,8 +75,8 @@ class DenseMatching(Learner):
     learns which shapes of evidence are objects. Training minimises :func:`overlap_loss`.
 
     ``backbone``  pictures (n, ...) -> maps (n, channels, height, width).
-    ``keys``      side of the support's maps, to which larger ones are reduced; those of queries keep
-                  their size.
+    ``keys``      side of the support's maps, to which larger ones are reduced; those of queries
+                  keep their size.
     ``scale``     factor on the cosine at the start; it is learnt.
     ``width``     channels of the decoder; 0 for no decoder: then nothing but the scale is learnt
                   over a frozen backbone.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class PrototypicalSegmentation(Learner):
 
     answers = (Pixels,)
     objective: Callable[[Learner, Task], Any] = staticmethod(aligned_loss)
-    exceptions = {
+    exceptions: ClassVar[Mapping[str, str]] = {
         "unknown_element_is_absent": "the mean of each picture's pixels counts once, however many "
         "of them are known (equation 1)"
     }

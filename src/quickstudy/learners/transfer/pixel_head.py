@@ -40,11 +40,11 @@ class PixelHead(TunedLearner):
     set alone. With ``symmetries`` it learns from all rotations by 90 degrees and mirror images of
     the support, and predicts the mean over those of a query.
 
-    ``backbone``    pictures (n, channels, side, side) -> maps (n, d, h, w), such as a frozen network
-                    with :class:`quickstudy.backbones.PixelMaps`, or
+    ``backbone``    pictures (n, channels, side, side) -> maps (n, d, h, w), such as a frozen
+                    network with :class:`quickstudy.backbones.PixelMaps`, or
                     :class:`quickstudy.backbones.PixelNet`.
-    ``adapts``      what moves besides the head: "all" that is not frozen, "last:k", "head" (nothing)
-                    or name patterns, as for FineTune.
+    ``adapts``      what moves besides the head: "all" that is not frozen, "last:k", "head"
+                    (nothing) or name patterns, as for FineTune.
     ``steps``       number of steps. The start of the head is 0, so 0 steps say nothing.
     ``rate``        of the steps.
     ``batch``       pictures of a step; None for all. They follow one another in an order that
