@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +76,7 @@ def decode(
 
 @contextmanager
 def opened_safely(
-    source: Path | bytes, name: str, formats: Sequence[str] = FORMATS
+    source: Path | bytes, name: str, formats: tuple[str, ...] = FORMATS
 ) -> Iterator[Image.Image]:
     """The image, not decoded yet; any error inside, in decoding too, as an ImageError.
 

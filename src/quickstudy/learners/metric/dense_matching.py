@@ -20,6 +20,7 @@ from quickstudy.learners.metric.masks import (
     checked_maps,
     extent_of,
     odds_against_others,
+    reduced,
     refuse_vectors,
     shares_of_classes,
 )
@@ -124,9 +125,9 @@ class DenseMatching(Learner):
         support = labelled(support, spec.answer)
         maps, statistics = embed_support(self.backbone, support)
         maps = checked_maps(maps, "DenseMatching")
-        size = tuple(min(self.keys, side) for side in maps.shape[-2:])
-        cells = F.adaptive_avg_pool2d(of_unit_length(maps, 1), size)
-        shares = shares_of_classes(support.targets, spec.answer, size, maps)
+        size = [min(self.keys, side) for side in maps.shape[-2:]]
+        cells = reduced(of_unit_length(maps, 1), size)
+        shares = shares_of_classes(support.targets, spec.answer, cells)
         shares = support.weights.to(maps.dtype).reshape(-1, 1, 1, 1) * shares
         values = shares.movedim(1, -1).flatten(0, 2)
         totals = values.sum(0)
@@ -161,8 +162,8 @@ class DenseMatching(Learner):
         most = similar.amax(-1, keepdim=True).detach()
         summed = (similar - most).exp() @ state["values"]
         # A class of no cell has no evidence; its logit is replaced later.
-        log = summed.clamp_min(torch.finfo(maps.dtype).tiny).log()
-        return (log + most).movedim(-1, 1)
+        log: Tensor = summed.clamp_min(torch.finfo(maps.dtype).tiny).log() + most
+        return log.movedim(-1, 1)
 
 
 class _Decoder(nn.Module):
@@ -184,7 +185,8 @@ class _Decoder(nn.Module):
         n, k = odds.shape[:2]
         each = torch.stack([_SCALE_OF_ODDS * odds, odds.sigmoid()], 2)
         h = self.join(each.flatten(0, 1)).unflatten(0, (n, k)) + self.read(maps).unsqueeze(1)
-        h, found = h.flatten(0, 1).relu(), []
+        found: list[Tensor] = []
+        h = h.flatten(0, 1).relu()
         for level in self.down:
             h = level(h if not found else F.avg_pool2d(h, 2, ceil_mode=True))
             found.append(h)

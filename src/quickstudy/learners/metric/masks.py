@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,12 +13,18 @@ from quickstudy.core import Answer, TaskSpec
 from quickstudy.tasks.examples import without_absent
 
 
-def shares_of_classes(masks: Tensor, answer: Answer, size: tuple[int, int], like: Tensor) -> Tensor:
-    """The share of each class in the area of each cell of a map: (n, k, *size).
+def shares_of_classes(masks: Tensor, answer: Answer, maps: Tensor) -> Tensor:
+    """The share of each class in the area of each cell of ``maps`` (n, c, h, w): (n, k, h, w).
 
-    ``masks`` (n, h, w) are class ids, -1 where unknown, which counts for no class.
+    ``masks`` (n, height, width) are class ids, -1 where unknown, which counts for no class.
     """
-    return F.adaptive_avg_pool2d(answer.encode(masks, like.dtype).movedim(-1, 1), size)
+    return reduced(answer.encode(masks, maps.dtype).movedim(-1, 1), maps.shape[-2:])
+
+
+def reduced(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The mean of each of height x width areas of maps (n, c, h, w): (n, c, *size)."""
+    height, width = size
+    return F.adaptive_avg_pool2d(maps, (height, width))
 
 
 def extent_of(masks: Tensor, like: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class PrototypicalSegmentation(Learner):
         support = labelled(support, spec.answer)
         maps, statistics = embed_support(self.backbone, support)
         maps = checked_maps(maps, "PrototypicalSegmentation")
-        shares = shares_of_classes(support.targets, spec.answer, maps.shape[-2:], maps)
+        shares = shares_of_classes(support.targets, spec.answer, maps)
         tiny = torch.finfo(maps.dtype).tiny
         areas = shares.sum((2, 3))
         pooled = torch.einsum("nkhw,nchw->nkc", shares, maps) / areas.unsqueeze(-1).clamp_min(tiny)
