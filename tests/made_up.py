@@ -82,7 +82,7 @@ def _functions(
 
 
 def bright_places(shots: int = 2, queries: int = 2, side: int = 6) -> TaskSource:
-    """Pictures (1, side, side) whose bright pixels are of class 1, or 0; a fifth is unknown (-1)."""
+    """Pictures (1, side, side) whose bright pixels are of class 1, or 0; a fifth is unknown."""
 
     def source(generator: torch.Generator) -> Task:
         flip = int(torch.randint(2, (), generator=generator))

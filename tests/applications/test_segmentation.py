@@ -85,10 +85,10 @@ def test_a_run_on_own_pictures_tests_on_others_than_the_support(tmp_path: Path) 
 
 def test_a_run_needs_a_folder_of_two_pictures(tmp_path: Path) -> None:
     app = Segmentation(size=SIDE)
-    with pytest.raises(ValueError, match=r"needs the folder .* --root FOLDER"):
+    with pytest.raises(ValueError, match=r"needs the folder .*--root FOLDER"):
         app.prepare("own", None, "pixel_head", None, 0)
     blobs(tmp_path, 1)
-    with pytest.raises(ValueError, match="needs two pictures with masks or more.* found 1"):
+    with pytest.raises(ValueError, match=r"needs two pictures with masks or more.* found 1"):
         app.prepare("own", tmp_path, "pixel_head", None, 0)
 
 

@@ -116,7 +116,7 @@ def test_missing_folders_files_and_pairs_are_refused(tmp_path: Path) -> None:
 def test_a_corrupt_mask_is_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path, "a", halves(0, 1))
     path = tmp_path / "masks" / "a.png"
-    path.write_bytes(path.read_bytes()[:40])
+    path.write_bytes(path.read_bytes()[:60])
     refused(tmp_path, r"masks/a.png: cannot be read", MaskError)
     path.write_bytes(b"GIF89a no mask")
     refused(tmp_path, r"masks/a.png: not an image. Known formats: PNG", MaskError)

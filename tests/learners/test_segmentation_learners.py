@@ -59,10 +59,9 @@ def learner_of(make) -> qs.Learner:
 
 def cells_of(learner, of: qs.Task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Maps of support and query with channels last, and the class of each support cell."""
-    both = (
-        learner.backbone(rows.inputs).detach().movedim(1, -1) for rows in (of.support, of.query)
-    )
-    return *(each.numpy() for each in both), of.support.targets[:, ::2, ::2].numpy()
+    maps = (learner.backbone(rows.inputs).detach() for rows in (of.support, of.query))
+    support, query = (each.movedim(1, -1).numpy() for each in maps)
+    return support, query, of.support.targets[:, ::2, ::2].numpy()
 
 
 def unit(v: np.ndarray) -> np.ndarray:

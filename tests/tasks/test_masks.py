@@ -21,7 +21,7 @@ def numbered(n: int = 7) -> MaskedPictures:
 def test_support_and_queries_are_different_pictures() -> None:
     source = mask_tasks(numbered(), shots=3, queries=4)
     for i in range(5):
-        task = source(generator(0, i))
+        task = source(generator(i))
         both = torch.cat([task.support.inputs, task.query.inputs])[:, 0, 0, 0] * 255
         assert sorted(both.round().tolist()) == list(range(7))
         assert (task.support.targets == torch.tensor([0, 0, 1, 1])).all()
@@ -48,7 +48,7 @@ def objects() -> SimpleNamespace:
 def test_queries_show_the_class_in_a_style_that_the_support_has_not() -> None:
     source, seen = ObjectTasks(objects(), shots=(1, 4), queries=2), set()
     for i in range(40):
-        task = source(generator(0, i))
+        task = source(generator(i))
         greys = []
         for rows in (task.support, task.query):
             shown = (rows.inputs[:, 0] * 255).round().long() - 1
@@ -58,7 +58,7 @@ def test_queries_show_the_class_in_a_style_that_the_support_has_not() -> None:
         support, query = greys
         assert {g // 10 for g in support} == {g // 10 for g in query}
         assert not {g % 10 for g in support} & {g % 10 for g in query}
-        assert source.names(generator(0, i))[1] == "abcd"[query[0] // 10]
+        assert source.names(generator(i))[1] == "abcd"[query[0] // 10]
         seen.add(len(support))
     assert seen == {1, 2, 3, 4}
 

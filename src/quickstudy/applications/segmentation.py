@@ -39,6 +39,8 @@ SIDE, WIDTH = 32, 48
 """Of the maps that dense matching and prototypes learn over the frozen network."""
 MATCHED = (1, 2, 3, 4)
 """Which maps of the network they read: all but the picture itself."""
+SYMMETRIC_PICTURES = 256
+"""The pixel head reads each picture of a support set again, in eight positions."""
 FROM_SCRATCH = "small network from scratch"
 AT_ONCE = 8
 
@@ -144,7 +146,8 @@ class Segmentation(Application):
         network = pretrained(BACKBONE, size=self.size, maps=True)
         shapes: Any = network.map_shapes
         if name == "pixel_head":
-            return PixelHead(Chain(network, PixelMaps(shapes)), steps=self.steps, seed=seed)
+            maps = Remembering(network, most=SYMMETRIC_PICTURES)
+            return PixelHead(Chain(maps, PixelMaps(shapes)), steps=self.steps, seed=seed)
         joined = JoinedMaps(shapes, SIDE * self.size // 128, MATCHED, WIDTH if trained else None)
         backbone = Chain(Remembering(network), joined)
         if name == "dense_matching":

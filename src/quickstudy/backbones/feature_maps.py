@@ -110,7 +110,7 @@ class PixelMaps(nn.Module):
     giving the finest map alone.
     """
 
-    def __init__(self, shapes: Shapes, width: int = 24) -> None:
+    def __init__(self, shapes: Shapes, width: int = 16) -> None:
         super().__init__()
         _refuse_no_maps("PixelMaps", shapes, range(len(shapes)))
         refuse_sizes("PixelMaps", width=width)

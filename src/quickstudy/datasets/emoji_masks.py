@@ -96,7 +96,8 @@ def _classes_and_designs(n: int, classes: int, generator: torch.Generator) -> Te
     turn = number // classes
     start = torch.randint(len(DESIGNS), (classes,), generator=generator)
     both = torch.stack([number % classes, (start[number % classes] + turn) % len(DESIGNS)], 1)
-    pairs = both[torch.randperm(len(both), generator=generator)].unflatten(0, (n, TOGETHER))
+    order = torch.randperm(len(both), generator=generator)
+    pairs: Tensor = both[order].unflatten(0, (n, TOGETHER))
     for k in range(n):  # two of one class: exchange one with the next picture
         if pairs[k, 0, 0] == pairs[k, 1, 0]:
             other = (k + 1) % n

@@ -86,10 +86,17 @@ class ObjectPictures(Protocol):
     ``names``     of the classes.
     """
 
-    pictures: Tensor
-    places: Tensor
-    objects: Tensor
-    names: tuple[str, ...]
+    @property
+    def pictures(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def places(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def objects(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def names(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 class ObjectTasks:

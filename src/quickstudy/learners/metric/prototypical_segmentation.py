@@ -24,7 +24,7 @@ from quickstudy.tasks.examples import labelled, require_given
 
 
 def aligned_loss(learner: Learner, task: Task) -> Outcome:
-    """The query loss, plus ``alignment`` times the loss of the way back (equations 5 to 7).
+    """The query loss, plus ``alignment`` times the loss of the way back (section 3.5).
 
     On the way back, the queries with the masks that were predicted for them are the support set,
     and the support pictures are segmented. Classes that no query pixel was given are left out.
@@ -54,7 +54,7 @@ class PrototypicalSegmentation(Learner):
     """Maps pictures with masks to prototypes, which classify each position of a feature map.
 
         p_c    = sum_i w_i p_ic / sum_i w_i,   p_ic = sum_x m_ic(x) f(x_i)(x) / sum_x m_ic(x)
-        logits = scale * cos(f(x), p_c), enlarged to the size of the masks       (equations 1 to 3)
+        logits = scale * cos(f(x), p_c), enlarged to the size of the masks
 
     with m_ic(x) the share of class c in the area of position x; the sum over i is over the pictures
     that have class c (masked average pooling).

@@ -46,7 +46,7 @@ class PixelHead(TunedLearner):
     ``adapts``      what moves besides the head: "all" that is not frozen, "last:k", "head"
                     (nothing) or name patterns, as for FineTune.
     ``steps``       number of steps. The start of the head is 0, so 0 steps say nothing.
-    ``rate``        of the steps.
+    ``rate``        of the first step; it falls to 0 along half a cosine.
     ``batch``       pictures of a step; None for all. They follow one another in an order that
                     ``seed`` decides.
     ``symmetries``  whether to use the eight symmetries of a square; False where up is not down, as
@@ -80,14 +80,15 @@ class PixelHead(TunedLearner):
     """
 
     answers: ClassVar[tuple[type[Answer], ...]] = (Pixels,)
+    falling = True
 
     def __init__(
         self,
         backbone: nn.Module,
         adapts: str | Sequence[str] = "all",
         steps: int = 150,
-        rate: float = 3e-3,
-        batch: int | None = 4,
+        rate: float = 1e-2,
+        batch: int | None = 2,
         symmetries: bool = True,
         update: Update = Adam(),  # noqa: B008  (frozen)
         clip: float | None = 1.0,

@@ -46,6 +46,7 @@ class TunedLearner(Learner):
     weights move from :attr:`adapted_network`.
 
     ``adapted``  names of the parameters of that network that move.
+    ``falling``  whether the rate falls to 0 along half a cosine.
 
     A network that ends in a linear ``head``, as meta-learnt ones do, gives the features that this
     head reads; the head itself is left out.
@@ -60,6 +61,7 @@ class TunedLearner(Learner):
     adapted: tuple[str, ...]
     head: StartingHead
     l2: float
+    falling = False
     _reach_tested = False
 
     @property
