@@ -71,7 +71,7 @@ def test_masks_are_those_of_the_pictures_and_whole(root: Path, tmp_path: Path) -
     with pytest.raises(ArchiveError, match="the masks differ from the published ones"):
         wbc.load_masks(own, size=16)
     (own / "wbc" / "Dataset 1" / "002.png").unlink()
-    with pytest.raises(FileNotFoundError, match="a mask for each of the 300 pictures.*found 299"):
+    with pytest.raises(FileNotFoundError, match=r"a mask for each of the 300 pictures.*found 299"):
         wbc.load_masks(own, size=16)
 
 

@@ -93,11 +93,13 @@ class JoinedMaps(nn.Module):
 class PixelMaps(nn.Module):
     """Maps as vectors (n, d) -> one map (n, width, h, w) at the finest size, from coarse to fine.
 
-        h_1 = unit(project_1 m_1),   h_k = unit(project_k m_k + enlarge h_{k-1})
+        h_1 = filter(project_1 m_1),   h_k = filter(project_k m_k + enlarge h_{k-1})
 
-    for the maps m from the smallest to the largest, with ``unit`` a 3x3 convolution, a norm over
-    groups of channels and ReLU. For learners that fine-tune it on a support set, such as
-    :class:`quickstudy.PixelHead`.
+    for the maps m from the smallest to the largest, with ``filter`` a 3x3 convolution and ReLU.
+    Each position of a map is divided by its root mean square, so that all maps count alike;
+    pictures, of 1 or 3 channels, stay as they are. There is no norm: one over channels or positions
+    would let the background, most of a picture, decide the scale of the rest. For learners that
+    fine-tune it on a support set, such as :class:`quickstudy.PixelHead`.
 
     ``shapes``  of the maps: the backbone's ``map_shapes``.
     ``width``   channels.
@@ -106,8 +108,8 @@ class PixelMaps(nn.Module):
 
     Reference: Lin, Dollár, Girshick, He, Hariharan and Belongie (2017), Feature Pyramid Networks
     for Object Detection, section 3.
-    Differs from the paper in the norm and ReLU after each merge, in bilinear enlargement, and in
-    giving the finest map alone.
+    Differs from the paper in the ReLU after each merge, in bilinear enlargement, and in giving the
+    finest map alone.
     """
 
     def __init__(self, shapes: Shapes, width: int = 16) -> None:
@@ -119,15 +121,14 @@ class PixelMaps(nn.Module):
         self._order = sorted(range(len(shapes)), key=lambda k: shapes[k][-1])
         self.feature_shape = (width, *shapes[self._order[-1]][1:])
         self.project = nn.ModuleList(nn.Conv2d(shape[0], width, 1) for shape in shapes)
-        self.units = nn.ModuleList(unit(width, width) for _ in shapes)
+        self.filters = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in shapes)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(n, d) -> (n, width, h, w)."""
-        maps, first = unpacked(vectors, self.shapes), self._order[0]
-        h: Tensor = self.units[first](self.project[first](maps[first]))
-        for k in self._order[1:]:
-            now = self.project[k](maps[k])
-            h = self.units[k](now + resized(h, now.shape[-2:]))
+        maps, h = unpacked(vectors, self.shapes), vectors.new_zeros(())
+        for place, k in enumerate(self._order):
+            now = self.project[k](_as_large(maps[k]))
+            h = self.filters[k](now + resized(h, now.shape[-2:]) if place else now).relu()
         return h
 
 
@@ -189,6 +190,16 @@ def of_unit_length(vectors: Tensor, axis: int = -1) -> Tensor:
     squares = vectors.square().sum(axis, keepdim=True)
     some = squares > torch.finfo(vectors.dtype).tiny
     return vectors * torch.where(some, torch.where(some, squares, 1.0).rsqrt(), 0.0)
+
+
+def _as_large(maps: Tensor) -> Tensor:
+    """Maps of numbers of about 1 at each position; pictures as they are."""
+    channels = maps.shape[1]
+    return maps if channels in _PICTURES else math.sqrt(channels) * of_unit_length(maps, 1)
+
+
+_PICTURES = (1, 3)
+"""Channels of pictures, whose brightness counts."""
 
 
 def _refuse_no_maps(who: str, shapes: Shapes, places: Sequence[int]) -> None:
