@@ -42,8 +42,8 @@ def test_a_folder_becomes_a_predictor_that_writes_masks_of_its_values(tmp_path: 
     blobs(tmp_path / "own", 2)
     (tmp_path / "own" / "classes.txt").write_text("0 ground\n128 disc\n255 core\n")
     new = blobs(tmp_path / "new", 1, (80, 60), seed=1)
-    app = Segmentation(size=SIDE, steps=60)
-    learner = app.learner("pixel_head_from_scratch", 0, trained=False)
+    app = Segmentation(size=64, steps=60)
+    learner = app.learner("pixel_head", 0, trained=False)
     support = app.support(tmp_path / "own", learner)
     predictor = qs.Predictor(
         learner, learner.adapt(support.examples, support.spec), support.spec, support.info
@@ -65,7 +65,7 @@ def test_a_folder_becomes_a_predictor_that_writes_masks_of_its_values(tmp_path: 
     with Image.open(tmp_path / "new" / "masks" / "0.png") as true:
         right = (values == np.asarray(true)).mean()
     commonest = (np.asarray(Image.open(tmp_path / "new" / "masks" / "0.png")) == 0).mean()
-    assert right > commonest  # two pictures and 60 steps are few; better than naming the ground
+    assert right > commonest + 0.03
     assert "mask" not in app.written(predictor, inputs, names, None)[0]
 
 

@@ -18,23 +18,30 @@ if TYPE_CHECKING:
     from quickstudy.backbones.remembering import Remembering
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
+    from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
+    from quickstudy.backbones.text.position_cnn import PositionCNN
+    from quickstudy.backbones.whitened import Whitened
 
 __all__ = [
     "MLP",
     "Chain",
     "Conv4",
     "EfficientNetLite",
+    "EntityEncoder",
     "Features",
     "JoinedMaps",
     "LowRank",
     "OnnxTextEncoder",
     "PixelMaps",
     "PixelNet",
+    "PositionCNN",
     "Remembering",
     "ResNet12",
     "TextEncoder",
+    "Whitened",
     "WithHead",
+    "WordEncoder",
 ]
 
 _MODULES = {
@@ -42,16 +49,20 @@ _MODULES = {
     "Chain": "joined",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
+    "EntityEncoder": "text.entities",
     "Features": "joined",
     "JoinedMaps": "feature_maps",
     "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
     "PixelMaps": "feature_maps",
     "PixelNet": "feature_maps",
+    "PositionCNN": "text.position_cnn",
     "Remembering": "remembering",
     "ResNet12": "resnet12",
     "TextEncoder": "text.encoder",
+    "Whitened": "whitened",
     "WithHead": "joined",
+    "WordEncoder": "text.entities",
 }
 
 

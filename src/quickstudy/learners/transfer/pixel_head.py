@@ -110,6 +110,9 @@ class PixelHead(TunedLearner):
         self.folds, self.feature_length = 2, None
         self.adapted = tuple(moved_names(backbone, adapts, "PixelHead"))
         self._settled()
+        if batch is not None:
+            why = "the pixels of a picture get into one batch, those of two pictures into two"
+            self.exceptions = {**self.exceptions, "unknown_element_is_absent": why}  # type: ignore[misc]
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The differences and the head after the steps on ``support``."""
