@@ -176,6 +176,8 @@ def test_one_step_of_a_head_alone_is_the_gradient_at_zero() -> None:
     np.testing.assert_allclose(found.detach(), -0.5 * gradient / total, atol=1e-12)
     expected = enlarged(query @ found.detach().numpy().T + state["head"]["bias"].detach().numpy())
     torch.testing.assert_close(learner.predict(state, of.query.inputs, of.spec), expected)
+    last = learner.trajectory(of.support, of.spec)[-1]
+    torch.testing.assert_close(learner.predict(last, of.query.inputs, of.spec), expected)
 
 
 def test_symmetries_are_eight_copies_and_a_mean_over_turned_queries() -> None:

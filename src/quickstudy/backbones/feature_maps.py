@@ -112,7 +112,7 @@ class PixelMaps(nn.Module):
     finest map alone.
     """
 
-    def __init__(self, shapes: Shapes, width: int = 16) -> None:
+    def __init__(self, shapes: Shapes, width: int = 32) -> None:
         super().__init__()
         _refuse_no_maps("PixelMaps", shapes, range(len(shapes)))
         refuse_sizes("PixelMaps", width=width)

@@ -114,13 +114,6 @@ class PixelHead(TunedLearner):
             why = "the pixels of a picture get into one batch, those of two pictures into two"
             self.exceptions = {**self.exceptions, "unknown_element_is_absent": why}  # type: ignore[misc]
 
-    def adapt(self, support: Examples, spec: TaskSpec) -> State:
-        """The differences and the head after the steps on ``support``."""
-        present = spec.answer.present(support.targets, support.weights)
-        state = super().adapt(support, spec)
-        like = state["head"]["bias"]
-        return state | {"present": present, "extent": extent_of(support.targets, like)}
-
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits (n, h, w, k), of the size of the support's masks."""
         found = [
@@ -150,6 +143,10 @@ class PixelHead(TunedLearner):
         problem = _PixelProblem(trunk, rows, spec, groups, tuning, order)
         start = starting_weights(problem, self.head, self.l2, maps.movedim(1, -1))
         return problem, start, Chosen(self.rate, self.steps)
+
+    def _state(self, problem: Problem, start: Weights, end: Weights, chosen: Chosen) -> State:
+        state: State = super()._state(problem, start, end, chosen)
+        return state | {"extent": extent_of(problem.trunk.support.targets, end[BIAS])}
 
     def _with_symmetries(self, support: Examples) -> Examples:
         if not self.symmetries:
