@@ -185,7 +185,7 @@ class Segmentation(Application):
             "names": list(data.names),
             "values": list(found.values),
             "size": self.size,
-            "support": list(found.files),
+            "files": list(found.files),
         }
         return Support(data.examples(torch.arange(len(data))), segmentation(len(data.names)), about)
 
