@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--tasks", type=int, default=60, help="of emoji; cells have a third")
     parser.add_argument("--steps", type=int, help="of training over tasks")
+    parser.add_argument("--shots", type=int, nargs="*", default=list(SHOTS))
     parser.add_argument("--only", nargs="*", help="labels of learners")
     parser.add_argument("--set", nargs="*", default=[], help="NAME=NUMBER of the application")
     parser.add_argument("--weights", type=Path, default=Path("segmentation_weights"))
@@ -126,7 +127,8 @@ def main() -> None:
         done = {(row["learner"], row["shots"]) for row in kept if row["part"] == part}
 
         def wanted(label: str, shots: int, done: set[tuple[str, int]] = done) -> bool:
-            return (label, shots) not in done and (not args.only or label in args.only)
+            asked = shots in args.shots and (not args.only or label in args.only)
+            return asked and (label, shots) not in done
 
         tasks = args.tasks if part == "emoji" else max(2, args.tasks // 3)
         for row in rows(part, app, args.root, tasks, args.weights, args.steps, wanted):

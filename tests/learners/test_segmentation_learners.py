@@ -221,6 +221,23 @@ def test_vectors_in_place_of_maps_are_refused(make) -> None:
         learner(of.support, of.spec)
 
 
+def test_colours_of_the_copies_differ_and_their_shapes_stay() -> None:
+    pictures = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) / 2 + 0.25
+    learner = qs.PixelHead(qs.backbones.PixelNet(), colours=0.2)
+    assert torch.equal(learner._recoloured(pictures, 0), pictures)
+    one, other = (learner._recoloured(pictures, k) for k in (1, 2))
+    assert torch.equal(one, learner._recoloured(pictures, 1))
+    assert (one - other).abs().mean() > 0.01
+    for row, channel in ((0, 0), (1, 2)):  # a straight line of each channel
+        pair = torch.stack([pictures[row, channel].flatten(), one[row, channel].flatten()])
+        assert float(torch.corrcoef(pair)[0, 1]) == pytest.approx(1, abs=1e-5)
+    ratio = (one.std((2, 3)) / pictures.std((2, 3)))[0]
+    assert ((ratio - 1).abs() <= 0.2 + 1e-6).all()
+    assert ((one - pictures).mean((2, 3)).abs() <= 0.1 + 1e-6).all()
+    with pytest.raises(ValueError, match="colours must be at least 0 and below 1, and 0 without"):
+        qs.PixelHead(qs.backbones.PixelNet(), symmetries=False, colours=0.1)
+
+
 def test_pictures_that_are_not_square_have_no_eight_symmetries() -> None:
     pictures = torch.rand(2, 1, 6, 8)
     rows = qs.examples(pictures, (pictures[:, 0] > 0.5).long())

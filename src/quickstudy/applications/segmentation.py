@@ -60,6 +60,7 @@ class Segmentation(Application):
                   the size of the user's picture.
     ``queries``   pictures of a task that are predicted.
     ``steps``     of the pixel head on a support set.
+    ``colours``   how far it changes the colours of the support's copies.
     ``pictures``  of ``emoji_masks`` to train on.
     ``strict``    whether a picture that cannot be read raises an error when predicting; masks of a
                   support set always do.
@@ -67,7 +68,8 @@ class Segmentation(Application):
 
     size: int = 128
     queries: int = 8
-    steps: int = 150
+    steps: int = 80
+    colours: float = 0.3
     pictures: int = emoji_masks.PICTURES["train"]
     strict: bool = False
 
@@ -142,17 +144,20 @@ class Segmentation(Application):
 
     def _made(self, name: str, seed: int, trained: bool) -> Learner:
         if name == "pixel_head_from_scratch":
-            return PixelHead(PixelNet(), steps=self.steps, seed=seed)
+            return self._pixel_head(PixelNet(), seed)
         network = pretrained(BACKBONE, size=self.size, maps=True)
         shapes: Any = network.map_shapes
         if name == "pixel_head":
             maps = Remembering(network, most=SYMMETRIC_PICTURES)
-            return PixelHead(Chain(maps, PixelMaps(shapes)), steps=self.steps, seed=seed)
+            return self._pixel_head(Chain(maps, PixelMaps(shapes)), seed)
         joined = JoinedMaps(shapes, SIDE * self.size // 128, MATCHED, WIDTH if trained else None)
         backbone = Chain(Remembering(network), joined)
         if name == "dense_matching":
             return DenseMatching(backbone) if trained else DenseMatching(backbone, width=0)
         return PrototypicalSegmentation(backbone)
+
+    def _pixel_head(self, network: torch.nn.Module, seed: int) -> PixelHead:
+        return PixelHead(network, steps=self.steps, colours=self.colours, seed=seed)
 
     def _baselines(self, learner: str, seed: int) -> dict[str, Learner]:
         found = {

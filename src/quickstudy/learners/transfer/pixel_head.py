@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from random import Random
 from typing import Any, ClassVar
 
 import torch
@@ -51,6 +52,11 @@ class PixelHead(TunedLearner):
                     ``seed`` decides.
     ``symmetries``  whether to use the eight symmetries of a square; False where up is not down, as
                     for letters.
+    ``colours``     how far the colours of the turned copies of the support are changed, by a factor
+                    and an offset for each channel, drawn by ``seed``: up to this share of their
+                    contrast, and half of it of their brightness. 0 for pictures of one camera and
+                    one light; 0.3 where these vary, as stains do. It needs symmetries, and pixels
+                    in [0, 1].
     ``update``      the update rule of :mod:`quickstudy.learners.gradient.descend`.
     ``clip``        greatest norm of the gradient of all that moves; or None.
     ``weight_decay``  strength of the pull of all that moves to zero.
@@ -86,10 +92,11 @@ class PixelHead(TunedLearner):
         self,
         backbone: nn.Module,
         adapts: str | Sequence[str] = "all",
-        steps: int = 150,
-        rate: float = 1e-2,
+        steps: int = 80,
+        rate: float = 5e-3,
         batch: int | None = 2,
         symmetries: bool = True,
+        colours: float = 0.0,
         update: Update = Adam(),  # noqa: B008  (frozen)
         clip: float | None = 1.0,
         weight_decay: float = 0.0,
@@ -97,6 +104,11 @@ class PixelHead(TunedLearner):
     ) -> None:
         super().__init__()
         refuse_vectors(backbone, "PixelHead")
+        if not 0 <= colours < 1 or (colours and not symmetries):
+            raise ValueError(
+                "PixelHead: colours must be at least 0 and below 1, and 0 without symmetries, "
+                f"whose copies it changes; found colours={colours}, symmetries={symmetries}."
+            )
         if head_of(backbone) is not None:
             raise ValueError(
                 "PixelHead: makes a head of its own; found a backbone with a linear head. Give one "
@@ -104,6 +116,7 @@ class PixelHead(TunedLearner):
             )
         self.backbone, self.adapts, self.steps, self.rate = backbone, adapts, steps, rate
         self.batch, self.symmetries, self.update, self.clip = batch, symmetries, update, clip
+        self.colours = colours
         self.weight_decay, self.seed = weight_decay, seed
         self.head, self.l2, self.layer_decay, self.unfreeze_every = zero_head, 1.0, 1.0, None
         self.towards_start = self.towards_zero = 0.0
@@ -159,11 +172,28 @@ class PixelHead(TunedLearner):
                 f"{found}. Resize the pictures, or give symmetries=False."
             )
         copies = [
-            support._replace(inputs=turned(inputs), targets=turned(support.targets, axes=(1, 2)))
-            for turned, _ in _symmetries(True)
+            support._replace(
+                inputs=self._recoloured(turned(inputs), number),
+                targets=turned(support.targets, axes=(1, 2)),
+            )
+            for number, (turned, _) in enumerate(_symmetries(True))
         ]
         all_rows: Examples = concatenate(*copies)
         return all_rows
+
+    def _recoloured(self, pictures: Tensor, number: int) -> Tensor:
+        """The pictures of copy ``number``, with other contrast and brightness but in the first."""
+        if not self.colours or not number:
+            return pictures
+        # All pictures of a copy alike: so a picture's colours depend on no other.
+        random, channels = Random(1000 * self.seed + number), pictures.shape[1]
+        gains, offsets = (
+            pictures.new_tensor([self.colours * random.uniform(-1, 1) for _ in range(channels)])
+            for _ in range(2)
+        )
+        mean = pictures.mean((2, 3), keepdim=True)
+        factor, shift = (t.reshape(1, -1, 1, 1) for t in (1 + gains, offsets / 2))
+        return ((pictures - mean) * factor + mean + shift).clamp(0, 1)
 
 
 @dataclass(frozen=True)
