@@ -200,7 +200,9 @@ def test_own_files_are_trained_on_tested_adapted_to_and_predicted(tmp_path, curv
     assert ApplicationRun.open(run).evaluation().tasks == 3  # all that there are
     said = json.loads(done("adapt", run, curves / "5.csv", "-o", saved, "--json"))
     assert said["application"]["name"] == "toy_application"
-    assert said["support"] == {"rows": 10}
+    assert said["application"]["support"] == 10
+    assert said["unit"] == "metres"
+    assert "support 10 rows from" in done("adapt", run, curves / "5.csv", "-o", tmp_path / "other")
     asked = tmp_path / "asked.txt"
     asked.write_text("0.5 1.5\n-2")
     rows = json.loads(done("predict", saved, asked, "--json", "--out", tmp_path / "out"))
@@ -275,6 +277,11 @@ def test_the_data_of_a_resumed_run_must_be_the_same(tmp_path, curves, quick):
     done("run", "--data", "toy_application", "--root", curves, "--out", run, *FAST)
     (run / "report.html").unlink()
     (curves / "0.csv").write_text((curves / "1.csv").read_text())
+    assert "'0.csv' has changed" in refused("run", "--resume", run)
+    assert "'0.csv' has changed" in refused("evaluate", run)
+    (curves / "0.csv").unlink()
+    assert "'0.csv' is gone" in refused("evaluate", run)
+    (run / "files.json").unlink()  # of another version, that kept none: training notices it
     assert "first tasks" in refused("run", "--resume", run)
 
 

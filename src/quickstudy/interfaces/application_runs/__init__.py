@@ -5,5 +5,6 @@ made        applications, and the parts of a run, from a recipe
 folder      its folder
 execute     training, evaluation and the report
 adapting    a predictor from a user's labelled files, and what it says about others
+own_files   which of the user's files a run read
 comparing   finished runs side by side
 """

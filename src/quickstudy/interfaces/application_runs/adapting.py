@@ -17,7 +17,9 @@ from quickstudy.interfaces.runs.run_files import refuse_not_empty
 from quickstudy.tasks.order import in_mixed_order
 
 KEY = "application"
-"""In the ``info`` of a predictor: the application's name, its options, and the run's data."""
+"""In the ``info`` of a predictor: the application's name and options, the run's data and learner,
+and the number of support rows. All else in it is the application's own.
+"""
 
 
 def adapt_files(run: ApplicationRun, path: Path, *, strict: bool = False) -> Predictor:
@@ -25,26 +27,25 @@ def adapt_files(run: ApplicationRun, path: Path, *, strict: bool = False) -> Pre
 
     ``strict``  fail on the first input that cannot be read, where the application can leave it out.
 
-    ``info`` of the predictor holds the application's name and options, the number of support rows,
-    and what the application keeps itself.
+    ``info`` of the predictor holds what the application keeps itself, and :data:`KEY`.
     """
     if not path.exists():
-        raise FileNotFoundError(f"adapt: {path} does not exist. Give {run.recipe.card.brings}")
+        brings = run.recipe.card.brings.removesuffix(".")
+        raise FileNotFoundError(f"adapt: {path} does not exist. The application reads: {brings}.")
     learner, _ = run.learner()
     recipe = run.recipe
     application = _strict("adapt", recipe.application, recipe.options, strict)
     found = application.support(path, learner)
     with torch.no_grad():
         made: Predictor = learner(in_mixed_order(learner, found.examples), found.spec)
-    about = {"name": recipe.application, "options": recipe.options, "data": recipe.data}
-    rows = len(found.examples.weights)
-    info = {
-        KEY: about,
-        "learner": {"name": recipe.learner},
-        "support": {"rows": rows},
-        **found.info,
+    about = {
+        "name": recipe.application,
+        "options": recipe.options,
+        "data": recipe.data,
+        "learner": recipe.learner,
+        "support": len(found.examples.weights),
     }
-    return replace(made, info=info)
+    return replace(made, info={**found.info, KEY: about})
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,13 @@ def predict_for(
     files, and ValueError where no input can be read.
     """
     about = predictor.info[KEY]
-    application = _strict("predict", about["name"], about["options"], strict)
+    name, options = about.get("name"), about.get("options")
+    if not isinstance(name, str) or not isinstance(options, dict):
+        raise ValueError(
+            "predict: the predictor's file does not name its application with options, so it was "
+            "changed. Adapt again."
+        )
+    application = _strict("predict", name, options, strict)
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"predict: {path} does not exist. Check the path.")
@@ -103,7 +110,7 @@ def predict_for(
         out.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         rows = application.written(predictor, inputs, names, out)
-    return Said(about["name"], rows, predictor.learner.transductive)
+    return Said(name, rows, predictor.learner.transductive)
 
 
 def _strict(who: str, name: str, options: dict[str, Any], strict: bool) -> Application:

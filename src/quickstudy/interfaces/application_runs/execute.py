@@ -22,6 +22,7 @@ from quickstudy.files.storage import save
 from quickstudy.interfaces.application_runs.folder import ApplicationRun
 from quickstudy.interfaces.application_runs.made import most_tasks
 from quickstudy.interfaces.application_runs.made import prepare as make_parts
+from quickstudy.interfaces.application_runs.own_files import keep_files
 from quickstudy.interfaces.application_runs.recipe import ApplicationRecipe
 from quickstudy.interfaces.application_runs.report import write_report
 from quickstudy.interfaces.runs.execute import Interrupted
@@ -94,6 +95,7 @@ def execute(
     if run.recipe.threads:
         torch.set_num_threads(run.recipe.threads)
     run.complete_origin()
+    keep_files(run)
     parts = parts or prepare(run.recipe)
     made = parts.made
     if run.steps:
@@ -170,8 +172,9 @@ def evaluate_again(
     Raises ValueError where the data are no longer those on which the run was tested.
     """
     learner, _ = run.learner()
-    recipe = replace(run.recipe, device=device, shots=run.recipe.shots if shots is None else shots)
-    parts = prepare(recipe)
+    keep_files(run)
+    shots = run.recipe.shots if shots is None else shots
+    parts = prepare(replace(run.recipe, device=device, shots=shots))
     learner.to(device_of(parts.made.learner))
     found = evaluate_parts(
         parts.recipe, parts.made, learner, tasks=tasks, seed=seed, baselines=baselines
@@ -183,7 +186,7 @@ def report_again(run: ApplicationRun, path: Path | None = None) -> Path:
     """Write the report of ``run`` from its files, to ``path`` or in its folder.
 
     Nothing is trained or evaluated. The pictures of test tasks need the learner and the data: where
-    the data are gone, the report has none, with a UserWarning.
+    the data are gone or changed, the report has none, with a UserWarning.
 
     Raises FileNotFoundError for a run that has not been evaluated.
     """
@@ -191,9 +194,11 @@ def report_again(run: ApplicationRun, path: Path | None = None) -> Path:
         raise FileNotFoundError(
             f"{run.path}: has no result yet. Continue it with `quickstudy run --resume {run.path}`."
         )
-    made, learner = None, None
+    made: Prepared | None = None
+    learner: Learner | None = None
     try:
         learner, _ = run.learner()
+        keep_files(run)
         made = prepare(replace(run.recipe, device="cpu")).made
     except (OSError, ValueError) as error:
         warnings.warn(f"report: has no pictures of test tasks, because {error}", stacklevel=2)

@@ -79,9 +79,10 @@ def recipe_from(values: Mapping[str, Any]) -> ApplicationRecipe:
     A value that is called like an option of the application, such as ``ways``, is that option.
     Raises ValueError for one that means nothing for it.
     """
-    name = values.get("application") or DATA[values["data"]].name
-    valid = _options_of(application_class(name))
-    options = dict(values.get("options") or {})
+    name = values["application"] if "application" in values else DATA[values["data"]].name
+    valid = _options_of(application_class(checked("recipe: application", name, str)))
+    given = checked("recipe: options", values.get("options", {}), dict[str, Any])
+    options = dict(given)
     for setting in sorted(set(values) - set(SETTINGS)):
         if setting not in valid:
             own = f", and with --set: {', '.join(sorted(valid))}" if valid else ""

@@ -129,7 +129,8 @@ def data_name(application: str, data: str, root: str | None) -> str:
 
 def is_of_application(values: Mapping[str, Any]) -> bool:
     """Whether the ``values`` of a recipe or of the command line are those of an application."""
-    return "application" in values or values.get("data") in DATA
+    data = values.get("data")
+    return "application" in values or (isinstance(data, str) and data in DATA)
 
 
 def read_application_recipe(values: Mapping[str, Any]) -> ApplicationRecipe:
@@ -139,7 +140,7 @@ def read_application_recipe(values: Mapping[str, Any]) -> ApplicationRecipe:
     for name in values:
         if name not in known:
             raise unknown_name("recipe", str(name), known)
-    data = values.get("data")
+    data = checked("recipe: data", values.get("data"), str | None)
     if data is not None and data not in DATA:
         raise unknown_name("data of an application", str(data), DATA)
     usual = {} if data is None else {"application": DATA[data].name}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quickstudy.base.words import count
 from quickstudy.interfaces.cli.printing import print_fact, print_json, print_path, print_rich
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def adapt_run(
     ``given``  further options of the command line that were given.
     """
     from quickstudy.files.storage import save
-    from quickstudy.interfaces.application_runs.adapting import adapt_files
+    from quickstudy.interfaces.application_runs.adapting import KEY, adapt_files
     from quickstudy.interfaces.application_runs.folder import ApplicationRun
     from quickstudy.interfaces.application_runs.made import refuse_unknown_settings
 
@@ -125,9 +126,9 @@ def adapt_run(
         return
     click.echo(f"{output}: {opened.recipe.card.title}")
     print_fact("learner", opened.title)
-    print_fact("support", f"{predictor.info['support']['rows']:,} rows from {path}")
+    print_fact("support", f"{count(predictor.info[KEY]['support'], 'row')} from {path}")
     names = predictor.info.get("names")
-    if names:
+    if isinstance(names, list) and names:
         print_fact("names", ", ".join(map(str, names)))
 
 
@@ -143,7 +144,7 @@ def predict_with(
     from quickstudy.interfaces.application_runs.made import refuse_unknown_settings
     from quickstudy.reports.answer_rows import rows_table
 
-    refuse_unknown_settings("predict", predictor.info[KEY]["name"], given)
+    refuse_unknown_settings("predict", str(predictor.info[KEY].get("name")), given)
     said = predict_for(predictor, paths, out, strict=strict)
     if as_json:
         print_json({**said.to_json(), "out": None if out is None else str(out)})
