@@ -252,6 +252,23 @@ def pretrained_photographs() -> Rows:
     return rows
 
 
+def segmentation(part: str) -> Rows:
+    """Learners of masks: emoji of new classes, or regions of cells."""
+    found = [row for row in read("segmentation")["rows"] if row["part"] == part]
+    rows: Rows = []
+    for label in dict.fromkeys(row["learner"] for row in found):
+        of = {row["shots"]: row for row in found if row["learner"] == label}
+        some = next(iter(of.values()))
+        rows.append(
+            {"learner": label.replace("_", " ")}
+            | {name: known(of[k]) if k in of else None for k, name in ((1, "1 shot"),
+                                                                      (5, "5 shots"))}
+            | {"training, CPU s": round(some["training_s"]) or None,
+               "a task, CPU s": round(some["task_s"], 1), "tasks": some["tasks"]}
+        )  # fmt: skip
+    return rows
+
+
 def transferability_accuracy() -> Rows:
     """A probe on each set of features, by data set."""
     data = read("transferability")["measured"]["data"]
@@ -359,6 +376,8 @@ TABLES: dict[str, Callable[[], Rows | str]] = {
     "text_domains": lambda: text("domains"),
     **language_tables.TABLES,
     "pretrained_photographs": pretrained_photographs,
+    "segmentation_emoji": lambda: segmentation("emoji"),
+    "segmentation_cells": lambda: segmentation("cells"),
     "transferability_accuracy": transferability_accuracy,
     "transferability_scores": transferability_scores,
     "negative_transfer": negative_transfer,

@@ -69,6 +69,21 @@ def test_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
+    out, few = tmp_path / "out.json", ("--tasks", 2, "--set", "size=64")
+    words = ("cells", "--root", shared_data, "--weights", tmp_path / "w", "--out", out)
+    for label in ("prototypical_segmentation", "dense_matching"):
+        call("segmentation", monkeypatch, *words, *few, "--only", label)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["learner"], row["shots"]) for row in rows] == [
+        (label, shots) for label in ("prototypical_segmentation", "dense_matching")
+        for shots in (1, 5)
+    ]  # fmt: skip
+    assert all(0 < score < 1 for row in rows for score in row["scores"])
+    call("segmentation_picture", monkeypatch, "--steps", 1, "--out", tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size < 150_000
+
+
 def test_adaptation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "adaptation.json"
     words = ("regression", "--learners", "maml", "cavia", "--seconds", "0.001", "--threads", "1")

@@ -126,9 +126,13 @@ if TYPE_CHECKING:
         ConditionalNeuralProcess as ConditionalNeuralProcess,
     )
     from quickstudy.learners.memory.snail import SNAIL as SNAIL
+    from quickstudy.learners.metric.dense_matching import DenseMatching as DenseMatching
     from quickstudy.learners.metric.matching import Matching as Matching
     from quickstudy.learners.metric.meta_opt_net import MetaOptNet as MetaOptNet
     from quickstudy.learners.metric.prototypical import Prototypical as Prototypical
+    from quickstudy.learners.metric.prototypical_segmentation import (
+        PrototypicalSegmentation as PrototypicalSegmentation,
+    )
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
@@ -152,6 +156,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_svm import LinearSVM as LinearSVM
     from quickstudy.learners.transfer.lora import LoRA as LoRA
+    from quickstudy.learners.transfer.pixel_head import PixelHead as PixelHead
     from quickstudy.learners.transfer.self_training import SelfTraining as SelfTraining
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.support_vectors import SVM as SVM

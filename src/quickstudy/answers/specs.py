@@ -39,9 +39,12 @@ def multilabel(labels: int, name: str = "") -> TaskSpec:
     return TaskSpec(Labels(labels), name)
 
 
-def segmentation(classes: int, name: str = "") -> TaskSpec:
-    """A task that classifies every pixel; predictions are logits (n, height, width, classes)."""
-    return TaskSpec(Pixels(classes), name)
+def segmentation(classes: int, name: str = "", background: bool = False) -> TaskSpec:
+    """A task that classifies every pixel; predictions are logits (n, height, width, classes).
+
+    ``background``  whether class 0 is the background, which the first score then leaves out.
+    """
+    return TaskSpec(Pixels(classes, background), name)
 
 
 def detection(classes: int, name: str = "") -> TaskSpec:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
+    from quickstudy.backbones.feature_maps import JoinedMaps, PixelMaps, PixelNet
     from quickstudy.backbones.joined import Chain, Features, WithHead
     from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
+    from quickstudy.backbones.remembering import Remembering
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
     from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
@@ -28,9 +30,13 @@ __all__ = [
     "EfficientNetLite",
     "EntityEncoder",
     "Features",
+    "JoinedMaps",
     "LowRank",
     "OnnxTextEncoder",
+    "PixelMaps",
+    "PixelNet",
     "PositionCNN",
+    "Remembering",
     "ResNet12",
     "TextEncoder",
     "Whitened",
@@ -45,9 +51,13 @@ _MODULES = {
     "EfficientNetLite": "efficientnet_lite",
     "EntityEncoder": "text.entities",
     "Features": "joined",
+    "JoinedMaps": "feature_maps",
     "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
+    "PixelMaps": "feature_maps",
+    "PixelNet": "feature_maps",
     "PositionCNN": "text.position_cnn",
+    "Remembering": "remembering",
     "ResNet12": "resnet12",
     "TextEncoder": "text.encoder",
     "Whitened": "whitened",

@@ -55,6 +55,10 @@ PARTS = {
     "chain": "quickstudy.backbones.joined:Chain",
     "low_rank": "quickstudy.backbones.low_rank:LowRank",
     "entity_encoder": "quickstudy.backbones.text.entities:EntityEncoder",
+    "joined_maps": "quickstudy.backbones.feature_maps:JoinedMaps",
+    "pixel_maps": "quickstudy.backbones.feature_maps:PixelMaps",
+    "pixel_net": "quickstudy.backbones.feature_maps:PixelNet",
+    "remembering": "quickstudy.backbones.remembering:Remembering",
     "whitened": "quickstudy.backbones.whitened:Whitened",
     "position_cnn": "quickstudy.backbones.text.position_cnn:PositionCNN",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}
