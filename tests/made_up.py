@@ -81,14 +81,14 @@ def _functions(
     return source
 
 
-def bright_places(shots: int = 2, queries: int = 2) -> TaskSource:
-    """Pictures (1, 6, 6) whose bright pixels are of class 1, or 0; a fifth is unknown (-1)."""
+def bright_places(shots: int = 2, queries: int = 2, side: int = 6) -> TaskSource:
+    """Pictures (1, side, side) whose bright pixels are of class 1, or 0; a fifth is unknown."""
 
     def source(generator: torch.Generator) -> Task:
         flip = int(torch.randint(2, (), generator=generator))
 
         def drawn(n: int) -> qs.Examples:
-            x = torch.randn(n, 1, 6, 6, generator=generator)
+            x = torch.randn(n, 1, side, side, generator=generator)
             ids = ((x[:, 0] > 0).long() - flip).abs()
             hidden = torch.rand(ids.shape, generator=generator) < 0.2
             return qs.examples(x, ids.masked_fill(hidden, -1))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import multilabel as multilabel
     from quickstudy.answers.specs import regression as regression
     from quickstudy.answers.specs import segmentation as segmentation
+    from quickstudy.answers.specs import spans as spans
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
     from quickstudy.backbones.pretrained.features import featurise as featurise
@@ -125,12 +126,17 @@ if TYPE_CHECKING:
         ConditionalNeuralProcess as ConditionalNeuralProcess,
     )
     from quickstudy.learners.memory.snail import SNAIL as SNAIL
+    from quickstudy.learners.metric.dense_matching import DenseMatching as DenseMatching
     from quickstudy.learners.metric.matching import Matching as Matching
     from quickstudy.learners.metric.meta_opt_net import MetaOptNet as MetaOptNet
     from quickstudy.learners.metric.prototypical import Prototypical as Prototypical
+    from quickstudy.learners.metric.prototypical_segmentation import (
+        PrototypicalSegmentation as PrototypicalSegmentation,
+    )
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.metric.span_scorer import SpanScorer as SpanScorer
     from quickstudy.learners.multitask.cross_stitch import CrossStitch as CrossStitch
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
     from quickstudy.learners.multitask.mean_regularised import MeanRegularised as MeanRegularised
@@ -150,6 +156,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_svm import LinearSVM as LinearSVM
     from quickstudy.learners.transfer.lora import LoRA as LoRA
+    from quickstudy.learners.transfer.pixel_head import PixelHead as PixelHead
     from quickstudy.learners.transfer.self_training import SelfTraining as SelfTraining
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
@@ -205,6 +212,7 @@ _DEFINED_IN = {
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",
+    "spans": "answers.specs",
     "spec": "answers.specs",
     "stranger_score": "evaluation.strangers",
     "tokens": "answers.specs",

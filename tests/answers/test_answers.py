@@ -167,6 +167,7 @@ def test_answers_join_where_their_tasks_can_share_a_stack():
     assert Reals(2).join(Reals(3)) is None
     assert Classes(3).join(Pixels(3)) is None
     assert Pixels(2).join(Pixels(4)) == Pixels(4)
+    assert Pixels(2).join(Pixels(4, background=True)) is None
     assert Labels(2).join(Labels(2)) == Labels(2)
     assert Labels(2).join(Labels(3)) is None
 

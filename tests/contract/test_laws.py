@@ -19,6 +19,7 @@ from contract_cases import (
 
 from made_up import bright_places, planes, yes_or_no
 from quickstudy.answers.classes import Classes
+from quickstudy.answers.pixels import Pixels
 from quickstudy.core import TaskSource
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import make_learner
@@ -63,6 +64,9 @@ CHEAPER = {
     "cross_stitch": {"hidden": (4, 4)},
     "sluice": {"width": 4, "layers": 2},
     "soft_sharing": {"steps": 1, "head": "zero_head"},
+    "dense_matching": {"width": 8, "keys": 3},
+    # Batches and symmetries of the same rows: test_pixel_head.
+    "pixel_head": {"steps": 2, "batch": 1, "symmetries": False},
 }
 """Options that change nothing but the time."""
 
@@ -78,6 +82,10 @@ def test_learners_as_they_are_by_default_keep_exactly_what_they_do_not_except(na
     if name in AS_LEARNT:
         start = torch.Generator().manual_seed(0)
         torch.nn.init.normal_(getattr(learner, AS_LEARNT[name]), generator=start)
+    if learner.answers == (Pixels,):
+        found = misjudged(learner, bright_places(side=16))
+        assert unneeded_where_no_class_has_a_name(found) == {}
+        return
     classifies = issubclass(Classes, learner.answers)
     found = misjudged(learner, pictures() if classifies else pictures_with_numbers())
     assert (found if classifies else unneeded_where_no_class_has_a_name(found)) == {}

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from quickstudy import datasets
-from quickstudy.datasets import cache
+from quickstudy.datasets import cache, wbc
 from quickstudy.datasets.limits import ArchiveError
 
 
@@ -51,6 +51,28 @@ def test_all_four_types_are_test_classes(root: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=4.0, rtol=0)
     unpacked = datasets.load("wbc", repacked(root, tmp_path / "own"), size=16)
     assert torch.equal(unpacked.test.inputs, data.test.inputs)
+
+
+def test_masks_are_those_of_the_pictures_and_whole(root: Path, tmp_path: Path) -> None:
+    data = wbc.load_masks(root, size=32)
+    assert data.names == ("background", "cytoplasm", "nucleus")
+    assert len(data) == 300
+    with zipfile.ZipFile(root / "wbc" / "wbc_dataset1.zip") as archive:
+        for row in (0, 150, 299):
+            with archive.open(f"dataset1/masks/{row + 1:03d}.png") as stream:
+                mask = np.asarray(Image.open(stream))
+            for k, grey in enumerate((0, 128, 255)):
+                share = float((data.masks[row] == k).float().mean())
+                assert share == pytest.approx((mask == grey).mean(), abs=0.02)
+    own = repacked(root, tmp_path / "own")  # masks beside BMP pictures
+    (own / "wbc" / "Dataset 1" / "002.png").write_bytes(
+        (own / "wbc" / "Dataset 1" / "001.png").read_bytes()
+    )
+    with pytest.raises(ArchiveError, match="the masks differ from the published ones"):
+        wbc.load_masks(own, size=16)
+    (own / "wbc" / "Dataset 1" / "002.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a mask for each of the 300 pictures.*found 299"):
+        wbc.load_masks(own, size=16)
 
 
 def test_altered_and_missing_data_are_refused(root: Path, tmp_path: Path) -> None:

@@ -367,8 +367,8 @@ def test_predictors_that_onnx_cannot_express_are_refused(learner, message, tmp_p
 @pytest.mark.parametrize(
     "answer",
     [
-        Classes(5), Reals(2), Reals(3, missing=True), Labels(4), Pixels(3), Boxes(2),
-        Tokens(9, before="before", start=1, end=2), Actions(Bandit(3)),
+        Classes(5), Reals(2), Reals(3, missing=True), Labels(4), Pixels(3), Pixels(3, True),
+        Boxes(2), Tokens(9, before="before", start=1, end=2), Actions(Bandit(3)),
     ],
     ids=lambda answer: answer.kind,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from quickstudy.answers.baselines import nearest_mean
 from quickstudy.answers.checks import check_count, check_ids, check_largest_id, equal_but_for
 from quickstudy.answers.classes import cross_entropy, hide_absent, one_hot
 from quickstudy.answers.metrics import intersection_and_union
+from quickstudy.base.counted_fields import ADDED
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 
@@ -57,16 +58,35 @@ class PooledMeanIoU(_ClassIoU):
 
 
 @dataclass(frozen=True)
+class ForegroundIoU(_ClassIoU):
+    """Mean intersection over union of the classes other than 0, the background; over tasks.
+
+    The score of few-shot segmentation on PASCAL-5i (Shaban et al., 2017, One-Shot Learning for
+    Semantic Segmentation): the background, most of a picture, would hide what is missed.
+    """
+
+    name: ClassVar[str] = "foreground IoU"
+
+    def value(self, statistic: Statistic) -> Tensor:
+        """In [0, 1], over the classes from 1 that occur in targets or predictions."""
+        return super().value({name: counts[..., 1:] for name, counts in statistic.items()})
+
+
+@dataclass(frozen=True)
 class Pixels(Answer):
     """Which of ``k`` classes each pixel belongs to: semantic segmentation.
 
     Targets (n, height, width) integer ids, -1 where unknown; predictions (n, height, width, k)
     logits. The loss is cross-entropy, the score mean intersection over union.
 
+    ``background``  whether class 0 is what belongs to no object: the first score is then the
+                    intersection over union of the other classes.
+
     Raises ValueError for k < 2.
     """
 
     k: int
+    background: bool = field(default=False, metadata=ADDED)
     kind: ClassVar[str] = "pixels"
     guess_name: ClassVar[str] = "commonest class of the support"
 
@@ -112,8 +132,12 @@ class Pixels(Answer):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """Mean intersection over union of each task, then pooled over tasks."""
-        return MeanIoU(), PooledMeanIoU()
+        """Mean intersection over union of each task, then pooled over tasks.
+
+        With a background, that of the other classes comes first.
+        """
+        means = MeanIoU(), PooledMeanIoU()
+        return (ForegroundIoU(), *means) if self.background else means
 
     def join(self, other: Answer) -> Answer | None:
         """The one with more classes."""

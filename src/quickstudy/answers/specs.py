@@ -8,6 +8,7 @@ from quickstudy.answers.custom import Custom, Loss, MeanOf, ScoreFunction
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
+from quickstudy.answers.spans import LONGEST, Spans
 from quickstudy.answers.tokens import Tokens
 from quickstudy.core import Score, TaskSpec
 
@@ -38,9 +39,12 @@ def multilabel(labels: int, name: str = "") -> TaskSpec:
     return TaskSpec(Labels(labels), name)
 
 
-def segmentation(classes: int, name: str = "") -> TaskSpec:
-    """A task that classifies every pixel; predictions are logits (n, height, width, classes)."""
-    return TaskSpec(Pixels(classes), name)
+def segmentation(classes: int, name: str = "", background: bool = False) -> TaskSpec:
+    """A task that classifies every pixel; predictions are logits (n, height, width, classes).
+
+    ``background``  whether class 0 is the background, which the first score then leaves out.
+    """
+    return TaskSpec(Pixels(classes, background), name)
 
 
 def detection(classes: int, name: str = "", base: int = 0) -> TaskSpec:
@@ -54,6 +58,11 @@ def detection(classes: int, name: str = "", base: int = 0) -> TaskSpec:
 def tokens(vocabulary: int, before: str | None = None, name: str = "") -> TaskSpec:
     """A task that predicts a sequence of tokens: see :class:`quickstudy.answers.Tokens`."""
     return TaskSpec(Tokens(vocabulary, before), name)
+
+
+def spans(longest: int = LONGEST, name: str = "") -> TaskSpec:
+    """A task that finds the words of a text which answer: see :class:`quickstudy.answers.Spans`."""
+    return TaskSpec(Spans(longest), name)
 
 
 def spec(

@@ -11,24 +11,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
+    from quickstudy.backbones.feature_maps import JoinedMaps, PixelMaps, PixelNet
     from quickstudy.backbones.joined import Chain, Features, WithHead
     from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
+    from quickstudy.backbones.remembering import Remembering
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
+    from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
+    from quickstudy.backbones.text.position_cnn import PositionCNN
+    from quickstudy.backbones.whitened import Whitened
 
 __all__ = [
     "MLP",
     "Chain",
     "Conv4",
     "EfficientNetLite",
+    "EntityEncoder",
     "Features",
+    "JoinedMaps",
     "LowRank",
     "OnnxTextEncoder",
+    "PixelMaps",
+    "PixelNet",
+    "PositionCNN",
+    "Remembering",
     "ResNet12",
     "TextEncoder",
+    "Whitened",
     "WithHead",
+    "WordEncoder",
 ]
 
 _MODULES = {
@@ -36,12 +49,20 @@ _MODULES = {
     "Chain": "joined",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
+    "EntityEncoder": "text.entities",
     "Features": "joined",
+    "JoinedMaps": "feature_maps",
     "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
+    "PixelMaps": "feature_maps",
+    "PixelNet": "feature_maps",
+    "PositionCNN": "text.position_cnn",
+    "Remembering": "remembering",
     "ResNet12": "resnet12",
     "TextEncoder": "text.encoder",
+    "Whitened": "whitened",
     "WithHead": "joined",
+    "WordEncoder": "text.entities",
 }
 
 

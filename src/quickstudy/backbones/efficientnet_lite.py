@@ -48,6 +48,9 @@ STAGES = (
 )
 """Of EfficientNet-B0, Table 1."""
 
+MAPPED = (1, 2, 4, 6)
+"""The stages whose outputs ``maps`` gives: the last of a resolution, at 1/4, 1/8, 1/16 and 1/32."""
+
 _STEM, FEATURES = 32, 1280
 """Channels before and after the blocks; Lite1 and Lite2 do not widen them."""
 
@@ -74,9 +77,13 @@ class EfficientNetLite(nn.Module):
     ``size``     side in pixels to which pictures are resized, 32 or more; by default that of the
                  published weights: 224, 240 and 260. At 128, Lite0 takes a quarter of the time.
     ``outputs``  size of the linear head; None for features.
+    ``maps``     True for feature maps in place of their mean: the picture itself at half of
+                 ``size``, and the outputs of four stages, at 1/4, 1/8, 1/16 and 1/32, as one vector
+                 (n, features). ``map_shapes`` says how they lie in it:
+                 :class:`quickstudy.backbones.JoinedMaps` reads them.
 
-    Raises ValueError for another version, a smaller size, and pictures of other shapes or of
-    numbers from 0 to 255.
+    Raises ValueError for another version, a smaller size, maps with a head, and pictures of other
+    shapes or of numbers from 0 to 255.
 
     References: Tan and Le (2019), EfficientNet: Rethinking Model Scaling for Convolutional Neural
     Networks, Table 1; Liu (2020), Higher accuracy on vision models with EfficientNet-Lite (the
@@ -92,7 +99,12 @@ class EfficientNetLite(nn.Module):
     """
 
     def __init__(
-        self, version: int = 0, *, size: int | None = None, outputs: int | None = None
+        self,
+        version: int = 0,
+        *,
+        size: int | None = None,
+        outputs: int | None = None,
+        maps: bool = False,
     ) -> None:
         super().__init__()
         if version not in range(len(SCALES)):
@@ -107,20 +119,40 @@ class EfficientNetLite(nn.Module):
                 f"EfficientNetLite: size must be {SMALLEST_SIZE} pixels or more, since the network "
                 f"halves it five times; found {size}. Smaller pictures are enlarged to it."
             )
-        self.version, self.size, self.outputs = version, size, outputs
-        self.features = FEATURES
+        if maps and outputs:
+            raise ValueError(
+                f"EfficientNetLite: maps leave no place for a head; found outputs={outputs}. Leave "
+                "one of them out."
+            )
+        self.version, self.size, self.outputs, self.maps = version, size, outputs, maps
         self.input_shape = (3, size, size)
         self.stem = _ConvNorm(3, _STEM, kernel=3, stride=2)
-        self.blocks, last = _blocks(width, depth)
-        self.head_conv = _ConvNorm(last, FEATURES)
+        self.blocks, ends = _blocks(width, depth)
+        self._mapped = tuple(ends[stage][0] for stage in MAPPED)
+        channels = [3, *(ends[stage][1] for stage in MAPPED)]
+        sides = [math.ceil(size / 2**k) for k in range(1, 6)]
+        self.map_shapes = tuple((c, side, side) for c, side in zip(channels, sides, strict=True))
+        self.features = sum(map(math.prod, self.map_shapes)) if maps else FEATURES
+        self.head_conv = nn.Identity() if maps else _ConvNorm(ends[-1][1], FEATURES)
         self.head = nn.Linear(FEATURES, outputs) if outputs else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (n, 1280), or predictions (n, outputs)."""
-        maps = self.stem(fast_on_cpu(self.prepared(images)))
+        """Features (n, 1280), predictions (n, outputs), or the maps as vectors (n, features)."""
+        prepared = self.prepared(images)
+        maps = self.stem(fast_on_cpu(prepared))
+        if self.maps:
+            return self._all_maps(prepared, maps)
         features = self.head_conv(self.blocks(maps)).mean((2, 3))
         result: Tensor = self.head(features)
         return result
+
+    def _all_maps(self, prepared: Tensor, maps: Tensor) -> Tensor:
+        found = [F.avg_pool2d(prepared, 2, ceil_mode=True).flatten(1)]
+        for place, block in enumerate(self.blocks):
+            maps = block(maps)
+            if place in self._mapped:
+                found.append(maps.flatten(1))
+        return torch.cat(found, 1)
 
     def prepared(self, images: Tensor) -> Tensor:
         """Pictures as the network reads them: (n, 3, size, size), pixels from -0.99 to 1."""
@@ -244,9 +276,9 @@ class _MBConv(nn.Module):
         return x + y if self.skip else y
 
 
-def _blocks(width: float, depth: float) -> tuple[nn.Sequential, int]:
-    """The blocks of all stages, and the channels of the last one."""
-    blocks, inputs = nn.Sequential(), _STEM
+def _blocks(width: float, depth: float) -> tuple[nn.Sequential, list[tuple[int, int]]]:
+    """The blocks of all stages; for each stage, the place of its last block and its channels."""
+    blocks, inputs, ends = nn.Sequential(), _STEM, []
     for stage in STAGES:
         fixed = stage in (STAGES[0], STAGES[-1])  # Lite scales neither of them in depth
         outputs = _widened(stage.channels, width)
@@ -254,7 +286,8 @@ def _blocks(width: float, depth: float) -> tuple[nn.Sequential, int]:
             stride = stage.stride if i == 0 else 1
             blocks.append(_MBConv(inputs, outputs, stage.kernel, stride, stage.expansion))
             inputs = outputs
-    return blocks, inputs
+        ends.append((len(blocks) - 1, outputs))
+    return blocks, ends
 
 
 def _widened(channels: int, width: float) -> int:

@@ -51,6 +51,21 @@ def load(root: str | Path | None = None) -> Dataset:
     )
 
 
+def transparent(
+    root: str | Path | None = None, split: str = "train"
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The pictures of a split with their transparency, and the names of the classes.
+
+    (classes, 4, 4, 32, 32) uint8: class, design in the order of :data:`DESIGNS`, and red, green,
+    blue and opacity. ``root`` as for :func:`load`.
+    """
+    folder = data_root(root)
+    chosen = [(i, _name(c)) for i, c in enumerate(_classes(folder)) if c["split"] == split]
+    designs = [_stored(_verified(folder, f"{design}_32.npz")) for design in DESIGNS]
+    rows = np.stack([design[[i for i, _ in chosen]] for design in designs], 1)
+    return torch.from_numpy(rows.transpose(0, 1, 4, 2, 3).copy()), tuple(name for _, name in chosen)
+
+
 def build(root: Path) -> Splits:
     """Read, verify and decode all pictures."""
     designs = [_pictures(_verified(root, f"{design}_32.npz")) for design in DESIGNS]
@@ -92,9 +107,15 @@ def _name(described: dict[str, Any]) -> str:
 
 def _pictures(data: bytes) -> np.ndarray:
     """(n, 3, 32, 32) uint8: the pictures of one design, on white."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        pixels = stored["images"].astype(np.uint32)
+    pixels = _stored(data).astype(np.uint32)
     alpha = pixels[..., 3:]
     on_white = (pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
     pictures: np.ndarray = on_white.astype(np.uint8).transpose(0, 3, 1, 2)
     return pictures
+
+
+def _stored(data: bytes) -> np.ndarray:
+    """(n, 32, 32, 4) uint8: the pictures of one design, with their opacity."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        pixels: np.ndarray = stored["images"]
+    return pixels

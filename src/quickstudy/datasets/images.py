@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,8 @@ MAX_SCANNED = 30 * MAX_PIXELS  # in all scans of a JPEG; cameras and programs ma
 FILTERS = ("bicubic", "area")
 """How pictures are resized. "area" is for drawings: a pixel is the mean of the area that it covers,
 exactly, so that a line of one bit becomes its share of ink."""
+EXIF_ORIENTATION, EXIF_ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+"""EXIF's tag, and its values for pictures whose stored rows are columns: decode turns them."""
 MIN_SIDE = 4  # smaller images contain too little to learn from
 
 
@@ -35,14 +39,16 @@ class ImageError(ValueError):
 
 
 def decode(
-    source: Path | bytes, name: str, *, size: int, channels: int, resize: str = "bicubic"
-) -> np.ndarray:
+    source: Path | bytes, name: str, *, size: int, channels: int, resize: str = "bicubic",
+    whole: bool = False,
+) -> np.ndarray:  # fmt: skip
     """(channels, size, size) uint8: the middle square of the image, resized.
 
     ``source``    a file, or its bytes.
     ``name``      its name in errors.
     ``channels``  3 for RGB or 1 for grey; other images are converted.
-    ``resize``    one of :data:`FILTERS`.
+    ``resize``    one of :data:`FILTERS`; "area" takes the middle square always.
+    ``whole``     the whole image in place of its middle square, its sides stretched alike or not.
 
     The image is rotated by its EXIF orientation; transparency becomes white; 16 bits become 8; of
     several frames the first is used. Raises ImageError, naming the file, where it is not an image,
@@ -54,7 +60,31 @@ def decode(
         raise ValueError(f"images: size must be at least 1 pixel; found {size}.")
     if resize not in FILTERS:
         raise unknown_name("images: resize", resize, dict.fromkeys(FILTERS))
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
+
+    with opened_safely(source, name) as opened:
+        image = _eight_bits(ImageOps.exif_transpose(opened))
+        image = image.convert("RGB" if channels == 3 else "L")
+        if resize == "area":
+            return _mean_of_areas(image, size)
+        if whole:
+            square = image.resize((size, size), Image.Resampling.BICUBIC)
+        else:
+            square = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return _channels_first(square)
+
+
+@contextmanager
+def opened_safely(
+    source: Path | bytes, name: str, formats: tuple[str, ...] = FORMATS
+) -> Iterator[Image.Image]:
+    """The image, not decoded yet; any error inside, in decoding too, as an ImageError.
+
+    ``formats``  those that are tried.
+
+    Raises ImageError, naming the file, as :func:`decode` does.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     try:
         if isinstance(source, Path):
@@ -62,19 +92,15 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(stream, formats=FORMATS) as opened:
+            with Image.open(stream, formats=formats) as opened:
                 _refuse_size(opened.width, opened.height)
                 _refuse_scans(source, opened)
-                image = _eight_bits(ImageOps.exif_transpose(opened))
-                image = image.convert("RGB" if channels == 3 else "L")
-                if resize == "area":
-                    return _mean_of_areas(image, size)
-                square = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+                yield opened
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
+        raise ImageError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name}: not an image. Known formats: {', '.join(FORMATS)}. Remove the file."
+            f"{name}: not an image. Known formats: {', '.join(formats)}. Remove the file."
         ) from error
     except FileNotFoundError as error:
         raise ImageError(f"{name}: there is no such file. Check the path.") from error
@@ -85,7 +111,6 @@ def decode(
             f"{name}: cannot be read ({type(error).__name__}: {told(error)}). The file may be "
             "incomplete or without read permission; restore or remove it."
         ) from error
-    return _channels_first(square)
 
 
 def _channels_first(image: Image.Image) -> np.ndarray:

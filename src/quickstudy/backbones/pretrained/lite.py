@@ -12,17 +12,20 @@ CLASSES = 1000
 """Of ImageNet-1k, which the head of the published weights predicts."""
 
 
-def load(name: str, *, size: int | None = None, head: bool = False) -> EfficientNetLite:
+def load(
+    name: str, *, size: int | None = None, head: bool = False, maps: bool = False
+) -> EfficientNetLite:
     """The network ``name`` with its published weights.
 
     ``head``  with the published head: predictions of ImageNet's 1,000 classes, not features.
+    ``maps``  feature maps of four stages in place of features.
     """
     facts = card(name)
     version = int(name.removeprefix("efficientnet-lite"))
-    network = EfficientNetLite(version, size=size, outputs=CLASSES if head else None)
+    network = EfficientNetLite(version, size=size, outputs=CLASSES if head else None, maps=maps)
     tensors = cached_weights(facts, renamed)
-    if not head:
-        tensors = {key: value for key, value in tensors.items() if not key.startswith("head.")}
+    left_out = (*([] if head else ["head."]), *(["head_conv."] if maps else []))
+    tensors = {key: value for key, value in tensors.items() if not key.startswith(left_out)}
     network.load_state_dict(tensors)
     return network
 

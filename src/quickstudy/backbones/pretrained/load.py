@@ -19,6 +19,7 @@ def pretrained(
     *,
     size: int | None = None,
     head: bool = False,
+    maps: bool = False,
     normalised: bool | None = None,
     frozen: bool = True,
     download: bool = False,
@@ -39,6 +40,9 @@ def pretrained(
                   the weights were trained with. Half the side takes a quarter of the time.
     ``head``      for pictures: with the head that the weights were trained with, so that it gives
                   predictions of those classes instead of features.
+    ``maps``      for pictures: feature maps of several resolutions in place of features, as one
+                  vector, for learners of pixels and boxes: see
+                  :class:`quickstudy.backbones.JoinedMaps`.
     ``normalised``  for texts: whether features are divided by their length, so that products of
                   them are cosines; by default as the weights were published.
     ``frozen``    as by :func:`quickstudy.frozen`: neither ``fit`` nor inner steps move its weights.
@@ -60,6 +64,7 @@ def pretrained(
     facts = card(name)
     options: dict[str, Any] = {"size": size} if size is not None else {}
     options |= {"head": head} if head else {}
+    options |= {"maps": maps} if maps else {}
     options |= {"normalised": normalised} if normalised is not None else {}
     _refuse_other_types(options)
     if refused := sorted(set(options) - facts.options):

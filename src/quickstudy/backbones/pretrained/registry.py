@@ -85,7 +85,7 @@ def _lite(version: int, megabytes: float, sha256: str, extra: str, digest: str) 
         licence="Apache-2.0",
         reference="Tan and Le (2019), EfficientNet: Rethinking Model Scaling for CNNs",
         loader="quickstudy.backbones.pretrained.lite:load",
-        options=frozenset({"size", "head"}),
+        options=frozenset({"size", "head", "maps"}),
         package=module.replace("_", "-"),
         module=module,
         extra=extra,

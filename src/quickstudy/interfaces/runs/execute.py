@@ -32,8 +32,9 @@ from quickstudy.interfaces.runs.featured import (
     on_small_pictures,
 )
 from quickstudy.interfaces.runs.fitted import keep_split, what_is_new
-from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
+from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.interfaces.runs.run_files import refuse_not_empty
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page
@@ -197,7 +198,7 @@ def _fit(
 ) -> Training:  # fmt: skip
     recipe, budget = parts.recipe, parts.recipe.budget()
     source, validation = parts.sources.val, None
-    if source is not None:
+    if source is not None and budget.validate_every:
         validation = Validation(
             source, every=budget.validate_every, tasks=100, patience=recipe.patience
         )

@@ -5,14 +5,11 @@ Importing this module does not import torch, so that a wrong recipe is refused a
 
 from __future__ import annotations
 
-import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from quickstudy.backbones.pretrained.registry import CARDS, PretrainedCard
 from quickstudy.backbones.pretrained.registry import card as card_of
@@ -23,22 +20,13 @@ from quickstudy.base.splitting import USUAL_WAYS, check_fractions
 from quickstudy.compute.plan import Compute
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import BACKBONES, LEARNERS
+from quickstudy.interfaces.runs.settings import check_settings, checked
 from quickstudy.interfaces.runs.yaml_text import MOST as MOST_YAML
 from quickstudy.interfaces.runs.yaml_text import parse_yaml
 from quickstudy.learners.cards import OPTIMISERS
 
 NORMS = ("group", "batch", "support", "running")
 """The keys of :data:`quickstudy.backbones.norms.NORMS`, which needs torch."""
-
-MINIMA = {
-    "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "workers": 1,
-    "train_queries": 1, "fold": 1, "split_seed": 0, "steps": 0, "tasks_per_step": 1, "folds": 2,
-    "validate_every": 1, "patience": 1, "test_tasks": 2, "seed": 0, "test_seed": 0, "threads": 1,
-}  # fmt: skip
-"""The smallest value of each number; an interval needs at least 2 test tasks."""
-
-MAXIMA = {"size": 10_000, "channels": 4096, "threads": 4096, "workers": 4096}
-"""The largest value of each number, 2**31 for others: larger ones only fill the memory."""
 
 
 class Limits(NamedTuple):
@@ -75,7 +63,7 @@ class Recipe:
 
     ``data``, ``root``, ``split``, ``size``, ``rotations``, ``strict``, ``fractions``,
     ``split_seed``                 see :func:`datasets.load`.
-    ``folds``, ``fold``            cross-validation over classes; ``fold`` is one of its parts.
+    ``folds``, ``fold``            cross-validation over classes, and one of its parts.
     ``learner``, ``options``       its name, and arguments of its constructor.
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width. The name of a
                                     pretrained one takes its published weights.
@@ -87,7 +75,7 @@ class Recipe:
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule. 0
                                     steps train nothing, as where all weights are pretrained.
     ``optimiser``, ``clip``        "adam" or "sgd"; greatest norm of a step's gradient.
-    ``validate_every``, ``patience``   validation during training; the best weights are kept.
+    ``validate_every``, ``patience``   validation in training (0: none); the best weights are kept.
     ``test_tasks``, ``seed``, ``test_seed``  evaluation and randomness; tests take ``seed`` too.
     ``shuffled``                   support rows in random order, as sequence learners always have.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
@@ -145,25 +133,10 @@ class Recipe:
                 raise unknown_name(kind, name, dict.fromkeys(valid))
         if self.backbone not in BACKBONES:
             pretrained_card(self.backbone)
-        for name, least in MINIMA.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}: must be at least {least}; found {shown(value)}.")
-            most = MAXIMA.get(name, 2**31)
-            if "seed" not in name and value is not None and value > most:
-                raise ValueError(f"{name}: must be at most {most}; found {shown(value)}.")
+        check_settings(self)
         self._check_split()
-        if max(self.seed, self.test_seed or 0) >= 1 << 63:
-            raise ValueError(f"seed: must be less than 2**63; found {shown(self.seed)}.")
-        for name in ("rate", "clip"):
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}: must be a positive number; found {value}.")
         if self.augment is not None:
             augmentation_names(self.augment)
-        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ValueError(
-                f"device: must be cpu, cuda or cuda:NUMBER; found {shown(self.device)}."
-            )
 
     def _check_split(self) -> None:
         if self.fractions is not None:
@@ -206,7 +179,7 @@ class Recipe:
             tasks_per_step=self.tasks_per_step or default.tasks_per_step,
             optimiser=optimiser,
             rate=self.rate or default_rate,
-            validate_every=self.validate_every or max(1, -(-steps // 4)),
+            validate_every=-(-steps // 4) if self.validate_every is None else self.validate_every,
         )
 
     def complete(self, limits: Limits | None = None) -> Recipe:
@@ -269,46 +242,6 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def checked(name: str, value: Any, hint: Any) -> Any:
-    """``value`` as the type ``hint``; ValueError, in which it is called ``name``, for another type.
-
-    ``hint`` is a plain type, ``dict[str, Any]``, ``Sequence[str]`` (of
-    ``float`` too), or a union of these. An integer
-    is accepted for a float, and so is a string with a number: YAML 1.1 reads ``1e-3`` as a string.
-    """
-    hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    types = tuple(get_origin(one) or one for one in hints)
-    if Sequence in types and value is not None and (str not in types or type(value) is not str):
-        return _checked_list(name, value, get_args(hints[types.index(Sequence)])[0])
-    if float in types and isinstance(value, int | str) and not isinstance(value, bool):
-        value = _number(value)
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        expected = " or ".join(each.__name__ for each in types if each is not NoneType)
-        raise ValueError(f"{name} must be {expected}; found {shown(value)}.")
-    if isinstance(value, int) and value.bit_length() > 65:
-        raise ValueError(f"{name}: must be less than 2**65; found {shown(value)}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be finite; found {value}.")
-    return value
-
-
-def _checked_list(name: str, value: Any, item: type) -> tuple[Any, ...]:
-    kind = {str: "strings", float: "numbers"}[item]
-    try:
-        if isinstance(value, list | tuple):
-            return tuple(checked(name, each, item) for each in value)
-    except ValueError:
-        pass
-    raise ValueError(f"{name} must be a list of {kind}; found {value!r}.")
-
-
-def _number(value: int | str) -> Any:
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return value
-
-
 def read_recipe_file(path: Path) -> dict[str, Any]:
     """The values in a YAML file; ValueError where it is not a mapping of names to values."""
     if not path.is_file():
@@ -319,7 +252,6 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: must be YAML ({told(error)}). Correct the file.") from error
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}."
-        )
+        found = type(values).__name__
+        raise ValueError(f"{path}: a recipe is lines of `name: value`; found {found}.")
     return values

@@ -46,6 +46,7 @@ class TunedLearner(Learner):
     weights move from :attr:`adapted_network`.
 
     ``adapted``  names of the parameters of that network that move.
+    ``falling``  whether the rate falls to 0 along half a cosine.
 
     A network that ends in a linear ``head``, as meta-learnt ones do, gives the features that this
     head reads; the head itself is left out.
@@ -60,6 +61,7 @@ class TunedLearner(Learner):
     adapted: tuple[str, ...]
     head: StartingHead
     l2: float
+    falling = False
     _reach_tested = False
 
     @property
@@ -131,7 +133,7 @@ class TunedLearner(Learner):
         features, _ = embed_support(whole, support)
         trunk = Trunk(network, support, features.detach(), alone)
         tuning = self._tuning()
-        problem = Problem(trunk, support, spec, groups, tuning, _order(support, tuning))
+        problem = Problem(trunk, support, spec, groups, tuning, order_of_batches(support, tuning))
         chosen = chosen_settings(problem, self.head, self.l2)
         return problem, starting_weights(problem, self.head, self.l2, features), chosen
 
@@ -196,7 +198,7 @@ def _trained(weight: Tensor) -> bool:
     return weight.requires_grad or not isinstance(weight, nn.Parameter)
 
 
-def _order(support: Examples, tuning: Tuning) -> Tensor | None:
+def order_of_batches(support: Examples, tuning: Tuning) -> Tensor | None:
     """(n,): the rows in the order of minibatches, by the seed; rows of weight 0 come last.
 
     A row's place depends on the rows before it alone, not on how many follow.

@@ -42,6 +42,7 @@ class Tuning:
     seed: int
     folds: int
     feature_length: float | None
+    falling: bool = False
 
     def __post_init__(self) -> None:
         checks: list[tuple[str, Sequence[Any], Callable[[Any], bool], str]] = [
@@ -182,7 +183,8 @@ def path(
 ) -> Iterator[Weights]:
     """The weights before the first step, after it, … after the last, without gradients.
 
-    ``rate``    of the head; that of depth d is rate * layer_decay ** d.
+    ``rate``    of the head; that of depth d is rate * layer_decay ** d. Where it is ``falling``,
+                it falls to 0 along half a cosine.
     ``strict``  raise ValueError where the loss is not finite.
     """
     tuning = problem.tuning
@@ -199,7 +201,8 @@ def path(
             gradients = clipped(gradients, tuning.clip)
         for group in active:
             # Each group has its own memory, since those of layers that join later start later.
-            at = rate * tuning.layer_decay**group.depth
+            fall = (1 + math.cos(math.pi * k / steps)) / 2 if tuning.falling else 1.0
+            at = rate * fall * tuning.layer_decay**group.depth
             rates: Rate = dict.fromkeys(group.names, at)  # type: ignore[arg-type]
             stepped, memories[group.depth] = tuning.update(
                 {name: weights[name] for name in group.names},
