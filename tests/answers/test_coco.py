@@ -91,7 +91,9 @@ def drawn(generator: torch.Generator, images: int = 4) -> tuple[dict[str, Tensor
     found = boxes(images, slots)
     copied = torch.rand(images, slots, generator=generator) < 0.5
     which = torch.randint(most, (images, slots), generator=generator)
-    found = torch.where(copied[..., None], true.gather(1, which[..., None].expand(-1, -1, 4)), found)
+    found = torch.where(
+        copied[..., None], true.gather(1, which[..., None].expand(-1, -1, 4)), found
+    )
     logits = torch.randn(images, slots, CLASSES + 1, generator=generator, dtype=torch.float64)
     if torch.rand((), generator=generator) < 0.5 and images == 4:
         logits = logits.round()

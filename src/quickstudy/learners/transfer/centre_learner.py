@@ -88,8 +88,8 @@ class CentreLearner(Learner, ABC):
     of :meth:`predict`.
 
     ``backbone``   pictures (n, channels, h, w) -> maps (n, c, h', w').
-    ``encoder``    crops (n, channels, side, side) -> features (n, d), which tell classes apart. None
-                   takes the mean of the maps over a box.
+    ``encoder``    crops (n, channels, side, side) -> features (n, d), which tell classes apart.
+                   None takes the mean of the maps over a box.
     ``base``       number of base classes, the first ones of tasks that have any.
     ``exemplars``  how many objects of each base class :meth:`remember` keeps.
     ``slots``      most boxes in a picture.

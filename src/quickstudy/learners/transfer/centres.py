@@ -57,7 +57,9 @@ def heat_of(boxes: Tensor, exists: Tensor, size: tuple[int, int]) -> Tensor:
     cell = centre.floor().clamp_min(0).minimum(scale - 1)
     sigma = (2 * radii((boxes[..., 2:] - boxes[..., :2]).clamp_min(0) * scale) + 1) / 6
     x, y = (torch.arange(side, dtype=boxes.dtype, device=boxes.device) for side in (w, h))
-    squares = (x - cell[..., :1]).square().unsqueeze(-2) + (y - cell[..., 1:]).square().unsqueeze(-1)
+    squares = (x - cell[..., :1]).square().unsqueeze(-2) + (y - cell[..., 1:]).square().unsqueeze(
+        -1
+    )
     heat = (-squares / (2 * sigma.square())[..., None, None]).exp()
     return (heat * exists[..., None, None]).amax(1)
 
