@@ -85,13 +85,13 @@ class Detection(Application):
         """The parts of a run: a centre head to be trained on base classes, and tasks of all."""
         held, novel = self._data(data, root)
         base = [k for k in range(len(held.names)) if k not in novel]
-        train, query = self._parts(held, novel)
+        train, _ = self._parts(held)
         taught = held
         if data == "blood_cells":  # hardly a picture shows red cells alone
             taught = painted_over(held, novel)
         rows = train[~taught.showing(novel)[train] & taught.showing(base)[train]]
         tasks = BaseTasks(taught, base, rows, self.batch)
-        test = BoxTasks(held, base, novel, shots or SHOTS, train, query, self.queries)
+        test = self._test(held, novel, shots or SHOTS)
         made = self.learner(learner, seed, len(base))
         made.remember(tasks.all_rows())
         named = ", ".join(held.names[k] for k in novel)
@@ -109,6 +109,15 @@ class Detection(Application):
             test_tasks=10,
             clip=10.0,
         )
+
+    def prepare_test(self, data: str, root: Path | None, shots: int) -> BoxTasks:
+        """The test tasks of a run alone."""
+        return self._test(*self._data(data, root), shots)
+
+    def _test(self, held: BoxedPictures, novel: Sequence[int], shots: int) -> BoxTasks:
+        base = [k for k in range(len(held.names)) if k not in novel]
+        train, query = self._parts(held)
+        return BoxTasks(held, base, novel, shots, train, query, self.queries)
 
     def learner(self, name: str, seed: int, base: int) -> CentreLearner:
         """The learner of this ``name`` on the frozen network, for ``base`` base classes."""
@@ -169,7 +178,7 @@ class Detection(Application):
         rare = counts.argsort(stable=True)[: len(held.names) // 2]
         return sorted(int(k) for k in rare)
 
-    def _parts(self, held: BoxedPictures, novel: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _parts(self, held: BoxedPictures) -> tuple[Tensor, Tensor]:
         """The numbers of the pictures for training and supports, and of those for queries."""
         train, query = held.rows_of("train"), held.rows_of("test")
         if len(train):
