@@ -97,14 +97,15 @@ def test_peaks_give_boxes_once_and_the_most_certain_first() -> None:
     with torch.no_grad():
         head.edges.weight.zero_()
         head.edges.bias.copy_(torch.tensor([0, 0, math.log(0.5), math.log(0.5)]))
-    heat = torch.full((1, 8, 8), -9.0, dtype=torch.float64)
+    heat = torch.full((1, 20, 20), -9.0, dtype=torch.float64)
     # A peak, its neighbour, a second peak of the same object two cells away, and another object.
-    heat[0, 2, 2], heat[0, 2, 3], heat[0, 2, 4], heat[0, 6, 6] = 3.0, 2.0, 2.5, 1.0
-    found = found_boxes(head, Centres(heat, torch.zeros(1, 1, 8, 8).double()), slots=3)
-    kept = found.certainty[0] > 0.5
-    assert found.boxes[0][kept].tolist() == [
-        pytest.approx([0.0625, 0.0625, 0.5625, 0.5625]), pytest.approx([0.5625, 0.5625, 1, 1])
-    ]  # fmt: skip
+    heat[0, 8, 8], heat[0, 8, 9], heat[0, 8, 10], heat[0, 16, 16] = 3.0, 2.0, 2.5, 1.0
+    found = found_boxes(head, Centres(heat, torch.zeros(1, 1, 20, 20).double()), slots=3)
+    expected = torch.tensor([3.0, 0, 1.0]).double().sigmoid() * torch.tensor([1, 0, 1])
+    assert torch.allclose(found.certainty[0], expected)
+    # Half of the picture around the middle of the cells; the last is cut at the edge.
+    first, last = [0.175, 0.175, 0.675, 0.675], [0.575, 0.575, 1.0, 1.0]
+    assert torch.allclose(found.boxes[0, [0, 2]], torch.tensor([first, last]).double())
 
 
 def test_a_crop_of_the_whole_picture_is_the_picture_and_of_a_reduced_one_its_mean() -> None:

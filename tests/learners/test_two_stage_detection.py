@@ -52,6 +52,7 @@ def test_one_step_goes_down_the_gradient_of_the_balanced_loss() -> None:
     before = made(steps=0).adapt(task.support, task.spec)
     after = learner.adapt(task.support, task.spec)
 
+    @torch.no_grad()
     def loss(bias: torch.Tensor) -> float:
         hidden = learner.head(learner.backbone(task.support.inputs)).hidden
         total, objects = 0.0, 0
