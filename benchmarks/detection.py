@@ -7,7 +7,8 @@ trained on. A support set has 1, 5 or 10 boxes of each rank, drawn from the pict
 published training part; all 67 pictures of the test part are queries. Ten support sets a split.
 Learners share one trained centre head, and have the settings of ``quickstudy run``; AP50 of new and
 of base classes is kept for each support set, and that of objects of any class for each split.
-``--data blood_cells`` has one split, and so has ``--data own``, a folder of your own. CPU seconds are of one thread.
+``--data blood_cells`` has one split, and so has ``--data own``, a folder of your own. CPU seconds
+are of one thread.
 """
 
 from __future__ import annotations
