@@ -25,6 +25,7 @@ from quickstudy.learners.transfer.centres import (
 )
 from quickstudy.learners.transfer.crop_detection import prototypes
 from quickstudy.tasks.numbering import draw
+from quickstudy.training.optimisers import adam
 
 OVERLAP = 0.7
 
@@ -157,11 +158,12 @@ def made(**options: int) -> qs.CropDetection:
 
 
 def test_after_training_it_finds_rectangles_and_tells_them_apart() -> None:
-    """AP50 of 8 held-out pictures, before and after training on tasks of the same two classes."""
+    """AP50 of 8 other pictures of the same two classes: 0 before, far above after 60 steps."""
     learner, source = made(), bright_boxes(shots=2, queries=8, side=32)
     before = score(learner, source)
-    qs.fit(learner, source, 120, 2, progress=False)
-    assert before < 0.5 < 0.7 < score(learner, source)
+    qs.fit(learner, source, 60, 1, optimiser=adam(3e-3), progress=False)
+    assert before < 0.15
+    assert score(learner, source) > 0.35
 
 
 def score(learner: qs.CropDetection, source: qs.TaskSource) -> float:
