@@ -98,6 +98,31 @@ def bright_places(shots: int = 2, queries: int = 2, side: int = 6) -> TaskSource
     return source
 
 
+def bright_boxes(shots: int = 2, queries: int = 2, side: int = 16) -> TaskSource:
+    """Pictures (1, side, side) of one bright or dark rectangle, classes 0 and 1, and padding."""
+
+    def source(generator: torch.Generator) -> Task:
+        def drawn(n: int) -> qs.Examples:
+            x = 0.1 * torch.rand(n, 1, side, side, generator=generator) + 0.4
+            start = torch.randint(0, side // 2, (n, 2), generator=generator)
+            size = torch.randint(side // 4, side // 2, (n, 2), generator=generator)
+            classes = torch.arange(n) % 2
+            for i, (left, top) in enumerate(start.tolist()):
+                width, height = size[i].tolist()
+                x[i, :, top : top + height, left : left + width] = 0.9 - 0.8 * float(classes[i])
+            box = torch.cat([start, start + size], 1) / side
+            padding = torch.full((n, 1, 4), torch.nan)
+            targets = {
+                "boxes": torch.cat([box.unsqueeze(1), padding], 1),
+                "classes": torch.stack([classes, torch.full((n,), -1)], 1),
+            }
+            return qs.examples(x, targets)
+
+        return Task(drawn(shots), drawn(queries), qs.detection(2))
+
+    return source
+
+
 class PixelNet(nn.Module):
     """Pictures (n, 1, h, w) -> logits (n, h, w, 2), each from its neighbourhood."""
 

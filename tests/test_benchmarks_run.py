@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import quickstudy as qs
+from drawn_tiles import tiles
 from made_up import random_classes
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
@@ -546,3 +547,17 @@ def test_heterogeneity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row["mixed"] for row in table] == [1, 2]
     assert table[0]["change on the first"]["mean"] == 0
     assert len(table[1]["emoji"]["seeds"]) == 2
+
+
+def test_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a folder of tiles in place of the playing cards, with small networks."""
+    out = tmp_path / "detection.json"
+    root = tiles(tmp_path / "own", [["green", "red"], ["red", "green"], ["blue"], ["green"]] * 3)
+    words = "--data own --shots 1 --draws 1 --set size=64 seen=64 crop=32 steps=2 batch=2"
+    call("detection", monkeypatch, "--root", root, *words.split(), "--out", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["learner"] for row in rows] == [
+        "objects of any class", "crop_detection", "two_stage_detection", "crop_prototypes",
+    ]  # fmt: skip
+    assert all(row["split"] == 0 and row["new"] == ["blue"] for row in rows)
+    assert all(len(row["novel AP50"]) == len(row["base AP50"]) == 1 for row in rows[1:])

@@ -149,6 +149,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.multitask.soft_sharing import SoftSharing as SoftSharing
     from quickstudy.learners.multitask.trace_norm import TraceNorm as TraceNorm
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
+    from quickstudy.learners.transfer.crop_detection import CropDetection as CropDetection
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.gaussian_mixture import GaussianMixture as GaussianMixture
@@ -160,6 +161,9 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.self_training import SelfTraining as SelfTraining
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
+    from quickstudy.learners.transfer.two_stage_detection import (
+        TwoStageDetection as TwoStageDetection,
+    )
 # end of the learners
 
 _DEFINED_IN = {

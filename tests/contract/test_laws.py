@@ -21,7 +21,8 @@ from contract_cases import (
 from torch import nn
 
 import quickstudy as qs
-from made_up import Detector, bright_places, planes, yes_or_no
+from made_up import Detector, bright_boxes, bright_places, planes, yes_or_no
+from quickstudy.answers.boxes import Boxes
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.spans import Spans
 from quickstudy.answers.pixels import Pixels
@@ -71,6 +72,8 @@ CHEAPER = {
     "sluice": {"width": 4, "layers": 2},
     "soft_sharing": {"steps": 1, "head": "zero_head"},
     "dense_matching": {"width": 8, "keys": 3},
+    "crop_detection": {"slots": 3, "width": 4},
+    "two_stage_detection": {"slots": 3, "width": 4, "steps": 2},
     # Batches and symmetries of the same rows: test_pixel_head.
     "pixel_head": {"steps": 2, "batch": 1, "symmetries": False},
 }
@@ -92,6 +95,10 @@ def test_learners_as_they_are_by_default_keep_exactly_what_they_do_not_except(na
         return  # it reads words: tests/learners/test_span_scorer.py
     if learner.answers == (Pixels,):
         found = misjudged(learner, bright_places(side=16))
+        assert unneeded_where_no_class_has_a_name(found) == {}
+        return
+    if learner.answers == (Boxes,):
+        found = misjudged(learner, bright_boxes())
         assert unneeded_where_no_class_has_a_name(found) == {}
         return
     classifies = issubclass(Classes, learner.answers)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import cross_entropy, one_hot
 from quickstudy.answers.metrics import box_iou, generalised_box_iou
+from quickstudy.base.counted_fields import ADDED
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 _NOTHING_WEIGHT = 0.1
@@ -20,20 +22,29 @@ _LENGTH_WEIGHT, _OVERLAP_WEIGHT = 5.0, 2.0
 """Weights of the terms of the loss, as in DETR."""
 
 
-@dataclass(frozen=True)
-class AP50(Score):
-    """Average precision at an overlap of one half, the mean over classes; pooled over tasks.
+RECALLS = torch.from_numpy(np.linspace(0.0, 1.0, 101))
+"""The levels of recall at which precision is read, in the rounding of the published evaluation."""
+
+
+class _AveragePrecision(Score):
+    """Average precision at an overlap of one half, as COCO defines it; pooled over tasks.
 
     A predicted box is right if its IoU with a true box of its class is at least 0.5, and no box of
-    higher confidence has been matched to that one. The area is under the precision envelope at
-    every recall (VOC since 2010). Boxes of equal confidence share a threshold, so that their order
-    does not matter.
+    higher confidence has been matched to that one. Of several true boxes it is matched to the one
+    of greatest IoU, the last of equal ones. The average is over 101 levels of recall, of the
+    greatest precision at that recall or more; then over classes. Boxes of equal confidence count in
+    the order of their images and slots.
+
+    Equal to ``pycocotools`` 2.0, where images have at most 100 boxes and none is marked as a crowd.
     """
 
-    name: ClassVar[str] = "AP50"
     unit: ClassVar[str] = "%"
     pooled: ClassVar[bool] = True
     while_training: ClassVar[bool] = False
+
+    def counts(self, index: int) -> bool:
+        """Whether the class with this id belongs to the mean."""
+        return True
 
     def statistic(self, predictions: Any, query: Examples) -> Statistic:
         """Every slot's ``confidence``, ``class``, ``weight`` and whether it is ``right``.
@@ -63,13 +74,13 @@ class AP50(Score):
         """In [0, 1]; NaN where there is no true box at all."""
         of_class = []
         for index, count in enumerate(statistic["boxes"].tolist()):
-            if count == 0:
+            if count == 0 or not self.counts(index):
                 continue
             of_this = statistic["class"] == index
             confidence, weight, right = (
                 statistic[name][of_this] for name in ("confidence", "weight", "right")
             )
-            of_class.append(_area(confidence, weight.double(), right.double(), count))
+            of_class.append(average_precision_at(confidence, weight.double(), right, count))
         return torch.stack(of_class).mean() if of_class else torch.tensor(torch.nan)
 
     def merge(self, statistics: Sequence[Statistic]) -> Statistic:
@@ -83,16 +94,51 @@ class AP50(Score):
         return {**joined, "boxes": torch.stack(counts).sum(0)}
 
 
-def _area(confidence: Tensor, weight: Tensor, right: Tensor, count: float) -> Tensor:
-    """Area () under the precision envelope of slots (m,), with true boxes of weight ``count``."""
+@dataclass(frozen=True)
+class AP50(_AveragePrecision):
+    """Average precision at an overlap of one half, as COCO defines it; the mean over classes."""
+
+    name: ClassVar[str] = "AP50"
+
+
+@dataclass(frozen=True)
+class NovelAP50(_AveragePrecision):
+    """AP50 of the classes after the first ``base``, which a learner was not trained on."""
+
+    base: int
+    name: ClassVar[str] = "novel AP50"
+
+    def counts(self, index: int) -> bool:
+        """Whether the class is none of the base classes."""
+        return index >= self.base
+
+
+@dataclass(frozen=True)
+class BaseAP50(_AveragePrecision):
+    """AP50 of the first ``base`` classes, which a learner was trained on."""
+
+    base: int
+    name: ClassVar[str] = "base AP50"
+
+    def counts(self, index: int) -> bool:
+        """Whether the class is one of the base classes."""
+        return index < self.base
+
+
+def average_precision_at(confidence: Tensor, weight: Tensor, right: Tensor, count: float) -> Tensor:
+    """() the mean, over 101 levels of recall, of the greatest precision at that recall or more.
+
+    Of slots (m,) of one class, in the order in which equal ones count, with true boxes of weight
+    ``count``.
+    """
     if not len(confidence):
         return weight.new_zeros(())
-    order = confidence.argsort(descending=True)
-    found, chosen = (part[order].cumsum(0) for part in (weight * right, weight))
-    last_of_equal = F.pad(confidence[order].diff() != 0, (0, 1), value=True)
-    found, chosen = found[last_of_equal], chosen[last_of_equal]
-    envelope = (found / chosen).flip(0).cummax(0).values.flip(0)
-    return (found.diff(prepend=found.new_zeros(1)) / count * envelope).sum()
+    order = confidence.argsort(descending=True, stable=True)
+    found, chosen = ((part * weight)[order].cumsum(0) for part in (right, torch.ones_like(weight)))
+    precision = found / chosen.clamp_min(torch.finfo(chosen.dtype).tiny)
+    envelope = F.pad(precision.flip(0).cummax(0).values.flip(0), (0, 1))  # 0 where never reached
+    levels = RECALLS.to(found.device)
+    return envelope[torch.searchsorted(found / count, levels)].mean()
 
 
 def _right_slots(
@@ -100,7 +146,7 @@ def _right_slots(
 ) -> Tensor:
     """(slots,): which boxes of one image match a true box, highest confidence first."""
     overlap = box_iou(boxes, true_boxes)
-    overlap = overlap.where(classes[:, None] == true_classes, 0.0)
+    overlap = overlap.where(classes[:, None] == true_classes, 0.0).flip(1)  # the last of equals
     right = torch.zeros_like(confidence, dtype=torch.bool)
     for slot in confidence.argsort(descending=True, stable=True).tolist():
         if overlap.shape[1] and overlap[slot].max() >= 0.5:
@@ -129,16 +175,25 @@ class Boxes(Answer):
     Differs from DETR in matching greedily, the best pair first, where DETR finds the best matching
     overall (Hungarian algorithm): greedy matching can be batched over tasks.
 
-    Raises ValueError for k < 1.
+    ``base``  how many of the first classes are base classes, which the learner was trained on. The
+              first score is then that of the others, and the second that of the base classes.
+
+    Raises ValueError for k < 1, and unless 0 <= base < k.
     """
 
     k: int
+    base: int = field(default=0, metadata=ADDED)
     kind: ClassVar[str] = "boxes"
     guess_name: ClassVar[str] = "boxes of the support"
     ragged: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("Boxes", "k", self.k, 1)
+        if not 0 <= self.base < self.k:
+            raise ValueError(
+                f"Boxes: base must be at least 0 and below k={self.k}, so that there is a novel "
+                f"class; found {self.base}."
+            )
 
     @property
     def outputs(self) -> int:
@@ -240,8 +295,8 @@ class Boxes(Answer):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """AP50."""
-        return (AP50(),)
+        """AP50; with base classes, those of the novel and of the base classes come first."""
+        return (NovelAP50(self.base), BaseAP50(self.base), AP50()) if self.base else (AP50(),)
 
     def guesses(self, support: Examples, query: Examples) -> list[Any]:
         """Every box of the support, in every image, all with the same confidence."""

@@ -47,9 +47,12 @@ def segmentation(classes: int, name: str = "", background: bool = False) -> Task
     return TaskSpec(Pixels(classes, background), name)
 
 
-def detection(classes: int, name: str = "") -> TaskSpec:
-    """A task that finds objects of ``classes``: see :class:`quickstudy.answers.Boxes`."""
-    return TaskSpec(Boxes(classes), name)
+def detection(classes: int, name: str = "", base: int = 0) -> TaskSpec:
+    """A task that finds objects of ``classes``: see :class:`quickstudy.answers.Boxes`.
+
+    ``base``  how many of the first classes are base classes, which the learner was trained on.
+    """
+    return TaskSpec(Boxes(classes, base), name)
 
 
 def tokens(vocabulary: int, before: str | None = None, name: str = "") -> TaskSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,23 @@ MOST_PIXELS = 2**24
 def read_pictures(paths: Sequence[Path], size: int, strict: bool) -> tuple[Tensor, list[str]]:
     """(n, 3, size, size) in [0, 1], whole pictures stretched to ``size``, and their paths.
 
+    Files that cannot be read are left out or raise an error, as by :func:`picture_files`.
+    """
+
+    def read(file: Path) -> np.ndarray:
+        pixels = decode(file, str(file), size=size, channels=3, whole=True)
+        _refuse_too_large(str(file))
+        return pixels
+
+    rows, names = picture_files(paths, read, strict)
+    return torch.from_numpy(np.stack(rows)) / 255, names
+
+
+def picture_files(
+    paths: Sequence[Path], read: Callable[[Path], np.ndarray], strict: bool
+) -> tuple[list[np.ndarray], list[str]]:
+    """What ``read`` gives for each picture among ``paths``, and their paths.
+
     For a folder, all pictures in it. A file that is no readable picture is left out with a warning;
     with ``strict`` it raises ImageError.
 
@@ -36,21 +53,19 @@ def read_pictures(paths: Sequence[Path], size: int, strict: bool) -> tuple[Tenso
     rows, names, unreadable = [], [], 0
     for file in _files(paths):
         try:
-            rows.append(decode(file, str(file), size=size, channels=3, whole=True))
-            _refuse_too_large(str(file))
+            rows.append(read(file))
             names.append(str(file))
         except ImageError as error:
             if strict:
                 raise
-            del rows[len(names) :]
             unreadable += 1
-            warnings.warn(f"left out: {error}", SkippedInput, stacklevel=2)
+            warnings.warn(f"left out: {error}", SkippedInput, stacklevel=3)
     if not rows:
         raise ValueError(
             f"predict: none of {count(unreadable, 'file')} is a readable picture. Give picture "
             f"files, or a folder of them ({', '.join(SUFFIXES)})."
         )
-    return torch.from_numpy(np.stack(rows)) / 255, names
+    return rows, names
 
 
 def size_of_file(name: str) -> tuple[int, int]:
