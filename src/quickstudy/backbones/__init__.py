@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
+    from quickstudy.backbones.text.seq2seq import Seq2Seq
 
 __all__ = [
     "MLP",
@@ -27,6 +28,7 @@ __all__ = [
     "LowRank",
     "OnnxTextEncoder",
     "ResNet12",
+    "Seq2Seq",
     "TextEncoder",
     "WithHead",
 ]
@@ -40,6 +42,7 @@ _MODULES = {
     "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
     "ResNet12": "resnet12",
+    "Seq2Seq": "text.seq2seq",
     "TextEncoder": "text.encoder",
     "WithHead": "joined",
 }
