@@ -91,6 +91,15 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Features (n, d); ValueError for anything but tokens."""
+        pooled = self.pool(*self.vectors(tokens))
+        return to_unit_length(pooled) if self.normalised else pooled
+
+    def vectors(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """The last layer's vectors (n, length, d), and the mask (n, length), which is True at those
+        of tokens; both without columns that are padding in every row.
+
+        Raises ValueError for anything but tokens.
+        """
         ids, mask = checked_tokens(tokens, self._words)
         ids, mask = without_padding(ids, mask)
         refuse_other_lengths(ids, self.tokenizer.longest)
@@ -100,9 +109,7 @@ class TextEncoder(nn.Module):
         # which vmap has not.
         added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
         added = added.masked_fill(~mask, torch.finfo(dtype).min)[:, None, None, :]
-        vectors = self.model(input_ids=ids, attention_mask=added).last_hidden_state
-        pooled = self.pool(vectors, mask)
-        return to_unit_length(pooled) if self.normalised else pooled
+        return self.model(input_ids=ids, attention_mask=added).last_hidden_state, mask
 
 
 def to_unit_length(vectors: Tensor) -> Tensor:
