@@ -15,7 +15,7 @@ from torch import Tensor
 from quickstudy.base.extras import optional
 from quickstudy.base.shown import told
 
-PADDING, START, END, BETWEEN = "<padding>", "<start>", "<end>", "<between>"
+SPECIAL = ("<padding>", "<start>", "<end>", "<between>")
 """The first four tokens, 0 to 3: behind the end of a source; before a text that is written; after
 it; and between two texts of one source.
 """
@@ -57,7 +57,7 @@ class Subwords:
                    and those.
         ``names``  of special tokens such as ``"<es>"``, which no text is cut into: 4, 5, …
         """
-        special = [PADDING, START, END, BETWEEN, *names]
+        special = [*SPECIAL, *names]
         if size < 256 + len(special):
             raise ValueError(
                 f"Subwords: size must be at least {256 + len(special)}, one token for each byte "
