@@ -131,6 +131,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.metric.span_scorer import SpanScorer as SpanScorer
     from quickstudy.learners.multitask.cross_stitch import CrossStitch as CrossStitch
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
     from quickstudy.learners.multitask.mean_regularised import MeanRegularised as MeanRegularised
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.multitask.soft_sharing import SoftSharing as SoftSharing
     from quickstudy.learners.multitask.trace_norm import TraceNorm as TraceNorm
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
+    from quickstudy.learners.transfer.early_stopping import EarlyStopping as EarlyStopping
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.gaussian_mixture import GaussianMixture as GaussianMixture

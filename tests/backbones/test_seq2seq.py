@@ -106,7 +106,7 @@ def test_probabilities_sum_to_one_and_tokens_of_the_source_alone_can_be_copied()
         net.gate.bias.fill_(-40.0)  # it only copies
     found = net(inputs()).exp()
     assert torch.allclose(found.sum(-1), torch.ones(2, 3).double(), atol=1e-7)
-    assert float(found[0, :, [4, 5, 6]].sum()) == pytest.approx(3, abs=1e-6)
+    assert found[0, :, [4, 5, 6]].sum().item() == pytest.approx(3, abs=1e-6)
 
 
 def test_padding_costs_nothing_and_changes_nothing() -> None:
@@ -151,5 +151,5 @@ def test_what_is_no_tokens_is_refused(wrong: dict[str, Tensor], message: str) ->
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="even size that heads divide; found .*size=10"):
+    with pytest.raises(ValueError, match=r"even size that heads divide; found .*size=10"):
         Seq2Seq(V, size=10, heads=4)

@@ -124,8 +124,8 @@ class ChrF(_DecodedScore):
         """``counts`` (6, 3): numbers of shared, predicted and true n-grams, n = 1 … 6."""
         counts = torch.zeros(LONGEST_NGRAM, 3, dtype=torch.float64)
         for weight, predicted, true in self._rows(predictions, query):
-            shown = (self._characters(tokens) for tokens in (predicted, true))
-            counts += weight * torch.tensor(ngram_counts(*shown, LONGEST_NGRAM))
+            ours, theirs = (self._characters(tokens) for tokens in (predicted, true))
+            counts += weight * torch.tensor(ngram_counts(ours, theirs, LONGEST_NGRAM))
         return {"counts": counts}
 
     def _characters(self, tokens: list[int]) -> list[int]:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 
 from quickstudy.datasets.subwords import PLACEHOLDER
@@ -111,7 +111,7 @@ def _likeness(pairs: Sequence[tuple[list[str], list[str]]]) -> Callable[[str, st
         second.update(set(other))
         both.update((a, b) for a in set(one) for b in set(other))
 
-    @lru_cache(maxsize=None)
+    @cache
     def likeness(a: str, b: str) -> float:
         together = 2 * both[a, b] / (first[a] + second[b])  # Dice's coefficient
         spelt = 0.0

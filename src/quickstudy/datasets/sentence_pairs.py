@@ -1,4 +1,4 @@
-"""A user's own sentence pairs: one table for each language, and sentences that are yet to translate."""
+"""A user's own sentence pairs, one table for each language, and sentences to translate."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import NamedTuple
 from quickstudy.base.words import first_few
 from quickstudy.datasets.django_messages import Messages
 from quickstudy.datasets.row_files import SUFFIXES, read_rows, read_utf8
-
-
 
 
 class Pair(NamedTuple):
@@ -40,9 +38,7 @@ def read_pairs(path: Path, nearest: bool = False) -> list[Pair]:
                 f"{' and '.join(missing)}. Write it, or leave the row out."
             )
         values = row.values
-        found.append(
-            Pair(values["source"], values.get("nearest", ""), values["target"], row.place)
-        )
+        found.append(Pair(values["source"], values.get("nearest", ""), values["target"], row.place))
     return found
 
 

@@ -90,7 +90,7 @@ class Subwords:
                 f"Subwords: must be a tokenizer.json of the package tokenizers ({told(error)}). "
                 "Make it by Subwords.learn."
             ) from error
-        # Special tokens are asked for by their ids: a text that holds "<end>" must not be cut at it.
+        # A text that holds "<end>" is text: special tokens are asked for by their ids alone.
         tokenizer.encode_special_tokens = True
         return tokenizer
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of a whole network that stops where a held-out part of the support is predicted best."""
+"""Fine-tuning of a whole network, up to the step that predicts held-out support rows best."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ from quickstudy.learners.gradient.inner_loop import InnerLoop
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.learners.gradient.network import SupportLoss, check_backbone
 from quickstudy.learners.gradient.reptile import class_by_class_keys
-from quickstudy.objectives import mean_loss, predict_rows
+from quickstudy.objectives import predict_rows
 from quickstudy.tasks.examples import labelled, take, weighted_mean
-
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
