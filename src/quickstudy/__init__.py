@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import multilabel as multilabel
     from quickstudy.answers.specs import regression as regression
     from quickstudy.answers.specs import segmentation as segmentation
+    from quickstudy.answers.specs import spans as spans
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
     from quickstudy.backbones.pretrained.features import featurise as featurise
@@ -207,6 +208,7 @@ _DEFINED_IN = {
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",
+    "spans": "answers.specs",
     "spec": "answers.specs",
     "stranger_score": "evaluation.strangers",
     "tokens": "answers.specs",

@@ -64,10 +64,11 @@ class Spans(Answer):
     """A span of places in a text: extractive question answering.
 
     Targets (n, 2) integer places of the first and of the last word of the answer, counted from 0,
-    both -1 where the answer is unknown. Predictions (n, length, 2): for each place of the text the
-    logit that the answer begins there, and that it ends there; places beyond the text must have
-    logits far below the others. The loss is the mean of two cross-entropies over places. The
-    predicted span has the largest sum of its two logits (:func:`best_spans`).
+    -1 where unknown; scores leave out rows of which an end is unknown. Predictions (n, length, 2):
+    for each place of the text the logit that the answer begins there, and that it ends there;
+    places beyond the text must have logits far below the others. The loss is the mean of two
+    cross-entropies over places. The predicted span has the largest sum of its two logits
+    (:func:`best_spans`).
 
     ``longest``  words of a predicted span at most.
 
@@ -105,15 +106,15 @@ class Spans(Answer):
             )
 
     def check_values(self, targets: Tensor, what: str = "targets") -> None:
-        """No span that ends before it begins, and none of which one end alone is known."""
-        first, last = targets.unbind(1)
-        wrong = ((first >= 0) != (last >= 0)) | (first > last)
+        """No span that ends before it begins."""
+        first, last = targets.unbind(-1)
+        wrong = ((first > last) & (last >= 0)).flatten()
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
             raise ValueError(
-                f"{what}: a span must not end before it begins, and have both ends or none; found "
-                f"{targets[row].tolist()} in row {row}. Give the places of the first and of the "
-                "last word, or -1 for both."
+                f"{what}: a span must not end before it begins; found "
+                f"{targets.flatten(0, -2)[row].tolist()} in row {row}. Give the places of the "
+                "first and of the last word, -1 where unknown."
             )
 
     def known(self, targets: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
     from quickstudy.backbones.text.position_cnn import PositionCNN
     from quickstudy.backbones.text.seq2seq import Seq2Seq
+    from quickstudy.backbones.whitened import Whitened
 
 __all__ = [
     "MLP",
@@ -34,6 +35,7 @@ __all__ = [
     "ResNet12",
     "Seq2Seq",
     "TextEncoder",
+    "Whitened",
     "WithHead",
     "WordEncoder",
 ]
@@ -51,6 +53,7 @@ _MODULES = {
     "ResNet12": "resnet12",
     "Seq2Seq": "text.seq2seq",
     "TextEncoder": "text.encoder",
+    "Whitened": "whitened",
     "WithHead": "joined",
     "WordEncoder": "text.entities",
 }

@@ -71,3 +71,51 @@ def refuse_outside(places: Sequence[int], words: int, what: str) -> None:
             f"{what}: places of words must be 0 to {words - 1}, since the sentence has "
             f"{count(words, 'word')}; found {shown(wrong[0])}. Count words from 0."
         )
+
+
+def question_tokens(
+    tokenizer: TextTokenizer, sentences: Sequence[Marked], questions: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """``ids``, ``mask`` and ``place`` (n, length), and ``head`` (n, words): inputs of words' encoders.
+
+    ``place`` is the number of each token's word, -1 for others; ``head`` is True at the words of
+    what is asked about.
+
+    ``questions``  texts before the sentences, as in :meth:`TextTokenizer.of_words`.
+
+    Raises ValueError for a head outside of its sentence, or none, and what ``of_words`` raises.
+    """  # noqa: E501
+    for row, each in enumerate(sentences):
+        refuse_outside(each.head, len(each.words), f"the head of sentence {row}")
+    tokens = tokenizer.of_words([each.words for each in sentences], questions)
+    head = torch.zeros(len(sentences), int(tokens["place"].max()) + 1, dtype=torch.bool)
+    for row, each in enumerate(sentences):
+        head[row, [place for place in each.head if place < head.shape[1]]] = True
+    return {**tokens, "head": head}
+
+
+def spans_of(sentences: Sequence[Marked], place: Tensor) -> Tensor:
+    """(n, 2): the first and the last word of each sentence's tail, where its answer is.
+
+    ``place``  (n, length), of its tokens, as :func:`question_tokens` gives it.
+
+    Raises ValueError for a tail outside of its sentence, for words that do not follow one another,
+    and for a span beyond the tokens that are read.
+    """
+    found = []
+    for row, each in enumerate(sentences):
+        refuse_outside(each.tail, len(each.words), f"the answer of sentence {row}")
+        first, last = min(each.tail), max(each.tail)
+        if len({*each.tail}) != last - first + 1:
+            raise ValueError(
+                f"the answer of sentence {row}: must be words that follow one another; found "
+                f"{shown([*each.tail])}. Give one span."
+            )
+        read = int(place[row].max()) + 1
+        if last >= read:
+            raise ValueError(
+                f"the answer of sentence {row}: must be within the tokens that are read; found "
+                f"word {last}, but only {count(read, 'word')} are. Shorten the sentence."
+            )
+        found.append((first, last))
+    return torch.tensor(found)

@@ -31,8 +31,7 @@ from quickstudy.datasets.tokenizer import minilm_tokenizer
 from quickstudy.tasks.rows import LabelledRows
 
 URL = (
-    "https://raw.githubusercontent.com/thunlp/FewRel/"
-    "278a2315d2138810a379cd8d5718914dc56e2582/data"
+    "https://raw.githubusercontent.com/thunlp/FewRel/278a2315d2138810a379cd8d5718914dc56e2582/data"
 )
 DOMAINS = ("wiki", "semeval", "pubmed")
 NAMES = "pid2name.json"
@@ -57,9 +56,7 @@ class Sentence(NamedTuple):
         return " ".join(self.words)
 
 
-def load(
-    root: str | Path | None = None, *, split: str = "first", download: bool = True
-) -> Dataset:
+def load(root: str | Path | None = None, *, split: str = "first", download: bool = True) -> Dataset:
     """FewRel as tokens of all-MiniLM-L6-v2: ``ids``, ``mask``, ``head`` and ``tail`` (rows, length).
 
     ``head`` and ``tail`` are True at the tokens of the two entities; superclasses are the domains.
@@ -147,9 +144,7 @@ def _sentence(row: dict[str, Sequence], relation: str) -> Sentence:
 
 def _names(root: str | Path | None, download: bool) -> dict[str, str]:
     """The name of each relation of Wikidata."""
-    return {
-        number: name for number, (name, _) in json.loads(_file(root, NAMES, download)).items()
-    }
+    return {number: name for number, (name, _) in json.loads(_file(root, NAMES, download)).items()}
 
 
 def _domains(root: str | Path | None, download: bool) -> dict[str, str]:

@@ -61,9 +61,7 @@ def load_texts(root: str | Path | None = None, *, download: bool = True) -> dict
     made = {}
     for name, part in parts.splits.items():
         chosen = map_tree(lambda leaf: leaf.flatten().tolist(), part.inputs)["row"]
-        made[name] = Texts(
-            [texts.texts[i] for i in chosen], [texts.labels[i] for i in chosen]
-        )
+        made[name] = Texts([texts.texts[i] for i in chosen], [texts.labels[i] for i in chosen])
     return made
 
 

@@ -54,6 +54,7 @@ PARTS = {
     "with_head": "quickstudy.backbones.joined:WithHead",
     "chain": "quickstudy.backbones.joined:Chain",
     "low_rank": "quickstudy.backbones.low_rank:LowRank",
+    "whitened": "quickstudy.backbones.whitened:Whitened",
     "position_cnn": "quickstudy.backbones.text.position_cnn:PositionCNN",
     "seq2seq": "quickstudy.backbones.text.seq2seq:Seq2Seq",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}

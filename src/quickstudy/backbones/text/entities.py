@@ -14,30 +14,50 @@ from quickstudy.base.trees import dtype_and_shape
 
 @final
 class EntityEncoder(nn.Module):
-    """``{"ids", "mask", "head", "tail"}`` (n, length) each -> features (n, 3 d).
+    """``{"ids", "mask", "head", "tail"}`` (n, length) each -> features (n, 4 d).
 
-    The mean of the transformer's last vectors over the tokens of the sentence, of the head and of
-    the tail, each divided by its length: what the sentence says, and of whom.
+    What a sentence says, and of whom: the mean of the transformer's vectors over the tokens of the
+    sentence, of the head, of the tail, and of what stands between these two (0 where they touch).
+    Each is a mean over the ``last`` layers, of vectors of length 1, and has length 1 itself.
 
     ``encoder``  a transformer that reads ``ids`` and ``mask``.
+    ``last``     layers of it. The very last ones are trained for the meaning of whole sentences.
 
     Baldini Soares et al. (2019), Matching the Blanks, compare such ways to represent a relation;
     this is their "mention pooling", with the mean instead of the largest value of each feature, and
-    with the sentence beside the mentions.
+    with the sentence and the words between beside the mentions.
     """
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: TextEncoder, last: int = 3) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.features = 3 * encoder.features
+        self.encoder, self.last = encoder, last
+        self.features = 4 * encoder.features
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Features (n, 3 d); ValueError for other inputs."""
+        """Features (n, 4 d); ValueError for other inputs."""
         ids, mask, head, tail = marked(inputs, ("ids", "mask", "head", "tail"))
-        vectors, mask = self.encoder.vectors({"ids": ids, "mask": mask})
-        width = vectors.shape[1]
-        parts = (mask, head[:, :width], tail[:, :width])
-        return torch.cat([to_unit_length(mean_of_tokens(vectors, part)) for part in parts], -1)
+        layers, mask = self.encoder.layers({"ids": ids, "mask": mask}, self.last)
+        width = mask.shape[1]
+        head, tail = head[:, :width], tail[:, :width]
+        parts = (mask, head, tail, between(head, tail) & mask)
+        pooled = [
+            sum(to_unit_length(mean_of_tokens(vectors, part)) for vectors in layers)
+            for part in parts
+        ]
+        return torch.cat([to_unit_length(part) for part in pooled], -1)
+
+
+def between(head: Tensor, tail: Tensor) -> Tensor:
+    """The tokens between two entities, of masks (n, length) each.
+
+    >>> import torch
+    >>> between(torch.tensor([[1, 0, 0, 0, 0]]).bool(), torch.tensor([[0, 0, 0, 1, 0]]).bool())
+    tensor([[False,  True,  True, False, False]])
+    """
+    either = (head | tail).long()
+    begun = either.cumsum(-1) > 0
+    goes_on = either.flip(-1).cumsum(-1).flip(-1) > 0
+    return begun & goes_on & (either == 0)
 
 
 @final
@@ -69,7 +89,7 @@ class WordEncoder(nn.Module):
 
 
 def marked(inputs: Any, names: tuple[str, ...]) -> list[Tensor]:
-    """The leaves of ``inputs`` of these ``names``; ValueError unless it has just these, (n, ...)."""
+    """The leaves (n, ...) of ``inputs`` by their ``names``; ValueError unless it has just these."""
     fits = isinstance(inputs, Mapping) and inputs.keys() == set(names)
     found = [inputs[name] for name in names] if fits else []
     if not found or not all(isinstance(leaf, Tensor) and leaf.ndim == 2 for leaf in found):

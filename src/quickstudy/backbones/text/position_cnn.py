@@ -99,9 +99,7 @@ class PositionCNN(nn.Module):
         )
         x = x * mask.unsqueeze(-1)
         none = torch.zeros_like(x[:, :1])
-        three = torch.cat(
-            [torch.cat([none, x[:, :-1]], 1), x, torch.cat([x[:, 1:], none], 1)], -1
-        )
+        three = torch.cat([torch.cat([none, x[:, :-1]], 1), x, torch.cat([x[:, 1:], none], 1)], -1)
         maps = self.convolution(three).masked_fill(~mask.unsqueeze(-1), -1e4)
         g = self.second(maps.amax(1)).tanh()
         lexical = [
