@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = json.loads(options.results.read_text()) if options.results.exists() else {}
     for protocol in options.protocols or PROTOCOLS:
         app = Translation(
-            protocol, options.held_out, options.languages, steps=options.steps,
+            protocol, options.held_out, options.languages, options.messages, steps=options.steps,
             tuning=options.tuning,
         )  # fmt: skip
         made = app.prepare("messages", options.root, "early_stopping", 200, 0)
@@ -187,6 +187,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", default=[], help="rules, networks, or names of rows")
     parser.add_argument("--held-out", default="", help="codes of languages to test on")
     parser.add_argument("--languages", default="", help="codes of languages to train on")
+    parser.add_argument("--messages", type=int, default=150, help="for the test")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--tuning", type=int, default=200)
     return parser.parse_args(argv)

@@ -332,11 +332,11 @@ def test_translation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_dat
     pytest.importorskip("tokenizers")
     out, script = tmp_path / "translation.json", import_module("translation")
     words = ("nearest", "--root", shared_data, "--languages", "es,pt", "--held-out", "gl",
-             "--only", "translation memory", "--results", out)  # fmt: skip
+             "--only", "translation memory", "--messages", "24", "--results", out)  # fmt: skip
     call("translation", monkeypatch, *words)
     row = json.loads(out.read_text())["nearest"]["gl"]["translation memory"]
-    assert len(row["counts"]) == len(row["english"]) == len(row["placeholders"]) > 100
-    app = script.Translation("nearest", "gl", "es,pt")
+    assert len(row["counts"]) == len(row["english"]) == len(row["placeholders"]) >= 20
+    app = script.Translation("nearest", "gl", "es,pt", 24)
     made = app.prepare("messages", shared_data, "early_stopping", 200, 0)
     task, memory = made.test.at(0), made.baselines["translation memory"]
     score = task.spec.answer.scores[3]
