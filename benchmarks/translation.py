@@ -135,18 +135,19 @@ def table(found: dict[str, dict[str, dict[str, Row]]]) -> str:
     for protocol, rows in found.items():
         if protocol == "commit":
             continue
-        languages = list(rows)
-        lines += [f"Protocol `{protocol}`", "",
-                  "| method | " + " | ".join(languages) + " |", "|---" * (len(languages) + 1) + "|"]  # fmt: skip
+        heads = " | ".join(["method", *rows])
+        lines += [f"Protocol `{protocol}`", "", f"| {heads} |", "|---" * (len(rows) + 1) + "|"]
         for name in dict.fromkeys(name for of in rows.values() for name in of):
-            cells = [
-                f"{chrf_of(of[name]):.1f} ± {half_width(of[name]):.1f} ({chrf_of(of[name], True):.1f})"
-                if name in of else "–"
-                for of in rows.values()
-            ]  # fmt: skip
+            cells = [_cell(of.get(name)) for of in rows.values()]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    return f"{chrf_of(row):.1f} ± {half_width(row):.1f} ({chrf_of(row, short=True):.1f})"
 
 
 def _english(row: Sequence[int]) -> list[int]:
