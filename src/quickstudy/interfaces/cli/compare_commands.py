@@ -90,7 +90,7 @@ def compare(
 def _trained(
     ctx: click.Context, asked: dict[str, Any], out: Path | None, resume: Path | None, as_json: bool
 ) -> tuple[Comparisons, Path]:
-    from quickstudy.interfaces.runs.compared_runs import compare_recipes
+    from quickstudy.interfaces.runs.compared_runs import begun_by, compare_recipes
     from quickstudy.interfaces.runs.comparison_report import PAGE, write_page
     from quickstudy.interfaces.runs.plan import kept_plan, make_plan
 
@@ -110,7 +110,7 @@ def _trained(
         again = f"quickstudy compare --resume {shlex.quote(str(folder))}"
         click.echo(f"Interrupted. What was trained is kept. Continue with: {again}", err=True)
         ctx.exit(128 + getattr(stopped, "signal", 2))
-    write_page(found, folder / PAGE, command)
+    write_page(found, folder / PAGE, begun_by(folder) or command)
     return found, folder
 
 

@@ -97,6 +97,13 @@ def compare_recipes(
     return found
 
 
+def begun_by(folder: Path) -> str:
+    """The command that began the comparison in ``folder``, before any resuming; "" if not known."""
+    for file in sorted(folder.glob("*-seed-0/origin.json")):
+        return Run.open(file.parent).origin.command
+    return ""
+
+
 def _facts(recipe: Recipe, plan: Plan) -> dict[str, Any]:
     """What the table, its page and its readers need to know of how it was made."""
     names = (
