@@ -343,6 +343,25 @@ def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path
         assert result["mean"] == pytest.approx(sum(result["scores"]) / 3, abs=1e-4)
 
 
+def test_translation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
+    """The scores that it keeps are those of the answer."""
+    pytest.importorskip("tokenizers")
+    out, script = tmp_path / "translation.json", import_module("translation")
+    words = ("nearest", "--root", shared_data, "--languages", "es,pt", "--held-out", "gl",
+             "--only", "translation memory", "--messages", "24", "--results", out)  # fmt: skip
+    call("translation", monkeypatch, *words)
+    row = json.loads(out.read_text())["nearest"]["gl"]["translation memory"]
+    assert len(row["counts"]) == len(row["english"]) == len(row["placeholders"]) >= 20
+    app = script.Translation("nearest", "gl", "es,pt", 24)
+    made = app.prepare("messages", shared_data, "early_stopping", 200, 0)
+    task, memory = made.test.at(0), made.baselines["translation memory"]
+    score = task.spec.answer.scores[3]
+    decoded = task.spec.answer.decode(memory(task.support, task.spec), task.query.inputs)
+    expected = float(score.value(score.statistic(decoded, task.query)))
+    assert script.chrf_of(row) == pytest.approx(100 * expected, abs=1e-9)
+    assert script.half_width(row, row) == 0
+
+
 def test_published_figures_of_transferability_are_found_again(tmp_path: Path) -> None:
     """On CIFAR-10, to the three digits that the source states."""
     found = import_module("transferability").published()["CIFAR-10"]

@@ -150,6 +150,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.multitask.trace_norm import TraceNorm as TraceNorm
     from quickstudy.learners.transfer.baseline_plus_plus import BaselinePlusPlus as BaselinePlusPlus
     from quickstudy.learners.transfer.crop_detection import CropDetection as CropDetection
+    from quickstudy.learners.transfer.early_stopping import EarlyStopping as EarlyStopping
     from quickstudy.learners.transfer.feature_cache import FeatureCache as FeatureCache
     from quickstudy.learners.transfer.fine_tune import FineTune as FineTune
     from quickstudy.learners.transfer.gaussian_mixture import GaussianMixture as GaussianMixture

@@ -52,6 +52,7 @@ CHEAPER = {
     "proto_maml": {"steps": 2},
     # Their head by default is fitted as that of linear_probe is: test_fine_tune.
     "fine_tune": {"steps": 2, "head": "zero_head"},
+    "early_stopping": {"steps": 4, "every": 2, "batch": 4},
     "lora": {"steps": 2, "head": "zero_head"},
     "mann": {"hidden": 8, "slots": 16, "width": 6},
     "lstm": {"hidden": 8},

@@ -107,7 +107,11 @@ def token_f1(predicted: list[int], true: list[int]) -> float:
 
 
 def ngram_counts(predicted: list[int], true: list[int], longest: int) -> list[list[int]]:
-    """[shared, predicted, true] numbers of n-grams for n = 1 … ``longest``, as chrF needs."""
+    """[shared, predicted, true] numbers of n-grams for n = 1 … ``longest``, as chrF needs.
+
+    Predicted ones count only where the true row has n-grams of that length, as in sacrebleu: none
+    of them could have been right.
+    """
     from collections import Counter
 
     counts = []
@@ -117,7 +121,7 @@ def ngram_counts(predicted: list[int], true: list[int], longest: int) -> list[li
             for tokens in (predicted, true)
         )
         shared = sum((of_predicted & of_true).values())
-        counts.append([shared, sum(of_predicted.values()), sum(of_true.values())])
+        counts.append([shared, sum(of_predicted.values()) if of_true else 0, sum(of_true.values())])
     return counts
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from quickstudy.answers.checks import check_count, check_ids, check_largest_id
 from quickstudy.answers.classes import cross_entropy, one_hot
 from quickstudy.answers.metrics import chrf, ngram_counts, token_f1
+from quickstudy.base.counted_fields import ADDED
+from quickstudy.base.trees import map_tree
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 LONGEST_NGRAM = 6
@@ -107,8 +110,13 @@ class TokenF1(_DecodedRowScore):
 
 @dataclass(frozen=True)
 class ChrF(_DecodedScore):
-    """chrF of decoded rows, for tokens that are characters; n-grams are counted over all tasks."""
+    """chrF of decoded rows; n-grams are counted over all tasks.
 
+    ``pieces``  what each token writes, see :class:`Tokens`: n-grams are of the characters of texts,
+                without spaces. By default tokens are the characters.
+    """
+
+    pieces: str = ""
     name: ClassVar[str] = "chrF"
     pooled: ClassVar[bool] = True
 
@@ -116,8 +124,14 @@ class ChrF(_DecodedScore):
         """``counts`` (6, 3): numbers of shared, predicted and true n-grams, n = 1 … 6."""
         counts = torch.zeros(LONGEST_NGRAM, 3, dtype=torch.float64)
         for weight, predicted, true in self._rows(predictions, query):
-            counts += weight * torch.tensor(ngram_counts(predicted, true, LONGEST_NGRAM))
+            ours, theirs = (self._characters(tokens) for tokens in (predicted, true))
+            counts += weight * torch.tensor(ngram_counts(ours, theirs, LONGEST_NGRAM))
         return {"counts": counts}
+
+    def _characters(self, tokens: list[int]) -> list[int]:
+        if not self.pieces:
+            return tokens
+        return [ord(c) for c in written(tokens, self.pieces) if not c.isspace()]
 
     def value(self, statistic: Statistic) -> Tensor:
         """In [0, 1]."""
@@ -137,17 +151,22 @@ class Tokens(Answer):
                     generated from left to right, with one call of the predictor per token.
     ``start``       the token before the first.
     ``end``         the token that ends a row, not scored itself; None if there is none.
+    ``pieces``      what each token writes, separated by spaces, in the alphabet of byte-level
+                    subwords, see :func:`written`. Without it, tokens are characters, which makes a
+                    difference to chrF alone.
 
     Scores are token accuracy and, for the decoded text, exact match, F1 and chrF; which decoded
     tokens these compare, :func:`comparable` says.
 
-    Raises ValueError for a vocabulary of fewer than 2 tokens, and for tokens outside it.
+    Raises ValueError for a vocabulary of fewer than 2 tokens, for tokens outside it, and for
+    another number of pieces.
     """
 
     vocabulary: int
     before: str | None = None
     start: int = 0
     end: int | None = None
+    pieces: str = field(default="", repr=False, metadata=ADDED)
     kind: ClassVar[str] = "tokens"
     guess_name: ClassVar[str] = "commonest token of the support"
     ragged: ClassVar[bool] = True
@@ -159,6 +178,11 @@ class Tokens(Answer):
                 raise ValueError(
                     f"Tokens: {name} must be one of the {self.vocabulary} tokens; found {token}."
                 )
+        if self.pieces and self.pieces.count(" ") + 1 != self.vocabulary:
+            raise ValueError(
+                f"Tokens: pieces must be {self.vocabulary}, one for each token, separated by "
+                f"spaces; found {self.pieces.count(' ') + 1}. Take Subwords.pieces."
+            )
 
     @property
     def outputs(self) -> int:
@@ -190,18 +214,31 @@ class Tokens(Answer):
         """The most probable tokens (n, length), -1 from the end token on.
 
         With ``before``, decoding is greedy: each token is predicted from the tokens decoded so far,
-        and the values of that leaf of the inputs are ignored.
+        which take the place of that leaf of the inputs. Its length is the most that is decoded.
         """
         if self.before is None:
             return _cut_at_end(predictor(inputs).argmax(-1), self.end)
-        given: Tensor = inputs[self.before]
-        before = torch.full_like(given, self.start)
+        return _cut_at_end(self._generated(predictor, inputs, self.before), self.end)
+
+    def _generated(self, predictor: Predictor, inputs: Any, name: str) -> Tensor:
+        """Tokens (n, length), -1 after the end, from predictions for what was decoded before.
+
+        Rows that have ended are predicted no more, unless predictions depend on the other rows.
+        """
+        given: Tensor = inputs[name]
         chosen = torch.full_like(given, -1)
+        rows = torch.arange(len(given), device=given.device)
+        before = torch.full_like(given[:, :1], self.start)
         for t in range(given.shape[1]):
-            chosen[:, t] = predictor({**inputs, self.before: before})[:, t].argmax(-1)
-            if t + 1 < given.shape[1]:
-                before[:, t + 1] = chosen[:, t]
-        return _cut_at_end(chosen, self.end)
+            chosen[rows, t] = predictor({**inputs, name: before})[:, t].argmax(-1)
+            if self.end is not None and not predictor.learner.transductive:
+                going = chosen[rows, t] != self.end
+                if not bool(going.any()):
+                    break
+                rows, before = rows[going], before[going]
+                inputs = map_tree(lambda leaf, going=going: leaf[going], inputs)
+            before = torch.cat([before, chosen[rows, t].unsqueeze(1)], 1)
+        return chosen
 
     def prediction_shape(self, targets: Tensor) -> tuple[int, ...]:
         """(n, length, vocabulary)."""
@@ -211,7 +248,7 @@ class Tokens(Answer):
     def scores(self) -> tuple[Score, ...]:
         """Token accuracy; exact match, F1 and chrF of the decoded text."""
         of_text = (self.end, self.before is None)
-        return TokenAccuracy(), ExactMatch(*of_text), TokenF1(*of_text), ChrF(*of_text)
+        return TokenAccuracy(), ExactMatch(*of_text), TokenF1(*of_text), ChrF(*of_text, self.pieces)
 
     def guesses(self, support: Examples, query: Examples) -> list[Tensor]:
         """The commonest token of the support, at every place."""
@@ -244,3 +281,24 @@ def _cut_at_end(tokens: Tensor, end: int | None) -> Tensor:
     if end is None:
         return tokens
     return tokens.masked_fill((tokens == end).cumsum(1) > 0, -1)
+
+
+def written(tokens: Iterable[int], pieces: str) -> str:
+    """The text of ``tokens``; -1, and tokens that write nothing, are left out.
+
+    ``pieces``  one for each token, separated by spaces. A piece is bytes of UTF-8, each written as
+                one character: that of its number where this can be seen, else the next one of
+                those from 256 on (Radford et al., 2019).
+    """
+    each, number = _pieces(pieces)
+    text = "".join(each[token] for token in tokens if token >= 0)
+    return bytes(number[c] for c in text).decode("utf-8", errors="replace")
+
+
+@lru_cache(maxsize=8)
+def _pieces(pieces: str) -> tuple[list[str], dict[str, int]]:
+    """The pieces, and the byte that each character stands for."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    unseen = [b for b in range(256) if b not in seen]
+    number = {chr(b): b for b in seen} | {chr(256 + k): b for k, b in enumerate(unseen)}
+    return pieces.split(" "), number

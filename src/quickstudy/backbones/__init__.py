@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
     from quickstudy.backbones.text.position_cnn import PositionCNN
+    from quickstudy.backbones.text.seq2seq import Seq2Seq
     from quickstudy.backbones.whitened import Whitened
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PositionCNN",
     "Remembering",
     "ResNet12",
+    "Seq2Seq",
     "TextEncoder",
     "Whitened",
     "WithHead",
@@ -59,6 +61,7 @@ _MODULES = {
     "PositionCNN": "text.position_cnn",
     "Remembering": "remembering",
     "ResNet12": "resnet12",
+    "Seq2Seq": "text.seq2seq",
     "TextEncoder": "text.encoder",
     "Whitened": "whitened",
     "WithHead": "joined",

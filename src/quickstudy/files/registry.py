@@ -61,6 +61,7 @@ PARTS = {
     "remembering": "quickstudy.backbones.remembering:Remembering",
     "whitened": "quickstudy.backbones.whitened:Whitened",
     "position_cnn": "quickstudy.backbones.text.position_cnn:PositionCNN",
+    "seq2seq": "quickstudy.backbones.text.seq2seq:Seq2Seq",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}
 """Small classes that learners take as arguments: inner optimisers, kinds of meta-gradient, and
 networks that no recipe names by themselves.

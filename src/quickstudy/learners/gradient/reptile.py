@@ -69,7 +69,7 @@ def minibatches(examples: Examples, size: int, count: int, answer: Answer) -> li
     """
     examples = labelled(examples, answer)
     n, device = len(examples.weights), examples.weights.device
-    order = _class_by_class_keys(examples, answer).argsort()
+    order = class_by_class_keys(examples, answer).argsort()
     present = (examples.weights > 0).sum().clamp_min(1)
     # No shape depends on the data, so vmap can batch tasks of different sizes.
     place = torch.arange(min(size, n), device=device)
@@ -81,7 +81,7 @@ def minibatches(examples: Examples, size: int, count: int, answer: Answer) -> li
     return batches
 
 
-def _class_by_class_keys(examples: Examples, answer: Answer) -> Tensor:
+def class_by_class_keys(examples: Examples, answer: Answer) -> Tensor:
     """Distinct sort keys (n,) that order the rows class by class, rows of weight 0 last."""
     present = examples.weights > 0
     n, ways = len(present), answer.outputs

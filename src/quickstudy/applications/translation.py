@@ -1,0 +1,327 @@
+"""Translation into a language of which there are a few hundred sentence pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast, final
+
+import torch
+
+from quickstudy.answers.tokens import Tokens, written
+from quickstudy.applications.application import Application, Prepared, Support
+from quickstudy.applications.languages import (
+    Languages,
+    Row,
+    alike_in_letters,
+    nearest_languages,
+    row_of,
+    rows_as_examples,
+    spec_of,
+    split_messages,
+    tag,
+    too_long,
+)
+from quickstudy.applications.registry import OWN
+from quickstudy.applications.translation_baselines import (
+    NearestLanguage,
+    RewrittenNearest,
+    TranslationMemory,
+    runs,
+)
+from quickstudy.backbones.text.seq2seq import Seq2Seq
+from quickstudy.base.shown import shown
+from quickstudy.core import Learner, Predictor, Task, TaskSource
+from quickstudy.datasets import django_messages
+from quickstudy.datasets.django_messages import Messages
+from quickstudy.datasets.sentence_pairs import Pair, read_languages, read_pairs, read_sources
+from quickstudy.datasets.subwords import LONGEST, SPECIAL, Subwords
+from quickstudy.learners.gradient.descend import Adam
+from quickstudy.learners.gradient.maml import MAML
+from quickstudy.learners.gradient.meta_gradients import FirstOrder
+from quickstudy.learners.transfer.early_stopping import EarlyStopping
+from quickstudy.objectives import mean_loss, predict_rows
+from quickstudy.tasks.fixed import fixed
+
+PROTOCOLS = {
+    "unseen": "English is given, and no language has shown the messages of the test",
+    "seen": "English is given, and training has seen the messages of the test in other languages",
+    "nearest": "English and the nearest language are given, and training has seen the messages of "
+    "the test in other languages",
+}
+HELD_OUT = "gl,sk,af,uk,nn"
+TRAINING = "es,es_AR,pt,pt_BR,ca,ast,it,fr,ro,cs,pl,hr,sr_Latn,sl,ru,be,bg,sr,mk,nl,de,nb,da,sv"
+"""Romance, Slavic and Germanic languages: each held-out one has relatives among them."""
+
+
+@final
+@dataclass(frozen=True)
+class Translation(Application):
+    """A task is one target language, of which ``shots`` pairs are given, 200 by default.
+
+    ``protocol``   what the source is and what training has seen: "unseen", "seen" or "nearest",
+                   see :data:`PROTOCOLS`.
+    ``held_out``   codes of the languages to test on, with commas; of your own, the last fifth in
+                   the order of their names by default.
+    ``languages``  codes of those to train on; all others of your own by default.
+    ``messages``   how many messages, at most a third of all, are kept for the test.
+    ``subwords``   number of tokens.
+    ``size``, ``layers``   of the transformer.
+    ``steps``      of training over languages.
+    ``tuning``     steps on the pairs of a language, at most.
+    """
+
+    protocol: str = "seen"
+    held_out: str = ""
+    languages: str = ""
+    messages: int = 150
+    subwords: int = 3000
+    size: int = 128
+    layers: int = 2
+    steps: int = 1500
+    tuning: int = 200
+
+    name: ClassVar[str] = "translation"
+    learners: ClassVar[tuple[str, ...]] = ("early_stopping", "maml")
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(
+                f"translation: protocol must be one of {', '.join(PROTOCOLS)}; found "
+                f"{shown(self.protocol)}."
+            )
+
+    def prepare(
+        self, data: str, root: Path | None, learner: str, shots: int | None, seed: int
+    ) -> Prepared:
+        """Rows of the training languages, a network to train on them, tasks of the others."""
+        found = _Data.of(self, data, root, 200 if shots is None else shots, seed)
+        made = self.learner(learner, found.subwords, seed)
+        text = found.subwords.text
+        baselines: dict[str, Learner] = {
+            "from the support alone": self.learner("early_stopping", found.subwords, seed),
+            "translation memory": TranslationMemory(text),
+        }
+        if self.protocol == "nearest":
+            baselines["nearest language copied"] = NearestLanguage(text)
+            baselines["nearest language rewritten by rules"] = RewrittenNearest(text)
+        tests = [found.task(name) for name in found.held_out]
+        return Prepared(
+            made,
+            found.training(16, 16),
+            None,
+            fixed(tests),
+            f"Translate messages into a language of which {found.shots} pairs are given. Test "
+            f"tasks have languages that training has not seen ({', '.join(found.held_out)}); "
+            f"{PROTOCOLS[self.protocol]}.",
+            steps=self.steps,
+            tasks_per_step=2,
+            rate=2e-3,
+            names=lambda _: found.subwords.pieces.split(" "),
+            baselines=baselines,
+            test_tasks=len(tests),
+            clip=1.0,
+        )
+
+    def learner(self, name: str, subwords: Subwords, seed: int) -> Learner:
+        """The learner of this name, untrained; the same weights for the same seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = Seq2Seq(subwords.size, self.size, self.layers, subwords=subwords.text)
+        if name == "maml":
+            steps = max(1, self.tuning // 8)  # each on all pairs, and not on a batch of them
+            return MAML(network, 3, 1e-3, FirstOrder(), update=Adam(), clip=1.0, test_steps=steps)
+        if name == "early_stopping":
+            return EarlyStopping(network, self.tuning, 1e-3)
+        raise ValueError(
+            f"translation: learner must be one of {', '.join(self.learners)}; found {shown(name)}."
+        )
+
+    def support(self, path: Path, learner: Learner) -> Support:
+        """A table with the columns source and target and, where that is the protocol, nearest."""
+        pairs = read_pairs(path, self.protocol == "nearest")
+        subwords = subwords_of(learner)
+        names = [name for name in subwords.names if name not in SPECIAL]
+        chosen = _likeliest_tag(learner, subwords, pairs, names)
+        rows = _rows(subwords, subwords.names[chosen], pairs)
+        info = {"tag": chosen, "pairs": len(pairs), "nearest": self.protocol == "nearest"}
+        return Support(rows_as_examples(rows), spec_of(subwords), info)
+
+    def inputs(self, paths: Sequence[Path], predictor: Predictor) -> tuple[Any, list[str]]:
+        """The sentences in files: each line, or each row of a table's column ``source``."""
+        pairs = read_sources(paths, bool(predictor.info.get("nearest")))
+        subwords = subwords_of(predictor.learner)
+        rows = _rows(subwords, subwords.names[str(predictor.info["tag"])], pairs)
+        longest = min(LONGEST, 2 * max(len(row.source) for row in rows) + 8)
+        return rows_as_examples(rows, longest=longest).inputs, [pair.place for pair in pairs]
+
+    def written(
+        self, predictor: Predictor, inputs: Any, names: list[str], out: Path | None
+    ) -> list[dict[str, Any]]:
+        """The source and its translation, row by row."""
+        answer = predictor.spec.answer
+        assert isinstance(answer, Tokens)
+        with torch.no_grad():
+            decoded = answer.decode(predictor, inputs)
+        return [
+            {
+                "name": name,
+                "source": written(_english(source), answer.pieces),
+                "translation": written(row, answer.pieces),
+            }
+            for name, source, row in zip(
+                names, inputs["source"].tolist(), decoded.tolist(), strict=True
+            )
+        ]
+
+
+def subwords_of(learner: Learner) -> Subwords:
+    """The subwords that a learner's network was trained with."""
+    network = getattr(learner, "backbone", None)
+    if not isinstance(network, Seq2Seq) or not network.subwords:
+        raise ValueError(
+            "translation: needs a learner with a Seq2Seq network that has its subwords; found "
+            f"{type(learner).__name__}. Train one by quickstudy run --data messages."
+        )
+    return Subwords(network.subwords)
+
+
+def _english(source: Sequence[int]) -> list[int]:
+    """The tokens of a source before the text in the nearest language."""
+    ids = [token for token in source if token]
+    return ids[: ids.index(3)] if 3 in ids else ids
+
+
+def _rows(subwords: Subwords, tag_id: int, pairs: Sequence[Pair]) -> list[Row]:
+    rows = [row_of(subwords, tag_id, p.source, p.nearest, p.target) for p in pairs]
+    too_long(rows, [pair.place for pair in pairs])
+    return rows
+
+
+@torch.no_grad()
+def _likeliest_tag(
+    learner: Learner, subwords: Subwords, pairs: Sequence[Pair], names: Sequence[str]
+) -> str:
+    """The training language under whose tag the unadapted network predicts the pairs best."""
+    spec = spec_of(subwords)
+    predictor = Predictor(learner, cast(Any, learner).prior(spec), spec)
+    shortest = sorted(pairs, key=lambda pair: len(pair.target))[: max(16, len(pairs) // 2)][:64]
+    losses = {}
+    for name in names:
+        rows = rows_as_examples(_rows(subwords, subwords.names[name], shortest))
+        losses[name] = float(mean_loss(predict_rows(predictor, rows), rows, spec.answer))
+    return min(losses, key=lambda name: losses[name])
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The messages, their split, and the subwords, for one run."""
+
+    protocol: str
+    messages: Messages
+    train: list[int]
+    test: list[int]
+    languages: tuple[str, ...]
+    held_out: tuple[str, ...]
+    subwords: Subwords
+    shots: int
+    seed: int
+
+    @staticmethod
+    def of(options: Translation, data: str, root: Path | None, shots: int, seed: int) -> _Data:
+        """Load, split, and learn subwords from the training languages alone."""
+        if data == OWN:
+            if root is None:
+                raise ValueError("translation: needs a folder of tables. Give it: --root FOLDER.")
+            messages = read_languages(root)
+        else:
+            messages = django_messages.load(root)
+        held = _codes(options.held_out or (HELD_OUT if data != OWN else ""), messages)
+        if not held:
+            names = sorted(messages.translations)
+            held = tuple(names[-max(1, len(names) // 5) :])
+        languages = _codes(options.languages or (TRAINING if data != OWN else ""), messages)
+        languages = languages or tuple(n for n in sorted(messages.translations) if n not in held)
+        if both := sorted(set(languages) & set(held)):
+            raise ValueError(
+                f"translation: {', '.join(both)} cannot be both trained and tested on. Leave it "
+                "out of languages, or of held_out."
+            )
+        test = min(options.messages, len(messages.english) // 3)
+        train, test_numbers = split_messages(messages, test, seed)
+        shown_numbers = train if options.protocol == "unseen" else [*train, *test_numbers]
+        texts = [messages.english[i] for i in shown_numbers for _ in range(4)]
+        for name in languages:
+            texts += [t for i in shown_numbers if (t := messages.translations[name][i])]
+        subwords = Subwords.learn(texts, options.subwords, [tag(name) for name in languages])
+        return _Data(
+            options.protocol, messages, train, test_numbers, languages, held, subwords, shots, seed
+        )
+
+    @property
+    def shown(self) -> list[int]:
+        """The messages that training sees in the training languages."""
+        return self.train if self.protocol == "unseen" else sorted([*self.train, *self.test])
+
+    def training(self, support: int, query: int) -> TaskSource:
+        """Tasks of the training languages."""
+        rows = {}
+        for name in self.languages:
+            near = self.near(name, self.train[:60])[:2] if self.protocol == "nearest" else [""]
+            rows[name] = [
+                row for other in near for i in self.shown
+                if (row := self.row(name, name, other, i)) is not None
+            ]  # fmt: skip
+        return Languages(rows, spec_of(self.subwords), support, query)
+
+    def near(self, language: str, numbers: Sequence[int]) -> list[str]:
+        """Training languages, the nearest first, chosen on these messages."""
+        return nearest_languages(self.messages, language, numbers, self.languages)
+
+    def row(self, language: str, tag_of: str, near: str, number: int) -> Row | None:
+        """A message as a row; None where the language, or the nearest one, lacks it."""
+        target = self.messages.translations[language][number]
+        other = self.messages.translations[near][number] if near else ""
+        if not target or other is None:
+            return None
+        return row_of(self.subwords, self.subwords.names[tag(tag_of)],
+                      self.messages.english[number], other, target)  # fmt: skip
+
+    def task(self, language: str) -> Task:
+        """The pairs of a held-out language, and the messages of the test."""
+        have = [i for i in self.train if self.messages.translations[language][i]]
+        order = torch.randperm(len(have), generator=torch.Generator().manual_seed(self.seed))
+        given = [have[i] for i in order.tolist()]
+        if self.protocol == "nearest":
+            ranked = self.near(language, given[: self.shots])
+            near, tag_of = ranked[0], ranked[min(1, len(ranked) - 1)]
+        else:
+            counts: dict[str, Counter[str]] = {}
+            for name in self.languages:
+                counts[name] = Counter()
+                for i in self.train:
+                    counts[name].update(runs(self.messages.translations[name][i] or ""))
+            texts = [str(self.messages.translations[language][i]) for i in given[: self.shots]]
+            near, tag_of = "", alike_in_letters(texts, counts)
+        rows = [row for i in given if (row := self.row(language, tag_of, near, i)) is not None]
+        asked = [row for i in self.test if (row := self.row(language, tag_of, near, i)) is not None]
+        if not rows or not asked:
+            raise ValueError(
+                f"translation: {language} has too few messages in common with {near or 'English'}. "
+                "Give more, or leave it out of held_out."
+            )
+        spec = spec_of(self.subwords, language)
+        return Task(rows_as_examples(rows[: self.shots]), rows_as_examples(asked), spec)
+
+
+def _codes(text: str, messages: Messages) -> tuple[str, ...]:
+    codes = tuple(dict.fromkeys(code.strip() for code in text.split(",") if code.strip()))
+    unknown = [code for code in codes if code not in messages.translations]
+    if unknown:
+        raise ValueError(
+            f"translation: languages must be codes of the data; found {shown(unknown[0])}. "
+            f"Known are {', '.join(sorted(messages.translations))}."
+        )
+    return codes
