@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import clustering as clustering
     from quickstudy.answers.specs import detection as detection
     from quickstudy.answers.specs import multilabel as multilabel
+    from quickstudy.answers.specs import ranking as ranking
     from quickstudy.answers.specs import regression as regression
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spec as spec
@@ -201,6 +202,7 @@ _DEFINED_IN = {
     "prediction_sets": "evaluation.prediction_sets",
     "pretrained": "backbones.pretrained.load",
     "negative_transfer": "evaluation.negative_transfer",
+    "ranking": "answers.specs",
     "recommend": "selection.recommending.recommend",
     "regression": "answers.specs",
     "save": "files.storage",

@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     from quickstudy.backbones.joined import Chain, Features, WithHead
     from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
+    from quickstudy.backbones.molecules.fingerprints import Fingerprint, FingerprintMLP
+    from quickstudy.backbones.molecules.gin import GIN
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
 
 __all__ = [
+    "GIN",
     "MLP",
     "Chain",
     "Conv4",
     "EfficientNetLite",
     "Features",
+    "Fingerprint",
+    "FingerprintMLP",
     "LowRank",
     "OnnxTextEncoder",
     "ResNet12",
@@ -37,6 +42,9 @@ _MODULES = {
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
     "Features": "joined",
+    "Fingerprint": "molecules.fingerprints",
+    "FingerprintMLP": "molecules.fingerprints",
+    "GIN": "molecules.gin",
     "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
     "ResNet12": "resnet12",

@@ -53,6 +53,9 @@ PARTS = {
     "features": "quickstudy.backbones.joined:Features",
     "with_head": "quickstudy.backbones.joined:WithHead",
     "chain": "quickstudy.backbones.joined:Chain",
+    "fingerprint": "quickstudy.backbones.molecules.fingerprints:Fingerprint",
+    "fingerprint_mlp": "quickstudy.backbones.molecules.fingerprints:FingerprintMLP",
+    "gin": "quickstudy.backbones.molecules.gin:GIN",
     "low_rank": "quickstudy.backbones.low_rank:LowRank",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}
 """Small classes that learners take as arguments: inner optimisers, kinds of meta-gradient, and
