@@ -73,6 +73,8 @@ class Card:
                     by default.
     ``texts``       whether its inputs are tokens of texts, which
                     :func:`~quickstudy.datasets.load_texts` gives as they are.
+    ``application`` the application that reads what its loader gives, such as "detection", for data
+                    that are no classes.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Card:
     named_tasks: str = ""
     parts: tuple[str, ...] = ()
     texts: bool = False
+    application: str = ""
 
     def digest(self, what: str) -> str:
         """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
@@ -105,6 +108,8 @@ class Card:
     @property
     def load_with(self) -> tuple[str, str]:
         """What it has, and the function of :mod:`quickstudy.datasets` that loads that."""
+        if self.application:
+            return f"data for the application {self.application}", self.loader.replace(":", ".")
         if self.published:
             return "published test tasks", "load_tasks"
         if self.domains:
