@@ -27,6 +27,8 @@ from quickstudy.tasks.screening import Screening, usable
 
 TOXCAST_TEST = ("ACEA", "APR", "CEETOX", "CLD", "NCCT", "NHEERL", "OT", "Tanguay")
 """Families of ToxCast to test on: all but the four largest, ATG, BSK, NVS and TOX21."""
+ALL_LABELS = "all labels"
+"""The name of the task that asks for all assays at once, as ``MultitaskFeatures`` knows it."""
 HELD_OUT = 0.4
 """The share of molecules that only test tasks have."""
 
@@ -113,7 +115,10 @@ class LabelRows:
         known = self._known
         chosen = known[torch.randint(len(known), (self.rows,), generator=generator)]
         halves = chosen.split(-(-self.rows // 2))
-        return Task(*(self._examples(half) for half in halves), multilabel(len(self.table.names)))
+        return Task(
+            *(self._examples(half) for half in halves),
+            multilabel(len(self.table.names), ALL_LABELS),
+        )
 
     def _examples(self, chosen: Tensor) -> Examples:
         weights = torch.ones(len(chosen))

@@ -2,6 +2,7 @@
 
 The inputs of a learner of molecules are a dict of tensors, rows first:
 
+    smiles      (n, length) the canonical SMILES as codes of characters, for reports to draw
     counts      (n, bits)   counted ECFP fingerprints: how often each surrounding of an atom occurs
     atoms       (n, a, 6)   of each atom: atomic number, neighbours, charge + 4, hydrogens, whether
                             it is aromatic, whether it is in a ring; zeros where there is no atom
@@ -33,6 +34,8 @@ LARGEST = (118, 6, 8, 8, 1, 1)
 """The largest value of each property of an atom; larger ones count as it."""
 BOND_KINDS = 5
 """Single, double, triple, aromatic, and any other."""
+LONGEST = 512
+"""Characters of the longest SMILES that reports draw."""
 MOST_ATOMS = 256
 """Atoms of the largest molecule that has a graph, without hydrogens."""
 
@@ -114,8 +117,23 @@ def molecule_inputs(molecules: Sequence[Any], graph: bool = False) -> dict[str, 
 
     Raises ValueError for a graph of more than 256 atoms.
     """
-    inputs = {"counts": counted_fingerprints(molecules)}
+    inputs = {"smiles": spelled(molecules), "counts": counted_fingerprints(molecules)}
     return inputs | graphs(molecules) if graph else inputs
+
+
+def spelled(molecules: Sequence[Any]) -> Tensor:
+    """The canonical SMILES of molecules as codes (n, length) of characters, 0 after the end.
+
+    Longer ones than 512 characters are left out: zeros alone.
+    """
+    from rdkit import Chem
+
+    texts = [Chem.MolToSmiles(molecule).encode("ascii", "replace") for molecule in molecules]
+    texts = [text if len(text) <= LONGEST else b"" for text in texts]
+    found = np.zeros((len(texts), LONGEST), dtype=np.int16)
+    for row, text in enumerate(texts):
+        found[row, : len(text)] = np.frombuffer(text, dtype=np.uint8)
+    return torch.from_numpy(found)
 
 
 def counted_fingerprints(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.answers.classes import Classes
+from quickstudy.answers.labels import Labels
 from quickstudy.core import Examples, Learner, State, Task, TaskSpec, check_answer
 from quickstudy.learners.metric.prototypical_mahalanobis import PrototypicalMahalanobis
 from quickstudy.learners.outputs import present_entry
@@ -25,7 +26,7 @@ def sum_of_objectives(learner: Any, task: Task) -> Any:
     if not isinstance(learner, RankEnsemble):
         raise TypeError(f"sum_of_objectives: needs a RankEnsemble; found {type(learner).__name__}.")
     found = []
-    for each in learner.learners:
+    for each in learner.of(task.spec):
         if "every_parameter_gets_a_gradient" not in each.exceptions and any(
             parameter.requires_grad for parameter in each.parameters()
         ):
@@ -49,7 +50,9 @@ class RankEnsemble(Learner):
     ``learners``  of classes; or a backbone: then :class:`PrototypicalMahalanobis` and
                   :class:`RandomForest` on it.
 
-    Training sums the learners' own objectives: each is trained as it would be alone.
+    Training sums the learners' own objectives: each is trained as it would be alone. Tasks of
+    :class:`Labels` are for training too, where a learner such as :class:`MultitaskFeatures` gives
+    them; their predictions are means, since they are not ranked.
 
     State: ``states``, one for each learner; ``present`` (ways,).
 
@@ -86,25 +89,38 @@ class RankEnsemble(Learner):
         for each in self.learners:
             check_answer(each, Classes(2))
         self.differentiates = any(each.differentiates for each in self.learners)  # type: ignore[misc]
+        self.reads_name = any(each.reads_name for each in self.learners)  # type: ignore[misc]
         self.exceptions = _exceptions(self.learners)  # type: ignore[misc]
+        if any(issubclass(Labels, each.answers) for each in self.learners):
+            self.answers = (Classes, Labels)  # type: ignore[misc]
 
     @property
     def learners(self) -> tuple[Learner, ...]:
         """The learners whose ranks are averaged."""
         return tuple(self.parts)  # type: ignore[arg-type]
 
+    def of(self, spec: TaskSpec) -> list[Learner]:
+        """The learners of this task: all for classes, and for labels those that give them."""
+        return [each for each in self.learners if isinstance(spec.answer, each.answers)]
+
+    def name_key(self, spec: TaskSpec) -> Hashable:
+        """That of each learner."""
+        return tuple(each.name_key(spec) for each in self.of(spec))
+
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The learners adapted to ``support``."""
         support = labelled(support, spec.answer)
-        states = [each.adapt(support, spec) for each in self.learners]
+        states = [each.adapt(support, spec) for each in self.of(spec)]
         return {"states": states, **present_entry(support, spec)}
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
-        """Logits (n, ways)."""
+        """Logits (n, ways); of labels the mean logits."""
         logits = [
             each.predict(own, inputs, spec)
-            for each, own in zip(self.learners, state["states"], strict=True)
+            for each, own in zip(self.of(spec), state["states"], strict=True)
         ]
+        if not isinstance(spec.answer, Classes):
+            return torch.stack(logits).mean(0)
         return without_absent(mean_of_ranks(logits), state["present"])
 
 
