@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.domains.tca import TCA as TCA
     from quickstudy.learners.domains.tradaboost import TrAdaBoost as TrAdaBoost
     from quickstudy.learners.domains.tradaboost_r2 import TrAdaBoostR2 as TrAdaBoostR2
+    from quickstudy.learners.gradient.adkf_ift import ADKFIFT as ADKFIFT
     from quickstudy.learners.gradient.anil import ANIL as ANIL
     from quickstudy.learners.gradient.boil import BOIL as BOIL
     from quickstudy.learners.gradient.cavia import CAVIA as CAVIA
@@ -128,7 +129,11 @@ if TYPE_CHECKING:
     from quickstudy.learners.memory.snail import SNAIL as SNAIL
     from quickstudy.learners.metric.matching import Matching as Matching
     from quickstudy.learners.metric.meta_opt_net import MetaOptNet as MetaOptNet
+    from quickstudy.learners.metric.nearest_neighbours import NearestNeighbours as NearestNeighbours
     from quickstudy.learners.metric.prototypical import Prototypical as Prototypical
+    from quickstudy.learners.metric.prototypical_mahalanobis import (
+        PrototypicalMahalanobis as PrototypicalMahalanobis,
+    )
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
@@ -136,6 +141,9 @@ if TYPE_CHECKING:
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
     from quickstudy.learners.multitask.mean_regularised import MeanRegularised as MeanRegularised
     from quickstudy.learners.multitask.mmoe import MMoE as MMoE
+    from quickstudy.learners.multitask.multitask_features import (
+        MultitaskFeatures as MultitaskFeatures,
+    )
     from quickstudy.learners.multitask.named_heads import NamedHeads as NamedHeads
     from quickstudy.learners.multitask.ple import PLE as PLE
     from quickstudy.learners.multitask.pooled import Pooled as Pooled
@@ -151,6 +159,8 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.linear_probe import LinearProbe as LinearProbe
     from quickstudy.learners.transfer.linear_svm import LinearSVM as LinearSVM
     from quickstudy.learners.transfer.lora import LoRA as LoRA
+    from quickstudy.learners.transfer.random_forest import RandomForest as RandomForest
+    from quickstudy.learners.transfer.rank_ensemble import RankEnsemble as RankEnsemble
     from quickstudy.learners.transfer.self_training import SelfTraining as SelfTraining
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
