@@ -26,9 +26,9 @@ def test_scores_are_those_of_scikit_learn(ties):
     targets = (torch.rand(700, generator=generator) < 0.1).long()
     odds = torch.randn(700, generator=generator).double() + targets
     odds = odds.round() if ties else odds
-    both = torch.randn(700, generator=generator).double()
+    both = torch.randn(700, generator=generator).round().double()
     found = scored(torch.stack([both, both + odds], 1), rows(targets))
-    share = targets.double().mean()
+    share = float(targets.double().mean())
     assert found[0] == pytest.approx(average_precision_score(targets, odds) - share, abs=1e-6)
     assert found[1] == pytest.approx(roc_auc_score(targets, odds), abs=1e-6)
 

@@ -49,9 +49,9 @@ def test_training_on_labels_trains_features_and_head(tmp_path):
     torch.manual_seed(0)
     learner = qs.MultitaskFeatures(qs.backbones.MLP(4, (5,)), labels=3)
     source = qs.tasks.fixed([table_task()])
-    before = float(learner.objective(learner, table_task()).loss)
+    before = learner.objective(learner, table_task()).loss.item()
     qs.fit(learner, source, 60, 1, optimiser=qs.optimisers.adam(0.05), progress=False)
-    assert float(learner.objective(learner, table_task()).loss) < 0.8 * before
+    assert learner.objective(learner, table_task()).loss.item() < 0.8 * before
     predictor = learner(qs.examples(torch.randn(4, 4), [0, 1, 0, 1]), qs.ranking())
     qs.save(predictor, tmp_path / "predictor.safetensors")
     queries = torch.randn(3, 4)

@@ -32,8 +32,8 @@ def test_predictions_are_those_of_scikit_learn(depth):
 
 def test_a_row_on_a_threshold_goes_where_scikit_learn_sends_it():
     # Neighbouring float32 numbers, whose middle is not one of them.
-    low = np.float32(1.0)
-    x = torch.tensor([[low], [np.nextafter(low, np.float32(2))]]).repeat(4, 1)
+    low = np.float32(1000)
+    x = torch.tensor([[low], [np.nextafter(low, np.float32(2000))]]).repeat(4, 1)
     learner = qs.RandomForest(torch.nn.Identity(), trees=5)
     predictor = learner(qs.examples(x, torch.arange(8) % 2), qs.classification(2))
     assert predictor(x[:2]).argmax(1).tolist() == [0, 1]

@@ -32,8 +32,8 @@ class RandomForest(Learner):
     ``depth``     most splits from root to leaf; None, as in scikit-learn, for no limit.
     ``seed``      of the drawn rows and features.
 
-    Rows are sorted first, so that their order does not matter; a whole weight w is w equal rows,
-    any other a weight of the row in each split.
+    Rows are sorted first, so that their order does not matter. Where all weights are whole, a weight
+    w is w equal rows; otherwise rows are drawn in proportion to their weights.
 
     State: of all trees, padded to the largest, ``feature`` and ``children`` (trees, nodes) and
     (trees, nodes, 2), -1 at leaves; ``threshold`` (trees, nodes); ``shares`` (trees, nodes, ways);
@@ -118,11 +118,12 @@ class RandomForest(Learner):
         # Rows are drawn by their place, so that places must not depend on the order given.
         order = np.lexsort((y, *x.T[::-1]))
         x, y, w = x[order], y[order], w[order]
-        if (w == w.round()).all():
+        whole = (w == w.round()).all()
+        if whole:
             times = w.astype(int)
-            x, y, w = x.repeat(times, 0), y.repeat(times), np.ones(times.sum())
+            x, y = x.repeat(times, 0), y.repeat(times)
         forest = RandomForestClassifier(self.trees, max_depth=self.depth, random_state=self.seed)
-        return forest.fit(x, y, w)
+        return forest.fit(x, y, None if whole else w)
 
 
 def _arrays(tree: Any, classes: Any, ways: int) -> dict[str, np.ndarray]:
