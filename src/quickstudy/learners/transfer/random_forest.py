@@ -32,8 +32,8 @@ class RandomForest(Learner):
     ``depth``     most splits from root to leaf; None, as in scikit-learn, for no limit.
     ``seed``      of the drawn rows and features.
 
-    Rows are sorted first, so that their order does not matter. Where all weights are whole, a weight
-    w is w equal rows; otherwise rows are drawn in proportion to their weights.
+    Rows are sorted first, so that their order does not matter. Where all weights are whole, w is w
+    equal rows; otherwise rows are drawn in proportion to their weights.
 
     State: of all trees, padded to the largest, ``feature`` and ``children`` (trees, nodes) and
     (trees, nodes, 2), -1 at leaves; ``threshold`` (trees, nodes); ``shares`` (trees, nodes, ways);
