@@ -9,6 +9,7 @@ Scores are ΔAUPRC (average precision above the share of actives) and ROC-AUC. A
 assays, each the mean of its draws; differences to the forest are paired by assay and draw.
 
     python benchmarks/molecules.py --root DATA
+    python benchmarks/molecules.py --root DATA --picture docs/applications/molecules.png
 """
 
 from __future__ import annotations
@@ -157,6 +158,33 @@ def table_of(scores: dict[str, Any]) -> dict[str, Any]:
     return rows
 
 
+def drawn(bench: Bench, assay: str, across: int = 8, side: int = 120) -> bytes:
+    """A PNG of one task: all tested molecules of ``assay``, and the first as the forest ranks."""
+    from rdkit import Chem
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    place = bench.test.names.index(assay)
+    task = bench.tasks(SHOTS)[place * bench.draws]
+    with torch.no_grad():
+        logits = bench.learner(FOREST, SHOTS)(task.support, task.spec)(task.query.inputs)
+    first = (logits[:, 0] - logits[:, 1]).argsort(stable=True)[: 2 * across]
+    molecules, legends = [], []
+    for rows, told in ((task.support, "tested"), (task.query, "")):
+        for k, row in enumerate(first.tolist() if not told else range(len(rows.weights)), 1):
+            codes = rows.inputs["smiles"][row]
+            text = bytes(code for code in codes.tolist() if code > 0).decode()
+            active = "active" if rows.targets[row] == 1 else "not"
+            molecules.append(Chem.MolFromSmiles(text))
+            legends.append(f"{told}: {active}" if told else f"{k}: {active}")
+    down = -(-len(molecules) // across)
+    canvas = rdMolDraw2D.MolDraw2DCairo(across * side, down * side, side, side)
+    canvas.drawOptions().legendFontSize = 14
+    canvas.DrawMolecules(molecules, legends=legends)
+    canvas.FinishDrawing()
+    found: bytes = canvas.GetDrawingText()
+    return found
+
+
 def main() -> None:
     """All methods on the same tasks; one that has a result is left out."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -167,11 +195,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of multi-task training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, help="draw a task in this file, and no more")
+    parser.add_argument("--assay", default="OT_ER_ERaERa_1440", help="of the picture")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
     table = load_assays("toxcast", options.root, graph=any("GIN" in m for m in options.methods))
     bench = Bench(table, options.seed, options.draws, options.steps)
+    if options.picture:
+        write_atomically(options.picture, drawn(bench, options.assay))
+        return
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
     scores = found.setdefault("scores", {})
     for shots in options.shots:
