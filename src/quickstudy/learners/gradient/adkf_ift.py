@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, hessian
 
 from quickstudy.answers.classes import Classes
 from quickstudy.answers.reals import Reals
@@ -19,8 +18,8 @@ from quickstudy.learners.metric.distances import squared_euclidean
 from quickstudy.learners.outputs import label_vectors, present_entry
 from quickstudy.tasks.examples import labelled, weighted_mean, without_absent
 
-Kernel = Callable[[Tensor], Tensor]
-"""Squared distances in units of the length scale -> similarities, 1 at 0."""
+Kernel = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Squared distances u in units of the length scale -> similarity k(u), 1 at 0, and k' and k''."""
 NUMBERS = 3
 """Parameters fitted to a task, as logarithms: length scale, amplitude, noise."""
 START = (0.0, 0.0, -2.3)
@@ -29,17 +28,22 @@ _REACH = 1.0
 """The longest step of a logarithm in Newton's method."""
 
 
-def matern(squares: Tensor) -> Tensor:
+def matern(squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The Matérn kernel of smoothness 5/2, the paper's choice for molecules."""
-    # The root has no derivative at 0, where the kernel has: 1 - 5 d^2 / 6.
-    far = squares > 1e-12
+    far = squares > 1e-12  # at 0 the root has no derivative, but the kernel has
     d = torch.where(far, squares, 1.0).sqrt() * math.sqrt(5)
-    return torch.where(far, (1 + d + d.square() / 3) * (-d).exp(), 1 - 5 * squares / 6)
+    small = (-d).exp()
+    return (
+        torch.where(far, (1 + d + d.square() / 3) * small, 1 - 5 * squares / 6),
+        torch.where(far, -5 / 6 * (1 + d) * small, 25 / 12 * squares - 5 / 6),
+        torch.where(far, 25 / 12 * small, 25 / 12),
+    )
 
 
-def gaussian(squares: Tensor) -> Tensor:
+def gaussian(squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """exp(-d^2 / 2)."""
-    return (-squares / 2).exp()
+    k = (-squares / 2).exp()
+    return k, -k / 2, k / 4
 
 
 def predictive_density(learner: Any, task: Task) -> Tensor:
@@ -139,7 +143,7 @@ class ADKFIFT(Learner):
         fitted = self._fitted(squares / unit, y * there, weights, there.sum().clamp_min(1))
         length, amplitude, noise = fitted.exp().unbind()
         roots = weights.sqrt()
-        matrix = amplitude * self.kernel(squares / unit / length.square())
+        matrix = amplitude * self.kernel(squares / unit / length.square())[0]
         factor = _factor(matrix, roots, noise)
         dual = _solve(factor, roots.unsqueeze(-1) * y) * roots.unsqueeze(-1) / noise
         return {
@@ -168,7 +172,7 @@ class ADKFIFT(Learner):
         """Mean (n, outputs) and variance (n,) of targets."""
         length, amplitude, noise = state["fitted"].exp().unbind()
         squares = squared_euclidean(self.embed(state, inputs), state["features"]).clamp_min(0)
-        near = amplitude * self.kernel(squares / (state["length"] * length).square())
+        near = amplitude * self.kernel(squares / (state["length"] * length).square())[0]
         half = torch.linalg.solve_triangular(
             state["factor"], (near * state["roots"]).mT, upper=False
         )
@@ -177,33 +181,62 @@ class ADKFIFT(Learner):
 
     def _fitted(self, squares: Tensor, y: Tensor, weights: Tensor, outputs: Tensor) -> Tensor:
         """t* (3,): its value by Newton, its derivative by the implicit function theorem."""
+        start = torch.tensor(START, dtype=squares.dtype, device=squares.device)
 
-        def loss(t: Tensor, squares: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-            density = _marginal(self.kernel, t, squares, y, weights, outputs)
-            start = torch.tensor(START, dtype=t.dtype, device=t.device)
-            return density + ((t - start) / self.prior).square().sum() / 2
+        def derivatives(t: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+            gradient, curvature = _of_marginal(self.kernel, t, squares, y, weights, outputs)
+            prior = torch.eye(len(t), dtype=t.dtype, device=t.device) / self.prior**2
+            return gradient + (t - start) / self.prior**2, curvature + prior
 
-        given = squares.detach(), y.detach(), weights.detach()
-        t = torch.tensor(START, dtype=squares.dtype, device=squares.device)
-        for _ in range(self.steps):
-            t = t - _newton(grad(loss)(t, *given), hessian(loss)(t, *given))
-        t = t.detach()
-        curvature = _positive(hessian(loss)(t, *given)).detach()
+        t = start
+        with torch.no_grad():
+            for _ in range(self.steps):
+                t = t - _newton(*derivatives(t, squares.detach()))
+        gradient, curvature = derivatives(t, squares)
         # One more step, whose value is about 0 and whose derivative is that of the theorem.
-        return t - torch.linalg.solve(curvature, grad(loss)(t, squares, y, weights))
+        return t - torch.linalg.solve(_positive(curvature.detach()), gradient)
 
 
-def _marginal(
+def _of_marginal(
     kernel: Kernel, t: Tensor, squares: Tensor, y: Tensor, weights: Tensor, outputs: Tensor
-) -> Tensor:
-    """-log N(y; 0, K + noise I) (), the mean over outputs; a row of weight w is w equal rows."""
+) -> tuple[Tensor, Tensor]:
+    """Gradient (3,) and second derivatives (3, 3) in t of -log N(y; 0, K + noise I).
+
+    The mean over ``outputs``; a row of weight w is w equal rows. With C = W K W + noise I for roots
+    W of the weights, C_i its derivative by t_i, and a = C^-1 W y:
+
+        g_i  = (tr C^-1 C_i - a' C_i a) / 2
+        h_ij = (tr C^-1 C_ij - tr C^-1 C_i C^-1 C_j + 2 a' C_i C^-1 C_j a - a' C_ij a) / 2
+    """
     length, amplitude, noise = t.exp().unbind()
     roots = weights.sqrt()
-    factor = _factor(amplitude * kernel(squares / length.square()), roots, noise)
-    scaled = roots.unsqueeze(-1) * y
-    fit = (scaled * _solve(factor, scaled)).sum() / noise / outputs
-    volume = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum() + weights.sum() * noise.log()
-    return (fit + volume + weights.sum() * math.log(2 * math.pi)) / 2
+    near = amplitude * roots.unsqueeze(-1) * roots
+    u = squares / length.square()
+    k, first, second = kernel(u)
+    by_length = near * (-2 * u * first)
+    by_length_twice = near * (4 * u * first + 4 * u.square() * second)
+    identity = torch.eye(len(roots), dtype=k.dtype, device=k.device)
+    of_all, of_noise = near * k, noise * identity
+    inverse = torch.linalg.inv(of_all + of_noise)
+    a = inverse @ (roots.unsqueeze(-1) * y)
+    c = torch.stack([by_length, of_all, of_noise])
+    zero = torch.zeros_like(of_all)
+    twice = torch.stack([
+        torch.stack([by_length_twice, by_length, zero]),
+        torch.stack([by_length, of_all, zero]),
+        torch.stack([zero, zero, of_noise]),
+    ])  # fmt: skip
+    solved = inverse @ c
+    moved = c @ a  # (3, n, outputs)
+    fit = (a * moved).sum((-2, -1)) / outputs
+    gradient = (solved.diagonal(dim1=-2, dim2=-1).sum(-1) - fit) / 2
+    # Rows of weight 0 have none, and those of weight 2 two, of what noise adds.
+    extra = (weights.sum() - len(roots)) / 2
+    gradient = gradient + extra * torch.tensor([0, 0, 1], dtype=t.dtype, device=t.device)
+    traces = (inverse * twice.mT).sum((-2, -1)) - torch.einsum("iab,jba->ij", solved, solved)
+    bends = 2 * torch.einsum("iao,ab,jbo->ij", moved, inverse, moved)
+    bends = bends - torch.einsum("ao,ijab,bo->ij", a, twice, a)
+    return gradient, (traces + bends / outputs) / 2
 
 
 def _factor(matrix: Tensor, roots: Tensor, noise: Tensor) -> Tensor:

@@ -82,11 +82,13 @@ class RandomForest(Learner):
         }
         state = {name: leaf.to(features.device) for name, leaf in state.items()}
         state["shares"] = state["shares"].to(features.dtype)
+        state["threshold"] = _rounded_down(state["threshold"], features.dtype)
         return state | {"statistics": statistics, **present_entry(support, spec)}
 
     def predict(self, state: State, inputs: Any, spec: TaskSpec) -> Tensor:
         """Logits (n, ways)."""
-        features = self.embed(state, inputs).detach().float()
+        given = self.embed(state, inputs)
+        features = given.detach().float()  # as scikit-learn reads them
         trees = torch.arange(len(state["feature"]), device=features.device).unsqueeze(-1)
         rows = torch.arange(len(features), device=features.device)
         node = torch.zeros(len(trees), len(rows), dtype=torch.long, device=features.device)
@@ -98,7 +100,9 @@ class RandomForest(Learner):
                 break
             node = torch.where(feature >= 0, next_node, node)
         shares = state["shares"][trees, node].mean(0)
-        return without_absent(shares.clamp_min(1e-6).log(), state["present"])
+        # A gradient of zeros: training then says which parameters it does not reach.
+        logits = shares.clamp_min(1e-6).log() + 0 * given.nan_to_num().sum(1, keepdim=True)
+        return without_absent(logits, state["present"])
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """Features (n, d), those that the trees split."""
@@ -131,15 +135,18 @@ def _arrays(tree: Any, classes: Any, ways: int) -> dict[str, np.ndarray]:
     shares = np.zeros((tree.node_count, ways))
     values = tree.value[:, 0]
     shares[:, classes.astype(int)] = values / values.sum(1, keepdims=True)
-    threshold = tree.threshold.astype(np.float32)
-    # Rounded down: features are float32, and one that is above the threshold stays so.
-    threshold = np.where(threshold > tree.threshold, np.nextafter(threshold, -np.inf), threshold)
     return {
         "feature": np.where(tree.children_left < 0, -1, tree.feature).astype(np.int64),
         "children": np.stack([tree.children_left, tree.children_right], 1).astype(np.int64),
-        "threshold": threshold.astype(np.float32),
+        "threshold": tree.threshold.copy(),
         "shares": shares,
     }
+
+
+def _rounded_down(threshold: Tensor, dtype: torch.dtype) -> Tensor:
+    """Thresholds of float64 in the type of the features, of which none changes its side."""
+    near = threshold.to(dtype)
+    return torch.where(near > threshold, near.nextafter(near.new_tensor(-torch.inf)), near)
 
 
 def _padded(array: np.ndarray, nodes: int) -> np.ndarray:
