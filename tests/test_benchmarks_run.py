@@ -580,3 +580,36 @@ def test_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     assert all(row["split"] == 0 and row["new"] == ["blue"] for row in rows)
     assert all(len(row["novel AP50"]) == len(row["base AP50"]) == 1 for row in rows[1:])
+def test_molecules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On made-up fingerprints of two families of assays, whose actives are single bits."""
+    pytest.importorskip("rdkit")
+    from quickstudy.datasets.assays import AssayTable
+
+    out, molecules = tmp_path / "molecules.json", import_module("molecules")
+    generator = torch.Generator().manual_seed(0)
+    counts = (torch.rand(400, 2048, generator=generator) < 0.3).float()
+    labels = counts[:, :5].clone()
+    labels[torch.rand(400, 5, generator=generator) < 0.1] = torch.nan
+    table = AssayTable(
+        tuple(map(str, range(400))), {"counts": counts}, labels,
+        ("ATG_a", "ATG_b", "ATG_c", "APR_d", "APR_e"),
+    )  # fmt: skip
+    monkeypatch.setattr(molecules, "load_assays", lambda *_, **__: table)
+    monkeypatch.setattr(molecules, "MORE", 16)
+    methods = (molecules.FOREST, molecules.MAHALANOBIS, molecules.ENSEMBLE)
+    words = ("--root", tmp_path, "--steps", "2", "--draws", "2", "--out", out, "--shots", "16")
+    call("molecules", monkeypatch, *words, "--methods", *methods)
+    found = json.loads(out.read_text())
+    assert found["settings"]["molecules"] == [240, 160]
+    of_shots = found["scores"]["16"]
+    assert set(of_shots) == set(methods)
+    assert {name: len(draws) for name, draws in of_shots["forest"].items()} == {
+        "APR_d": 2, "APR_e": 2
+    }  # fmt: skip
+    row = found["table"]["16"]["rank ensemble"]
+    expected = torch.tensor(
+        [of_shots[m][a] for m in ("rank ensemble", "forest") for a in of_shots[m]]
+    )
+    gain = expected[:2].mean((0, 1)) - expected[2:].mean((0, 1))
+    assert row["ΔAUPRC above forest"] == pytest.approx(float(gain[0]), abs=1e-4)
+    assert row["ROC-AUC above forest"] == pytest.approx(float(gain[1]), abs=1e-4)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import clustering as clustering
     from quickstudy.answers.specs import detection as detection
     from quickstudy.answers.specs import multilabel as multilabel
+    from quickstudy.answers.specs import ranking as ranking
     from quickstudy.answers.specs import regression as regression
     from quickstudy.answers.specs import segmentation as segmentation
     from quickstudy.answers.specs import spans as spans
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.domains.tca import TCA as TCA
     from quickstudy.learners.domains.tradaboost import TrAdaBoost as TrAdaBoost
     from quickstudy.learners.domains.tradaboost_r2 import TrAdaBoostR2 as TrAdaBoostR2
+    from quickstudy.learners.gradient.adkf_ift import ADKFIFT as ADKFIFT
     from quickstudy.learners.gradient.anil import ANIL as ANIL
     from quickstudy.learners.gradient.boil import BOIL as BOIL
     from quickstudy.learners.gradient.cavia import CAVIA as CAVIA
@@ -129,9 +131,12 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.dense_matching import DenseMatching as DenseMatching
     from quickstudy.learners.metric.matching import Matching as Matching
     from quickstudy.learners.metric.meta_opt_net import MetaOptNet as MetaOptNet
+    from quickstudy.learners.metric.nearest_neighbours import NearestNeighbours as NearestNeighbours
     from quickstudy.learners.metric.prototypical import Prototypical as Prototypical
     from quickstudy.learners.metric.prototypical_segmentation import (
         PrototypicalSegmentation as PrototypicalSegmentation,
+    from quickstudy.learners.metric.prototypical_mahalanobis import (
+        PrototypicalMahalanobis as PrototypicalMahalanobis,
     )
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
@@ -141,6 +146,9 @@ if TYPE_CHECKING:
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
     from quickstudy.learners.multitask.mean_regularised import MeanRegularised as MeanRegularised
     from quickstudy.learners.multitask.mmoe import MMoE as MMoE
+    from quickstudy.learners.multitask.multitask_features import (
+        MultitaskFeatures as MultitaskFeatures,
+    )
     from quickstudy.learners.multitask.named_heads import NamedHeads as NamedHeads
     from quickstudy.learners.multitask.ple import PLE as PLE
     from quickstudy.learners.multitask.pooled import Pooled as Pooled
@@ -159,6 +167,8 @@ if TYPE_CHECKING:
     from quickstudy.learners.transfer.linear_svm import LinearSVM as LinearSVM
     from quickstudy.learners.transfer.lora import LoRA as LoRA
     from quickstudy.learners.transfer.pixel_head import PixelHead as PixelHead
+    from quickstudy.learners.transfer.random_forest import RandomForest as RandomForest
+    from quickstudy.learners.transfer.rank_ensemble import RankEnsemble as RankEnsemble
     from quickstudy.learners.transfer.self_training import SelfTraining as SelfTraining
     from quickstudy.learners.transfer.simple_shot import SimpleShot as SimpleShot
     from quickstudy.learners.transfer.support_vectors import SVM as SVM
@@ -213,6 +223,7 @@ _DEFINED_IN = {
     "prediction_sets": "evaluation.prediction_sets",
     "pretrained": "backbones.pretrained.load",
     "negative_transfer": "evaluation.negative_transfer",
+    "ranking": "answers.specs",
     "recommend": "selection.recommending.recommend",
     "regression": "answers.specs",
     "save": "files.storage",

@@ -71,6 +71,8 @@ CHEAPER = {
     "ple": {"shared": 2, "hidden": (4,), "steps": 2},
     "cross_stitch": {"hidden": (4, 4)},
     "sluice": {"width": 4, "layers": 2},
+    "random_forest": {"trees": 3},
+    "adkf_ift": {"steps": 3},
     "soft_sharing": {"steps": 1, "head": "zero_head"},
     "dense_matching": {"width": 8, "keys": 3},
     "crop_detection": {"slots": 3, "width": 4},

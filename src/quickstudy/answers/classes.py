@@ -15,6 +15,7 @@ from quickstudy.answers.clustering import (
     HungarianAccuracy,
     NormalisedMutualInformation,
 )
+from quickstudy.answers.ranking import DeltaAuprc, TaskRocAuc
 from quickstudy.base.counted_fields import ADDED, counted_fields
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
@@ -48,17 +49,27 @@ class Classes(Answer):
     ``clusters``  whether the names of predicted classes mean nothing, as those of clusters found
                   without labels. The scores are then Hungarian accuracy, normalised mutual
                   information and the adjusted Rand index (:mod:`quickstudy.answers.clustering`).
+    ``ranked``    whether rows of class 1 are looked for among many of class 0, as active molecules
+                  are. The scores are then those of their order, ΔAUPRC and the area under the ROC
+                  curve (:mod:`quickstudy.answers.ranking`); 2 ways.
 
-    Raises ValueError for fewer than 2 ways.
+    Raises ValueError for fewer than 2 ways, and for others than 2 that are ranked.
     """
 
     ways: int
     clusters: bool = field(default=False, metadata=ADDED)
+    ranked: bool = field(default=False, metadata=ADDED)
     kind: ClassVar[str] = "classes"
     guess_name: ClassVar[str] = "chance"
 
     def __post_init__(self) -> None:
         check_count("Classes", "ways", self.ways, 2)
+        if self.ranked and (self.ways != 2 or self.clusters):
+            raise ValueError(
+                "Classes: rows are ranked by one class against another, so ranked=True needs 2 "
+                f"ways and no clusters; found {self.ways} ways, clusters={self.clusters}. Leave "
+                "ranked out."
+            )
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}={value}" for name, value in counted_fields(self).items())
@@ -106,7 +117,9 @@ class Classes(Answer):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """Accuracy, or the scores of a clustering."""
+        """Accuracy, or the scores of a clustering or of a ranking."""
+        if self.ranked:
+            return DeltaAuprc(), TaskRocAuc()
         if self.clusters:
             return HungarianAccuracy(), NormalisedMutualInformation(), AdjustedRandIndex()
         return (Accuracy(),)

@@ -26,6 +26,14 @@ def clustering(clusters: int, name: str = "") -> TaskSpec:
     return TaskSpec(Classes(clusters, clusters=True), name)
 
 
+def ranking(name: str = "") -> TaskSpec:
+    """A task that finds rows of class 1 among those of class 0; predictions are logits (n, 2).
+
+    Scored by how early rows of class 1 come (ΔAUPRC, ROC-AUC), since they may be rare.
+    """
+    return TaskSpec(Classes(2, ranked=True), name)
+
+
 def regression(outputs: int = 1, missing: bool = False, name: str = "") -> TaskSpec:
     """A task that predicts ``outputs`` real numbers under squared error; targets (n, outputs).
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.remembering import Remembering
+    from quickstudy.backbones.molecules.fingerprints import Fingerprint, FingerprintMLP
+    from quickstudy.backbones.molecules.gin import GIN
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
     from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from quickstudy.backbones.whitened import Whitened
 
 __all__ = [
+    "GIN",
     "MLP",
     "Chain",
     "Conv4",
@@ -32,6 +35,8 @@ __all__ = [
     "EntityEncoder",
     "Features",
     "JoinedMaps",
+    "Fingerprint",
+    "FingerprintMLP",
     "LowRank",
     "OnnxTextEncoder",
     "PixelMaps",
@@ -54,6 +59,9 @@ _MODULES = {
     "EntityEncoder": "text.entities",
     "Features": "joined",
     "JoinedMaps": "feature_maps",
+    "Fingerprint": "molecules.fingerprints",
+    "FingerprintMLP": "molecules.fingerprints",
+    "GIN": "molecules.gin",
     "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
     "PixelMaps": "feature_maps",

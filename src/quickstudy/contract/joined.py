@@ -55,7 +55,7 @@ def _narrower(answer: Answer) -> Answer | None:
 def _wider(answer: Answer) -> Answer | None:
     """The answer with one class more, or of numbers that may be missing; None for others."""
     if isinstance(answer, Classes):
-        return replace(answer, ways=answer.ways + 1)
+        return None if answer.ranked else replace(answer, ways=answer.ways + 1)
     if isinstance(answer, Pixels):
         return replace(answer, k=answer.k + 1)
     return replace(answer, missing=True) if isinstance(answer, Reals) else None

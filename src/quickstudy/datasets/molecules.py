@@ -15,6 +15,7 @@ from quickstudy.base.extras import optional
 from quickstudy.base.words import count, first_few
 from quickstudy.datasets.domains import read_verified
 from quickstudy.datasets.limits import ArchiveError
+from quickstudy.datasets.smiles import read_smiles
 from quickstudy.tasks.domains import columns
 from quickstudy.tasks.named_tasks import NamedTasks
 
@@ -113,28 +114,14 @@ class Fingerprints(NamedTuple):
 
 def fingerprints(smiles: list[str], bits: int = BITS, radius: int = RADIUS) -> Fingerprints:
     """Morgan fingerprints of SMILES; invalid ones, and those without atoms, are left out."""
-    from rdkit import Chem, rdBase
     from rdkit.Chem import rdFingerprintGenerator
 
     make = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=bits)
-    number_of: dict[str, int] = {}
-    made: list[np.ndarray] = []
-    rows, molecules, invalid = [], [], []
-    with rdBase.BlockLogs():  # it prints a message for each
-        for row, text in enumerate(smiles):
-            molecule = Chem.MolFromSmiles(text)
-            if molecule is None or molecule.GetNumAtoms() == 0:
-                invalid.append(text)
-                continue
-            canonical = Chem.MolToSmiles(molecule)
-            if canonical not in number_of:
-                number_of[canonical] = len(made)
-                made.append(make.GetFingerprintAsNumPy(molecule))
-            rows.append(row)
-            molecules.append(number_of[canonical])
+    found = read_smiles(smiles, "datasets: molecules")
+    made = [make.GetFingerprintAsNumPy(molecule) for molecule in found.molecules]
     return Fingerprints(
         np.stack(made) if made else np.zeros((0, bits), np.uint8),
-        np.array(rows, dtype=int), np.array(molecules, dtype=int), invalid,
+        found.rows, found.numbers, found.invalid,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from quickstudy.base.trees import map_tree
 from quickstudy.base.weighting import counting
 from quickstudy.core import Answer, Examples, Learner, Predictor, Task
 from quickstudy.objectives import predict_rows
+from quickstudy.reports.molecule_pictures import molecule_images
 from quickstudy.reports.protocols import Embeds, GivesUncertainty
 from quickstudy.reports.usable_rows import as_images, as_numbers, pick, to_numpy, usable_rows
 from quickstudy.reports.view_types import (
@@ -129,6 +130,11 @@ def _(answer: Classes, given: _Adapted) -> EpisodeView:
     # All rows are predicted at once, kept or not, as in the evaluation of a transductive learner.
     probability, predicted = predict_rows(given.predictor, given.query).softmax(-1).max(-1)
     support_images, query_images = as_images(given.support.inputs, given.query.inputs)
+    if query_images is None:
+        support_images, query_images = (
+            molecule_images(rows.inputs, to_numpy(rows.targets))
+            for rows in (given.support, given.query)
+        )
     return EpisodeView(
         pick(support_images, kept_support),
         pick(query_images, kept_query),

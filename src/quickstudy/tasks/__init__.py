@@ -5,6 +5,7 @@ Sinusoids   regression: one function per task
 Bandits     reinforcement learning: one multi-armed bandit per task
 transfer    support sets with rows of other places beside those of the target
 mixture     tasks of several sources
+Screening   which rows have a label: one column of a table per task
 fixed       a given list of tasks
 domains     named tasks, one for each place; columns: one for each column of labels
 related     named tasks whose relations are known
@@ -24,6 +25,7 @@ from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw, task_seed
 from quickstudy.tasks.related import Related, related
 from quickstudy.tasks.rows import LabelledRows
+from quickstudy.tasks.screening import Screening, usable
 from quickstudy.tasks.splits import class_folds, split_classes, split_rows
 from quickstudy.tasks.stacks import Stack, stack, stacks
 from quickstudy.tasks.transfer import TARGET, transfer
@@ -36,6 +38,7 @@ __all__ = [
     "LabelledRows",
     "NamedTasks",
     "Related",
+    "Screening",
     "Sinusoids",
     "Stack",
     "Stream",
@@ -55,4 +58,5 @@ __all__ = [
     "stacks",
     "task_seed",
     "transfer",
+    "usable",
 ]

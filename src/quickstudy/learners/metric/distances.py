@@ -32,3 +32,14 @@ def unit(rows: Tensor) -> Tensor:
     """Each row divided by its norm; a zero row and its gradient are unchanged."""
     squares = rows.square().sum(-1, keepdim=True)
     return rows * torch.where(squares > 0, squares, 1.0).rsqrt()
+
+
+def tanimoto(a: Tensor, b: Tensor) -> Tensor:
+    """The similarity <a, b> / (|a|^2 + |b|^2 - <a, b>), at most 1; 1 for two rows of zeros.
+
+    For rows of zeros and ones it is the share of the ones of either that both have (Jaccard).
+    Reference: Ralaivola, Swamidass, Saigo and Baldi (2005), Graph kernels for chemical informatics.
+    """
+    both = a @ b.mT
+    either = a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2) - both
+    return torch.where(either > 0, both / either.where(either > 0, 1.0), 1.0)

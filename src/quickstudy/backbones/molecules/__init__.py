@@ -1,0 +1,1 @@
+"""Networks that read molecules: see :mod:`quickstudy.datasets.smiles` for their inputs."""
