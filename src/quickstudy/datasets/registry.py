@@ -73,6 +73,7 @@ class Card:
                     by default.
     ``texts``       whether its inputs are tokens of texts, which
                     :func:`~quickstudy.datasets.load_texts` gives as they are.
+    ``sounds``      whether its inputs are spectrograms of sounds.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Card:
     named_tasks: str = ""
     parts: tuple[str, ...] = ()
     texts: bool = False
+    sounds: bool = False
 
     def digest(self, what: str) -> str:
         """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
