@@ -16,12 +16,13 @@ PACKAGE = Path(__file__).parents[1] / "src" / "quickstudy"
 LAYERS = [
     "base", "core", "answers", "tasks", "datasets", "backbones", "objectives", "learners", "files",
     "compute", "balancing", "contract", "evaluation", "training", "relations", "selection",
-    "reports", "interfaces",
+    "applications", "reports", "interfaces",
 ]  # fmt: skip
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 WITHOUT_TORCH = {
     "quickstudy.base.names", "quickstudy.base.shown", "quickstudy.datasets.registry",
     "quickstudy.learners.cards", "quickstudy.backbones.pretrained.registry",
+    "quickstudy.applications.registry",
 }  # fmt: skip
 """Modules from which the command line makes lists; they import only one another, and no torch."""
 

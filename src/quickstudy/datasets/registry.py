@@ -74,6 +74,8 @@ class Card:
     ``texts``       whether its inputs are tokens of texts, which
                     :func:`~quickstudy.datasets.load_texts` gives as they are.
     ``sounds``      whether its inputs are spectrograms of sounds.
+    ``application`` the application that reads what its loader gives, such as "detection", for data
+                    that are no classes.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Card:
     parts: tuple[str, ...] = ()
     texts: bool = False
     sounds: bool = False
+    application: str = ""
 
     def digest(self, what: str) -> str:
         """The hexadecimal digest expected of ``what``; KeyError where the card states none."""
@@ -107,6 +110,8 @@ class Card:
     @property
     def load_with(self) -> tuple[str, str]:
         """What it has, and the function of :mod:`quickstudy.datasets` that loads that."""
+        if self.application:
+            return f"data for the application {self.application}", self.loader.replace(":", ".")
         if self.published:
             return "published test tasks", "load_tasks"
         if self.domains:
