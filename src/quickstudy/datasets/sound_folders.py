@@ -38,7 +38,7 @@ def load(
     each folder is a class, and classes are split as those of a folder of images. Raises as
     :func:`read_sound_classes` does, and ValueError for a single class.
     """
-    top, form = Path(given_folder(root)).expanduser(), SpectrogramFormat(size or SIZE)
+    top, form = Path(given_folder(root)).expanduser(), _form(size)
     if has_splits(top):
         if fractions is not None:
             refuse_splits(top)
@@ -48,13 +48,17 @@ def load(
     return split_dataset(card("sounds"), classes, fractions, split_seed, ways)
 
 
+def _form(size: int | None) -> SpectrogramFormat:
+    return SpectrogramFormat(SIZE if size is None else size)
+
+
 def load_classes(
     root: str | Path | None = None, *, size: int | None = None, strict: bool = False
 ) -> LabelledRows:
     """All classes of the folder ``root``, without a split; ValueError where it has its own."""
     top = Path(given_folder(root)).expanduser()
     refuse_splits(top)
-    return read_sound_classes(top, SpectrogramFormat(size or SIZE), strict=strict)
+    return read_sound_classes(top, _form(size), strict=strict)
 
 
 def read_sound_classes(

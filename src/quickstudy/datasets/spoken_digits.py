@@ -45,7 +45,11 @@ Recordings = dict[str, list[bytes]]
 
 
 def load(
-    root: str | Path | None = None, *, split: str = "both", size: int | None = None
+    root: str | Path | None = None,
+    *,
+    split: str = "both",
+    size: int | None = None,
+    rotations: bool = False,
 ) -> Dataset:
     """Spoken digits: (1, size, size) uint8 spectrograms, see :mod:`.spectrograms`.
 
@@ -53,6 +57,8 @@ def load(
                folder ``recordings`` of the published repository.
     ``split``  "both", "words" or "speakers", see the module.
     ``size``   bands and frames.
+    ``rotations``  add every training word, played backwards, as a further class: twice as many
+               words to learn from.
     """
     if split not in card("spoken_digits").splits:
         raise unknown_name("spoken_digits: split", split, dict.fromkeys(card("spoken_digits").splits))
@@ -61,10 +67,22 @@ def load(
     recipe = {"version": VERSION, **form.to_json()}
     rows = cached(folder, "spoken_digits", recipe, lambda: build(folder, form))["all"]
     train, test = divided(rows, split)
+    train = with_backwards(train) if rotations else train
     return Dataset(
         card("spoken_digits"), train, train.without_classes(), test,
         within_superclass=split == "speakers",
     )  # fmt: skip
+
+
+def with_backwards(words: LabelledRows) -> LabelledRows:
+    """``words``, and each again from its end to its beginning."""
+    above = words.superclasses
+    return LabelledRows(
+        torch.cat([words.inputs, words.inputs.flip(-1)]),
+        words.counts.repeat(2),
+        (*words.names, *(f"{name}, backwards" for name in words.names)),
+        None if above is None else (*above, *(f"{speaker}, backwards" for speaker in above)),
+    )
 
 
 def divided(rows: LabelledRows, split: str) -> tuple[LabelledRows, LabelledRows]:
