@@ -3,8 +3,8 @@
     python benchmarks/generation.py completion --root DATA
     python benchmarks/generation.py samples --root DATA
 
-Omniglot at 14x14 pixels in Lake's split: trained on characters of 25 alphabets, tested on those of 20
-others. Trainings take ``--minutes`` of CPU time on one thread. Results, with the score of every
+Omniglot at 14x14 pixels in Lake's split: trained on characters of 25 alphabets, tested on those of
+20 others. Trainings take ``--minutes`` of CPU time on one thread. Results, with the score of every
 task, go to ``results/generation.json``. Inductive.
 
 ``completion``: 40 of the 196 pixels of a drawing are given; the score is the squared error at the
@@ -35,6 +35,7 @@ from torch import Tensor
 
 import quickstudy as qs
 from quickstudy.applications.drawing_baselines import MeanDrawing, NearestPixel
+from quickstudy.applications.drawing_files import write_drawing
 from quickstudy.applications.drawing_tasks import Completions, NewDrawings
 from quickstudy.applications.generation import CONTEXT, LATENT, Generation, drawings_of
 from quickstudy.base.atomic import write_atomically
@@ -78,8 +79,46 @@ def completion(data: Any, args: argparse.Namespace) -> None:
     }  # fmt: skip
     for name in args.only or made:
         learner, about = made[name]()
+        if args.picture and name == "convolutional process":
+            draw_completions(learner, data, args.picture)
         found = qs.evaluate(learner, test, args.tasks, seed=args.seed, baselines=False)
         _keep(args.out, f"completion {name}", {**figures(found), **about, "commit": commit()})
+
+
+def draw_completions(learner: qs.Learner, data: Any, path: Path) -> None:
+    """Eight test drawings: what was given, what was made of it, and the drawing itself."""
+    test = Completions(data.test, GIVEN)
+    lines: list[list[Tensor]] = [[], [], []]
+    for seed in range(8):
+        task = test(torch.Generator().manual_seed(seed))
+        where = torch.cat([task.support.inputs, task.query.inputs])
+        with torch.no_grad():
+            made = learner(task.support, task.spec)(where)
+        known = torch.cat([task.support.targets, torch.full_like(task.query.targets, 0.25)])
+        true = torch.cat([task.support.targets, task.query.targets])
+        cells = ((where + 1) / 2 * SIZE).long()
+        for line, ink in zip(lines, (known, made, true), strict=True):
+            picture = torch.zeros(SIZE, SIZE)
+            picture[cells[:, 0], cells[:, 1]] = ink[:, 0].clamp(0, 1)
+            line.append(picture)
+    _draw([torch.stack(line) for line in lines], path)
+
+
+def draw_samples(learner: qs.Learner, data: Any, path: Path) -> None:
+    """Six test characters: the five drawings that were given, and five new ones."""
+    generator = torch.Generator().manual_seed(0)
+    drawings = _characters(data.test, generator)[:6]
+    new = _new(learner, drawings[:, SUPPORT], generator)
+    gap = torch.full((6, 1, SIZE * SIZE), 0.1)
+    rows = torch.cat([drawings[:, SUPPORT], gap, new], 1)
+    _draw(list(rows.unflatten(-1, (SIZE, SIZE))), path)
+
+
+def _draw(lines: list[Tensor], path: Path) -> None:
+    """Lines of drawings (n, SIZE, SIZE), dark ink on white, as one picture."""
+    padded = [F.pad(line, (1, 1, 1, 1), value=0.1) for line in lines]
+    whole = torch.cat([torch.cat(list(line), 1) for line in padded], 0)
+    write_drawing(whole, path, enlarged=4)
 
 
 def _fitted_process(
@@ -95,6 +134,8 @@ def samples(data: Any, args: argparse.Namespace) -> None:
         lambda: Generation(size=SIZE)._learner("neural_statistician"),
         NewDrawings(data.train, 5, 1, CONTEXT + LATENT, turned=True), 16, args,
     )  # fmt: skip
+    if args.picture:
+        draw_samples(learner, data, args.picture)
     judge, of_judge = _judge(data, args)
     kinds = ("new drawings", "real drawings", "given drawings", "mean of the given")
     rows: dict[str, dict[str, list[float]]] = {
@@ -230,6 +271,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of each training, in place of minutes")
     parser.add_argument("--tasks", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="where to draw what was made")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

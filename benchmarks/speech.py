@@ -3,8 +3,8 @@
     python benchmarks/speech.py --root DATA
     python benchmarks/speech.py --root DATA --only "nearest mean of log-mel"
 
-Each method is trained for ``--minutes`` of CPU time on one thread and scored on the same test tasks,
-1 and 5 shots, 15 queries of each word. Results, with the score of every task, go to
+Each method is trained for ``--minutes`` of CPU time on one thread and scored on the same test
+tasks, 1 and 5 shots, 15 queries of each word. Results, with the score of every task, go to
 ``results/speech.json``. Inductive. The splits are those of ``spoken_digits``:
 
     both      trained on zero to five of four speakers, tested on six to nine of the two others
@@ -53,11 +53,41 @@ def main() -> None:
         for name in args.only or METHODS:
             trained, augment = METHODS[name]
             learner, about = _trained(data, split, augment, args) if trained else _untrained()
+            if args.picture and split == "both":
+                draw(learner, data, args.picture, args.seed)
             for shots in (1, 5):
                 source = _tasks(data, data.test, WAYS[split], shots, QUERIES)
                 found = qs.evaluate(learner, source, args.tasks, seed=args.seed, baselines=False)
                 _keep(args.out, f"{split} {name} {shots}", {**figures(found), **about,
                       "commit": commit(), "ways": WAYS[split], "shots": shots})  # fmt: skip
+
+
+def draw(learner: qs.Learner, data: Any, path: Path, seed: int) -> None:
+    """One test task, 1 shot: on each line a word's example, and queries with what was said."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shown, words = 6, data.test.names
+    source = _tasks(data, data.test, len(words), 1, shown)
+    task = source(torch.Generator().manual_seed(seed))
+    names = source.names(torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        said = learner(task.support, task.spec)(task.query.inputs).argmax(-1)
+    figure, axes = plt.subplots(len(words), 1 + shown, figsize=(7, 4.6))
+    for way, line in enumerate(axes):
+        rows = (task.query.targets == way).nonzero()[:, 0]
+        pictures = [task.support.inputs[task.support.targets == way][0], *task.query.inputs[rows]]
+        titles = [f"“{names[way]}”", *(names[int(said[row])] for row in rows)]
+        colours = ["black", *("#1a7f37" if said[row] == way else "#b3261e" for row in rows)]
+        for axis, picture, title, colour in zip(line, pictures, titles, colours, strict=True):
+            axis.imshow(picture[0], cmap="magma", vmin=0, vmax=1)
+            axis.set_title(title, color=colour, fontsize=9, pad=2)
+            axis.set_axis_off()
+    figure.tight_layout(pad=0.4)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
 
 
 def _tasks(
@@ -112,6 +142,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--tasks", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="where to draw a task of the last method")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""Sound files are read as SciPy, NumPy and the standard library write them, or named in an error."""
+"""Sound files are read as SciPy and the standard library write them, or named in an error."""
 
 from __future__ import annotations
 

@@ -126,10 +126,14 @@ def write(file: Path, wave: np.ndarray, rate: int = RATE) -> None:
 def test_a_folder_of_sounds_is_a_data_set(tmp_path: Path) -> None:
     for word in range(7):
         for take in range(3):
-            write(tmp_path / f"word {word}" / f"{take}.wav", tone(300 + 400 * word), 8000 * (1 + take))
+            write(
+                tmp_path / f"word {word}" / f"{take}.wav", tone(300 + 400 * word), 8000 * (1 + take)
+            )
     (tmp_path / "word 0" / "broken.wav").write_bytes(b"RIFF and no more")
     write(tmp_path / "word 1" / "quiet.wav", np.zeros(4000))
-    with pytest.warns(UserWarning, match=r"left out 2 of 23 files: .*broken.wav: .*quiet.wav: .*silent"):
+    with pytest.warns(
+        UserWarning, match=r"left out 2 of 23 files: .*broken.wav: .*quiet.wav: .*silent"
+    ):
         data = datasets.load("sounds", tmp_path, size=16)
     assert sum(len(part) for part in data.splits.values()) == 7
     assert data.train.inputs.shape[1:] == (1, 16, 16)

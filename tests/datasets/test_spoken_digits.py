@@ -1,4 +1,4 @@
-"""Spoken digits: whose recordings they are is seen from their content, and the splits are as said."""
+"""Spoken digits: speakers are known by what they said, and the splits are as the page says."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def in_loops(
     lengths = [math.exp(float(each)) for each in learner.log_lengths]
 
     def near(a: float, b: float, place: Tensor, length: float) -> float:
-        return math.exp(-((a - float(place[0])) ** 2 + (b - float(place[1])) ** 2) / (2 * length**2))
+        return math.exp(
+            -((a - float(place[0])) ** 2 + (b - float(place[1])) ** 2) / (2 * length**2)
+        )
 
     grid = torch.zeros(2, GRID, GRID, dtype=torch.float64)
     for i, a in enumerate(points):

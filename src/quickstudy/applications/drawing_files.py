@@ -16,7 +16,7 @@ HALF = 0.5
 
 
 def ink_of(pixels: Tensor) -> Tensor:
-    """``pixels`` (n, 1, side, side) uint8 with ink bright: it covers less than half of a drawing."""
+    """``pixels`` (n, 1, side, side) uint8 with ink bright; ink covers less than half."""
     light = pixels.float().mean((1, 2, 3), keepdim=True) > 255 * HALF
     return torch.where(light, 255 - pixels, pixels)
 

@@ -1,4 +1,4 @@
-"""Generation: new drawings from a few of the same kind, and the rest of a drawing from some pixels."""
+"""Generation: new drawings from a few of a kind, and the rest of a drawing from some pixels."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def load(
 ) -> Dataset:
     """:func:`folder` for ``datasets.load("folder", root=path)``."""
     return folder(
-        given_folder(root), size=SIZE if size is None else size, fractions=fractions, seed=split_seed,
-        ways=ways, strict=strict,
+        given_folder(root), size=SIZE if size is None else size, fractions=fractions,
+        seed=split_seed, ways=ways, strict=strict,
     )  # fmt: skip
 
 

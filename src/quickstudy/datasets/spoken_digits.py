@@ -61,7 +61,9 @@ def load(
                words to learn from.
     """
     if split not in card("spoken_digits").splits:
-        raise unknown_name("spoken_digits: split", split, dict.fromkeys(card("spoken_digits").splits))
+        raise unknown_name(
+            "spoken_digits: split", split, dict.fromkeys(card("spoken_digits").splits)
+        )
     folder = data_root(root)
     form = SpectrogramFormat() if size is None else SpectrogramFormat(size)
     recipe = {"version": VERSION, **form.to_json()}
@@ -130,7 +132,9 @@ def build(root: Path, form: SpectrogramFormat) -> Splits:
 def read(source: Path) -> Recordings:
     """The recordings of all speakers; ArchiveError where one's are not those published."""
     found: dict[str, dict[tuple[int, int], bytes]] = {}
-    for name, data in entries(source, lambda name: _parts(name) is not None, Limits(file_bytes=2**20)):
+    for name, data in entries(
+        source, lambda name: _parts(name) is not None, Limits(file_bytes=2**20)
+    ):
         digit, speaker, take = _parts(name) or (0, "", 0)
         found.setdefault(speaker, {})[digit, take] = data
     if not found:

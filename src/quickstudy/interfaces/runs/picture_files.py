@@ -1,4 +1,4 @@
-"""Files of a user in the form of a learner's training pictures: images, or sounds as spectrograms."""
+"""Files of a user, images or sounds, in the form of a learner's training pictures."""
 
 from __future__ import annotations
 

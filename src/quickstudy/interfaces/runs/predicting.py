@@ -196,7 +196,5 @@ def _files(paths: Sequence[str | Path], form: FileFormat) -> list[tuple[Path, st
             found.append((file, inner[0] if len(inner) > 1 else ""))
     if not found:
         searched = ", ".join(map(str, paths))
-        raise ValueError(
-            f"predict: there are no {kind_of(form)} in {searched}. Give other files."
-        )
+        raise ValueError(f"predict: there are no {kind_of(form)} in {searched}. Give other files.")
     return found

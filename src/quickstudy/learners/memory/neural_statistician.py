@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -181,6 +182,6 @@ def _divergence(of: Gaussian, to: Gaussian) -> Tensor:
 def _net(*widths: int, last: bool = False) -> nn.Sequential:
     """Linear layers with ELU after each, but after the last one where ``last``."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ELU()]
     return nn.Sequential(*(layers[:-1] if last else layers))
