@@ -52,7 +52,11 @@ def main() -> None:
                                 rotations=True)  # fmt: skip
         for name in args.only or METHODS:
             trained, augment = METHODS[name]
-            learner, about = _trained(data, split, augment, args) if trained else _untrained()
+            learner, about = (
+                _trained(data, split, augment, args)
+                if trained
+                else _untrained(data.test.inputs[0].numel())
+            )
             if args.picture and split == "both":
                 draw(learner, data, args.picture, args.seed)
             for shots in (1, 5):
@@ -97,8 +101,8 @@ def _tasks(
     return qs.episodes(rows, ways, shots, queries, augment=augment, within=within)
 
 
-def _untrained() -> tuple[qs.Learner, dict[str, Any]]:
-    return qs.SimpleShot(Flat(1)), {"steps": 0, "cpu_seconds": 0}
+def _untrained(pixels: int) -> tuple[qs.Learner, dict[str, Any]]:
+    return qs.Prototypical(Flat(pixels)), {"steps": 0, "cpu_seconds": 0}
 
 
 def _trained(

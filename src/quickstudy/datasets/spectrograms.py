@@ -28,7 +28,7 @@ RANGE = 60.0
 """Decibels between white and black."""
 QUIET = 1e-4
 """Power, as a share of the loudest, below which both ends of a recording are cut off: -40 dB."""
-SIZE = 40
+SIZE = 32
 LARGEST_SIZE = 512
 VERSION = 1  # increase it with every change of the pictures
 
