@@ -14,6 +14,7 @@ from quickstudy.applications.drawing_baselines import MeanDrawing, NearestPixel
 from quickstudy.applications.drawing_files import ink_of, read_partial
 from quickstudy.applications.drawing_tasks import Completions, NewDrawings, places
 from quickstudy.applications.generation import CONTEXT, LATENT, Generation
+from quickstudy.base.skipped import SkippedInput
 from quickstudy.datasets.images import ImageError
 from quickstudy.tasks.numbering import generator
 from quickstudy.tasks.rows import LabelledRows
@@ -179,8 +180,13 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="found no picture"):
         application.support(tmp_path / "empty", learner)
     (tmp_path / "empty" / "text.png").write_text("no picture")
-    with pytest.raises(ImageError, match="not an image"):
+    with pytest.raises(ValueError, match=r"none of its pictures .* not an image"):
         application.support(tmp_path / "empty", learner)
+    drawing(tmp_path / "empty" / "one.png")
+    with pytest.warns(SkippedInput, match=r"left out: .*text.png: not an image"):
+        assert len(application.support(tmp_path / "empty", learner).examples.targets) == 1
+    with pytest.raises(ImageError, match="not an image"):
+        Generation(size=SIDE, strict=True).support(tmp_path / "empty", learner)
     with pytest.raises(ValueError, match="nothing of it is transparent"):
         read_partial(drawing(tmp_path / "whole.png"), SIDE)
     with pytest.raises(ValueError, match="size must be 8 to 64"):

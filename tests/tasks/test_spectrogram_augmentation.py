@@ -39,12 +39,13 @@ def test_a_shift_moves_whole_bands_and_frames_and_brings_in_silence() -> None:
 
 def test_masks_erase_one_range_of_each_kind() -> None:
     masked = Masks(time=0.2, bands=0.3)(PICTURES, generator(0))
-    widths = {"bands": [], "time": []}
+    widths, ends = {"bands": [], "time": []}, np.zeros((2, 2), int)
     for before, after in zip(PICTURES[:, 0], masked[:, 0], strict=True):
         erased = after != before
         assert torch.allclose(after[erased], before.mean())
         rows, columns = erased.all(1), erased.all(0)
         assert torch.equal(erased, rows[:, None] | columns[None])
+        ends += np.array([[rows[0], rows[-1]], [columns[0], columns[-1]]], int)
         for name, lines in (("bands", rows), ("time", columns)):
             where = lines.nonzero().flatten()
             assert len(where) == 0 or len(where) == where[-1] - where[0] + 1  # one range
@@ -53,6 +54,7 @@ def test_masks_erase_one_range_of_each_kind() -> None:
         counts = np.bincount(found, minlength=most + 1)
         assert len(counts) == most + 1
         assert counts.min() > 25  # 57 each are expected, with a deviation of about 7
+    assert ends.min() > 5  # about 25 reach each end
     assert ((Masks(count=3)(PICTURES, generator(0)) != PICTURES).float().mean()
             > (Masks()(PICTURES, generator(0)) != PICTURES).float().mean())  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.base.atomic import replace_atomically
+from quickstudy.base.skipped import SkippedInput
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode, overlaps
 from quickstudy.tasks.rows import LabelledRows
 
@@ -28,11 +30,11 @@ def with_bright_ink(classes: LabelledRows) -> LabelledRows:
     )  # fmt: skip
 
 
-def read_drawings(folder: Path, size: int) -> Tensor:
+def read_drawings(folder: Path, size: int, *, strict: bool = False) -> Tensor:
     """The drawings in a folder, (n, 1, size, size) uint8 with ink bright.
 
-    Raises FileNotFoundError for no such folder, ValueError for one without pictures, and ImageError
-    for a picture that cannot be read.
+    A picture that cannot be read is left out with a warning; with ``strict`` it raises ImageError.
+    Raises FileNotFoundError for no such folder, and ValueError for one without pictures.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -44,7 +46,18 @@ def read_drawings(folder: Path, size: int) -> Tensor:
             f"{folder}: must hold drawings of one thing; found no picture ({', '.join(SUFFIXES)}). "
             "Put a few there."
         )
-    rows = [decode(file, str(file), size=size, channels=1, resize="area") for file in files]
+    rows, problems = [], []
+    for file in files:
+        try:
+            rows.append(decode(file, str(file), size=size, channels=1, resize="area"))
+        except ImageError as error:
+            if strict:
+                raise
+            problems.append(str(error))
+    if not rows:
+        raise ValueError(f"{folder}: none of its pictures can be read. First: {problems[0]}")
+    for problem in problems:
+        warnings.warn(f"left out: {problem}", SkippedInput, stacklevel=2)
     return ink_of(torch.from_numpy(np.stack(rows)))
 
 
@@ -85,8 +98,3 @@ def write_drawing(ink: Tensor, path: Path, enlarged: int = 8) -> None:
     grey = (255 * (1 - ink.clamp(0, 1))).round().to(torch.uint8).cpu().numpy()
     picture = Image.fromarray(grey.repeat(enlarged, 0).repeat(enlarged, 1))
     replace_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
-
-
-__all__ = [
-    "ImageError", "ink_of", "read_drawings", "read_partial", "with_bright_ink", "write_drawing",
-]  # fmt: skip

@@ -102,7 +102,7 @@ class Generation(Application):
     def support(self, path: Path, learner: Learner) -> Support:
         """A folder of drawings for new ones; one picture with transparent parts to complete it."""
         if isinstance(learner, NeuralStatistician):
-            ink = to_unit(read_drawings(path, self.size)).flatten(1)
+            ink = to_unit(read_drawings(path, self.size, strict=self.strict)).flatten(1)
             noise = torch.zeros(len(ink), CONTEXT + LATENT)
             return Support(examples(noise, ink), regression(ink.shape[1]), {"asks": "drawings"})
         picture, known = read_partial(path, self.size)
