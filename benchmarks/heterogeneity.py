@@ -44,7 +44,7 @@ LEARNERS: dict[str, tuple[Callable[[], qs.Learner], float, int]] = {
     "Prototypical": (lambda: qs.Prototypical(conv4()), 1e-3, 8),
     "MAML": (lambda: qs.MAML(conv4(WAYS)), 2e-3, 4),
     "Conditional Neural Process": (
-        lambda: qs.ConditionalNeuralProcess(conv4(), outputs=WAYS), 1e-3, 8,
+        lambda: qs.ConditionalNeuralProcess(conv4()), 1e-3, 8,
     ),
 }  # fmt: skip
 """How each is made, the rate of its training, and tasks of a step: a task of MAML takes about twice

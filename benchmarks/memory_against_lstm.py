@@ -178,7 +178,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="print the results so far")
     parser.add_argument("--only", nargs="*", choices=list(KINDS), help="these learners")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=250, help="of the one on fewest tasks")
+    parser.add_argument("--steps", type=int, default=1250, help="of the one on fewest tasks")
     parser.add_argument("--tasks-per-step", type=int, default=16)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--channels", type=int, default=16)

@@ -525,6 +525,7 @@ def test_heterogeneity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = qs.datasets.Dataset(qs.datasets.card("glyphs"), rows, rows, rows, new_classes=False)
     monkeypatch.setattr(qs.datasets, "load", lambda *_: made)
     assert script.grey(made)["train"].inputs.shape[1:] == (1, 28, 28)
+    assert all(isinstance(make(), qs.Learner) for make, _, _ in script.LEARNERS.values())
     call("heterogeneity", monkeypatch, "--kinds", "glyphs", "emoji", "--learners", "Prototypical",
          "--steps", "1", "--tasks", "3", "--seeds", "2", "--out", out)  # fmt: skip
     table = json.loads(out.read_text())["table"]

@@ -11,7 +11,7 @@ import torch
 import quickstudy as qs
 from made_up import clouds
 from quickstudy.core import Task
-from quickstudy.selection.comparing.budget import Minutes, seconds_per_step
+from quickstudy.selection.comparing.budget import Minutes, Pace, seconds_per_step
 from quickstudy.training.optimisers import adam
 from quickstudy.training.schedules import cosine
 
@@ -221,10 +221,18 @@ def test_minutes_are_a_positive_number(minutes):
 
 
 def test_steps_that_fit_in_minutes_have_two_digits():
-    assert Minutes(1).steps(0.01) == 6000
-    assert Minutes(1).steps(0.0123) == 4800
-    assert Minutes(1).steps(7.0) == 8
-    assert Minutes(0.01).steps(100.0) == 1
+    assert Minutes(1).pace(0.01, None).steps == 6000
+    assert Minutes(1).pace(0.0123, None).steps == 4800
+    assert Minutes(1).pace(7.0, None).steps == 8
+    assert Minutes(0.01).pace(100.0, None).steps == 1
+
+
+def test_validation_is_part_of_the_minutes_or_is_left_out():
+    """4 validations of 100 tasks: 4 s of 60 at 10 ms a task, and 400 s at 1 s."""
+    assert Minutes(1).pace(0.1, 0.01) == Pace(560, True)
+    assert Minutes(1).pace(0.1, 1.0) == Pace(600, False)
+    assert Minutes(1).pace(0.1, 0.05) == Pace(400, True)  # just a third
+    assert Minutes(1).pace(0.1, 0.051) == Pace(600, False)
 
 
 def test_the_pilot_ends_and_measures_a_step(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,14 @@ from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.selection.recommending import finals as finals_module
 from quickstudy.selection.recommending import race as race_module
 from quickstudy.selection.recommending.candidates import Candidate, Problem, Sources
-from quickstudy.selection.recommending.finals import Finalist, finalists, run_finals, taken
+from quickstudy.selection.recommending.finals import (
+    FEWEST_TESTED,
+    Finalist,
+    finalists,
+    run_finals,
+    taken,
+    within_time,
+)
 from quickstudy.selection.recommending.plan import (
     MOST,
     TASKS,
@@ -23,7 +31,7 @@ from quickstudy.selection.recommending.plan import (
     costs_of,
     halvings,
 )
-from quickstudy.selection.recommending.race import race
+from quickstudy.selection.recommending.race import Lap, Runner, race
 from quickstudy.selection.recommending.racer import (
     FIRST_TASKS,
     TIMED_TASKS,
@@ -70,7 +78,7 @@ class Scripted:
     trained: list[tuple[str, int]] = []  # noqa: RUF012
 
     def __init__(self, candidate, seed, folder, schedule=None):
-        self.name, self.steps = candidate.name, 0
+        self.name, self.steps, self.seconds = candidate.name, 0, 0.0
 
     def train_to(self, steps):
         self.steps = steps
@@ -282,6 +290,60 @@ def test_finals_take_new_tasks_and_as_many_trainings_as_seeds(tmp_path, monkeypa
     assert [s for s in seen if s[0] == "learnt" and s[3]] == [
         ("learnt", seed, 7, True) for seed in (7, 8, 9)
     ]
+
+
+def test_finals_of_few_classes_train_on_each_division_in_turn(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        finals_module.Racer,
+        "train_to",
+        lambda self, steps: seen.append((self.candidate.advice, self.seed)),
+    )
+    ridge = candidate("ridge", make=lambda: qs.LinearProbe(qs.backbones.Features(1)))
+    raced = replace(
+        problem(ridge, candidate("learnt", 10)),
+        divisions=tuple(
+            (ridge, replace(candidate("learnt", 10), advice=f"division {k}")) for k in (1, 2)
+        ),
+    )
+    plan = by_steps(raced, 2, 4, 4, {})
+    runners = race(raced, plan, tmp_path, 0)
+    seen.clear()
+    found, failures = run_finals(raced, plan, runners, tmp_path, 0)
+    assert not failures
+    assert seen[4:] == [("use learnt", 0), ("division 1", 1), ("division 2", 2), ("use learnt", 3)]
+    assert [len(each.test) for each in found] == [4, 4]
+
+
+def timed(name: str, steps: int, training: float, scoring: float) -> Runner:
+    return Runner(name, (Lap(steps, result(0.5), training, scoring),))
+
+
+@pytest.mark.parametrize("seconds", [1, 10, 60, 600])
+def test_finals_take_the_time_that_is_left(seconds):
+    """By how long the race took, not by what was measured before; else the least that is done."""
+    raced = problem(candidate("alone", family="target only"), candidate("a", 800))
+    costs = {name: Cost(0.0, 0.001, 0.0001) for name in ("alone", "a")}  # much too fast
+    plan = by_minutes(raced, 1, 3, 600, costs, {})
+    runners = [timed("alone", 0, 0.0, 0.4), timed("a", 50, 5.0, 0.6)]
+    plan = replace(plan, tasks=20)
+    found = within_time(raced, plan, runners, seconds, 600)
+    step, task = 5.0 / 50, (0.4 + 0.6) / 20
+    spent = found.seeds * (found.final["a"] * step + (found.tasks + found.test_tasks) * task)
+    least = 50 * step + (20 + FEWEST_TESTED) * task
+    assert spent <= max(seconds, least) + found.seeds * FEWEST_TESTED * task
+    assert found.final["a"] >= 50  # no fewer than in the race
+    assert 1 <= found.seeds <= 3
+    assert FEWEST_TESTED <= found.test_tasks <= 600
+    if seconds == 600:
+        assert spent > 0.6 * seconds
+        assert found.seeds == 3
+
+
+def test_plans_of_steps_stay_as_they_are():
+    raced = problem(candidate("a", 800))
+    plan = by_steps(raced, 10, 3, 600, {})
+    assert within_time(raced, plan, [timed("a", 10, 1.0, 1.0)], 1.0, 600) is plan
 
 
 def test_the_mean_over_named_tasks_counts_each_once():

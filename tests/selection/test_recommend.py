@@ -26,6 +26,7 @@ from quickstudy.selection.recommending import recommend as recommend_module
 from quickstudy.selection.recommending.given import Asked, problem_of
 from quickstudy.selection.recommending.of_domains import Kept
 from quickstudy.selection.recommending.of_rows import Divisions
+from quickstudy.selection.recommending.racer import Racer
 from quickstudy.selection.recommending.recommend import explain
 from quickstudy.selection.recommending.rules import HEADER, RULES, rules_for, table
 from quickstudy.selection.recommending.tables import columns_of, labelled_rows, texts_of
@@ -212,10 +213,37 @@ def test_scores_of_fewer_ways_than_asked_for_are_said(few_learners, monkeypatch)
     """12 classes leave fewer than 5 for validation, whose tasks are easier."""
     rows = qs.LabelledRows.from_labels(gaussian(48, 2), list(range(12)) * 4)
     asked = replace(ASKED, ways=5, shots=1, queries=3)
-    (note,) = problem_of(rows, asked).notes
+    note, _ = problem_of(rows, asked).notes
     ways = len(problem_of(rows, asked).candidates[0].sources.validation.classes)
     assert f"the race is of {ways}-way tasks" in note
     assert not problem_of(class_rows(1.0), replace(asked, ways=2)).notes
+
+
+def test_few_classes_are_divided_so_that_others_are_tested_each_time(few_learners):
+    made = problem_of(class_rows(1.0), replace(ASKED, ways=5, shots=1, queries=3))
+    assert any("final trainings keeps others out" in note for note in made.notes)
+    every = [made.candidates, *made.divisions]
+    assert len(every) == 3
+    tested: list[str] = []
+    for candidates in every:
+        assert [each.name for each in candidates] == [each.name for each in every[0]]
+        for each in candidates:
+            of = each.sources
+            parts = [set(part.classes.names) for part in (of.validation, of.test)]
+            if isinstance(of.train, qs.tasks.Episodes):
+                parts.append(set(of.train.classes.names))
+                assert len(set().union(*parts)) == 20
+            assert sum(map(len, parts)) == len(set().union(*parts))  # no class is in two parts
+        tested += candidates[0].sources.test.classes.names
+    assert len(tested) == len(set(tested)) == 15
+
+
+def test_few_classes_end_to_end(few_learners):
+    found = qs.recommend(class_rows(0.3), shots=2, ways=5, queries=5, steps=2, tasks=10)
+    assert found.expected.others_over == "3 divisions of the classes, each with its own training"
+    text = str(found)
+    assert "Beside the other finalists" in text
+    assert found.title in text.split("Beside the other finalists")[1].splitlines()[1]
 
 
 def test_texts_of_arrays_are_texts():
@@ -377,6 +405,39 @@ def test_what_left_the_race_without_a_score_is_said(monkeypatch):
     assert any("1 of 5 candidates left the race for a reason" in why for why in found.why)
     assert "svm" not in found.name
     assert "a support vector machine, Gaussian kernel  left the race: " in str(found)
+
+
+@pytest.mark.parametrize("calls", [3, 6, 8])
+def test_one_that_was_killed_goes_on_to_the_same_result(calls, few_learners, monkeypatch, tmp_path):
+    """Killed before the scoring of a rung, of the next one, and of a final training."""
+    monkeypatch.setattr(of_classes, "META", ("prototypical", "r2d2"))
+
+    def found(**more):
+        result = qs.recommend(
+            class_rows(1.0), shots=2, ways=3, queries=5, steps=4, tasks=6, seeds=1, **more
+        ).to_json()
+        return {**result, "settings": None}
+
+    whole, real, left = found(), Racer.scored, iter(range(calls))
+
+    def killed(self, *arguments, **more):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Racer, "scored", killed)
+        with pytest.raises(KeyboardInterrupt):
+            found(run=tmp_path / "kept")
+    assert found(run=tmp_path / "kept") == whole
+    assert (
+        json.loads((tmp_path / "kept" / "recommendation.json").read_text())["use"] == whole["use"]
+    )
+    with pytest.raises(ValueError, match=r"holds a recommendation with tasks 6; found 7"):
+        qs.recommend(class_rows(1.0), shots=2, ways=3, queries=5, steps=4, tasks=7, seeds=1,
+                     run=tmp_path / "kept")  # fmt: skip
+    with pytest.raises(FileExistsError, match="holds no recommendation"):
+        found(run=tmp_path)
 
 
 def test_the_command(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import quickstudy as qs
 from made_up import clouds
 from quickstudy.base import atomic
+from quickstudy.selection.comparing.budget import Pace
 from quickstudy.selection.comparing.compared import Comparisons
 from quickstudy.selection.comparing.comparison import Comparison
 from quickstudy.selection.comparing.stored import Folder, decoded, encoded, scores_csv
@@ -132,15 +133,16 @@ def test_measured_steps_are_kept(tmp_path, monkeypatch):
     """A second call in the same folder takes the steps that the first one measured."""
 
     def measured(budget, trainings, folder, display):
-        folder.keep_steps({"one": 3, "other one": 2})
+        folder.keep_paces({"one": Pace(3, False), "other one": Pace(2)})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("quickstudy.selection.comparing.compare.steps_of", measured)
+        patch.setattr("quickstudy.selection.comparing.compare.paces_of", measured)
         with pytest.raises(KeyboardInterrupt):
             compare(tmp_path, budget=qs.Minutes(100.0), seeds=1)
     table = compare(tmp_path, budget=qs.Minutes(100.0), seeds=1).main
     assert [entry.steps for entry in table.learners] == [3, 2]
+    assert table.settings["not_validated"] == ["one"]
 
 
 def test_no_name_is_computed_by_a_spreadsheet(whole, tmp_path):

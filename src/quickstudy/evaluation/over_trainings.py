@@ -120,7 +120,7 @@ def over_trainings(
     return OverTrainings(
         Interval(mean - half, mean + half),
         f"{count(trainings, 'training')} and {resampled}",
-        _p(mean, error, freedom),
+        p_of_mean(mean, error, freedom),
     )
 
 
@@ -130,7 +130,8 @@ def _too_few(number: int, one: str, many: str, needed: int) -> str:
     )
 
 
-def _p(mean: float, error: float, freedom: float) -> float:
+def p_of_mean(mean: float, error: float, freedom: float) -> float:
+    """The two-sided p-value of Student's t that a mean with this standard error is 0."""
     from scipy.special import stdtr
 
     if not error:

@@ -128,12 +128,24 @@ def _key_facts(comparison: Comparison) -> Markup:
         f"{count(len(comparison.baselines), 'baseline')}",
         "Trainings of each": f"{comparison.trainings}",
         "Budget of a training": _budget(settings.get("budget")),
+        "Not validated, last weights kept": _not_validated(comparison),
         "Test tasks": f"{comparison.tasks:,}",
         "Difference that matters": score.points(comparison.matters),
         "Fingerprint of the tasks": comparison.fingerprint,
     }
     cells = (tag("div", tag("dt", k), tag("dd", v)) for k, v in pairs.items() if v)
     return tag("dl", *cells, class_="facts")
+
+
+def _not_validated(comparison: Comparison) -> str:
+    """The learners for which validation would take too much of the minutes."""
+    names = comparison.settings.get("not_validated")
+    if not isinstance(names, list):
+        return ""
+    if {entry.name for entry in comparison.learners} <= set(names):
+        return "all learners"
+    labels = labels_of(comparison.entries)
+    return ", ".join(labels.get(str(name), str(name)) for name in names)
 
 
 def _budget(budget: Any) -> str:

@@ -26,6 +26,7 @@ def split_classes(
     fractions: Sequence[float] | None = None,
     seed: int = 0,
     ways: int | None = None,
+    turn: int = 0,
 ) -> Splits:
     """Split the classes at random into train, validation and test; deterministic per seed.
 
@@ -33,6 +34,8 @@ def split_classes(
                    validation and test then have 5 classes each, so that 5-way tasks can be drawn,
                    or as many as leave half of the classes for training.
     ``ways``       the fewest test classes, where ``fractions`` are not given.
+    ``turn``       of several splits of one seed: turns 0, 1, … have other test classes each, as
+                   long as there are classes for that.
 
     Raises ValueError for fewer than 6 classes, and for fractions or ways that they do not allow.
     """
@@ -43,7 +46,7 @@ def split_classes(
             f"found {n}. Add classes, or define the splits yourself."
         )
     train, val, test = _fitted(n, ways) if fractions is None else _shared(n, fractions)
-    order = _shuffled(n, seed).tolist()
+    order = _shuffled(n, seed).roll(turn * test).tolist()
     parts = order[:train], order[train : train + val], order[n - test :]
     return tuple(classes.select(sorted(part)) for part in parts)  # type: ignore[return-value]
 

@@ -29,10 +29,12 @@ from quickstudy.interfaces.cli.printing import json_option, print_json
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and tasks.")
 @click.option("--explain", "explain_only", is_flag=True,
               help="Only say what would be raced, and how long: nothing is trained.")  # fmt: skip
+@click.option("--out", "-o", type=click.Path(path_type=Path),
+              help="A folder to keep; the same command goes on there after a kill.")  # fmt: skip
 @json_option
 def recommend(
     path: Path | None, data: str | None, root: str | None, size: int | None, target: str | None,
-    explain_only: bool, as_json: bool, **asked: Any,
+    explain_only: bool, as_json: bool, out: Path | None, **asked: Any,
 ) -> None:  # fmt: skip
     """Race learners on your data, and say which to use, what to expect, and why.
 
@@ -52,7 +54,9 @@ def recommend(
         plan = explain(given, target=target, **asked)
         print_json({"explanation": plan}) if as_json else click.echo(plan)
         return
-    found = race(given, target=target, **asked, say=lambda text: click.echo(f"  {text}", err=True))
+    found = race(
+        given, target=target, **asked, run=out, say=lambda text: click.echo(f"  {text}", err=True)
+    )
     print_json(found.to_json()) if as_json else click.echo(str(found))
 
 

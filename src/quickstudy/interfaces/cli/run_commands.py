@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @click.option("--rate", type=float, help="Learning rate.")
 @click.option("--optimiser", help="adam or sgd.")
 @click.option("--clip", type=float, help="Greatest norm of a step's gradient.")
-@click.option("--validate-every", type=int, help="Steps between validations.")
+@click.option("--validate-every", type=int, help="Steps between validations; 0 for none.")
 @click.option("--patience", type=int, help="Stop after this many validations without improvement.")
 @click.option("--test-tasks", type=int, help="Number of test tasks.  [600]")
 @click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")

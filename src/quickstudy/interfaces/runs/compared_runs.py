@@ -26,7 +26,13 @@ from quickstudy.interfaces.runs.loaded import Loaded
 from quickstudy.interfaces.runs.plan import Plan
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
-from quickstudy.selection.comparing.budget import Minutes, seconds_per_step
+from quickstudy.selection.comparing.budget import (
+    Minutes,
+    Pace,
+    seconds_per_step,
+    seconds_per_task,
+    told,
+)
 from quickstudy.selection.comparing.compare import check_fits
 from quickstudy.selection.comparing.compared import Comparisons
 from quickstudy.selection.comparing.comparison import LEARNER
@@ -49,15 +55,19 @@ from quickstudy.training.fit import fit
 
 
 def compare_recipes(
-    plan: Plan, loaded: Loaded, path: Path, *, command: str = "", progress: bool = True
-) -> Comparisons:
+    plan: Plan, loaded: Loaded, path: Path, *, command: str = "", progress: bool = True,
+    begun: Callable[[], object] = lambda: None,
+) -> Comparisons:  # fmt: skip
     """Carry out ``plan`` in the folder ``path``, or go on where it was begun; see :mod:`.stored`.
 
     Whatever cannot run is found before any training: learners that do not fit, tasks that differ.
 
+    ``begun``  called once the folder is there, and nothing more is refused.
+
     Raises :class:`Stopped` where Ctrl-C, SIGTERM or SIGHUP ended training; the same call continues.
     """
     if (path / "plan.json").is_file() and Folder.of_settings(path, plan.to_json()).finished:
+        begun()
         return Folder(path).read()
     first = next(iter(plan.recipes.values()))
     torch.set_num_threads(first.threads or torch.get_num_threads())
@@ -68,15 +78,16 @@ def compare_recipes(
         tested = loaded.trained(recipe, learner, plan.over_shots)
         check_fits(name, tested.learner, (sources.train, tested.source), test_seed(recipe))
     folder = Folder.of_settings(path, plan.to_json())
+    begun()
     with Display(progress) as display:
-        steps = _steps(plan, loaded, learners, folder, display)
-        recipes = {name: replace(each, steps=steps[name]) for name, each in plan.recipes.items()}
+        paces = _paces(plan, loaded, learners, folder, display)
+        recipes = {name: _paced(each, paces[name]) for name, each in plan.recipes.items()}
         contenders = [
             _contender(name, recipe, loaded, folder, plan, command)
             for name, recipe in recipes.items()
         ]
         source, baselines, left_out = baselines_of(plan.recipes, loaded)
-        settings = {**_facts(first, plan), "steps": steps}
+        settings = {**_facts(first, plan), **told(paces)}
         contest = Contest(
             [*contenders, *baselines], source, plan.seeds, plan.tasks, plan.matters,
             test_seed(first), settings, left_out,
@@ -84,6 +95,13 @@ def compare_recipes(
         found = decide(contest, display, lambda *kept: _keep(folder, recipes, loaded, *kept))
     folder.write(found)
     return found
+
+
+def begun_by(folder: Path) -> str:
+    """The command that began the comparison in ``folder``, before any resuming; "" if not known."""
+    for file in sorted(folder.glob("*-seed-0/origin.json")):
+        return Run.open(file.parent).origin.command
+    return ""
 
 
 def _facts(recipe: Recipe, plan: Plan) -> dict[str, Any]:
@@ -104,23 +122,31 @@ def _trains(learner: Learner) -> bool:
     return any(parameter.requires_grad for parameter in learner.parameters())
 
 
-def _steps(
+def _paced(recipe: Recipe, pace: Pace) -> Recipe:
+    """The recipe with so many steps, and without validation where that takes too long."""
+    found = replace(recipe, steps=pace.steps)
+    return found if pace.validated else replace(found, validate_every=0, patience=None)
+
+
+def _paces(
     plan: Plan, loaded: Loaded, learners: Mapping[str, Learner], folder: Folder, display: Display
-) -> dict[str, int]:
+) -> dict[str, Pace]:
     """Steps of each learner: those of the budget, or as many as were measured to fit in it."""
     budget = plan.budget
     if not isinstance(budget, Minutes):
-        return {name: budget if _trains(each) else 0 for name, each in learners.items()}
-    kept = folder.kept_steps()
+        return {name: Pace(budget if _trains(each) else 0) for name, each in learners.items()}
+    kept = folder.kept_paces()
     for name, recipe in plan.recipes.items():
         if name in kept:
             continue
         display.begin(f"{name}: measuring the time of a step")
-        kept[name] = 0
+        kept[name] = Pace(0)
         if _trains(learners[name]):
             parts = loaded.parts(recipe, loaded.learner(recipe))
-            kept[name] = budget.steps(seconds_per_step(partial(_pilot, parts)))
-        folder.keep_steps(kept)
+            a_step, val = seconds_per_step(partial(_pilot, parts)), parts.sources.val
+            a_task = None if val is None else seconds_per_task(parts.trained, val)
+            kept[name] = budget.pace(a_step, a_task)
+        folder.keep_paces(kept)
     return kept
 
 

@@ -205,7 +205,7 @@ def _fit(
 ) -> Training:  # fmt: skip
     recipe, budget = parts.recipe, parts.recipe.budget()
     source, validation = parts.sources.val, None
-    if source is not None:
+    if source is not None and budget.validate_every:
         validation = Validation(
             source, every=budget.validate_every, tasks=100, patience=recipe.patience
         )

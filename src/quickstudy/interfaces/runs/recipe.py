@@ -33,7 +33,7 @@ NORMS = ("group", "batch", "support", "running")
 MINIMA = {
     "size": 1, "channels": 1, "ways": 2, "shots": 1, "queries": 1, "train_ways": 2, "workers": 1,
     "train_queries": 1, "fold": 1, "split_seed": 0, "steps": 0, "tasks_per_step": 1, "folds": 2,
-    "validate_every": 1, "patience": 1, "test_tasks": 2, "seed": 0, "test_seed": 0, "threads": 1,
+    "validate_every": 0, "patience": 1, "test_tasks": 2, "seed": 0, "test_seed": 0, "threads": 1,
 }  # fmt: skip
 """The smallest value of each number; an interval needs at least 2 test tasks."""
 
@@ -75,7 +75,7 @@ class Recipe:
 
     ``data``, ``root``, ``split``, ``size``, ``rotations``, ``strict``, ``fractions``,
     ``split_seed``                 see :func:`datasets.load`.
-    ``folds``, ``fold``            cross-validation over classes; ``fold`` is one of its parts.
+    ``folds``, ``fold``            cross-validation over classes, and one of its parts.
     ``learner``, ``options``       its name, and arguments of its constructor.
     ``backbone``, ``channels``, ``norm``   the network; ``channels`` is Conv4's width. The name of a
                                     pretrained one takes its published weights.
@@ -87,7 +87,7 @@ class Recipe:
     ``steps``, ``tasks_per_step``, ``rate``  of training; the rate follows a cosine schedule. 0
                                     steps train nothing, as where all weights are pretrained.
     ``optimiser``, ``clip``        "adam" or "sgd"; greatest norm of a step's gradient.
-    ``validate_every``, ``patience``   validation during training; the best weights are kept.
+    ``validate_every``, ``patience``   validation in training (0: none); the best weights are kept.
     ``test_tasks``, ``seed``, ``test_seed``  evaluation and randomness; tests take ``seed`` too.
     ``shuffled``                   support rows in random order, as sequence learners always have.
     ``threads``, ``device``        CPU threads; "cpu", "cuda" or "cuda:1", None for a GPU if any.
@@ -153,17 +153,18 @@ class Recipe:
             if "seed" not in name and value is not None and value > most:
                 raise ValueError(f"{name}: must be at most {most}; found {shown(value)}.")
         self._check_split()
+        if self.validate_every == 0 and self.patience:
+            raise ValueError("patience: counts validations, and validate_every is 0. Raise it.")
         if max(self.seed, self.test_seed or 0) >= 1 << 63:
             raise ValueError(f"seed: must be less than 2**63; found {shown(self.seed)}.")
-        for name in ("rate", "clip"):
-            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name}: must be a positive number; found {value}.")
+        for name, rate in (("rate", self.rate), ("clip", self.clip)):
+            if rate is not None and not 0 < rate < math.inf:
+                raise ValueError(f"{name}: must be a positive number; found {rate}.")
         if self.augment is not None:
             augmentation_names(self.augment)
         if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ValueError(
-                f"device: must be cpu, cuda or cuda:NUMBER; found {shown(self.device)}."
-            )
+            found = shown(self.device)
+            raise ValueError(f"device: must be cpu, cuda or cuda:NUMBER; found {found}.")
 
     def _check_split(self) -> None:
         if self.fractions is not None:
@@ -206,7 +207,7 @@ class Recipe:
             tasks_per_step=self.tasks_per_step or default.tasks_per_step,
             optimiser=optimiser,
             rate=self.rate or default_rate,
-            validate_every=self.validate_every or max(1, -(-steps // 4)),
+            validate_every=-(-steps // 4) if self.validate_every is None else self.validate_every,
         )
 
     def complete(self, limits: Limits | None = None) -> Recipe:
@@ -319,7 +320,6 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: must be YAML ({told(error)}). Correct the file.") from error
     if not isinstance(values, dict):
-        raise ValueError(
-            f"{path}: a recipe is lines of `name: value`; found {type(values).__name__}."
-        )
+        found = type(values).__name__
+        raise ValueError(f"{path}: a recipe is lines of `name: value`; found {found}.")
     return values

@@ -134,6 +134,10 @@ def begin_tuning(
             f"tune: trials are scored on validation classes, but {recipe.data} has none in this "
             "split. Give a split or fractions that keep some, such as fractions: [0.6, 0.2, 0.2]."
         )
+    if recipe.validate_every == 0:
+        raise ValueError(
+            "tune: trials are scored by validation; found validate_every 0. Leave it out."
+        )
     every = recipe.validate_every or max(1, -(-budget.steps // REPORTS))
     parts = replace(parts, recipe=replace(parts.recipe, validate_every=every))
     if not budget.steps:

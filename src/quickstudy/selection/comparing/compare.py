@@ -13,7 +13,7 @@ from quickstudy.base.shown import shown
 from quickstudy.core import Learner, Task, TaskSource
 from quickstudy.evaluation.growing import Growing
 from quickstudy.files.registry import build, describe
-from quickstudy.selection.comparing.budget import Minutes
+from quickstudy.selection.comparing.budget import Minutes, told
 from quickstudy.selection.comparing.compared import Comparisons
 from quickstudy.selection.comparing.contenders import Contender, Trained
 from quickstudy.selection.comparing.contest import Contest, decide
@@ -23,7 +23,7 @@ from quickstudy.selection.comparing.distinct import (
     refuse_baseline_names,
     refuse_shared_weights,
 )
-from quickstudy.selection.comparing.fitting import Training, steps_of
+from quickstudy.selection.comparing.fitting import Training, paces_of
 from quickstudy.selection.comparing.simple import (
     TARGET_ONLY,
     UNTRAINED,
@@ -73,6 +73,8 @@ def compare(
     ``tasks``       test tasks at most, 600 by default; of :func:`quickstudy.tasks.fixed`, all.
                     Tasks are added until every pair is decided.
     ``validation``  a source of validation tasks; the best weights of four validations are kept.
+                    With :class:`Minutes`, their time counts; a learner for which they would take
+                    more than a third of it keeps its last weights.
     ``matters``     the least difference that matters, in the score's unit (half a point).
     ``over_shots``  by number of shots, test tasks for the score over shots.
     ``run``         a folder for checkpoints. The same call continues there after a kill, with the
@@ -127,9 +129,9 @@ def compare(
         for name, make in makers.items()
     }
     with Display(progress) as display:
-        steps = steps_of(budget, trainings, folder, display)
-        settings |= {"steps": steps}
-        contenders = [training.contender(steps[name]) for name, training in trainings.items()]
+        paces = paces_of(budget, trainings, folder, display)
+        settings |= told(paces)
+        contenders = [training.contender(paces[name]) for name, training in trainings.items()]
         baselines, left_out = _baselines(makers, test, shown_first)
         contest = Contest(
             [*contenders, *baselines], test, seeds, tasks, matters, test_seed, settings, left_out

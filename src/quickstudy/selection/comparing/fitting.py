@@ -9,7 +9,14 @@ from typing import Any
 
 from quickstudy.core import Learner, TaskSource
 from quickstudy.evaluation.validation import Validation
-from quickstudy.selection.comparing.budget import Minutes, seconds_per_step
+from quickstudy.selection.comparing.budget import (
+    VALIDATION_TASKS,
+    VALIDATIONS,
+    Minutes,
+    Pace,
+    seconds_per_step,
+    seconds_per_task,
+)
 from quickstudy.selection.comparing.comparison import LEARNER
 from quickstudy.selection.comparing.contenders import Contender, OnStep, Stopped, Trained
 from quickstudy.selection.comparing.display import Display
@@ -33,13 +40,13 @@ class Training:
     folder: Folder | None
     over_shots: Mapping[int, TaskSource] | None
 
-    def contender(self, steps: int) -> Contender:
+    def contender(self, pace: Pace) -> Contender:
         """The learner, to be trained for so many steps."""
         learner = made(self.make, 0)
         card = card_of(learner)
         title = self.name if card is None or self.name != card.name else card.title
         return Contender(
-            self.name, title, LEARNER, lambda seed, on_step: self.trained(seed, steps, on_step)
+            self.name, title, LEARNER, lambda seed, on_step: self.trained(seed, pace, on_step)
         )
 
     @property
@@ -47,14 +54,15 @@ class Training:
         """Whether there is anything to train."""
         return any(parameter.requires_grad for parameter in made(self.make, 0).parameters())
 
-    def trained(self, seed: int, steps: int, on_step: OnStep) -> Trained:
+    def trained(self, seed: int, pace: Pace, on_step: OnStep) -> Trained:
         """Train from ``seed``, or go on where that was begun."""
+        steps = pace.steps
         learner = made(self.make, seed)
         shots = {n: (source, None) for n, source in (self.over_shots or {}).items()}
         if not steps:
             return Trained(learner, self.test, over_shots=shots)
         training = self._fit(
-            learner, seed, steps, None if self.folder is None else self.folder.run(self.name, seed),
+            learner, seed, pace, None if self.folder is None else self.folder.run(self.name, seed),
             lambda step: on_step(step.step, steps),
         )  # fmt: skip
         if not training.finished:
@@ -64,19 +72,23 @@ class Training:
             steps=steps, over_shots=shots,
         )  # fmt: skip
 
-    def seconds_per_step(self) -> float:
-        """CPU seconds of an optimiser step, measured."""
-        return seconds_per_step(
-            lambda on_step: self._fit(made(self.make, 0), 0, 1_000_000, None, on_step)
+    def pace(self, budget: Minutes) -> Pace:
+        """The steps that fit in the budget, by the time that one takes here."""
+        learner = made(self.make, 0)
+        a_step = seconds_per_step(
+            lambda on_step: self._fit(learner, 0, Pace(1_000_000, False), None, on_step)
         )
+        a_task = None if self.validation is None else seconds_per_task(learner, self.validation)
+        return budget.pace(a_step, a_task)
 
     def _fit(
-        self, learner: Learner, seed: int, steps: int, run: Path | None,
+        self, learner: Learner, seed: int, pace: Pace, run: Path | None,
         on_step: Callable[[Any], object],
     ) -> Any:  # fmt: skip
-        validation = None
-        if self.validation is not None:
-            validation = Validation(self.validation, every=max(1, -(-steps // 4)), tasks=100)
+        steps, validation = pace.steps, None
+        if self.validation is not None and pace.validated:
+            every = max(1, -(-steps // VALIDATIONS))
+            validation = Validation(self.validation, every=every, tasks=VALIDATION_TASKS)
         return fit(
             learner, self.train_source, steps, self.tasks_per_step,
             optimiser=optimiser_of(learner), schedule=cosine, validation=validation, seed=seed,
@@ -93,19 +105,19 @@ def optimiser_of(learner: Learner) -> OptimiserMaker:
     return {"adam": adam, "sgd": sgd}[card.training.optimiser](card.training.rate)
 
 
-def steps_of(
+def paces_of(
     budget: int | Minutes, trainings: Mapping[str, Training], folder: Folder | None,
     display: Display,
-) -> dict[str, int]:  # fmt: skip
+) -> dict[str, Pace]:  # fmt: skip
     """Steps of each learner: as given, or measured once and kept in the folder."""
     if not isinstance(budget, Minutes):
-        return {name: budget if each.trains else 0 for name, each in trainings.items()}
-    kept = {} if folder is None else folder.kept_steps()
+        return {name: Pace(budget if each.trains else 0) for name, each in trainings.items()}
+    kept = {} if folder is None else folder.kept_paces()
     for name, each in trainings.items():
         if name in kept:
             continue
         display.begin(f"{name}: measuring the time of a step")
-        kept[name] = budget.steps(each.seconds_per_step()) if each.trains else 0
+        kept[name] = each.pace(budget) if each.trains else Pace(0)
         if folder is not None:
-            folder.keep_steps(kept)
+            folder.keep_paces(kept)
     return kept

@@ -25,6 +25,7 @@ from typing import Any
 from quickstudy.base.atomic import create_atomically, remove_abandoned, write_atomically
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.shown import shown
+from quickstudy.selection.comparing.budget import Pace
 from quickstudy.selection.comparing.compared import Comparisons
 from quickstudy.selection.comparing.comparison import Comparison
 
@@ -66,17 +67,21 @@ class Folder:
         """The folder of one training."""
         return self.path / f"{_as_file_name(name)}-seed-{seed}"
 
-    def kept_steps(self) -> dict[str, int]:
-        """Steps by learner, as far as they were measured."""
+    def kept_paces(self) -> dict[str, Pace]:
+        """Steps by learner, and whether it is validated, as far as they were measured."""
         file = self.path / "steps.json"
         if not file.is_file():
             return {}
         with damage_names(file):
-            return {str(name): int(steps) for name, steps in read_json(file).items()}
+            return {
+                str(name): Pace(int(pace["steps"]), bool(pace["validated"]))
+                for name, pace in read_json(file).items()
+            }
 
-    def keep_steps(self, steps: Mapping[str, int]) -> None:
-        """Keep the steps that were measured."""
-        write_atomically(self.path / "steps.json", _encoded(steps, indent=1))
+    def keep_paces(self, paces: Mapping[str, Pace]) -> None:
+        """Keep the paces that were measured."""
+        values = {name: pace._asdict() for name, pace in paces.items()}
+        write_atomically(self.path / "steps.json", _encoded(values, indent=1))
 
     @property
     def finished(self) -> bool:

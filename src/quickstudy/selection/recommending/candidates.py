@@ -86,6 +86,7 @@ class Problem:
     ``shots``       rows of each class in the support, where there is one number; 0 for none.
     ``tasks``       validation tasks, and test tasks, that there are; None for as many as asked for.
     ``notes``       what was noticed in the data, such as a harmful source.
+    ``divisions``   the same candidates on further divisions of few classes, for the finals.
     """
 
     kind: str
@@ -98,12 +99,14 @@ class Problem:
     shots: int = 0
     tasks: int | None = None
     notes: tuple[str, ...] = ()
+    divisions: tuple[tuple[Candidate, ...], ...] = ()
 
     @property
     def too_few(self) -> bool:
         """Whether there is too little to race on."""
         return self.raced_on < FEWEST
 
-    def candidate(self, name: str) -> Candidate:
-        """The candidate called ``name``."""
-        return next(each for each in self.candidates if each.name == name)
+    def candidate(self, name: str, training: int = 0) -> Candidate:
+        """The candidate called ``name``; of a final training, on the division that is its turn."""
+        every = (self.candidates, *self.divisions)
+        return next(each for each in every[training % len(every)] if each.name == name)

@@ -10,6 +10,7 @@ from quickstudy.base.words import count
 from quickstudy.core import TaskSource
 from quickstudy.evaluation import wording
 from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.evaluation.over_divisions import figures_over_divisions, pairs_over_divisions
 from quickstudy.evaluation.paired import figures, pairs
 from quickstudy.selection.recommending.candidates import Problem
 from quickstudy.selection.recommending.finals import Finalist, margin, second, taken
@@ -36,7 +37,9 @@ def recommended(
     other = second(finals, first)
     results = first.results
     by_name = {each.candidate.name: each.results for each in finals}
-    beside = pairs(by_name, margin(finals, matters), seed) if len(finals) > 1 else ()
+    paired = pairs_over_divisions if problem.divisions else pairs
+    expected = (figures_over_divisions if problem.divisions else figures)(results, seed)
+    beside = paired(by_name, margin(finals, matters), seed) if len(finals) > 1 else ()
     ends = {each.candidate.name: each for each in finals}
     rows = tuple(
         Row(
@@ -52,7 +55,7 @@ def recommended(
     return Recommendation(
         problem.kind, problem.about, candidate.advice, tuple(_why(finals, first, matters, rows)),
         candidate.name, candidate.title, candidate.family, results[0].score, results[0].unit,
-        results[0].higher_is_better, figures(results, seed), bool(first.test),
+        results[0].higher_is_better, expected, bool(first.test),
         other.candidate.title if other else "", beside,
         _more_shots(problem, plan, first, seed, say), rows, problem.left_out,
         tuple(rule.sentence for rule in rules_for(problem.rules)), problem.notes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from quickstudy.base.errors import first_line
 from quickstudy.core import Learner
 from quickstudy.evaluation.result import Result
 from quickstudy.selection.recommending.candidates import Candidate, Problem
-from quickstudy.selection.recommending.plan import Plan
+from quickstudy.selection.recommending.plan import MOST, Plan
 from quickstudy.selection.recommending.race import Runner, Say, goodness, still_in
 from quickstudy.selection.recommending.racer import Racer, one_result
 from quickstudy.tasks.fixed import FixedTasks
@@ -21,6 +21,9 @@ from quickstudy.training.schedules import cosine
 
 UNTRAINED = 2
 """Candidates without training over tasks that reach the finals, beside the best of target only."""
+
+SCORING, FEWEST_TESTED = 0.35, 20
+"""Of the time for the finals, the share for scoring, and the fewest test tasks for it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,38 @@ def finalists(problem: Problem, plan: Plan, runners: Sequence[Runner]) -> list[C
     return [each for each in problem.candidates if each.name in chosen]
 
 
+def within_time(
+    problem: Problem, plan: Plan, runners: Sequence[Runner], seconds: float, tasks: int
+) -> Plan:
+    """``plan`` with finals of about ``seconds``, by how long the race took; untimed plans stay.
+
+    Each final training has at least the steps of the race, else there are fewer trainings, at least
+    one. Test tasks take :data:`SCORING` of the time, ``tasks`` at most.
+    """
+    if not math.isfinite(plan.seconds):
+        return plan
+    by_name = {each.name: each for each in runners}
+    chosen = [(each, by_name[each.name].laps) for each in finalists(problem, plan, runners)]
+    trained = [(each, laps) for each, laps in chosen if each.steps]
+    per_step = {each.name: laps[-1].training / max(1, laps[-1].steps) for each, laps in trained}
+    race = {each.name: laps[-1].steps for each, laps in trained}
+    one_by_one = sum(laps[-1].scoring for _, laps in chosen) / plan.tasks  # of a task, by all
+    left = max(0.0, seconds * (1 - SCORING))
+    once = sum(per_step[name] * steps for name, steps in race.items())
+    seeds = max(1, min(plan.seeds, int(left / once) if once else plan.seeds))
+    share = left / (seeds * max(1, len(trained)))
+    final = {
+        each.name: min(
+            max(race[each.name], int(share / max(per_step[each.name], 1e-6))), MOST * each.steps
+        )
+        for each, _ in trained
+    }
+    scored = SCORING * seconds / (seeds * one_by_one or 1e-9) - plan.tasks
+    most = min(tasks, problem.tasks or tasks)
+    test_tasks = max(min(FEWEST_TESTED, most), min(int(scored), most))
+    return replace(plan, seeds=seeds, final={**plan.final, **final}, test_tasks=test_tasks)
+
+
 def run_finals(
     problem: Problem,
     plan: Plan,
@@ -72,18 +107,23 @@ def run_finals(
     seed: int,
     say: Say = lambda _: None,
 ) -> tuple[list[Finalist], dict[str, str]]:
-    """The finalists, simplest first, and why others failed."""
+    """The finalists, simplest first, and why others failed.
+
+    Where few classes are divided several times, each training is on the next division.
+    """
     found: list[Finalist] = []
     failures: dict[str, str] = {}
     for candidate in finalists(problem, plan, runners):
         try:
-            found.append(_trained(candidate, plan, folder, seed, say))
+            found.append(_trained(problem, candidate, plan, folder, seed, say))
         except Exception as error:  # one candidate never stops the finals
             failures[candidate.name] = first_line(error)
     return found, failures
 
 
-def _trained(candidate: Candidate, plan: Plan, folder: Path, seed: int, say: Say) -> Finalist:
+def _trained(
+    problem: Problem, candidate: Candidate, plan: Plan, folder: Path, seed: int, say: Say
+) -> Finalist:
     steps = plan.final.get(candidate.name, 0)
     validation: list[Result] = []
     test: list[Result] = []
@@ -91,16 +131,17 @@ def _trained(candidate: Candidate, plan: Plan, folder: Path, seed: int, say: Say
     for number in range(plan.seeds):
         told = f", {steps} steps" if steps else ""
         say(f"finals: {candidate.title}, training {number + 1} of {plan.seeds}{told}")
-        racer = Racer(candidate, seed + number, folder / f"final-{candidate.name}-{number}", cosine)
-        if first is not None and not steps and _alike(first, racer):
+        mine = problem.candidate(candidate.name, number)
+        racer = Racer(mine, seed + number, folder / f"final-{candidate.name}-{number}", cosine)
+        if first is not None and not (steps or problem.divisions) and _alike(first, racer):
             validation.append(validation[0])  # nothing in it depends on the seed
             test += test[:1]
             continue
         racer.train_to(steps)
         first = first or racer
         # Other tasks than those of the race, on which the best looks better than it is.
-        validation.append(one_result(racer.scored(plan.tasks, _others(candidate, seed))))
-        if candidate.sources.test is not None:
+        validation.append(one_result(racer.scored(plan.tasks, _others(mine, seed))))
+        if mine.sources.test is not None:
             test.append(one_result(racer.scored(plan.test_tasks, seed, test=True)))
     assert first is not None
     return Finalist(candidate, steps, tuple(validation), tuple(test), first.used())

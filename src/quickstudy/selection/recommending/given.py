@@ -17,7 +17,8 @@ from quickstudy.core import Examples, TaskSpec
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.domains import Domains
 from quickstudy.selection.recommending.candidates import FEWEST, Problem
-from quickstudy.selection.recommending.of_classes import Splits, problem_of_classes
+from quickstudy.selection.recommending.divisions import Splits, divided
+from quickstudy.selection.recommending.of_classes import problem_of_classes
 from quickstudy.selection.recommending.of_domains import of_transfer_tasks, problem_of_domains
 from quickstudy.selection.recommending.of_functions import problem_of_source
 from quickstudy.selection.recommending.of_named_tasks import problem_of_named_tasks
@@ -109,32 +110,23 @@ def _of_episodes(source: Episodes, asked: Asked) -> Problem:
     """Tasks of the size of those of ``source``; its classes are divided in three."""
     rows = source.classes
     ways, shots, queries = (each[1] for each in (source.ways, source.shots, source.queries))
-    return _of_classes("your classes", rows, Splitting(ways, shots, queries), asked)
+    return _of_classes("your classes", rows, (ways, shots, queries), asked)
 
 
-@dataclass(frozen=True)
-class Splitting:
-    """The size of tasks."""
-
-    ways: int
-    shots: int
-    queries: int
-
-
-def _of_classes(name: str, rows: LabelledRows, size: Splitting, asked: Asked) -> Problem:
-    given = (size.ways, size.shots, size.queries)
+def _of_classes(name: str, rows: LabelledRows, size: tuple[int, int, int], asked: Asked) -> Problem:
+    """``size`` of a task: ways, shots, and queries of each class."""
     if len(rows) < FEWEST:
         network = for_pictures(rows, asked.for_features, True)
-        about = f"{name}: {len(rows)} classes, for {size.ways}-way {size.shots}-shot tasks"
+        about = f"{name}: {len(rows)} classes, for {size[0]}-way {size[1]}-shot tasks"
         return Problem("few-shot classes", about, "class", len(rows), (), network.rules)
-    splits = Splits(*split_classes(rows, seed=asked.seed), *given)
-    return problem_of_classes(name, splits, for_pictures(rows, asked.for_features, asked.pretend))
+    divisions = divided(rows, *size, asked.seed)
+    return problem_of_classes(
+        name, divisions, for_pictures(rows, asked.for_features, asked.pretend)
+    )
 
 
 def _of_rows(rows: LabelledRows, asked: Asked) -> Problem:
-    return _of_classes(
-        "your classes", rows, Splitting(asked.ways, asked.shots, asked.queries), asked
-    )
+    return _of_classes("your classes", rows, (asked.ways, asked.shots, asked.queries), asked)
 
 
 def _of_dataset(data: Dataset, asked: Asked) -> Problem:
@@ -160,7 +152,7 @@ def _of_dataset(data: Dataset, asked: Asked) -> Problem:
         train, val, _ = split_classes(data.train, seed=asked.seed)
     test = data.test if len(data.test) else None
     return problem_of_classes(
-        name, Splits(train, val, test, asked.ways, asked.shots, asked.queries), network
+        name, [Splits(train, val, test, asked.ways, asked.shots, asked.queries)], network
     )
 
 
@@ -321,5 +313,5 @@ def _of_texts(texts: list[str], asked: Asked) -> Problem:
     if len(rows) < FEWEST:
         about = f"your texts: {len(rows)} classes"
         return Problem("few-shot classes", about, "class", len(rows), (), network.rules)
-    splits = Splits(*split_classes(rows, seed=asked.seed), asked.ways, asked.shots, asked.queries)
-    return problem_of_classes("your texts", splits, network)
+    divisions = divided(rows, asked.ways, asked.shots, asked.queries, asked.seed)
+    return problem_of_classes("your texts", divisions, network)

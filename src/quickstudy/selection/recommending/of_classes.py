@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,87 +22,67 @@ from quickstudy.learners.multitask.pooled import Pooled
 from quickstudy.learners.transfer.linear_probe import LinearProbe
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.selection.recommending.candidates import Candidate, Problem, Sources
-from quickstudy.selection.recommending.on_pretrained import Pretrained, shrunk
-from quickstudy.tasks.episodes import Episodes, episodes
+from quickstudy.selection.recommending.divisions import Splits, view_of
+from quickstudy.selection.recommending.on_pretrained import Pretrained, View
+from quickstudy.tasks.episodes import Episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.named_rows import of_examples
 from quickstudy.tasks.named_tasks import NamedTasks
 from quickstudy.tasks.order import reads_a_sequence
-from quickstudy.tasks.rows import LabelledRows
 from quickstudy.training.optimisers import adam, sgd
 
 META = ("prototypical", "r2d2", "matching", "proto_maml", "anil", "in_context")
 """Meta-learners that are raced: of metric, gradient and memory families, the simplest first."""
 
-TRAIN_QUERIES = 5
 BATCH = 64
 """Rows of a step that trains a classifier of all training classes."""
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Rows of classes for training, the race and the last test, and the tasks that are asked for.
-
-    ``test``  None where there are too few classes for a third part.
-    """
-
-    train: LabelledRows
-    val: LabelledRows
-    test: LabelledRows | None
-    ways: int
-    shots: int
-    queries: int
-
-    @property
-    def classes(self) -> int:
-        """How many classes there are in all."""
-        return sum(len(each) for each in (self.train, self.val, self.test) if each is not None)
-
-    def shrunk(self) -> Splits:
-        """With pictures that are small enough to train a network on them from scratch."""
-        test = None if self.test is None else shrunk(self.test)
-        return replace(self, train=shrunk(self.train), val=shrunk(self.val), test=test)
-
-    def source(self, rows: LabelledRows, shuffled: bool, shots: int = 0) -> Episodes:
-        """Tasks of these rows, as they are asked for, with as many ways as there are classes."""
-        shots = shots or self.shots
-        queries = max(1, min(self.queries, int(rows.counts.min()) - shots))
-        return episodes(rows, min(self.ways, len(rows)), shots, queries, shuffled=shuffled)
-
-    def training(self, ways: int, shuffled: bool) -> Episodes:
-        """Training tasks of ``ways`` classes, or as many as there are."""
-        queries = max(1, min(TRAIN_QUERIES, int(self.train.counts.min()) - self.shots))
-        return episodes(
-            self.train, min(ways, len(self.train)), self.shots, queries, shuffled=shuffled
-        )
-
-
-def problem_of_classes(name: str, splits: Splits, pretrained: Pretrained) -> Problem:
+def problem_of_classes(name: str, divisions: Sequence[Splits], pretrained: Pretrained) -> Problem:
     """What fits tasks of new classes.
 
     ``name``        of the data, for texts.
+    ``divisions``   the classes as they are divided: the race is on the first.
     ``pretrained``  networks that read such inputs, or why there is none.
     """
+    splits = divisions[0]
     views = pretrained.views(splits.train, splits.val, splits.test)
-    splits = splits.shrunk()
+    notes = [] if (few := fewer_ways(splits)) is None else [few]
+    if not all(len(view.train) for view in views):
+        divisions = divisions[:1]  # not all classes have features
+    if len(divisions) > 1:
+        notes.append(
+            f"There are few classes, so the race is on {len(splits.val)} of them, and each of "
+            f"{len(divisions)} final trainings keeps others out."
+        )
+    made = [
+        _candidates(each.shrunk(), [view if each is splits else view_of(view, each)
+                                    for view in views])
+        for each in divisions
+    ]  # fmt: skip
+    tested = "" if splits.test is None else f", {len(splits.test)} test classes"
+    often = f", in {len(divisions)} divisions" if len(divisions) > 1 else ""
+    about = (
+        f"{name}: {splits.ways}-way {splits.shots}-shot tasks of new classes; {len(splits.train)} "
+        f"training classes, {len(splits.val)} validation classes{tested}{often}"
+    )
+    return Problem(
+        "few-shot classes", about, "class", splits.classes, made[0], pretrained.rules,
+        pretrained.left_out, splits.shots, notes=tuple(notes), divisions=tuple(made[1:]),
+    )  # fmt: skip
+
+
+def _candidates(splits: Splits, views: Sequence[View]) -> tuple[Candidate, ...]:
+    """The candidates for one division of the classes, simplest first."""
     plain = isinstance(splits.train.inputs, Tensor)
-    candidates = [*(_on_inputs(splits) if plain else [])]
+    found = [*(_on_inputs(splits) if plain else [])]
     for view in views:
-        candidates += _on_features(splits, view.title, view.name, replace(
+        found += _on_features(splits, view.title, view.name, replace(
             splits, train=view.train, val=view.val, test=view.test
         ))  # fmt: skip
     if plain:
-        candidates += [_all_classes(splits), *(_meta(each, splits) for each in META)]
-    tested = "" if splits.test is None else f", {len(splits.test)} test classes"
-    notes = () if (few := fewer_ways(splits)) is None else (few,)
-    about = (
-        f"{name}: {splits.ways}-way {splits.shots}-shot tasks of new classes; {len(splits.train)} "
-        f"training classes, {len(splits.val)} validation classes{tested}"
-    )
-    return Problem(
-        "few-shot classes", about, "class", splits.classes, tuple(candidates),
-        pretrained.rules, pretrained.left_out, splits.shots, notes=notes,
-    )  # fmt: skip
+        found += [_all_classes(splits), *(_meta(each, splits) for each in META)]
+    return tuple(found)
 
 
 def fewer_ways(splits: Splits) -> str | None:

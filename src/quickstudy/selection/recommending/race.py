@@ -9,8 +9,9 @@ and stay in the race to its end, as they cost nothing more; and in two trained o
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quickstudy.base.errors import first_line
@@ -25,10 +26,15 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Lap:
-    """A candidate's score after so many steps, on the validation tasks that all are scored on."""
+    """A candidate's score after so many steps, on the validation tasks that all are scored on.
+
+    ``training``, ``scoring``  seconds of all its steps, and of the lap's tasks.
+    """
 
     steps: int
     result: Result
+    training: float = field(default=math.nan, compare=False)
+    scoring: float = field(default=math.nan, compare=False)
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,14 @@ def _lap(
             ready[candidate.name] = Racer(candidate, seed, folder / f"race-{candidate.name}")
         racer = ready[candidate.name]
         racer.train_to(steps)
+        trained = time.perf_counter()
         result = one_result(racer.scored(plan.tasks, seed))
         if math.isnan(result.mean):
             raise ValueError(f"its {result.score} is undefined on the validation tasks")
     except Exception as error:  # one candidate never stops the race
         return Runner(runner.name, runner.laps, first_line(error))
-    return Runner(runner.name, (*runner.laps, Lap(steps, result)))
+    lap = Lap(steps, result, racer.seconds, time.perf_counter() - trained)
+    return Runner(runner.name, (*runner.laps, lap))
 
 
 def still_in(problem: Problem, plan: Plan, runners: Mapping[str, Runner]) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copytree
 
 import torch
 
@@ -32,7 +33,8 @@ class Racer:
     """One training of a candidate.
 
     ``seed``    of the initial weights and of the training tasks.
-    ``folder``  of its checkpoint, from which training goes on.
+    ``folder``  of its checkpoints, one for each number of steps that it trained to: one that was
+                killed takes the same way again, and trains only what is missing.
     """
 
     candidate: Candidate
@@ -41,6 +43,7 @@ class Racer:
     schedule: Schedule = constant
     learner: Learner = field(init=False)
     steps: int = 0
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.learner = self.candidate.made(self.seed)
@@ -52,15 +55,20 @@ class Racer:
         """
         if steps <= self.steps or self.candidate.sources.train is None:
             return
+        run = self.folder / str(steps)
+        if self.steps and not run.exists():
+            copied = self.folder / f"{steps}-copied"  # moved in one step, so that it is complete
+            copytree(self.folder / str(self.steps), copied, dirs_exist_ok=True)
+            copied.replace(run)
         training = fit(
             self.learner, self.candidate.sources.train, steps, self.candidate.tasks_per_step,
             optimiser=self.candidate.optimiser, objective=self.candidate.objective,
-            schedule=self.schedule, seed=self.seed, run=self.folder, resume=True,
+            schedule=self.schedule, seed=self.seed, run=run, resume=True,
             checkpoint_every=steps, log_every=steps, progress=False,
         )  # fmt: skip
         if not training.finished:
             raise KeyboardInterrupt
-        self.steps = steps
+        self.steps, self.seconds = steps, training.seconds
 
     def used(self) -> Learner:
         """The learner that adapts to new tasks."""

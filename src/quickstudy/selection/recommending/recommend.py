@@ -15,8 +15,9 @@ from quickstudy.base.shown import shown
 from quickstudy.base.words import count
 from quickstudy.selection.recommending.candidates import FEWEST, Problem
 from quickstudy.selection.recommending.concluding import recommended
-from quickstudy.selection.recommending.finals import run_finals
+from quickstudy.selection.recommending.finals import run_finals, within_time
 from quickstudy.selection.recommending.given import Asked, problem_of
+from quickstudy.selection.recommending.kept import opened
 from quickstudy.selection.recommending.plan import (
     MEASURING,
     Plan,
@@ -31,6 +32,9 @@ from quickstudy.selection.recommending.rules import rules_for
 
 SEEDS = 3
 """Trainings of each finalist: the fewest for an interval over other trainings."""
+
+CONCLUDING = 0.05
+"""Share of the time for what follows the finals: scores of more shots, intervals."""
 
 
 def recommend(
@@ -49,6 +53,7 @@ def recommend(
     seeds: int = SEEDS,
     matters: float = 0.005,
     seed: int = 0,
+    run: str | Path | None = None,
     say: Say | None = None,
 ) -> Recommendation:
     """Race what fits ``data``, and say what to use, what score to expect, why, and what is second.
@@ -72,6 +77,7 @@ def recommend(
     ``seeds``    trainings of each finalist; with fewer than 3 nothing is known about others.
     ``matters``  the difference of scores below which the simpler of two learners is taken: a share,
                  0.005 is half a point. Of scores without a unit, it is 1% of the best.
+    ``run``      a folder for checkpoints and the result. The same call goes on there after a kill.
     ``say``      called with what is done next; None says nothing.
 
     The candidates (transfer, multi-task and meta-learners, and learners of your rows alone) are
@@ -100,22 +106,34 @@ def recommend(
     )
     say = say or (lambda _: None)
     _check(asked, tasks, seeds, matters)
+    began = time.perf_counter()
     problem = problem_of(data, asked)
     settings = {"minutes": None if steps else budget / 60, "steps": steps, "seeds": seeds,
                 "tasks": tasks, "matters": matters, "seed": seed}  # fmt: skip
     if problem.too_few:
         return replace(by_rules(problem), settings=settings)
-    with TemporaryDirectory(prefix="quickstudy-race-") as name:
-        folder = Path(name)
-        began = time.perf_counter()
-        plan = _plan(problem, steps, budget, seeds, tasks, seed, folder, say)
-        runners = race(problem, plan, folder, seed, say)
-        finals, failures = run_finals(problem, plan, runners, folder, seed, say)
+    names = {"problem": problem.about, "candidates": [each.name for each in problem.candidates]}
+
+    def left(share: float) -> float:
+        return share * budget - (time.perf_counter() - began)
+
+    with opened(run, {**settings, **names}) as folder:
+        path = folder.path
+        plan = folder.plan(
+            "plan", lambda: _plan(problem, steps, left(1.0), seeds, tasks, seed, path, say)
+        )
+        runners = race(problem, plan, path, seed, say)
+        plan = folder.plan(
+            "finals", lambda: within_time(problem, plan, runners, left(1 - CONCLUDING), tasks)
+        )
+        finals, failures = run_finals(problem, plan, runners, path, seed, say)
         if not finals:
             raise ValueError(_all_failed(runners, failures))
         found = recommended(problem, plan, runners, finals, failures, matters, seed, say)
         settings |= {"seconds": round(time.perf_counter() - began, 1)}
-    return replace(found, settings=settings)
+        found = replace(found, settings=settings)
+        folder.keep(found.to_json())
+    return found
 
 
 def explain(

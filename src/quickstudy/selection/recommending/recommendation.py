@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from quickstudy.core import Learner
@@ -12,6 +12,7 @@ from quickstudy.evaluation import wording
 from quickstudy.evaluation.intervals import Interval
 from quickstudy.evaluation.paired import Figures, Pair
 from quickstudy.evaluation.strict_json import plain
+from quickstudy.selection.comparing.words import sentence
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ def _lines(found: Recommendation) -> list[str]:
     lines += ["", "Why", *(f"  {each}" for each in found.why)]
     if found.second:
         lines += ["", f"Second: {found.second}"]
+    if beside := _beside(found):
+        lines += ["", "Beside the other finalists", *(f"  {each}" for each in beside)]
     if found.more_shots:
         lines += ["", "More shots", *(
             f"  {each.shots:>3}   {each.figure or 'not measured: ' + each.failure}"
@@ -166,6 +169,16 @@ def _lines(found: Recommendation) -> list[str]:
         if notes:
             lines += ["", title, *(f"  {note}" for note in notes)]
     return lines
+
+
+def _beside(found: Recommendation) -> list[str]:
+    """What is known of the recommended one beside each other finalist, in sentences."""
+    titles = {row.name: row.title for row in found.rows}
+    return [
+        sentence(replace(pair, first=titles[pair.first], second=titles[pair.second]))
+        for pair in found.pairs
+        if found.name in (pair.first, pair.second)
+    ]
 
 
 def _race_line(row: Row, unit: str) -> str:
