@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from quickstudy.answers.specs import multilabel as multilabel
     from quickstudy.answers.specs import regression as regression
     from quickstudy.answers.specs import segmentation as segmentation
+    from quickstudy.answers.specs import spans as spans
     from quickstudy.answers.specs import spec as spec
     from quickstudy.answers.specs import tokens as tokens
     from quickstudy.backbones.pretrained.features import featurise as featurise
@@ -137,6 +138,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation
     from quickstudy.learners.metric.siamese import Siamese as Siamese
+    from quickstudy.learners.metric.span_scorer import SpanScorer as SpanScorer
     from quickstudy.learners.multitask.cross_stitch import CrossStitch as CrossStitch
     from quickstudy.learners.multitask.hard_sharing import HardSharing as HardSharing
     from quickstudy.learners.multitask.mean_regularised import MeanRegularised as MeanRegularised
@@ -211,6 +213,7 @@ _DEFINED_IN = {
     "regression": "answers.specs",
     "save": "files.storage",
     "segmentation": "answers.specs",
+    "spans": "answers.specs",
     "spec": "answers.specs",
     "stranger_score": "evaluation.strangers",
     "tokens": "answers.specs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from contract_cases import (
@@ -16,13 +18,16 @@ from contract_cases import (
     pictures_with_numbers,
     source_for,
 )
+from torch import nn
 
-from made_up import bright_places, planes, yes_or_no
+import quickstudy as qs
+from made_up import Detector, bright_places, planes, yes_or_no
 from quickstudy.answers.classes import Classes
 from quickstudy.core import TaskSource
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import make_learner
 from quickstudy.interfaces.runs.recipe import Recipe
+from test_every_answer import Tagger, detection, tagging
 
 
 @pytest.mark.parametrize(
@@ -115,6 +120,19 @@ def test_learners_of_targets_known_in_part_keep_what_they_do_not_except(
 
 def test_a_learner_of_pixels_keeps_what_it_does_not_except() -> None:
     found = misjudged(of_pixels(), bright_places())
+    assert unneeded_where_no_class_has_a_name(found) == {}
+
+
+@pytest.mark.parametrize(
+    ("network", "source"),
+    [(Tagger, tagging), (lambda: Detector(8, slots=3), detection)],
+    ids=["tokens", "boxes"],
+)
+def test_a_learner_of_tokens_and_one_of_boxes_keep_what_they_do_not_except(
+    network: Callable[[], nn.Module], source: TaskSource
+) -> None:
+    torch.manual_seed(0)
+    found = misjudged(qs.MAML(network(), 2, 0.1).double().eval(), source)
     assert unneeded_where_no_class_has_a_name(found) == {}
 
 

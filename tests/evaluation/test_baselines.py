@@ -20,6 +20,7 @@ from quickstudy.evaluation.compared import Compared
 from quickstudy.evaluation.result import result_of
 from quickstudy.evaluation.untrained import untrained
 from quickstudy.tasks.numbering import Stream, draw
+from test_every_answer import Tagger, tagging
 
 NEAREST, FEATURES, WHOLE = (
     "nearest mean of the inputs", "nearest mean of untrained features", "untrained learner",
@@ -288,3 +289,22 @@ def test_a_baseline_with_an_error_does_not_stop_the_evaluation() -> None:
     nn.init.normal_(net[1].weight)
     result = qs.evaluate(qs.Prototypical(net), qs.episodes(random_classes(), 3, 1, 2), 4)
     assert result.left_out == {FEATURES: "a prediction is NaN or infinite"}
+
+
+def test_a_rival_scores_by_every_score_what_it_scores_alone():
+    """Of tokens, so that some scores are of decoded output."""
+    torch.manual_seed(0)
+    learner, rival = qs.MAML(Tagger(), 1, 0.1), qs.MAML(Tagger(), 1, 0.1)
+    found = qs.evaluate(learner, tagging, 4, rivals={"another start": rival})
+    alone = qs.evaluate(rival, tagging, 4, baselines=False)
+    assert any(score.decoded for score in qs.tokens(2).answer.scores)
+    for row, own in zip(found.rows, alone.rows, strict=True):
+        stored = {each.name: each for each in row.baselines}["another start"]
+        torch.testing.assert_close(stored.values, own.values, equal_nan=True)
+        assert not torch.equal(row.values, own.values) or row.score == "exact match"
+
+
+def test_a_rival_that_fails_is_left_out_with_its_reason():
+    result = qs.evaluate(Constant(), clouds(), 3, rivals={"pixels": qs.MAML(nn.Linear(9, 3))})
+    assert "pixels" in result.left_out
+    assert result.main.mean == pytest.approx(1 / 3)

@@ -19,9 +19,9 @@ from quickstudy.base.trees import map_tree
 from quickstudy.compute import cost
 from quickstudy.compute.engine import map_tasks
 from quickstudy.compute.plan import Mapping, Plan
-from quickstudy.evaluation import evaluate as module
-from quickstudy.evaluation.evaluate import _plan, _predictions
+from quickstudy.evaluation import mapped as module
 from quickstudy.evaluation.intervals import half_width
+from quickstudy.evaluation.mapped import plan_for, predictions_of
 from quickstudy.objectives import predict_queries
 from quickstudy.tasks.inspection import inspect_stack
 from quickstudy.tasks.numbering import Stream, draw, draw_stacks
@@ -163,7 +163,7 @@ def test_planning_never_stops_an_evaluation(classes, after):
 
 def plan_of(learner, source, tasks=16):
     stack = draw_stacks(source, 0, range(2))[0].task
-    return _plan(learner, stack, inspect_stack(stack), tasks)
+    return plan_for(learner, stack, inspect_stack(stack), tasks)
 
 
 def test_the_plan_follows_arithmetic_on_a_cpu(classes, monkeypatch):
@@ -217,10 +217,10 @@ def test_the_backbone_is_called_once_for_all_tasks_where_that_gives_the_same(
     ):
         stack = draw_stacks(source, 0, range(3))[0].task
         inspection = inspect_stack(stack)
-        plan = _plan(learner, stack, inspection, 4)
+        plan = plan_for(learner, stack, inspection, 4)
         assert plan.mapping is mapping
         expected = map_tasks(predict_queries, stack, learner, Plan(Mapping.LOOP, "", 1))
-        found = _predictions(learner, stack, plan, inspection)
+        found = predictions_of(learner, stack, plan, inspection)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 

@@ -8,6 +8,7 @@ from quickstudy.answers.custom import Custom, Loss, MeanOf, ScoreFunction
 from quickstudy.answers.labels import Labels
 from quickstudy.answers.pixels import Pixels
 from quickstudy.answers.reals import Reals
+from quickstudy.answers.spans import LONGEST, Spans
 from quickstudy.answers.tokens import Tokens
 from quickstudy.core import Score, TaskSpec
 
@@ -51,6 +52,11 @@ def detection(classes: int, name: str = "") -> TaskSpec:
 def tokens(vocabulary: int, before: str | None = None, name: str = "") -> TaskSpec:
     """A task that predicts a sequence of tokens: see :class:`quickstudy.answers.Tokens`."""
     return TaskSpec(Tokens(vocabulary, before), name)
+
+
+def spans(longest: int = LONGEST, name: str = "") -> TaskSpec:
+    """A task that finds the words of a text which answer: see :class:`quickstudy.answers.Spans`."""
+    return TaskSpec(Spans(longest), name)
 
 
 def spec(

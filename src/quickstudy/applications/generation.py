@@ -71,6 +71,7 @@ class Generation(Application):
     strict: bool = False
 
     name: ClassVar[str] = "generation"
+    reads_files: ClassVar[bool] = False
     learners: ClassVar[tuple[str, ...]] = (
         "neural_statistician",
         "convolutional_conditional_neural_process",

@@ -16,19 +16,26 @@ if TYPE_CHECKING:
     from quickstudy.backbones.mlp import MLP
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
+    from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
     from quickstudy.backbones.text.onnx_encoder import OnnxTextEncoder
+    from quickstudy.backbones.text.position_cnn import PositionCNN
+    from quickstudy.backbones.whitened import Whitened
 
 __all__ = [
     "MLP",
     "Chain",
     "Conv4",
     "EfficientNetLite",
+    "EntityEncoder",
     "Features",
     "LowRank",
     "OnnxTextEncoder",
+    "PositionCNN",
     "ResNet12",
     "TextEncoder",
+    "Whitened",
     "WithHead",
+    "WordEncoder",
 ]
 
 _MODULES = {
@@ -36,12 +43,16 @@ _MODULES = {
     "Chain": "joined",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
+    "EntityEncoder": "text.entities",
     "Features": "joined",
     "LowRank": "low_rank",
     "OnnxTextEncoder": "text.onnx_encoder",
+    "PositionCNN": "text.position_cnn",
     "ResNet12": "resnet12",
     "TextEncoder": "text.encoder",
+    "Whitened": "whitened",
     "WithHead": "joined",
+    "WordEncoder": "text.entities",
 }
 
 

@@ -2,9 +2,10 @@
 
 There is no customary few-shot split. These were drawn at random once (``splits/clinc150.json``):
 ``intents`` has 90, 30 and 30 intents of all domains, ``domains`` the intents of 6, 2 and 2 domains,
-so that test tasks are about domains that training has not seen. The rows of an intent are all its
+so that test tasks are about domains that training has not seen, and ``fifty`` 80, 20 and 50
+intents, for test tasks of fifty ways. The rows of an intent are all its
 texts, those of the published training, validation and test parts. Texts that are out of scope
-belong to no intent and are not used. The file is verified by its SHA-256.
+belong to no intent (:func:`out_of_scope`). The file is verified by its SHA-256.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def load(
 
     ``root``   holds ``clinc150/data_full.json`` as published, or packed as ``data_full.json.gz``.
                Otherwise it is downloaded.
-    ``split``  "intents" or "domains", see the module.
+    ``split``  "intents", "domains" or "fifty", see the module.
 
     Needs the extra ``text``, for the tokenizer. For another one, see :func:`load_texts`.
     """
@@ -120,6 +121,15 @@ def load_named_tasks(root: str | Path | None = None, part: str = "train") -> Nam
     return domains(made)
 
 
+def out_of_scope(root: str | Path | None = None, *, download: bool = True) -> list[str]:
+    """The 1,000 published test texts that are of none of the 150 intents.
+
+    The arguments are those of :func:`load`.
+    """
+    content = _verified(_source(data_root(root), download))
+    return [text for text, _ in json.loads(content)["oos_test"]]
+
+
 def read(source: Path) -> list[tuple[str, str]]:
     """Every text of the published file with its intent; ArchiveError for another file."""
     published = read_parts(source)
@@ -128,14 +138,19 @@ def read(source: Path) -> list[tuple[str, str]]:
 
 def read_parts(source: Path) -> dict[str, list[tuple[str, str]]]:
     """The texts of each published part, with their intents; ArchiveError for another file."""
+    published = json.loads(_verified(source))
+    return {part: [(text, intent) for text, intent in published[part]] for part in PARTS}
+
+
+def _verified(source: Path) -> bytes:
+    """The bytes of the published file; ArchiveError for another one."""
     content = _unpacked(source)
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise ArchiveError(
             f"{source}: has the wrong checksum; it is altered or incomplete. Delete it and "
             "download it again."
         )
-    published = json.loads(content)
-    return {part: [(text, intent) for text, intent in published[part]] for part in PARTS}
+    return content
 
 
 def _unpacked(source: Path) -> bytes:

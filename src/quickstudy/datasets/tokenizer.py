@@ -103,6 +103,47 @@ class TextTokenizer:
             ids[i, : len(each.ids)], mask[i, : len(each.ids)] = each.ids, True
         return {"ids": torch.from_numpy(ids), "mask": torch.from_numpy(mask)}
 
+    def of_words(
+        self, sentences: Sequence[Sequence[str]], questions: Sequence[str] | None = None
+    ) -> Tokens:
+        """``ids``, ``mask`` and ``place`` (n, length) of sentences that are divided into words.
+
+        ``place``      the number of the word that a token is of, counted from 0 in its sentence; -1
+                       for padding, special tokens and those of the question.
+        ``questions``  a text before each sentence, separated from it by the encoder's own token.
+
+        Sentences are cut, with a UserWarning, and texts refused, as when called.
+        """
+        rows = [as_texts(words) for words in sentences]
+        if questions is not None and len(questions) != len(rows):
+            raise ValueError(
+                f"tokenize: needs one question for each of {count(len(rows), 'sentence')}; found "
+                f"{len(questions)}. Give one for each, or None."
+            )
+        asked = None if questions is None else [text.split() for text in as_texts(questions)]
+        given: list[Any] = [*rows] if asked is None else [*zip(asked, rows, strict=True)]
+        encoded = self._tokenizer.encode_batch(given, is_pretokenized=True)
+        sizes = [len(each.ids) for each in encoded]
+        _refuse_empty([" ".join(words) for words in rows], sizes, self._special)
+        if max(sizes) > self.longest:
+            _warn_of_cut(sizes, self.longest)
+            cutting = self._cutting_at(self.longest)
+            encoded = cutting.encode_batch(given, is_pretokenized=True)
+        own = 0 if asked is None else 1
+        places = [
+            [
+                -1 if word is None or part != own else word
+                for word, part in zip(each.word_ids, each.sequence_ids, strict=True)
+            ]
+            for each in encoded
+        ]
+        width = min(max(sizes), self.longest)
+        return {
+            "ids": _padded([each.ids for each in encoded], width, 0),
+            "mask": _padded([[1] * len(each.ids) for each in encoded], width, 0).bool(),
+            "place": _padded(places, width, -1),
+        }
+
     def _cutting_at(self, most: int) -> Any:
         """A tokenizer that cuts the ends of texts, but keeps the token that ends every text.
 
@@ -120,6 +161,14 @@ class TextTokenizer:
                 f"that the encoder reads; found {length!r}. Leave it out for the longest text's."
             )
         return length
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, padding: int) -> Tensor:
+    """Rows of integers as one tensor (n, width)."""
+    made = np.full((len(rows), width), padding, dtype=np.int64)
+    for i, row in enumerate(rows):
+        made[i, : len(row)] = row
+    return torch.from_numpy(made)
 
 
 def as_texts(texts: Any) -> list[str]:

@@ -4,11 +4,14 @@ guess, such as chance               ignores inputs, see the answer's ``guesses``
 nearest mean of the inputs          no network at all
 nearest mean of untrained features  the learner's backbone with its initial weights
 untrained learner                   the learner with its initial weights, where there are no means
+rivals                              further learners as they are, by the names that they were given
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -17,8 +20,10 @@ from torch import Tensor, nn
 from quickstudy.answers.baselines import Guesses, HasNearestMean
 from quickstudy.base.errors import first_line
 from quickstudy.base.modules import device_of
+from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Examples, Learner, State, Statistic, Task, TaskSpec
+from quickstudy.evaluation.predicted import Prediction
 from quickstudy.evaluation.untrained import (
     features_of,
     refuse_pretrained,
@@ -33,27 +38,37 @@ NEAREST_MEAN = "nearest mean of the inputs"
 UNTRAINED_FEATURES = "nearest mean of untrained features"
 UNTRAINED_LEARNER = "untrained learner"
 
-Prediction = tuple[Sequence[Any], Examples]
-"""Predictions of one or more strategies, and the queries that they are for."""
-
 
 class Baselines:
     """The baselines' predictions for tasks, one task at a time.
 
     ``learner``   whose network is scored untrained; None for the baselines that have no network.
+    ``rivals``    learners that are baselines themselves, by name.
     ``left_out``  why a baseline was not computed, by its name.
     """
 
-    def __init__(self, learner: Learner | None) -> None:
+    def __init__(
+        self, learner: Learner | None, rivals: Mapping[str, Learner] = MappingProxyType({})
+    ) -> None:
         self.learner = learner
+        self.rivals = {name: in_evaluation_mode(rival) for name, rival in rivals.items()}
         self.device = torch.device("cpu") if learner is None else device_of(learner)
         self.left_out: dict[str, str] = {}
         self._backbone: nn.Module | None = None
         self._untrained: Learner | None = None
 
     @torch.no_grad()
-    def predict(self, task: Task) -> dict[str, Prediction]:
-        """By name, the predictions of each baseline that this task has."""
+    def predict(self, task: Task, of_features: Task | None = None) -> dict[str, Prediction]:
+        """By name, the predictions of each baseline that this task has.
+
+        ``of_features``  the task that rivals get, where it has features in the place of inputs.
+        """
+        found = self._own(task)
+        for name, rival in self.rivals.items():
+            self._add(found, name, partial(_by_rival, rival, of_features or task))
+        return found
+
+    def _own(self, task: Task) -> dict[str, Prediction]:
         answer = task.spec.answer
         found: dict[str, Prediction] = {}
         if isinstance(answer, Guesses):
@@ -75,12 +90,12 @@ class Baselines:
         if name in self.left_out:
             return
         try:
-            predictions, query = predict()
+            predicted = predict()
         except Exception as error:  # a baseline never stops an evaluation
             self.left_out[name] = first_line(error)
             return
-        if all(bool(leaf.isfinite().all()) for leaf in leaves(predictions)):
-            found[name] = predictions, query
+        if all(bool(leaf.isfinite().all()) for leaf in leaves(list(predicted.predictions))):
+            found[name] = predicted
         else:
             self.left_out[name] = "a prediction is NaN or infinite"
 
@@ -99,7 +114,7 @@ class Baselines:
         task = to_device(task, self.device)
         if needs_acting(task):
             task = run_acting(self._untrained, task)
-        return [predict_queries(self._untrained, task)], task.query
+        return Prediction([predict_queries(self._untrained, task)], task.query)
 
 
 def _guesses(task: Task) -> Prediction:
@@ -107,7 +122,7 @@ def _guesses(task: Task) -> Prediction:
     assert isinstance(answer, Guesses)
     if needs_acting(task):
         task = run_acting(_ActsAtRandom(), task)
-    return answer.guesses(task.support, task.query), task.query
+    return Prediction(answer.guesses(task.support, task.query), task.query)
 
 
 def _nearest_mean(task: Task) -> Prediction:
@@ -116,7 +131,17 @@ def _nearest_mean(task: Task) -> Prediction:
     predictions = answer.nearest_mean(task.support, task.query)
     if predictions is None:
         raise ValueError("the inputs are not reals with a mean for each class")
-    return [predictions], task.query
+    return Prediction([predictions], task.query)
+
+
+def _by_rival(rival: Learner, task: Task) -> Prediction:
+    task = to_device(task, device_of(rival))
+    if needs_acting(task):
+        task = run_acting(rival, task)
+    answer, decoded = task.spec.answer, None
+    if any(score.decoded for score in answer.scores):
+        decoded = [answer.decode(rival(task.support, task.spec), task.query.inputs)]
+    return Prediction([predict_queries(rival, task)], task.query, decoded)
 
 
 class _ActsAtRandom(Learner):
@@ -157,10 +182,11 @@ def complete(strategies: Strategies, tasks: int) -> Strategies:
 def statistics_of(
     task: Task, found: dict[str, Prediction]
 ) -> Iterator[tuple[str, str, list[Statistic]]]:
-    """(score, baseline, statistic of each strategy) of the scores that need no decoded output."""
-    for name, (predictions, query) in found.items():
-        query = map_tree(Tensor.cpu, query)
+    """(score, baseline, statistic of each strategy) of the scores that can be computed."""
+    for name, predicted in found.items():
+        query = map_tree(Tensor.cpu, predicted.query)
         for score in task.spec.answer.scores:
-            if not score.decoded:
-                of_strategies = [map_tree(Tensor.cpu, each) for each in predictions]
+            outputs = predicted.decoded if score.decoded else predicted.predictions
+            if outputs is not None:
+                of_strategies = [map_tree(Tensor.cpu, each) for each in outputs]
                 yield score.name, name, [score.statistic(p, query) for p in of_strategies]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,14 +14,9 @@ from torch import Tensor
 from quickstudy.answers.checks import check_count
 from quickstudy.answers.classes import Classes
 from quickstudy.backbones.norms import norm_policy
-from quickstudy.base.errors import first_line
-from quickstudy.base.modules import convolves_on_cpu
 from quickstudy.base.replica import in_evaluation_mode
 from quickstudy.base.trees import leaves, map_tree
-from quickstudy.compute.cost import cost_of_one_task
-from quickstudy.compute.engine import computing, map_tasks
-from quickstudy.compute.features import embedded
-from quickstudy.compute.plan import Kind, Mapping, Plan
+from quickstudy.compute.plan import Kind, Plan
 from quickstudy.compute.prepare import kind_of, prepare_stack
 from quickstudy.core import Examples, Learner, Score, Statistic, Task, TaskSource
 from quickstudy.evaluation.baselines import (
@@ -32,6 +28,7 @@ from quickstudy.evaluation.baselines import (
 )
 from quickstudy.evaluation.calibration import calibration_error
 from quickstudy.evaluation.kinds import Key, Kinds
+from quickstudy.evaluation.mapped import plan_for, predictions_of
 from quickstudy.evaluation.over_classes import class_names
 from quickstudy.evaluation.over_rows import Inputs, OverRows, over_rows
 from quickstudy.evaluation.own_units import in_own_unit, in_own_units
@@ -39,13 +36,11 @@ from quickstudy.evaluation.result import Result, result_of
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.seen import weights_seen
 from quickstudy.evaluation.timing import seconds_per_adaptation
-from quickstudy.objectives import predict_queries
 from quickstudy.tasks.acting import needs_acting
 from quickstudy.tasks.examples import counted_weights
 from quickstudy.tasks.fixed import FixedTasks, number_of_tasks
-from quickstudy.tasks.inspection import Inspection
 from quickstudy.tasks.numbering import Fingerprint, Stream, draw
-from quickstudy.tasks.stacks import Stack, first_tasks, stacks, unstack
+from quickstudy.tasks.stacks import Stack, stacks, unstack
 
 TASKS = 600
 """Number of tasks by default."""
@@ -66,6 +61,7 @@ def evaluate(
     baselines: bool = True,
     raw: TaskSource | None = None,
     of: Learner | None = None,
+    rivals: Mapping[str, Learner] = MappingProxyType({}),
 ) -> Evaluation:
     """Adapt ``learner`` to each of ``tasks`` tasks and score its predictor on the queries.
 
@@ -80,6 +76,7 @@ def evaluate(
     ``raw``              where ``source`` gives features in the place of inputs: the same tasks with
                          their inputs, for the baselines and the fingerprint.
     ``of``               then the learner for these inputs, whose backbone gave the features.
+    ``rivals``           further baselines by name: learners as they are.
 
     Each kind and name of tasks has its own rows of results; where a name has a single task, with
     intervals over its query rows. Every task is drawn once, in order.
@@ -96,9 +93,9 @@ def evaluate(
     least = 1 if isinstance(source, FixedTasks) else 2
     if not isinstance(tasks, int) or tasks < least:
         raise ValueError(f"evaluate: an interval needs at least 2 tasks; found {tasks}.")
-    rivals = Baselines(of or learner) if baselines else None
+    found = Baselines(of or learner, rivals) if baselines else None
     own = in_evaluation_mode(learner)
-    scoring = Scoring(own, source, seed, stream, tasks_per_batch, rivals, raw or source, of)
+    scoring = Scoring(own, source, seed, stream, tasks_per_batch, found, raw or source, of)
     for start in range(0, tasks, tasks_per_batch):
         numbers = range(start, min(start + tasks_per_batch, tasks))
         scoring.add([draw(source, seed, number, stream) for number in numbers])
@@ -189,8 +186,8 @@ class Scoring:
         prepared, inspection = found.task, found.inspection
         kind = kind_of(prepared)
         if kind not in self.plans:
-            self.plans[kind] = _plan(learner, prepared, inspection, self.tasks_per_batch)
-        predictions = _predictions(learner, prepared, self.plans[kind], inspection)
+            self.plans[kind] = plan_for(learner, prepared, inspection, self.tasks_per_batch)
+        predictions = predictions_of(learner, prepared, self.plans[kind], inspection)
         decodes = any(score.decoded for score in prepared.spec.answer.scores)
         host = map_tree(Tensor.cpu, (predictions, prepared.query))
         for i, task in enumerate(unstack(prepared)):
@@ -204,7 +201,7 @@ class Scoring:
         predictions, query = in_own_unit(self.source, name, predictions, query)
         names = class_names(self.source, self.seed, number, self.stream)
         rivals = {} if self.baselines is None else (
-            in_own_units(self.source, name, self.baselines.predict(raw))
+            in_own_units(self.source, name, self.baselines.predict(raw, task))
         )  # fmt: skip
         for place, score in enumerate(answer.scores):
             key = (name, score.name)
@@ -270,55 +267,3 @@ def _refuse_unscorable(task: Task, query: Examples, predictions: Any, where: str
             f"evaluate: {where}, has no labelled query, so there is nothing to score. "
             "Give queries whose targets are known."
         )
-
-
-def _predictions(learner: Learner, stack: Task, plan: Plan, inspection: Inspection) -> Any:
-    """Predictions (tasks, n, ...) for the queries of a stack."""
-    if plan.mapping is Mapping.FEATURES:
-        with torch.no_grad(), computing(learner, stack, inspection):
-            learner, stack = embedded(learner, stack)
-        plan = replace(plan, mapping=Mapping.VMAP)
-    return map_tasks(predict_queries, stack, learner, plan, inspection)
-
-
-def _plan(learner: Learner, stack: Task, inspection: Inspection, tasks: int) -> Plan:
-    """How to predict for stacks like this one: all tasks at once where that gives the same."""
-    one_by_one = Plan(Mapping.LOOP, "one task at a time is as fast, and small", 1)
-    if learner.differentiates:
-        return one_by_one
-    one = first_tasks(stack, 1)
-    plan = Plan(Mapping.VMAP, "one graph for all tasks", tasks)
-    with torch.no_grad():
-        if convolves_on_cpu(learner):
-            if not cost_of_one_task(learner, one, predict_queries, inspection).is_arithmetic:
-                return _vmap_or_loop(learner, one, plan, inspection)
-            plan = Plan(Mapping.FEATURES, "the backbone once for all rows", tasks)
-            is_same = _predicts_the_same(learner, one, plan, one_by_one, inspection)
-            return plan if is_same else one_by_one
-    return _vmap_or_loop(learner, one, plan, inspection)
-
-
-def _vmap_or_loop(learner: Learner, one: Task, plan: Plan, inspection: Inspection) -> Plan:
-    try:
-        map_tasks(predict_queries, one, learner, plan, inspection)
-    except Exception as error:  # what vmap cannot compute, the loop can
-        return Plan(Mapping.LOOP, first_line(error), 1)
-    return plan
-
-
-def _predicts_the_same(
-    learner: Learner, stack: Task, plan: Plan, reference: Plan, inspection: Inspection
-) -> bool:
-    """Whether ``plan`` gives the predictions of ``reference``; False where it raises an error."""
-    expected = _predictions(learner, stack, reference, inspection)
-    try:
-        found = _predictions(learner, stack, plan, inspection)
-    except Exception:  # learners that need more than the backbone's features
-        return False
-    pairs = zip(leaves(expected), leaves(found), strict=False)
-    return all(a.shape == b.shape and _close(a, b) for a, b in pairs)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    scale = float(a.abs().median())  # not the mean or maximum: absent classes are -1e30
-    return torch.allclose(b, a, rtol=1e-3, atol=1e-3 * scale)

@@ -22,6 +22,7 @@ from quickstudy.base.trees import leaves, map_tree
 from quickstudy.core import Answer, Examples, Score, Statistic
 from quickstudy.evaluation.intervals import half_width
 from quickstudy.evaluation.jackknife import without_each
+from quickstudy.evaluation.predicted import Prediction
 from quickstudy.evaluation.strict_json import number, plain
 from quickstudy.tasks.examples import counted_weights
 
@@ -85,18 +86,19 @@ def over_rows(
     query: Examples,
     answer: Answer,
     inputs: Tensor,
-    baselines: Mapping[str, tuple[Sequence[Any], Examples]] = MappingProxyType({}),
+    baselines: Mapping[str, Prediction] = MappingProxyType({}),
 ) -> OverRows:
     """The pseudo-values of ``score`` over the rows of ``query``.
 
     ``inputs``     (n,) the number of each row's inputs, see :class:`Inputs`.
-    ``baselines``  by name, the predictions of strategies, and the queries they are for.
+    ``baselines``  by name, what each predicted.
     """
     values, kept = pseudo_values(score, predictions, query, answer)
     of_baselines = {}
-    if not score.decoded:
-        for name, (strategies, rows) in baselines.items():
-            host = map_tree(Tensor.cpu, (list(strategies), rows))
+    for name, predicted in baselines.items():
+        strategies = predicted.decoded if score.decoded else predicted.predictions
+        if strategies is not None:
+            host = map_tree(Tensor.cpu, (list(strategies), predicted.query))
             of_baselines[name] = [pseudo_values(score, p, host[1], answer)[0] for p in host[0]]
     return OverRows(values, inputs[kept], of_baselines)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from quickstudy.core import Examples
+from quickstudy.evaluation.predicted import Prediction
 
 
 @runtime_checkable
@@ -32,11 +33,16 @@ def in_own_unit(source: Any, name: str, predictions: Any, query: Examples) -> tu
 
 
 def in_own_units(
-    source: Any, name: str, baselines: dict[str, tuple[Sequence[Any], Examples]]
-) -> dict[str, tuple[Sequence[Any], Examples]]:
+    source: Any, name: str, baselines: Mapping[str, Prediction]
+) -> dict[str, Prediction]:
     """The predictions of baselines, each of one or more strategies, in the original unit."""
-    found: dict[str, tuple[Sequence[Any], Examples]] = {}
-    for baseline, (strategies, query) in baselines.items():
-        pairs = [in_own_unit(source, name, predictions, query) for predictions in strategies]
-        found[baseline] = ([predictions for predictions, _ in pairs], pairs[0][1])
+    found: dict[str, Prediction] = {}
+    for baseline, predicted in baselines.items():
+        pairs = [
+            in_own_unit(source, name, predictions, predicted.query)
+            for predictions in predicted.predictions
+        ]
+        found[baseline] = predicted._replace(
+            predictions=[predictions for predictions, _ in pairs], query=pairs[0][1]
+        )
     return found

@@ -14,6 +14,7 @@ from quickstudy.answers import (
     Labels,
     Pixels,
     Reals,
+    Spans,
     Tokens,
     World,
 )
@@ -23,7 +24,7 @@ from quickstudy.files.limits import check_numbers
 from quickstudy.tasks.bandits import Bandit
 
 ANSWERS: dict[str, type[Any]] = {
-    kind.kind: kind for kind in (Classes, Reals, Labels, Pixels, Tokens, Boxes, Actions)
+    kind.kind: kind for kind in (Classes, Reals, Labels, Pixels, Tokens, Spans, Boxes, Actions)
 }
 WORLDS: dict[str, type[Any]] = {"bandit": Bandit}
 """Parts of answers that are frozen dataclasses too."""

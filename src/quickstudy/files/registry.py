@@ -54,6 +54,8 @@ PARTS = {
     "with_head": "quickstudy.backbones.joined:WithHead",
     "chain": "quickstudy.backbones.joined:Chain",
     "low_rank": "quickstudy.backbones.low_rank:LowRank",
+    "whitened": "quickstudy.backbones.whitened:Whitened",
+    "position_cnn": "quickstudy.backbones.text.position_cnn:PositionCNN",
 } | {name: target for name, target in _CARD_CHOICES if _is_class(target)}
 """Small classes that learners take as arguments: inner optimisers, kinds of meta-gradient, and
 networks that no recipe names by themselves.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quickstudy.interfaces.runs import folder, provenance
+from quickstudy.interfaces.runs import provenance, run_files
 from quickstudy.interfaces.runs.execute import begin, execute
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.recipe import Recipe
@@ -18,8 +18,8 @@ from quickstudy.interfaces.runs.recipe import Recipe
 
 def test_runs_that_start_in_the_same_second_get_separate_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    frozen = type("Clock", (folder.datetime,), {"now": staticmethod(lambda: NOON)})
-    monkeypatch.setattr(folder, "datetime", frozen)
+    frozen = type("Clock", (run_files.datetime,), {"now": staticmethod(lambda: NOON)})
+    monkeypatch.setattr(run_files, "datetime", frozen)
     monkeypatch.setattr(
         Path, "exists", lambda self, **_: False
     )  # as seen by a run that starts at the same time
@@ -29,13 +29,13 @@ def test_runs_that_start_in_the_same_second_get_separate_folders(tmp_path, monke
     assert [Run.open(run.path).recipe.seed for run in runs] == list(range(8))
 
 
-NOON = folder.datetime(2024, 1, 1, 12)
+NOON = run_files.datetime(2024, 1, 1, 12)
 
 
 def test_a_named_folder_belongs_to_one_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "refuse_not_empty", _passing_once(folder.refuse_not_empty))
+    monkeypatch.setattr(run_files, "refuse_not_empty", _passing_once(run_files.refuse_not_empty))
     Run.create(Recipe(seed=1), tmp_path / "run")
-    monkeypatch.setattr(folder, "refuse_not_empty", _passing_once(folder.refuse_not_empty))
+    monkeypatch.setattr(run_files, "refuse_not_empty", _passing_once(run_files.refuse_not_empty))
     with pytest.raises(FileExistsError, match="overwrites nothing"):
         Run.create(Recipe(seed=2), tmp_path / "run")
     assert Run.open(tmp_path / "run").recipe.seed == 1

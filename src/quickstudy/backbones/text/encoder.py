@@ -91,6 +91,23 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Features (n, d); ValueError for anything but tokens."""
+        pooled = self.pool(*self.vectors(tokens))
+        return to_unit_length(pooled) if self.normalised else pooled
+
+    def vectors(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """The last layer's vectors (n, length, d), and the mask (n, length), which is True at those
+        of tokens; both without columns that are padding in every row.
+
+        Raises ValueError for anything but tokens.
+        """
+        layers, mask = self.layers(tokens, 1)
+        return layers[0], mask
+
+    def layers(self, tokens: Tokens, last: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The vectors (n, length, d) of the ``last`` layers, the final one last; and the mask.
+
+        Raises ValueError for anything but tokens, and for more layers than there are.
+        """
         ids, mask = checked_tokens(tokens, self._words)
         ids, mask = without_padding(ids, mask)
         refuse_other_lengths(ids, self.tokenizer.longest)
@@ -100,9 +117,15 @@ class TextEncoder(nn.Module):
         # which vmap has not.
         added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
         added = added.masked_fill(~mask, torch.finfo(dtype).min)[:, None, None, :]
-        vectors = self.model(input_ids=ids, attention_mask=added).last_hidden_state
-        pooled = self.pool(vectors, mask)
-        return to_unit_length(pooled) if self.normalised else pooled
+        if last == 1:
+            return (self.model(input_ids=ids, attention_mask=added).last_hidden_state,), mask
+        found = self.model(input_ids=ids, attention_mask=added, output_hidden_states=True)
+        if not 1 <= last < len(found.hidden_states):
+            raise ValueError(
+                f"TextEncoder: has {len(found.hidden_states) - 1} layers; asked for the last "
+                f"{last}. Ask for fewer."
+            )
+        return tuple(found.hidden_states[-last:]), mask
 
 
 def to_unit_length(vectors: Tensor) -> Tensor:

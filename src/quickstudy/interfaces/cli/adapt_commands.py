@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from quickstudy.base.words import count
-from quickstudy.interfaces.cli.printing import json_option, print_fact, print_json, print_rich
+from quickstudy.interfaces.cli import application_commands
+from quickstudy.interfaces.cli.printing import (
+    is_given,
+    json_option,
+    print_fact,
+    print_json,
+    print_rich,
+)
+
+if TYPE_CHECKING:
+    from quickstudy.core import Predictor
 
 
 @click.command()
@@ -29,22 +39,33 @@ from quickstudy.interfaces.cli.printing import json_option, print_fact, print_js
               help="Predict each image by a predictor that was adapted without it.")  # fmt: skip
 @json_option
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
+@click.pass_context
 def adapt(
-    start: str, folder: Path, learner: str | None, options: tuple[str, ...], size: int | None,
-    output: Path, invert: bool | None, check: bool, as_json: bool, strict: bool,
+    ctx: click.Context, /, start: str, folder: Path, learner: str | None,
+    options: tuple[str, ...], size: int | None, output: Path, invert: bool | None, check: bool,
+    as_json: bool, strict: bool,
 ) -> None:  # fmt: skip
     """Adapt to the classes of FOLDER (one folder of images per class).
+
+    With the run of an application, FOLDER is the file or folder of labelled examples that the
+    application reads: pictures with masks or boxes, texts, molecules.
 
     RUN_OR_BACKBONE is the folder of a run, whose learner is adapted, or the name of a pretrained
     backbone such as efficientnet-lite0 (see `quickstudy backbones`), which needs no run.
     """
     from quickstudy.files.storage import save
+    from quickstudy.interfaces.application_runs.folder import is_application_run
     from quickstudy.interfaces.runs.adapting import adapt_folder
     from quickstudy.interfaces.runs.recipe import read_options
     from quickstudy.interfaces.runs.starts import find_start
 
     if output.exists():
         raise FileExistsError(f"{output}: exists already. Give another name with -o.")
+    if is_application_run(start):
+        names = ("learner", "options", "size", "invert", "check")
+        given = {n: ctx.params[n] for n in names if is_given(ctx, n)}
+        application_commands.adapt_run(Path(start), folder, output, given, strict, as_json)
+        return
     found = find_start(start, learner, read_options(options), size)
     predictor = adapt_folder(found, folder, strict=strict, invert=invert, check=check)
     save(predictor, output)
@@ -80,25 +101,45 @@ def _made_alike(info: Mapping[str, Any]) -> str:
 
 @click.command()
 @click.argument("predictor", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--coverage", type=float, metavar="SHARE", help="Also give the classes that each "
               "image may show, so that this share of sets contains the true one.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="For masks, pictures and other files, of an application.")  # fmt: skip
 @json_option
 @click.option("--strict", is_flag=True, help="Fail on the first unreadable image.")
+@click.pass_context
 def predict(
-    predictor: Path, images: tuple[Path, ...], coverage: float | None, as_json: bool, strict: bool
-) -> None:
-    """Classify IMAGES (files or folders) with a PREDICTOR that `quickstudy adapt` made.
+    ctx: click.Context, /, predictor: Path, paths: tuple[Path, ...], coverage: float | None,
+    out: Path | None, as_json: bool, strict: bool,
+) -> None:  # fmt: skip
+    """Predict PATHS (files or folders) with a PREDICTOR that `quickstudy adapt` made.
+
+    Images are classified. A predictor of an application, such as segmentation, reads that
+    application's files, and writes masks and the like to --out.
 
     For a folder with one folder per class, named as in the predictor, the accuracy and a table of
     confusions are given too. With --coverage 0.9, the set of an image has one class where the
     predictor is sure, several where it is undecided, and none where it is "not sure".
     """
     from quickstudy.files.storage import load
+    from quickstudy.interfaces.application_runs.adapting import is_of_application
     from quickstudy.interfaces.runs.predicting import predict_files
     from quickstudy.reports.tables import confusion_table, predictions_table
 
-    result = predict_files(load(predictor), images, strict=strict, coverage=coverage)
+    loaded = load(predictor)
+    if is_of_application(loaded):
+        given = {n: ctx.params[n] for n in ("coverage",) if is_given(ctx, n)}
+        application_commands.predict_with(
+            cast("Predictor", loaded), paths, out, given, strict, as_json
+        )
+        return
+    if out is not None:
+        raise ValueError(
+            "predict: --out is for the files that an application's predictor writes, but this one "
+            "tells classes apart. Leave --out out; --json gives the result as text."
+        )
+    result = predict_files(loaded, paths, strict=strict, coverage=coverage)
     if as_json:
         print_json(result.to_json())
         return

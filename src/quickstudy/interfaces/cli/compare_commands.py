@@ -159,6 +159,8 @@ def _new_folder(plan: Any) -> Path:
 def _of_runs(
     runs: tuple[Path, ...], asked: dict[str, Any], out: Path | None
 ) -> tuple[Comparisons, Path | None]:
+    from quickstudy.interfaces.application_runs.comparing import compare_application_runs
+    from quickstudy.interfaces.application_runs.folder import is_application_run
     from quickstudy.interfaces.runs.comparison_report import PAGE, write_page
     from quickstudy.interfaces.runs.finished_runs import compare_runs
 
@@ -171,7 +173,16 @@ def _of_runs(
         )
     if "matters" in asked:
         asked["matters"] = points(asked["matters"])
-    found = compare_runs(runs, out, **asked)
+    if any(map(is_application_run, runs)):
+        if wrong := sorted(asked.keys() - {"matters"}):
+            raise ValueError(
+                f"compare: --{wrong[0].replace('_', '-')} is not for runs of an application, which "
+                "are compared by their stored results. Leave it out; `quickstudy evaluate` tests "
+                "one again."
+            )
+        found = compare_application_runs(runs, out, **asked)
+    else:
+        found = compare_runs(runs, out, **asked)
     if out is not None:
         write_page(found, out / PAGE, shlex.join(["quickstudy", *sys.argv[1:]]))
     return found, out

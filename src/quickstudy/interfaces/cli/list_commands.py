@@ -18,17 +18,61 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 @json_option
 def datasets(name: str | None, as_json: bool) -> None:
-    """List the data sets, or show all facts of NAME: licence, citation, source, size."""
-    from quickstudy.datasets.registry import CARDS, card
+    """List the data sets, or show all facts of NAME: licence, citation, source, size.
 
-    chosen = list(CARDS.values()) if name is None else [card(name)]
+    What an application runs on is among them: `quickstudy run --data NAME`.
+    """
+    from quickstudy.applications.registry import DATA
+    from quickstudy.base.names import unknown_name
+    from quickstudy.datasets.registry import CARDS
+
+    known = {each: CARDS.get(each) for each in {**CARDS, **DATA}}
+    if name is not None and name not in known:
+        raise unknown_name("datasets", name, known)
+    chosen = known if name is None else {name: known[name]}
     if as_json:
-        facts = [_plain(each) for each in chosen]
+        facts = [
+            ({} if card is None else _plain(card)) | _of_task(each)
+            for each, card in chosen.items()
+        ]  # fmt: skip
         print_json(facts if name is None else facts[0])
     elif name is None:
-        _print_entries([(each.name, each.summary, _in_short(each)) for each in chosen])
+        _print_entries([
+            (each, _asked(each) if card is None else card.summary, _in_short(each, card))
+            for each, card in chosen.items()
+        ])  # fmt: skip
     else:
-        _print_entries([(fact, value) for fact, value in _facts(chosen[0]).items() if value])
+        found = known[name]
+        every = ({} if found is None else _facts(found)) | _of_task(name)
+        _print_entries([(fact, str(value)) for fact, value in every.items() if value])
+
+
+def _of_task(name: str) -> dict[str, Any]:
+    """What an application asks of the data ``name``; empty where there is none."""
+    from quickstudy.applications.registry import DATA
+
+    application = DATA.get(name)
+    if application is None:
+        return {}
+    data = application.data.get(name)
+    return {
+        "name": name,
+        "application": f"{application.name} ({application.title})",
+        "asks": _asked(name),
+        "dataset": None if data is None or data.dataset == name else data.dataset,
+        "root": application.own if data is None else None,
+        "brings": application.brings,
+        "gives": application.gives,
+    }
+
+
+def _asked(name: str) -> str:
+    """What an application asks of its data, or what it reads of the user's own."""
+    from quickstudy.applications.registry import DATA
+
+    application = DATA[name]
+    data = application.data.get(name)
+    return f"your own files: {application.own}" if data is None else data.asks
 
 
 @click.command()
@@ -100,10 +144,18 @@ def _print_entries(entries: list[tuple[str, ...]]) -> None:
     print_rich(table)
 
 
-def _in_short(card: Card) -> str:
+def _in_short(name: str, card: Card | None) -> str:
+    from quickstudy.applications.registry import DATA
+
+    application = DATA.get(name)
+    parts = [] if application is None else [f"application {application.name}"]
+    if card is None:
+        assert application is not None
+        data = application.data.get(name)
+        return "; ".join([*parts, "licence: yours" if data is None else f"data: {data.dataset}"])
     facts = _facts(card)
     named = {"classes": "classes", "shape": "inputs", "size": "download"}
-    parts = [f"{title} {facts[fact]}" for fact, title in named.items() if facts[fact]]
+    parts += [f"{title} {facts[fact]}" for fact, title in named.items() if facts[fact]]
     return "; ".join([*parts, f"licence: {card.licence}"])
 
 

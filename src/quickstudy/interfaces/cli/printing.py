@@ -1,4 +1,4 @@
-"""What every command prints with: results to standard output, everything else to standard error."""
+"""What every command has: results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else."
 )
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Whether the option ``name`` was given, rather than left at its default."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def print_rich(thing: Any) -> None:

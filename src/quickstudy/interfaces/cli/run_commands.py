@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from quickstudy.interfaces.cli.printing import json_option, print_json, print_path, print_rich
+from quickstudy.interfaces.cli import application_commands
+from quickstudy.interfaces.cli.printing import (
+    is_given,
+    json_option,
+    print_json,
+    print_path,
+    print_rich,
+)
 
 if TYPE_CHECKING:
     from quickstudy.evaluation.folds import CrossValidation
@@ -77,22 +83,30 @@ def run(
 ) -> None:  # fmt: skip
     """Train a learner, evaluate it on classes it was not trained on, and write a report.
 
+    With --data of an application (see `quickstudy datasets`): masks, boxes, texts, molecules and
+    other answers; its own options are given by --set.
+
     For a folder of pictures, pretrained weights that are installed are compared with training from
     scratch, and the better of the two is taken, unless options of either are given.
     """
-    given = {n: v for n, v in choices.items() if _given(ctx, n)}
+    given = {n: v for n, v in choices.items() if is_given(ctx, n)}
     if resume is not None and (given.keys() - {"steps"} or options or config or out or explain):
         raise ValueError(
             "run: --resume continues with the run's recipe; give no other options, except for "
             "more --steps to train it further."
         )
     if resume is not None:
+        from quickstudy.interfaces.application_runs.folder import is_application_run
         from quickstudy.interfaces.runs.folder import Run
 
+        if is_application_run(resume):
+            application_commands.resume_run(ctx, resume, given.get("steps"), as_json)
+            return
         opened, parts = Run.open(resume), None
         if "steps" in given:
             opened = opened.further(given["steps"])
     else:
+        from quickstudy.interfaces.application_runs.recipe import is_of_application
         from quickstudy.interfaces.runs.recipe import (
             merge,
             read_options,
@@ -101,6 +115,9 @@ def run(
         )
 
         values = merge(read_recipe_file(config) if config else {}, given, read_options(options))
+        if is_of_application(values):
+            application_commands.start_run(ctx, values, out, explain, as_json)
+            return
         recipe = read_recipe(values)
         # These import torch: only once the recipe is valid.
         from quickstudy.interfaces.runs import choice as chooser
@@ -160,10 +177,6 @@ def _execute(ctx: click.Context, opened: Run, parts: Any, resume: bool, as_json:
     print_path("report", report)
 
 
-def _given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
 def _numbers(text: str | None) -> tuple[float, ...] | None:
     """The numbers in "0.6,0.2,0.2"."""
     if text is None:
@@ -179,7 +192,8 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 @click.option("--ways", type=int, help="Classes of a task; as in the run by default.")
 @click.option("--shots", type=int, help="Examples of each class.")
 @click.option("--queries", type=int, help="Test images of each class.")
-@click.option("--tasks", type=int, default=600, show_default=True)
+@click.option("--tasks", type=int, default=600, help="Number of tasks.  [600; of an application, "
+              "as in the run]")  # fmt: skip
 @click.option("--seed", type=int, help="Seed of the tasks; the run's own by default.")
 @click.option("--data", help="Published test tasks in place of the run's: lake_runs.")
 @click.option("--root", help="Folder of the data sets, for --data.")
@@ -198,9 +212,10 @@ def evaluate(
     """
     if data is not None or root is not None:
         fixed = ("ways", "shots", "queries", "tasks", "seed")
-        refused = [f"--{name}" for name in fixed if _given(ctx, name)]
+        refused = [f"--{name}" for name in fixed if is_given(ctx, name)]
         _evaluate_published(run, data, root, device, as_json, refused)
         return
+    from quickstudy.interfaces.application_runs.folder import is_application_run
     from quickstudy.interfaces.runs.assemble import load_data
     from quickstudy.interfaces.runs.execute import evaluate_parts
     from quickstudy.interfaces.runs.fitted import keep_split
@@ -208,11 +223,15 @@ def evaluate(
     from quickstudy.interfaces.runs.provenance import choose_device
     from quickstudy.reports.tables import evaluation_table
 
-    opened = Run.open(run)
     changes: dict[str, Any] = {"ways": ways, "shots": shots, "queries": queries}
     changes = {name: value for name, value in changes.items() if value is not None}
     if tasks < 2:
         raise ValueError(f"evaluate: --tasks must be at least 2, for an interval; found {tasks}.")
+    if is_application_run(run):
+        number = tasks if is_given(ctx, "tasks") else None
+        application_commands.evaluate_run(run, changes, number, seed, device, baselines, as_json)
+        return
+    opened = Run.open(run)
     recipe = replace(opened.recipe, test_tasks=tasks, device=device, **changes)
     learner, _ = opened.learner()
     learner.to(choose_device(recipe.device))
@@ -260,12 +279,15 @@ def _evaluate_published(
 @json_option
 def report(run: Path, out: Path | None, as_json: bool) -> None:
     """Write the report of a finished RUN, or of a comparison, again from its files."""
+    from quickstudy.interfaces.application_runs.folder import is_application_run
     from quickstudy.interfaces.runs.again import report_again
     from quickstudy.interfaces.runs.comparison_report import write_page_again
     from quickstudy.interfaces.runs.folder import Run
 
     if (run / "comparison.json").is_file():
         written = write_page_again(run, out)
+    elif is_application_run(run):
+        written = application_commands.report_run(run, out)
     else:
         written = report_again(Run.open(run), out)
     if as_json:

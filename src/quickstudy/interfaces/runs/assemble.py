@@ -29,7 +29,8 @@ from quickstudy.interfaces.runs.featured import (
 from quickstudy.interfaces.runs.fitted import fitted, limits
 from quickstudy.interfaces.runs.pretrained_backbone import backbone_for, with_own_size
 from quickstudy.interfaces.runs.provenance import choose_device
-from quickstudy.interfaces.runs.recipe import Recipe, checked
+from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.interfaces.runs.settings import checked
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.tasks.episodes import Episodes, episodes
 from quickstudy.tasks.order import reads_a_sequence

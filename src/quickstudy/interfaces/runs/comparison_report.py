@@ -9,6 +9,7 @@ from typing import Any
 from quickstudy.base.atomic import write_atomically
 from quickstudy.base.words import count
 from quickstudy.datasets.registry import card
+from quickstudy.interfaces.application_runs.recipe import data_name
 from quickstudy.interfaces.runs.provenance import commit
 from quickstudy.reports.comparison_page import ComparisonFacts, comparison_page
 from quickstudy.selection.comparing.compared import Comparisons
@@ -41,6 +42,8 @@ def _data(settings: Any) -> str:
     name = settings.get("data")
     if not name:
         return "the same tasks"
+    if application := settings.get("application"):
+        return data_name(application, name, settings.get("root"))
     found = card(name)
     own = found.classes is None and settings.get("root")
     return Path(settings["root"]).name if own else found.title

@@ -33,8 +33,9 @@ from quickstudy.interfaces.runs.featured import (
     on_small_pictures,
 )
 from quickstudy.interfaces.runs.fitted import keep_split, what_is_new
-from quickstudy.interfaces.runs.folder import Run, refuse_not_empty
+from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.interfaces.runs.run_files import refuse_not_empty
 from quickstudy.learners.transfer.simple_shot import SimpleShot
 from quickstudy.reports.insights import insights
 from quickstudy.reports.page import RunFacts, page

@@ -8,13 +8,28 @@ import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from quickstudy.base.version import __version__
 from quickstudy.base.words import count
-from quickstudy.interfaces.runs.recipe import Recipe
+
+
+class Machine(Protocol):
+    """A recipe, as far as all recipes are alike."""
+
+    @property
+    def seed(self) -> int:
+        """Of the initial weights and of the training tasks."""
+
+    @property
+    def device(self) -> str | None:
+        """Its name; None for a GPU, where there is one."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads; None for as many as torch takes."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +66,13 @@ class Origin:
         return Origin(**values, versions=texts, ends=ends)
 
     @staticmethod
-    def of(recipe: Recipe, command: str = "") -> Origin:
+    def of(recipe: Machine, command: str = "") -> Origin:
         """The origin of a run of ``recipe`` that starts now."""
         created = datetime.now().strftime("%Y-%m-%d %H:%M")
         return Origin(command, commit(), created, versions(recipe))
 
 
-def versions(recipe: Recipe) -> dict[str, str]:
+def versions(recipe: Machine) -> dict[str, str]:
     """Programs, device and threads that a result depends on besides its ``recipe``."""
     device = choose_device(recipe.device)
     return {

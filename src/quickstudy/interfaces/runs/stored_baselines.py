@@ -24,9 +24,7 @@ def stored_baselines(run: Run, evaluation: Evaluation) -> tuple[list[Entry], dic
     Untrained features take long, so that they are never computed here.
     """
     left_out = dict(evaluation.left_out)
-    stored = {
-        _key(each.name): _stored_entry(each, evaluation) for each in evaluation.main.baselines
-    }
+    stored = {_key(each.name): stored_entry(each, evaluation) for each in evaluation.main.baselines}
     try:
         computed, reasons = _computed(run, evaluation)
         left_out |= reasons
@@ -66,7 +64,8 @@ def _key(baseline: str) -> str:
     return UNTRAINED if baseline == UNTRAINED_FEATURES else short_name(baseline)
 
 
-def _stored_entry(baseline: Compared, evaluation: Evaluation) -> Entry:
+def stored_entry(baseline: Compared, evaluation: Evaluation) -> Entry:
+    """A baseline that a run stored, as an entry of a comparison."""
     stored = (_evaluation_of(baseline, evaluation),)
     return Entry(_key(baseline.name), baseline.name, BASELINE, stored)
 
