@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -613,3 +614,26 @@ def test_molecules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gain = expected[:2].mean((0, 1)) - expected[2:].mean((0, 1))
     assert row["ΔAUPRC above forest"] == pytest.approx(float(gain[0]), abs=1e-4)
     assert row["ROC-AUC above forest"] == pytest.approx(float(gain[1]), abs=1e-4)
+def test_speech(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, few = tmp_path / "speech.json", "--steps 1 --tasks 2 --size 16 --splits both"
+    call("speech", monkeypatch, "--root", shared_data, *few.split(), "--out", out)
+    results = json.loads(out.read_text())
+    assert len(results) == 6
+    assert all(len(row["scores"]) == 2 for row in results.values())
+
+
+def test_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both parts, on made-up drawings: each kind of row has a score for every task."""
+    import_module("generation")
+    counts = torch.full((40,), 20)
+    inputs = torch.randint(256, (800, 1, 14, 14), generator=torch.Generator().manual_seed(0))
+    drawings = qs.LabelledRows(inputs.to(torch.uint8), counts, tuple(map(str, range(40))))
+    data = SimpleNamespace(train=drawings, val=drawings, test=drawings)
+    monkeypatch.setattr(qs.datasets, "load", lambda *args, **options: data)
+    out, few = tmp_path / "generation.json", ["--root", "none", "--steps", 1, "--tasks", 2]
+    for part in ("completion", "samples"):
+        call("generation", monkeypatch, part, *few, "--out", out)
+    results = json.loads(out.read_text())
+    assert len(results) == 5 + 4
+    assert all(len(row["scores"]) == 2 for row in results.values())
+    assert results["samples given drawings"]["distance"] > 0.2  # not from themselves

@@ -116,6 +116,9 @@ if TYPE_CHECKING:
     from quickstudy.learners.gradient.meta_sgd import MetaSGD as MetaSGD
     from quickstudy.learners.gradient.proto_maml import ProtoMAML as ProtoMAML
     from quickstudy.learners.gradient.reptile import Reptile as Reptile
+    from quickstudy.learners.memory.convolutional_process import (
+        ConvolutionalConditionalNeuralProcess as ConvolutionalConditionalNeuralProcess,
+    )
     from quickstudy.learners.memory.in_context import InContext as InContext
     from quickstudy.learners.memory.lstm import LSTM as LSTM
     from quickstudy.learners.memory.mann import MANN as MANN
@@ -126,6 +129,9 @@ if TYPE_CHECKING:
     )
     from quickstudy.learners.memory.neural_process import (
         ConditionalNeuralProcess as ConditionalNeuralProcess,
+    )
+    from quickstudy.learners.memory.neural_statistician import (
+        NeuralStatistician as NeuralStatistician,
     )
     from quickstudy.learners.memory.snail import SNAIL as SNAIL
     from quickstudy.learners.metric.dense_matching import DenseMatching as DenseMatching

@@ -65,6 +65,8 @@ CHEAPER = {
     "self_training": {"threshold": 0.34},
     "single_task": {"steps": 3},
     "attentive_conditional_neural_process": {"size": 8, "heads": 2},
+    "convolutional_conditional_neural_process": {"grid": 6, "channels": 4, "blocks": 1},
+    "neural_statistician": {"hidden": 8},
     "tradaboost": {"rounds": 3},
     "tradaboost_r2": {"steps": 2, "rounds": 3, "folds": 2},
     "mmoe": {"experts": 2, "hidden": (4,), "steps": 2},
@@ -86,10 +88,14 @@ AS_LEARNT = {"mean_regularised": "weight"}
 """Parameters that are 0 at first; the law that others break would hold."""
 
 
+CHANNELS = {"convolutional_conditional_neural_process": 2}
+"""Of Conv4, for 16 pixels also its features: those are places in a plane."""
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 def test_learners_as_they_are_by_default_keep_exactly_what_they_do_not_except(name: str) -> None:
-    recipe = Recipe(learner=name, channels=4, ways=WAYS, train_ways=WAYS, shots=2,
-                    options=CHEAPER.get(name, {}))  # fmt: skip
+    recipe = Recipe(learner=name, channels=CHANNELS.get(name, 4), ways=WAYS, train_ways=WAYS,
+                    shots=2, options=CHEAPER.get(name, {}))  # fmt: skip
     learner = make_learner(recipe, (1, 16, 16)).double().eval()
     if name in AS_LEARNT:
         start = torch.Generator().manual_seed(0)

@@ -75,6 +75,9 @@ class Application(ABC):
     """That of its module, card and docs page."""
     learners: ClassVar[tuple[str, ...]]
     """The names that ``--learner`` may give, the default first."""
+    reads_files: ClassVar[bool] = True
+    """Whether ``predict`` is given files. Otherwise :meth:`inputs` gets what stands in their place,
+    such as the number of drawings to make, and must refuse whatever else it is given."""
 
     @abstractmethod
     def prepare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quickstudy.base.names import unknown_name
 
-AUGMENTATIONS = ("crop", "flip", "colour", "affine")
+AUGMENTATIONS = ("crop", "flip", "colour", "affine", "shifts", "masks")
 """Those of :mod:`quickstudy.tasks.augmentation`."""
 
 

@@ -74,7 +74,8 @@ def load(
                    user's cache folder. For ``folder`` it is that folder, for ``arrays`` the file.
     ``split``      name of a published split, where there are several.
     ``size``       side of the square images in pixels; by default the usual one of the data set.
-    ``rotations``  add every class rotated by 90, 180 and 270 degrees as three further classes.
+    ``rotations``  add every class rotated by 90, 180 and 270 degrees as three further classes; of
+                   spoken words, every training class played backwards as one further class.
     ``strict``     raise an error for an unreadable image, instead of a warning that leaves it out.
     ``fractions``  of your own classes for training, validation and test; fitted to their number by
                    default, see :func:`quickstudy.tasks.split_classes`.

@@ -25,6 +25,8 @@ class Dataset:
     ``val``          without classes where there is no validation.
     ``new_classes``  False where the splits are separate rows of the same classes, so that test
                      tasks have new rows, but no new classes.
+    ``within_superclass``  whether the classes of a task must come from one superclass, because
+                     those of two differ in more than what is asked.
     """
 
     card: Card
@@ -32,6 +34,7 @@ class Dataset:
     val: LabelledRows
     test: LabelledRows
     new_classes: bool = field(default=True, kw_only=True)
+    within_superclass: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.new_classes:

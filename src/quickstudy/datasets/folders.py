@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from quickstudy.datasets.dataset import Dataset, in_order, split_dataset
 from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.datasets.progress import track
 from quickstudy.datasets.registry import card
+from quickstudy.datasets.sounds import SoundError
 from quickstudy.tasks.rows import LabelledRows
 
 SIZE = 84  # as mini-ImageNet, and photographs in most few-shot papers
@@ -38,8 +39,8 @@ def load(
 ) -> Dataset:
     """:func:`folder` for ``datasets.load("folder", root=path)``."""
     return folder(
-        _given(root), size=SIZE if size is None else size, fractions=fractions, seed=split_seed,
-        ways=ways, strict=strict,
+        given_folder(root), size=SIZE if size is None else size, fractions=fractions,
+        seed=split_seed, ways=ways, strict=strict,
     )  # fmt: skip
 
 
@@ -51,16 +52,22 @@ def load_classes(
     Raises ValueError where it has folders ``train``, ``val`` and ``test``, besides what
     :func:`read_classes` raises.
     """
-    top = Path(_given(root)).expanduser()
-    if _has_splits(top):
+    top = Path(given_folder(root)).expanduser()
+    refuse_splits(top)
+    return read_classes(top, SIZE if size is None else size, strict=strict)
+
+
+def refuse_splits(top: Path) -> None:
+    """ValueError where the folder ``top`` has splits of its own, so that no other can be made."""
+    if has_splits(top):
         raise ValueError(
             f"{top}: has its own splits, the folders {', '.join(SPLITS)}, so no other split can "
             "be made. Put all class folders side by side, or leave the options of the split out."
         )
-    return read_classes(top, SIZE if size is None else size, strict=strict)
 
 
-def _given(root: str | Path | None) -> str | Path:
+def given_folder(root: str | Path | None) -> str | Path:
+    """``root``; ValueError where none is given."""
     if root is None:
         raise ValueError(
             "folder: needs the folder of class folders. Give it as root (--root FOLDER)."
@@ -68,7 +75,8 @@ def _given(root: str | Path | None) -> str | Path:
     return root
 
 
-def _has_splits(top: Path) -> bool:
+def has_splits(top: Path) -> bool:
+    """Whether ``top`` holds a folder for each of the :data:`SPLITS`."""
     return all((top / split).is_dir() for split in SPLITS)
 
 
@@ -90,9 +98,9 @@ def folder(
     Raises as :func:`read_classes` does, and ValueError for a single class.
     """
     top = Path(path).expanduser()
-    if _has_splits(top):
+    if has_splits(top):
         if fractions is not None:
-            load_classes(top)  # raises, and says that the folder has its own splits
+            refuse_splits(top)
         parts = {s: read_classes(top / s, size, channels, strict=strict) for s in SPLITS}
         return Dataset(card("folder"), *in_order(parts))
     classes = read_classes(top, size, channels, strict=strict)
@@ -118,21 +126,41 @@ def read_classes(
     Raises FileNotFoundError, NotADirectoryError or PermissionError for the folder itself,
     ValueError without classes, and for a class without readable images.
     """
+
+    def read(file: Path) -> np.ndarray:
+        return decode(file, str(file), size=size, channels=channels, resize=resize)
+
+    return read_folders(path, read, (channels, size, size), "images", SUFFIXES, strict=strict)
+
+
+def read_folders(
+    path: str | Path,
+    read: Callable[[Path], np.ndarray],
+    shape: tuple[int, ...],
+    what: str,
+    suffixes: Sequence[str],
+    *,
+    strict: bool = False,
+) -> LabelledRows:
+    """:func:`read_classes` of any files that ``read`` makes rows of, uint8 of this ``shape``.
+
+    ``what``  such files are called in messages, and ``suffixes`` they usually have. A file of which
+              ``read`` says by ImageError or SoundError that it is none is left out.
+    """
     top = Path(path).expanduser()
-    files = {name: _files(top / name) for name in _class_names(top)}
+    files = {name: _files(top / name) for name in _class_names(top, what)}
     counts, problems = dict.fromkeys(files, 0), []
     pairs = [(name, file) for name, members in files.items() for file in members]
-    rows = np.empty((len(pairs), channels, size, size), np.uint8)
+    rows = np.empty((len(pairs), *shape), np.uint8)
     for name, file in track(pairs, f"Decoding {top.name}", len(pairs)):
         try:
-            image = decode(file, str(file), size=size, channels=channels, resize=resize)
-            rows[sum(counts.values())] = image
+            rows[sum(counts.values())] = read(file)
             counts[name] += 1
-        except ImageError as error:
+        except (ImageError, SoundError) as error:
             if strict:
                 raise
             problems.append((name, str(error)))
-    _refuse_empty(top, counts, problems)
+    _refuse_empty(top, counts, problems, what, suffixes)
     bad = [problem for _, problem in problems]
     if bad:
         more = f" ... and {len(bad) - MOST_LISTED} more" if len(bad) > MOST_LISTED else ""
@@ -146,18 +174,18 @@ def read_classes(
     return LabelledRows(torch.from_numpy(good), torch.tensor(list(counts.values())), tuple(counts))
 
 
-def _class_names(top: Path) -> list[str]:
+def _class_names(top: Path, what: str) -> list[str]:
     if not top.exists():
         raise FileNotFoundError(f"{top}: there is no such folder. Check the path.")
     if not top.is_dir():
         raise NotADirectoryError(
-            f"{top}: must be a folder with one folder of images per class; it is a file."
+            f"{top}: must be a folder with one folder of {what} per class; it is a file."
         )
     names = [p.name for p in _listed(top) if p.is_dir() and not p.name.startswith((".", "__"))]
     if not names:
         raise ValueError(
-            f"{top}: must hold one folder of images per class; found no folder. "
-            f"Move the images of each class to {top / 'NAME_OF_CLASS'}."
+            f"{top}: must hold one folder of {what} per class; found no folder. "
+            f"Move the {what} of each class to {top / 'NAME_OF_CLASS'}."
         )
     return sorted(names)
 
@@ -181,12 +209,18 @@ def _listed(folder: Path) -> list[Path]:
         ) from error
 
 
-def _refuse_empty(top: Path, counts: dict[str, int], problems: list[tuple[str, str]]) -> None:
+def _refuse_empty(
+    top: Path,
+    counts: dict[str, int],
+    problems: list[tuple[str, str]],
+    what: str,
+    suffixes: Sequence[str],
+) -> None:
     empty = [name for name, count in counts.items() if not count]
     if empty:
         of_them = [problem for name, problem in problems if name in empty]
         raise ValueError(
-            f"{top}: every class needs at least one readable image, but {empty[:3]} "
-            f"({len(empty)} in all) have none. Remove the folder, or add images "
-            f"({', '.join(SUFFIXES)})." + (f" First problem: {of_them[0]}" if of_them else "")
+            f"{top}: every class needs at least one readable {what[:-1]}, but {empty[:3]} "
+            f"({len(empty)} in all) have none. Remove the folder, or add {what} "
+            f"({', '.join(suffixes)})." + (f" First problem: {of_them[0]}" if of_them else "")
         )

@@ -73,6 +73,7 @@ class Card:
                     by default.
     ``texts``       whether its inputs are tokens of texts, which
                     :func:`~quickstudy.datasets.load_texts` gives as they are.
+    ``sounds``      whether its inputs are spectrograms of sounds.
     ``application`` the application that reads what its loader gives, such as "detection", for data
                     that are no classes.
     """
@@ -99,6 +100,7 @@ class Card:
     named_tasks: str = ""
     parts: tuple[str, ...] = ()
     texts: bool = False
+    sounds: bool = False
     application: str = ""
 
     def digest(self, what: str) -> str:

@@ -19,6 +19,8 @@ from torch import Tensor
 from quickstudy.base.augmentations import augmentation_names
 from quickstudy.base.shown import shown
 from quickstudy.base.trees import dtype_and_shape
+from quickstudy.tasks.image_rows import image_sides, per_image
+from quickstudy.tasks.spectrogram_augmentation import Masks, Shifts
 from quickstudy.tasks.stacks import tensor_to_device
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -45,7 +47,7 @@ class Crop:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The image shifted by -padding to padding pixels in each direction, all equally likely."""
-        height, width = _sides(images, "crop")
+        height, width = image_sides(images, "crop")
         side = min(height, width)
         padding = min(max(4, side // 10), side // 4) if self.padding is None else self.padding
         shifts = torch.randint(2 * padding + 1, (2, len(images)), generator=generator)
@@ -69,9 +71,9 @@ class Flip:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images, some of them flipped."""
-        _sides(images, "flip")
+        image_sides(images, "flip")
         flipped = torch.rand(len(images), generator=generator) < self.probability
-        return torch.where(_per_image(flipped, images), images.flip(3), images)
+        return torch.where(per_image(flipped, images), images.flip(3), images)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Colour:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images in other colours; ValueError for pixels outside of [0, 1]."""
-        _sides(images, "colour")
+        image_sides(images, "colour")
         if images.shape[1] not in (1, 3):
             raise ValueError(
                 f"colour: images must have 1 channel or 3; found {images.shape[1]}. Leave colour "
@@ -116,7 +118,7 @@ class Colour:
             )
         strengths = torch.tensor([self.brightness, self.contrast, self.saturation])
         drawn = torch.rand(len(images), 3, generator=generator)
-        b, c, s = (_per_image(f, images) for f in (1 + strengths * (2 * drawn - 1)).unbind(1))
+        b, c, s = (per_image(f, images) for f in (1 + strengths * (2 * drawn - 1)).unbind(1))
         grey = images
         if images.shape[1] == 3:
             red, green, blue = images.split(1, dim=1)
@@ -149,7 +151,7 @@ class Affine:
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images changed about their centre."""
-        height, width = _sides(images, "affine")
+        height, width = image_sides(images, "affine")
         turn, down, right, grow = 2 * torch.rand(4, len(images), generator=generator) - 1
         angle, size = turn * math.radians(self.degrees), 1 + grow * self.scale
         cos, sin = angle.cos() / size, angle.sin() / size
@@ -175,7 +177,8 @@ class Chain:
 
 
 _NAMED: dict[str, Callable[[], Augmentation]] = {
-    "crop": Crop, "flip": Flip, "colour": Colour, "affine": Affine,
+    "crop": Crop, "flip": Flip, "colour": Colour, "affine": Affine, "shifts": Shifts,
+    "masks": Masks,
 }  # fmt: skip
 
 
@@ -230,20 +233,3 @@ def _try_out(augment: Any, rows: Any) -> None:
             f"augment: must keep shape and type of the images; given {given}, it gave "
             f"{dtype_and_shape(found)}."
         )
-
-
-def _sides(images: Tensor, name: str) -> tuple[int, int]:
-    """Height and width of images; ValueError for rows that are none."""
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(
-            f"{name}: needs images (n, channels, height, width) of floats; found "
-            f"{dtype_and_shape(images)}. Leave {name} out."
-        )
-    return images.shape[2], images.shape[3]
-
-
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    """Values (n,) for images (n, c, h, w): (n, 1, 1, 1) on their device; factors in their type."""
-    if values.is_floating_point():
-        values = values.to(images.dtype)
-    return tensor_to_device(values, images.device)[:, None, None, None]

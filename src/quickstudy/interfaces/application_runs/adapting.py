@@ -96,7 +96,7 @@ def predict_for(
         )
     application = _strict("predict", name, options, strict)
     for path in paths:
-        if not path.exists():
+        if application.reads_files and not path.exists():
             raise FileNotFoundError(f"predict: {path} does not exist. Check the path.")
     if out is not None:
         _refuse_files(out)

@@ -87,6 +87,8 @@ def adapt(
 def _made_alike(info: Mapping[str, Any]) -> str:
     """What was done to the images of a support set, in words."""
     made, support = info["pictures"], info["support"]
+    if "seconds" in made:  # of sounds
+        return f"{support['images']} spectrograms of {made['size']} mel bands and frames"
     kind = "grey" if made["channels"] == 1 else "RGB"
     text = f"{kind}, {made['size']} × {made['size']} pixels ({made['resize']} filter)"
     if not support["inverted"]:

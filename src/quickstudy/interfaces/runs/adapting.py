@@ -18,14 +18,11 @@ from quickstudy.base.shown import shown
 from quickstudy.base.trees import without_rows
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Examples, Learner, Predictor, TaskSpec
-from quickstudy.datasets.folders import read_classes
 from quickstudy.evaluation.calibrate import KEY, calibrate_on_support
 from quickstudy.evaluation.support_check import SupportCheck, check_support_set
 from quickstudy.interfaces.runs.featured import backbone_of, is_fixed, on_features
 from quickstudy.interfaces.runs.folder import Run
-from quickstudy.interfaces.runs.picture_files import (
-    made_alike,
-)
+from quickstudy.interfaces.runs.picture_files import kind_of, made_alike, read_folder
 from quickstudy.interfaces.runs.starts import Start, start_of_run
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.order import in_mixed_order
@@ -40,6 +37,8 @@ def adapt_folder(
     check: bool = True,
 ) -> Predictor:
     """A predictor for the classes of ``folder``: one folder of example images per class.
+
+    Sounds, for a learner of these, are images too: their spectrograms.
 
     ``run`` is a run, or a :class:`~quickstudy.interfaces.runs.starts.Start` of a pretrained
     backbone: its features of the images are computed once, and of several learners the one is taken
@@ -73,11 +72,11 @@ def adapt_folder(
             "predictions train with another norm, such as group.",
             stacklevel=2,
         )
-    classes = read_classes(folder, pictures.size, 3, resize=pictures.resize, strict=strict)
+    classes, files = read_folder(pictures, folder, strict=strict), kind_of(pictures)
     if len(classes) < 2:
         raise ValueError(
-            f"adapt: {folder} has images of one class alone, {shown(classes.names[0])}. Add a "
-            "folder of images of something else, to tell it from."
+            f"adapt: {folder} has {files} of one class alone, {shown(classes.names[0])}. Add a "
+            f"folder of {files} of something else, to tell it from."
         )
     alike = made_alike(pictures, classes.inputs, invert)
     alike.warn_of_differences("adapt", str(folder))
@@ -100,8 +99,8 @@ def adapt_folder(
         if seen := [name for name in classes.names if name in start.trained]:
             warnings.warn(
                 f"adapt: the learner was trained on {_classes_named(seen)} of the same name. If "
-                f"images in {folder} were among its training images, the check is too favourable. "
-                "Check it with other images: `quickstudy predict` on class folders.",
+                f"{files} in {folder} were among its training {files}, the check is too "
+                f"favourable. Check it with other {files}: `quickstudy predict` on class folders.",
                 stacklevel=2,
             )
         found = chosen.check or check_support_set(_reader(learner), rows, spec, raw=support)
@@ -111,7 +110,7 @@ def adapt_folder(
         if found.no_better_than:
             warnings.warn(
                 f"adapt: the predictor is no better than {' and '.join(found.no_better_than)}: "
-                f"{found.headline}. Give more images of each class, or train a learner on images "
+                f"{found.headline}. Give more {files} of each class, or train a learner on {files} "
                 "like these.",
                 stacklevel=2,
             )

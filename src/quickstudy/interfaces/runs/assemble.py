@@ -208,7 +208,8 @@ def _source(
     recipe: Recipe, data: Dataset, split: str, ways: int, queries: int, shuffled: bool
 ) -> Episodes:
     classes = data.splits[split]
-    within = classes.superclasses if recipe.within_superclass else None
+    chosen = recipe.within_superclass or data.within_superclass
+    within = classes.superclasses if chosen else None
     if recipe.within_superclass and within is None:
         raise ValueError(
             f"within_superclass: the classes of {recipe.data} have no superclasses. Leave it out."

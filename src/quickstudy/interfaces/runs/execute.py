@@ -16,6 +16,7 @@ from quickstudy.compute.compiled import refuse_without_compiler
 from quickstudy.core import Learner, Task
 from quickstudy.datasets.dataset import Dataset
 from quickstudy.datasets.pictures import PictureFormat
+from quickstudy.datasets.spectrograms import SpectrogramFormat
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
 from quickstudy.evaluation.timing import seconds_per_adaptation
@@ -182,7 +183,7 @@ def train(
         run.keep_times(training.seconds, training.cpu_seconds)
     parts.learner.eval()
     data = parts.data
-    pictures = PictureFormat.of(data.train.inputs, data.card.resize)
+    pictures = _format_of(data)
     info = {
         "shape": tuple(data.train.inputs.shape[1:]),
         "data": parts.recipe.data,
@@ -190,6 +191,13 @@ def train(
     }
     save(parts.learner, run.path / "learner.safetensors", info)
     return parts.learner
+
+
+def _format_of(data: Dataset) -> PictureFormat | SpectrogramFormat | None:
+    """How the inputs of ``data`` are made from files; None where that is not known."""
+    if data.card.sounds:
+        return SpectrogramFormat(data.train.inputs.shape[-1])
+    return PictureFormat.of(data.train.inputs, data.card.resize)
 
 
 def _fit(

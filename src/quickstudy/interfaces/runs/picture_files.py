@@ -1,4 +1,4 @@
-"""Image files in the form of a learner's training pictures."""
+"""Files of a user, images or sounds, in the form of a learner's training pictures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from quickstudy.base.door import to_unit
 from quickstudy.core import Learner, Predictor
+from quickstudy.datasets import images, sounds
+from quickstudy.datasets.folders import read_classes
 from quickstudy.datasets.pictures import PictureFormat
+from quickstudy.datasets.sound_folders import read_sound_classes
+from quickstudy.datasets.spectrograms import SpectrogramFormat
+from quickstudy.tasks.rows import LabelledRows
+
+FileFormat = PictureFormat | SpectrogramFormat
+"""How files become the pictures that a learner takes."""
+UNREADABLE = (images.ImageError, sounds.SoundError, OSError)
+
+
+def kind_of(form: FileFormat) -> str:
+    """What the files are: "images" or "sounds"."""
+    return "sounds" if isinstance(form, SpectrogramFormat) else "images"
+
+
+def suffixes_of(form: FileFormat) -> tuple[str, ...]:
+    """The suffixes of files that are looked for in a folder."""
+    return sounds.SUFFIXES if isinstance(form, SpectrogramFormat) else images.SUFFIXES
+
+
+def read_folder(form: FileFormat, folder: str | Path, *, strict: bool) -> LabelledRows:
+    """The classes in the folders of ``folder``; pixels (n, channels, size, size) uint8."""
+    if isinstance(form, SpectrogramFormat):
+        return read_sound_classes(folder, form, strict=strict)
+    return read_classes(folder, form.size, 3, resize=form.resize, strict=strict)
+
+
+def read_file(form: FileFormat, file: Path) -> np.ndarray:
+    """The pixels (channels, size, size) of one file; an error of :data:`UNREADABLE` for others."""
+    if isinstance(form, SpectrogramFormat):
+        return form.read(file, str(file))
+    return images.decode(file, str(file), size=form.size, channels=3, resize=form.resize)
 
 
 @dataclass(frozen=True)
@@ -49,14 +83,19 @@ class Alike:
 
 
 def made_alike(
-    pictures: PictureFormat, pixels: Tensor, invert: bool | None, otherwise: bool | None = None
+    pictures: FileFormat, pixels: Tensor, invert: bool | None, otherwise: bool | None = None
 ) -> Alike:
-    """``pixels`` (n, 3, side, side) uint8 in the form ``pictures``.
+    """``pixels`` (n, 3, side, side) uint8 in the form ``pictures``; spectrograms as they are.
 
     ``invert``     whether to swap black and white in all; None to see from each.
     ``otherwise``  what None means for a picture that does not tell; by default as most do.
     """
     unit = to_unit(pixels)
+    if isinstance(pictures, SpectrogramFormat):
+        if invert:
+            raise ValueError("adapt: --invert swaps black and white of images, but these are "
+                             "sounds. Leave it out.")  # fmt: skip
+        return Alike(unit, torch.zeros(len(unit), dtype=torch.bool), "")
     if invert is None:
         inverted = pictures.to_invert(unit, otherwise)
     else:
@@ -64,7 +103,12 @@ def made_alike(
     return Alike(pictures.apply(unit, inverted), inverted, pictures.differences(unit))
 
 
-def format_of_learner(info: Mapping[str, Any], run: Path) -> PictureFormat:
+def _format_from_json(values: Any) -> FileFormat:
+    of_sounds = isinstance(values, dict) and "seconds" in values
+    return SpectrogramFormat.from_json(values) if of_sounds else PictureFormat.from_json(values)
+
+
+def format_of_learner(info: Mapping[str, Any], run: Path) -> FileFormat:
     """The format of the pictures that the learner of ``run`` was trained on.
 
     Raises ValueError where it was trained on other inputs.
@@ -75,7 +119,7 @@ def format_of_learner(info: Mapping[str, Any], run: Path) -> PictureFormat:
             "its training pictures were made. Train it again."
         )
     if info["pictures"] is not None:
-        return PictureFormat.from_json(info["pictures"])
+        return _format_from_json(info["pictures"])
     shape = tuple(info.get("shape", ()))
     raise ValueError(
         f"adapt: the learner of {run} was trained on inputs of shape {shape}, of which it is not "
@@ -94,7 +138,7 @@ def refuse_learner(thing: Predictor | Learner, command: str) -> Predictor:
     )
 
 
-def format_of_predictor(predictor: Predictor) -> PictureFormat:
+def format_of_predictor(predictor: Predictor) -> FileFormat:
     """The format of the pictures that ``predictor`` takes; ValueError where it takes none."""
     info = predictor.info
     names, invert = info.get("names"), info.get("invert")
@@ -109,4 +153,4 @@ def format_of_predictor(predictor: Predictor) -> PictureFormat:
             f"predict: the predictor distinguishes {predictor.spec.outputs} classes, but its file "
             f"names {str(names)[:100]}, and invert is {str(invert)[:20]}. Adapt again."
         )
-    return PictureFormat.from_json(info["pictures"])
+    return _format_from_json(info["pictures"])

@@ -17,15 +17,19 @@ from torch import Tensor
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.words import count
 from quickstudy.core import Learner, Predictor
-from quickstudy.datasets.images import SUFFIXES, ImageError, decode
 from quickstudy.evaluation.calibrate import KEY, calibration_of
 from quickstudy.evaluation.confusion import Confusion
 from quickstudy.evaluation.prediction_sets import PredictionSets, sets_of_logits
 from quickstudy.interfaces.runs.adapting import digests_of
 from quickstudy.interfaces.runs.picture_files import (
+    UNREADABLE,
+    FileFormat,
     format_of_predictor,
+    kind_of,
     made_alike,
+    read_file,
     refuse_learner,
+    suffixes_of,
 )
 
 
@@ -120,22 +124,21 @@ def predict_files(
     bound = None if coverage is None else _bound(predictor, coverage)
     pictures = format_of_predictor(predictor)
     rows, files, folders, unreadable = [], [], [], {}
-    for file, folder in _image_files(paths):
+    for file, folder in _files(paths, pictures):
         try:
-            rows.append(
-                decode(file, str(file), size=pictures.size, channels=3, resize=pictures.resize)
-            )
+            rows.append(read_file(pictures, file))
             files.append(str(file))
             folders.append(folder)
-        except (ImageError, OSError) as error:
+        except UNREADABLE as error:
             if strict:
                 raise
             unreadable[str(file)] = str(error)
             warnings.warn(f"left out: {error}", SkippedInput, stacklevel=2)
     if not rows:
         raise ValueError(
-            f"predict: none of {count(len(unreadable), 'file')} is a readable image. "
-            "Give image files, or a folder of them."
+            f"predict: none of {count(len(unreadable), 'file')} is a readable "
+            f"{kind_of(pictures)[:-1]}. Give {kind_of(pictures)[:-1]} files, or a folder of them. "
+            f"First problem: {next(iter(unreadable.values()))}"
         )
     invert, unclear = (predictor.info.get(name) for name in ("invert", "invert_if_unclear"))
     pixels = torch.from_numpy(np.stack(rows))
@@ -158,8 +161,9 @@ def predict_files(
     if found.confusion is not None and bool(adapted_to.any()):
         warnings.warn(
             f"predict: the predictor was adapted to {int(adapted_to.sum())} of "
-            f"{count(len(files), 'image')}, so the accuracy is too high. Give other images, or use "
-            "the check of `quickstudy adapt`, which leaves each image out.",
+            f"{count(len(files), kind_of(pictures)[:-1])}, so the accuracy is too high. Give other "
+            f"{kind_of(pictures)}, or use the check of `quickstudy adapt`, which leaves each "
+            f"{kind_of(pictures)[:-1]} out.",
             stacklevel=2,
         )
     return found
@@ -180,17 +184,17 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _image_files(paths: Sequence[str | Path]) -> list[tuple[Path, str]]:
-    """Each image, and the folder inside the given one that it lies in, "" for none."""
+def _files(paths: Sequence[str | Path], form: FileFormat) -> list[tuple[Path, str]]:
+    """Each image or sound, and the folder inside the given one that it lies in, "" for none."""
     found: list[tuple[Path, str]] = []
     for path in map(Path, paths):
         if not path.is_dir():
             found.append((path, ""))
             continue
-        for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES):
+        for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes_of(form)):
             inner = file.relative_to(path).parts
             found.append((file, inner[0] if len(inner) > 1 else ""))
     if not found:
         searched = ", ".join(map(str, paths))
-        raise ValueError(f"predict: there are no images in {searched}. Give other files.")
+        raise ValueError(f"predict: there are no {kind_of(form)} in {searched}. Give other files.")
     return found

@@ -23,7 +23,7 @@ from quickstudy.interfaces.runs.assemble import learner_options
 from quickstudy.interfaces.runs.featured import adapts_layers
 from quickstudy.interfaces.runs.fitted import training_classes
 from quickstudy.interfaces.runs.folder import Run
-from quickstudy.interfaces.runs.picture_files import format_of_learner
+from quickstudy.interfaces.runs.picture_files import FileFormat, format_of_learner
 from quickstudy.interfaces.runs.pretrained_backbone import adapts_backbone
 from quickstudy.interfaces.runs.recipe import Recipe
 
@@ -45,7 +45,7 @@ class Start:
 
     name: str
     learners: Mapping[str, Learner]
-    pictures: PictureFormat
+    pictures: FileFormat
     trained: frozenset[str] = frozenset()
     norm: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)

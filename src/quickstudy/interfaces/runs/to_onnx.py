@@ -25,6 +25,6 @@ def export_predictor(predictor: Predictor | Learner, path: str | Path) -> dict[s
             "export: this predictor was not made for image files, so the shape of its inputs is "
             "not known. Use quickstudy.export(predictor, path, inputs) in Python."
         )
-    shape = [int(made["channels"]), int(made["size"]), int(made["size"])]
+    shape = [int(made.get("channels", 1)), int(made["size"]), int(made["size"])]
     export(predictor, path, torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)))
     return {"inputs": shape, "classes": list(predictor.info["names"])}

@@ -43,7 +43,7 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
 
     Raises TypeError for a learner other than a neural process.
     """
-    if not isinstance(learner, ConditionalNeuralProcess | AttentiveConditionalNeuralProcess):
+    if not callable(getattr(learner, "distribution", None)):
         raise TypeError(
             f"gaussian_likelihood: needs a neural process; found {type(learner).__name__}."
         )
@@ -266,6 +266,11 @@ class AttentiveConditionalNeuralProcess(Learner):
 
 def _check(learner: str, size: int, floor: float) -> None:
     refuse_sizes(learner, size=size)
+    check_floor(learner, floor)
+
+
+def check_floor(learner: str, floor: float) -> None:
+    """ValueError, prefixed by ``learner``, for a least deviation that is not in (0, 1)."""
     if not 0 < floor < 1:
         raise ValueError(f"{learner}: floor must lie between 0 and 1; found {floor}.")
 
