@@ -581,6 +581,8 @@ def test_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     assert all(row["split"] == 0 and row["new"] == ["blue"] for row in rows)
     assert all(len(row["novel AP50"]) == len(row["base AP50"]) == 1 for row in rows[1:])
+
+
 def test_molecules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On made-up fingerprints of two families of assays, whose actives are single bits."""
     pytest.importorskip("rdkit")
@@ -614,6 +616,8 @@ def test_molecules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gain = expected[:2].mean((0, 1)) - expected[2:].mean((0, 1))
     assert row["ΔAUPRC above forest"] == pytest.approx(float(gain[0]), abs=1e-4)
     assert row["ROC-AUC above forest"] == pytest.approx(float(gain[1]), abs=1e-4)
+
+
 def test_speech(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, few = tmp_path / "speech.json", "--steps 1 --tasks 2 --size 16 --splits both"
     call("speech", monkeypatch, "--root", shared_data, *few.split(), "--out", out)

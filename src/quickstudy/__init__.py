@@ -139,10 +139,11 @@ if TYPE_CHECKING:
     from quickstudy.learners.metric.meta_opt_net import MetaOptNet as MetaOptNet
     from quickstudy.learners.metric.nearest_neighbours import NearestNeighbours as NearestNeighbours
     from quickstudy.learners.metric.prototypical import Prototypical as Prototypical
-    from quickstudy.learners.metric.prototypical_segmentation import (
-        PrototypicalSegmentation as PrototypicalSegmentation,
     from quickstudy.learners.metric.prototypical_mahalanobis import (
         PrototypicalMahalanobis as PrototypicalMahalanobis,
+    )
+    from quickstudy.learners.metric.prototypical_segmentation import (
+        PrototypicalSegmentation as PrototypicalSegmentation,
     )
     from quickstudy.learners.metric.r2d2 import R2D2 as R2D2
     from quickstudy.learners.metric.relation import Relation as Relation

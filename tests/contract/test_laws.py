@@ -24,8 +24,8 @@ import quickstudy as qs
 from made_up import Detector, bright_boxes, bright_places, planes, yes_or_no
 from quickstudy.answers.boxes import Boxes
 from quickstudy.answers.classes import Classes
-from quickstudy.answers.spans import Spans
 from quickstudy.answers.pixels import Pixels
+from quickstudy.answers.spans import Spans
 from quickstudy.core import TaskSource
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.runs.assemble import make_learner

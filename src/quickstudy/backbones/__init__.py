@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from quickstudy.backbones.joined import Chain, Features, WithHead
     from quickstudy.backbones.low_rank import LowRank
     from quickstudy.backbones.mlp import MLP
-    from quickstudy.backbones.remembering import Remembering
     from quickstudy.backbones.molecules.fingerprints import Fingerprint, FingerprintMLP
     from quickstudy.backbones.molecules.gin import GIN
+    from quickstudy.backbones.remembering import Remembering
     from quickstudy.backbones.resnet12 import ResNet12
     from quickstudy.backbones.text.encoder import TextEncoder
     from quickstudy.backbones.text.entities import EntityEncoder, WordEncoder
@@ -34,9 +34,9 @@ __all__ = [
     "EfficientNetLite",
     "EntityEncoder",
     "Features",
-    "JoinedMaps",
     "Fingerprint",
     "FingerprintMLP",
+    "JoinedMaps",
     "LowRank",
     "OnnxTextEncoder",
     "PixelMaps",
