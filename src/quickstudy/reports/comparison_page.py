@@ -142,6 +142,8 @@ def _not_validated(comparison: Comparison) -> str:
     names = comparison.settings.get("not_validated")
     if not isinstance(names, list):
         return ""
+    if {entry.name for entry in comparison.learners} <= set(names):
+        return "all learners"
     labels = labels_of(comparison.entries)
     return ", ".join(labels.get(str(name), str(name)) for name in names)
 

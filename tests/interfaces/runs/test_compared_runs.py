@@ -97,6 +97,14 @@ def test_the_same_command_and_resume_give_the_finished_result(whole, points, mon
     assert (whole / "comparison.json").read_bytes() == before
 
 
+def test_resume_refuses_every_other_option(whole):
+    """Also one that turns something off."""
+    for option in ("--no-rotations", "--test-again"):
+        printed = CliRunner().invoke(main, ["compare", "--resume", str(whole), option])
+        assert printed.exit_code == 1
+        assert "Give nothing else" in printed.output
+
+
 @pytest.mark.parametrize("file", ["checkpoint.safetensors", "evaluation.json", "comparison.json"])
 def test_a_comparison_killed_at_a_write_ends_with_the_same_bytes(whole, points, tmp_path, file):
     """benchmarks/killed_comparisons.py kills at random moments, twenty times."""

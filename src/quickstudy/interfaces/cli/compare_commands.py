@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from quickstudy.interfaces.cli.printing import json_option, print_json, print_path, print_rich
 
@@ -61,7 +62,10 @@ def compare(
     With --learners: train each with the same budget from several seeds, and test all. With the
     folders of finished RUNS: compare their stored results; nothing is trained.
     """
-    asked = {n: v for n, v in given.items() if v is not None and v != () and v is not False}
+    asked = {
+        name: value for name, value in given.items()
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }  # fmt: skip
     if resume is not None and (asked or runs or out):
         raise ValueError(
             "compare: --resume continues with the comparison's own settings. Give nothing else."
@@ -86,7 +90,7 @@ def compare(
 def _trained(
     ctx: click.Context, asked: dict[str, Any], out: Path | None, resume: Path | None, as_json: bool
 ) -> tuple[Comparisons, Path]:
-    from quickstudy.interfaces.runs.compared_runs import compare_recipes
+    from quickstudy.interfaces.runs.compared_runs import begun_by, compare_recipes
     from quickstudy.interfaces.runs.comparison_report import PAGE, write_page
     from quickstudy.interfaces.runs.plan import kept_plan, make_plan
 
@@ -96,15 +100,17 @@ def _trained(
     else:
         plan, loaded = make_plan(**_of_plan(asked))
         folder = out or _new_folder(plan)
-    print_path("comparison folder", folder, err=True)
     command = shlex.join(["quickstudy", *sys.argv[1:]])
     try:
-        found = compare_recipes(plan, loaded, folder, command=command)
+        found = compare_recipes(
+            plan, loaded, folder, command=command,
+            begun=lambda: print_path("comparison folder", folder, err=True),
+        )  # fmt: skip
     except KeyboardInterrupt as stopped:
         again = f"quickstudy compare --resume {shlex.quote(str(folder))}"
         click.echo(f"Interrupted. What was trained is kept. Continue with: {again}", err=True)
         ctx.exit(128 + getattr(stopped, "signal", 2))
-    write_page(found, folder / PAGE, command)
+    write_page(found, folder / PAGE, begun_by(folder) or command)
     return found, folder
 
 

@@ -55,15 +55,19 @@ from quickstudy.training.fit import fit
 
 
 def compare_recipes(
-    plan: Plan, loaded: Loaded, path: Path, *, command: str = "", progress: bool = True
-) -> Comparisons:
+    plan: Plan, loaded: Loaded, path: Path, *, command: str = "", progress: bool = True,
+    begun: Callable[[], object] = lambda: None,
+) -> Comparisons:  # fmt: skip
     """Carry out ``plan`` in the folder ``path``, or go on where it was begun; see :mod:`.stored`.
 
     Whatever cannot run is found before any training: learners that do not fit, tasks that differ.
 
+    ``begun``  called once the folder is there, and nothing more is refused.
+
     Raises :class:`Stopped` where Ctrl-C, SIGTERM or SIGHUP ended training; the same call continues.
     """
     if (path / "plan.json").is_file() and Folder.of_settings(path, plan.to_json()).finished:
+        begun()
         return Folder(path).read()
     first = next(iter(plan.recipes.values()))
     torch.set_num_threads(first.threads or torch.get_num_threads())
@@ -74,6 +78,7 @@ def compare_recipes(
         tested = loaded.trained(recipe, learner, plan.over_shots)
         check_fits(name, tested.learner, (sources.train, tested.source), test_seed(recipe))
     folder = Folder.of_settings(path, plan.to_json())
+    begun()
     with Display(progress) as display:
         paces = _paces(plan, loaded, learners, folder, display)
         recipes = {name: _paced(each, paces[name]) for name, each in plan.recipes.items()}
@@ -90,6 +95,13 @@ def compare_recipes(
         found = decide(contest, display, lambda *kept: _keep(folder, recipes, loaded, *kept))
     folder.write(found)
     return found
+
+
+def begun_by(folder: Path) -> str:
+    """The command that began the comparison in ``folder``, before any resuming; "" if not known."""
+    for file in sorted(folder.glob("*-seed-0/origin.json")):
+        return Run.open(file.parent).origin.command
+    return ""
 
 
 def _facts(recipe: Recipe, plan: Plan) -> dict[str, Any]:
