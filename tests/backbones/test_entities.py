@@ -54,8 +54,9 @@ def test_entities_have_the_means_of_their_tokens(encoder: TextEncoder) -> None:
 
 def test_padding_changes_no_features(encoder: TextEncoder) -> None:
     for network, make in (
-        (EntityEncoder(encoder, last=2), entity_tokens), (WordEncoder(encoder, last=2), question_tokens),
-    ):  # fmt: skip
+        (EntityEncoder(encoder, last=2), entity_tokens),
+        (WordEncoder(encoder, last=2), question_tokens),
+    ):
         alone, both = make(encoder.tokenizer, SENTENCES[1:]), make(encoder.tokenizer, SENTENCES)
         found = network(both)[1:]
         torch.testing.assert_close(network(alone), found[:, : network(alone).shape[1]])
