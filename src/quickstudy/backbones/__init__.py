@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quickstudy.backbones.centre_head import CentreHead
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
     from quickstudy.backbones.feature_maps import JoinedMaps, PixelMaps, PixelNet
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MLP",
+    "CentreHead",
     "Chain",
     "Conv4",
     "EfficientNetLite",
@@ -47,6 +49,7 @@ __all__ = [
 _MODULES = {
     "MLP": "mlp",
     "Chain": "joined",
+    "CentreHead": "centre_head",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
     "EntityEncoder": "text.entities",
