@@ -132,7 +132,10 @@ def test_a_learner_of_pixels_keeps_what_it_does_not_except() -> None:
     assert unneeded_where_no_class_has_a_name(found) == {}
 
 
-@pytest.mark.parametrize(("network", "source"), [(Tagger, tagging), (Detector, detection)])
+@pytest.mark.parametrize(
+    ("network", "source"),
+    [(Tagger, tagging), (lambda: Detector(8, slots=3), detection)],
+)
 def test_a_learner_of_tokens_and_one_of_boxes_keep_what_they_do_not_except(
     network: Callable[[], nn.Module], source: TaskSource
 ) -> None:
