@@ -47,7 +47,7 @@ def test_a_run_trains_on_base_classes_alone_and_asks_for_all(tmp_path: Path) -> 
     for name, value in prepared.learner.state_dict().items():
         assert torch.equal(value, other.learner.state_dict()[name]), name
     qs.fit(prepared.learner, prepared.train, 2, 1, progress=False)
-    found = qs.evaluate(prepared.learner, prepared.test, 1, baselines=False)
+    found = qs.evaluate(prepared.learner, prepared.test, 2, baselines=False)
     assert [row.score for row in found.rows] == ["novel AP50", "base AP50", "AP50"]
 
 

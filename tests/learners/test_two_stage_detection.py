@@ -69,9 +69,9 @@ def test_one_step_goes_down_the_gradient_of_the_balanced_loss() -> None:
     for k in range(4):
         step = torch.zeros(4, dtype=torch.float64)
         step[k] = small
-        slope = (loss(start + step) - loss(start - step)) / (2 * small)
+        gradient = (loss(start + step) - loss(start - step)) / (2 * small)
         moved = float(after["edges"]["bias"][k] - start[k])
-        assert moved == pytest.approx(-0.01 * slope, abs=1e-8)
+        assert moved == pytest.approx(-0.01 * gradient, abs=1e-8)
 
 
 def test_steps_lower_the_loss_and_leave_the_learner_as_it_was() -> None:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quickstudy.backbones.centre_head import CentreHead
     from quickstudy.backbones.conv4 import Conv4
     from quickstudy.backbones.efficientnet_lite import EfficientNetLite
     from quickstudy.backbones.feature_maps import JoinedMaps, PixelMaps, PixelNet
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GIN",
     "MLP",
+    "CentreHead",
     "Chain",
     "Conv4",
     "EfficientNetLite",
@@ -54,6 +56,7 @@ __all__ = [
 _MODULES = {
     "MLP": "mlp",
     "Chain": "joined",
+    "CentreHead": "centre_head",
     "Conv4": "conv4",
     "EfficientNetLite": "efficientnet_lite",
     "EntityEncoder": "text.entities",
