@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +11,17 @@ import torch
 
 from quickstudy.answers.tokens import Tokens, written
 from quickstudy.applications.application import Application, Prepared, Support
-from quickstudy.applications.languages import (
-    Languages,
-    Row,
-    alike_in_letters,
-    nearest_languages,
-    row_of,
-    rows_as_examples,
-    spec_of,
-    split_messages,
-    tag,
-    too_long,
-)
-from quickstudy.applications.registry import OWN
+from quickstudy.applications.languages import Row, row_of, rows_as_examples, spec_of, too_long
 from quickstudy.applications.translation_baselines import (
     NearestLanguage,
     RewrittenNearest,
     TranslationMemory,
-    runs,
 )
+from quickstudy.applications.translation_data import PROTOCOLS, TranslationData
 from quickstudy.backbones.text.seq2seq import Seq2Seq
 from quickstudy.base.shown import shown
-from quickstudy.core import Learner, Predictor, Task, TaskSource
-from quickstudy.datasets import django_messages
-from quickstudy.datasets.django_messages import Messages
-from quickstudy.datasets.sentence_pairs import Pair, read_languages, read_pairs, read_sources
+from quickstudy.core import Learner, Predictor
+from quickstudy.datasets.sentence_pairs import Pair, read_pairs, read_sources
 from quickstudy.datasets.subwords import LONGEST, SPECIAL, Subwords
 from quickstudy.learners.gradient.descend import Adam
 from quickstudy.learners.gradient.maml import MAML
@@ -44,16 +29,6 @@ from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.learners.transfer.early_stopping import EarlyStopping
 from quickstudy.objectives import mean_loss, predict_rows
 from quickstudy.tasks.fixed import fixed
-
-PROTOCOLS = {
-    "unseen": "English is given, and no language has shown the messages of the test",
-    "seen": "English is given, and training has seen the messages of the test in other languages",
-    "nearest": "English and the nearest language are given, and training has seen the messages of "
-    "the test in other languages",
-}
-HELD_OUT = "gl,sk,af,uk,nn"
-TRAINING = "es,es_AR,pt,pt_BR,ca,ast,it,fr,ro,cs,pl,hr,sr_Latn,sl,ru,be,bg,sr,mk,nl,de,nb,da,sv"
-"""Romance, Slavic and Germanic languages: each held-out one has relatives among them."""
 
 
 @final
@@ -97,7 +72,7 @@ class Translation(Application):
         self, data: str, root: Path | None, learner: str, shots: int | None, seed: int
     ) -> Prepared:
         """Rows of the training languages, a network to train on them, tasks of the others."""
-        found = _Data.of(self, data, root, 200 if shots is None else shots, seed)
+        found = TranslationData.of(self, data, root, 200 if shots is None else shots, seed)
         made = self.learner(learner, found.subwords, seed)
         text = found.subwords.text
         baselines: dict[str, Learner] = {
@@ -107,7 +82,9 @@ class Translation(Application):
         if self.protocol == "nearest":
             baselines["nearest language copied"] = NearestLanguage(text)
             baselines["nearest language rewritten by rules"] = RewrittenNearest(text)
-        tests = [found.task(name) for name in found.held_out]
+        # An interval needs two tasks: of one language, two draws of the pairs.
+        draws = 2 if len(found.held_out) == 1 else 1
+        tests = [found.task(name, seed + k) for k in range(draws) for name in found.held_out]
         return Prepared(
             made,
             found.training(16, 16),
@@ -213,115 +190,3 @@ def _likeliest_tag(
         rows = rows_as_examples(_rows(subwords, subwords.names[name], shortest))
         losses[name] = float(mean_loss(predict_rows(predictor, rows), rows, spec.answer))
     return min(losses, key=lambda name: losses[name])
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The messages, their split, and the subwords, for one run."""
-
-    protocol: str
-    messages: Messages
-    train: list[int]
-    test: list[int]
-    languages: tuple[str, ...]
-    held_out: tuple[str, ...]
-    subwords: Subwords
-    shots: int
-    seed: int
-
-    @staticmethod
-    def of(options: Translation, data: str, root: Path | None, shots: int, seed: int) -> _Data:
-        """Load, split, and learn subwords from the training languages alone."""
-        if data == OWN:
-            if root is None:
-                raise ValueError("translation: needs a folder of tables. Give it: --root FOLDER.")
-            messages = read_languages(root)
-        else:
-            messages = django_messages.load(root)
-        held = _codes(options.held_out or (HELD_OUT if data != OWN else ""), messages)
-        if not held:
-            names = sorted(messages.translations)
-            held = tuple(names[-max(1, len(names) // 5) :])
-        languages = _codes(options.languages or (TRAINING if data != OWN else ""), messages)
-        languages = languages or tuple(n for n in sorted(messages.translations) if n not in held)
-        if both := sorted(set(languages) & set(held)):
-            raise ValueError(
-                f"translation: {', '.join(both)} cannot be both trained and tested on. Leave it "
-                "out of languages, or of held_out."
-            )
-        test = min(options.messages, len(messages.english) // 3)
-        train, test_numbers = split_messages(messages, test, seed)
-        shown_numbers = train if options.protocol == "unseen" else [*train, *test_numbers]
-        texts = [messages.english[i] for i in shown_numbers for _ in range(4)]
-        for name in languages:
-            texts += [t for i in shown_numbers if (t := messages.translations[name][i])]
-        subwords = Subwords.learn(texts, options.subwords, [tag(name) for name in languages])
-        return _Data(
-            options.protocol, messages, train, test_numbers, languages, held, subwords, shots, seed
-        )
-
-    @property
-    def shown(self) -> list[int]:
-        """The messages that training sees in the training languages."""
-        return self.train if self.protocol == "unseen" else sorted([*self.train, *self.test])
-
-    def training(self, support: int, query: int) -> TaskSource:
-        """Tasks of the training languages."""
-        rows = {}
-        for name in self.languages:
-            near = self.near(name, self.train[:60])[:2] if self.protocol == "nearest" else [""]
-            rows[name] = [
-                row for other in near for i in self.shown
-                if (row := self.row(name, name, other, i)) is not None
-            ]  # fmt: skip
-        return Languages(rows, spec_of(self.subwords), support, query)
-
-    def near(self, language: str, numbers: Sequence[int]) -> list[str]:
-        """Training languages, the nearest first, chosen on these messages."""
-        return nearest_languages(self.messages, language, numbers, self.languages)
-
-    def row(self, language: str, tag_of: str, near: str, number: int) -> Row | None:
-        """A message as a row; None where the language, or the nearest one, lacks it."""
-        target = self.messages.translations[language][number]
-        other = self.messages.translations[near][number] if near else ""
-        if not target or other is None:
-            return None
-        return row_of(self.subwords, self.subwords.names[tag(tag_of)],
-                      self.messages.english[number], other, target)  # fmt: skip
-
-    def task(self, language: str) -> Task:
-        """The pairs of a held-out language, and the messages of the test."""
-        have = [i for i in self.train if self.messages.translations[language][i]]
-        order = torch.randperm(len(have), generator=torch.Generator().manual_seed(self.seed))
-        given = [have[i] for i in order.tolist()]
-        if self.protocol == "nearest":
-            ranked = self.near(language, given[: self.shots])
-            near, tag_of = ranked[0], ranked[min(1, len(ranked) - 1)]
-        else:
-            counts: dict[str, Counter[str]] = {}
-            for name in self.languages:
-                counts[name] = Counter()
-                for i in self.train:
-                    counts[name].update(runs(self.messages.translations[name][i] or ""))
-            texts = [str(self.messages.translations[language][i]) for i in given[: self.shots]]
-            near, tag_of = "", alike_in_letters(texts, counts)
-        rows = [row for i in given if (row := self.row(language, tag_of, near, i)) is not None]
-        asked = [row for i in self.test if (row := self.row(language, tag_of, near, i)) is not None]
-        if not rows or not asked:
-            raise ValueError(
-                f"translation: {language} has too few messages in common with {near or 'English'}. "
-                "Give more, or leave it out of held_out."
-            )
-        spec = spec_of(self.subwords, language)
-        return Task(rows_as_examples(rows[: self.shots]), rows_as_examples(asked), spec)
-
-
-def _codes(text: str, messages: Messages) -> tuple[str, ...]:
-    codes = tuple(dict.fromkeys(code.strip() for code in text.split(",") if code.strip()))
-    unknown = [code for code in codes if code not in messages.translations]
-    if unknown:
-        raise ValueError(
-            f"translation: languages must be codes of the data; found {shown(unknown[0])}. "
-            f"Known are {', '.join(sorted(messages.translations))}."
-        )
-    return codes
