@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,12 @@ class Bench:
         self._pretrained: dict[bool, qs.Learner] = {}
         self._logits: dict[tuple[str, int], Logits] = {}
 
-    def tasks(self, shots: int) -> list[qs.Task]:
-        """``draws`` of each assay."""
-        return list(self.test.tasks(shots).of_all(self.draws, self.seed).tasks)
+    def tasks(self, shots: int) -> Iterator[qs.Task]:
+        """``draws`` of each assay, one at a time: together they take a gigabyte."""
+        source = self.test.tasks(shots)
+        for column in range(len(self.test.names)):
+            for draw in range(self.draws):
+                yield source.numbered(column, draw, self.seed)
 
     def learner(self, method: str, shots: int) -> qs.Learner:
         """The learner of this method, trained."""
@@ -164,7 +167,7 @@ def drawn(bench: Bench, assay: str, across: int = 8, side: int = 120) -> bytes:
     from rdkit.Chem.Draw import rdMolDraw2D
 
     place = bench.test.names.index(assay)
-    task = bench.tasks(SHOTS)[place * bench.draws]
+    task = bench.test.tasks(SHOTS).numbered(place, 0, bench.seed)
     with torch.no_grad():
         logits = bench.learner(FOREST, SHOTS)(task.support, task.spec)(task.query.inputs)
     first = (logits[:, 0] - logits[:, 1]).argsort(stable=True)[: 2 * across]

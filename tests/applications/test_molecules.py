@@ -42,7 +42,7 @@ def test_every_learner_has_a_run_on_the_users_table(learner, tmp_path):
         assert not trained & {str(row) for row in task.query.inputs["smiles"]}
     logits = prepared.learner.eval()(task.support, task.spec)(task.query.inputs)
     assert logits.shape == (len(task.query.targets), 2)
-    assert "2 assays of which nothing was trained" in prepared.about
+    assert "2 assays that nothing was trained on" in prepared.about
 
 
 def write(folder: Path, text: str, name: str) -> Path:

@@ -94,10 +94,10 @@ class MoleculesInAssays(Application):
             train = parts.train.as_labels()
         elif learner not in UNTRAINED:
             train = _enough(parts.train, shots, "train").tasks(shots, TRAINING_QUERIES)
-        where = "families that were not trained on" if data != OWN else "which nothing was trained"
+        where = "that nothing was trained on" if data == OWN else "of families not trained on"
         about = (
             f"Which molecules are active in an assay, given {shots} of them. The test has "
-            f"{count(len(test.names), 'assay')} of {where}, and "
+            f"{count(len(test.names), 'assay')} {where}, and "
             f"{count(len(test.smiles), 'molecule')} that no training saw."
         )
         baselines: dict[str, Learner] = {

@@ -28,13 +28,13 @@ class Screening:
 
     ``inputs``   (n, ...): a tensor, or a tree of them; the tasks share it.
     ``labels``   (n, columns): 1 yes, 0 no, NaN or -1 unknown.
-    ``names``    of the columns.
+    ``columns``  their names.
     ``shots``    rows of a support set, of both classes together.
     ``queries``  most query rows; None for all others.
     ``share``    of rows of class 1 in a support set, such as 0.5; None for that of the column.
 
     Raises ValueError where no column is left that has rows of both classes for support and query,
-    for other numbers of rows or names, and for numbers out of range. See :func:`usable` for which
+    for other numbers of rows or columns, and for numbers out of range. See :func:`usable` for which
     columns have enough.
 
     Reference: Stanley et al. (2021), FS-Mol: A Few-Shot Learning Dataset of Molecules.
@@ -49,7 +49,7 @@ class Screening:
 
     inputs: Any
     labels: Tensor
-    names: Sequence[str]
+    columns: Sequence[str]
     shots: int = 16
     queries: int | None = None
     share: float | None = None
@@ -62,9 +62,9 @@ class Screening:
                 f"each name; found {sorted(rows)} rows of inputs, labels of shape "
                 f"{tuple(self.labels.shape)}."
             )
-        if len(self.names) != self.labels.shape[1]:
+        if len(self.columns) != self.labels.shape[1]:
             raise ValueError(
-                f"Screening: {count(len(self.names), 'name')} for "
+                f"Screening: {count(len(self.columns), 'name')} for "
                 f"{count(self.labels.shape[1], 'column')}. Give one name for each."
             )
         if self.shots < 2 or (self.queries is not None and self.queries < 2):
@@ -77,11 +77,11 @@ class Screening:
                 f"Screening: share must be between 0 and 1; found {self.share}. Leave it out for "
                 "that of each column."
             )
-        bad = [n for n, few in zip(self.names, self._too_few(), strict=True) if few]
+        bad = [n for n, few in zip(self.columns, self._too_few(), strict=True) if few]
         if bad:
             raise ValueError(
                 f"Screening: a task of {self.shots} shots needs rows of both classes in support "
-                f"and query; {count(len(bad), 'column')} of {len(self.names)} "
+                f"and query; {count(len(bad), 'column')} of {len(self.columns)} "
                 f"{'has' if len(bad) == 1 else 'have'} too few: {first_few(bad)}. Leave them out "
                 "(qs.tasks.usable), or ask for fewer shots."
             )
@@ -93,7 +93,7 @@ class Screening:
 
     def __call__(self, generator: torch.Generator) -> Task:
         """The task of a random column."""
-        column = int(torch.randint(len(self.names), (), generator=generator))
+        column = int(torch.randint(len(self.columns), (), generator=generator))
         return self.task(column, generator)
 
     def task(self, column: int, generator: torch.Generator) -> Task:
@@ -110,11 +110,15 @@ class Screening:
         return Task(self._rows(support, column), self._rows(torch.cat([active, other]), column),
                     self.spec)  # fmt: skip
 
+    def numbered(self, column: int, draw: int, seed: int = 0) -> Task:
+        """Task number ``draw`` of a column, the same for the same ``seed``."""
+        return self.task(column, seeded(seed + 1_000_003 * draw + column))
+
     def of_all(self, draws: int = 1, seed: int = 0) -> FixedTasks:
-        """``draws`` tasks of every column, column by column: fixed tasks to test on."""
+        """``draws`` tasks of every column, column by column: fixed tasks, all in memory at once."""
         return fixed(
-            self.task(column, seeded(seed + 1_000_003 * draw + column))
-            for column in range(len(self.names))
+            self.numbered(column, draw, seed)
+            for column in range(len(self.columns))
             for draw in range(draws)
         )
 
