@@ -39,7 +39,7 @@ def in_loops(
 ) -> tuple[float, float]:
     """Mean and deviation of output ``k`` at one place."""
     points = [(2 * i + 1) / GRID - 1 for i in range(GRID)]
-    lengths = [math.exp(float(each)) for each in learner.log_lengths]
+    lengths = [float(each) for each in learner.log_lengths.detach().exp()]
 
     def near(a: float, b: float, place: Tensor, length: float) -> float:
         return math.exp(

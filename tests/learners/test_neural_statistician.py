@@ -113,6 +113,21 @@ def test_fitting_raises_the_bound_and_draws_what_was_given() -> None:
         assert bool((drawn.mean(0)[wanted] > drawn.mean(0)[~wanted].max() + 0.3).all())
 
 
+def test_divergences_get_their_full_weight_in_the_course_of_the_warm_up() -> None:
+    learner, support = made(), rows(4)
+    state = learner(support, SPEC).state
+    whole = float(learner.bound(state, support, SPEC))
+    found = []
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        learner.set_progress(progress)
+        found.append(float(learner.bound(state, support, SPEC)))
+    assert found[2] == found[3] == whole
+    assert found[1] == pytest.approx((found[0] + whole) / 2)
+    assert found[0] < whole
+    with pytest.raises(ValueError, match="warm_up must lie between"):
+        qs.NeuralStatistician(Features(5), 4, 2, warm_up=2.0)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="more features than latent"):
         qs.NeuralStatistician(Features(2), 4, latent=2)

@@ -50,8 +50,8 @@ class ConvolutionalConditionalNeuralProcess(Learner):
 
     Reference: Gordon, Bruinsma, Foong, Requeima, Dubois and Turner (2020), Convolutional
     Conditional Neural Processes, algorithm 1 in two dimensions.
-    Differs from the paper in the optional map to the plane, in plain residual convolutions, for its separable ones and its U-Net, and
-    in a grid that does not grow with the data.
+    Differs from the paper in the optional map to the plane, in plain residual convolutions, where
+    the paper's are separable or form a U-Net, and in a grid that does not grow with the data.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.ConvolutionalConditionalNeuralProcess(qs.backbones.Features(2), grid=8)

@@ -81,7 +81,8 @@ class NeuralStatistician(Learner):
     :func:`statistician_bound` trains it.
 
     Reference: Edwards and Storkey (2017), Towards a Neural Statistician, equations 3 to 8 with one
-    stochastic layer; the warm-up is that of Sønderby et al. (2016), Ladder Variational Autoencoders.
+    stochastic layer; the warm-up is that of Sønderby et al. (2016), Ladder Variational
+    Autoencoders.
     Differs from the paper in drawing a context for each row and not one for all, which has the same
     expectation, and in fully connected nets without batch normalisation, whose statistics would
     make one query depend on others; the paper's nets for Omniglot are convolutional.
