@@ -88,14 +88,10 @@ AS_LEARNT = {"mean_regularised": "weight"}
 """Parameters that are 0 at first; the law that others break would hold."""
 
 
-CHANNELS = {"convolutional_conditional_neural_process": 2}
-"""Of Conv4, for 16 pixels also its features: those are places in a plane."""
-
-
 @pytest.mark.parametrize("name", LEARNERS)
 def test_learners_as_they_are_by_default_keep_exactly_what_they_do_not_except(name: str) -> None:
-    recipe = Recipe(learner=name, channels=CHANNELS.get(name, 4), ways=WAYS, train_ways=WAYS,
-                    shots=2, options=CHEAPER.get(name, {}))  # fmt: skip
+    recipe = Recipe(learner=name, channels=4, ways=WAYS, train_ways=WAYS, shots=2,
+                    options=CHEAPER.get(name, {}))  # fmt: skip
     learner = make_learner(recipe, (1, 16, 16)).double().eval()
     if name == "rank_ensemble":
         learner.learners[1].trees = 3  # of a forest of 100, which cost time alone

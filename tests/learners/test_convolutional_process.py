@@ -39,7 +39,7 @@ def in_loops(
 ) -> tuple[float, float]:
     """Mean and deviation of output ``k`` at one place."""
     points = [(2 * i + 1) / GRID - 1 for i in range(GRID)]
-    lengths = [math.exp(float(each)) for each in learner.log_lengths]
+    lengths = [float(each) for each in learner.log_lengths.detach().exp()]
 
     def near(a: float, b: float, place: Tensor, length: float) -> float:
         return math.exp(
@@ -108,9 +108,23 @@ def test_far_from_all_rows_and_points_the_mean_is_zero() -> None:
     assert torch.equal(predictor(far), torch.zeros(1, 2, dtype=torch.float64))
 
 
-def test_what_is_no_place_in_a_plane_is_refused() -> None:
-    with pytest.raises(ValueError, match="places in a plane, 2 features; found 3"):
-        qs.ConvolutionalConditionalNeuralProcess(MLP(2, (3,)))
+def test_other_features_are_mapped_to_the_plane() -> None:
+    torch.manual_seed(0)
+    whole = qs.ConvolutionalConditionalNeuralProcess(MLP(2, (3,)), GRID, 4, 1).double()
+    plain = made(whole.floor)
+    own = {k: v for k, v in whole.state_dict().items() if not k.startswith(("plane", "backbone"))}
+    plain.load_state_dict(own)
+    support, query = rows(1, 4), rows(2, 3).inputs
+    spec = qs.regression(2)
+
+    def placed(inputs: Tensor) -> Tensor:
+        return whole.plane(whole.backbone(inputs))
+
+    expected = plain(support._replace(inputs=placed(support.inputs)), spec)(placed(query))
+    torch.testing.assert_close(whole(support, spec)(query), expected)
+
+
+def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="grid must be at least 1"):
         qs.ConvolutionalConditionalNeuralProcess(Features(2), grid=0)
     with pytest.raises(ValueError, match="floor must lie between"):

@@ -124,7 +124,7 @@ def _checked(samples: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
         raise SoundError(_too_long(seconds))
     if seconds < SHORTEST:
         raise SoundError(f"has {seconds:.3f} seconds, too short for a word. Record it again.")
-    mono = samples.mean(1)
+    mono: NDArray[np.float64] = samples.mean(1)
     if not np.isfinite(mono).all():
         raise SoundError("has samples that are not finite. Save it again.")
     if np.abs(mono - mono.mean()).max() < FAINTEST:

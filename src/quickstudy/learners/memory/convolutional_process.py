@@ -35,7 +35,8 @@ class ConvolutionalConditionalNeuralProcess(Learner):
     unknown target is no row for its output. Far from the square [-1, 1]², the mean is 0.
 
     ``backbone``  inputs (n, ...) -> places (n, 2), those of interest in [-1, 1]²; for places as
-                  they are, :class:`quickstudy.backbones.Features` of 2.
+                  they are, :class:`quickstudy.backbones.Features` of 2. Another number of features
+                  is mapped to the plane by a linear layer, which is learnt.
     ``grid``      points along a side, at the centres of as many equal cells: for pictures, their
                   side in pixels.
     ``channels``  of the net; ``blocks`` of two 3x3 convolutions each, with a residual connection.
@@ -43,15 +44,14 @@ class ConvolutionalConditionalNeuralProcess(Learner):
 
     State: ``maps`` (outputs, 2, grid, grid), f; ``statistics`` for norm="support".
 
-    Raises ValueError for a backbone that does not give 2 features, and for targets that are not one
-    vector a row.
+    Raises ValueError for targets that are not one vector a row.
 
     :meth:`uncertainty` gives the standard deviation, which :func:`.gaussian_likelihood` trains.
 
     Reference: Gordon, Bruinsma, Foong, Requeima, Dubois and Turner (2020), Convolutional
     Conditional Neural Processes, algorithm 1 in two dimensions.
-    Differs from the paper in plain residual convolutions, for its separable ones and its U-Net, and
-    in a grid that does not grow with the data.
+    Differs from the paper in the optional map to the plane, in plain residual convolutions, where
+    the paper's are separable or form a U-Net, and in a grid that does not grow with the data.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.ConvolutionalConditionalNeuralProcess(qs.backbones.Features(2), grid=8)
@@ -75,14 +75,11 @@ class ConvolutionalConditionalNeuralProcess(Learner):
         name = "ConvolutionalConditionalNeuralProcess"
         refuse_sizes(name, grid=grid, channels=channels, blocks=blocks)
         check_floor(name, floor)
-        if (found := feature_size(backbone, name)) != 2:
-            raise ValueError(
-                f"{name}: needs a backbone that gives places in a plane, 2 features; found "
-                f"{found}. Take another neural process, or a backbone with 2."
-            )
         self.grid, self.channels, self.blocks, self.floor = grid, channels, blocks, floor
         cell = torch.tensor(2.0 / grid)
         self.log_lengths = nn.Parameter((cell / 2).log().repeat(2))  # of ψ and of ψ'
+        features = feature_size(backbone, name)
+        self.plane = nn.Identity() if features == 2 else nn.Linear(features, 2)
         self.first = nn.Conv2d(2, channels, 3, padding="same")
         self.residual = nn.ModuleList(_block(channels) for _ in range(blocks))
         self.last = nn.Conv2d(channels, 2, 1)
@@ -92,7 +89,8 @@ class ConvolutionalConditionalNeuralProcess(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """The net's maps of ``support``, for every output."""
         support = labelled(support, spec.answer)
-        places, statistics = embed_support(self.backbone, support)
+        features, statistics = embed_support(self.backbone, support)
+        places = self.plane(features)
         targets = label_vectors(support, spec.answer, spec.outputs, places.dtype).mT
         weights = element_weights(support, spec.answer, places.dtype).mT
         down, right = self._nearness(places, 0)
@@ -113,7 +111,8 @@ class ConvolutionalConditionalNeuralProcess(Learner):
 
     def embed(self, state: State, inputs: Any) -> Tensor:
         """The places (n, 2)."""
-        return embed_query(self.backbone, inputs, state["statistics"])
+        places: Tensor = self.plane(embed_query(self.backbone, inputs, state["statistics"]))
+        return places
 
     def distribution(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (n, outputs)."""

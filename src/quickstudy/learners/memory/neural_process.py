@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,14 @@ from quickstudy.tasks.examples import (
 )
 
 
+@runtime_checkable
+class GivesDistribution(Protocol):
+    """A learner whose predictions are distributions."""
+
+    def distribution(self, state: State, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (n, outputs)."""
+
+
 def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
     """-log N(y; mean(x), deviation(x)²), the mean over the known numbers of the queries.
 
@@ -43,7 +51,7 @@ def gaussian_likelihood(learner: Learner, task: Task) -> Outcome:
 
     Raises TypeError for a learner other than a neural process.
     """
-    if not callable(getattr(learner, "distribution", None)):
+    if not isinstance(learner, GivesDistribution):
         raise TypeError(
             f"gaussian_likelihood: needs a neural process; found {type(learner).__name__}."
         )

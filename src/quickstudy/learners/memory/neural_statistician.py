@@ -70,6 +70,8 @@ class NeuralStatistician(Learner):
     ``outputs``   pixels of a drawing, the most that a task may have.
     ``latent``    size of z; 16 in the paper's Omniglot.
     ``hidden``    width of the hidden layers.
+    ``warm_up``   share of training in which the weight of both divergences rises from 0 to 1; with
+                  their full weight from the start, c and z often stay unused.
 
     State: ``mean`` and ``deviation`` (context,) of q(c | D); ``statistics`` for norm="support".
 
@@ -79,7 +81,8 @@ class NeuralStatistician(Learner):
     :func:`statistician_bound` trains it.
 
     Reference: Edwards and Storkey (2017), Towards a Neural Statistician, equations 3 to 8 with one
-    stochastic layer.
+    stochastic layer; the warm-up is that of Sønderby et al. (2016), Ladder Variational
+    Autoencoders.
     Differs from the paper in drawing a context for each row and not one for all, which has the same
     expectation, and in fully connected nets without batch normalisation, whose statistics would
     make one query depend on others; the paper's nets for Omniglot are convolutional.
@@ -95,12 +98,20 @@ class NeuralStatistician(Learner):
     objective = staticmethod(statistician_bound)
 
     def __init__(
-        self, backbone: nn.Module, outputs: int, latent: int = 2, hidden: int = 256
+        self,
+        backbone: nn.Module,
+        outputs: int,
+        latent: int = 2,
+        hidden: int = 256,
+        warm_up: float = 0.5,
     ) -> None:
         super().__init__()
         name = "NeuralStatistician"
         refuse_sizes(name, outputs=outputs, latent=latent, hidden=hidden)
+        if not 0 <= warm_up <= 1:
+            raise ValueError(f"{name}: warm_up must lie between 0 and 1; found {warm_up}.")
         self.outputs, self.latent, self.hidden = outputs, latent, hidden
+        self.warm_up, self._weight = warm_up, 1.0
         self.context = feature_size(backbone, name) - latent
         if self.context < 1:
             raise ValueError(
@@ -115,6 +126,15 @@ class NeuralStatistician(Learner):
         self.decoder = _net(latent + self.context, hidden, hidden, outputs, last=True)
         like(backbone, self)  # before the backbone is assigned, which is not converted
         self.backbone = backbone
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the weight of the divergences changes in the course of training."""
+        return self.warm_up > 0
+
+    def set_progress(self, progress: float) -> None:
+        """Set the share of training that is done, in [0, 1]; the trainer calls it."""
+        self._weight = min(1.0, progress / self.warm_up) if self.warm_up else 1.0
 
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """q(c | D) for the targets of ``support``, whose inputs it does not read."""
@@ -150,10 +170,11 @@ class NeuralStatistician(Learner):
             element_weights(support, spec.answer, noise.dtype), (0, self.outputs - spec.outputs)
         )
         weights = support.weights.to(noise.dtype)
-        rows = (known * log_likelihood).sum(-1) - weights * _divergence(posterior, prior)
+        divergence = self._weight * weights * _divergence(posterior, prior)
+        rows = (known * log_likelihood).sum(-1) - divergence
         standard = Gaussian(torch.zeros_like(whole.mean), torch.ones_like(whole.mean))
         total = weights.sum().clamp_min(torch.finfo(noise.dtype).tiny)
-        return (_divergence(whole, standard) - rows.sum()) / total
+        return (self._weight * _divergence(whole, standard) - rows.sum()) / total
 
     def _targets(self, support: Examples, spec: TaskSpec, dtype: torch.dtype) -> Tensor:
         """(n, outputs), zeros where unknown."""
