@@ -114,11 +114,8 @@ class LabelRows:
         """One task, of the answer Labels."""
         known = self._known
         chosen = known[torch.randint(len(known), (self.rows,), generator=generator)]
-        halves = chosen.split(-(-self.rows // 2))
-        return Task(
-            *(self._examples(half) for half in halves),
-            multilabel(len(self.table.names), ALL_LABELS),
-        )
+        support, query = (self._examples(half) for half in chosen.split(-(-self.rows // 2)))
+        return Task(support, query, multilabel(len(self.table.names), ALL_LABELS))
 
     def _examples(self, chosen: Tensor) -> Examples:
         weights = torch.ones(len(chosen))

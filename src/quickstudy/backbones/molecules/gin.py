@@ -88,7 +88,8 @@ class _Round(nn.Module):
         bound = (bonds > 0).to(h.dtype).unsqueeze(-1)
         messages = ((sent + self.kinds(bonds)).relu() * bound).sum(2)
         x = self.inner(self.norm((1 + self.eps) * h + messages)).relu()
-        return (h + self.outer(x)) * there
+        updated: Tensor = (h + self.outer(x)) * there
+        return updated
 
 
 class _LayerNorm(nn.Module):

@@ -194,7 +194,8 @@ class ADKFIFT(Learner):
                 t = t - _newton(*derivatives(t, squares.detach()))
         gradient, curvature = derivatives(t, squares)
         # One more step, whose value is about 0 and whose derivative is that of the theorem.
-        return t - torch.linalg.solve(_positive(curvature.detach()), gradient)
+        last: Tensor = torch.linalg.solve(_positive(curvature.detach()), gradient)
+        return t - last
 
 
 def _of_marginal(
@@ -242,23 +243,26 @@ def _of_marginal(
 def _factor(matrix: Tensor, roots: Tensor, noise: Tensor) -> Tensor:
     """The Cholesky factor of I + W K W / noise."""
     identity = torch.eye(len(roots), dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.cholesky(identity + roots.unsqueeze(-1) * matrix * roots / noise)
+    factor: Tensor = torch.linalg.cholesky(identity + roots.unsqueeze(-1) * matrix * roots / noise)
+    return factor
 
 
 def _solve(factor: Tensor, y: Tensor) -> Tensor:
     half = torch.linalg.solve_triangular(factor, y, upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    solution: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return solution
 
 
 def _positive(curvature: Tensor) -> Tensor:
     """A matrix (3, 3) with the absolute eigenvalues of ``curvature``, at least a little."""
     values, vectors = torch.linalg.eigh(curvature)
-    return (vectors * values.abs().clamp_min(1e-3)) @ vectors.mT
+    positive: Tensor = (vectors * values.abs().clamp_min(1e-3)) @ vectors.mT
+    return positive
 
 
 def _newton(gradient: Tensor, curvature: Tensor) -> Tensor:
     """A step that goes down along every eigenvector, by no more than 1 in any number of t."""
-    step = torch.linalg.solve(_positive(curvature), gradient)
+    step: Tensor = torch.linalg.solve(_positive(curvature), gradient)
     return step / (step.abs().max() / _REACH).clamp_min(1)
 
 

@@ -107,5 +107,5 @@ def _covariance(apart: Tensor, weights: Tensor) -> Tensor:
 def _whitening(metric: Tensor, identity: Tensor) -> Tensor:
     """(ways, d, d): the transposed inverse of the Cholesky factor of each ``metric``."""
     factor = torch.linalg.cholesky(metric)
-    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
     return inverse.mT.contiguous()

@@ -92,7 +92,7 @@ class RankEnsemble(Learner):
         self.reads_name = any(each.reads_name for each in self.learners)  # type: ignore[misc]
         self.exceptions = _exceptions(self.learners)  # type: ignore[misc]
         if any(issubclass(Labels, each.answers) for each in self.learners):
-            self.answers = (Classes, Labels)  # type: ignore[misc]
+            self.answers = (Classes, Labels)  # type: ignore[assignment, misc]
 
     @property
     def learners(self) -> tuple[Learner, ...]:
