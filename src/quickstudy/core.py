@@ -276,13 +276,13 @@ class PlacesNames(Protocol):
         """The error for a name it does not know, where no support row is labelled."""
 
 
-def check_answer(learner: Learner, answer: Answer) -> None:
-    """ValueError where ``learner`` does not support ``answer``."""
+def check_answer(learner: Learner | type[Learner], answer: Answer) -> None:
+    """ValueError where ``learner``, or a class of learners, does not support ``answer``."""
     if not isinstance(answer, learner.answers):
         given = ", ".join(kind.__name__ for kind in learner.answers)
         raise ValueError(
-            f"{type(learner).__name__}: gives answers of the kind {given}, but the task needs "
-            f"{answer}. Use another learner, or another spec."
+            f"{getattr(learner, '__name__', type(learner).__name__)}: gives answers of the kind "
+            f"{given}, but the task needs {answer}. Use another learner, or another spec."
         )
 
 

@@ -72,7 +72,7 @@ def test_downloads_are_verified_by_the_card(name, first, tmp_path, monkeypatch):
     assert requested == {first: stated[first]}
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", [name for name, card in CARDS.items() if not card.application])
 def test_loader_takes_exactly_the_options_of_its_card(name):
     import inspect
 

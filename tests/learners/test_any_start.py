@@ -22,7 +22,10 @@ from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.learners.transfer.starting_heads import zero_head
 from quickstudy.tasks.numbering import draw
 
-CARDS = {name: card for name, card in LEARNERS.items() if card.family == "gradient"}
+CARDS = {
+    name: card for name, card in LEARNERS.items()
+    if card.family == "gradient" and name != "adkf_ift"  # adapts a kernel, and no weights
+}  # fmt: skip
 FEW = {
     "reptile": {"test_steps": 3, "rate": 0.02}, "lstm_meta_learner": {"hidden": 3},
     "proto_maml": {"steps": 2, "rate": 0.05},

@@ -19,7 +19,7 @@ from quickstudy.backbones.mlp import MLP
 from quickstudy.backbones.pretrained.load import pretrained
 from quickstudy.backbones.pretrained.registry import CARDS, PretrainedCard
 from quickstudy.base.names import unknown_name
-from quickstudy.core import Learner, TaskSpec
+from quickstudy.core import Learner, TaskSpec, check_answer
 from quickstudy.files.registry import LEARNERS, resolve
 from quickstudy.interfaces.runs.featured import adapts_layers
 from quickstudy.learners.transfer.linear_probe import LinearProbe
@@ -64,6 +64,7 @@ def learner_for(
     if learner not in LEARNERS:
         raise unknown_name(f"{who}: learner", learner, {**LEARNERS, **CARDS})
     cls = resolve("learner", learner, LEARNERS)
+    check_answer(cls, spec.answer)  # before a network is made that suits another kind
     if learner not in READY:
         classes = isinstance(spec.answer, Classes)
         others = f"one of {', '.join(READY)}" if classes else "linear_probe"

