@@ -8,14 +8,17 @@ from typing import Any
 
 from quickstudy.base.shown import shown
 from quickstudy.evaluation.baselines import UNTRAINED_FEATURES, UNTRAINED_LEARNER
+from quickstudy.interfaces.application_runs.execute import test_seed
 from quickstudy.interfaces.application_runs.folder import ApplicationRun, is_application_run
 from quickstudy.interfaces.runs.groups import (
     Group,
     entry_of,
     grouped,
+    key_of,
     refuse_twice,
     refuse_unequal,
     stored,
+    told_apart,
 )
 from quickstudy.interfaces.runs.stored_baselines import stored_entry
 from quickstudy.selection.comparing.compare import check_matters
@@ -47,7 +50,9 @@ def compare_application_runs(
     runs = [_opened(path) for path in paths]
     refuse_twice(runs)
     _refuse_different(runs)
-    groups = grouped([(run, run.recipe.learner or "", _of_learner(run)) for run in runs])
+    groups = grouped(
+        [(run, run.recipe.learner or "", key_of(run.recipe.to_json())) for run in runs]
+    )
     if len(groups) < 2:
         raise ValueError(
             f"compare: needs at least 2 learners; found {len(runs)} runs of one, which differ in "
@@ -101,21 +106,12 @@ def _refuse_different(runs: Sequence[ApplicationRun]) -> None:
                 )
 
 
-def _of_learner(run: ApplicationRun) -> str:
-    """The same for runs that differ in their seed alone."""
-    alike = {"seed": 0, "test_seed": 0, "device": None, "threads": None}
-    return str(run.recipe.to_json() | alike)
-
-
 def _settings(groups: Sequence[Group[ApplicationRun]]) -> dict[str, Any]:
     """What the runs share, and what differs."""
     recipes = {group.name: group.runs[0].recipe for group in groups}
     first = next(iter(recipes.values()))
     settings: dict[str, Any] = {name: getattr(first, name) for name in SAME}
-    for name in OF_TRAINING:
-        values = {learner: getattr(recipe, name) for learner, recipe in recipes.items()}
-        differ = len(set(map(str, values.values()))) > 1
-        settings[name] = values if differ else next(iter(values.values()))
+    settings |= told_apart(recipes, OF_TRAINING)
     settings["runs"] = {group.name: [str(run.path) for run in group.runs] for group in groups}
-    settings["test_seed"] = first.seed if first.test_seed is None else first.test_seed
+    settings["test_seed"] = test_seed(first)
     return settings

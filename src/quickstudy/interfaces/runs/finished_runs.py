@@ -16,9 +16,11 @@ from quickstudy.interfaces.runs.groups import (
     Group,
     entry_of,
     grouped,
+    key_of,
     refuse_twice,
     refuse_unequal,
     stored,
+    told_apart,
 )
 from quickstudy.interfaces.runs.loaded import Loaded
 from quickstudy.interfaces.runs.plan import reads_a_sequence
@@ -77,7 +79,7 @@ def compare_runs(
     runs = [_opened(path) for path in paths]
     refuse_twice(runs)
     _refuse_different(runs)
-    groups = grouped([(run, run.recipe.learner, _of_learner(run)) for run in runs])
+    groups = grouped([(run, run.recipe.learner, key_of(run.recipe.to_json())) for run in runs])
     if len(groups) < 2:
         raise ValueError(
             f"compare: needs at least 2 learners; found {len(runs)} runs of one, which differ in "
@@ -142,21 +144,12 @@ def _of_tasks(recipe: Recipe) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
-def _of_learner(run: Run) -> str:
-    """The same for runs that differ in their seed alone."""
-    alike = {"seed": 0, "test_seed": 0, "device": None, "threads": None}
-    return str(run.recipe.to_json() | alike)
-
-
 def _settings(groups: Sequence[Group[Run]]) -> dict[str, Any]:
     """What the runs share, and the budgets where they differ."""
     recipes = {group.name: group.runs[0].recipe for group in groups}
     first = next(iter(recipes.values()))
     settings: dict[str, Any] = {name: _of_tasks(first)[name] for name in SAME}
-    for name in OF_TRAINING:
-        values = {learner: getattr(recipe, name) for learner, recipe in recipes.items()}
-        differ = len(set(map(str, values.values()))) > 1
-        settings[name] = values if differ else next(iter(values.values()))
+    settings |= told_apart(recipes, OF_TRAINING)
     settings["runs"] = {group.name: [str(run.path) for run in group.runs] for group in groups}
     settings["test_seed"] = test_seed(first)
     return settings

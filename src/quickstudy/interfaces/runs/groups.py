@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from quickstudy.base.shown import shown
 from quickstudy.evaluation.result import Result
@@ -26,6 +26,24 @@ class Group(Generic[R]):
     name: str
     title: str
     runs: tuple[R, ...]
+
+
+def key_of(recipe: Mapping[str, Any]) -> str:
+    """The same for the recipes of runs that differ in their seed alone."""
+    return str({**recipe, "seed": 0, "test_seed": 0, "device": None, "threads": None})
+
+
+def told_apart(recipes: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The fields ``names`` of all recipes: one value where they agree, else that of each learner.
+
+    ``recipes``  by learner.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        values = {learner: getattr(recipe, name) for learner, recipe in recipes.items()}
+        differ = len(set(map(str, values.values()))) > 1
+        found[name] = values if differ else next(iter(values.values()))
+    return found
 
 
 def stored(run: RunFiles) -> Evaluation:

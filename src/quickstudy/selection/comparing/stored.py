@@ -46,21 +46,7 @@ class Folder:
         Raises ValueError where another comparison was begun in it, FileExistsError where it holds
         anything else.
         """
-        file = path / "plan.json"
-        if path.is_dir():
-            remove_abandoned(path)
-        if not file.is_file():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise FileExistsError(
-                    f"{path}: is not empty and holds no comparison, and a comparison overwrites "
-                    "nothing. Give another folder."
-                )
-            create_atomically(file, _encoded(settings, indent=1))
-            return Folder(path)
-        kept = read_json(file, MOST)
-        wanted = json.loads(json.dumps(settings))
-        if kept != wanted:
-            raise ValueError(f"{path}: {difference(kept, wanted)}")
+        begin(path, "plan.json", settings, "comparison")
         return Folder(path)
 
     def run(self, name: str, seed: int) -> Path:
@@ -101,12 +87,37 @@ class Folder:
         return decoded(self.path / "comparison.json", times)
 
 
-def difference(kept: Any, wanted: Any) -> str:
-    """The first setting in which a comparison differs from the one that was begun, with remedy."""
+def begin(path: Path, name: str, settings: Mapping[str, Any], what: str) -> None:
+    """Begin a comparison, or ``what`` else it is, in the folder ``path``, or go on with it there.
+
+    ``name``  of the file that keeps the settings.
+
+    Raises ValueError where another one was begun in it, FileExistsError where it holds anything
+    else.
+    """
+    file = path / name
+    if path.is_dir():
+        remove_abandoned(path)
+    if not file.is_file():
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FileExistsError(
+                f"{path}: is not empty and holds no {what}, and a {what} overwrites nothing. Give "
+                "another folder."
+            )
+        create_atomically(file, _encoded(settings, indent=1))
+        return
+    kept = read_json(file, MOST)
+    wanted = json.loads(json.dumps(settings))
+    if kept != wanted:
+        raise ValueError(f"{path}: {_difference(kept, wanted, what)}")
+
+
+def _difference(kept: Any, wanted: Any, what: str) -> str:
+    """The first setting in which it differs from the one that was begun, with remedy."""
     names = [n for n in {**kept, **wanted} if kept.get(n) != wanted.get(n)]
     name = names[0]
     return (
-        f"holds a comparison with {name} {shown(kept.get(name))}; found {shown(wanted.get(name))}. "
+        f"holds a {what} with {name} {shown(kept.get(name))}; found {shown(wanted.get(name))}. "
         "Give the same settings to continue it, or another folder."
     )
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from quickstudy.base.atomic import create_atomically, remove_abandoned, write_atomically
+from quickstudy.base.atomic import write_atomically
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.evaluation.strict_json import plain
-from quickstudy.selection.comparing.stored import difference
+from quickstudy.selection.comparing.stored import begin
 from quickstudy.selection.recommending.plan import Plan
 from quickstudy.selection.recommending.racer import Cost
 
@@ -50,24 +50,8 @@ def opened(run: str | Path | None, settings: Mapping[str, Any]) -> Iterator[Fold
         with TemporaryDirectory(prefix="quickstudy-race-") as name:
             yield Folder(Path(name))
         return
-    path = Path(run)
-    file = path / SETTINGS
-    wanted = json.loads(_encoded(settings))
-    if path.is_dir():
-        remove_abandoned(path)
-    if file.is_file():
-        if (begun := read_json(file)) != wanted:
-            told = difference(begun, wanted).replace("a comparison", "a recommendation")
-            raise ValueError(f"{path}: {told}")
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(
-            f"{path}: is not empty and holds no recommendation, and nothing is overwritten. Give "
-            "another folder."
-        )
-    else:
-        path.mkdir(parents=True, exist_ok=True)
-        create_atomically(file, _encoded(settings))
-    yield Folder(path)
+    begin(Path(run), SETTINGS, settings, "recommendation")
+    yield Folder(Path(run))
 
 
 def _plan_to_json(plan: Plan) -> dict[str, Any]:
