@@ -282,7 +282,16 @@ def test_pretrained_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    "name", ["figures", "killed_tuning", "memory", "omniglot", "photographs", "scaling"]
+    "name",
+    [
+        "figures",
+        "killed_comparisons",
+        "killed_tuning",
+        "memory",
+        "omniglot",
+        "photographs",
+        "scaling",
+    ],
 )
 def test_scripts_that_need_data_or_minutes_import(name: str) -> None:
     assert import_module(name)
