@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import shlex
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from quickstudy.interfaces.cli.printing import json_option, print_json, print_path, print_rich
+from quickstudy.interfaces.cli.options import (
+    data_options,
+    machine_options,
+    network_options,
+    task_options,
+)
+from quickstudy.interfaces.cli.printing import (
+    is_given,
+    json_option,
+    print_json,
+    print_path,
+    print_rich,
+)
 
 if TYPE_CHECKING:
     from quickstudy.selection.comparing.compared import Comparisons
@@ -20,21 +30,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--learners", help="Names of learners, or recipes (YAML), separated by commas.")
-@click.option("--data", help="Which data set; see `quickstudy datasets`.  [glyphs]")
-@click.option("--root", help="Folder of the data sets; for --data folder, of the images.")
-@click.option("--split", help="Name of one of the data set's published splits.")
-@click.option("--size", type=int, help="Side of the images in pixels.")
-@click.option("--rotations/--no-rotations", default=None, help="Rotated images as classes.  [no]")
-@click.option("--ways", type=int, help="Classes of a task.  [5, or all there are]")
-@click.option("--shots", type=int, help="Examples of each class.  [1]")
-@click.option("--queries", type=int, help="Test images of each class.  [15, or all there are]")
-@click.option("--train-ways", type=int, help="Classes of a training task.  [as in tests]")
-@click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
-@click.option("--within-superclass/--no-within-superclass", default=None,
-              help="Tasks with classes of one superclass, such as an alphabet.  [no]")  # fmt: skip
-@click.option("--backbone", help="Of every learner; see `quickstudy backbones`.  [conv4]")
-@click.option("--channels", type=int, help="Width of conv4.  [64]")
-@click.option("--norm", help="group, batch, support or running.  [group]")
+@data_options
+@task_options
+@network_options
 @click.option("--set", "options", multiple=True, metavar="LEARNER.NAME=VALUE",
               help="An argument of a learner, such as maml.steps=3; may be repeated.")  # fmt: skip
 @click.option("--steps", type=int, help="Optimiser steps of each training.")
@@ -46,8 +44,7 @@ if TYPE_CHECKING:
 @click.option("--over-shots", metavar="N,N", help="Also test with these numbers of shots.")
 @click.option("--test-seed", type=int, help="Seed of the test tasks.  [0]")
 @click.option("--test-again", is_flag=True, help="Test finished RUNS again, on the same tasks.")
-@click.option("--threads", type=int, help="CPU threads.")
-@click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@machine_options
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The comparison's folder.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Continue this comparison, with its settings.")  # fmt: skip
@@ -62,10 +59,7 @@ def compare(
     With --learners: train each with the same budget from several seeds, and test all. With the
     folders of finished RUNS: compare their stored results; nothing is trained.
     """
-    asked = {
-        name: value for name, value in given.items()
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }  # fmt: skip
+    asked = {name: value for name, value in given.items() if is_given(ctx, name)}
     if resume is not None and (asked or runs or out):
         raise ValueError(
             "compare: --resume continues with the comparison's own settings. Give nothing else."
@@ -73,7 +67,7 @@ def compare(
     if runs and resume is None:
         found, folder = _of_runs(runs, asked, out)
     else:
-        found, folder = _trained(ctx, asked, out, resume, as_json)
+        found, folder = _trained(ctx, asked, out, resume)
     if as_json:
         from quickstudy.selection.comparing.stored import plain_tables
 
@@ -88,28 +82,29 @@ def compare(
 
 
 def _trained(
-    ctx: click.Context, asked: dict[str, Any], out: Path | None, resume: Path | None, as_json: bool
+    ctx: click.Context, asked: dict[str, Any], out: Path | None, resume: Path | None
 ) -> tuple[Comparisons, Path]:
     from quickstudy.interfaces.runs.compared_runs import begun_by, compare_recipes
     from quickstudy.interfaces.runs.comparison_report import PAGE, write_page
     from quickstudy.interfaces.runs.plan import kept_plan, make_plan
 
-    if resume is not None:
-        plan, loaded = kept_plan(resume)
-        folder = resume
-    else:
-        plan, loaded = make_plan(**_of_plan(asked))
-        folder = out or _new_folder(plan)
     command = shlex.join(["quickstudy", *sys.argv[1:]])
+    plan, loaded = make_plan(**_of_plan(asked)) if resume is None else kept_plan(resume)
+    folder = resume or out
+
+    def begun(path: Path) -> None:
+        nonlocal folder
+        folder = path
+        print_path("comparison folder", path, err=True)
+
     try:
-        found = compare_recipes(
-            plan, loaded, folder, command=command,
-            begun=lambda: print_path("comparison folder", folder, err=True),
-        )  # fmt: skip
+        found = compare_recipes(plan, loaded, folder, command=command, begun=begun)
     except KeyboardInterrupt as stopped:
-        again = f"quickstudy compare --resume {shlex.quote(str(folder))}"
-        click.echo(f"Interrupted. What was trained is kept. Continue with: {again}", err=True)
+        if folder is not None:
+            again = f"quickstudy compare --resume {shlex.quote(str(folder))}"
+            click.echo(f"Interrupted. What was trained is kept. Continue with: {again}", err=True)
         ctx.exit(128 + getattr(stopped, "signal", 2))
+    assert folder is not None
     write_page(found, folder / PAGE, begun_by(folder) or command)
     return found, folder
 
@@ -144,16 +139,6 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise click.BadParameter(
             f"--over-shots must be whole numbers such as 1,5,10; found {text!r}."
         ) from error
-
-
-def _new_folder(plan: Any) -> Path:
-    data = next(iter(plan.recipes.values())).data
-    base = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-compare-{data}"
-    path, copies = base, 1
-    while path.exists():
-        copies += 1
-        path = base.with_name(f"{base.name}-{copies}")
-    return path
 
 
 def _of_runs(

@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quickstudy.interfaces.cli import application_commands
+from quickstudy.interfaces.cli.options import (
+    data_options,
+    machine_options,
+    network_options,
+    task_options,
+)
 from quickstudy.interfaces.cli.printing import (
     is_given,
     json_option,
@@ -28,30 +34,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--learner", help="Which learner; see `quickstudy learners`.  [prototypical; of a "
               "folder, chosen]")  # fmt: skip
-@click.option("--data", help="Which data set; see `quickstudy datasets`.  [glyphs]")
-@click.option("--root", help="Folder of the data sets; for --data folder, of the images.")
-@click.option("--split", help="Name of one of the data set's published splits.")
+@data_options
 @click.option("--fractions", metavar="TRAIN,VAL,TEST", callback=lambda *given: _numbers(given[-1]),
               help="Shares of your own classes, such as 0.6,0.2,0.2.  [fitted]")  # fmt: skip
 @click.option("--split-seed", type=int, help="Seed of the split of your own classes.  [0]")
 @click.option("--folds", type=int,
               help="Cross-validation: test on all your own classes, in turn.")  # fmt: skip
-@click.option("--size", type=int, help="Side of the images in pixels.")
-@click.option("--rotations/--no-rotations", help="Rotated images as further classes.  [no]")
 @click.option("--strict/--no-strict", help="Fail on the first unreadable image.  [no]")
-@click.option("--ways", type=int, help="Classes of a test task.  [5, or all there are]")
-@click.option("--shots", type=int, help="Examples of each class.  [1]")
-@click.option("--queries", type=int, help="Test images of each class.  [15, or all there are]")
-@click.option("--train-ways", type=int, help="Classes of a training task.")
-@click.option("--train-queries", type=int, help="Query images of each class in training.  [5]")
-@click.option("--within-superclass/--no-within-superclass",
-              help="Tasks with classes of one superclass, such as an alphabet.  [no]")  # fmt: skip
+@task_options
 @click.option("--augment", metavar="NAMES",
               help="Random changes of training images, such as crop+flip.")  # fmt: skip
-@click.option("--backbone", help="conv4, resnet12, mlp, or a pretrained one: see `quickstudy "
-              "backbones`.  [conv4; of a folder, chosen]")  # fmt: skip
-@click.option("--channels", type=int, help="Width of conv4.  [64]")
-@click.option("--norm", help="group, batch, support or running.  [group]")
+@network_options
 @click.option("--steps", type=int, help="Optimiser steps.")
 @click.option("--tasks-per-step", type=int, help="Tasks per optimiser step.")
 @click.option("--rate", type=float, help="Learning rate.")
@@ -62,8 +55,7 @@ if TYPE_CHECKING:
 @click.option("--test-tasks", type=int, help="Number of test tasks.  [600]")
 @click.option("--seed", type=int, help="Seed of weights and tasks.  [0]")
 @click.option("--test-seed", type=int, help="Seed of the test tasks.  [that of --seed]")
-@click.option("--threads", type=int, help="CPU threads.")
-@click.option("--device", help="cpu, cuda or cuda:NUMBER.  [a GPU where there is one]")
+@machine_options
 @click.option("--workers", type=int, help="Tasks in parallel, one CPU thread each.  [1]")
 @click.option("--compile/--no-compile", help="Compile training steps; helps small networks.  [no]")
 @click.option("--set", "options", multiple=True, metavar="NAME=VALUE",

@@ -26,6 +26,7 @@ from quickstudy.interfaces.runs.loaded import Loaded
 from quickstudy.interfaces.runs.plan import Plan
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
+from quickstudy.interfaces.runs.run_files import new_folder
 from quickstudy.selection.comparing.budget import (
     Minutes,
     Pace,
@@ -55,20 +56,23 @@ from quickstudy.training.fit import fit
 
 
 def compare_recipes(
-    plan: Plan, loaded: Loaded, path: Path, *, command: str = "", progress: bool = True,
-    begun: Callable[[], object] = lambda: None,
+    plan: Plan, loaded: Loaded, path: Path | None, *, command: str = "", progress: bool = True,
+    begun: Callable[[Path], object] = lambda path: None,
 ) -> Comparisons:  # fmt: skip
     """Carry out ``plan`` in the folder ``path``, or go on where it was begun; see :mod:`.stored`.
 
     Whatever cannot run is found before any training: learners that do not fit, tasks that differ.
 
-    ``begun``  called once the folder is there, and nothing more is refused.
+    ``path``   by default a new folder in ``runs``.
+    ``begun``  called with the folder once it is there, and nothing more is refused.
 
     Raises :class:`Stopped` where Ctrl-C, SIGTERM or SIGHUP ended training; the same call continues.
     """
-    if (path / "plan.json").is_file() and Folder.of_settings(path, plan.to_json()).finished:
-        begun()
-        return Folder(path).read()
+    if path is not None and (path / "plan.json").is_file():
+        kept = Folder.of_settings(path, plan.to_json())
+        if kept.finished:
+            begun(path)
+            return kept.read()
     first = next(iter(plan.recipes.values()))
     torch.set_num_threads(first.threads or torch.get_num_threads())
     learners = {name: loaded.learner(recipe) for name, recipe in plan.recipes.items()}
@@ -77,8 +81,8 @@ def compare_recipes(
         sources = loaded.parts(recipe, learner).sources
         tested = loaded.trained(recipe, learner, plan.over_shots)
         check_fits(name, tested.learner, (sources.train, tested.source), test_seed(recipe))
-    folder = Folder.of_settings(path, plan.to_json())
-    begun()
+    folder = Folder.of_settings(path or new_folder(f"compare-{first.data}"), plan.to_json())
+    begun(folder.path)
     with Display(progress) as display:
         paces = _paces(plan, loaded, learners, folder, display)
         recipes = {name: _paced(each, paces[name]) for name, each in plan.recipes.items()}
