@@ -268,6 +268,23 @@ def test_the_best_is_taken_and_of_equals_the_simplest(means, taken, monkeypatch)
     assert Choice.from_json(json.loads(json.dumps(choice.to_json()))) == choice
 
 
+def test_learners_on_features_and_on_pictures_are_compared_on_the_same_tasks(
+    pictures, tmp_path, monkeypatch
+):
+    """Features are known by smaller pictures; a fine-tuned head reads the pictures themselves."""
+    monkeypatch.setattr("quickstudy.selection.recommending.on_pretrained.SMALL", 32)
+    printed = call(
+        "compare", "--learners", "simple_shot,linear_probe", "--data", "folder", "--root", pictures,
+        "--backbone", "efficientnet-lite0", "--size", 48, "--ways", 2, "--queries", 2, "--steps", 1,
+        "--seeds", 1, "--tasks", 2, "--device", "cpu", "-o", tmp_path / "compared",
+    )  # fmt: skip
+    assert printed.exit_code == 0, printed.output
+    entries = json.loads((tmp_path / "compared" / "comparison.json").read_text())["inductive"]
+    named = {each["name"]: each for each in entries["entries"]}
+    assert {"simple_shot", "linear_probe", "probe", "fine_tuned_head"} <= named.keys()
+    assert all(not each.get("failure") for each in named.values())
+
+
 def test_folds_are_not_compared_on_since_all_their_classes_are_test_classes():
     recipe, choice = chooser.choose(Recipe(data="folder", root="x", folds=3))
     assert (recipe.backbone, recipe.learner) == ("efficientnet-lite0", "simple_shot")
