@@ -13,8 +13,9 @@ from quickstudy.answers.reals import Reals
 from quickstudy.core import Examples, State, TaskSpec
 from quickstudy.learners.multitask.perceptrons import layer
 from quickstudy.learners.outputs import element_weights, label_vectors, present_entry
-from quickstudy.learners.transfer.heads import ridge, through_softmax
+from quickstudy.learners.transfer.heads import ridge
 from quickstudy.learners.transfer.linear_probe import fitted
+from quickstudy.learners.transfer.logistic_optimum import through_softmax
 from quickstudy.tasks.examples import without_absent
 
 
