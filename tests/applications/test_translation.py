@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -185,7 +186,7 @@ def test_decoding_writes_what_greedy_steps_write(folder: Path) -> None:
     ],
 )
 def test_options_that_do_not_fit_are_refused(
-    folder: Path, options: dict[str, str], message: str
+    folder: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Translation(**options).prepare("own", folder, "maml", None, 0)
