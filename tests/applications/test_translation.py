@@ -123,6 +123,26 @@ def test_a_language_of_the_test_teaches_neither_subwords_nor_its_own_queries(
         assert not given & asked
 
 
+def test_the_nearest_language_is_chosen_without_the_translations_that_are_asked(
+    folder: Path, tmp_path: Path
+) -> None:
+    """In a second folder these are in the other language, which looking at them would choose."""
+    found = TranslationData.of(SMALL, "own", folder, 20, 0)
+    near, other = found.near("c", found.train)
+    asked = {found.messages.english[i]: str(found.messages.translations[other][i])
+             for i in found.test}  # fmt: skip
+    for name in "abc":
+        head, *lines = (folder / f"{name}.tsv").read_text().splitlines()
+        pairs = [line.split("\t") for line in lines]
+        texts = [f"{one}\t{asked.get(one, two) if name == 'c' else two}" for one, two in pairs]
+        (tmp_path / f"{name}.tsv").write_text("\n".join([head, *texts]))
+    again = TranslationData.of(SMALL, "own", tmp_path, 20, 0)
+    assert again.near("c", again.test)[0] == other != near
+    one, two = found.task("c", 0), again.task("c", 0)
+    assert torch.equal(one.support.inputs["source"], two.support.inputs["source"])
+    assert torch.equal(one.query.inputs["source"], two.query.inputs["source"])
+
+
 def test_the_same_seed_prepares_the_same_bits(folder: Path) -> None:
     one, two = (SMALL.prepare("own", folder, "maml", 20, 3) for _ in range(2))
     for a, b in zip(one.learner.parameters(), two.learner.parameters(), strict=True):
