@@ -31,6 +31,7 @@ from quickstudy.answers.metrics import chrf, ngram_counts
 from quickstudy.answers.tokens import Tokens, written
 from quickstudy.applications.application import Prepared
 from quickstudy.applications.translation import Translation
+from quickstudy.applications.translation_baselines import english
 from quickstudy.applications.translation_data import PROTOCOLS
 from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Learner, Task
@@ -88,7 +89,7 @@ def scored(learner: Learner, task: Task) -> Row:
         rows = answer.decode(predictor, task.query.inputs).tolist()
     said = [written(row, answer.pieces) for row in rows]
     true = [written(row, answer.pieces) for row in task.query.targets.tolist()]
-    sources = [_english(row) for row in task.query.inputs["source"].tolist()]
+    sources = [english(row) for row in task.query.inputs["source"].tolist()]
     asked = [placeholders(written(source, answer.pieces)) for source in sources]
     return {
         "counts": [counts(s, t) for s, t in zip(said, true, strict=True)],
@@ -152,11 +153,6 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return "–"
     return f"{chrf_of(row):.1f} ± {half_width(row):.1f} ({chrf_of(row, short=True):.1f})"
-
-
-def _english(row: Sequence[int]) -> list[int]:
-    ids = [token for token in row if token]
-    return ids[: ids.index(3)] if 3 in ids else ids
 
 
 def _methods(made: Prepared, only: Sequence[str]) -> list[str]:

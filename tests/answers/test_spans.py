@@ -92,3 +92,13 @@ def test_a_spec_of_spans() -> None:
     assert qs.spans(longest=4).answer == Spans(4)
     with pytest.raises(ValueError, match="longest must be a whole number of at least 1"):
         qs.spans(longest=0)
+
+
+def test_a_span_beyond_its_text_is_refused():
+    words = torch.cat([torch.rand(2, 5, 4), torch.ones(2, 5, 2)], -1)
+    learner = qs.SpanScorer(qs.backbones.Features(6), size=4, hidden=8)
+    with pytest.raises(ValueError, match=r"within the 5 places of its text, 0 to 4; found 5"):
+        learner(qs.examples(words, [[0, 1], [2, 5]]), qs.spans())
+    predictions = learner(qs.examples(words, [[0, 1], [2, 4]]), qs.spans())(words)
+    with pytest.raises(ValueError, match=r"0 to 4; found 7"):
+        qs.spans().answer.loss(predictions, torch.tensor([[0, 1], [2, 7]]))

@@ -143,7 +143,10 @@ def test_answers_are_words_of_the_text(tmp_path: Path) -> None:
     learner = qs.SpanScorer(Features(MINILM + len(MARKS) + 2), marks=len(MARKS)).eval()
     predictor = adapted(application, write(tmp_path, "questions.csv", QUESTIONS), learner)
     text = "Eve Smith is the mother of Abel ."
-    (row,) = said(application, predictor, write(tmp_path, "new.csv", ["text,head", f"{text},Abel"]))
+    (tmp_path / "new: a").mkdir()  # a folder's name is no part of a text
+    new = write(tmp_path / "new: a", "new.csv", ["text,head", f"{text},Abel"])
+    (row,) = said(application, predictor, new)
+    assert row["name"] == f"{new}, line 2"
     words = text.split(" ")[row["first"] : row["last"] + 1]
     assert row["answer"] == " ".join(words)
     assert 1 <= len(words) <= application.longest
@@ -155,9 +158,28 @@ def test_an_answer_beyond_the_tokens_that_are_read_is_refused(tmp_path: Path) ->
     learner = qs.SpanScorer(Features(MINILM + len(MARKS) + 2), marks=len(MARKS))
     with (
         pytest.warns(UserWarning, match="Their ends are cut off"),
-        pytest.raises(ValueError, match="must be within the tokens that are read; found word 301"),
+        pytest.raises(ValueError, match=r"long.csv, line 2: must be within the tokens.*word 301"),
     ):
         Questions().support(path, learner)
+
+
+def test_an_answer_that_could_not_be_predicted_is_refused(tmp_path: Path) -> None:
+    lines = ["text,head,answer", "Jo met Al,Jo,Al", "Jo met Al and Bo,Jo,Al and Bo"]
+    path = write(tmp_path, "q.csv", lines)
+    learner = qs.SpanScorer(Features(MINILM + len(MARKS) + 2), marks=len(MARKS))
+    with pytest.raises(ValueError, match=r"line 3, answer: may have 2 words.*found 3"):
+        Questions(longest=2).support(path, learner)
+
+
+def test_an_entity_beyond_the_tokens_is_refused_with_its_line(tmp_path: Path) -> None:
+    long = f"Jo {'and ' * 300}Al,Jo,Al,b"
+    path = write(tmp_path, "far.csv", ["text,head,tail,relation", "Jo met Al,Jo,Al,a", long])
+    application = Relations(network="cnn")
+    with (
+        pytest.warns(UserWarning, match="Their ends are cut off"),
+        pytest.raises(ValueError, match=r"the tail of .*far.csv, line 3 is not"),
+    ):
+        application.support(path, qs.SimpleShot(Features(MINILM)))
 
 
 def test_marks_are_those_of_each_word() -> None:
@@ -171,7 +193,9 @@ def test_the_report_marks_the_words_of_an_answer(tmp_path: Path) -> None:
     for number in range(6):
         for child, mother in zip("ABCDEF", names, strict=True):
             lines.append(f"{mother} bore {child}{number}.,{child}{number},{mother},who {number}")
-    made = Questions(queries=3).prepare("own", write(tmp_path, "q.csv", lines), "span_scorer", 2, 0)
+    path = write(tmp_path, "q.csv", lines)
+    made = Questions(queries=3).prepare("own", path, "span_scorer", 2, 0)
+    assert "Test tasks have questions that training has not seen" in made.about
     assert made.names is not None
     task = draw(made.test, 0, 0)
     texts = made.names(torch.Generator().manual_seed(task_seed(0, 0, Stream.TRAINING)))

@@ -27,9 +27,8 @@ def test_a_table_is_read_and_what_is_left_out_is_told(tmp_path):
     with pytest.warns(SkippedInput, match="left out") as told:
         table = assays.read_assays(path)
     messages = [str(each.message) for each in told]
-    assert any(
-        "1 column with other values than 1, 0 and nothing is no assay" in m for m in messages
-    )
+    assert any("is no assay, and left out: note ('x')." in m for m in messages)
+    assert any("rows of one molecule disagree on 1 label, which counts" in m for m in messages)
     assert any("left out 1 of 5 rows that cannot be read: 'C1CC'" in m for m in messages)
     assert SkippedInput in {each.category for each in told}
     assert (table.names, table.invalid) == (("A_one", "B_two"), ("C1CC",))
@@ -45,13 +44,29 @@ def test_a_table_is_read_and_what_is_left_out_is_told(tmp_path):
     ("smiles,a\n", "found its head only"),
     ("molecule,a\nCC,1\n", "needs one column named smiles; found molecule, a"),
     ("smiles\nCC\n", "needs a column of labels for each assay"),
-    ("smiles,a\nCC\n", "others in 1 row, first in line 2"),
+    ("smiles,a\nCC\n", "line 2: must have 2 columns"),
+    ('smiles,a\nCC,"1\nCO,0\n', "line 3: must be a table of values"),
+    ("smiles,a,a\nCC,1,0\n", "line 1: every column needs a name of its own; found 'a' twice"),
+    ("smiles,a\nC\u00e9,1\n", "no molecule of 1 row can be read"),
+    ("smiles,a\nCC\0CO,1\n", "no molecule of 1 row can be read"),
     ("smiles,a\nC1CC,1\n", "no molecule of 1 row can be read"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore::quickstudy.base.skipped.SkippedInput")
 def test_other_files_are_refused(text, found, tmp_path):
     with pytest.raises(ValueError, match=found):
         assays.read_assays(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", [
+    "\ufeff\nSMILES;A;;C\r\nCC;1;;\r\n\r\nCO;0;;\r\n",
+    "smiles\tA\nCC\tTrue\nCO\tFALSE\n",
+    'A,smiles\n1.0,"CC"\n0.0,CO\n',
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*C .nothing.:UserWarning")
+def test_tables_of_other_programs_are_read(text, tmp_path):
+    table = assays.read_assays(write(tmp_path, text))
+    assert (table.names, table.smiles) == (("A",), ("CC", "CO"))
+    assert table.labels.tolist() == [[1], [0]]
 
 
 def test_parts_share_no_assay_and_no_molecule():

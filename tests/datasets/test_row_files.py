@@ -23,6 +23,7 @@ def write(folder: Path, name: str, text: str | bytes) -> Path:
     [
         ("a.csv", 'text,label\n"yes, please",good\n no ,bad\n'),
         ("a.csv", '\ufefftext;label\r\n"yes, please";good\r\nno;bad\r\n'),
+        ("a.csv", '\n;text;label\n1;"yes, please";good\n2;no;bad\n'),
         ("a.tsv", "label\ttext\ngood\tyes, please\n\nbad\tno\n"),
         ("a.jsonl", '{"text": "yes, please", "label": "good"}\n\n{"text": "no", "label": "bad"}'),
     ],
@@ -46,6 +47,7 @@ def test_a_folder_has_one_file_of_texts_for_each_class(tmp_path: Path) -> None:
     [
         ("a.csv", "text,kind\nyes,good\n", r"line 2: needs the columns text, label; found"),
         ("a.csv", "text,label\nyes, please,good\n", r"line 2: must have 2 columns.*found 3"),
+        ("a.csv", "text,label,text\na,b,c\n", r"line 1: every column needs.*found 'text' twice"),
         ("a.csv", "text,label\nyes,\n", r"line 2: must have a label"),
         ("a.csv", "text,label\n", r"must have at least 1 row"),
         ("a.csv", 'text,label\n"yes,good\n', r"line 2: must be a table"),

@@ -60,3 +60,25 @@ def test_labels_go_to_the_learners_that_give_them():
 def test_one_learner_is_refused():
     with pytest.raises(ValueError, match="needs 2 learners or more; found 1"):
         qs.RankEnsemble([qs.Prototypical(torch.nn.Identity())])
+
+
+def test_tasks_of_other_sizes_do_not_change_a_score():
+    """Each task alone is the oracle: beside larger ones, added rows would be ranked too."""
+
+    def task(queries: int) -> Task:
+        generator = torch.Generator().manual_seed(queries)
+        x = torch.randn(8 + queries, 4, generator=generator)
+        y = torch.arange(8 + queries) % 2
+        return Task(qs.examples(x[:8], y[:8]), qs.examples(x[8:], y[8:]), qs.ranking())
+
+    tasks = [task(n) for n in range(20, 26)]
+    pair = qs.RankEnsemble([
+        qs.Prototypical(torch.nn.Identity()), qs.LinearProbe(torch.nn.Identity()),
+    ])  # fmt: skip
+    score = tasks[0].spec.answer.scores[0]
+    alone = [
+        float(score.value(score.statistic(pair(t.support, t.spec)(t.query.inputs), t.query)))
+        for t in tasks
+    ]
+    found = qs.evaluate(pair, qs.tasks.fixed(tasks), baselines=False)
+    assert np.allclose(found.main.values, alone, atol=1e-6)

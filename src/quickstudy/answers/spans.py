@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.checks import check_count, check_ids
+from quickstudy.base.modules import values_can_be_read
 from quickstudy.core import Answer, Examples, Predictor, Score, Statistic
 
 LONGEST = 10
@@ -123,6 +124,7 @@ class Spans(Answer):
 
     def element_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """-log softmax over places at the true one, for both ends: (n, 2)."""
+        refuse_beyond(targets, predictions.shape[-2])
         chosen = targets.long().unsqueeze(-2)
         return -predictions.log_softmax(-2).gather(-2, chosen).squeeze(-2)
 
@@ -153,6 +155,18 @@ class Spans(Answer):
             logits[span[0], 0] = logits[span[1], 1] = 1.0
             made.append(logits.expand(len(query.weights), -1, -1))
         return made
+
+
+def refuse_beyond(targets: Tensor, length: int) -> None:
+    """ValueError for a span beyond the ``length`` places of its text, where values can be read."""
+    if not targets.numel() or not values_can_be_read(targets):
+        return
+    most = int(targets.max())
+    if most >= length:
+        raise ValueError(
+            f"targets: a span must be within the {length} places of its text, 0 to {length - 1}; "
+            f"found {most}. Leave such rows out, or give longer texts."
+        )
 
 
 def best_spans(predictions: Tensor, longest: int) -> Tensor:

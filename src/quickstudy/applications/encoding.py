@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from quickstudy.base.trees import map_tree
 from quickstudy.core import Learner, Predictor
 from quickstudy.datasets.tokenizer import MINILM_SHA256
 from quickstudy.files.registry import LEARNERS, resolve
+from quickstudy.tasks.episodes import Episodes, episodes
 from quickstudy.tasks.rows import LabelledRows
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -105,6 +106,35 @@ def cutting(strict: bool) -> Iterator[None]:
             yield
         except UserWarning as error:
             raise ValueError(f"{error} Or leave strict out, to go on with what is read.") from error
+
+
+class ClassTasks(NamedTuple):
+    """Sources of tasks to train, validate and test on; None where nothing is trained."""
+
+    train: Episodes | None
+    val: Episodes | None
+    test: Episodes
+
+
+def class_tasks(
+    split: Mapping[str, LabelledRows], ways: int, shots: int, queries: int,
+    training: tuple[int, int] | None,
+) -> ClassTasks:  # fmt: skip
+    """Tasks of the classes of a split: "train", "val" and "test", of which the first two may lack.
+
+    ``ways``      of a task, or as many as a part has.
+    ``training``  ways and queries of training tasks; None where nothing is trained.
+    """
+    of_test = episodes(split["test"], min(ways, len(split["test"])), shots, queries)
+    if training is None:
+        return ClassTasks(None, None, of_test)
+    train_ways, train_queries = training
+    train = episodes(split["train"], min(train_ways, len(split["train"])), shots, train_queries)
+    val = None
+    if len(split.get("val", ())) > 1:
+        most = min(ways, len(split["val"]), len(split["test"]))
+        val = episodes(split["val"], most, shots, queries)
+    return ClassTasks(train, val, of_test)
 
 
 def is_trained(learner: str) -> bool:

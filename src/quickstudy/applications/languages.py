@@ -75,10 +75,12 @@ class Languages:
     """Rows of several languages to train on: a source of tasks, each of one language.
 
     A task's rows are about equally long, since padding costs time: they follow one another in the
-    order of their lengths, from a place drawn at random.
+    order of their lengths, from a place drawn at random. Rows of more than 64 tokens are left out.
 
     ``rows``     by language.
     ``support``, ``query``   rows of a task.
+
+    Raises ValueError where no row is left.
     """
 
     rows: dict[str, list[Row]]
@@ -96,6 +98,11 @@ class Languages:
             for name, rows in self.rows.items()
         }
         object.__setattr__(self, "_sorted", {n: rows for n, rows in ordered.items() if rows})
+        if not self._sorted:
+            raise ValueError(
+                f"translation: training needs a pair of at most {WIDTHS[-1]} tokens; found none. "
+                "Divide texts into sentences."
+            )
 
     def __call__(self, generator: torch.Generator) -> Task:
         """A task of a language that is drawn at random."""

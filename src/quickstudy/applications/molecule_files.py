@@ -14,6 +14,7 @@ from quickstudy.base.trees import map_tree
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Examples
 from quickstudy.datasets.assays import read_assays, read_csv, smiles_column
+from quickstudy.datasets.row_files import read_utf8
 from quickstudy.datasets.smiles import molecule_inputs, read_smiles, warn_of_unread
 from quickstudy.tasks.examples import one_place
 
@@ -70,9 +71,9 @@ def library(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The inputs of the different molecules of ``paths``, and their canonical SMILES.
 
-    A file named ``.csv`` has a column ``smiles``; any other has one SMILES a line, of which what
-    follows the first space is a name. A folder stands for the files in it that are named ``.csv``,
-    ``.smi`` or ``.txt``.
+    A file named ``.csv`` or ``.tsv`` has a column ``smiles``; any other has one SMILES a line, of
+    which what follows the first space is a name. A folder stands for the files in it that are named
+    so, or ``.smi`` or ``.txt``.
 
     Raises ValueError for files without a molecule that can be read, and where ``strict`` for any
     SMILES that cannot be.
@@ -113,16 +114,13 @@ def _files(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if each.suffix.lower() in _SUFFIXES)
 
 
-_SUFFIXES = (".csv", ".smi", ".txt")
+_TABLES = (".csv", ".tsv")
+_SUFFIXES = (*_TABLES, ".smi", ".txt")
 
 
 def _smiles_of(path: Path) -> list[str]:
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in _TABLES:
         head, rows = read_csv(path)
         place = smiles_column(path, head)
         return [row[place] for row in rows]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: must be text in UTF-8; {error}. Save it as such.") from error
-    return [line.split()[0] for line in lines if line.strip()]
+    return [line.split()[0] for line in read_utf8(path).splitlines() if line.strip()]

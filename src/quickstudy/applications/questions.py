@@ -83,7 +83,8 @@ class QuestionTasks:
 
 
 Rows = tuple[LabelledRows, list[str]]
-Splits = tuple[Rows, Rows | None, Rows]
+Splits = tuple[Rows, Rows | None, Rows, str]
+"""To train, validate and test on, and what is new in the test."""
 
 
 @final
@@ -117,7 +118,7 @@ class Questions(Application):
         self, data: str, root: Path | None, learner: str, shots: int | None, seed: int
     ) -> Prepared:
         """Features of all words, a scorer of spans, and tasks of unseen questions."""
-        train, val, test = self._own(root) if data == OWN else self._fewrel(root)
+        train, val, test, new = self._own(root) if data == OWN else self._fewrel(root)
         given = 5 if shots is None else shots
         size = text_encoder(self.encoder).features + len(MARKS) + 2
         with seeded(seed):
@@ -130,15 +131,14 @@ class Questions(Application):
         return Prepared(
             made, tasks[0], tasks[1], tasks[2],
             f"Which words of a sentence answer a question about its head, given {given} other "
-            "sentences with their answers? Questions are relations; those of the test do not occur "
-            "in training.",
+            f"sentences with their answers? Test tasks have {new} that training has not seen.",
             steps=self.steps, tasks_per_step=4, names=tasks[2].names,
         )  # fmt: skip
 
     def support(self, path: Path, learner: Learner) -> Support:
         """A table with the columns text, head and answer."""
-        sentences = read_questions(path, strict=self.strict).sentences
-        words, targets = self._read(sentences, answered=True)
+        sentences, places = read_questions(path, strict=self.strict)
+        words, targets = self._read(sentences, places, answered=True)
         info = {"texts": len(sentences), "encoder": self.encoder}
         return Support(examples(words, targets), spans(self.longest), info)
 
@@ -146,10 +146,10 @@ class Questions(Application):
         """The texts of tables with the columns text and head."""
         read = [read_questions(path, labelled=False, strict=self.strict) for path in paths]
         sentences = [each for one in read for each in one.sentences]
-        words, _ = self._read(sentences, answered=False)
         places = [place for one in read for place in one.places]
+        words, _ = self._read(sentences, places, answered=False)
         return words, [
-            f"{place}: {each.text}" for place, each in zip(places, sentences, strict=True)
+            f"{place}\n{each.text}" for place, each in zip(places, sentences, strict=True)
         ]
 
     def written(
@@ -160,7 +160,7 @@ class Questions(Application):
             found = predictor.spec.answer.decode(predictor, inputs).tolist()
         rows = []
         for name, (first, last) in zip(names, found, strict=True):
-            place, _, text = name.partition(": ")
+            place, _, text = name.rpartition("\n")  # which no text has, but a path may
             answer = " ".join(text.split(" ")[first : last + 1])
             rows.append({"name": place, "answer": answer, "first": first, "last": last})
         return rows
@@ -171,41 +171,46 @@ class Questions(Application):
         parts = fewrel.read_parts(root, split=self.split)
         wiki = {each.relation for each in fewrel.read(root, "wiki")}
         train, test = (
-            self._rows([each for each in parts[name] if each.relation in wiki], name == "train")
+            self._rows([each for each in parts[name] if each.relation in wiki], (), name == "train")
             for name in ("train", "test")
         )
-        return train, None, test
+        return train, None, test, "questions"
 
     def _own(self, root: Path | None) -> Splits:
         if root is None:
             raise ValueError("questions: needs a table of texts. Give it: --root FILE.")
-        sentences = read_questions(root, grouped=True, strict=self.strict).sentences
-        rows, texts = self._rows(sentences, both_ways=False)
+        sentences, places = read_questions(root, grouped=True, strict=self.strict)
+        rows, texts = self._rows(sentences, places, both_ways=False)
         found = split_dataset(card("texts"), rows)
         val = (found.val, texts) if len(found.val) else None
-        return (found.train, texts), val, (found.test, texts)
+        new = "questions" if found.new_classes else "texts of the same questions"
+        return (found.train, texts), val, (found.test, texts), new
 
     def _rows(
-        self, sentences: Sequence[Sentence], both_ways: bool
+        self, sentences: Sequence[Sentence], places: Sequence[str], both_ways: bool
     ) -> tuple[LabelledRows, list[str]]:
         """Questions as classes, ``rows`` texts of each, and the texts by number.
 
+        ``places``     where the sentences stand, for errors; () for their numbers.
         ``both_ways``  also ask of each answer what it is the answer for: the tail asks, the head
                        answers. A sentence then has two questions, and what is asked must be read
                        from the support.
         """
-        kept, seen = [], dict.fromkeys([each.relation for each in sentences], 0)
-        for each in sentences:
+        seen = dict.fromkeys([each.relation for each in sentences], 0)
+        chosen = []
+        for row, each in enumerate(sentences):
             seen[each.relation] += 1
             if not self.rows or seen[each.relation] <= self.rows:
-                kept.append(each)
+                chosen.append(row)
+        kept = [sentences[row] for row in chosen]
+        places = [places[row] for row in chosen] if places else ()
         asked = [kept]
         if both_ways:
             asked.append([
                 Sentence(each.words, each.tail, each.head, f"{each.relation}, asked of the tail")
                 for each in kept
             ])  # fmt: skip
-        read = [self._read(each, answered=True) for each in asked]
+        read = [self._read(each, places, answered=True) for each in asked]
         words, spans_read = (torch.cat(parts) for parts in zip(*read, strict=True))
         every = [each for part in asked for each in part]
         numbers = torch.arange(len(every))
@@ -215,20 +220,33 @@ class Questions(Application):
         )
         return rows, [each.text for each in every]
 
-    def _read(self, sentences: Sequence[Sentence], *, answered: bool) -> tuple[Tensor, Tensor]:
+    def _read(
+        self, sentences: Sequence[Sentence], places: Sequence[str], *, answered: bool
+    ) -> tuple[Tensor, Tensor]:
         """Features (n, words, d) of the words, and the answers (n, 2), -1 where not known."""
         encoder = text_encoder(self.encoder)
         with cutting(self.strict):
-            tokens = question_tokens(encoder.tokenizer, sentences)
+            tokens = question_tokens(encoder.tokenizer, sentences, where=places)
         targets = torch.full((len(sentences), 2), -1)
         if answered:
-            targets = spans_of(sentences, tokens["place"])
+            targets = spans_of(sentences, tokens["place"], where=places)
+            self._refuse_longer(targets, places)
         head = tokens["head"]
         # Encoded without the head, so that a sentence is encoded once, whatever is asked of it.
         found = encoded({**tokens, "head": torch.zeros_like(head)}, WordEncoder(encoder).eval())
         words, exists, _ = found.split([found.shape[-1] - 2, 1, 1], -1)
         marks = marks_of(sentences, found.shape[1])
         return torch.cat([words, marks, exists, head.unsqueeze(-1).to(words.dtype)], -1), targets
+
+    def _refuse_longer(self, targets: Tensor, places: Sequence[str]) -> None:
+        """ValueError for an answer in a user's file that no prediction could be."""
+        words = targets[:, 1] - targets[:, 0] + 1
+        if places and int(words.max()) > self.longest:
+            raise ValueError(
+                f"{places[int(words.argmax())]}, answer: may have {self.longest} words at most, as "
+                f"those that are predicted; found {int(words.max())}. Mark fewer, or start a run "
+                f"with --set longest={int(words.max())}."
+            )
 
 
 MARKS: tuple[Callable[[str], bool], ...] = (

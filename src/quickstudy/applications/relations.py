@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quickstudy.answers.specs import classification
 from quickstudy.applications.application import Application, Prepared, Support
 from quickstudy.applications.encoding import (
     BASELINE,
     ENCODER,
+    class_tasks,
     cutting,
     encoded,
     first_rows,
@@ -39,7 +40,6 @@ from quickstudy.datasets.fewrel import Sentence
 from quickstudy.datasets.marked_files import read_relations
 from quickstudy.datasets.registry import card
 from quickstudy.files.registry import LEARNERS, resolve
-from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.rows import LabelledRows
 
@@ -99,33 +99,28 @@ class Relations(Application):
         split = {name: self._read(rows.splits[name]) for name in needed if len(rows.splits[name])}
         with seeded(seed):
             made = self._learner(learner, split.get("train"))
-        ways, given = min(self.ways, len(split["test"])), 1 if shots is None else shots
+        given = 1 if shots is None else shots
+        training = TRAIN[self.network] if trained else None
+        tasks = class_tasks(split, self.ways, given, self.queries, training)
+        ways = min(self.ways, len(split["test"]))
         new = "relations" if rows.new_classes else "sentences of the same relations"
-        test = episodes(split["test"], ways, given, self.queries)
-        train = val = None
-        baselines: dict[str, Learner] = {}
         tuned = self.network == "tuned"
-        if trained:
-            train_ways, train_queries = TRAIN[self.network]
-            most = min(train_ways, len(split["train"]))
-            train = episodes(split["train"], most, given, train_queries)
-            if self.network == "frozen":
-                baselines = {BASELINE: on_features("simple_shot", None, self._size)}
-            if len(split.get("val", ())) > 1:
-                val = episodes(split["val"], min(ways, len(split["val"])), given, self.queries)
+        baselines: dict[str, Learner] = {}
+        if trained and self.network == "frozen":
+            baselines = {BASELINE: on_features("simple_shot", None, self._size)}
         return Prepared(
-            made, train, val, test,
+            made, *tasks,
             f"Which of {ways} relations does a sentence say of its head and tail, given {given} "
             f"sentence{'s' if given > 1 else ''} of each? Test tasks have {new} that training has "
             "not seen.",
             steps=(self.steps or STEPS[self.network]) if trained else 0,
             tasks_per_step=1 if tuned else 2, rate=1e-4 if tuned else 1e-3,
-            clip=1.0 if tuned else None, names=test.names, baselines=baselines,
+            clip=1.0 if tuned else None, names=tasks.test.names, baselines=baselines,
         )  # fmt: skip
 
     def support(self, path: Path, learner: Learner) -> Support:
         """A table with the columns text, head, tail and relation."""
-        sentences = read_relations(path, strict=self.strict).sentences
+        sentences, places = read_relations(path, strict=self.strict)
         names = sorted({each.relation for each in sentences})
         if len(names) < 2:
             raise ValueError(
@@ -134,13 +129,15 @@ class Relations(Application):
             )
         ids = torch.tensor([names.index(each.relation) for each in sentences])
         info = {"names": names, "sentences": len(sentences), "encoder": self.encoder}
-        return Support(examples(self._inputs(sentences), ids), classification(len(names)), info)
+        rows = examples(self._inputs(sentences, places), ids)
+        return Support(rows, classification(len(names)), info)
 
     def inputs(self, paths: Sequence[Path], predictor: Predictor) -> tuple[Any, list[str]]:
         """The sentences of tables with the columns text, head and tail."""
         read = [read_relations(path, labelled=False, strict=self.strict) for path in paths]
         sentences = [each for one in read for each in one.sentences]
-        return self._inputs(sentences), [place for one in read for place in one.places]
+        places = [place for one in read for place in one.places]
+        return self._inputs(sentences, places), places
 
     def written(
         self, predictor: Predictor, inputs: Any, names: list[str], out: Path | None
@@ -199,16 +196,17 @@ class Relations(Application):
     def _own(self, root: Path | None) -> Dataset:
         if root is None:
             raise ValueError("relations: needs a table of sentences. Give it: --root FILE.")
-        sentences = read_relations(root, strict=self.strict).sentences
-        with cutting(self.strict):
-            tokens = entity_tokens(text_encoder(self.encoder).tokenizer, sentences)
+        sentences, places = read_relations(root, strict=self.strict)
+        tokens = self._tokens(sentences, places)
         classes = LabelledRows.from_labels(tokens, [each.relation for each in sentences])
         return split_dataset(card("texts"), classes, ways=self.ways)
 
-    def _inputs(self, sentences: Sequence[Sentence]) -> Any:
+    def _inputs(self, sentences: Sequence[Sentence], places: Sequence[str]) -> Any:
+        return self._features(self._tokens(sentences, places))
+
+    def _tokens(self, sentences: Sequence[Sentence], places: Sequence[str]) -> dict[str, Tensor]:
         with cutting(self.strict):
-            tokens = entity_tokens(text_encoder(self.encoder).tokenizer, sentences)
-        return self._features(tokens)
+            return entity_tokens(text_encoder(self.encoder).tokenizer, sentences, places)
 
     def _read(self, rows: LabelledRows) -> LabelledRows:
         kept = first_rows(rows, self.rows)

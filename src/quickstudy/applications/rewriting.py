@@ -24,7 +24,7 @@ class Rewriting:
     Words of the pairs are aligned, in order, by how often they occur together and by how alike they
     are spelt. A text of the pairs is rewritten as its pair says; a word that was aligned, as the
     one it was most often aligned with; another word, by the rule for its longest end that two
-    aligned words follow, and most of those with this end. All else stays.
+    aligned words follow, and most of those with this end. All else stays, placeholders always.
 
     ``texts``  whole texts, without case.
     ``words``  words, without case.
@@ -60,6 +60,8 @@ class Rewriting:
         return known if known else "".join(map(self._word, PIECES.findall(text)))
 
     def _word(self, word: str) -> str:
+        if re.fullmatch(PLACEHOLDER, word):
+            return word
         low = word.casefold()
         new = self.words.get(low)
         if not _is_word(word):

@@ -15,6 +15,7 @@ from quickstudy.applications.application import Application, Prepared, Support
 from quickstudy.applications.encoding import (
     BASELINE,
     ENCODER,
+    class_tasks,
     cutting,
     encoded,
     first_rows,
@@ -34,12 +35,12 @@ from quickstudy.datasets.text_files import read_lines, read_texts
 from quickstudy.evaluation.calibrate import KEY, Calibration, calibrate_on_support
 from quickstudy.evaluation.strangers import stranger_score
 from quickstudy.evaluation.support_check import left_out_predictions
-from quickstudy.tasks.episodes import episodes
 from quickstudy.tasks.examples import examples
 from quickstudy.tasks.rows import LabelledRows
 
-TRAIN_WAYS = 40
-"""Classes of a training task, where there are so many: more than in tests, as for Prototypical."""
+TRAINING = (40, 3)
+"""Classes of a training task, where there are so many, and queries of each: more classes than in
+tests, as for Prototypical."""
 
 
 @final
@@ -83,21 +84,18 @@ class Text(Application):
         }
         with seeded(seed):
             made = on_features(learner, split.get("train"), encoder.features)
-        ways, given = min(self.ways, len(split["test"])), 1 if shots is None else shots
+        given = 1 if shots is None else shots
+        tasks = class_tasks(split, self.ways, given, self.queries, TRAINING if trained else None)
+        ways = min(self.ways, len(split["test"]))
         new = "classes" if rows.new_classes else "texts of the same classes"
-        train = val = None
         baselines: dict[str, Learner] = {}
         if trained:
-            train = episodes(split["train"], min(TRAIN_WAYS, len(split["train"])), given, 3)
             baselines = {BASELINE: on_features("simple_shot", None, encoder.features)}
-            if len(split.get("val", ())) > 1:
-                val = episodes(split["val"], min(ways, len(split["val"])), given, self.queries)
-        test = episodes(split["test"], ways, given, self.queries)
         return Prepared(
-            made, train, val, test,
+            made, *tasks,
             f"Which of {ways} classes is a text of, given {given} of each? Test tasks have {new} "
             f"that training has not seen; the encoder, {self.encoder}, was trained on other texts.",
-            steps=self.steps if trained else 0, names=test.names, baselines=baselines,
+            steps=self.steps if trained else 0, names=tasks.test.names, baselines=baselines,
         )  # fmt: skip
 
     def support(self, path: Path, learner: Learner) -> Support:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +19,24 @@ from quickstudy.applications.translation_baselines import (
     NearestLanguage,
     RewrittenNearest,
     TranslationMemory,
+    english,
 )
 from quickstudy.applications.translation_data import PROTOCOLS, TranslationData
 from quickstudy.backbones.text.seq2seq import Seq2Seq
 from quickstudy.base.shown import shown
+from quickstudy.base.words import count, first_few
 from quickstudy.core import Learner, Predictor
 from quickstudy.datasets.sentence_pairs import Pair, read_pairs, read_sources
-from quickstudy.datasets.subwords import LONGEST, SPECIAL, Subwords
+from quickstudy.datasets.subwords import LONGEST, PLACEHOLDER, SPECIAL, Subwords
 from quickstudy.learners.gradient.descend import Adam
 from quickstudy.learners.gradient.maml import MAML
 from quickstudy.learners.gradient.meta_gradients import FirstOrder
 from quickstudy.learners.transfer.early_stopping import EarlyStopping
 from quickstudy.objectives import mean_loss, predict_rows
 from quickstudy.tasks.fixed import fixed
+
+SHOTS = 200
+"""Pairs of a language by default, or as many as there are."""
 
 
 @final
@@ -67,12 +75,16 @@ class Translation(Application):
                 f"translation: protocol must be one of {', '.join(PROTOCOLS)}; found "
                 f"{shown(self.protocol)}."
             )
+        if self.messages < 1:
+            raise ValueError(
+                f"translation: messages must be at least 1, to test on; found {self.messages}."
+            )
 
     def prepare(
         self, data: str, root: Path | None, learner: str, shots: int | None, seed: int
     ) -> Prepared:
         """Rows of the training languages, a network to train on them, tasks of the others."""
-        found = TranslationData.of(self, data, root, 200 if shots is None else shots, seed)
+        found = TranslationData.of(self, data, root, SHOTS if shots is None else shots, seed)
         made = self.learner(learner, found.subwords, seed)
         text = found.subwords.text
         baselines: dict[str, Learner] = {
@@ -85,12 +97,18 @@ class Translation(Application):
         # An interval needs two tasks: of one language, two draws of the pairs.
         draws = 2 if len(found.held_out) == 1 else 1
         tests = [found.task(name, seed + k) for k in range(draws) for name in found.held_out]
+        fewest = min(len(task.support.weights) for task in tests)
+        if shots is not None and fewest < shots:
+            raise ValueError(
+                f"shots: a language of the test has {fewest} pairs beside the messages that are "
+                f"asked; found {shots}. Lower shots, or messages, or give more sentences."
+            )
         return Prepared(
             made,
             found.training(16, 16),
             None,
             fixed(tests),
-            f"Translate messages into a language of which {found.shots} pairs are given. Test "
+            f"Translate messages into a language of which {fewest} pairs are given. Test "
             f"tasks have languages that training has not seen ({', '.join(found.held_out)}); "
             f"{PROTOCOLS[self.protocol]}.",
             steps=self.steps,
@@ -130,28 +148,33 @@ class Translation(Application):
         """The sentences in files: each line, or each row of a table's column ``source``."""
         pairs = read_sources(paths, bool(predictor.info.get("nearest")))
         subwords = subwords_of(predictor.learner)
-        rows = _rows(subwords, subwords.names[str(predictor.info["tag"])], pairs)
+        rows = _rows(subwords, _tag_of(predictor, subwords), pairs)
         longest = min(LONGEST, 2 * max(len(row.source) for row in rows) + 8)
         return rows_as_examples(rows, longest=longest).inputs, [pair.place for pair in pairs]
 
     def written(
         self, predictor: Predictor, inputs: Any, names: list[str], out: Path | None
     ) -> list[dict[str, Any]]:
-        """The source and its translation, row by row."""
+        """The source and its translation, row by row.
+
+        A warning counts translations that lack a placeholder of their source.
+        """
         answer = predictor.spec.answer
         assert isinstance(answer, Tokens)
         with torch.no_grad():
             decoded = answer.decode(predictor, inputs)
-        return [
+        rows = [
             {
                 "name": name,
-                "source": written(_english(source), answer.pieces),
+                "source": written(english(source), answer.pieces),
                 "translation": written(row, answer.pieces),
             }
             for name, source, row in zip(
                 names, inputs["source"].tolist(), decoded.tolist(), strict=True
             )
         ]
+        _warn_of_lost(rows)
+        return rows
 
 
 def subwords_of(learner: Learner) -> Subwords:
@@ -165,10 +188,31 @@ def subwords_of(learner: Learner) -> Subwords:
     return Subwords(network.subwords)
 
 
-def _english(source: Sequence[int]) -> list[int]:
-    """The tokens of a source before the text in the nearest language."""
-    ids = [token for token in source if token]
-    return ids[: ids.index(3)] if 3 in ids else ids
+def _warn_of_lost(rows: Sequence[dict[str, Any]]) -> None:
+    """UserWarning where a placeholder of a source is not in its translation."""
+    lost = []
+    for row in rows:
+        source, target = (
+            Counter(re.findall(PLACEHOLDER, row[part])) for part in ("source", "translation")
+        )
+        if missing := source - target:
+            lost.append(f"{row['name']}: {next(iter(missing))}")
+    if lost:
+        warnings.warn(
+            f"translation: {count(len(lost), 'text')} of {len(rows):,} lack a placeholder of the "
+            f"source: {first_few(lost, 3)}. Correct them before use.",
+            stacklevel=3,
+        )
+
+
+def _tag_of(predictor: Predictor, subwords: Subwords) -> int:
+    tag = predictor.info.get("tag")
+    if tag not in subwords.names or tag in SPECIAL:
+        raise ValueError(
+            f"predict: the predictor's file must name the tag of a language that its subwords "
+            f"have; found {shown(tag)}. Adapt again."
+        )
+    return subwords.names[str(tag)]
 
 
 def _rows(subwords: Subwords, tag_id: int, pairs: Sequence[Pair]) -> list[Row]:

@@ -111,8 +111,8 @@ class RewrittenNearest(_Writer):
 
 
 def english(source: Sequence[int]) -> tuple[int, ...]:
-    """The tokens of a source before the one that divides it."""
-    ids = tuple(source)
+    """The tokens of a source before the one that divides it, without padding."""
+    ids = tuple(token for token in source if token)
     return ids[: ids.index(BETWEEN)] if BETWEEN in ids else ids
 
 

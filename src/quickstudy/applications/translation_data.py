@@ -20,6 +20,7 @@ from quickstudy.applications.languages import (
     spec_of,
     split_messages,
     tag,
+    too_long,
 )
 from quickstudy.applications.registry import OWN
 from quickstudy.applications.translation_baselines import runs
@@ -100,6 +101,11 @@ class TranslationData:
                 f"translation: {', '.join(both)} cannot be both trained and tested on. Leave it "
                 "out of languages, or of held_out."
             )
+        if not languages:
+            raise ValueError(
+                "translation: needs a language to train on beside those to test on; found "
+                f"{', '.join(held)} held out, and no other. Leave one out of held_out."
+            )
         test = min(options.messages, len(messages.english) // 3)
         train, test_numbers = split_messages(messages, test, seed)
         shown_numbers = train if options.protocol == "unseen" else [*train, *test_numbers]
@@ -137,8 +143,8 @@ class TranslationData:
         other = self.messages.translations[near][number] if near else ""
         if not target or other is None:
             return None
-        return row_of(self.subwords, self.subwords.names[tag(tag_of)],
-                      self.messages.english[number], other, target)  # fmt: skip
+        source = self.messages.english[number]
+        return row_of(self.subwords, self.subwords.names[tag(tag_of)], source, other, target)
 
     def task(self, language: str, seed: int) -> Task:
         """Pairs of a held-out language, drawn by ``seed``, and the messages of the test."""
@@ -163,6 +169,9 @@ class TranslationData:
                 f"translation: {language} has too few messages in common with {near or 'English'}. "
                 "Give more, or leave it out of held_out."
             )
+        where = f"translation: {language}"
+        every = [*rows[: self.shots], *asked]
+        too_long(every, [where] * len(every))
         spec = spec_of(self.subwords, language)
         return Task(rows_as_examples(rows[: self.shots]), rows_as_examples(asked), spec)
 

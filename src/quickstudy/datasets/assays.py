@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,11 +14,14 @@ import torch
 from torch import Tensor
 
 from quickstudy.answers.specs import multilabel
+from quickstudy.base.shown import shown
+from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.trees import map_tree
 from quickstudy.base.words import count, first_few
 from quickstudy.core import Examples, Task
 from quickstudy.datasets.domains import read_verified
 from quickstudy.datasets.molecules import joined, read_table
+from quickstudy.datasets.row_files import read_cells
 from quickstudy.datasets.smiles import molecule_inputs, read_smiles, warn_of_unread
 from quickstudy.tasks.examples import one_place
 from quickstudy.tasks.numbering import generator
@@ -188,8 +190,9 @@ def load_assays(
 def read_assays(path: Path, graph: bool = False, strict: bool = False) -> AssayTable:
     """The table in a CSV file of the user's: a column ``smiles``, and one of labels for each assay.
 
-    Labels are 1 or 0, and empty where unknown; a column that has other values, such as names, is no
-    assay and is left out with a warning, which also counts SMILES that cannot be read.
+    Labels are 1 or 0, or true or false, and empty where unknown; a column that has other values,
+    such as names, or none at all, is no assay and is left out with a warning. Warnings count too
+    the SMILES that cannot be read, and the labels on which rows of one molecule disagree.
 
     Raises ValueError for a file without rows, without a column ``smiles`` or without labels, and
     where ``strict`` for SMILES that cannot be read.
@@ -197,18 +200,22 @@ def read_assays(path: Path, graph: bool = False, strict: bool = False) -> AssayT
     head, rows = read_csv(path)
     place = smiles_column(path, head)
     columns: dict[str, np.ndarray] = {}
+    left = []
     for column, name in enumerate(head):
-        if column != place:
-            values = [_label(row[column]) for row in rows]
-            if all(value is not None for value in values):
-                columns[name] = np.array(values, dtype=np.float32)
-    left = [name for column, name in enumerate(head) if column != place and name not in columns]
+        if column == place:
+            continue
+        values = [_label(row[column]) for row in rows]
+        if None in values:
+            left.append(f"{name} ({shown(rows[values.index(None)][column])})")
+        elif np.isnan(known := np.array(values, dtype=np.float32)).all():
+            left.append(f"{name} (nothing)")
+        else:
+            columns[name] = known
     if left:
-        import warnings
-
         warnings.warn(
-            f"{path}: {count(len(left), 'column')} with other values than 1, 0 and nothing "
-            f"{'is' if len(left) == 1 else 'are'} no assay, and left out: {first_few(left)}.",
+            f"{path}: {count(len(left), 'column')} with other values than 1, 0 and nothing, or "
+            f"with nothing alone, {'is' if len(left) == 1 else 'are'} no assay, and left out: "
+            f"{first_few(left)}.",
             stacklevel=2,
         )
     if not columns:
@@ -222,27 +229,13 @@ def read_assays(path: Path, graph: bool = False, strict: bool = False) -> AssayT
 
 
 def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a CSV file; ValueError for one that is none, empty, or ragged."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        head, *rows = csv.reader(io.StringIO(text, newline=""))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"{path}: must be a CSV file in UTF-8; {error}. Save it as one."
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: must have a head and rows; found an empty file.") from error
-    head = [name.strip() for name in head]
-    rows = [row for row in rows if row]
-    if not rows:
+    """Head and rows of a table; ValueError for a file that is none, empty, or ragged."""
+    table = read_cells(path)
+    if not table.names:
+        raise ValueError(f"{path}: must have a head and rows; found an empty file.")
+    if not table.cells:
         raise ValueError(f"{path}: must have a row for each molecule; found its head only.")
-    ragged = [number for number, row in enumerate(rows, 2) if len(row) != len(head)]
-    if ragged:
-        raise ValueError(
-            f"{path}: every row must have {count(len(head), 'column')}, as its head; found others "
-            f"in {count(len(ragged), 'row')}, first in line {ragged[0]}. Correct them."
-        )
-    return head, rows
+    return table.names, table.cells
 
 
 def smiles_column(path: Path, head: Sequence[str]) -> int:
@@ -257,8 +250,9 @@ def smiles_column(path: Path, head: Sequence[str]) -> int:
 
 def _label(text: str) -> float | None:
     """1, 0, NaN where unknown; None for what is no label."""
+    text = {"": "nan", "true": "1", "false": "0"}.get(text.strip().lower(), text)
     try:
-        value = float(text) if text.strip() else float("nan")
+        value = float(text)
     except ValueError:
         return None
     return value if value in (0.0, 1.0) or np.isnan(value) else None
@@ -271,7 +265,14 @@ def _table(
     warn_of_unread(who, found.invalid, smiles)
     if not found.smiles:
         raise ValueError(f"{who}: no molecule of {count(len(smiles), 'row')} can be read.")
-    table, _ = joined(labels[found.rows], found.numbers, len(found.smiles))
+    table, disagreeing = joined(labels[found.rows], found.numbers, len(found.smiles))
+    if disagreeing:
+        warnings.warn(
+            f"{who}: rows of one molecule disagree on {count(disagreeing, 'label')}, which "
+            f"{'counts' if disagreeing == 1 else 'count'} as unknown. Leave the wrong rows out.",
+            SkippedInput,
+            stacklevel=3,
+        )
     inputs: dict[str, Any] = molecule_inputs(found.molecules, graph)
     return AssayTable(
         tuple(found.smiles), inputs, torch.from_numpy(table), tuple(names), tuple(found.invalid)

@@ -32,17 +32,21 @@ class Marked(Protocol):
         ...
 
 
-def entity_tokens(tokenizer: TextTokenizer, sentences: Sequence[Marked]) -> dict[str, Tensor]:
+def entity_tokens(
+    tokenizer: TextTokenizer, sentences: Sequence[Marked], where: Sequence[str] = ()
+) -> dict[str, Tensor]:
     """``ids``, ``mask``, ``head`` and ``tail`` (n, length): the inputs of an encoder of relations.
 
     ``head`` and ``tail`` are True at the tokens of the entity's words.
+
+    ``where``  how errors call each sentence, such as "new.csv, line 3"; by default by its number.
 
     Raises ValueError where a place is outside of its sentence, or where the entity's tokens are
     beyond those that the encoder reads; and what :meth:`TextTokenizer.of_words` raises.
     """
     for row, each in enumerate(sentences):
-        refuse_outside(each.head, len(each.words), f"the head of sentence {row}")
-        refuse_outside(each.tail, len(each.words), f"the tail of sentence {row}")
+        refuse_outside(each.head, len(each.words), f"the head of {_called(where, row)}")
+        refuse_outside(each.tail, len(each.words), f"the tail of {_called(where, row)}")
     tokens = tokenizer.of_words([each.words for each in sentences])
     places = tokens.pop("place")
     for name in ("head", "tail"):
@@ -54,11 +58,15 @@ def entity_tokens(tokenizer: TextTokenizer, sentences: Sequence[Marked]) -> dict
         if lost:
             raise ValueError(
                 f"tokens: every entity must be within the {tokenizer.longest} tokens that are "
-                f"read, but the {name} of sentence {lost[0]} is not"
+                f"read, but the {name} of {_called(where, lost[0])} is not"
                 f"{f', nor {len(lost) - 1} more' if len(lost) > 1 else ''}. Shorten the sentence."
             )
         tokens[name] = marked
     return tokens
+
+
+def _called(where: Sequence[str], row: int) -> str:
+    return where[row] if where else f"sentence {row}"
 
 
 def refuse_outside(places: Sequence[int], words: int, what: str) -> None:
@@ -74,19 +82,21 @@ def refuse_outside(places: Sequence[int], words: int, what: str) -> None:
 
 
 def question_tokens(
-    tokenizer: TextTokenizer, sentences: Sequence[Marked], questions: Sequence[str] | None = None
-) -> dict[str, Tensor]:
+    tokenizer: TextTokenizer, sentences: Sequence[Marked], questions: Sequence[str] | None = None,
+    where: Sequence[str] = (),
+) -> dict[str, Tensor]:  # fmt: skip
     """``ids``, ``mask`` and ``place`` (n, length), and ``head`` (n, words): inputs of words' encoders.
 
     ``place`` is the number of each token's word, -1 for others; ``head`` is True at the words of
     what is asked about.
 
     ``questions``  texts before the sentences, as in :meth:`TextTokenizer.of_words`.
+    ``where``      as for :func:`entity_tokens`.
 
     Raises ValueError for a head outside of its sentence, or none, and what ``of_words`` raises.
     """  # noqa: E501
     for row, each in enumerate(sentences):
-        refuse_outside(each.head, len(each.words), f"the head of sentence {row}")
+        refuse_outside(each.head, len(each.words), f"the head of {_called(where, row)}")
     tokens = tokenizer.of_words([each.words for each in sentences], questions)
     head = torch.zeros(len(sentences), int(tokens["place"].max()) + 1, dtype=torch.bool)
     for row, each in enumerate(sentences):
@@ -94,27 +104,29 @@ def question_tokens(
     return {**tokens, "head": head}
 
 
-def spans_of(sentences: Sequence[Marked], place: Tensor) -> Tensor:
+def spans_of(sentences: Sequence[Marked], place: Tensor, where: Sequence[str] = ()) -> Tensor:
     """(n, 2): the first and the last word of each sentence's tail, where its answer is.
 
     ``place``  (n, length), of its tokens, as :func:`question_tokens` gives it.
+    ``where``  as for :func:`entity_tokens`.
 
     Raises ValueError for a tail outside of its sentence, for words that do not follow one another,
     and for a span beyond the tokens that are read.
     """
     found = []
     for row, each in enumerate(sentences):
-        refuse_outside(each.tail, len(each.words), f"the answer of sentence {row}")
+        answer = f"the answer of {_called(where, row)}"
+        refuse_outside(each.tail, len(each.words), answer)
         first, last = min(each.tail), max(each.tail)
         if len({*each.tail}) != last - first + 1:
             raise ValueError(
-                f"the answer of sentence {row}: must be words that follow one another; found "
+                f"{answer}: must be words that follow one another; found "
                 f"{shown([*each.tail])}. Give one span."
             )
         read = int(place[row].max()) + 1
         if last >= read:
             raise ValueError(
-                f"the answer of sentence {row}: must be within the tokens that are read; found "
+                f"{answer}: must be within the tokens that are read; found "
                 f"word {last}, but only {count(read, 'word')} are. Shorten the sentence."
             )
         found.append((first, last))

@@ -28,18 +28,23 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[Row]:
 
     A table begins with a line of column names; columns are divided by commas, semicolons or
     tabulators, whichever the first line has most. A line of JSON Lines is an object of strings.
-    Spaces around values are left out. Empty lines are left out too.
+    Spaces around values are left out. Empty lines are left out too, and so are columns without a
+    name.
 
     Raises FileNotFoundError, and ValueError, naming the line, for a file that is too large or no
-    UTF-8, for missing columns, and for values that are no texts.
+    UTF-8, for missing columns, for two of one name, and for values that are no texts.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(
             f"{path}: must be a table ({', '.join(SUFFIXES)}). Save it as one of these, with the "
             f"columns {', '.join(needed)}."
         )
-    text = read_utf8(path)
-    rows = _of_lines(path, text) if path.suffix.lower() == ".jsonl" else _of_table(path, text)
+    if path.suffix.lower() == ".jsonl":
+        rows = _of_lines(path, read_utf8(path))
+    else:
+        table = read_cells(path)
+        rows = (Row(place, dict(zip(table.names, cells, strict=True)))
+                for place, cells in zip(table.places, table.cells, strict=True))  # fmt: skip
     found = []
     for row in rows:
         missing = [name for name in needed if name not in row.values]
@@ -72,31 +77,56 @@ def read_utf8(path: Path) -> str:
         ) from error
 
 
-def _of_table(path: Path, text: str) -> Iterator[Row]:
-    first = text.split("\n", 1)[0]
+class Cells(NamedTuple):
+    """A table: the names of its columns, and of each row its place and its values."""
+
+    names: list[str]
+    places: list[str]
+    cells: list[list[str]]
+
+
+def read_cells(path: Path) -> Cells:
+    """The table in a file of values that are divided as :func:`read_rows` says, which it raises as.
+
+    For tables of many columns, of which a dict a row would take much memory.
+    """
+    text = read_utf8(path)
+    first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
     # Lines end as they end in the file, so that line breaks inside quotes are kept.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    names: list[str] = []
+    found, width, named = Cells([], [], []), 0, list[int]()
     try:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            if not names:
-                names = [cell.strip() for cell in cells]
-                continue
             place = f"{path}, line {reader.line_num}"
-            if len(cells) != len(names):
+            if not found.names:
+                width, named = len(cells), [k for k, cell in enumerate(cells) if cell.strip()]
+                found.names.extend(cells[k].strip() for k in named)
+                _refuse_same_names(place, found.names)
+                continue
+            if len(cells) != width:
                 raise ValueError(
-                    f"{place}: must have {len(names)} columns, as the first line; found "
+                    f"{place}: must have {width} columns, as the first line; found "
                     f"{len(cells)}. Put values that contain {shown(delimiter)} in quotes."
                 )
-            yield Row(place, dict(zip(names, (cell.strip() for cell in cells), strict=True)))
+            found.places.append(place)
+            found.cells.append([cells[k].strip() for k in named])
     except csv.Error as error:
         raise ValueError(
             f"{path}, line {reader.line_num}: must be a table of values ({told(error)}). Check "
             "its quotes."
         ) from error
+    return found
+
+
+def _refuse_same_names(place: str, names: Sequence[str]) -> None:
+    if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+        raise ValueError(
+            f"{place}: every column needs a name of its own; found {shown(twice[0])} twice. Rename "
+            "one, or leave it out."
+        )
 
 
 def _of_lines(path: Path, text: str) -> Iterator[Row]:

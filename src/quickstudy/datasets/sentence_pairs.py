@@ -9,6 +9,7 @@ from typing import NamedTuple
 from quickstudy.base.words import first_few
 from quickstudy.datasets.django_messages import Messages
 from quickstudy.datasets.row_files import SUFFIXES, read_rows, read_utf8
+from quickstudy.datasets.text_files import is_empty
 
 
 class Pair(NamedTuple):
@@ -31,7 +32,7 @@ def read_pairs(path: Path, nearest: bool = False) -> list[Pair]:
     columns = ["source", "target", *(["nearest"] if nearest else [])]
     found = []
     for row in read_rows(path, columns):
-        missing = [name for name in columns if not row.values[name]]
+        missing = [name for name in columns if is_empty(row.values[name])]
         if missing:
             raise ValueError(
                 f"{row.place}: a pair needs {' and '.join(columns)}; found nothing for "
@@ -56,7 +57,7 @@ def read_sources(paths: Sequence[Path], nearest: bool = False) -> list[Pair]:
     for path in _files(paths):
         if path.suffix.lower() in SUFFIXES:
             for row in read_rows(path, columns):
-                if missing := [name for name in columns if not row.values[name]]:
+                if missing := [name for name in columns if is_empty(row.values[name])]:
                     raise ValueError(
                         f"{row.place}: needs {' and '.join(columns)}; found nothing for "
                         f"{' and '.join(missing)}. Write it, or leave the row out."
@@ -70,8 +71,8 @@ def read_sources(paths: Sequence[Path], nearest: bool = False) -> list[Pair]:
                 f"{path}: must be a table ({', '.join(SUFFIXES)}) with the columns source and "
                 "nearest, since the predictor reads both. Give one."
             )
-        for number, line in enumerate(read_utf8(path).rstrip("\n").split("\n"), 1):
-            if not line.strip():
+        for number, line in enumerate(read_utf8(path).rstrip("\r\n").split("\n"), 1):
+            if is_empty(line):
                 raise ValueError(
                     f"{path}, line {number}: is empty, so there is nothing to translate. Remove "
                     "the line."

@@ -75,7 +75,8 @@ def read_smiles(texts: Sequence[str], who: str, strict: bool = False) -> Molecul
     rows, numbers, invalid = [], [], []
     with rdBase.BlockLogs():  # it prints a message for each
         for row, text in enumerate(texts):
-            molecule = Chem.MolFromSmiles(text)
+            # RDKit reads up to the first character that no SMILES has, and says nothing.
+            molecule = Chem.MolFromSmiles(text) if _is_plain(text) else None
             if molecule is None or molecule.GetNumAtoms() == 0:
                 invalid.append(text)
                 continue
@@ -93,6 +94,11 @@ def read_smiles(texts: Sequence[str], who: str, strict: bool = False) -> Molecul
     return Molecules(
         list(number_of), molecules, np.array(rows, dtype=int), np.array(numbers, dtype=int), invalid
     )
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text has printable ASCII and tabulators alone."""
+    return text.isascii() and text.replace("\t", " ").isprintable()
 
 
 def unread(invalid: Sequence[str], texts: Sequence[str]) -> str:

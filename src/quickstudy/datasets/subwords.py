@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,8 +106,8 @@ class Subwords:
     @cached_property
     def names(self) -> dict[str, int]:
         """The special tokens by name."""
-        added = json.loads(self.text)["added_tokens"]
-        return {str(each["content"]): int(each["id"]) for each in added}
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {str(each.content): int(i) for i, each in sorted(added.items())}
 
     @cached_property
     def pieces(self) -> str:

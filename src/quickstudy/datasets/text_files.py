@@ -127,7 +127,7 @@ def without_empty(texts: Sequence[tuple[str, str]], strict: bool) -> list[int]:
 
     Raises ValueError for the first empty one with ``strict``, and where all are.
     """
-    empty = [place for place, text in texts if not text.strip()]
+    empty = [place for place, text in texts if is_empty(text)]
     if empty and strict:
         raise ValueError(f"{empty[0]}: has an empty text. Write it, or leave the row out.")
     if len(empty) == len(texts):
@@ -140,7 +140,16 @@ def without_empty(texts: Sequence[tuple[str, str]], strict: bool) -> list[int]:
             SkippedInput,
             stacklevel=3,
         )
-    return [i for i, (_, text) in enumerate(texts) if text.strip()]
+    return [i for i, (_, text) in enumerate(texts) if not is_empty(text)]
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text has no character that can be seen: spaces and controls alone.
+
+    >>> is_empty(" \\u200b")
+    True
+    """
+    return not any(c.isprintable() and not c.isspace() for c in text)
 
 
 def _of_folder(path: Path) -> list[tuple[str, str, str]]:

@@ -154,7 +154,9 @@ class Scoring:
             self.kinds.add(task.spec)
             self.fingerprint.add(inputs)
         found: list[tuple[Examples, Any, Any]] = [None] * len(drawn)  # type: ignore[list-item]
-        for stack in stacks(drawn, self.learner.name_key):
+        # Rows added to a stack would be seen by a transductive learner, and change its scores.
+        pad = not self.learner.transductive
+        for stack in stacks(drawn, self.learner.name_key, pad=pad):
             for place, result in zip(stack.places, self._results(stack), strict=True):
                 found[place] = result
         for number, (task, (query, predictions, decoded)) in enumerate(

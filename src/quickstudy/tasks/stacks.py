@@ -20,7 +20,7 @@ from quickstudy.base.known import unknown_value
 from quickstudy.base.trees import map_tree, named_leaves
 from quickstudy.core import Answer, Examples, Task, TaskSpec
 from quickstudy.tasks.examples import pad_rows
-from quickstudy.tasks.stackable import NameKey, group_stackable, own_name
+from quickstudy.tasks.stackable import Group, NameKey, group_stackable, own_name
 
 MAX_STACKS = 3
 """Most stacks for tasks of one kind whose numbers of rows differ."""
@@ -56,18 +56,20 @@ def stack(tasks: Sequence[Task], name_key: NameKey = own_name) -> Task:
     return _stacked(tasks, groups[0].answer)
 
 
-def stacks(tasks: Sequence[Task], name_key: NameKey = own_name) -> list[Stack]:
+def stacks(tasks: Sequence[Task], name_key: NameKey = own_name, *, pad: bool = True) -> list[Stack]:
     """Tasks -> as few stacks as possible, see the module's docstring.
 
     ``name_key``  tasks for which it differs never share a stack: a learner's ``name_key``; by
                   default the name.
+    ``pad``       False for stacks without added rows, of tasks of one size each: what a
+                  transductive learner says of a query depends on all rows beside it.
 
     Raises ValueError for a support or query set without rows, and for targets that do not fit their
     own task's answer where the stack has a wider one.
     """
     found = []
     for group in group_stackable(tasks, name_key):
-        for places in _split_by_size(tasks, group.places):
+        for places in _split_by_size(tasks, group.places) if pad else _of_one_size(tasks, group):
             members = [tasks[place] for place in places]
             answer = members[0].spec.answer
             for member in members[1:]:
@@ -86,6 +88,16 @@ def _joined(a: Answer, b: Answer) -> Answer:
 def _size(task: Task) -> int:
     parts = (task.support, task.query)
     return sum(len(part.weights) for part in parts if isinstance(part, Examples))
+
+
+def _of_one_size(tasks: Sequence[Task], group: Group) -> list[list[int]]:
+    """Indices of tasks of one kind, split by their numbers of support rows and of queries."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for place in group.places:
+        parts = (tasks[place].support, tasks[place].query)
+        sizes = tuple(len(part.weights) for part in parts if isinstance(part, Examples))
+        found.setdefault(sizes, []).append(place)
+    return list(found.values())
 
 
 def _split_by_size(tasks: Sequence[Task], places: list[int]) -> list[list[int]]:

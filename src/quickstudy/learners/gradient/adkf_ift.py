@@ -99,8 +99,10 @@ class ADKFIFT(Learner):
 
     Reference: Chen, Tripp and Hernández-Lobato (2023), Meta-learning Adaptive Deep Kernel Gaussian
     Processes for Molecular Property Prediction. Differs from the paper in Newton in place of
-    L-BFGS, in a normal prior on every logarithm in t (there, on the length scale) around the root
-    mean squared distance (there, the median), and in logits of classes.
+    L-BFGS; in an objective of training of each query alone, where the authors' code takes the joint
+    density of all queries; in a normal prior on every logarithm in t (there, on length scale and
+    noise, of deviation 0.25) around the root mean squared distance (there, of half the median
+    one); and in logits of classes.
 
     >>> import quickstudy as qs
     >>> learner = qs.ADKFIFT(qs.backbones.MLP(in_features=2))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.answers.spans import Spans
+from quickstudy.answers.spans import Spans, refuse_beyond
 from quickstudy.backbones.features import feature_size, like, refuse_sizes
 from quickstudy.core import Examples, Learner, State, TaskSpec
 from quickstudy.learners.extending import joint_means, refuse_shared_statistics
@@ -70,7 +70,8 @@ class SpanScorer(Learner):
     weight of the answers. Before any support these are 0, and b alone decides (:meth:`prior`).
     :meth:`extend` adds rows later, exactly.
 
-    Raises ValueError for sizes below 1, and for a backbone that does not declare its features.
+    Raises ValueError for sizes below 1, for a backbone that does not declare its features, and for
+    an answer beyond the words of its text.
 
     Reference: the mean of a class's features as in Snell, Swersky and Zemel (2017), Prototypical
     Networks; first and last word by two softmaxes over places as in Wang and Jiang (2017); questions
@@ -116,6 +117,7 @@ class SpanScorer(Learner):
     def adapt(self, support: Examples, spec: TaskSpec) -> State:
         """What the answers of ``support`` have in common."""
         text = self._read(support.inputs)
+        refuse_beyond(support.targets, text.s.shape[1])
         known = spec.answer.known(support.targets).to(text.s.dtype)  # (n, 2)
         weights = support.weights.to(text.s.dtype).unsqueeze(-1) * known
         totals = weights.sum(0)
