@@ -273,7 +273,13 @@ def test_the_best_is_taken_and_of_equals_the_simplest(means, taken, monkeypatch)
 def test_learners_on_features_and_on_pictures_are_compared_on_the_same_tasks(
     pictures, tmp_path, monkeypatch
 ):
-    """Features are known by smaller pictures; fine-tuned layers read the pictures themselves."""
+    """Features are known by smaller pictures; fine-tuned layers read the pictures themselves, on
+    which all are timed."""
+    timed = []
+    monkeypatch.setattr(
+        "quickstudy.selection.comparing.contest.seconds_per_adaptation",
+        lambda learner, tasks: timed.append(tuple(tasks[0].support.inputs.shape[1:])) or 0.5,
+    )
     monkeypatch.setattr("quickstudy.selection.recommending.on_pretrained.SMALL", 32)
     printed = call(
         "compare", "--learners", "simple_shot,fine_tune", "--data", "folder", "--root", pictures,
@@ -286,6 +292,7 @@ def test_learners_on_features_and_on_pictures_are_compared_on_the_same_tasks(
     named = {each["name"]: each for each in entries["entries"]}
     assert {"simple_shot", "fine_tune", "probe", "fine_tuned_head"} <= named.keys()
     assert all(not each.get("failure") for each in named.values())
+    assert timed == [(3, 48, 48)] * 3  # all but fine_tune, which was timed in its test
 
 
 def test_folds_are_not_compared_on_since_all_their_classes_are_test_classes():

@@ -15,11 +15,9 @@ from quickstudy.base.atomic import write_atomically
 from quickstudy.base.errors import first_line
 from quickstudy.core import Learner
 from quickstudy.evaluation.results import Evaluation
-from quickstudy.evaluation.timing import seconds_per_adaptation
 from quickstudy.files.registry import LEARNERS
-from quickstudy.interfaces.runs.assemble import Parts, make_test_source
+from quickstudy.interfaces.runs.assemble import Parts
 from quickstudy.interfaces.runs.execute import Interrupted, optimiser_of, test_seed, train
-from quickstudy.interfaces.runs.featured import is_fixed
 from quickstudy.interfaces.runs.fitted import keep_split
 from quickstudy.interfaces.runs.folder import Run
 from quickstudy.interfaces.runs.loaded import Loaded
@@ -96,7 +94,7 @@ def compare_recipes(
             [*contenders, *baselines], source, plan.seeds, plan.tasks, plan.matters,
             test_seed(first), settings, left_out,
         )  # fmt: skip
-        found = decide(contest, display, lambda *kept: _keep(folder, recipes, loaded, *kept))
+        found = decide(contest, display, partial(_keep, folder, recipes))
     folder.write(found)
     return found
 
@@ -205,25 +203,12 @@ def _run(recipe: Recipe, path: Path, command: str) -> Run:
 
 
 def _keep(
-    folder: Folder, recipes: Mapping[str, Recipe], loaded: Loaded, name: str, seed: int,
-    evaluation: Evaluation,
-) -> Evaluation:  # fmt: skip
-    """Write the evaluation into the run's folder, with the time of adapting pictures."""
-    if name not in recipes:
-        return evaluation
-    run = Run.open(folder.run(name, seed))
-    learner, _ = run.learner()
-    if is_fixed(learner):  # it was tested by its features; this is the time with the backbone
-        recipe = recipes[name]
-        task = draw(
-            make_test_source(recipe, loaded.data, learner), test_seed(recipe), 0, Stream.TEST
-        )
-        evaluation = replace(
-            evaluation, seconds_per_adaptation=seconds_per_adaptation(learner, [task])
-        )
-    content = json.dumps(evaluation.to_json()) + "\n"
-    write_atomically(run.path / "evaluation.json", content.encode())
-    return evaluation
+    folder: Folder, recipes: Mapping[str, Recipe], name: str, seed: int, evaluation: Evaluation
+) -> None:
+    """Write the evaluation of a learner into the folder of its run."""
+    if name in recipes:
+        content = json.dumps(evaluation.to_json()) + "\n"
+        write_atomically(folder.run(name, seed) / "evaluation.json", content.encode())
 
 
 def baselines_of(

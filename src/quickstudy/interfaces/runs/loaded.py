@@ -85,6 +85,7 @@ class Loaded:
 
         source, raw = sources(recipe)
         over = {n: sources(replace(recipe, shots=n)) for n in shots}
-        return Trained(
-            on_features(learner) if fixed else learner, source, raw, learner, over_shots=over
-        )
+        if not fixed:
+            return Trained(learner, source, raw, over_shots=over)
+        whole = make_test_source(recipe, self.data, learner)
+        return Trained(on_features(learner), source, raw, learner, whole, over_shots=over)

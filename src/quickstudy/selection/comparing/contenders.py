@@ -19,6 +19,7 @@ class Trained:
     ``source``       the test tasks, as it reads them.
     ``raw``, ``of``  where ``source`` gives features: the same tasks with their inputs, and the
                      learner for these inputs (see :func:`quickstudy.evaluate`).
+    ``timed_on``     then the tasks on which an adaptation is timed, with inputs as they come.
     ``seconds``, ``cpu_seconds``  of training over tasks; 0 where there was none.
     ``steps``        optimiser steps.
     ``over_shots``   for other numbers of shots, ``source`` and ``raw``.
@@ -28,6 +29,7 @@ class Trained:
     source: TaskSource
     raw: TaskSource | None = None
     of: Learner | None = None
+    timed_on: TaskSource | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     steps: int = 0

@@ -14,21 +14,22 @@ from quickstudy.evaluation.growing import Growing, GrowingBaselines
 from quickstudy.evaluation.looks import looks, undecided
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
+from quickstudy.evaluation.timing import seconds_per_adaptation
 from quickstudy.selection.comparing.compared import Comparisons, compared
 from quickstudy.selection.comparing.comparison import BASELINE, Entry
 from quickstudy.selection.comparing.contenders import Contender, Trained
 from quickstudy.selection.comparing.display import Display
+from quickstudy.tasks.numbering import Stream, draw
 
 MOST_OVER_SHOTS = 200
 """Tasks for each other number of shots, at most."""
 
-Keep = Callable[[str, int, Evaluation], Evaluation]
-"""(name, seed, evaluation) -> the evaluation, perhaps with its time measured otherwise."""
+Keep = Callable[[str, int, Evaluation], object]
+"""Called with name, seed and evaluation."""
 
 
-def not_kept(name: str, seed: int, evaluation: Evaluation) -> Evaluation:
-    """The evaluation as it is."""
-    return evaluation
+def not_kept(name: str, seed: int, evaluation: Evaluation) -> None:
+    """Keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,13 @@ class _Run:
             self.over_shots[shots] = replace(growing.to(most).main, baselines=())
 
     def keep(self, keep: Keep) -> None:
-        """Keep the evaluations, and go on with what was kept."""
+        """Keep the evaluations, with the time of an adaptation to inputs as they come."""
         self.evaluations = tuple(
-            keep(self.contender.name, seed, evaluation)
-            for seed, evaluation in enumerate(self.evaluations)
+            _timed(trained, evaluation, self.contest.test_seed)
+            for trained, evaluation in zip(self.trained, self.evaluations, strict=True)
         )
+        for seed, evaluation in enumerate(self.evaluations):
+            keep(self.contender.name, seed, evaluation)
 
     def entry(self) -> Entry:
         """As a row of the comparison."""
@@ -198,6 +201,14 @@ class _Run:
             first.steps,
             over_shots=self.over_shots,
         )
+
+
+def _timed(trained: Trained, evaluation: Evaluation, seed: int) -> Evaluation:
+    if trained.timed_on is None:
+        return evaluation
+    task = draw(trained.timed_on, seed, 0, Stream.TEST)
+    seconds = seconds_per_adaptation(trained.whole, [task])
+    return replace(evaluation, seconds_per_adaptation=seconds)
 
 
 def refuse_undefined(evaluation: Evaluation) -> None:
