@@ -73,7 +73,7 @@ CASES: dict[str, Case] = {
     "sinusoids": Case(lambda root: qs.Sinusoids(10, 50), {}, 4),
     "school": Case(lambda root: qs.datasets.load_named_tasks("school", root), {}, 3),
     "shifted domains, one harmful": Case(shifted, {}, 3),
-    "many shots (digits)": Case(many_shots, {}, 3, 100),
+    "many shots (digits)": Case(many_shots, {}, 6, 100),
     "clinc150": Case(lambda root: qs.datasets.load("clinc150", root), {}, 6),
     "glyphs": Case(lambda root: qs.datasets.load("glyphs", root), {}, 10),
     "omniglot": Case(lambda root: qs.datasets.load("omniglot", root), {}, 10),
