@@ -213,3 +213,13 @@ def test_a_run_on_own_drawings_has_new_things_in_the_test(tmp_path: Path) -> Non
         Generation(size=SIDE).prepare(
             "own", tmp_path, "conditional_neural_process", 5, 0
         )  # fmt: skip
+
+
+def test_a_picture_to_complete_is_turned_as_it_is_shown(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 2), np.uint8)
+    pixels[:4, :, 1] = 255  # the upper half is known, as it is stored
+    exif = Image.Exif()
+    exif[0x0112] = 3  # half a turn
+    Image.fromarray(pixels, "LA").save(tmp_path / "part.png", exif=exif)
+    _, known = read_partial(tmp_path / "part.png", 4)
+    assert known.tolist() == [4 * [False]] * 2 + [4 * [True]] * 2

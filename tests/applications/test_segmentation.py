@@ -113,3 +113,15 @@ def test_an_overlay_leaves_the_first_class_grey(tmp_path: Path) -> None:
     found = overlaid(str(picture), ids)
     assert (np.ptp(found[:, :24], axis=2) == 0).all()
     assert (np.ptp(found[:, 24:].astype(int), axis=2) > 0).all()
+
+
+def test_an_overlay_has_the_size_of_its_picture_however_narrow_and_turned(tmp_path: Path) -> None:
+    """A square as large as the longer side of this one would not fit into memory."""
+    pixels = np.zeros((4, 200_000), np.uint8)
+    pixels[0] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the first row is the right-most column
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    found = overlaid(str(tmp_path / "a.png"), np.zeros((200_000, 4), np.int64))
+    assert found.shape == (200_000, 4, 3)
+    assert found[5, :, 0].tolist() == [0, 0, 0, 200]

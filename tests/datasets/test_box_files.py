@@ -18,6 +18,7 @@ from quickstudy.datasets.box_files import (
     read_coco,
     read_voc,
 )
+from quickstudy.datasets.images import decode
 
 VOC = (
     "<annotation><filename>a.png</filename><size><width>40</width><height>20</height></size>"
@@ -68,6 +69,18 @@ def test_pictures_are_upright_before_boxes_are_read(tmp_path: Path) -> None:
     pixels, size = letterboxed(tmp_path / "a.jpg", "a.jpg", 16)
     assert size == (20, 40)
     assert pixels.shape == (3, 16, 16)
+
+
+def test_modes_of_colour_are_treated_as_in_all_other_pictures(tmp_path: Path) -> None:
+    """16 bits become 8, transparency white: a detector sees what a classifier sees."""
+    deep = np.linspace(0, 65_535, 64).astype(np.uint16)[None].repeat(64, 0)
+    clear = np.zeros((64, 64, 4), np.uint8)
+    clear[:32] = 200, 10, 10, 255
+    for number, pixels in enumerate((deep, clear)):
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(file)
+        expected = decode(file, "picture", size=8, channels=3)
+        assert np.array_equal(letterboxed(file, "picture", 8)[0], expected)
 
 
 WRONG = {

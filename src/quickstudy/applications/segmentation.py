@@ -23,7 +23,7 @@ from quickstudy.backbones.remembering import Remembering
 from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Learner, Predictor
 from quickstudy.datasets import emoji_masks, wbc
-from quickstudy.datasets.images import decode
+from quickstudy.datasets.images import opened_safely, upright
 from quickstudy.datasets.mask_files import read_mask_folder
 from quickstudy.learners.metric.dense_matching import DenseMatching
 from quickstudy.learners.metric.prototypical_segmentation import PrototypicalSegmentation
@@ -241,14 +241,10 @@ def overlaid(picture: str, ids: np.ndarray) -> np.ndarray:
 
     The first class, as a rule the background, is left as it is.
     """
-    height, width = ids.shape
-    side = max(height, width)
-    stretched = decode(Path(picture), picture, size=side, channels=1, whole=True)[0]
-    from PIL import Image
-
-    grey = np.asarray(Image.fromarray(stretched).resize((width, height)), np.float64)[..., None]
-    colours = np.asarray(COLOURS, np.float64)[1 + (ids - 1) % (len(COLOURS) - 1)]
-    opacity = OPACITY * (ids > 0)[..., None]
+    with opened_safely(Path(picture), picture) as opened:
+        grey = np.asarray(upright(opened, 1), np.float32)[..., None]
+    colours = np.asarray(COLOURS, np.float32)[1 + (ids - 1) % (len(COLOURS) - 1)]
+    opacity = np.float32(OPACITY) * (ids > 0)[..., None]
     result: np.ndarray = (opacity * colours + (1 - opacity) * grey).round().astype(np.uint8)
     return result
 

@@ -14,7 +14,7 @@ import torch
 
 from quickstudy.base.shown import shown, told
 from quickstudy.base.words import first_few
-from quickstudy.datasets.images import SUFFIXES, opened_safely
+from quickstudy.datasets.images import SUFFIXES, opened_safely, upright
 from quickstudy.tasks.boxes import BoxedPictures
 
 IMAGES, ANNOTATIONS, COCO = "images", "annotations", "boxes.json"
@@ -51,17 +51,18 @@ class Annotated(NamedTuple):
 def letterboxed(source: Path | bytes, name: str, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     """(3, size, size) uint8 and the picture's own width and height, upright.
 
-    The whole picture at the top left, its longer side ``size`` pixels; the rest is grey. Raises
-    ImageError, naming the file, for what is no usable picture.
+    The whole picture at the top left, its longer side ``size`` pixels; the rest is grey. Modes of
+    colour are treated as by :func:`.decode`. Raises ImageError, naming the file, for what is no
+    usable picture.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with opened_safely(source, name) as opened:
-        upright = ImageOps.exif_transpose(opened).convert("RGB")
-    width, height = upright.size
+        image = upright(opened, 3)
+    width, height = image.size
     scale = size / max(width, height)
     inside = max(1, round(width * scale)), max(1, round(height * scale))
-    pixels = np.asarray(upright.resize(inside, Image.Resampling.BICUBIC))
+    pixels = np.asarray(image.resize(inside, Image.Resampling.BICUBIC))
     square = np.full((size, size, 3), GREY, np.uint8)
     square[: inside[1], : inside[0]] = pixels
     return square.transpose(2, 0, 1), (width, height)
