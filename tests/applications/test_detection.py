@@ -133,6 +133,20 @@ def test_what_a_run_cannot_do_is_refused(tmp_path: Path) -> None:
         Detection(split=3).prepare("playing_cards", None, "crop_detection", 1, 0)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"size": 0}, {"seen": 8}, {"crop": 0}, {"queries": 0}, {"steps": -1}, {"batch": 1}]
+)
+def test_numbers_out_of_range_are_refused_before_pictures_are_read(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"detection: {name} must be \d+ to .* --set {name}="):
+        Detection(**wrong)
+
+
+def test_a_new_class_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    held = read_box_folder(tiles(tmp_path, [["blue", "red"], ["red"]]), 64)
+    assert Detection(novel="red, red")._novel(held) == [held.names.index("red")]
+
+
 def test_the_data_sets_are_as_published(shared_data: Path) -> None:
     from quickstudy.datasets import playing_cards
 

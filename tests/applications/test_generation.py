@@ -223,3 +223,9 @@ def test_a_picture_to_complete_is_turned_as_it_is_shown(tmp_path: Path) -> None:
     Image.fromarray(pixels, "LA").save(tmp_path / "part.png", exif=exif)
     _, known = read_partial(tmp_path / "part.png", 4)
     assert known.tolist() == [4 * [False]] * 2 + [4 * [True]] * 2
+
+
+def test_a_character_without_drawings_to_compare_with_is_refused() -> None:
+    for shots, queries in ((7, 0), (9, -2), (7, 1)):
+        with pytest.raises(ValueError, match=r"at least 1 of each, but a class has 7\. Lower"):
+            NewDrawings(characters(), shots, queries, 3)

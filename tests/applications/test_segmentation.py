@@ -125,3 +125,20 @@ def test_an_overlay_has_the_size_of_its_picture_however_narrow_and_turned(tmp_pa
     found = overlaid(str(tmp_path / "a.png"), np.zeros((200_000, 4), np.int64))
     assert found.shape == (200_000, 4, 3)
     assert found[5, :, 0].tolist() == [0, 0, 0, 200]
+
+
+@pytest.mark.parametrize("wrong", [{"size": 8}, {"queries": 0}, {"steps": -1}, {"pictures": 0}])
+def test_numbers_out_of_range_are_refused_before_pictures_are_read(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"segmentation: {name} must be \d+ to .* --set {name}="):
+        Segmentation(**wrong)
+
+
+def test_pictures_in_hidden_folders_are_not_predicted(tmp_path: Path) -> None:
+    blobs(tmp_path, 1)
+    hidden = tmp_path / "images" / ".thumbnails"
+    hidden.mkdir()
+    (hidden / "0.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
+    predictor = qs.Predictor(None, {}, qs.segmentation(3), {"size": SIDE})  # type: ignore[arg-type]
+    _, names = Segmentation().inputs([tmp_path / "images"], predictor)
+    assert names == [str(tmp_path / "images" / "0.png")]

@@ -32,7 +32,8 @@ def folder(path: Path, voc: str = VOC.format(10)) -> Path:
     for part in ("images", "annotations"):
         (path / part).mkdir(parents=True)
     Image.fromarray(np.full((20, 40, 3), 200, np.uint8)).save(path / "images" / "a.png")
-    (path / "annotations" / "a.xml").write_text(voc)
+    encoding = "utf-16" if "utf-16" in voc else "utf-8"
+    (path / "annotations" / "a.xml").write_text(voc, encoding)
     return path
 
 
@@ -90,6 +91,10 @@ WRONG = {
     "not finite": (VOC.format("nan"), "xmin must be a number; found 'nan'"),
     "cut off": (VOC.format(10)[:120], "must be VOC XML; it cannot be read.*cut off"),
     "entities": ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "without a DOCTYPE"),
+    "entities in 16 bits": (
+        '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "c">]><annotation/>',
+        "without a DOCTYPE",
+    ),
     "no name": (VOC.format(10).replace("cup", ""), "every object needs a name and a bndbox"),
     "other size": (VOC.format(10).replace(">40<", ">41<"), "picture of 41 x 20 .*found 40 x 20"),
     "nothing": ("<annotation/>", "at least one box in all pictures"),
@@ -112,6 +117,8 @@ def test_wrong_boxes_are_refused_with_the_file_and_what_was_found(
         ({"bbox": [1, 2, 3]}, "annotation 0 must have an image_id"),
         ({"image_id": 8}, "annotation 0 must have an image_id"),
         ({"bbox": None}, "annotation 0 must have an image_id"),
+        ({"bbox": "1234"}, "annotation 0 must have an image_id"),
+        ({"bbox": [10**400, 1, 2, 3]}, "annotation 0 must have an image_id"),
     ],
 )
 def test_wrong_annotations_of_coco_are_refused(change: dict[str, Any], message: str) -> None:
@@ -145,3 +152,28 @@ def test_a_box_without_a_picture_size_is_read() -> None:
     found = read_voc(VOC.format(10).replace("size>", "measures>").encode(), "a.xml")
     assert found.size is None
     assert found.boxes[0].name == "cup"
+
+
+def test_boxes_and_pictures_belong_together_one_by_one(tmp_path: Path) -> None:
+    made = folder(tmp_path / "voc")
+    (made / "annotations" / "b.xml").write_text(VOC.format(10))
+    with pytest.raises(FileNotFoundError, match=r"needs a picture of its name .* none for b.xml"):
+        read_box_folder(made, 32)
+    (made / "annotations" / "b.xml").unlink()
+    (made / "images" / "a.jpg").write_bytes((made / "images" / "a.png").read_bytes())
+    with pytest.raises(BoxError, match=r"names without their endings must differ.*'a\.(png|jpg)'"):
+        read_box_folder(made, 32)
+    given = coco()
+    given["images"].append({"id": 8, "file_name": "other/a.png"})
+    (made / "boxes.json").write_text(json.dumps(given))
+    with pytest.raises(BoxError, match=r"must be given once; found 'a\.png' more than once"):
+        read_box_folder(made, 32)
+
+
+def test_classes_that_differ_in_capital_letters_alone_are_warned_of(tmp_path: Path) -> None:
+    given = coco()
+    given["categories"].append({"id": 4, "name": "Cup"})
+    given["annotations"].append({**given["annotations"][0], "category_id": 4})
+    (folder(tmp_path) / "boxes.json").write_text(json.dumps(given))
+    with pytest.warns(UserWarning, match=r"boxes: names .* found 'Cup' and 'cup'"):
+        assert read_box_folder(tmp_path, 32).names == ("Cup", "cup")

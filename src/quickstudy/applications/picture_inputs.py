@@ -25,6 +25,15 @@ MOST_PIXELS = 2**24
 """Of a picture for which masks and overlays are written."""
 
 
+def refuse_out_of_range(who: str, name: str, value: int, least: int, most: int) -> None:
+    """ValueError for an option that no run can have, before pictures are read."""
+    if not least <= value <= most:
+        raise ValueError(
+            f"{who}: {name} must be {least} to {most:,}; found {value}. Correct it with --set "
+            f"{name}=NUMBER."
+        )
+
+
 def read_pictures(paths: Sequence[Path], size: int, strict: bool) -> tuple[Tensor, list[str]]:
     """(n, 3, size, size) in [0, 1], whole pictures stretched to ``size``, and their paths.
 
@@ -45,8 +54,8 @@ def picture_files(
 ) -> tuple[list[np.ndarray], list[str]]:
     """What ``read`` gives for each picture among ``paths``, and their paths.
 
-    For a folder, all pictures in it. A file that is no readable picture is left out with a warning;
-    with ``strict`` it raises ImageError.
+    For a folder, all pictures in it but hidden ones. A file that is no readable picture is left out
+    with a warning; with ``strict`` it raises ImageError.
 
     Raises ValueError where no picture can be read.
     """
@@ -107,7 +116,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            found += [p for p in inside if not p.name.startswith(".")]
+            found += [p for p in inside if not _hidden(p.relative_to(path))]
         else:
             found.append(path)
     if not found:
@@ -115,3 +124,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             f"predict: there are no pictures in {', '.join(map(str, paths))}. Give other files."
         )
     return found
+
+
+def _hidden(path: Path) -> bool:
+    """Whether a file, or a folder that it lies in, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)

@@ -14,7 +14,12 @@ from torch import Tensor
 
 from quickstudy.answers.specs import segmentation
 from quickstudy.applications.application import Application, Prepared, Support
-from quickstudy.applications.picture_inputs import read_pictures, size_of_file, unused_names
+from quickstudy.applications.picture_inputs import (
+    read_pictures,
+    refuse_out_of_range,
+    size_of_file,
+    unused_names,
+)
 from quickstudy.applications.registry import OWN
 from quickstudy.backbones.feature_maps import JoinedMaps, PixelMaps, PixelNet, resized
 from quickstudy.backbones.joined import Chain
@@ -59,11 +64,13 @@ class Segmentation(Application):
     ``size``      side in pixels of pictures and masks as the learner sees them; what is written has
                   the size of the user's picture.
     ``queries``   pictures of a task that are predicted.
-    ``steps``     of the pixel head on a support set.
+    ``steps``     of the pixel head on a support set; those of a run are of training over tasks.
     ``colours``   how far it changes the colours of the support's copies.
     ``pictures``  of ``emoji_masks`` to train on.
     ``strict``    whether a picture that cannot be read raises an error when predicting; masks of a
                   support set always do.
+
+    Raises ValueError for numbers out of range.
     """
 
     size: int = 128
@@ -77,6 +84,13 @@ class Segmentation(Application):
     learners: ClassVar[tuple[str, ...]] = (
         "pixel_head", "dense_matching", "prototypical_segmentation", "pixel_head_from_scratch",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("size", 32, 2048), ("queries", 1, 10_000), ("steps", 0, 100_000),
+            ("pictures", 1, 1_000_000),
+        ):  # fmt: skip
+            refuse_out_of_range("segmentation", name, getattr(self, name), least, most)
 
     def prepare(
         self, data: str, root: Path | None, learner: str, shots: int | None, seed: int

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.parsers import expat
 
 import numpy as np
 import torch
 
+from quickstudy.base.names import warn_of_alike
 from quickstudy.base.shown import shown, told
 from quickstudy.base.words import first_few
 from quickstudy.datasets.images import SUFFIXES, opened_safely, upright
@@ -71,18 +74,25 @@ def letterboxed(source: Path | bytes, name: str, size: int) -> tuple[np.ndarray,
 def read_voc(content: bytes, name: str) -> Annotated:
     """The boxes of one VOC XML file.
 
-    Raises :class:`BoxError`, naming the file, for what is no such file, for one that declares
-    entities, and for an object without a name or with edges that are no numbers.
+    Edges are taken as they stand, from 0 at the left and upper edge of the picture, as programs
+    that draw boxes write them. Files of PASCAL VOC itself count pixels from 1: their left and upper
+    edges are read one pixel too far inside.
+
+    Raises :class:`BoxError`, naming the file, for what is no such file, for one with a DOCTYPE,
+    which could declare entities, and for an object without a name or with edges that are no
+    numbers.
     """
-    if len(content) > MOST_XML or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+    if len(content) > MOST_XML:
         raise BoxError(
-            f"{name}: must be VOC XML of at most {MOST_XML:,} bytes without a DOCTYPE; found "
-            f"{len(content):,} bytes{' and a DOCTYPE' if b'<!' in content else ''}. Export the "
-            "boxes again."
+            f"{name}: must be VOC XML of at most {MOST_XML:,} bytes; found more. Export the boxes "
+            "again."
         )
     try:
-        root = ET.fromstring(content)  # entities, which could expand, are refused
-    except ET.ParseError as error:
+        _refuse_doctype(content, name)
+        root = ET.fromstring(content)
+    except (ET.ParseError, expat.ExpatError, LookupError, ValueError) as error:
+        if isinstance(error, BoxError):
+            raise
         raise BoxError(
             f"{name}: must be VOC XML; it cannot be read ({told(error)}). The file is damaged or "
             "cut off: export it again."
@@ -104,6 +114,19 @@ def read_voc(content: bytes, name: str) -> Annotated:
             Box(label, *(_number(name, edges, e) for e in ("xmin", "ymin", "xmax", "ymax")))
         )
     return Annotated((root.findtext("filename") or "").strip(), tuple(boxes), stated)
+
+
+def _refuse_doctype(content: bytes, name: str) -> None:
+    """:class:`BoxError` for a DOCTYPE, in whatever encoding; entities would expand."""
+
+    def found(*_: object) -> None:
+        raise BoxError(
+            f"{name}: must be VOC XML without a DOCTYPE; found one. Export the boxes again."
+        )
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = found
+    parser.Parse(content, True)
 
 
 def _number(name: str, part: ET.Element, edge: str) -> float:
@@ -140,6 +163,8 @@ def read_coco(content: bytes, name: str) -> list[Annotated]:
         try:
             if each.get("iscrowd"):
                 continue
+            if not isinstance(each["bbox"], list):
+                raise TypeError("bbox is no list")
             left, top, width, height = (float(edge) for edge in each["bbox"])
             if each["category_id"] not in names:
                 raise BoxError(
@@ -151,7 +176,7 @@ def read_coco(content: bytes, name: str) -> list[Annotated]:
             boxes[each["image_id"]].append(Box(label, left, top, left + width, top + height))
         except BoxError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise BoxError(
                 f"{name}: annotation {i} must have an image_id of the images, a category_id and a "
                 f"bbox of four numbers ({type(error).__name__}: {told(error)}). Correct it."
@@ -188,6 +213,7 @@ def read_box_folder(
         if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
     }  # fmt: skip
     found = _coco_of(top) if (top / COCO).is_file() else _voc_of(top, files)
+    _refuse_twice(top, found)
     if not found:
         raise FileNotFoundError(
             f"{top}: needs boxes of at least one picture; found none. Put VOC XML files into "
@@ -205,17 +231,41 @@ def read_box_folder(
     return with_boxes(sources, size, names)
 
 
+def _refuse_twice(top: Path, found: Sequence[Annotated]) -> None:
+    """BoxError where two entries are for one picture: by its name, whatever folder they give."""
+    names = [Path(each.file).name for each in found]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise BoxError(
+            f"{top}: boxes of each picture must be given once; found {shown(twice[0])} more than "
+            f"once in {COCO}. Give the pictures different names, or join the entries."
+        )
+
+
 def _voc_of(top: Path, files: dict[str, Path]) -> list[Annotated]:
     folder, found = top / ANNOTATIONS, []
+    stems = Counter(Path(name).stem for name in files)
     for name in files:
+        if stems[Path(name).stem] > 1:
+            raise BoxError(
+                f"{top / IMAGES}: names without their endings must differ, since each has a file "
+                f"of boxes; found {shown(name)} and another. Rename one of them, and its boxes."
+            )
         annotation = folder / f"{Path(name).stem}.xml"
         if not annotation.is_file():
             raise FileNotFoundError(
                 f"{annotation}: every picture needs its boxes; there is no such file. Add it, with "
                 "no object where there is none, or move the picture away."
             )
-        content = annotation.read_bytes() if annotation.stat().st_size <= MOST_XML else b"<!DOCTYPE"
+        with annotation.open("rb") as file:
+            content = file.read(MOST_XML + 1)
         found.append(read_voc(content, str(annotation))._replace(file=name))
+    alone = sorted(p.name for p in folder.glob("*.xml") if p.stem not in stems)
+    if alone and found:
+        raise FileNotFoundError(
+            f"{folder}: every file of boxes needs a picture of its name in {IMAGES}/; found none "
+            f"for {first_few(alone, 3)}. Add the pictures, or remove these files."
+        )
     return found
 
 
@@ -241,6 +291,7 @@ def with_boxes(
     ``names``, a picture of another size than its boxes say, and no box at all.
     """
     known = sorted({b.name for *_, a in sources for b in a.boxes}) if names is None else list(names)
+    warn_of_alike("boxes", known)
     pixels, rows = [], []
     for source, name, annotated in sources:
         picture, own = letterboxed(source, name, size)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from quickstudy.base.names import warn_of_alike
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.words import count
 from quickstudy.datasets.dataset import Dataset, in_order, split_dataset
@@ -149,6 +150,7 @@ def read_folders(
     """
     top = Path(path).expanduser()
     files = {name: _files(top / name) for name in _class_names(top, what)}
+    warn_of_alike(str(top), files)
     counts, problems = dict.fromkeys(files, 0), []
     pairs = [(name, file) for name, members in files.items() for file in members]
     rows = np.empty((len(pairs), *shape), np.uint8)
