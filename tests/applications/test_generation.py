@@ -209,6 +209,9 @@ def test_a_run_on_own_drawings_has_new_things_in_the_test(tmp_path: Path) -> Non
         predictor = parts[0].learner(task.support, task.spec)
         assert predictor(task.query.inputs).shape == task.query.targets.shape
         assert parts[0].validation is not None
+    trained_on = parts[0].train.drawings.inputs  # of the process, the last one
+    mean = parts[0].baselines["mean drawing"].mean
+    torch.testing.assert_close(mean, trained_on.float().mean((0, 1)) / 255)
     with pytest.raises(ValueError, match="shots are drawings"):
         Generation(size=SIDE).prepare(
             "own", tmp_path, "conditional_neural_process", 5, 0

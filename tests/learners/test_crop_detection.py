@@ -166,6 +166,18 @@ def test_after_training_it_finds_rectangles_and_tells_them_apart() -> None:
     assert score(learner, source) > 0.35
 
 
+def test_a_box_that_is_left_out_is_no_find() -> None:
+    """Every slot names a class, so a box below the least certainty must not lie on an object."""
+    learner, source = made(), bright_boxes(shots=2, queries=4, side=32)
+    task = draw(source, 0, 0)
+    with torch.no_grad():
+        learner.head.heat.weight.zero_()
+        for bias, left_out in ((-5.0, True), (0.0, False)):  # certainties of 0.7 % and 50 %
+            learner.head.heat.bias.fill_(bias)
+            boxes = learner(task.support, task.spec)(task.query.inputs)["boxes"]
+            assert bool((boxes[..., 2:] == boxes[..., :2]).all()) == left_out
+
+
 def score(learner: qs.CropDetection, source: qs.TaskSource) -> float:
     task = draw(source, 5, 0)
     with torch.no_grad():

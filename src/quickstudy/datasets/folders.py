@@ -98,14 +98,30 @@ def folder(
     :func:`~quickstudy.datasets.dataset.split_dataset` does; for 2 to 5 classes, pictures of each.
     Raises as :func:`read_classes` does, and ValueError for a single class.
     """
-    top = Path(path).expanduser()
+
+    def read(part: Path) -> LabelledRows:
+        return read_classes(part, size, channels, strict=strict)
+
+    return with_splits("folder", Path(path).expanduser(), read, fractions, seed, ways)
+
+
+def with_splits(
+    name: str,
+    top: Path,
+    read: Callable[[Path], LabelledRows],
+    fractions: Sequence[float] | None,
+    seed: int,
+    ways: int | None,
+) -> Dataset:
+    """The data set of the card ``name`` in ``top``: with the splits there, or with new ones.
+
+    ``read``  gives the classes in a folder of class folders.
+    """
     if has_splits(top):
         if fractions is not None:
             refuse_splits(top)
-        parts = {s: read_classes(top / s, size, channels, strict=strict) for s in SPLITS}
-        return Dataset(card("folder"), *in_order(parts))
-    classes = read_classes(top, size, channels, strict=strict)
-    return split_dataset(card("folder"), classes, fractions, seed, ways)
+        return Dataset(card(name), *in_order({split: read(top / split) for split in SPLITS}))
+    return split_dataset(card(name), read(top), fractions, seed, ways)
 
 
 def read_classes(
