@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 
 import quickstudy as qs
-from quickstudy.applications.segmentation import FROM_SCRATCH, Segmentation, overlaid
+from quickstudy.applications.segmentation import (
+    FROM_SCRATCH,
+    Segmentation,
+    enlarged_classes,
+    overlaid,
+)
+from quickstudy.backbones.feature_maps import resized
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.datasets.images import ImageError
 from quickstudy.tasks.numbering import draw
@@ -142,3 +148,16 @@ def test_pictures_in_hidden_folders_are_not_predicted(tmp_path: Path) -> None:
     predictor = qs.Predictor(None, {}, qs.segmentation(3), {"size": SIDE})  # type: ignore[arg-type]
     _, names = Segmentation().inputs([tmp_path / "images"], predictor)
     assert names == [str(tmp_path / "images" / "0.png")]
+
+
+@pytest.mark.parametrize("size", [(37, 50), (5, 4), (8, 9)])
+def test_classes_of_a_picture_are_those_of_its_enlarged_logits(size: tuple[int, int]) -> None:
+    logits = torch.randn(4, 8, 9, generator=torch.Generator().manual_seed(0))
+    expected = resized(logits[None], size)[0].argmax(0)
+    assert torch.equal(enlarged_classes(logits, size), expected)
+
+
+def test_no_shots_are_refused_and_not_taken_for_the_default(tmp_path: Path) -> None:
+    blobs(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"needs 0 \+ 3 pictures, at least one of each"):
+        Segmentation(size=SIDE).prepare("own", tmp_path, "pixel_head", 0, 0)

@@ -11,13 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from quickstudy.datasets.box_files import (
-    BoxError,
-    letterboxed,
-    read_box_folder,
-    read_coco,
-    read_voc,
-)
+from quickstudy.datasets.box_files import letterboxed, read_box_folder
+from quickstudy.datasets.box_formats import BoxError, read_coco, read_voc
 from quickstudy.datasets.images import decode
 
 VOC = (

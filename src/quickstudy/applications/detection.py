@@ -105,7 +105,7 @@ class Detection(Application):
             taught = painted_over(held, novel)
         rows = train[~taught.showing(novel)[train] & taught.showing(base)[train]]
         tasks = BaseTasks(taught, base, rows, self.batch)
-        test = self._test(held, novel, shots or SHOTS)
+        test = self._test(held, novel, SHOTS if shots is None else shots)
         made = self.learner(learner, seed, len(base))
         made.remember(tasks.all_rows())
         named = ", ".join(held.names[k] for k in novel)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.base.hidden import is_hidden
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.words import count
 from quickstudy.datasets.images import (
@@ -116,7 +117,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            found += [p for p in inside if not _hidden(p.relative_to(path))]
+            found += [p for p in inside if not is_hidden(p.relative_to(path))]
         else:
             found.append(path)
     if not found:
@@ -124,8 +125,3 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             f"predict: there are no pictures in {', '.join(map(str, paths))}. Give other files."
         )
     return found
-
-
-def _hidden(path: Path) -> bool:
-    """Whether a file, or a folder that it lies in, has a name that begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)

@@ -100,10 +100,10 @@ class Segmentation(Application):
         Only on ``emoji_masks`` is anything trained over tasks: dense matching and prototypes.
         """
         if data == "emoji_masks":
-            return self._on_emoji(root, learner, shots or 1, seed)
+            return self._on_emoji(root, learner, 1 if shots is None else shots, seed)
         cells = data != OWN
         held = wbc.load_masks(root, size=self.size) if cells else self._own(root)
-        n = shots or min(SHOTS, len(held) - 1)
+        n = min(SHOTS, len(held) - 1) if shots is None else shots
         queries = min(self.queries, max(1, len(held) - n))
         about = (
             "Which region each pixel of a white blood cell belongs to. Every task draws new cells; "
@@ -225,8 +225,7 @@ class Segmentation(Application):
         files = unused_names(names)
         rows = []
         for name, file, logits in zip(names, files, _logits(predictor, inputs), strict=True):
-            whole = resized(logits.movedim(-1, 0)[None], size_of_file(name))[0]
-            ids = whole.argmax(0).numpy()
+            ids = enlarged_classes(logits.movedim(-1, 0), size_of_file(name)).numpy()
             shares = np.bincount(ids.ravel(), minlength=len(classes)) / ids.size
             row: dict[str, Any] = {
                 "name": name,
@@ -242,6 +241,20 @@ class Segmentation(Application):
 def _logits(predictor: Predictor, inputs: Tensor) -> list[Tensor]:
     with torch.no_grad():
         return [row for part in inputs.split(AT_ONCE) for row in predictor(part)]
+
+
+def enlarged_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(height, width): the class of greatest logit, of (k, h, w) that are resized to ``size``.
+
+    Class by class: many classes of a large picture would not fit into memory together.
+    """
+    best = resized(logits[None, :1], size)[0, 0]
+    ids = torch.zeros(size, dtype=torch.long)
+    for k in range(1, len(logits)):
+        of_class = resized(logits[None, k : k + 1], size)[0, 0]
+        ids[of_class > best] = k
+        best = torch.maximum(best, of_class)
+    return ids
 
 
 def _as_values(ids: np.ndarray, values: Sequence[int]) -> np.ndarray:
