@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from results_files import figure, gain, mean_of
 
 import quickstudy as qs
 from quickstudy.base.atomic import write_atomically
@@ -136,6 +137,32 @@ def summary(rows: list[dict[str, Any]], kinds: tuple[str, ...]) -> list[dict[str
             },
         })  # fmt: skip
     return found
+
+
+def table(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The table of ``README.md``, from the score of every task: the mean over trainings ± over test
+    tasks; of the change on the first kind, ± over trainings."""
+    kinds = found["kinds"]
+
+    def of(learner: str, mixed: int, kind: str) -> list[list[float]]:
+        return [
+            row["values"][kind] for row in found["rows"]
+            if row["learner"] == learner and row["mixed"] == mixed
+        ]  # fmt: skip
+
+    rows = []
+    for learner, mixed in dict.fromkeys((row["learner"], row["mixed"]) for row in found["rows"]):
+        tasks = {k: [mean_of(task) for task in zip(*of(learner, mixed, k), strict=True)]
+                 for k in kinds}  # fmt: skip
+        alone, now = ([mean_of(seed) for seed in of(learner, n, kinds[0])] for n in (1, mixed))
+        rows.append({
+            "learner": learner,
+            "kinds": str(mixed),
+            **{kind: figure(scores) for kind, scores in tasks.items()},
+            "mean": f"{100 * mean_of(map(mean_of, tasks.values())):.1f}",
+            f"{kinds[0]} against 1 kind": "–" if mixed == 1 else gain(now, alone),
+        })  # fmt: skip
+    return rows
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import domain_pairs
+import heterogeneity
 import language_tables
 import omniglot
 import questions
@@ -383,6 +384,7 @@ TABLES: dict[str, Callable[[], Rows | str]] = {
     "negative_transfer": negative_transfer,
     "fine_tuning": fine_tuning,
     "pulled": pulled,
+    "heterogeneity": lambda: heterogeneity.table(read("heterogeneity")),
     **{f"questions_{part}": partial(questions_part, part) for part in questions.PARTS},
 }
 

@@ -231,6 +231,18 @@ def test_figures_of_one_learner() -> None:
     assert found.others_over == "4 trainings and 50 tasks, whose classes have no names"
 
 
+def test_intervals_of_shares_end_at_0_and_1() -> None:
+    """Of three trainings only one learnt, so Student's t would go from below 0 to above 1."""
+    values = np.full((3, 50), 0.2) + 0.01 * np.random.default_rng(0).normal(size=(3, 50))
+    values[0] += 0.7
+    found = figures([made(each) for each in values])
+    assert (found.others.low, found.others.high) == (0, 1)
+    free = figures([made(each, unit="") for each in values])
+    assert free.others.low < 0
+    assert free.others.high > 1
+    assert free.these == found.these
+
+
 def test_a_pair_survives_json() -> None:
     rng = np.random.default_rng(0)
     for number in (1, 3):

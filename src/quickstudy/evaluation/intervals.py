@@ -72,6 +72,12 @@ class Interval:
         """Whether all of it lies between -margin and margin."""
         return -margin <= self.low and self.high <= margin
 
+    def clipped(self, low: float, high: float) -> Interval:
+        """What of it lies between ``low`` and ``high``; nothing known stays so."""
+        if not self.known:
+            return self
+        return Interval(max(self.low, low), min(self.high, high))
+
     def to_json(self) -> list[Any]:
         """[low, high] as strict JSON."""
         return list(plain([self.low, self.high]))

@@ -205,12 +205,19 @@ def pairs(
 
 
 def figures(results: Sequence[Result], seed: int = 0) -> Figures:
-    """The score of one learner: one result for each of its trainings, on the same tasks."""
+    """The score of one learner: one result for each of its trainings, on the same tasks.
+
+    Intervals of a share (%) end at 0 and 1: with three trainings that differ much, Student's t
+    would go on beyond.
+    """
     same_results("figures", {"the learner": results})
     scores, reference = _scores(results), results[0]
     ((these,),) = of_means(scores.mean(0)[None], seed)
     other = over_trainings([scores], reference.task_classes, reference.classes is not None)
-    return Figures(float(scores.mean()), these, other.interval, other.over)
+    others = other.interval
+    if reference.unit == "%":
+        these, others = these.clipped(0, 1), others and others.clipped(0, 1)
+    return Figures(float(scores.mean()), these, others, other.over)
 
 
 def mean_ranks(results: Mapping[str, Sequence[Result]]) -> dict[str, float]:

@@ -235,7 +235,9 @@ def test_learners_that_leave_their_backbone_as_it_is_read_features():
     backbone = qs.pretrained("efficientnet-lite0", size=32)
     for learner in (qs.SimpleShot(backbone), qs.InContext(backbone, size=8, heads=2)):
         assert featured.is_fixed(learner)
-    assert not featured.is_fixed(qs.FineTune(backbone, "head"))
+    assert featured.is_fixed(qs.FineTune(backbone, "head"))
+    free = qs.pretrained("efficientnet-lite0", size=48, frozen=False)
+    assert not featured.is_fixed(qs.FineTune(free, "last:1"))
 
 
 def test_an_unknown_backbone_is_refused_with_all_names():
@@ -266,6 +268,24 @@ def test_the_best_is_taken_and_of_equals_the_simplest(means, taken, monkeypatch)
     assert choice.candidates[choice.taken].mean == max(means)
     assert choice.lines[0].endswith(f"{100 * max(means):.1f}% ± 1.0")
     assert Choice.from_json(json.loads(json.dumps(choice.to_json()))) == choice
+
+
+def test_learners_on_features_and_on_pictures_are_compared_on_the_same_tasks(
+    pictures, tmp_path, monkeypatch
+):
+    """Features are known by smaller pictures; fine-tuned layers read the pictures themselves."""
+    monkeypatch.setattr("quickstudy.selection.recommending.on_pretrained.SMALL", 32)
+    printed = call(
+        "compare", "--learners", "simple_shot,fine_tune", "--data", "folder", "--root", pictures,
+        "--set", "fine_tune.steps=1", "--set", "fine_tune.adapts=last:1",
+        "--backbone", "efficientnet-lite0", "--size", 48, "--ways", 2, "--queries", 2, "--steps", 1,
+        "--seeds", 1, "--tasks", 2, "--device", "cpu", "-o", tmp_path / "compared",
+    )  # fmt: skip
+    assert printed.exit_code == 0, printed.output
+    entries = json.loads((tmp_path / "compared" / "comparison.json").read_text())["inductive"]
+    named = {each["name"]: each for each in entries["entries"]}
+    assert {"simple_shot", "fine_tune", "probe", "fine_tuned_head"} <= named.keys()
+    assert all(not each.get("failure") for each in named.values())
 
 
 def test_folds_are_not_compared_on_since_all_their_classes_are_test_classes():

@@ -249,8 +249,11 @@ def baselines_of(
     def make(seed: int) -> Learner:
         return loaded.learner(replace(recipe, seed=seed))
 
+    def ready(learner: Learner) -> Trained:
+        return loaded.trained(recipe, learner)
+
     answer = task.spec.answer
     add(TARGET_ONLY, lambda: [target_only(task, source)])
-    add(UNTRAINED, lambda: [untrained_backbone(make, source, answer)])
-    add(PROBE, lambda: on_pretrained(learner, answer, lambda each: loaded.trained(recipe, each)))
+    add(UNTRAINED, lambda: [untrained_backbone(make, answer, ready)])
+    add(PROBE, lambda: on_pretrained(learner, answer, ready))
     return source, found, left_out

@@ -60,7 +60,8 @@ def is_fixed(learner: Learner) -> bool:
     backbone = getattr(learner, "backbone", None)
     if not isinstance(backbone, nn.Module) or source_of(backbone) is None:
         return False
-    if adapts_layers(type(learner)) or bool(getattr(learner, "adapted", None)):
+    moved = getattr(learner, "adapted", None)  # () where only a head on the backbone moves
+    if moved or (moved is None and adapts_layers(type(learner))):
         return False
     return not any(p.requires_grad for p in backbone.parameters()) and not backbone.training
 

@@ -166,7 +166,7 @@ def _tested_again(
         )
         for group in groups
     }  # fmt: skip
-    loaded = Loaded(next(iter(recipes.values())))
+    loaded = Loaded(*recipes.values())
     source, baselines, left_out = baselines_of(recipes, loaded)
     least = min(len(group.runs) for group in groups)
     if any(len(group.runs) != least for group in groups):

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import cached_property
 
 from quickstudy.core import Learner
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.files.registry import BACKBONES
 from quickstudy.interfaces.runs.assemble import (
     Parts,
     load_data,
@@ -20,18 +22,21 @@ from quickstudy.interfaces.runs.featured import (
     featured,
     is_fixed,
     on_features,
+    with_splits,
 )
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.selection.comparing.contenders import Trained
+from quickstudy.selection.recommending.on_pretrained import shrunk
 from quickstudy.tasks.episodes import Episodes
 
 
 class Loaded:
     """The data of a comparison, loaded once, and the parts of its runs."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.data = load_data(recipe)
+    def __init__(self, *recipes: Recipe) -> None:
+        self.data = load_data(recipes[0])
+        self._alike = len(recipes) > 1 and any(each.backbone not in BACKBONES for each in recipes)
         self._features: dict[tuple[str, str], Featured] = {}
 
     @cached_property
@@ -60,20 +65,26 @@ class Loaded:
             )
         return self._features[key]
 
+    @cached_property
+    def small(self) -> Dataset:
+        """The data with smaller test pictures."""
+        return with_splits(self.data, {"test": shrunk(self.data.test)})
+
     def trained(self, recipe: Recipe, learner: Learner, shots: Sequence[int] = ()) -> Trained:
-        """How ``learner`` is tested; by its features where it reads only these."""
+        """How ``learner`` is tested; by its features where it reads only these.
+
+        Tasks of features are known by smaller pictures. Beside such a learner others are too, so
+        that all have one fingerprint.
+        """
+        fixed = is_fixed(learner)
+        data = self.featured(recipe, learner).features if fixed else self.data
 
         def sources(recipe: Recipe) -> tuple[Episodes, Episodes | None]:
-            if not is_fixed(learner):
-                return make_test_source(recipe, self.data, learner), None
-            found = self.featured(recipe, learner)
-            of_features, of_small = (
-                make_test_source(recipe, each, learner) for each in (found.features, found.small)
-            )
-            return of_features, of_small
+            raw = make_test_source(recipe, self.small, learner) if fixed or self._alike else None
+            return make_test_source(recipe, data, learner), raw
 
         source, raw = sources(recipe)
         over = {n: sources(replace(recipe, shots=n)) for n in shots}
-        if raw is None:
-            return Trained(learner, source, over_shots=over)
-        return Trained(on_features(learner), source, raw, learner, over_shots=over)
+        return Trained(
+            on_features(learner) if fixed else learner, source, raw, learner, over_shots=over
+        )

@@ -111,7 +111,7 @@ def make_plan(
     recipes = _with_options(recipes, options)
     shuffled = any(reads_a_sequence(each) for each in recipes.values())
     first = with_own_size(next(iter(recipes.values())))
-    loaded = Loaded(first)
+    loaded = Loaded(first, *recipes.values())
     found = first.budget(limits(first, loaded.data))
     of_all: dict[str, Any] = {
         "root": first.complete().root, "size": first.size, "ways": found.ways,
@@ -150,7 +150,7 @@ def kept_plan(path: Path) -> tuple[Plan, Loaded]:
             int(values["seeds"]), int(values["tasks"]), float(values["matters"]),
             tuple(map(int, values["over_shots"])),
         )  # fmt: skip
-    return plan, Loaded(next(iter(recipes.values())))
+    return plan, Loaded(*recipes.values())
 
 
 def _budget(steps: int | None, minutes: float | None) -> int | Minutes:

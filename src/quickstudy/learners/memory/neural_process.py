@@ -181,7 +181,8 @@ class AttentiveConditionalNeuralProcess(Learner):
         mean_k, deviation_k = g(f(x), r_k(x))
 
     Rows near the query count more. The mean of a :class:`ConditionalNeuralProcess` underfits.
-    Outputs, classification and the prediction without rows are as in that learner.
+    Outputs, classification and the prediction without rows are as in that learner. With one row of
+    each class there is nothing to choose among: q is then not trained, and ``fit`` says so.
 
     ``backbone``  inputs (n, ...) -> features (n, d), for both support and queries.
     ``size``      of the representation and the hidden layers, 128 in the paper.

@@ -233,6 +233,9 @@ def _baselines(
     left_out: dict[str, str] = {}
     first = next(iter(makers.values()))
 
+    def ready(learner: Learner) -> Trained:
+        return Trained(learner, test)
+
     def add(name: str, make: Callable[[], Sequence[Contender]]) -> None:
         try:
             found.extend(make())
@@ -240,6 +243,6 @@ def _baselines(
             left_out[name] = first_line(error)
 
     add(TARGET_ONLY, lambda: [target_only(task, test)])
-    add(UNTRAINED, lambda: [untrained_backbone(lambda seed: made(first, seed), test, answer)])
-    add("probe", lambda: on_pretrained(made(first, 0), answer, lambda each: Trained(each, test)))
+    add(UNTRAINED, lambda: [untrained_backbone(lambda seed: made(first, seed), answer, ready)])
+    add("probe", lambda: on_pretrained(made(first, 0), answer, ready))
     return found, left_out

@@ -50,11 +50,12 @@ def target_only(task: Task, source: TaskSource) -> Contender:
 
 
 def untrained_backbone(
-    make: Callable[[int], Learner], source: TaskSource, answer: Answer
+    make: Callable[[int], Learner], answer: Answer, ready: Callable[[Learner], Trained]
 ) -> Contender:
     """The nearest mean of features of an untrained backbone, or a ridge head on them.
 
     ``make``    seed -> a learner with initial weights, whose backbone is taken.
+    ``ready``   a learner that needs no training over tasks -> how it is tested.
 
     Raises ValueError for a learner without a backbone, or with a pretrained one.
     """
@@ -66,7 +67,7 @@ def untrained_backbone(
     def train(seed: int, on_step: object) -> Trained:
         made = backbone_of(make(seed))
         assert made is not None
-        return Trained(_on_features(without_head(made), answer).requires_grad_(False), source)
+        return ready(_on_features(without_head(made), answer).requires_grad_(False))
 
     _on_features(without_head(untrained(backbone)), answer)
     title = f"untrained {type(backbone).__name__}"
