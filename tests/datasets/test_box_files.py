@@ -151,6 +151,8 @@ def test_a_box_without_a_picture_size_is_read() -> None:
 
 def test_boxes_and_pictures_belong_together_one_by_one(tmp_path: Path) -> None:
     made = folder(tmp_path / "voc")
+    (made / "annotations" / "._a.xml").write_bytes(b"notes of the system")
+    assert len(read_box_folder(made, 32)) == 1
     (made / "annotations" / "b.xml").write_text(VOC.format(10))
     with pytest.raises(FileNotFoundError, match=r"needs a picture of its name .* none for b.xml"):
         read_box_folder(made, 32)

@@ -123,7 +123,8 @@ def _voc_of(top: Path, files: dict[str, Path]) -> list[Annotated]:
         with annotation.open("rb") as file:
             content = file.read(MOST_XML + 1)
         found.append(read_voc(content, str(annotation))._replace(file=name))
-    alone = sorted(p.name for p in folder.glob("*.xml") if p.stem not in stems)
+    files_of_boxes = [p for p in sorted(folder.glob("*.xml")) if not p.name.startswith(".")]
+    alone = [p.name for p in files_of_boxes if p.stem not in stems]
     if alone and found:
         raise FileNotFoundError(
             f"{folder}: every file of boxes needs a picture of its name in {IMAGES}/; found none "
