@@ -13,10 +13,10 @@ from PIL import Image
 import quickstudy as qs
 from drawn_tiles import COLOURS, tiles
 from quickstudy.answers.boxes import is_box
-from quickstudy.applications.detection import LEAST_SHOWN, Detection
+from quickstudy.applications.detection import LEAST_SHOWN, Detection, _objects
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.datasets.box_files import read_box_folder
-from quickstudy.tasks.boxes import BaseTasks, BoxTasks, painted_over
+from quickstudy.tasks.boxes import BaseTasks, BoxedPictures, BoxTasks, painted_over
 from quickstudy.tasks.numbering import draw
 
 SMALL = Detection(size=64, seen=64, crop=32, steps=2, batch=2)
@@ -62,6 +62,29 @@ def test_a_support_has_as_many_boxes_of_each_class_and_no_others(tmp_path: Path)
     assert torch.equal(query, held.classes[8:12])
     with pytest.raises(ValueError, match="9 shots asked, but class 'blue' has 5 objects"):
         BoxTasks(held, [0, 1], [2], 9, rows, rows)
+
+
+def test_own_pictures_are_trained_on_or_asked_for() -> None:
+    held = BoxedPictures(
+        torch.zeros(9, 3, 4, 4), torch.zeros(9, 1, 4), torch.zeros(9, 1).long(), ("a",),
+        ("",) * 9, ("all",) * 9,
+    )  # fmt: skip
+    train, query = SMALL._parts(held)
+    assert (len(train), len(query)) == (7, 2)
+    assert sorted([*train.tolist(), *query.tolist()]) == list(range(9))
+
+
+def test_shares_of_the_square_become_pixels_of_a_wide_picture() -> None:
+    logits = torch.tensor([[[3.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 9.0]]])
+    boxes = torch.tensor([[[0.25, 0.1, 0.5, 0.6], [0.5, 0.5, 1.0, 0.9], [0.0, 0.0, 1.0, 1.0]]])
+    found = _objects(
+        lambda _: {"boxes": boxes, "logits": logits},  # type: ignore[arg-type]
+        torch.zeros(3, 8, 8), ["blue", "red"], (80, 60),
+    )  # fmt: skip
+    assert [(each["class"], each["box"]) for each in found] == [
+        ("red", [40.0, 40.0, 80.0, 60.0]),  # cut at the lower edge
+        ("blue", [20.0, 8.0, 40.0, 48.0]),
+    ]
 
 
 def test_mirrored_pictures_have_mirrored_boxes(tmp_path: Path) -> None:
@@ -131,6 +154,20 @@ def test_what_a_run_cannot_do_is_refused(tmp_path: Path) -> None:
         Detection(novel="blue").prepare("own", root, "crop_detection", 1, 0)
     with pytest.raises(ValueError, match="split must be 0, 1 or 2; found 3"):
         Detection(split=3).prepare("playing_cards", None, "crop_detection", 1, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": 0}, {"seen": 8}, {"crop": 0}, {"queries": 0}, {"steps": -1}, {"batch": 1}]
+)
+def test_numbers_out_of_range_are_refused_before_pictures_are_read(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"detection: {name} must be \d+ to .* --set {name}="):
+        Detection(**wrong)
+
+
+def test_a_new_class_that_is_named_twice_is_one(tmp_path: Path) -> None:
+    held = read_box_folder(tiles(tmp_path, [["blue", "red"], ["red"]]), 64)
+    assert Detection(novel="red, red")._novel(held) == [held.names.index("red")]
 
 
 def test_the_data_sets_are_as_published(shared_data: Path) -> None:

@@ -209,7 +209,26 @@ def test_a_run_on_own_drawings_has_new_things_in_the_test(tmp_path: Path) -> Non
         predictor = parts[0].learner(task.support, task.spec)
         assert predictor(task.query.inputs).shape == task.query.targets.shape
         assert parts[0].validation is not None
+    trained_on = parts[0].train.drawings.inputs  # of the process, the last one
+    mean = parts[0].baselines["mean drawing"].mean
+    torch.testing.assert_close(mean, trained_on.float().mean((0, 1)) / 255)
     with pytest.raises(ValueError, match="shots are drawings"):
         Generation(size=SIDE).prepare(
             "own", tmp_path, "conditional_neural_process", 5, 0
         )  # fmt: skip
+
+
+def test_a_picture_to_complete_is_turned_as_it_is_shown(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 2), np.uint8)
+    pixels[:4, :, 1] = 255  # the upper half is known, as it is stored
+    exif = Image.Exif()
+    exif[0x0112] = 3  # half a turn
+    Image.fromarray(pixels, "LA").save(tmp_path / "part.png", exif=exif)
+    _, known = read_partial(tmp_path / "part.png", 4)
+    assert known.tolist() == [4 * [False]] * 2 + [4 * [True]] * 2
+
+
+def test_a_character_without_drawings_to_compare_with_is_refused() -> None:
+    for shots, queries in ((5, 0), (9, -2), (7, 1)):
+        with pytest.raises(ValueError, match=r"at least 1 of each, but a class has 7\. Lower"):
+            NewDrawings(characters(), shots, queries, 3)

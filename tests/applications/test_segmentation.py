@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 
 import quickstudy as qs
-from quickstudy.applications.segmentation import FROM_SCRATCH, Segmentation, overlaid
+from quickstudy.applications.segmentation import (
+    FROM_SCRATCH,
+    Segmentation,
+    enlarged_classes,
+    overlaid,
+)
+from quickstudy.backbones.feature_maps import resized
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.datasets.images import ImageError
 from quickstudy.tasks.numbering import draw
@@ -113,3 +119,45 @@ def test_an_overlay_leaves_the_first_class_grey(tmp_path: Path) -> None:
     found = overlaid(str(picture), ids)
     assert (np.ptp(found[:, :24], axis=2) == 0).all()
     assert (np.ptp(found[:, 24:].astype(int), axis=2) > 0).all()
+
+
+def test_an_overlay_has_the_size_of_its_picture_however_narrow_and_turned(tmp_path: Path) -> None:
+    """A square as large as the longer side of this one would not fit into memory."""
+    pixels = np.zeros((4, 200_000), np.uint8)
+    pixels[0] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the first row is the right-most column
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    found = overlaid(str(tmp_path / "a.png"), np.zeros((200_000, 4), np.int64))
+    assert found.shape == (200_000, 4, 3)
+    assert found[5, :, 0].tolist() == [0, 0, 0, 200]
+
+
+@pytest.mark.parametrize("wrong", [{"size": 8}, {"queries": 0}, {"steps": -1}, {"pictures": 0}])
+def test_numbers_out_of_range_are_refused_before_pictures_are_read(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"segmentation: {name} must be \d+ to .* --set {name}="):
+        Segmentation(**wrong)
+
+
+def test_pictures_in_hidden_folders_are_not_predicted(tmp_path: Path) -> None:
+    blobs(tmp_path, 1)
+    hidden = tmp_path / "images" / ".thumbnails"
+    hidden.mkdir()
+    (hidden / "0.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
+    predictor = qs.Predictor(None, {}, qs.segmentation(3), {"size": SIDE})  # type: ignore[arg-type]
+    _, names = Segmentation().inputs([tmp_path / "images"], predictor)
+    assert names == [str(tmp_path / "images" / "0.png")]
+
+
+@pytest.mark.parametrize("size", [(37, 50), (5, 4), (8, 9)])
+def test_classes_of_a_picture_are_those_of_its_enlarged_logits(size: tuple[int, int]) -> None:
+    logits = torch.randn(4, 8, 9, generator=torch.Generator().manual_seed(0))
+    expected = resized(logits[None], size)[0].argmax(0)
+    assert torch.equal(enlarged_classes(logits, size), expected)
+
+
+def test_no_shots_are_refused_and_not_taken_for_the_default(tmp_path: Path) -> None:
+    blobs(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"needs 0 \+ 3 pictures, at least one of each"):
+        Segmentation(size=SIDE).prepare("own", tmp_path, "pixel_head", 0, 0)

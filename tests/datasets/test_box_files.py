@@ -11,13 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from quickstudy.datasets.box_files import (
-    BoxError,
-    letterboxed,
-    read_box_folder,
-    read_coco,
-    read_voc,
-)
+from quickstudy.datasets.box_files import letterboxed, read_box_folder
+from quickstudy.datasets.box_formats import BoxError, read_coco, read_voc
+from quickstudy.datasets.images import decode
 
 VOC = (
     "<annotation><filename>a.png</filename><size><width>40</width><height>20</height></size>"
@@ -31,7 +27,8 @@ def folder(path: Path, voc: str = VOC.format(10)) -> Path:
     for part in ("images", "annotations"):
         (path / part).mkdir(parents=True)
     Image.fromarray(np.full((20, 40, 3), 200, np.uint8)).save(path / "images" / "a.png")
-    (path / "annotations" / "a.xml").write_text(voc)
+    encoding = "utf-16" if "utf-16" in voc else "utf-8"
+    (path / "annotations" / "a.xml").write_text(voc, encoding)
     return path
 
 
@@ -70,6 +67,18 @@ def test_pictures_are_upright_before_boxes_are_read(tmp_path: Path) -> None:
     assert pixels.shape == (3, 16, 16)
 
 
+def test_modes_of_colour_are_treated_as_in_all_other_pictures(tmp_path: Path) -> None:
+    """16 bits become 8, transparency white: a detector sees what a classifier sees."""
+    deep = np.linspace(0, 65_535, 64).astype(np.uint16)[None].repeat(64, 0)
+    clear = np.zeros((64, 64, 4), np.uint8)
+    clear[:32] = 200, 10, 10, 255
+    for number, pixels in enumerate((deep, clear)):
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(file)
+        expected = decode(file, "picture", size=8, channels=3)
+        assert np.array_equal(letterboxed(file, "picture", 8)[0], expected)
+
+
 WRONG = {
     "outside": (VOC.format(-4), r"boxes must lie inside of their picture, 40 x 20 .*\(-4, 5, 30"),
     "no area": (VOC.format(30), r"a box must have an area.*\(30, 5, 30, 15\) of 'cup'"),
@@ -77,6 +86,10 @@ WRONG = {
     "not finite": (VOC.format("nan"), "xmin must be a number; found 'nan'"),
     "cut off": (VOC.format(10)[:120], "must be VOC XML; it cannot be read.*cut off"),
     "entities": ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "without a DOCTYPE"),
+    "entities in 16 bits": (
+        '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "c">]><annotation/>',
+        "without a DOCTYPE",
+    ),
     "no name": (VOC.format(10).replace("cup", ""), "every object needs a name and a bndbox"),
     "other size": (VOC.format(10).replace(">40<", ">41<"), "picture of 41 x 20 .*found 40 x 20"),
     "nothing": ("<annotation/>", "at least one box in all pictures"),
@@ -99,6 +112,8 @@ def test_wrong_boxes_are_refused_with_the_file_and_what_was_found(
         ({"bbox": [1, 2, 3]}, "annotation 0 must have an image_id"),
         ({"image_id": 8}, "annotation 0 must have an image_id"),
         ({"bbox": None}, "annotation 0 must have an image_id"),
+        ({"bbox": "1234"}, "annotation 0 must have an image_id"),
+        ({"bbox": [10**400, 1, 2, 3]}, "annotation 0 must have an image_id"),
     ],
 )
 def test_wrong_annotations_of_coco_are_refused(change: dict[str, Any], message: str) -> None:
@@ -132,3 +147,30 @@ def test_a_box_without_a_picture_size_is_read() -> None:
     found = read_voc(VOC.format(10).replace("size>", "measures>").encode(), "a.xml")
     assert found.size is None
     assert found.boxes[0].name == "cup"
+
+
+def test_boxes_and_pictures_belong_together_one_by_one(tmp_path: Path) -> None:
+    made = folder(tmp_path / "voc")
+    (made / "annotations" / "._a.xml").write_bytes(b"notes of the system")
+    assert len(read_box_folder(made, 32)) == 1
+    (made / "annotations" / "b.xml").write_text(VOC.format(10))
+    with pytest.raises(FileNotFoundError, match=r"needs a picture of its name .* none for b.xml"):
+        read_box_folder(made, 32)
+    (made / "annotations" / "b.xml").unlink()
+    (made / "images" / "a.jpg").write_bytes((made / "images" / "a.png").read_bytes())
+    with pytest.raises(BoxError, match=r"names without their endings must differ.*'a\.(png|jpg)'"):
+        read_box_folder(made, 32)
+    given = coco()
+    given["images"].append({"id": 8, "file_name": "other/a.png"})
+    (made / "boxes.json").write_text(json.dumps(given))
+    with pytest.raises(BoxError, match=r"must be given once; found 'a\.png' more than once"):
+        read_box_folder(made, 32)
+
+
+def test_classes_that_differ_in_capital_letters_alone_are_warned_of(tmp_path: Path) -> None:
+    given = coco()
+    given["categories"].append({"id": 4, "name": "Cup"})
+    given["annotations"].append({**given["annotations"][0], "category_id": 4})
+    (folder(tmp_path) / "boxes.json").write_text(json.dumps(given))
+    with pytest.warns(UserWarning, match=r"boxes: names .* found 'Cup' and 'cup'"):
+        assert read_box_folder(tmp_path, 32).names == ("Cup", "cup")

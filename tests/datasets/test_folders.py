@@ -201,3 +201,13 @@ def test_real_photographs_of_any_size(shared_data, tmp_path):
 def test_grey_images(pets):
     assert read_classes(pets, 6, 1).inputs.shape[1:] == (1, 6, 6)
     assert np.prod(datasets.folder(pets, size=6, channels=1).train.inputs.shape[1:]) == 36
+
+
+def test_folders_that_differ_in_capital_letters_alone_are_warned_of(tmp_path):
+    for name in ("Cat", "cat"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system does not tell capital letters apart")
+    with pytest.warns(UserWarning, match=r"found 'Cat' and 'cat', which are taken for two"):
+        assert read_classes(tmp_path, 8).names == ("Cat", "cat")

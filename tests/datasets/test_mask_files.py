@@ -95,7 +95,7 @@ def test_values_without_a_name_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, r"a.png: .* those of classes.txt \(0, 1\) or 255 .*; found 7", MaskError)
 
 
-@pytest.mark.parametrize("line", ["cell", "300 cell", "0 again"])
+@pytest.mark.parametrize("line", ["cell", "300 cell", "0 again", "1 nothing"])
 def test_wrong_lines_of_classes_are_refused(tmp_path: Path, line: str) -> None:
     write(tmp_path, "a", halves(0, 1))
     (tmp_path / "classes.txt").write_text(f"0 nothing\n{line}\n")
@@ -127,3 +127,25 @@ def test_colours_and_single_classes_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, r"one value a pixel; found colours \(RGB\)", MaskError)
     write(tmp_path, "a", halves(5, 5))
     refused(tmp_path, r"two classes or more; found the value 5 alone")
+
+
+def test_classes_in_another_encoding_are_refused_with_the_line(tmp_path: Path) -> None:
+    write(tmp_path, "a", halves(0, 1))
+    (tmp_path / "classes.txt").write_bytes(b"0 rien\n1 \xe9toile\n")
+    refused(tmp_path, r"classes.txt, line 2: must be in UTF-8; found the byte 0xe9")
+
+
+def test_names_that_differ_in_capital_letters_alone_are_warned_of(tmp_path: Path) -> None:
+    write(tmp_path, "a", halves(0, 1))
+    (tmp_path / "classes.txt").write_text("0 Cell\n1 cell\n")
+    with pytest.warns(UserWarning, match=r"classes.txt: names .* 'Cell' and 'cell'"):
+        assert read_mask_folder(tmp_path, 4).data.names == ("Cell", "cell")
+
+
+def test_a_class_of_which_no_pixel_is_left_is_refused(tmp_path: Path) -> None:
+    mask = halves(0, 1)
+    mask[0, 0] = 3  # between the pixels that are taken at size 2
+    write(tmp_path, "a", mask)
+    with pytest.raises(MaskError, match=r"reduced to 2 x 2; found none of the value 3\..*tiles"):
+        read_mask_folder(tmp_path, 2)
+    assert read_mask_folder(tmp_path, 10).values == (0, 1, 3)

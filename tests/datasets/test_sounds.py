@@ -64,6 +64,14 @@ def test_of_several_channels_the_mean_is_taken() -> None:
     np.testing.assert_allclose(found.samples, (left + right) / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("factor", [32_768.0, 1e300])
+def test_reals_beyond_full_scale_are_divided_by_the_greatest(factor: float) -> None:
+    """Some programs write reals in the range of 16 bits."""
+    found = decode_sound(wav(factor * tone()), "tone")
+    expected = tone() / np.abs(tone()).max()
+    np.testing.assert_allclose(found.samples, expected, atol=1e-9)
+
+
 GOOD = wav(sixteen_bits(tone()))
 
 

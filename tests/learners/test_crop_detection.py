@@ -166,6 +166,38 @@ def test_after_training_it_finds_rectangles_and_tells_them_apart() -> None:
     assert score(learner, source) > 0.35
 
 
+def test_training_counts_each_object_of_support_and_queries_once() -> None:
+    """The focal loss of all pictures and the edges of all objects, over the number of objects."""
+    learner, task = made().double(), draw(bright_boxes(side=32), 0, 0)
+    rows = [*zip(task.support.inputs, task.support.targets["boxes"][:, 0], strict=True)]
+    rows += [*zip(task.query.inputs, task.query.targets["boxes"][:, 0], strict=True)]
+    total = torch.zeros((), dtype=torch.float64)
+    for picture, box in rows:
+        centres = learner.head(learner.backbone(picture[None].double()))
+        one, there = box.double().reshape(1, 1, 4), torch.ones(1, 1, dtype=torch.bool)
+        size = (centres.heat.shape[1], centres.heat.shape[2])
+        total = total + heat_losses(centres.heat, heat_of(one, there, size)).sum()
+        total = total + edge_losses(learner.head, centres.hidden, one, there).sum()
+    in_double = [
+        part._replace(inputs=part.inputs.double(), weights=part.weights.double())
+        for part in (task.support, task.query)
+    ]
+    found = centre_loss(learner, task._replace(support=in_double[0], query=in_double[1])).loss
+    assert float(found.detach()) == pytest.approx(float(total.detach()) / len(rows), rel=1e-6)
+
+
+def test_a_box_that_is_left_out_is_no_find() -> None:
+    """Every slot names a class, so a box below the least certainty must not lie on an object."""
+    learner, source = made(), bright_boxes(shots=2, queries=4, side=32)
+    task = draw(source, 0, 0)
+    with torch.no_grad():
+        learner.head.heat.weight.zero_()
+        for bias, left_out in ((-5.0, True), (0.0, False)):  # certainties of 0.7 % and 50 %
+            learner.head.heat.bias.fill_(bias)
+            boxes = learner(task.support, task.spec)(task.query.inputs)["boxes"]
+            assert bool((boxes[..., 2:] == boxes[..., :2]).all()) == left_out
+
+
 def score(learner: qs.CropDetection, source: qs.TaskSource) -> float:
     task = draw(source, 5, 0)
     with torch.no_grad():

@@ -61,8 +61,9 @@ class PooledMeanIoU(_ClassIoU):
 class ForegroundIoU(_ClassIoU):
     """Mean intersection over union of the classes other than 0, the background; over tasks.
 
-    The score of few-shot segmentation on PASCAL-5i (Shaban et al., 2017, One-Shot Learning for
-    Semantic Segmentation): the background, most of a picture, would hide what is missed.
+    The background, most of a picture, would hide what is missed: so few-shot segmentation leaves
+    it out (Shaban et al., 2017, One-Shot Learning for Semantic Segmentation). On PASCAL-5i counts
+    are summed over all tasks of a class before its ratio is taken; here each task has its own.
     """
 
     name: ClassVar[str] = "foreground IoU"

@@ -14,7 +14,12 @@ from torch import Tensor
 
 from quickstudy.answers.specs import detection
 from quickstudy.applications.application import Application, Prepared, Support
-from quickstudy.applications.picture_inputs import picture_files, size_of_file, unused_names
+from quickstudy.applications.picture_inputs import (
+    picture_files,
+    refuse_out_of_range,
+    size_of_file,
+    unused_names,
+)
 from quickstudy.backbones.feature_maps import JoinedMaps
 from quickstudy.backbones.joined import Chain
 from quickstudy.backbones.pretrained.load import pretrained
@@ -59,9 +64,11 @@ class Detection(Application):
     ``size``     of the square that a picture fills, in pixels; ``seen`` that of the square that the
                  centre head reads, ``crop`` that of a crop.
     ``queries``  most pictures of a test task.
-    ``steps``    of training, each of ``batch`` pictures.
+    ``steps``    of training, each of ``batch`` pictures, where the run does not say how many.
     ``strict``   whether a picture that cannot be read raises an error when predicting; boxes of a
                  support set always do.
+
+    Raises ValueError for numbers out of range.
     """
 
     split: int = 0
@@ -79,6 +86,13 @@ class Detection(Application):
         "crop_detection", "two_stage_detection", "crop_prototypes",
     )  # fmt: skip
 
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("size", 32, 4096), ("seen", 32, 1024), ("crop", 32, 1024), ("queries", 1, 10_000),
+            ("steps", 0, 2**31), ("batch", 2, 1024),
+        ):  # fmt: skip
+            refuse_out_of_range("detection", name, getattr(self, name), least, most)
+
     def prepare(
         self, data: str, root: Path | None, learner: str, shots: int | None, seed: int
     ) -> Prepared:
@@ -91,7 +105,7 @@ class Detection(Application):
             taught = painted_over(held, novel)
         rows = train[~taught.showing(novel)[train] & taught.showing(base)[train]]
         tasks = BaseTasks(taught, base, rows, self.batch)
-        test = self._test(held, novel, shots or SHOTS)
+        test = self._test(held, novel, SHOTS if shots is None else shots)
         made = self.learner(learner, seed, len(base))
         made.remember(tasks.all_rows())
         named = ", ".join(held.names[k] for k in novel)
@@ -160,7 +174,7 @@ class Detection(Application):
 
     def _novel(self, held: BoxedPictures) -> list[int]:
         if self.novel:
-            asked = [name.strip() for name in self.novel.split(",")]
+            asked = list(dict.fromkeys(name.strip() for name in self.novel.split(",")))
             unknown = [name for name in asked if name not in held.names]
             if unknown or len(asked) >= len(held.names):
                 raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quickstudy.base.atomic import replace_atomically
 from quickstudy.base.skipped import SkippedInput
-from quickstudy.datasets.images import SUFFIXES, ImageError, decode, overlaps
+from quickstudy.datasets.images import SUFFIXES, ImageError, decode, opened_safely, overlaps
 from quickstudy.tasks.rows import LabelledRows
 
 HALF = 0.5
@@ -69,11 +69,10 @@ def read_partial(file: Path, size: int) -> tuple[Tensor, Tensor]:
     Raises ImageError where the picture cannot be read, and ValueError where all of it is known, or
     nothing.
     """
-    from PIL import Image
+    from PIL import ImageOps
 
-    decode(file, str(file), size=size, channels=1)  # refuses what is no usable picture
-    with Image.open(file) as opened:
-        pixels = np.asarray(opened.convert("LA"), np.float64) / 255
+    with opened_safely(file, str(file)) as opened:
+        pixels = np.asarray(ImageOps.exif_transpose(opened).convert("LA"), np.float64) / 255
     side = min(pixels.shape[:2])
     top, left = ((length - side) // 2 for length in pixels.shape[:2])
     grey, alpha = np.moveaxis(pixels[top : top + side, left : left + side], 2, 0)

@@ -80,10 +80,12 @@ class NewDrawings:
 
     def __post_init__(self) -> None:
         fewest = int(self.characters.counts.min())
-        if self.shots < 1 or self.shots + self.queries > fewest:
+        asked = max(1, self.queries)  # none to compare with is none to score by
+        if min(self.shots, self.queries) < 1 or self.shots + asked > fewest:
             raise ValueError(
-                f"generation: {self.shots} drawings and {self.queries} to compare with are asked "
-                f"for, but a class has {fewest}. Lower --shots, or bring more drawings of each."
+                f"generation: {self.shots} drawings and {asked} to compare with are asked for, at "
+                f"least 1 of each, but a class has {fewest}. Lower --shots, or bring more drawings "
+                "of each."
             )
 
     def __call__(self, generator: torch.Generator) -> Task:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.base.hidden import is_hidden
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.words import count
 from quickstudy.datasets.images import (
@@ -23,6 +24,15 @@ from quickstudy.datasets.images import (
 
 MOST_PIXELS = 2**24
 """Of a picture for which masks and overlays are written."""
+
+
+def refuse_out_of_range(who: str, name: str, value: int, least: int, most: int) -> None:
+    """ValueError for an option that no run can have, before pictures are read."""
+    if not least <= value <= most:
+        raise ValueError(
+            f"{who}: {name} must be {least} to {most:,}; found {value}. Correct it with --set "
+            f"{name}=NUMBER."
+        )
 
 
 def read_pictures(paths: Sequence[Path], size: int, strict: bool) -> tuple[Tensor, list[str]]:
@@ -45,8 +55,8 @@ def picture_files(
 ) -> tuple[list[np.ndarray], list[str]]:
     """What ``read`` gives for each picture among ``paths``, and their paths.
 
-    For a folder, all pictures in it. A file that is no readable picture is left out with a warning;
-    with ``strict`` it raises ImageError.
+    For a folder, all pictures in it but hidden ones. A file that is no readable picture is left out
+    with a warning; with ``strict`` it raises ImageError.
 
     Raises ValueError where no picture can be read.
     """
@@ -107,7 +117,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            found += [p for p in inside if not p.name.startswith(".")]
+            found += [p for p in inside if not is_hidden(p.relative_to(path))]
         else:
             found.append(path)
     if not found:

@@ -14,7 +14,12 @@ from torch import Tensor
 
 from quickstudy.answers.specs import segmentation
 from quickstudy.applications.application import Application, Prepared, Support
-from quickstudy.applications.picture_inputs import read_pictures, size_of_file, unused_names
+from quickstudy.applications.picture_inputs import (
+    read_pictures,
+    refuse_out_of_range,
+    size_of_file,
+    unused_names,
+)
 from quickstudy.applications.registry import OWN
 from quickstudy.backbones.feature_maps import JoinedMaps, PixelMaps, PixelNet, resized
 from quickstudy.backbones.joined import Chain
@@ -23,7 +28,7 @@ from quickstudy.backbones.remembering import Remembering
 from quickstudy.base.atomic import write_atomically
 from quickstudy.core import Learner, Predictor
 from quickstudy.datasets import emoji_masks, wbc
-from quickstudy.datasets.images import decode
+from quickstudy.datasets.images import opened_safely, upright
 from quickstudy.datasets.mask_files import read_mask_folder
 from quickstudy.learners.metric.dense_matching import DenseMatching
 from quickstudy.learners.metric.prototypical_segmentation import PrototypicalSegmentation
@@ -59,11 +64,13 @@ class Segmentation(Application):
     ``size``      side in pixels of pictures and masks as the learner sees them; what is written has
                   the size of the user's picture.
     ``queries``   pictures of a task that are predicted.
-    ``steps``     of the pixel head on a support set.
+    ``steps``     of the pixel head on a support set; those of a run are of training over tasks.
     ``colours``   how far it changes the colours of the support's copies.
     ``pictures``  of ``emoji_masks`` to train on.
     ``strict``    whether a picture that cannot be read raises an error when predicting; masks of a
                   support set always do.
+
+    Raises ValueError for numbers out of range.
     """
 
     size: int = 128
@@ -78,6 +85,13 @@ class Segmentation(Application):
         "pixel_head", "dense_matching", "prototypical_segmentation", "pixel_head_from_scratch",
     )  # fmt: skip
 
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("size", 32, 2048), ("queries", 1, 10_000), ("steps", 0, 100_000),
+            ("pictures", 1, 1_000_000),
+        ):  # fmt: skip
+            refuse_out_of_range("segmentation", name, getattr(self, name), least, most)
+
     def prepare(
         self, data: str, root: Path | None, learner: str, shots: int | None, seed: int
     ) -> Prepared:
@@ -86,10 +100,10 @@ class Segmentation(Application):
         Only on ``emoji_masks`` is anything trained over tasks: dense matching and prototypes.
         """
         if data == "emoji_masks":
-            return self._on_emoji(root, learner, shots or 1, seed)
+            return self._on_emoji(root, learner, 1 if shots is None else shots, seed)
         cells = data != OWN
         held = wbc.load_masks(root, size=self.size) if cells else self._own(root)
-        n = shots or min(SHOTS, len(held) - 1)
+        n = min(SHOTS, len(held) - 1) if shots is None else shots
         queries = min(self.queries, max(1, len(held) - n))
         about = (
             "Which region each pixel of a white blood cell belongs to. Every task draws new cells; "
@@ -211,8 +225,7 @@ class Segmentation(Application):
         files = unused_names(names)
         rows = []
         for name, file, logits in zip(names, files, _logits(predictor, inputs), strict=True):
-            whole = resized(logits.movedim(-1, 0)[None], size_of_file(name))[0]
-            ids = whole.argmax(0).numpy()
+            ids = enlarged_classes(logits.movedim(-1, 0), size_of_file(name)).numpy()
             shares = np.bincount(ids.ravel(), minlength=len(classes)) / ids.size
             row: dict[str, Any] = {
                 "name": name,
@@ -230,6 +243,20 @@ def _logits(predictor: Predictor, inputs: Tensor) -> list[Tensor]:
         return [row for part in inputs.split(AT_ONCE) for row in predictor(part)]
 
 
+def enlarged_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(height, width): the class of greatest logit, of (k, h, w) that are resized to ``size``.
+
+    Class by class: many classes of a large picture would not fit into memory together.
+    """
+    best = resized(logits[None, :1], size)[0, 0]
+    ids = torch.zeros(size, dtype=torch.long)
+    for k in range(1, len(logits)):
+        of_class = resized(logits[None, k : k + 1], size)[0, 0]
+        ids[of_class > best] = k
+        best = torch.maximum(best, of_class)
+    return ids
+
+
 def _as_values(ids: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """(height, width) uint8: the value in mask files of each id."""
     found: np.ndarray = np.asarray(values, np.uint8)[ids]
@@ -241,14 +268,10 @@ def overlaid(picture: str, ids: np.ndarray) -> np.ndarray:
 
     The first class, as a rule the background, is left as it is.
     """
-    height, width = ids.shape
-    side = max(height, width)
-    stretched = decode(Path(picture), picture, size=side, channels=1, whole=True)[0]
-    from PIL import Image
-
-    grey = np.asarray(Image.fromarray(stretched).resize((width, height)), np.float64)[..., None]
-    colours = np.asarray(COLOURS, np.float64)[1 + (ids - 1) % (len(COLOURS) - 1)]
-    opacity = OPACITY * (ids > 0)[..., None]
+    with opened_safely(Path(picture), picture) as opened:
+        grey = np.asarray(upright(opened, 1), np.float32)[..., None]
+    colours = np.asarray(COLOURS, np.float32)[1 + (ids - 1) % (len(COLOURS) - 1)]
+    opacity = np.float32(OPACITY) * (ids > 0)[..., None]
     result: np.ndarray = (opacity * colours + (1 - opacity) * grey).round().astype(np.uint8)
     return result
 

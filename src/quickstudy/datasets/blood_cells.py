@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path, PurePosixPath
 
-from quickstudy.datasets.box_files import read_voc, with_boxes
+from quickstudy.datasets.box_files import with_boxes
+from quickstudy.datasets.box_formats import read_voc
 from quickstudy.datasets.cache import data_root
 from quickstudy.datasets.limits import ArchiveError
 from quickstudy.datasets.registry import card

@@ -1,166 +1,55 @@
-"""Pictures with boxes from files: VOC XML, one a picture, or one COCO JSON."""
+"""Pictures with the boxes in their files: VOC XML, one a picture, or one COCO JSON."""
 
 from __future__ import annotations
 
-import json
-import math
-import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from quickstudy.base.shown import shown, told
+from quickstudy.base.names import warn_of_alike
+from quickstudy.base.shown import shown
 from quickstudy.base.words import first_few
-from quickstudy.datasets.images import SUFFIXES, opened_safely
+from quickstudy.datasets.box_formats import (
+    MOST_XML,
+    Annotated,
+    Box,
+    BoxError,
+    read_coco,
+    read_voc,
+)
+from quickstudy.datasets.images import SUFFIXES, opened_safely, upright
 from quickstudy.tasks.boxes import BoxedPictures
 
 IMAGES, ANNOTATIONS, COCO = "images", "annotations", "boxes.json"
-MOST_XML, MOST_JSON = 2**20, 2**28
-"""Bytes of one annotation file."""
+MOST_JSON = 2**28
+"""Bytes of the COCO file."""
 MOST_BOXES = 1000
 """In a picture."""
 GREY = 127
 """Of the rest of the square beside a picture that is not square."""
 
 
-class BoxError(ValueError):
-    """A file of boxes that cannot be used."""
-
-
-class Box(NamedTuple):
-    """An object: its class and its edges in pixels."""
-
-    name: str
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-
-class Annotated(NamedTuple):
-    """The boxes of one picture, and its size in pixels where the file states it."""
-
-    file: str
-    boxes: tuple[Box, ...]
-    size: tuple[int, int] | None
-
-
 def letterboxed(source: Path | bytes, name: str, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     """(3, size, size) uint8 and the picture's own width and height, upright.
 
-    The whole picture at the top left, its longer side ``size`` pixels; the rest is grey. Raises
-    ImageError, naming the file, for what is no usable picture.
+    The whole picture at the top left, its longer side ``size`` pixels; the rest is grey. Modes of
+    colour are treated as by :func:`.decode`. Raises ImageError, naming the file, for what is no
+    usable picture.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with opened_safely(source, name) as opened:
-        upright = ImageOps.exif_transpose(opened).convert("RGB")
-    width, height = upright.size
+        image = upright(opened, 3)
+    width, height = image.size
     scale = size / max(width, height)
     inside = max(1, round(width * scale)), max(1, round(height * scale))
-    pixels = np.asarray(upright.resize(inside, Image.Resampling.BICUBIC))
+    pixels = np.asarray(image.resize(inside, Image.Resampling.BICUBIC))
     square = np.full((size, size, 3), GREY, np.uint8)
     square[: inside[1], : inside[0]] = pixels
     return square.transpose(2, 0, 1), (width, height)
-
-
-def read_voc(content: bytes, name: str) -> Annotated:
-    """The boxes of one VOC XML file.
-
-    Raises :class:`BoxError`, naming the file, for what is no such file, for one that declares
-    entities, and for an object without a name or with edges that are no numbers.
-    """
-    if len(content) > MOST_XML or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise BoxError(
-            f"{name}: must be VOC XML of at most {MOST_XML:,} bytes without a DOCTYPE; found "
-            f"{len(content):,} bytes{' and a DOCTYPE' if b'<!' in content else ''}. Export the "
-            "boxes again."
-        )
-    try:
-        root = ET.fromstring(content)  # entities, which could expand, are refused
-    except ET.ParseError as error:
-        raise BoxError(
-            f"{name}: must be VOC XML; it cannot be read ({told(error)}). The file is damaged or "
-            "cut off: export it again."
-        ) from error
-    size = root.find("size")
-    stated = None
-    if size is not None:
-        width, height = (_number(name, size, edge) for edge in ("width", "height"))
-        stated = (int(width), int(height)) if width and height else None
-    boxes = []
-    for each in root.iter("object"):
-        edges, label = each.find("bndbox"), (each.findtext("name") or "").strip()
-        if edges is None or not label:
-            raise BoxError(
-                f"{name}: every object needs a name and a bndbox; found {shown(label) or 'none'}. "
-                "Add what is missing, or remove the object."
-            )
-        boxes.append(
-            Box(label, *(_number(name, edges, e) for e in ("xmin", "ymin", "xmax", "ymax")))
-        )
-    return Annotated((root.findtext("filename") or "").strip(), tuple(boxes), stated)
-
-
-def _number(name: str, part: ET.Element, edge: str) -> float:
-    text = part.findtext(edge) or ""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise BoxError(
-            f"{name}: {edge} must be a number; found {shown(text)}. Correct it, or export the "
-            "boxes again."
-        )
-    return number
-
-
-def read_coco(content: bytes, name: str) -> list[Annotated]:
-    """The boxes of all pictures of a COCO JSON file; crowds are left out.
-
-    Raises :class:`BoxError`, naming the file and the annotation, for what is no such file.
-    """
-    try:
-        given: Any = json.loads(content)
-        names = {each["id"]: str(each["name"]) for each in given["categories"]}
-        files = {each["id"]: each for each in given["images"]}
-        boxes: dict[Any, list[Box]] = {number: [] for number in files}
-        annotations = list(given["annotations"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BoxError(
-            f"{name}: must be COCO JSON with images, annotations and categories "
-            f"({type(error).__name__}: {told(error)}). Export it again."
-        ) from error
-    for i, each in enumerate(annotations):
-        try:
-            if each.get("iscrowd"):
-                continue
-            left, top, width, height = (float(edge) for edge in each["bbox"])
-            if each["category_id"] not in names:
-                raise BoxError(
-                    f"{name}: annotation {i} has the unknown class {each['category_id']!r}; the "
-                    f"categories are {first_few([str(n) for n in names], 8)}. Add it to them, or "
-                    "remove the annotation."
-                )
-            label = names[each["category_id"]]
-            boxes[each["image_id"]].append(Box(label, left, top, left + width, top + height))
-        except BoxError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BoxError(
-                f"{name}: annotation {i} must have an image_id of the images, a category_id and a "
-                f"bbox of four numbers ({type(error).__name__}: {told(error)}). Correct it."
-            ) from error
-    found = []
-    for number, each in files.items():
-        size = (each.get("width"), each.get("height"))
-        stated = (int(size[0]), int(size[1])) if all(isinstance(s, int) for s in size) else None
-        found.append(Annotated(str(each.get("file_name", "")), tuple(boxes[number]), stated))
-    return found
 
 
 def read_box_folder(
@@ -187,6 +76,7 @@ def read_box_folder(
         if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
     }  # fmt: skip
     found = _coco_of(top) if (top / COCO).is_file() else _voc_of(top, files)
+    _refuse_twice(top, found)
     if not found:
         raise FileNotFoundError(
             f"{top}: needs boxes of at least one picture; found none. Put VOC XML files into "
@@ -204,17 +94,42 @@ def read_box_folder(
     return with_boxes(sources, size, names)
 
 
+def _refuse_twice(top: Path, found: Sequence[Annotated]) -> None:
+    """BoxError where two entries are for one picture: by its name, whatever folder they give."""
+    names = [Path(each.file).name for each in found]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise BoxError(
+            f"{top}: boxes of each picture must be given once; found {shown(twice[0])} more than "
+            f"once in {COCO}. Give the pictures different names, or join the entries."
+        )
+
+
 def _voc_of(top: Path, files: dict[str, Path]) -> list[Annotated]:
     folder, found = top / ANNOTATIONS, []
+    stems = Counter(Path(name).stem for name in files)
     for name in files:
+        if stems[Path(name).stem] > 1:
+            raise BoxError(
+                f"{top / IMAGES}: names without their endings must differ, since each has a file "
+                f"of boxes; found {shown(name)} and another. Rename one of them, and its boxes."
+            )
         annotation = folder / f"{Path(name).stem}.xml"
         if not annotation.is_file():
             raise FileNotFoundError(
                 f"{annotation}: every picture needs its boxes; there is no such file. Add it, with "
                 "no object where there is none, or move the picture away."
             )
-        content = annotation.read_bytes() if annotation.stat().st_size <= MOST_XML else b"<!DOCTYPE"
+        with annotation.open("rb") as file:
+            content = file.read(MOST_XML + 1)
         found.append(read_voc(content, str(annotation))._replace(file=name))
+    files_of_boxes = [p for p in sorted(folder.glob("*.xml")) if not p.name.startswith(".")]
+    alone = [p.name for p in files_of_boxes if p.stem not in stems]
+    if alone and found:
+        raise FileNotFoundError(
+            f"{folder}: every file of boxes needs a picture of its name in {IMAGES}/; found none "
+            f"for {first_few(alone, 3)}. Add the pictures, or remove these files."
+        )
     return found
 
 
@@ -240,6 +155,7 @@ def with_boxes(
     ``names``, a picture of another size than its boxes say, and no box at all.
     """
     known = sorted({b.name for *_, a in sources for b in a.boxes}) if names is None else list(names)
+    warn_of_alike("boxes", known)
     pixels, rows = [], []
     for source, name, annotated in sources:
         picture, own = letterboxed(source, name, size)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from quickstudy.base.names import warn_of_alike
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.words import count
 from quickstudy.datasets.dataset import Dataset, in_order, split_dataset
@@ -97,14 +98,30 @@ def folder(
     :func:`~quickstudy.datasets.dataset.split_dataset` does; for 2 to 5 classes, pictures of each.
     Raises as :func:`read_classes` does, and ValueError for a single class.
     """
-    top = Path(path).expanduser()
+
+    def read(part: Path) -> LabelledRows:
+        return read_classes(part, size, channels, strict=strict)
+
+    return with_splits("folder", Path(path).expanduser(), read, fractions, seed, ways)
+
+
+def with_splits(
+    name: str,
+    top: Path,
+    read: Callable[[Path], LabelledRows],
+    fractions: Sequence[float] | None,
+    seed: int,
+    ways: int | None,
+) -> Dataset:
+    """The data set of the card ``name`` in ``top``: with the splits there, or with new ones.
+
+    ``read``  gives the classes in a folder of class folders.
+    """
     if has_splits(top):
         if fractions is not None:
             refuse_splits(top)
-        parts = {s: read_classes(top / s, size, channels, strict=strict) for s in SPLITS}
-        return Dataset(card("folder"), *in_order(parts))
-    classes = read_classes(top, size, channels, strict=strict)
-    return split_dataset(card("folder"), classes, fractions, seed, ways)
+        return Dataset(card(name), *in_order({split: read(top / split) for split in SPLITS}))
+    return split_dataset(card(name), read(top), fractions, seed, ways)
 
 
 def read_classes(
@@ -149,6 +166,7 @@ def read_folders(
     """
     top = Path(path).expanduser()
     files = {name: _files(top / name) for name in _class_names(top, what)}
+    warn_of_alike(str(top), files)
     counts, problems = dict.fromkeys(files, 0), []
     pairs = [(name, file) for name, members in files.items() for file in members]
     rows = np.empty((len(pairs), *shape), np.uint8)

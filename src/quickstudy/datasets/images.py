@@ -63,8 +63,7 @@ def decode(
     from PIL import Image, ImageOps
 
     with opened_safely(source, name) as opened:
-        image = _eight_bits(ImageOps.exif_transpose(opened))
-        image = image.convert("RGB" if channels == 3 else "L")
+        image = upright(opened, channels)
         if resize == "area":
             return _mean_of_areas(image, size)
         if whole:
@@ -72,6 +71,18 @@ def decode(
         else:
             square = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return _channels_first(square)
+
+
+def upright(opened: Image.Image, channels: int) -> Image.Image:
+    """The image in its own size, as :func:`decode` sees it: RGB for 3 channels, grey for 1.
+
+    Rotated by its EXIF orientation; transparency becomes white, and 16 bits become 8. To be called
+    inside of :func:`opened_safely`.
+    """
+    from PIL import ImageOps
+
+    image = _eight_bits(ImageOps.exif_transpose(opened))
+    return image.convert("RGB" if channels == 3 else "L")
 
 
 @contextmanager

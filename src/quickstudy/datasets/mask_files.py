@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from quickstudy.base.names import warn_of_alike
 from quickstudy.base.shown import shown
 from quickstudy.base.words import count, first_few
 from quickstudy.datasets.images import (
@@ -25,6 +26,7 @@ from quickstudy.datasets.images import (
     decode,
     opened_safely,
 )
+from quickstudy.datasets.row_files import read_utf8
 from quickstudy.tasks.masks import MaskedPictures
 
 IMAGES, MASKS, CLASSES = "images", "masks", "classes.txt"
@@ -60,22 +62,26 @@ def read_mask_folder(path: str | Path, size: int) -> MaskFolder:
 
     Raises FileNotFoundError for a missing folder, file or mask; ImageError or :class:`MaskError`
     (both ValueError) for a picture or mask that cannot be read, a mask of another size than its
-    picture, values that ``classes.txt`` does not name, and ValueError for masks of a single class.
+    picture, values that ``classes.txt`` does not name, a class of which no pixel is left at this
+    size; and ValueError for masks of a single class, and a wrong line of ``classes.txt``.
     """
     top = Path(path).expanduser()
     pictures = _by_stem(top / IMAGES, SUFFIXES, "pictures")
     masks = _by_stem(top / MASKS, (".png",), "PNG masks")
     _refuse_unpaired(top, pictures, masks)
     named = _named_values(top / CLASSES)
-    rows, ids = [], []
+    rows, ids, shown_values = [], [], set()
     for stem, picture in pictures.items():
         rows.append(decode(picture, str(picture), size=size, channels=3, whole=True))
         mask = decode_mask(masks[stem], str(masks[stem]))
         _refuse_other_size(picture, masks[stem], mask)
         if named is not None:
             _refuse_unnamed(masks[stem], mask, named, top / CLASSES)
+        shown_values |= {int(value) for value in np.unique(mask)}
         ids.append(nearest(mask, size))
+    _refuse_lost(top, shown_values, ids, size)
     values, names = _classes(top, ids, named)
+    warn_of_alike(str(top / CLASSES), names)
     data = MaskedPictures(
         torch.from_numpy(np.stack(rows)),
         torch.from_numpy(np.stack([_numbered(mask, values) for mask in ids])),
@@ -177,6 +183,17 @@ def _refuse_other_size(picture: Path, file: Path, mask: np.ndarray) -> None:
         )
 
 
+def _refuse_lost(top: Path, given: set[int], masks: Sequence[np.ndarray], size: int) -> None:
+    left = {int(value) for mask in masks for value in np.unique(mask)}
+    lost = sorted(given - left - {UNKNOWN})
+    if lost:
+        raise MaskError(
+            f"{top / MASKS}: every class must keep a pixel where masks are reduced to {size} x "
+            f"{size}; found none of the value {first_few([str(value) for value in lost], 4)}. Its "
+            "objects are too small: raise the size, or cut the pictures into tiles."
+        )
+
+
 def _named_values(path: Path) -> dict[int, str] | None:
     """The name of each value in ``classes.txt``; None where there is no such file."""
     if not path.exists():
@@ -184,16 +201,16 @@ def _named_values(path: Path) -> dict[int, str] | None:
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path}: must have one class a line; found over {MOST_BYTES:,} bytes.")
     found: dict[int, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_utf8(path).splitlines(), 1):
         if not line.strip():
             continue
         match = re.fullmatch(r"\s*(\d{1,3})[\s,:]+(\S.*?)\s*", line)
         value = int(match[1]) if match else -1
-        if match is None or value > UNKNOWN or value in found:
+        if match is None or value > UNKNOWN or value in found or match[2] in found.values():
             raise ValueError(
-                f"{path}, line {number}: must be a value of the masks from 0 to 255, given once, "
-                f"and the name of its class, such as `128 cytoplasm`; found {shown(line)}. Correct "
-                "the line."
+                f"{path}, line {number}: must be a value of the masks from 0 to 255 and the name "
+                f"of its class, each given once, such as `128 cytoplasm`; found {shown(line)}. "
+                "Correct the line."
             )
         found[value] = match[2]
     if len(found) < 2:

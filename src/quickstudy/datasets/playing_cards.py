@@ -7,7 +7,8 @@ import hashlib
 import io
 from pathlib import Path
 
-from quickstudy.datasets.box_files import Annotated, Box, with_boxes
+from quickstudy.datasets.box_files import with_boxes
+from quickstudy.datasets.box_formats import Annotated, Box
 from quickstudy.datasets.cache import data_root
 from quickstudy.datasets.limits import ArchiveError
 from quickstudy.datasets.registry import card

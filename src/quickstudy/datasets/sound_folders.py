@@ -9,15 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from quickstudy.datasets.dataset import Dataset, in_order, split_dataset
-from quickstudy.datasets.folders import (
-    SPLITS,
-    given_folder,
-    has_splits,
-    read_folders,
-    refuse_splits,
-)
-from quickstudy.datasets.registry import card
+from quickstudy.datasets.dataset import Dataset
+from quickstudy.datasets.folders import given_folder, read_folders, refuse_splits, with_splits
 from quickstudy.datasets.sounds import SUFFIXES
 from quickstudy.datasets.spectrograms import SIZE, SpectrogramFormat
 from quickstudy.tasks.rows import LabelledRows
@@ -39,13 +32,11 @@ def load(
     :func:`read_sound_classes` does, and ValueError for a single class.
     """
     top, form = Path(given_folder(root)).expanduser(), _form(size)
-    if has_splits(top):
-        if fractions is not None:
-            refuse_splits(top)
-        parts = {s: read_sound_classes(top / s, form, strict=strict) for s in SPLITS}
-        return Dataset(card("sounds"), *in_order(parts))
-    classes = read_sound_classes(top, form, strict=strict)
-    return split_dataset(card("sounds"), classes, fractions, split_seed, ways)
+
+    def read(part: Path) -> LabelledRows:
+        return read_sound_classes(part, form, strict=strict)
+
+    return with_splits("sounds", top, read, fractions, split_seed, ways)
 
 
 def _form(size: int | None) -> SpectrogramFormat:

@@ -111,7 +111,11 @@ def _read_other(content: bytes) -> tuple[NDArray[np.float64], int]:
 
 
 def _checked(samples: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
-    """The mean of the channels; SoundError where it cannot be a word."""
+    """The mean of the channels in [-1, 1]; SoundError where it cannot be a word.
+
+    Files of reals may have larger numbers, such as those of 16 bits; they are divided by the
+    greatest.
+    """
     if not RATES[0] <= rate <= RATES[1]:
         raise SoundError(
             f"has {rate:,} samples a second; from {RATES[0]:,} to {RATES[1]:,} can be read. Save "
@@ -124,9 +128,10 @@ def _checked(samples: NDArray[np.float64], rate: int) -> NDArray[np.float64]:
         raise SoundError(_too_long(seconds))
     if seconds < SHORTEST:
         raise SoundError(f"has {seconds:.3f} seconds, too short for a word. Record it again.")
-    mono: NDArray[np.float64] = samples.mean(1)
-    if not np.isfinite(mono).all():
+    if not np.isfinite(samples).all():
         raise SoundError("has samples that are not finite. Save it again.")
+    loudest = max(1.0, float(np.abs(samples).max()))
+    mono: NDArray[np.float64] = (samples / loudest).mean(1)
     if np.abs(mono - mono.mean()).max() < FAINTEST:
         raise SoundError("is silent from beginning to end. Record it again, or remove it.")
     return mono

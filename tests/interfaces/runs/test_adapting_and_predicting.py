@@ -21,7 +21,7 @@ from quickstudy.files.storage import load, save
 from quickstudy.interfaces.cli import main
 from quickstudy.interfaces.runs.adapting import adapt_folder
 from quickstudy.interfaces.runs.folder import Run
-from quickstudy.interfaces.runs.predicting import predict_files
+from quickstudy.interfaces.runs.predicting import _files, predict_files
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.tasks.order import in_mixed_order
 
@@ -325,6 +325,16 @@ def test_a_learner_is_no_predictor(run, command, tmp_path):
     done = call(command, file, *([tmp_path] if command == "predict" else []))
     assert f"Error: {command}: the file holds a learner, Prototypical" in done.output
     assert done.exit_code == 1
+
+
+def test_hidden_pictures_in_folders_are_not_predicted(tmp_path):
+    """Some systems keep a small copy, or a file of notes, beside each picture."""
+    folder = write(tmp_path / ".shared" / "a", 1, 1)  # the folder itself may lie in a hidden one
+    (shown,) = folder.rglob("*.png")
+    for hidden in (shown.with_name(f"._{shown.name}"), folder / ".thumbnails" / shown.name):
+        hidden.parent.mkdir(exist_ok=True)
+        hidden.write_bytes(shown.read_bytes())
+    assert [file for file, _ in _files([folder], trained_on())] == [shown]
 
 
 def test_names_of_folders_are_compared_as_they_look(run, tmp_path):

@@ -125,10 +125,11 @@ def _complete(recipe: ApplicationRecipe, made: Prepared) -> ApplicationRecipe:
     """``recipe`` with the defaults of ``made``; ValueError for steps where nothing is trained."""
     trains = made.train is not None and any(p.requires_grad for p in made.learner.parameters())
     if recipe.steps and not trains:
+        own = " (its steps on a support set are --set steps=NUMBER)"
         raise ValueError(
             f"steps: {recipe.learner} has nothing to train over tasks here, since it learns every "
-            f"task from its support set alone; found {recipe.steps}. Leave steps out, or take "
-            "another learner."
+            f"task from its support set alone; found {recipe.steps}. Leave steps out"
+            f"{own if 'steps' in recipe.options else ''}, or take another learner."
         )
     steps = (made.steps if recipe.steps is None else recipe.steps) if trains else 0
     tasks, every = most_tasks(made.test, made.test_tasks), recipe.validate_every

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from quickstudy.base.atomic import write_atomically
+from quickstudy.base.hidden import is_hidden
 from quickstudy.base.json_text import damage_names, read_json
 from quickstudy.base.shown import shown
 from quickstudy.interfaces.application_runs.folder import ApplicationRun
@@ -46,7 +47,7 @@ def digests(root: Path) -> dict[str, str]:
     found = {}
     for path in paths:
         inner = path.relative_to(root) if path != root else Path(path.name)
-        if any(part.startswith(".") for part in inner.parts):
+        if is_hidden(inner):
             continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.base.hidden import is_hidden
 from quickstudy.base.skipped import SkippedInput
 from quickstudy.base.words import count
 from quickstudy.core import Learner, Predictor
@@ -185,15 +186,19 @@ def _normal(name: str) -> str:
 
 
 def _files(paths: Sequence[str | Path], form: FileFormat) -> list[tuple[Path, str]]:
-    """Each image or sound, and the folder inside the given one that it lies in, "" for none."""
+    """Each image or sound, and the folder inside the given one that it lies in, "" for none.
+
+    Hidden ones in folders are left out, as in folders to learn from.
+    """
     found: list[tuple[Path, str]] = []
     for path in map(Path, paths):
         if not path.is_dir():
             found.append((path, ""))
             continue
         for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes_of(form)):
-            inner = file.relative_to(path).parts
-            found.append((file, inner[0] if len(inner) > 1 else ""))
+            inner = file.relative_to(path)
+            if not is_hidden(inner):
+                found.append((file, inner.parts[0] if len(inner.parts) > 1 else ""))
     if not found:
         searched = ", ".join(map(str, paths))
         raise ValueError(f"predict: there are no {kind_of(form)} in {searched}. Give other files.")

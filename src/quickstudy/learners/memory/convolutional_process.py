@@ -31,8 +31,9 @@ class ConvolutionalConditionalNeuralProcess(Learner):
         ψ(d)         = exp(-|d|² / 2 length²),  ψ' likewise with a length of its own, both learnt
 
     Because the same net reads every part of the plane, what is learnt about strokes in one corner
-    holds in all. The outputs k of a regression are independent functions under one prior; an
-    unknown target is no row for its output. Far from the square [-1, 1]², the mean is 0.
+    holds in all; near the border, beyond which the net reads zeros, and for moves by a part of a
+    cell, this is approximate. The outputs k of a regression are independent functions under one
+    prior; an unknown target is no row for its output. Far from the square [-1, 1]², the mean is 0.
 
     ``backbone``  inputs (n, ...) -> places (n, 2), those of interest in [-1, 1]²; for places as
                   they are, :class:`quickstudy.backbones.Features` of 2. Another number of features
@@ -51,7 +52,8 @@ class ConvolutionalConditionalNeuralProcess(Learner):
     Reference: Gordon, Bruinsma, Foong, Requeima, Dubois and Turner (2020), Convolutional
     Conditional Neural Processes, algorithm 1 in two dimensions.
     Differs from the paper in the optional map to the plane, in plain residual convolutions, where
-    the paper's are separable or form a U-Net, and in a grid that does not grow with the data.
+    the paper's are separable or form a U-Net, and in a grid that does not grow with the data: the
+    paper's has a margin around them, so that its border is far.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.ConvolutionalConditionalNeuralProcess(qs.backbones.Features(2), grid=8)

@@ -84,8 +84,10 @@ class NeuralStatistician(Learner):
     stochastic layer; the warm-up is that of Sønderby et al. (2016), Ladder Variational
     Autoencoders.
     Differs from the paper in drawing a context for each row and not one for all, which has the same
-    expectation, and in fully connected nets without batch normalisation, whose statistics would
-    make one query depend on others; the paper's nets for Omniglot are convolutional.
+    expectation; in the warm-up; in shares of ink where the paper's drawings are black or white; in
+    new drawings from drawn contexts, where the paper's are from the mean; and in fully connected
+    nets without batch normalisation, whose statistics would make one query depend on others; the
+    paper's nets for Omniglot are convolutional.
 
     >>> import torch, quickstudy as qs
     >>> learner = qs.NeuralStatistician(qs.backbones.Features(8), outputs=4, latent=2)

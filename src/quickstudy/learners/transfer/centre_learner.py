@@ -169,7 +169,8 @@ class CentreLearner(Learner, ABC):
         """``boxes`` (n, slots k, 4) and ``logits`` (n, slots k, k + 1): a slot for each class.
 
         p(class) = p(object) p(class | crop). A box is given once for each class, with its
-        probability of that class and else of nothing, as detectors are scored.
+        probability of that class and else of nothing, as detectors are scored. A box that is left
+        out has no area.
         """
         maps = embed_query(self.backbone, inputs, state["statistics"])
         found = self.found(self.head(maps), state.get("edges"))
@@ -178,7 +179,8 @@ class CentreLearner(Learner, ABC):
         logits = unit(features - state["mean"]) @ state["weight"] + state["offset"]
         shares = without_absent(logits, state["seen"]).softmax(-1)[..., :-1]
         of_class = found.certainty.where(certain, 0.0).unsqueeze(-1) * shares
-        return one_slot_a_class(found.boxes, of_class)
+        # A slot always names a class, if with hardly any confidence: without an area it is no find.
+        return one_slot_a_class(found.boxes * certain.unsqueeze(-1), of_class)
 
     def found(self, centres: Centres, edges: Mapping[str, Tensor] | None = None) -> Found:
         """Boxes of objects of any class; ``edges`` are ``weight`` and ``bias`` that moved."""

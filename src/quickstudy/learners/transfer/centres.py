@@ -47,7 +47,8 @@ def heat_of(boxes: Tensor, exists: Tensor, size: tuple[int, int]) -> Tensor:
     """The heat map (n, h, w) that the head should give: 1 at the cell of each centre.
 
     Around it the Gaussian exp(-|cell - centre|² / 2σ²) with σ = (2 r + 1) / 6 and r by
-    :func:`radii`; the greatest one counts where several overlap.
+    :func:`radii`; the greatest one counts where several overlap. Radii are not rounded down to
+    cells, and the Gaussian is not cut off, as in CenterNet's code.
 
     ``boxes``   (n, m, 4); ``exists`` (n, m) which of them are no padding.
     """
