@@ -4,8 +4,9 @@
     python benchmarks/killed_comparisons.py --quick    # two kills
 
 `quickstudy compare` runs in a process of its own, is killed by SIGKILL at a random moment, and is
-started again by the same command, until it was killed so often. Then it may end. Its
-comparison.json and scores.csv must be those of a comparison that was never killed, byte for byte.
+started again by the same command. Once it ends, it begins anew, until there were so many kills.
+Each time comparison.json and scores.csv must be those of a comparison that was never killed, byte
+for byte.
 Results go to results/killed_comparisons.json: when each kill came, and how far it was.
 """
 
@@ -15,6 +16,7 @@ import argparse
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,7 +69,7 @@ def measure(kills: int, steps: int, place: Path) -> dict[str, object]:
     began = time.perf_counter()
     subprocess.run(command(data, place / "whole", steps), check=True, capture_output=True)
     seconds = time.perf_counter() - began
-    moments, made = random.Random(0), []
+    moments, made, wholes = random.Random(0), [], {str(digests(place / "whole"))}
     while len(made) < kills:
         process = subprocess.Popen(
             command(data, place / "killed", steps), stdout=subprocess.DEVNULL,
@@ -78,28 +80,28 @@ def measure(kills: int, steps: int, place: Path) -> dict[str, object]:
             code = process.wait(wait)
             if code:
                 raise RuntimeError(f"the comparison ended with exit code {code}")
-            made.append({"after": round(wait, 2), "was": "finished before it could be killed"})
-            _begin_again(place / "killed")
+            wholes.add(_finished(place / "killed"))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             made.append({"after": round(wait, 2), "was": state_of(place / "killed")})
+            print(made[-1], flush=True)
     subprocess.run(command(data, place / "killed", steps), check=True, capture_output=True)
-    whole, killed = digests(place / "whole"), digests(place / "killed")
+    wholes.add(_finished(place / "killed"))
     return {
-        "kills": sum("finished" not in str(each["was"]) for each in made),
-        "same": whole == killed,
-        "digests": whole,
+        "kills": kills,
+        "same": len(wholes) == 1,
+        "digests": digests(place / "whole"),
         "seconds": round(seconds, 1),
         "made": made,
     }
 
 
-def _begin_again(folder: Path) -> None:
-    """Remove the result and one training, so that there is something left to kill."""
-    (folder / "comparison.json").unlink()
-    for file in folder.glob("maml-seed-1/*"):
-        file.unlink()
+def _finished(folder: Path) -> str:
+    """The digests of a comparison that ended; it is removed, so that another can be killed."""
+    found = str(digests(folder))
+    shutil.rmtree(folder)
+    return found
 
 
 def main() -> None:

