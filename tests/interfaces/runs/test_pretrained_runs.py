@@ -277,7 +277,7 @@ def test_learners_on_features_and_on_pictures_are_compared_on_the_same_tasks(
     which all are timed."""
     timed = []
     monkeypatch.setattr(
-        "quickstudy.selection.comparing.contest.seconds_per_adaptation",
+        "quickstudy.evaluation.timing.seconds_per_adaptation",
         lambda learner, tasks: timed.append(tuple(tasks[0].support.inputs.shape[1:])) or 0.5,
     )
     monkeypatch.setattr("quickstudy.selection.recommending.on_pretrained.SMALL", 32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from quickstudy.datasets.pictures import PictureFormat
 from quickstudy.datasets.spectrograms import SpectrogramFormat
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.evaluation.results import Evaluation
-from quickstudy.evaluation.timing import seconds_per_adaptation
+from quickstudy.evaluation.timing import timed_on
 from quickstudy.evaluation.validation import Validation
 from quickstudy.files.storage import save
 from quickstudy.interfaces.runs.assemble import Parts, make_test_source, prepare
@@ -154,8 +154,7 @@ def evaluate_parts(
     evaluation = evaluate(
         on_features(learner), on, tasks, seed=seed, baselines=baselines, raw=raw, of=learner
     )
-    task = draw(source, seed, 0, Stream.TEST)
-    return replace(evaluation, seconds_per_adaptation=seconds_per_adaptation(learner, [task]))
+    return timed_on(source, seed, learner, evaluation)
 
 
 def test_seed(recipe: Recipe) -> int:

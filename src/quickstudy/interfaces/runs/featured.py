@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -36,17 +37,25 @@ class Featured:
     """
 
     features: Dataset
-    small: Dataset
+    pictures: Dataset
+    splits: tuple[str, ...]
+
+    @cached_property
+    def small(self) -> Dataset:
+        """The data set with smaller pictures, which are made when they are first needed."""
+        return with_small_pictures(self.pictures, self.splits)
 
 
 def featured(data: Dataset, backbone: nn.Module, splits: Sequence[str]) -> Featured:
     """The ``splits`` of ``data`` as features of ``backbone``, and as smaller pictures."""
-    chosen = {name: data.splits[name] for name in splits if len(data.splits[name])}
-    features = {name: featurise(rows, backbone) for name, rows in chosen.items()}
-    return Featured(
-        with_splits(data, features),
-        with_splits(data, {name: shrunk(rows) for name, rows in chosen.items()}),
-    )
+    chosen = tuple(name for name in splits if len(data.splits[name]))
+    features = {name: featurise(data.splits[name], backbone) for name in chosen}
+    return Featured(with_splits(data, features), data, chosen)
+
+
+def with_small_pictures(data: Dataset, splits: Sequence[str]) -> Dataset:
+    """``data`` with smaller pictures in ``splits``."""
+    return with_splits(data, {name: shrunk(data.splits[name]) for name in splits})
 
 
 def with_splits(data: Dataset, splits: Mapping[str, LabelledRows]) -> Dataset:

@@ -22,12 +22,11 @@ from quickstudy.interfaces.runs.featured import (
     featured,
     is_fixed,
     on_features,
-    with_splits,
+    with_small_pictures,
 )
 from quickstudy.interfaces.runs.provenance import choose_device
 from quickstudy.interfaces.runs.recipe import Recipe
 from quickstudy.selection.comparing.contenders import Trained
-from quickstudy.selection.recommending.on_pretrained import shrunk
 from quickstudy.tasks.episodes import Episodes
 
 
@@ -68,7 +67,7 @@ class Loaded:
     @cached_property
     def small(self) -> Dataset:
         """The data with smaller test pictures."""
-        return with_splits(self.data, {"test": shrunk(self.data.test)})
+        return with_small_pictures(self.data, ("test",))
 
     def trained(self, recipe: Recipe, learner: Learner, shots: Sequence[int] = ()) -> Trained:
         """How ``learner`` is tested; by its features where it reads only these.

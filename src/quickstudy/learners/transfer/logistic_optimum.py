@@ -124,10 +124,13 @@ class Minimiser(torch.autograd.Function):
             p = problem.logits(scores).softmax(-1)
             gradient = problem.gradient(head, p)
             precondition = _Preconditioner.at(problem, p)
-            energy = gradient.dot(precondition(gradient))
+            start = precondition(gradient)
+            energy = gradient.dot(start)
             first = energy if first is None else first
             enough = FORCING * energy * _ratio(energy, first, first > 0).clamp(0, 1)
-            direction = _solve(problem, p, precondition, gradient, CONJUGATE_STEPS, terms, enough)
+            direction = _solve(
+                problem, p, precondition, gradient, start, CONJUGATE_STEPS, terms, enough
+            )
             if _none(direction.weight) and _none(direction.offset):
                 break
             head, scores = _line_search(problem, head, scores, direction)
@@ -149,7 +152,7 @@ class Minimiser(torch.autograd.Function):
         size = _Head(basis.mT @ d_weight, d_offset)
         right = _Head(size.weight, problem.centred_offset(d_offset))
         precondition = _Preconditioner.at(problem, p)
-        within = _solve(problem, p, precondition, right, ADJOINT_STEPS, size)
+        within = _solve(problem, p, precondition, right, precondition(right), ADJOINT_STEPS, size)
         # Outside the span of the rows, the Hessian is that of the penalty alone.
         outside = (d_weight - basis @ right.weight) / _column(l2).unsqueeze(-1)
         adjoint = _Head(basis @ within.weight + outside, within.offset)
@@ -190,20 +193,20 @@ def _basis(x: Tensor) -> Tensor:
 
 
 def _solve(
-    problem: _Problem, p: Tensor, precondition: _Preconditioner, right: _Head, steps: int,
-    size: _Head, enough: Tensor | None = None,
+    problem: _Problem, p: Tensor, precondition: _Preconditioner, right: _Head, start: _Head,
+    steps: int, size: _Head, enough: Tensor | None = None,
 ) -> _Head:  # fmt: skip
     """H^-1 right by ``steps`` conjugate gradients, preconditioned by one matrix for all classes.
 
     Stops when the residual is below the rounding error of numbers as large as ``size``. Further
     steps would divide rounding errors by each other and end in NaN.
 
+    ``start``   ``right`` after ``precondition``, the first direction.
     ``enough``  the energy of the residual at which it stops, where rounding does not stop it.
     """
     solution = _Head(torch.zeros_like(right.weight), torch.zeros_like(right.offset))
     resolution = precondition.energy(size) * torch.finfo(p.dtype).eps ** 2
-    residual = right
-    direction = precondition(residual)
+    residual, direction = right, start
     energy = residual.dot(direction)
     unsolved = energy > resolution
     if enough is not None:

@@ -14,12 +14,11 @@ from quickstudy.evaluation.growing import Growing, GrowingBaselines
 from quickstudy.evaluation.looks import looks, undecided
 from quickstudy.evaluation.result import Result
 from quickstudy.evaluation.results import Evaluation
-from quickstudy.evaluation.timing import seconds_per_adaptation
+from quickstudy.evaluation.timing import timed_on
 from quickstudy.selection.comparing.compared import Comparisons, compared
 from quickstudy.selection.comparing.comparison import BASELINE, Entry
 from quickstudy.selection.comparing.contenders import Contender, Trained
 from quickstudy.selection.comparing.display import Display
-from quickstudy.tasks.numbering import Stream, draw
 
 MOST_OVER_SHOTS = 200
 """Tasks for each other number of shots, at most."""
@@ -206,9 +205,7 @@ class _Run:
 def _timed(trained: Trained, evaluation: Evaluation, seed: int) -> Evaluation:
     if trained.timed_on is None:
         return evaluation
-    task = draw(trained.timed_on, seed, 0, Stream.TEST)
-    seconds = seconds_per_adaptation(trained.whole, [task])
-    return replace(evaluation, seconds_per_adaptation=seconds)
+    return timed_on(trained.timed_on, seed, trained.whole, evaluation)
 
 
 def refuse_undefined(evaluation: Evaluation) -> None:
